@@ -1,0 +1,46 @@
+"""What a pipeline receives: one entry of a topic, decoded."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+__all__ = ["Entry", "has"]
+
+
+class Entry(dict[str, Any]):
+    """One entry: a dict of its decoded fields that knows where it came from.
+
+    topic       the topic it was read from
+    id          its entry id, '<milliseconds>-<sequence>', as Redis gave it
+    deliveries  how often it was delivered: 1 the first time
+    """
+
+    __slots__ = ("deliveries", "id", "topic")
+
+    def __init__(self, fields: Mapping[str, Any], *, topic: str, id: str, deliveries: int = 1) -> None:  # noqa: A002 - the field's own name
+        super().__init__(fields)
+        self.topic = topic
+        self.id = id
+        self.deliveries = deliveries
+
+    @property
+    def time(self) -> datetime:
+        """When Redis took the entry in, to the millisecond, in UTC."""
+        return datetime.fromtimestamp(int(self.id.partition("-")[0]) / 1000, UTC)
+
+    def __repr__(self) -> str:
+        return f"Entry({self.topic!r}, {self.id!r}, fields={list(self)!r}, deliveries={self.deliveries})"
+
+
+def has(*fields: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Return the predicate that is true of entries which carry all of `fields`.
+
+    >>> has("quotes")(Entry({"quotes": 1}, topic="market", id="1-0"))
+    True
+    """
+
+    def predicate(entry: Mapping[str, Any]) -> bool:
+        return all(field in entry for field in fields)
+
+    predicate.__name__ = f"has({', '.join(fields)})"
+    return predicate

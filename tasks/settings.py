@@ -1,0 +1,161 @@
+"""Where Sluice finds its servers, and what names and durations may look like."""
+
+import hashlib
+import os
+import re
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tasks.errors import SettingsError
+
+__all__ = [
+    "check_group",
+    "check_topic",
+    "dead_topic",
+    "local_redis_url",
+    "redis_url",
+    "seconds",
+    "state_dir",
+    "without_password",
+]
+
+REDIS_URL = "SLUICE_REDIS_URL"
+SECRET_BLOCK = "sluice-redis-url"
+STATE_DIR = "SLUICE_STATE_DIR"
+
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9_])?"
+_GROUP = re.compile(_NAME)
+_TOPIC = re.compile(_NAME)
+_READABLE = re.compile(rf"{_NAME}(?::(?:dead|retry):{_NAME})?")
+_RULE = "1 to 128 letters, digits, '_', '.' or '-', no '.' or '-' at the ends"
+_SCHEMES = ("redis", "rediss", "unix")
+# The longest path a unix socket can be bound to on Linux, its closing NUL left out (sun_path, unix(7)).
+_MAX_SOCKET_PATH = 107
+
+
+def check_topic(name: str, *, derived: bool = False) -> str:
+    """Return `name` if it can be a topic's; `derived` admits `<topic>:dead:<group>` and `:retry:` too."""
+    if isinstance(name, str) and (_READABLE if derived else _TOPIC).fullmatch(name):
+        return name
+    msg = f"expected a topic name of {_RULE}, got {name!r}; rename the topic"
+    raise SettingsError(msg)
+
+
+def check_group(name: str) -> str:
+    """Return `name` if it can be a consumer group's."""
+    if isinstance(name, str) and _GROUP.fullmatch(name):
+        return name
+    msg = f"expected a group name of {_RULE}, got {name!r}; rename the group"
+    raise SettingsError(msg)
+
+
+def dead_topic(topic: str, group: str) -> str:
+    """Return the topic that keeps what `group` could not process of `topic`."""
+    return f"{topic}:dead:{group}"
+
+
+def seconds(duration: str | float | timedelta, *, name: str = "duration") -> float:
+    """Return a duration in seconds: a number of seconds, a timedelta, or text such as '500ms', '5s', '1h30min'.
+
+    raises    SettingsError: not a duration, or not above zero; `name` says whose it was
+    """
+    try:
+        if isinstance(duration, timedelta):
+            value = duration.total_seconds()
+        elif isinstance(duration, str):
+            value = _parsed(duration)
+        else:
+            value = float(duration)
+    except (ValueError, TypeError) as error:
+        msg = f"{name}: expected a duration such as '500ms', '5s' or '1h', got {duration!r}"
+        raise SettingsError(msg) from error
+    if not 0 < value < float("inf"):
+        msg = f"{name}: expected a duration above zero, got {duration!r}"
+        raise SettingsError(msg)
+    return value
+
+
+def _parsed(text: str) -> float:
+    try:
+        return float(text)  # pandas takes a bare '5' for 5 nanoseconds; everybody else means seconds
+    except ValueError:
+        from pandas import Timedelta  # noqa: PLC0415 - half a second that most callers do not need
+
+        return Timedelta(text).total_seconds()
+
+
+def state_dir() -> Path:
+    """Return the folder in which `sluice up` keeps what must survive it: `.sluice/` beside `prefect.yaml`."""
+    if named := os.environ.get(STATE_DIR):
+        return Path(named).absolute()
+    return Path(__file__).resolve().parents[1] / ".sluice"
+
+
+def local_redis_url() -> str:
+    """Return the address of the Redis that `sluice up` starts: a unix socket only this user can open."""
+    path = state_dir() / "redis" / "redis.sock"
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}-{digest}" / "redis.sock"
+    return f"unix://{path}"
+
+
+def redis_url() -> str:
+    """Return the reservoir's address, from the first that names one.
+
+    1. `SLUICE_REDIS_URL`; 2. inside a Prefect flow run, the Secret block `sluice-redis-url`;
+    3. the local stack of `sluice up`, if it is running.
+
+    raises    SettingsError: none of them does, or what it says is not an address of Redis
+    """
+    if url := os.environ.get(REDIS_URL):
+        return check_url(url, where=REDIS_URL)
+    if url := _from_secret_block():
+        return check_url(url, where=f"the Secret block {SECRET_BLOCK!r}")
+    local = local_redis_url()
+    if Path(local.removeprefix("unix://")).exists():
+        return local
+    msg = (
+        f"expected a Redis to use, found none: no {REDIS_URL} is set and `sluice up` is not running here; "
+        f"run `make up`, or set {REDIS_URL}=redis://HOST:6379/0"
+    )
+    raise SettingsError(msg)
+
+
+def check_url(url: str, *, where: str = "url") -> str:
+    """Return `url` if it can be an address of Redis. What is wrong with it is said without repeating it."""
+    scheme = urlsplit(url).scheme
+    if scheme in _SCHEMES:
+        return url
+    msg = f"{where}: expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got {'one that starts ' + repr(scheme) if scheme else 'one without a scheme'}"
+    raise SettingsError(msg)
+
+
+def without_password(url: str) -> str:
+    """Return `url` fit to be shown: scheme, host, port and path; no user, no password, no query."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        port = ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def _from_secret_block() -> str | None:
+    import sys  # noqa: PLC0415
+
+    if "prefect.context" not in sys.modules:  # not loaded: this cannot be a flow run
+        return None
+    from prefect.blocks.system import Secret  # noqa: PLC0415
+    from prefect.context import FlowRunContext  # noqa: PLC0415
+
+    if FlowRunContext.get() is None:
+        return None
+    try:
+        block = Secret.load(SECRET_BLOCK)
+    except ValueError:  # no such block
+        return None
+    return str(block.get())  # type: ignore[union-attr]
