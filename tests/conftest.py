@@ -1,0 +1,83 @@
+"""Servers and clients for the tests, and how thorough the property tests are.
+
+`CI=true` chooses the thorough hypothesis profile; `--hypothesis-profile=...` overrides it.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+
+from deployments.redis_server import RedisServer
+
+# fakeredis runs the scripts in a Lua of its own and a real server answers over a socket: single examples are
+# slow now and then on a shared machine, and that is no finding.
+settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "ci",
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
+
+
+def _fake_client() -> fakeredis.FakeRedis:
+    # As tasks.connection: RESP 2, whatever the default of redis-py's version is.
+    return fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)), protocol=2)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Return a real Redis, started once for all tests; flush what you put there."""
+    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
+        yield server
+
+
+@pytest.fixture
+def real_redis(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """Return a client of the real Redis, empty before the test and after it."""
+    client = redis.Redis.from_url(redis_server.url, protocol=2)
+    client.flushall()
+    yield client
+    client.flushall()
+    client.close()
+
+
+@pytest.fixture
+def fake_redis() -> Iterator[fakeredis.FakeRedis]:
+    """Return a client of an empty Redis that lives in this process only."""
+    client = _fake_client()
+    yield client
+    client.close()
+
+
+@pytest.fixture(params=["fake", "real"])
+def client(request: pytest.FixtureRequest) -> redis.Redis:
+    """Return an empty Redis: the same test on fakeredis and on a real server."""
+    return request.getfixturevalue(f"{request.param}_redis")
+
+
+@pytest.fixture(scope="session", params=["fake", "real"])
+def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.Redis]]:
+    """Return a function that gives an empty Redis: one for each example of a property test.
+
+    What it gave before must not be used afterwards: on the real server it is the same one, flushed.
+    Of session scope, because hypothesis rightly refuses fixtures that it cannot renew between examples.
+    """
+    if request.param == "fake":
+        yield _fake_client
+        return
+    server: RedisServer = request.getfixturevalue("redis_server")
+    with redis.Redis.from_url(server.url, protocol=2) as client:
+
+        def flushed() -> redis.Redis:
+            client.flushall()
+            return client
+
+        yield flushed
