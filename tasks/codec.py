@@ -1,0 +1,171 @@
+"""Values <-> bytes, without envelope or tag: bytes say themselves what they are.
+
+    None, bool, int, float, str, and lists and dicts (keys: str) of them     JSON text
+    bytes                                                                    fe 'bytes:', then the bytes
+    DataFrame, Series, Index, ndarray, pyarrow Table, numpy scalar,          one Arrow IPC stream
+    datetime, date, time, timedelta, Timestamp, Timedelta, Decimal           (begins ff ff ff ff)
+
+A value comes back equal and of the same type, or it is refused when it is encoded. Anybody's bytes decode:
+Arrow IPC to a DataFrame, JSON to its value, other UTF-8 to str, the rest to bytes. Nothing is ever pickled.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.errors import EncodeError, PoisonEntryError, SettingsError
+from tasks.frames import can_encode, decode_stream, encode_stream, weigh_stream
+from tasks.ipc import DEFAULT_LIMITS, Budget, Limits
+from tasks.jsontext import from_json, json_weight, to_json
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "decode", "decode_fields", "encode", "encode_fields"]
+
+_IPC = b"\xff\xff\xff\xff"
+_RAW = b"\xfebytes:"  # no UTF-8 text holds fe
+_JSON = frozenset((type(None), bool, int, float, str, list, dict))
+_COMPRESSIONS = (None, "lz4", "zstd")
+_ALLOWED = (
+    "None, bool, int, float, str, lists and dicts of them, bytes, DataFrame, Series, Index, ndarray, "
+    "pyarrow Table, numpy scalar, datetime, date, time, timedelta, Timestamp, Timedelta or Decimal"
+)
+
+
+def encode(value: Any, *, compression: str | None = None) -> bytes:  # noqa: ANN401
+    """Return the bytes that `decode` gives back as an equal value of the same type.
+
+    compression   of Arrow IPC streams: None, 'lz4' or 'zstd'
+    raises        EncodeError: a value that would not come back equal; SettingsError: another compression
+    """
+    return _encode(value, "value", compression)
+
+
+def _encode(value: Any, where: str, compression: str | None) -> bytes:  # noqa: ANN401
+    kind = type(value)
+    if kind in _JSON:
+        return to_json(value, where)
+    if kind is bytes:
+        return _RAW + value
+    if compression not in _COMPRESSIONS:
+        msg = f"expected a compression out of None, 'lz4' and 'zstd', got {compression!r}"
+        raise SettingsError(msg)
+    if not can_encode(value):
+        msg = f"{where}: expected {_ALLOWED}, got {kind.__module__}.{kind.__qualname__}; turn it into one of these"
+        raise EncodeError(msg)
+    try:
+        return encode_stream(value, compression=compression)
+    except EncodeError as error:
+        msg = f"{where}: {error}"
+        raise EncodeError(msg) from error
+    except Exception as error:  # pyarrow, pandas and numpy raise what they like
+        msg = f"{where}: expected a {kind.__name__} that Arrow can hold, got one it cannot ({type(error).__name__})"
+        raise EncodeError(msg) from error
+
+
+def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Any:  # noqa: ANN401
+    """Return the value of bytes, whoever wrote them.
+
+    raises    PoisonEntryError: larger than `limits`; ff ff ff ff and no valid Arrow IPC stream; JSON that
+              Python cannot hold, such as an int of 5,000 digits or 10,000 levels
+    """
+    return _decode(data, "value", Budget(limits))
+
+
+def _decode(data: bytes, where: str, budget: Budget) -> Any:  # noqa: ANN401
+    try:
+        budget.spend_encoded(len(data))
+        if data.startswith(_IPC):
+            return decode_stream(data, budget)
+        if data.startswith(_RAW):
+            return data[len(_RAW) :]
+        return _decode_text(data, budget)
+    except PoisonEntryError as error:
+        msg = f"{where}: {error}"
+        raise PoisonEntryError(msg) from error
+    except Exception as error:  # MemoryError and RecursionError too
+        expected = "a valid Arrow IPC stream" if data.startswith(_IPC) else "JSON that Python can hold"
+        msg = f"{where}: expected {expected}, got {len(data):,} bytes of something else ({type(error).__name__})"
+        raise PoisonEntryError(msg) from error
+
+
+def _decode_text(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return data
+    budget.spend_decoded(json_weight(data))
+    try:
+        return from_json(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def encode_fields(
+    fields: Mapping[str, Any], *, compression: str | None = None, limits: Limits = DEFAULT_LIMITS
+) -> dict[bytes, bytes]:
+    """Return an entry's fields as Redis stores them; what no outlet could read within `limits` is refused.
+
+    raises    EncodeError: no mapping of at least one name to a value, a value `encode` refuses, or too large
+    """
+    if not isinstance(fields, Mapping) or not fields:
+        got = "an empty one" if isinstance(fields, Mapping) else type(fields).__name__
+        msg = f"expected a mapping of at least one field name to a value, got {got}"
+        raise EncodeError(msg)
+    budget = Budget(limits)
+    raw = {}
+    for name, value in fields.items():
+        key = _encode_name(name)
+        where = f"field {_short(name)}"
+        raw[key] = data = _encode(value, where, compression)
+        try:
+            budget.spend_encoded(len(key) + len(data))
+            _weigh(data, budget)
+        except PoisonEntryError as error:
+            msg = f"{where}: {error}; push it in parts, or raise the limits of its outlets too"
+            raise EncodeError(msg) from error
+    return raw
+
+
+def _weigh(data: bytes, budget: Budget) -> None:
+    if data.startswith(_IPC):
+        weigh_stream(data, budget)
+    elif not data.startswith(_RAW):
+        budget.spend_decoded(json_weight(data))
+
+
+def _encode_name(name: Any) -> bytes:  # noqa: ANN401
+    if not isinstance(name, str) or not name:
+        got = "an empty one" if isinstance(name, str) else type(name).__name__
+        msg = f"expected field names that are non-empty str, got {got}"
+        raise EncodeError(msg)
+    try:
+        return name.encode()
+    except UnicodeEncodeError as error:
+        msg = "expected field names that UTF-8 can hold, got one with a lone surrogate"
+        raise EncodeError(msg) from error
+
+
+def decode_fields(raw: Mapping[bytes, bytes], *, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """Return an entry's fields; `limits` hold for all of them together.
+
+    raises    PoisonEntryError: as `decode`, naming the field; a name that is no UTF-8
+    """
+    budget = Budget(limits)
+    fields = {}
+    for key, data in raw.items():
+        try:
+            name = key.decode()
+        except UnicodeDecodeError as error:
+            msg = f"expected field names in UTF-8, got one of {len(key)} other bytes"
+            raise PoisonEntryError(msg) from error
+        where = f"field {_short(name)}"
+        try:
+            budget.spend_encoded(len(key))
+        except PoisonEntryError as error:
+            msg = f"{where}: {error}"
+            raise PoisonEntryError(msg) from error
+        fields[name] = _decode(data, where, budget)
+    return fields
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 80 else f"{name[:77]}...")  # noqa: PLR2004 - enough to find it

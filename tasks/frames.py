@@ -1,0 +1,508 @@
+"""Frames, arrays, tables, numbers of numpy and moments of time <-> Arrow IPC streams.
+
+Columns are Arrow columns under their own names, so any Arrow reader can use them; what Arrow has no place
+for (the kind, the index, exact dtypes) is JSON in the schema's metadata, under the key `sluice`. Streams
+without that key are frames by somebody else.
+"""
+
+import base64
+import datetime as dt
+import math
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from tasks.columns import from_arrow, is_object, is_plain, plain_dtype, to_arrow, zone, zone_text
+from tasks.errors import EncodeError, PoisonEntryError
+from tasks.jsontext import check_json, from_json, to_json
+from tasks.ipc import Budget, check_type, open_stream, weigh, write_stream
+
+__all__ = ["can_encode", "decode_stream", "encode_stream", "weigh_stream"]
+
+_KEY = b"sluice"
+_PANDAS = b"pandas"
+_INDEXES = (pd.Index, pd.RangeIndex, pd.DatetimeIndex, pd.TimedeltaIndex, pd.CategoricalIndex, pd.MultiIndex)
+
+Layout = dict[str, Any]
+
+
+def can_encode(value: Any) -> bool:  # noqa: ANN401
+    """Say whether a value is of a kind that travels as an Arrow IPC stream."""
+    return type(value) in _PACKERS or isinstance(value, np.generic)
+
+
+def encode_stream(value: Any, *, compression: str | None = None) -> bytes:  # noqa: ANN401
+    """Return a value as one Arrow IPC stream that decodes to an equal one.
+
+    raises    EncodeError: something in it would not come back equal; the message names it and the cure
+    """
+    packer = _PACKERS.get(type(value), _pack_numpy_scalar)
+    data, layout = packer(value)
+    metadata = {**(data.schema.metadata or {}), _KEY: to_json(layout, "names or attrs")}
+    return write_stream(data.replace_schema_metadata(metadata), compression=compression)
+
+
+def decode_stream(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
+    """Return the value of one stream; without Sluice's metadata it is a DataFrame.
+
+    raises    PoisonEntryError: refused; any other Exception: malformed
+    """
+    layout = _layout(weigh_stream(data, budget))
+    table = open_stream(data)
+    if layout is None:
+        return _foreign_frame(table)
+    if table.num_columns and table.num_rows != layout["rows"]:
+        msg = "expected as many rows as were written, got others"
+        raise PoisonEntryError(msg)
+    unpacker = _UNPACKERS.get(layout["kind"])
+    if unpacker is None:
+        msg = "expected a kind of value this version of Sluice knows, got another"
+        raise PoisonEntryError(msg)
+    return unpacker(table, layout, budget)
+
+
+def weigh_stream(data: bytes, budget: Budget) -> pa.Schema:
+    """Spend from `budget` what decoding `data` takes, without doing it; return its schema."""
+    return weigh(data, budget, objects=lambda schema: _become_objects(schema, budget))
+
+
+def _become_objects(schema: pa.Schema, budget: Budget) -> Sequence[bool]:
+    layout = _layout(schema)
+    if layout is None:
+        arrow_strings = is_plain("string[pyarrow,nan]")
+        return [not (arrow_strings and pa.types.is_large_string(kind) or pa.types.is_string(kind)) for kind in schema.types]
+    if not len(schema):
+        budget.spend_rows(layout["rows"])
+    words = layout.get("dtypes")
+    if words is None:
+        return [False] * len(schema)
+    return [is_object(word) for word in words]
+
+
+def _layout(schema: pa.Schema) -> Layout | None:
+    text = (schema.metadata or {}).get(_KEY)
+    return None if text is None else from_json(text.decode())
+
+
+# --- frames, series and indexes -------------------------------------------------------------------------
+
+
+def _pack_frame(frame: pd.DataFrame) -> tuple[pa.RecordBatch, Layout]:
+    columns = frame.columns
+    if not columns.is_unique:
+        name = columns[columns.duplicated()][0]
+        msg = f"column {_short(name)}: expected unique column names, got it twice; rename one"
+        raise EncodeError(msg)
+    packed = [
+        to_arrow(_values(series), lambda name=name: f"column {_short(name)}") for name, series in frame.items()
+    ]
+    layout: Layout = {"kind": "DataFrame", "columns": _pack_labels(columns)}
+    return _with_index(packed, [str(name) for name in columns], frame, layout)
+
+
+def _pack_series(series: pd.Series) -> tuple[pa.RecordBatch, Layout]:
+    packed = [to_arrow(_values(series), lambda: "values")]
+    layout: Layout = {"kind": "Series", "name": _pack_name(series.name)}
+    return _with_index(packed, ["" if series.name is None else str(series.name)], series, layout)
+
+
+def _with_index(
+    packed: list[tuple[pa.Array, str]], names: list[str], owner: Any, layout: Layout  # noqa: ANN401
+) -> tuple[pa.RecordBatch, Layout]:
+    layout["rows"] = len(owner)
+    layout["index"], index_arrays = _pack_index(owner.index)
+    if not owner.flags.allows_duplicate_labels:
+        layout["unique"] = True
+    if owner.attrs:
+        check_json(owner.attrs, "attrs")
+        layout["attrs"] = owner.attrs
+    packed += index_arrays
+    names += [
+        f"__index_level_{i}__" if name is None else str(name)
+        for i, name in enumerate(owner.index.names[: len(index_arrays)])
+    ]
+    layout["dtypes"] = [word for _, word in packed]
+    return pa.RecordBatch.from_arrays([array for array, _ in packed], names=names), layout
+
+
+def _pack_lone_index(index: pd.Index) -> tuple[pa.RecordBatch, Layout]:
+    inner, packed = _pack_index(index)
+    layout = {"kind": "Index", "rows": len(index), "index": inner, "dtypes": [word for _, word in packed]}
+    names = [f"__index_level_{i}__" if name is None else str(name) for i, name in enumerate(index.names[: len(packed)])]
+    return pa.RecordBatch.from_arrays([array for array, _ in packed], names=names), layout
+
+
+def _pack_index(index: pd.Index) -> tuple[Layout, list[tuple[pa.Array, str]]]:
+    if type(index) not in _INDEXES:
+        msg = f"index: expected an index that Arrow keeps, got a {type(index).__name__}; use reset_index() or astype(str)"
+        raise EncodeError(msg)
+    names = [_pack_name(name) for name in index.names]
+    if type(index) is pd.RangeIndex:
+        return {"range": [index.start, index.stop, index.step], "names": names}, []
+    if isinstance(index, pd.MultiIndex):
+        packed = []
+        for i in range(index.nlevels):
+            values = index.get_level_values(i)
+            if values.dtype != index.levels[i].dtype:
+                msg = f"index level {i}: expected no missing {index.levels[i].dtype}, got some; use reset_index()"
+                raise EncodeError(msg)
+            packed.append(to_arrow(_values(values), lambda i=i: f"index level {i}"))
+        return {"names": names, "multi": True}, packed
+    layout: Layout = {"names": names}
+    if (freq := getattr(index, "freq", None)) is not None:
+        layout["freq"] = _pack_freq(freq)
+    return layout, [to_arrow(_values(index), lambda: "index")]
+
+
+def _pack_freq(freq: Any) -> str:  # noqa: ANN401
+    try:
+        if pd.tseries.frequencies.to_offset(freq.freqstr) == freq:
+            return freq.freqstr
+    except ValueError:
+        pass
+    msg = f"index: expected a frequency that its text says in full, got {type(freq).__name__}; set index.freq = None"
+    raise EncodeError(msg)
+
+
+def _pack_labels(columns: pd.Index) -> Any:  # noqa: ANN401
+    layout, packed = _pack_index(columns)
+    if not packed or (type(columns) is pd.Index and packed[0][1] in ("object:str", "string[pyarrow,nan]") and not packed[0][0].null_count):
+        return {**layout, "dtype": packed[0][1] if packed else None}
+    return {"stream": _to_text(encode_stream(columns))}
+
+
+def _values(series: pd.Series | pd.Index) -> Any:  # noqa: ANN401
+    return series.to_numpy() if isinstance(series.dtype, np.dtype) else series.array
+
+
+def _pack_name(name: Any) -> Any:  # noqa: ANN401
+    if name is None or type(name) in (str, int, float, bool):
+        return name
+    if type(name) is tuple:
+        return {"tuple": [_pack_name(part) for part in name]}
+    if type(name) in _SCALARS or isinstance(name, np.generic):
+        return {"stream": _to_text(encode_stream(name))}
+    msg = f"name of a column or index: expected text, a number or a moment, got {type(name).__name__}; rename it"
+    raise EncodeError(msg)
+
+
+def _unpack_name(name: Any, budget: Budget) -> Any:  # noqa: ANN401
+    if not isinstance(name, dict):
+        return name
+    if "tuple" in name:
+        return tuple(_unpack_name(part, budget) for part in name["tuple"])
+    return _from_text(name["stream"], budget)
+
+
+def _to_text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _from_text(text: str, budget: Budget) -> Any:  # noqa: ANN401
+    return decode_stream(base64.b64decode(text), budget)
+
+
+def _unpack_frame(table: pa.Table, layout: Layout, budget: Budget) -> pd.DataFrame:
+    labels = layout["columns"]
+    words = layout["dtypes"]
+    arrays = _index_width(layout["index"])
+    count = len(words) - arrays
+    frame = _columns(table.select(range(count)), words[:count])
+    frame.index = _unpack_index(table, layout, budget)
+    if "stream" in labels:
+        frame.columns = _from_text(labels["stream"], budget)
+    elif "range" in labels:
+        frame.columns = _range(labels, budget)
+    else:
+        name = _unpack_name(labels["names"][0], budget)
+        dtype = "object" if labels["dtype"] == "object:str" else plain_dtype("string[pyarrow,nan]")
+        frame.columns = pd.Index(table.column_names[:count], dtype=dtype, name=name)
+    return _finished(frame, layout)
+
+
+def _columns(table: pa.Table, words: list[str]) -> pd.DataFrame:
+    """Return a frame of the columns, labelled 0, 1, ...; the plain ones are made many at a time."""
+    table = table.rename_columns([str(i) for i in range(len(words))])
+    plain = [i for i, word in enumerate(words) if is_plain(word)]
+    frame = table.select(plain).to_pandas(ignore_metadata=True, use_threads=False)
+    for i, dtype in zip(plain, frame.dtypes, strict=True):
+        if dtype != plain_dtype(words[i]):
+            msg = "expected columns of the dtypes they were written with, got others"
+            raise PoisonEntryError(msg)
+    if len(plain) == len(words):
+        return frame
+    made = dict(zip(plain, (series for _, series in frame.items()), strict=True))
+    others = {i: from_arrow(table.column(i), word) for i, word in enumerate(words) if i not in made}
+    return pd.DataFrame({i: made[i] if i in made else others[i] for i in range(len(words))})
+
+
+def _finished(owner: Any, layout: Layout) -> Any:  # noqa: ANN401
+    if attrs := layout.get("attrs"):
+        owner.attrs = attrs
+    return owner.set_flags(allows_duplicate_labels=False) if layout.get("unique") else owner
+
+
+def _unpack_series(table: pa.Table, layout: Layout, budget: Budget) -> pd.Series:
+    word, *_ = layout["dtypes"]
+    values = from_arrow(table.column(0), word)
+    index = _unpack_index(table, layout, budget)
+    series = pd.Series(values, index=index, dtype=values.dtype, name=_unpack_name(layout["name"], budget), copy=False)
+    return _finished(series, layout)
+
+
+def _unpack_lone_index(table: pa.Table, layout: Layout, budget: Budget) -> pd.Index:
+    return _unpack_index(table, layout, budget)
+
+
+def _index_width(index: Layout) -> int:
+    return 0 if "range" in index else len(index["names"])
+
+
+def _unpack_index(table: pa.Table, layout: Layout, budget: Budget) -> pd.Index:
+    index = layout["index"]
+    if "range" in index:
+        found = _range(index, budget)
+        if len(found) != layout["rows"]:
+            msg = "expected an index as long as the frame, got another"
+            raise PoisonEntryError(msg)
+        return found
+    width = _index_width(index)
+    start = table.num_columns - width
+    arrays = [from_arrow(table.column(start + i), layout["dtypes"][start + i]) for i in range(width)]
+    names = [_unpack_name(name, budget) for name in index["names"]]
+    if index.get("multi"):
+        return pd.MultiIndex.from_arrays(arrays, names=names)
+    (array,), (name,) = arrays, names
+    found = pd.Index(array, dtype=array.dtype, name=name, copy=False)
+    if freq := index.get("freq"):
+        found.freq = freq  # checks every value against it
+    return found
+
+
+def _range(index: Layout, budget: Budget) -> pd.RangeIndex:
+    found = pd.RangeIndex(*index["range"], name=_unpack_name(index["names"][0], budget))
+    if len(found) > budget.limits.max_rows:
+        msg = f"expected at most {budget.limits.max_rows:,} rows, got more"
+        raise PoisonEntryError(msg)
+    return found
+
+
+def _short(name: Any) -> str:  # noqa: ANN401
+    text = repr(name)
+    return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004 - enough to find it
+
+
+# --- numpy ----------------------------------------------------------------------------------------------
+
+
+def _pack_array(array: np.ndarray, kind: str = "ndarray") -> tuple[pa.RecordBatch, Layout]:
+    dtype = array.dtype
+    if dtype.hasobject:
+        msg = "expected an array of numbers, text, bytes or moments, got one of objects; use astype(), or a Series"
+        raise EncodeError(msg)
+    descr = np.lib.format.dtype_to_descr(dtype)
+    if not dtype.itemsize or _dtype(json_like(descr)) != dtype:
+        msg = f"expected a dtype that its text says in full, got {_short(dtype)}; use astype()"
+        raise EncodeError(msg)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if dtype.kind not in "iuf" or not dtype.isnative or dtype.itemsize > 8:  # noqa: PLR2004 - what Arrow has
+        flat = np.frombuffer(flat.tobytes(), dtype=np.uint8)
+    layout = {"kind": kind, "rows": len(flat), "dtype": json_like(descr), "shape": list(array.shape)}
+    return pa.RecordBatch.from_arrays([pa.array(flat, from_pandas=False)], names=["values"]), layout
+
+
+def json_like(descr: Any) -> Any:  # noqa: ANN401
+    return [json_like(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
+
+
+def _dtype(descr: Any) -> np.dtype:  # noqa: ANN401
+    """Return the dtype that `numpy.lib.format.dtype_to_descr` described, its tuples as lists."""
+    if isinstance(descr, str):
+        return np.dtype(descr)
+    if len(descr) == 2 and isinstance(descr[0], str) and not isinstance(descr[1], list):  # noqa: PLR2004
+        return np.dtype(descr[0])
+    return np.lib.format.descr_to_dtype([_field(*field) for field in descr])
+
+
+def _field(name: Any, descr: Any, *shape: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    name = tuple(name) if isinstance(name, list) else name
+    inner = [_field(*field) for field in descr] if isinstance(descr, list) else descr
+    return (name, inner, *(tuple(part) for part in shape))
+
+
+def _unpack_array(table: pa.Table, layout: Layout, _: Budget) -> np.ndarray:
+    dtype = _dtype(layout["dtype"])
+    shape = tuple(layout["shape"])
+    flat = table.column(0).to_numpy()
+    if dtype.hasobject or flat.dtype.kind not in "iuf" or flat.nbytes != math.prod(shape) * dtype.itemsize:
+        msg = "expected as many numbers as its shape says, got others"
+        raise PoisonEntryError(msg)
+    return np.frombuffer(bytearray(flat), dtype=dtype).reshape(shape)
+
+
+def _pack_numpy_scalar(scalar: np.generic) -> tuple[pa.RecordBatch, Layout]:
+    array = np.asarray(scalar)
+    back = array[()]
+    if type(back) is not type(scalar) or back.tobytes() != scalar.tobytes():
+        msg = f"expected a number of numpy that an array holds, got {type(scalar).__name__}; use .item()"
+        raise EncodeError(msg)
+    return _pack_array(array, "numpy")
+
+
+def _unpack_numpy_scalar(table: pa.Table, layout: Layout, budget: Budget) -> Any:  # noqa: ANN401
+    return _unpack_array(table, {**layout, "shape": []}, budget)[()]
+
+
+# --- moments and decimals -------------------------------------------------------------------------------
+
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the datetimes it counts to
+_MICROSECOND = dt.timedelta(microseconds=1)
+
+
+def _pack_scalar(value: Any) -> tuple[pa.RecordBatch, Layout]:  # noqa: ANN401
+    """Pack one date, time, datetime, timedelta, Timestamp, Timedelta or Decimal, and see that it comes back."""
+    kind = type(value).__name__
+    layout: Layout = {"kind": kind, "rows": 1}
+    try:
+        array = _SCALARS[type(value)](value, layout)
+        back = _unpack_scalar(pa.table({"value": array}), layout)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        msg = f"expected a {kind} that Arrow can hold, got one out of its range; use isoformat() or str()"
+        raise EncodeError(msg) from error
+    if not _same(back, value):
+        msg = f"expected a {kind} that its instant and its zone say in full, got another; use isoformat()"
+        raise EncodeError(msg)
+    return pa.RecordBatch.from_arrays([array], names=["value"]), layout
+
+
+def _same(back: Any, value: Any) -> bool:  # noqa: ANN401
+    if type(value) is Decimal:
+        return str(back) == str(value)
+    if isinstance(value, (dt.datetime, dt.time)):
+        zones = [moment.tzinfo and zone_text(moment.tzinfo) for moment in (back, value)]
+        if zones[0] != zones[1] or back.fold != value.fold or back.isoformat() != value.isoformat():
+            return False
+    return back == value and getattr(back, "unit", None) == getattr(value, "unit", None)
+
+
+def _datetime(value: dt.datetime, _: Layout) -> pa.Array:
+    if value.tzinfo is None:
+        count, name = (value - _EPOCH) // _MICROSECOND, None
+    else:
+        count, name = (value - _EPOCH.replace(tzinfo=dt.UTC)) // _MICROSECOND, zone_text(value.tzinfo)
+    return pa.array([count], type=pa.int64()).cast(pa.timestamp("us", name))
+
+
+def _timestamp(value: pd.Timestamp, _: Layout) -> pa.Array:
+    name = None if value.tzinfo is None else zone_text(value.tzinfo)
+    return pa.array([value.asm8.view("i8")], type=pa.int64()).cast(pa.timestamp(value.unit, name))
+
+
+def _time(value: dt.time, _: Layout) -> pa.Array:
+    if value.tzinfo is not None:
+        msg = "expected a time without a zone, got one with; use a datetime, or isoformat()"
+        raise EncodeError(msg)
+    return pa.array([value], type=pa.time64("us"))
+
+
+_SCALARS: dict[type, Callable[[Any, Layout], pa.Array]] = {
+    dt.datetime: _datetime,
+    dt.date: lambda value, _: pa.array([value], type=pa.date32()),
+    dt.time: _time,
+    dt.timedelta: lambda value, _: pa.array([value // _MICROSECOND], type=pa.int64()).cast(pa.duration("us")),
+    pd.Timestamp: _timestamp,
+    pd.Timedelta: lambda value, _: pa.array([value.asm8.view("i8")], type=pa.int64()).cast(pa.duration(value.unit)),
+    Decimal: lambda value, _: pa.array([str(value)]),
+}
+
+
+def _unpack_scalar(table: pa.Table, layout: Layout, _: Budget | None = None) -> Any:  # noqa: ANN401
+    column = table.column(0)
+    kind = layout["kind"]
+    if kind == "Decimal":
+        return Decimal(column[0].as_py())
+    if kind in ("date", "time"):
+        value = column[0].as_py()
+        if type(value).__name__ != kind:
+            msg = f"expected a {kind}, got something else"
+            raise PoisonEntryError(msg)
+        return value
+    count = column.cast(pa.int64())[0].as_py()
+    if kind == "timedelta":
+        return count * _MICROSECOND
+    unit = column.type.unit
+    if kind == "Timedelta":
+        return pd.Timedelta(np.timedelta64(count, unit))
+    name = column.type.tz
+    if kind == "Timestamp":
+        stamp = pd.Timestamp(np.datetime64(count, unit))
+        return stamp if name is None else stamp.tz_localize("UTC").tz_convert(zone(name))
+    moment = _EPOCH + count * _MICROSECOND
+    return moment if name is None else moment.replace(tzinfo=dt.UTC).astimezone(zone(name))
+
+
+# --- Arrow's own, and foreign streams -------------------------------------------------------------------
+
+
+def _pack_table(table: pa.Table) -> tuple[pa.Table, Layout]:
+    for field in table.schema:
+        try:
+            check_type(field.type)
+        except EncodeError as error:
+            msg = f"column {_short(field.name)}: {error}; use cast()"
+            raise EncodeError(msg) from error
+    if _KEY in (table.schema.metadata or {}):
+        msg = "expected schema metadata without the key 'sluice', got it; use replace_schema_metadata()"
+        raise EncodeError(msg)
+    return table, {"kind": "Table", "rows": table.num_rows, "bare": table.schema.metadata is None}
+
+
+def _unpack_table(table: pa.Table, layout: Layout, _: Budget) -> pa.Table:
+    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != _KEY}
+    return table.replace_schema_metadata(None if layout["bare"] else metadata)
+
+
+_PLAIN_DTYPES = re.compile(
+    r"object|str|string(\[(python|pyarrow)\])?|bool|boolean|category|[Uu]?[Ii]nt(8|16|32|64)|[Ff]loat(16|32|64)"
+    r"|(datetime64|timedelta64)(\[(s|ms|us|ns)(, [\w/+:-]{1,64})?\])?"
+)
+
+
+def _foreign_frame(table: pa.Table) -> pd.DataFrame:
+    """Return somebody else's table as a frame; pandas' own metadata is heeded as far as it says nothing unusual.
+
+    A dtype there such as 'U500000000' would take 2 GB a label.
+    """
+    text = (table.schema.metadata or {}).get(_PANDAS)
+    if text is None:
+        return table.to_pandas(ignore_metadata=True, use_threads=False)
+    hints = from_json(text.decode())
+    for column in [*hints.get("columns", []), *hints.get("column_indexes", [])]:
+        if not _PLAIN_DTYPES.fullmatch(column["numpy_type"]):
+            msg = "expected plain dtypes in the metadata of pandas, got another"
+            raise PoisonEntryError(msg)
+    return table.to_pandas(use_threads=False)
+
+
+_PACKERS: dict[type, Callable[[Any], tuple[Any, Layout]]] = {
+    pd.DataFrame: _pack_frame,
+    pd.Series: _pack_series,
+    **dict.fromkeys(_INDEXES, _pack_lone_index),
+    np.ndarray: _pack_array,
+    pa.Table: _pack_table,
+    **dict.fromkeys(_SCALARS, _pack_scalar),
+}
+_UNPACKERS: dict[str, Callable[[pa.Table, Layout, Budget], Any]] = {
+    "DataFrame": _unpack_frame,
+    "Series": _unpack_series,
+    "Index": _unpack_lone_index,
+    "ndarray": _unpack_array,
+    "numpy": _unpack_numpy_scalar,
+    "Table": _unpack_table,
+    **{kind.__name__: _unpack_scalar for kind in _SCALARS},
+}

@@ -1,0 +1,130 @@
+"""None, bool, int, float, str, and lists and dicts of them <-> JSON text, exactly.
+
+`json` alone would change what it does not know: a tuple into a list, an int key into text, an IntEnum into
+an int. So types are checked first, by identity; a value comes back with the types it went with.
+"""
+
+import json
+from typing import Any
+
+from tasks.errors import EncodeError
+
+__all__ = ["check_json", "from_json", "json_weight", "to_json"]
+
+# Python's dialect: NaN, Infinity and -Infinity are words of their own; -0.0 stays -0.0.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=True, separators=(",", ":"))
+_DECODER = json.JSONDecoder()
+_ATOMS = frozenset((str, int, float, bool, type(None)))
+# Deeper values could be written, but not read by every caller: the parser takes from the caller's recursion limit.
+_MAX_DEPTH = 100
+_CURES = {
+    "tuple": "use list()",
+    "set": "use sorted() or list()",
+    "frozenset": "use sorted() or list()",
+    "bytearray": "use bytes() and give it a field of its own",
+    "memoryview": "use bytes() and give it a field of its own",
+}
+
+
+def to_json(value: Any, where: str = "value") -> bytes:  # noqa: ANN401
+    """Return a value as JSON text in UTF-8.
+
+    where     whose value it is, for a message
+    raises    EncodeError: a type other than the six, a key that is no str, a str with a lone surrogate,
+              an int of more than Python's 4,300 digits, or more than 100 levels
+    """
+    if type(value) not in _ATOMS:
+        check_json(value, where)
+    try:
+        return _ENCODER.encode(value).encode()
+    except UnicodeEncodeError as error:
+        found = _find_surrogate(value, where)
+        msg = f"{found}: expected text that UTF-8 can hold, got a lone surrogate; use bytes, or errors='replace'"
+        raise EncodeError(msg) from error
+    except ValueError as error:
+        msg = f"{where}: expected ints of at most 4,300 digits, got a longer one; use str() or bytes"
+        raise EncodeError(msg) from error
+
+
+def check_json(value: Any, where: str, depth: int = 0) -> None:  # noqa: ANN401
+    """Let pass what JSON gives back with the same types; raise EncodeError, with the path to it, on the rest."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return
+    if depth >= _MAX_DEPTH:
+        msg = f"{where[:80]}...: expected at most {_MAX_DEPTH} levels of lists and dicts, got more; flatten it"
+        raise EncodeError(msg)
+    if kind is list:
+        if not _ATOMS.issuperset(map(type, value)):
+            for i, item in enumerate(value):
+                check_json(item, f"{where}[{i}]", depth + 1)
+    elif kind is dict:
+        for key in value:
+            if type(key) is not str:
+                msg = f"{where}: expected keys that are str, got one of {type(key).__name__}; use str(key)"
+                raise EncodeError(msg)
+        if not _ATOMS.issuperset(map(type, value.values())):
+            for key, item in value.items():
+                check_json(item, f"{where}[{_short(key)}]", depth + 1)
+    else:
+        msg = f"{where}: expected None, bool, int, float, str, list or dict, got {_named(kind)}; {_cure(value)}"
+        raise EncodeError(msg)
+
+
+def _named(kind: type) -> str:
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
+
+
+def _cure(value: Any) -> str:  # noqa: ANN401
+    kind = type(value)
+    if cure := _CURES.get(kind.__name__):
+        return cure
+    if kind.__module__ == "numpy" and kind.__name__ != "ndarray":
+        return "use .item()"
+    if isinstance(value, (str, int, float, list, dict)):
+        plain = next(base for base in (str, int, float, list, dict) if isinstance(value, base))
+        return f"use {plain.__name__}()"
+    return "give it a field of its own, or turn it into these"
+
+
+def _short(key: str) -> str:
+    return repr(key if len(key) <= 40 else f"{key[:37]}...")  # noqa: PLR2004 - enough to find it
+
+
+def _find_surrogate(value: Any, where: str) -> str:  # noqa: ANN401
+    """Return the path to the first str that UTF-8 cannot hold."""
+    if isinstance(value, str):
+        return where if not _is_utf8(value) else ""
+    if isinstance(value, list):
+        return next(filter(None, (_find_surrogate(item, f"{where}[{i}]") for i, item in enumerate(value))), "")
+    if isinstance(value, dict):
+        if not all(map(_is_utf8, value)):
+            return f"a key of {where}"
+        return next(filter(None, (_find_surrogate(item, f"{where}[{_short(k)}]") for k, item in value.items())), "")
+    return ""
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def from_json(text: str) -> Any:  # noqa: ANN401
+    """Return the value of a JSON text.
+
+    raises    json.JSONDecodeError: no JSON; ValueError or RecursionError: JSON that Python cannot hold
+    """
+    return _DECODER.decode(text)
+
+
+def json_weight(data: bytes) -> int:
+    """Return an upper estimate of the memory that JSON text takes once decoded.
+
+    `[[],[],...` becomes 24 times its size. A str never becomes more than 4 times, and needs no counting.
+    """
+    if data[:1] == b'"':
+        return 4 * len(data)
+    return 4 * len(data) + 64 * (data.count(b"[") + data.count(b",")) + 256 * data.count(b"{") + 64 * data.count(b":")
