@@ -1,0 +1,148 @@
+"""`@inlet`: a pump function becomes a flow that pumps into a topic for a while, or once."""
+
+import functools
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import Flow, get_run_logger
+from prefect.context import FlowRunContext
+
+from flows.parameters import Options, flow_of
+from flows.stopping import stop_on_signals
+from tasks.pump import Pumping
+from tasks.reservoir import Reservoir
+from tasks.errors import SettingsError
+from tasks.settings import check_topic, seconds
+from tasks.ticks import Beat
+
+__all__ = ["inlet"]
+
+MAX_EVERY = 60.0
+
+
+def inlet(
+    *,
+    topic: str,
+    every: str | None = "1s",
+    threads: int = 0,
+    timeout: str | None = None,
+    window: str = "90s",
+    keep: int = 10_000,
+    compression: str | None = None,
+    max_failures: int = 10,
+) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
+    """Make a flow of a pump: what the pump returns at every tick is pushed to a topic.
+
+    The pump returns a mapping (an entry's fields), a DataFrame (an entry of one field, named after the pump), an
+    iterable of those (several entries), or None (nothing this time). It may be async. The undecorated function
+    stays callable as the flow's `pump`.
+
+    A run pumps until the next scheduled one relieves it, without doubling or leaving out a tick, or its window ends.
+
+    Args:
+        topic: The topic to push to.
+        every: The time between ticks, such as '500ms' or '5s', at most 60s. Empty - pump and push once in each run.
+        threads: How many pumps may run at once. 0 - one, in the run's own thread.
+        timeout: How long one pump may take before its tick counts as failed. Needs threads.
+        window: How long a run pumps if no later run relieves it. Longer than the schedule's interval.
+        keep: Trim the topic to about this many entries.
+        compression: How DataFrames are compressed - lz4, zstd or empty.
+        max_failures: After how many failed ticks in a row the run fails.
+
+    raises    SettingsError: when the module is imported: a bad name or duration, or a clash of parameters
+    """
+    given = dict(locals())
+
+    def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
+        _check(given)
+
+        def run(own: dict[str, Any], options: dict[str, Any]) -> str:
+            _check(options)
+            return _run(function, own, **options)
+
+        made = flow_of(function, kind="inlet", skip=0, options=Options(inlet, given), run=run)
+        made.pump = function  # type: ignore[attr-defined]
+        return made
+
+    return decorate
+
+
+def _check(options: dict[str, Any]) -> None:
+    check_topic(options["topic"])
+    window = seconds(options["window"], name="window")
+    if options["timeout"]:
+        seconds(options["timeout"], name="timeout")
+    if not options["every"]:
+        return
+    every = seconds(options["every"], name="every")
+    if every > MAX_EVERY:
+        msg = f"every: expected at most {MAX_EVERY:g} s between the ticks of a run, got {options['every']!r}; use every=None and a schedule"
+        raise SettingsError(msg)
+    if window < every:
+        msg = f"window: expected at least one tick ({options['every']}) of time, got {options['window']!r}"
+        raise SettingsError(msg)
+
+
+def _run(
+    function: Callable[..., Any],
+    own: dict[str, Any],
+    *,
+    topic: str,
+    every: str | None,
+    threads: int,
+    timeout: str | None,
+    window: str,
+    keep: int,
+    compression: str | None,
+    max_failures: int,
+) -> str:
+    reservoir = Reservoir.from_url(compression=compression or None)
+    name, scheduled = function.__name__, _scheduled_start()
+    beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=keep)
+    if not every:
+        return _run_once(function, own, reservoir, beat.key, scheduled, topic=topic, keep=keep)
+    log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
+    late = (datetime.now(UTC) - scheduled).total_seconds()
+    if late > seconds(window):
+        log.warning("this run was due %.0f s ago, longer than its window of %s: later runs have its ticks", late, window)
+        return "too late"
+    with stop_on_signals() as stop:
+        summary = Pumping(
+            functools.partial(function, **own),
+            name=name,
+            beat=beat,
+            threads=threads,
+            timeout=seconds(timeout) if timeout else None,
+            window=seconds(window),
+            max_failures=max_failures,
+            stop=stop,
+            log=log,
+        ).run()
+    log.info("%s -> %s: %s", name, topic, summary)
+    return str(summary)
+
+
+def _run_once(
+    function: Callable[..., Any],
+    own: dict[str, Any],
+    reservoir: Reservoir,
+    beat: str,
+    scheduled: datetime,
+    *,
+    topic: str,
+    keep: int,
+) -> str:
+    from tasks import oneshot  # noqa: PLC0415 - it needs Prefect's tasks, which runs on a grid do without
+
+    entries = oneshot.pump(function, own)
+    ids = oneshot.push(reservoir, topic, entries, tick=f"{beat}:{scheduled.isoformat()}", keep=keep)
+    return f"{len(ids)} entries pushed"
+
+
+def _scheduled_start() -> datetime:
+    """Return when this run was to start: the same for each of its retries."""
+    context = FlowRunContext.get()
+    due = context.flow_run.expected_start_time if context and context.flow_run else None
+    return due or datetime.now(UTC)

@@ -1,0 +1,109 @@
+"""`@outlet`: a pipeline function becomes a flow that streams a group's entries through it until it is stopped."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Flow, get_run_logger
+from prefect.context import FlowRunContext
+from streamz import Stream
+from tornado.ioloop import IOLoop
+
+from flows.parameters import Options, flow_of
+from flows.stopping import stop_on_signals
+from tasks.errors import SettingsError
+from tasks.settings import check_group, check_topic, seconds
+from tasks.source import from_redis
+
+__all__ = ["outlet"]
+
+
+def outlet(
+    *,
+    topics: str | list[str],
+    group: str,
+    into: str | None = None,
+    start_from: str = "beginning",
+    run_for: str | None = None,
+    lease: str = "10s",
+) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
+    """Make a flow of a pipeline: a long-running consumer of a group of one or more topics.
+
+    The function is given the source, a streamz `Stream` of `Entry`, and builds its pipeline on it; the stream it
+    returns, if any, is the outlet's result. The undecorated function stays callable as the flow's `build`.
+
+    An entry is acknowledged when the pipeline is done with it; what a stopped or killed run had not finished is
+    redelivered to the next one, first and in order.
+
+    Args:
+        topics: The topic to read, or several.
+        group: The consumer group. Each group sees every entry; runs of one group share them.
+        into: The topic the results are pushed to. Empty - nowhere.
+        start_from: Where a new group begins - beginning, new, an ISO time or an entry id.
+        run_for: How long to run, such as '10min'. Empty - until it is stopped.
+        lease: How long the run may be silent before its entries go to another.
+
+    raises    SettingsError: when the module is imported: a bad name or duration, or a clash of parameters
+    """
+    given = dict(locals())
+
+    def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
+        _check(given)
+
+        def run(own: dict[str, Any], options: dict[str, Any]) -> None:
+            _check(options)
+            _run(function, own, **options)
+
+        made = flow_of(function, kind="outlet", skip=1, options=Options(outlet, given), run=run)
+        made.build = function  # type: ignore[attr-defined]
+        return made
+
+    return decorate
+
+
+def _check(options: dict[str, Any]) -> None:
+    topics = options["topics"]
+    for topic in [topics] if isinstance(topics, str) else topics:
+        check_topic(topic, derived=True)
+        if topic == options["into"]:
+            msg = f"into: {topic!r} is what the outlet reads; its results would come back to it for ever"
+            raise SettingsError(msg)
+    check_group(options["group"])
+    if options["into"]:
+        check_topic(options["into"])
+    if options["run_for"]:
+        seconds(options["run_for"], name="run_for")
+    seconds(options["lease"], name="lease")
+
+
+def _run(
+    function: Callable[..., Any],
+    own: dict[str, Any],
+    *,
+    topics: str | list[str],
+    group: str,
+    into: str | None,
+    start_from: str,
+    run_for: str | None,
+    lease: str,
+) -> None:
+    log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
+
+    async def stream() -> None:
+        # In this loop and thread, the main one: no other run's pipeline can hold this one up.
+        source = from_redis(
+            topics, group=group, start_from=start_from, lease=lease, loop=IOLoop.current(), asynchronous=True
+        )
+        result: Stream | None = function(source, **own)
+        if result is not None and into:
+            result.to_redis(into)
+        with stop_on_signals(also=source.stop):
+            source.start()
+            log.info("%s: group %r reads %s", function.__name__, group, topics)
+            if run_for:
+                IOLoop.current().call_later(seconds(run_for), source.stop)
+            await asyncio.wrap_future(source.outcome)
+        log.info("%s: group %r stopped, everything done is acknowledged", function.__name__, group)
+
+    asyncio.run(stream())

@@ -1,0 +1,66 @@
+"""The one way to a Redis server: checked once, time limits set, commands repeated only where that is safe."""
+
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from tasks.errors import SettingsError, UnavailableError
+from tasks.settings import check_url, without_password
+
+__all__ = ["MIN_REDIS_VERSION", "connect"]
+
+# XAUTOCLAIM's relatives, XADD NOMKSTREAM and trims by MINID came with it.
+MIN_REDIS_VERSION = (6, 2)
+SOCKET_TIMEOUT = 5.0
+
+
+def connect(url: str, *, retries: int = 3) -> redis.Redis:
+    """Return a client of the server at `url`, after it has answered and shown that it is new enough.
+
+    retries   how often a command is sent again after a lost connection. Only idempotent commands
+              may be: redis-py repeats them whether or not the server has already run them.
+    raises    UnavailableError: no answer, or no leave; SettingsError: a bad URL, a server too old, a cluster
+    """
+    where = without_password(check_url(url))
+    try:
+        client = redis.Redis.from_url(
+            url,
+            protocol=2,  # RESP3 gives XREADGROUP's reply another shape
+            socket_timeout=SOCKET_TIMEOUT,
+            socket_connect_timeout=SOCKET_TIMEOUT,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
+            decode_responses=False,
+        )
+    except (ValueError, TypeError) as error:
+        msg = f"expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got one redis-py cannot use ({where})"
+        raise SettingsError(msg) from error
+    try:
+        _check_server(client.info("server"), where)
+    except redis.AuthenticationError as error:
+        msg = f"Redis at {where} refuses the user or password; check SLUICE_REDIS_URL"
+        raise UnavailableError(msg) from error
+    except redis.RedisError as error:
+        msg = f"Redis at {where} does not answer ({_reason(error)}); check that it runs there, or set SLUICE_REDIS_URL"
+        raise UnavailableError(msg) from error
+    return client
+
+
+def _check_server(info: dict[str, Any], where: str) -> None:
+    version = str(info.get("redis_version", "0"))
+    wanted = ".".join(map(str, MIN_REDIS_VERSION))
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < MIN_REDIS_VERSION:
+        msg = f"expected Redis or Valkey {wanted} or later at {where}, got {version}; upgrade the server"
+        raise SettingsError(msg)
+    if info.get("redis_mode") == "cluster":
+        msg = f"Redis at {where} is a cluster, whose scripts cannot touch a topic and its records together; use a single server"
+        raise SettingsError(msg)
+
+
+def _reason(error: Exception) -> str:
+    """Return what happened without the address, which may hold a password and is said already."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return type(error).__name__

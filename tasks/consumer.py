@@ -1,0 +1,302 @@
+"""One member of a consumer group: reads, recovers, acknowledges. A step at a time, in one thread."""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import redis
+
+from tasks.entry import Entry
+from tasks.errors import LeaseLostError, PoisonEntryError, SettingsError
+from tasks.membership import HANDED_BACK, Membership
+from tasks.reservoir import decoded
+from tasks.settings import check_group, check_topic, dead_topic
+
+__all__ = ["Consumer", "Poison", "group_start"]
+
+logger = logging.getLogger(__name__)
+
+_ZERO = "0-0"
+_MAX_SEQUENCE = 2**64 - 1
+# Dead letters have a cap of their own, whatever their topic keeps.
+KEEP_DEAD_LETTERS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """An entry that cannot be decoded: where it is, why, and its bytes as they are."""
+
+    topic: str
+    id: str
+    error: PoisonEntryError
+    raw: dict[bytes, bytes]
+
+
+def group_start(start_from: str) -> str:
+    """Return the entry id after which a new group starts, so that it reads `start_from` and what follows.
+
+    start_from   'beginning', 'new', an ISO 8601 time (UTC unless it says otherwise) or an entry id
+    raises       SettingsError: none of these
+    """
+    if start_from == "beginning":
+        return _ZERO
+    if start_from == "new":
+        return "$"
+    try:
+        head, _, tail = start_from.partition("-")
+        return _before(int(head), int(tail or 0))
+    except ValueError:
+        pass
+    try:
+        time = datetime.fromisoformat(start_from)
+    except ValueError as error:
+        msg = f"start_from: expected 'beginning', 'new', an ISO time or an entry id, got {start_from!r}"
+        raise SettingsError(msg) from error
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return _before(max(0, round(aware.timestamp() * 1000)), 0)
+
+
+def _before(ms: int, sequence: int) -> str:
+    if sequence:
+        return f"{ms}-{sequence - 1}"
+    return f"{ms - 1}-{_MAX_SEQUENCE}" if ms else _ZERO
+
+
+class Consumer:
+    """A member of `group` on `topics`: at least once; in id order per topic, redelivered entries first.
+
+    client      of its own: a blocking read holds its connection, and it must repeat no command by itself,
+                or a read whose reply was lost would go on with later entries (`connect(url, retries=0)`)
+    start_from  where a group that does not exist yet begins; see `group_start`
+    max_entries, max_bytes   what one step returns at most; a single larger entry is returned alone
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        topics: str | Sequence[str],
+        group: str,
+        *,
+        name: str | None = None,
+        start_from: str = "beginning",
+        lease_ttl: float = 10.0,
+        max_entries: int = 256,
+        max_bytes: int = 32 * 2**20,
+    ) -> None:
+        self.topics = [check_topic(t, derived=True) for t in ([topics] if isinstance(topics, str) else topics)]
+        if not self.topics or len(set(self.topics)) != len(self.topics):
+            msg = f"topics: expected one or more different topics, got {self.topics!r}"
+            raise SettingsError(msg)
+        self.group = check_group(group)
+        self.membership = Membership(client, group, name=name, lease_ttl=lease_ttl)
+        self.max_entries = max_entries
+        self.max_bytes = max_bytes
+        self._client = client
+        self._start_from = start_from
+        self._start = group_start(start_from)
+        # Delivered by this consumer and neither acknowledged nor dead-lettered yet.
+        self._held: dict[str, set[str]] = {topic: set() for topic in self.topics}
+        # Topics whose own pending entries must be looked through before anything new is read, and from which id on.
+        self._recover_from: dict[str, str] = {}
+        self._last_read: dict[str, str] = dict.fromkeys(self.topics, _ZERO)
+        self._entry_bytes = max_bytes / 16  # a guess that keeps the first read small
+        self._joined = False
+        self._settled = False
+        self._next_renewal = 0.0
+        self._next_claim = 0.0
+
+    @property
+    def held(self) -> int:
+        """How many delivered entries are neither acknowledged nor dead-lettered."""
+        return sum(map(len, self._held.values()))
+
+    def step(self, block_ms: int = 100) -> list[Entry | Poison]:
+        """Return the next entries, waiting up to `block_ms` for new ones; none is returned twice.
+
+        First what is pending here and was never returned (claimed from the dead, or lost with a reply), then
+        what is new. After an error of the connection call it again: it looks to what may have been lost.
+
+        raises    LeaseLostError: taken for dead; this consumer can do nothing more
+                  redis.ConnectionError, redis.TimeoutError: no answer
+        """
+        try:
+            return self._step(block_ms)
+        except (redis.ConnectionError, redis.TimeoutError):
+            # Whatever was under way may or may not have happened.
+            self._recover_all()
+            self._next_renewal = 0.0
+            raise
+        except redis.ResponseError as error:
+            # XINFO says 'no such key' where the stream itself is gone; Redis 6.2 wraps what a script met.
+            if "NOGROUP" not in str(error) and "no such key" not in str(error):
+                raise
+            self._restore_groups()
+            return []
+
+    def ack(self, topic: str, ids: Iterable[str]) -> int:
+        """Acknowledge entries that are done; return how many were still pending."""
+        ids = list(ids)
+        acknowledged = self.membership.ack(topic, ids)
+        self._held[topic].difference_update(ids)
+        return acknowledged
+
+    def dead_letter(self, topic: str, id: str, raw: dict[bytes, bytes], **why: str) -> bool:  # noqa: A002
+        """Move an entry to the group's dead-letter topic: its fields untouched, with `why` in further ones."""
+        told = {"topic": topic, "id": id, "group": self.group, "time": datetime.now(UTC).isoformat(), **why}
+        fields = raw | {f"dead:{name}".encode(): text.encode(errors="replace") for name, text in told.items()}
+        dead = dead_topic(topic, self.group)
+        moved = self.membership.dead_letter(topic, id, dead, fields, keep=KEEP_DEAD_LETTERS)
+        self._held[topic].discard(id)
+        return moved
+
+    def leave(self) -> int:
+        """Give back what is pending and leave the group; return how many entries were given back."""
+        if not self._joined:
+            return 0
+        given_back = 0
+        for topic in self.topics:
+            given_back += self.membership.hand_back(topic)
+            self._held[topic].clear()
+        self.membership.release()
+        for topic in self.topics:
+            self.membership.retire(topic, self.membership.name)
+        self._joined = False
+        return given_back
+
+    def renew(self) -> None:
+        """Hold the lease on, if it is time to. Call it at least every third of the lease's TTL."""
+        now = time.monotonic()
+        if now < self._next_renewal:
+            return
+        if not self.membership.renew() and self._joined:
+            # The lease had lapsed and others' may have as well, in the same outage: let them come back first.
+            self._check_still_ours()
+            self._next_claim = now + self.membership.lease_ttl
+        self._next_renewal = now + self.membership.lease_ttl / 4
+
+    def _step(self, block_ms: int) -> list[Entry | Poison]:
+        self.renew()
+        if not self._joined:
+            self._join()
+        if not self._settled:
+            if self.membership.undecided(self.topics):
+                time.sleep(min(block_ms, 50) / 1000)
+                return []
+            self._settled = True
+        if time.monotonic() >= self._next_claim:
+            self._claim()
+        while self._recover_from:
+            if recovered := self._recover():
+                return recovered
+        return self._read(block_ms)
+
+    def _join(self) -> None:
+        for topic in self.topics:
+            self._create_group(topic, self._start)
+        self._joined = True
+        self._next_claim = 0.0
+        self._recover_all()
+
+    def _create_group(self, topic: str, start: str) -> bool:
+        try:
+            self._client.xgroup_create(topic, self.group, start, mkstream=True)
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+            if self._start_from != "beginning" and not self._joined:
+                logger.info(
+                    "group %r on topic %r exists and goes on where it was; start_from=%r is for new groups",
+                    self.group, topic, self._start_from,
+                )  # fmt: skip
+            return False
+        return True
+
+    def _restore_groups(self) -> None:
+        for topic in self.topics:
+            if self._create_group(topic, self._last_read[topic]):
+                logger.warning(
+                    "group %r on topic %r was gone (deleted, or Redis was flushed); it goes on after entry %s",
+                    self.group, topic, self._last_read[topic],
+                )  # fmt: skip
+                self._held[topic].clear()
+
+    def _claim(self) -> None:
+        """Take over what the dead left, and clear away consumers that are dead and have nothing."""
+        for topic in self.topics:
+            for peer in self.membership.peers(topic):
+                if peer.lease_ms:
+                    continue
+                if peer.pending and (moved := self.membership.claim(topic, peer.name)):
+                    self._recover_from[topic] = "-"
+                    logger.info(
+                        "topic %r: %d entries taken over from %s", topic, moved,
+                        "a consumer that stopped" if peer.name == HANDED_BACK else f"dead consumer {peer.name!r}",
+                    )  # fmt: skip
+                if peer.name != HANDED_BACK:
+                    self.membership.retire(topic, peer.name)
+        self._next_claim = time.monotonic() + self.membership.lease_ttl / 2
+
+    def _recover_all(self) -> None:
+        self._recover_from = dict.fromkeys(self.topics, "-")
+
+    def _recover(self) -> list[Entry | Poison]:
+        """Return some of one topic's own pending entries that were never returned; follow its list to the end."""
+        topic, start = next(iter(self._recover_from.items()))
+        pending = self._client.xpending_range(
+            topic, self.group, start, "+", 1000, consumername=self.membership.name
+        )
+        deliveries = {p["message_id"].decode(): p["times_delivered"] for p in pending}
+        missing = [id_ for id_ in deliveries if id_ not in self._held[topic]]
+        chosen = missing[: self._fitting()]
+        if len(chosen) < len(missing):
+            self._recover_from[topic] = missing[len(chosen)]
+        elif len(pending) == 1000:  # noqa: PLR2004 - as many as were asked for
+            self._recover_from[topic] = f"({pending[-1]['message_id'].decode()}"
+        else:
+            del self._recover_from[topic]
+        with self._client.pipeline(transaction=False) as pipe:
+            for id_ in chosen:
+                pipe.xrange(topic, id_, id_)
+            found = pipe.execute() if chosen else []
+        gone = [id_ for id_, entries in zip(chosen, found, strict=True) if not entries]
+        if gone:
+            logger.warning("topic %r: %d entries were trimmed while pending; acknowledged unseen", topic, len(gone))
+            self.membership.ack(topic, gone)
+        raws = [(id_, entries[0][1]) for id_, entries in zip(chosen, found, strict=True) if entries]
+        return self._delivered(topic, raws, deliveries)
+
+    def _read(self, block_ms: int) -> list[Entry | Poison]:
+        reply = self._client.xreadgroup(
+            self.group, self.membership.name, dict.fromkeys(self.topics, ">"), count=self._fitting(), block=block_ms
+        )
+        entries: list[Entry | Poison] = []
+        for name, raws in reply or ():
+            topic = name.decode()
+            entries += self._delivered(topic, [(id_.decode(), raw) for id_, raw in raws], {})
+            self._last_read[topic] = entries[-1].id
+        return entries
+
+    def _delivered(
+        self, topic: str, raws: list[tuple[str, dict[bytes, bytes]]], deliveries: dict[str, int]
+    ) -> list[Entry | Poison]:
+        entries: list[Entry | Poison] = []
+        for id_, raw in raws:
+            self._held[topic].add(id_)
+            size = sum(map(len, raw)) + sum(map(len, raw.values()))
+            self._entry_bytes += (size - self._entry_bytes) / 8 if size < self._entry_bytes else size - self._entry_bytes
+            value = decoded(topic, id_, raw, deliveries=deliveries.get(id_, 1))
+            entries.append(Poison(topic, id_, value, raw) if isinstance(value, PoisonEntryError) else value)
+        return entries
+
+    def _fitting(self) -> int:
+        """Return how many entries to ask for, from the size of those that came lately."""
+        return max(1, min(self.max_entries, int(self.max_bytes / max(self._entry_bytes, 1))))
+
+    def _check_still_ours(self) -> None:
+        for topic in self.topics:
+            mine = [c for c in self._client.xinfo_consumers(topic, self.group) if c["name"].decode() == self.membership.name]
+            if sum(c["pending"] for c in mine) < len(self._held[topic]):
+                msg = f"consumer {self.membership.name!r} lost its lease and entries of topic {topic!r}; they go to its successor"
+                raise LeaseLostError(msg)

@@ -1,0 +1,210 @@
+"""Who is alive in a consumer group, and whose entries are whose.
+
+A consumer is alive while its lease (a key with a TTL, holding its own token) is there. Whatever moves entries
+from one consumer to another asks for the lease in the same script, so that no entry is taken from the living
+and nothing is acknowledged by the dead. Idle time says nothing: a window may hold an entry for hours.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import redis
+
+from tasks.errors import LeaseLostError
+
+__all__ = ["HANDED_BACK", "Membership", "Peer"]
+
+# The consumer that holds what was given back in good order. It has no lease, so anybody may claim from it.
+HANDED_BACK = "handed-back"
+# How long a consumer that comes back from the dead can still learn that its entries were claimed.
+TOMBSTONE_TTL_MS = 86_400_000
+_TOMBSTONE = "claimed"
+# Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
+_MOVED_AT_ONCE = 1_000
+
+# KEYS: the lease. ARGV: token, TTL in ms. Returns 1 if the lease was held, 0 if it had lapsed and is ours again,
+# -1 if it is somebody's: we were taken for dead.
+_RENEW = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return -1 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return holder and 1 or 0
+"""
+
+# KEYS: own lease, the other's lease, the topic. ARGV: own token, group, own name, the other's name, how many,
+# 1 to count the delivery, the tombstone and its TTL. Returns how many were moved; -1 if the own lease is gone.
+_CLAIM = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[7] then return 0 end
+local pending = redis.call('XPENDING', KEYS[3], ARGV[2], '-', '+', ARGV[5], ARGV[4])
+for _, entry in ipairs(pending) do
+  redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'RETRYCOUNT', entry[4] + ARGV[6], 'JUSTID')
+end
+if #pending > 0 then redis.call('SET', KEYS[2], ARGV[7], 'PX', ARGV[8]) end
+return #pending
+"""
+
+# KEYS: own lease, the topic. ARGV: own token, group, own name, who takes them, how many.
+_HAND_BACK = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local pending = redis.call('XPENDING', KEYS[2], ARGV[2], '-', '+', ARGV[5], ARGV[3])
+for _, entry in ipairs(pending) do
+  redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[4], 0, entry[1], 'RETRYCOUNT', entry[4], 'JUSTID')
+end
+return #pending
+"""
+
+# KEYS: the other's lease, the topic. ARGV: group, the other's name, the tombstone.
+# XGROUP DELCONSUMER throws away what is pending: only for those that have nothing.
+_RETIRE = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[3] then return 0 end
+if #redis.call('XPENDING', KEYS[2], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return 0 end
+redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[2])
+return 1
+"""
+
+# KEYS: own lease, the topic. ARGV: own token, group, ids. Returns how many were acknowledged; -1 if the lease is gone.
+_ACK = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+return redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 3))
+"""
+
+# KEYS: own lease, the topic, the dead-letter topic. ARGV: own token, group, id, how many to keep, field, bytes, ...
+_DEAD_LETTER = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+if redis.call('XACK', KEYS[2], ARGV[2], ARGV[3]) == 0 then return 0 end
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 5))
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another consumer of the group on one topic, and for how long its lease still runs: 0 if it has none."""
+
+    name: str
+    pending: int
+    lease_ms: int
+
+
+class Membership:
+    """One consumer's place in a group: its lease, and what it may do with entries while it holds it.
+
+    name       unique to this consumer; a successor takes a name of its own
+    lease_ttl  seconds without a renewal after which the consumer counts as dead
+    """
+
+    def __init__(self, client: redis.Redis, group: str, *, name: str | None = None, lease_ttl: float = 10.0) -> None:
+        self.group = group
+        self.name = name or uuid.uuid4().hex
+        self.lease_ttl = lease_ttl
+        self._client = client
+        self._token = uuid.uuid4().hex
+        self._alive: set[str] = set()
+        self._lease_seen: dict[str, int] = {}
+        self._renew = client.register_script(_RENEW)
+        self._claim = client.register_script(_CLAIM)
+        self._hand_back = client.register_script(_HAND_BACK)
+        self._retire = client.register_script(_RETIRE)
+        self._ack = client.register_script(_ACK)
+        self._dead_letter = client.register_script(_DEAD_LETTER)
+
+    def renew(self) -> bool:
+        """Hold the lease for another TTL; False if it had lapsed meanwhile, though nobody has claimed anything.
+
+        raises    LeaseLostError: somebody took this consumer for dead and claimed its entries
+        """
+        answer = self._renew(keys=[self._lease()], args=[self._token, int(self.lease_ttl * 1000)])
+        return bool(self._still_held(answer))
+
+    def release(self) -> None:
+        """Give the lease up, so that what is still pending can be claimed at once."""
+        self._client.delete(self._lease())
+
+    def peers(self, topic: str) -> list[Peer]:
+        """Return the group's other consumers on `topic`."""
+        others = [c for c in self._client.xinfo_consumers(topic, self.group) if c["name"].decode() != self.name]
+        names = [consumer["name"].decode() for consumer in others]
+        with self._client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.get(self._lease(name))
+                pipe.pttl(self._lease(name))
+            answers = pipe.execute() if names else []
+        return [
+            Peer(name, consumer["pending"], 0 if holder in (None, _TOMBSTONE.encode()) else max(ttl, 1))
+            for name, consumer, holder, ttl in zip(names, others, answers[::2], answers[1::2], strict=True)
+        ]
+
+    def claim(self, topic: str, peer: str) -> int:
+        """Take over what a dead peer has pending on `topic`, in id order; return how many entries that were.
+
+        Taken from the dead an entry's delivery count goes up by one; given back in good order it does not.
+        """
+        counted = int(peer != HANDED_BACK)
+        keys = [self._lease(), self._lease(peer), topic]
+        args = [self._token, self.group, self.name, peer, _MOVED_AT_ONCE, counted, _TOMBSTONE, TOMBSTONE_TTL_MS]
+        moved = 0
+        while n := self._still_held(self._claim(keys=keys, args=args)):
+            moved += n
+        return moved
+
+    def hand_back(self, topic: str) -> int:
+        """Give back all that is pending here on `topic`, for anybody to claim at once; return how many."""
+        args = [self._token, self.group, self.name, HANDED_BACK, _MOVED_AT_ONCE]
+        moved = 0
+        while n := self._still_held(self._hand_back(keys=[self._lease(), topic], args=args)):
+            moved += n
+        return moved
+
+    def retire(self, topic: str, peer: str) -> bool:
+        """Remove a dead consumer that has nothing pending; return whether it was removed."""
+        return bool(self._retire(keys=[self._lease(peer), topic], args=[self.group, peer, _TOMBSTONE]))
+
+    def ack(self, topic: str, ids: Iterable[str]) -> int:
+        """Acknowledge entries while the lease holds; return how many were still pending."""
+        ids = list(ids)
+        done = 0
+        for start in range(0, len(ids), _MOVED_AT_ONCE):
+            args = [self._token, self.group, *ids[start : start + _MOVED_AT_ONCE]]
+            done += self._still_held(self._ack(keys=[self._lease(), topic], args=args))
+        return done
+
+    def dead_letter(self, topic: str, id: str, dead: str, fields: dict[bytes, bytes], *, keep: int) -> bool:  # noqa: A002
+        """Move an entry to `dead` and acknowledge it, both or neither; return whether it was still pending."""
+        values = [value for pair in fields.items() for value in pair]
+        args = [self._token, self.group, id, keep, *values]
+        return bool(self._still_held(self._dead_letter(keys=[self._lease(), topic, dead], args=args)))
+
+    def undecided(self, topics: Iterable[str]) -> bool:
+        """Return whether some peer with entries pending may be dead, though its lease still runs.
+
+        A killed consumer's lease outlives it by up to one TTL. A successor that read on meanwhile would see
+        new entries before the redelivered ones, and its windows would not be those the dead one had. So it
+        asks until every peer has either renewed its lease, or lost it.
+        """
+        waiting = False
+        for topic in topics:
+            for peer in self.peers(topic):
+                if not peer.pending or not peer.lease_ms or peer.name in self._alive:
+                    continue
+                if peer.lease_ms > self._lease_seen.get(peer.name, peer.lease_ms):
+                    self._alive.add(peer.name)
+                else:
+                    self._lease_seen[peer.name] = peer.lease_ms
+                    waiting = True
+        return waiting
+
+    def _lease(self, name: str | None = None) -> str:
+        return f"sluice:lease:{self.group}:{name or self.name}"
+
+    def _still_held(self, answer: int) -> int:
+        if answer < 0:
+            msg = (
+                f"consumer {self.name!r} of group {self.group!r} was silent for more than {self.lease_ttl:g} s and was "
+                "taken for dead; its pending entries go to its successor"
+            )
+            raise LeaseLostError(msg)
+        return answer
