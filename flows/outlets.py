@@ -14,7 +14,7 @@ from flows.parameters import Options, flow_of
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError
 from tasks.settings import check_group, check_topic, seconds
-from tasks.source import from_redis
+from tasks.source import OnError, from_redis
 
 __all__ = ["outlet"]
 
@@ -26,6 +26,7 @@ def outlet(
     into: str | None = None,
     start_from: str = "beginning",
     run_for: str | None = None,
+    on_error: OnError = "dead_letter",
     lease: str = "10s",
 ) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
     """Make a flow of a pipeline: a long-running consumer of a group of one or more topics.
@@ -42,6 +43,8 @@ def outlet(
         into: The topic the results are pushed to. Empty - nowhere.
         start_from: Where a new group begins - beginning, new, an ISO time or an entry id.
         run_for: How long to run, such as '10min'. Empty - until it is stopped.
+        on_error: What becomes of an entry on which the pipeline raises - dead_letter, it is moved to the dead letters
+            and the stream goes on; stop, it stays pending and the run fails.
         lease: How long the run may be silent before its entries go to another.
 
     raises    SettingsError: when the module is imported: a bad name or duration, or a clash of parameters
@@ -86,6 +89,7 @@ def _run(
     into: str | None,
     start_from: str,
     run_for: str | None,
+    on_error: OnError,
     lease: str,
 ) -> None:
     log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
@@ -93,7 +97,13 @@ def _run(
     async def stream() -> None:
         # In this loop and thread, the main one: no other run's pipeline can hold this one up.
         source = from_redis(
-            topics, group=group, start_from=start_from, lease=lease, loop=IOLoop.current(), asynchronous=True
+            topics,
+            group=group,
+            start_from=start_from,
+            on_error=on_error,
+            lease=lease,
+            loop=IOLoop.current(),
+            asynchronous=True,
         )
         result: Stream | None = function(source, **own)
         if result is not None and into:

@@ -142,12 +142,15 @@ class Consumer:
         self._held[topic].difference_update(ids)
         return acknowledged
 
-    def dead_letter(self, topic: str, id: str, raw: dict[bytes, bytes], **why: str) -> bool:  # noqa: A002
-        """Move an entry to the group's dead-letter topic: its fields untouched, with `why` in further ones."""
+    def dead_letter(self, topic: str, id: str, **why: str) -> bool:  # noqa: A002 - the field's own name
+        """Move an entry to the group's dead-letter topic: its fields untouched, and `why` in further ones.
+
+        Appended and acknowledged, or neither; returns whether the entry was still pending.
+        """
         told = {"topic": topic, "id": id, "group": self.group, "time": datetime.now(UTC).isoformat(), **why}
-        fields = raw | {f"dead:{name}".encode(): text.encode(errors="replace") for name, text in told.items()}
-        dead = dead_topic(topic, self.group)
-        moved = self.membership.dead_letter(topic, id, dead, fields, keep=KEEP_DEAD_LETTERS)
+        moved = self.membership.dead_letter(
+            topic, id, dead_topic(topic, self.group), {f"dead:{name}": text for name, text in told.items()}, keep=KEEP_DEAD_LETTERS
+        )
         self._held[topic].discard(id)
         return moved
 
@@ -234,8 +237,7 @@ class Consumer:
                         "topic %r: %d entries taken over from %s", topic, moved,
                         "a consumer that stopped" if peer.name == HANDED_BACK else f"dead consumer {peer.name!r}",
                     )  # fmt: skip
-                if peer.name != HANDED_BACK:
-                    self.membership.retire(topic, peer.name)
+                self.membership.retire(topic, peer.name)
         self._next_claim = time.monotonic() + self.membership.lease_ttl / 2
 
     def _recover_all(self) -> None:

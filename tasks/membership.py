@@ -6,7 +6,7 @@ and nothing is acknowledged by the dead. Idle time says nothing: a window may ho
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import redis
@@ -42,7 +42,7 @@ local pending = redis.call('XPENDING', KEYS[3], ARGV[2], '-', '+', ARGV[5], ARGV
 for _, entry in ipairs(pending) do
   redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'RETRYCOUNT', entry[4] + ARGV[6], 'JUSTID')
 end
-if #pending > 0 then redis.call('SET', KEYS[2], ARGV[7], 'PX', ARGV[8]) end
+if #pending > 0 and ARGV[6] == '1' then redis.call('SET', KEYS[2], ARGV[7], 'PX', ARGV[8]) end
 return #pending
 """
 
@@ -72,12 +72,20 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
 return redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 3))
 """
 
-# KEYS: own lease, the topic, the dead-letter topic. ARGV: own token, group, id, how many to keep, field, bytes, ...
+# KEYS: own lease, the topic, the dead-letter topic. ARGV: own token, group, id, how many to keep, field, text, ...
+# The entry's own fields go first and untouched. Lua's unpack() takes about 8,000 values: an entry of more
+# fields than that, which no push of ours makes, leaves them behind in the topic.
 _DEAD_LETTER = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
-if redis.call('XACK', KEYS[2], ARGV[2], ARGV[3]) == 0 then return 0 end
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 5))
-return 1
+local pending = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
+if #pending == 0 then return 0 end
+local entry = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
+local values = entry and #entry[2] < 7900 and entry[2] or {}
+for i = 5, #ARGV do values[#values + 1] = ARGV[i] end
+values[#values + 1] = 'dead:deliveries'
+values[#values + 1] = tostring(pending[1][4])
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(values))
+return redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
 """
 
 
@@ -172,9 +180,12 @@ class Membership:
             done += self._still_held(self._ack(keys=[self._lease(), topic], args=args))
         return done
 
-    def dead_letter(self, topic: str, id: str, dead: str, fields: dict[bytes, bytes], *, keep: int) -> bool:  # noqa: A002
-        """Move an entry to `dead` and acknowledge it, both or neither; return whether it was still pending."""
-        values = [value for pair in fields.items() for value in pair]
+    def dead_letter(self, topic: str, id: str, dead: str, told: Mapping[str, str], *, keep: int) -> bool:  # noqa: A002
+        """Append an entry's fields, and what is `told` of it, to `dead` and acknowledge it, both or neither.
+
+        Returns whether it was still pending; if it was not, nothing is appended.
+        """
+        values = [text.encode(errors="backslashreplace") for pair in told.items() for text in pair]
         args = [self._token, self.group, id, keep, *values]
         return bool(self._still_held(self._dead_letter(keys=[self._lease(), topic, dead], args=args)))
 

@@ -1,12 +1,47 @@
-"""What makes a streamz graph safe to acknowledge on: a receipt for every entry that went in."""
+"""What makes a streamz graph safe to acknowledge on: a receipt for every entry, and a guard at every node.
 
+streamz 0.6.6 lets go of an element before asynchronous work on it is done, and an exception ends whatever loop it
+reaches. So each node's `update` is wrapped: what it returns to be awaited holds the receipts until it is done, and
+an exception is caught at the node where it happened and marks the receipts, so that nothing stops and nothing that
+failed passes for done. What wrapping cannot mend is repaired node by node (`tasks.repairs`); what nobody has looked
+at is refused.
+"""
+
+import asyncio
+import logging
+import traceback
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
-__all__ = ["Metadata", "Receipt", "receipts"]
+from streamz import Stream
+from streamz import core as nodes
+from streamz import sinks as streamz_sinks
+from streamz.sources import Source
+
+from tasks.errors import PipelineError
+from tasks.repairs import REPAIRS
+
+__all__ = ["Failure", "Metadata", "Meter", "Receipt", "Secured", "graph", "receipts", "secure", "trust"]
+
+logger = logging.getLogger(__name__)
 
 Metadata = list[dict[str, Any]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an entry could not be processed: at which node, and what was raised there."""
+
+    node: str
+    error: Exception
+
+    @property
+    def traceback(self) -> str:
+        return "".join(traceback.format_exception(self.error))
 
 
 class Receipt:
@@ -16,16 +51,26 @@ class Receipt:
     at once, in the thread that let go last, and not by way of a loop that may be busy.
     """
 
-    __slots__ = ("_count", "_done", "group", "id", "outputs", "topic")
+    __slots__ = ("_count", "_done", "_failed", "failure", "group", "id", "outputs", "topic")
 
-    def __init__(self, topic: str, id: str, *, group: str, done: Callable[["Receipt"], None]) -> None:  # noqa: A002 - the field's own name
+    def __init__(
+        self,
+        topic: str,
+        id: str,  # noqa: A002 - the field's own name
+        *,
+        group: str,
+        done: Callable[["Receipt"], None],
+        failed: Callable[["Receipt"], None] | None = None,
+    ) -> None:
         self.topic = topic
         self.id = id
         self.group = group
+        self.failure: Failure | None = None
         self.outputs: Counter[Any] = Counter()
         """How many outputs each sink has made of each set of inputs that this entry was the first of."""
         self._count = 1
         self._done = done
+        self._failed = failed
 
     def retain(self, n: int = 1) -> None:
         """Hold the entry `n` times more."""
@@ -37,11 +82,170 @@ class Receipt:
         if self._count == 0:
             self._done(self)
 
+    def fail(self, failure: Failure) -> None:
+        """Mark the entry as failed; the first failure is the one that counts."""
+        if self.failure is None:
+            self.failure = failure
+            if self._failed is not None:
+                self._failed(self)
+
     def __repr__(self) -> str:
         return f"Receipt({self.topic!r}, {self.id!r}, held={self._count})"
 
 
 def receipts(metadata: Metadata) -> list[Receipt]:
     """Return the receipts of the entries an element was made of, each once, in the order they came in."""
-    found: Iterable[Any] = (m["ref"] for m in metadata or () if m and isinstance(m.get("ref"), Receipt))
+    if not metadata:
+        return []
+    if len(metadata) == 1:
+        only = metadata[0].get("ref")
+        return [only] if isinstance(only, Receipt) else []
+    found: Iterable[Any] = (m["ref"] for m in metadata if isinstance(m.get("ref"), Receipt))
     return list(dict.fromkeys(found))
+
+
+@dataclass(slots=True, eq=False)
+class Meter:
+    """What one node has done: elements in, calls that failed, and seconds spent in it alone."""
+
+    name: str
+    node: Stream
+    received: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+
+# Proven by tests/test_nodes.py, node by node: wrapped as they are, or with their repair.
+_SAFE: set[type[Stream]] = {
+    Stream, nodes.buffer, nodes.collect, nodes.combine_latest, nodes.delay, nodes.filter, nodes.pluck,
+    nodes.rate_limit, nodes.sliding_window, nodes.timed_window, nodes.union, nodes.unique, nodes.zip_latest,
+    streamz_sinks.sink, streamz_sinks.sink_to_textfile, streamz_sinks.to_websocket, *REPAIRS,
+}  # fmt: skip
+
+
+def trust(node_type: type[Stream]) -> type[Stream]:
+    """Admit a node type to pipelines that acknowledge; usable as a decorator.
+
+    What it promises: it retains the metadata of what it keeps, releases it when that is done with, passes it on with
+    what it emits, and returns what must be awaited from `update`.
+    """
+    _SAFE.add(node_type)
+    return node_type
+
+
+class Secured:
+    """A graph made safe to acknowledge on: all its nodes wrapped, and what each has done. Made by `secure`."""
+
+    def __init__(self) -> None:
+        self.meters: list[Meter] = []
+        self._nested = 0.0
+        self._guards: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
+
+    def wrap(self, node: Stream, name: str) -> None:
+        """Guard one node's `update`."""
+        meter = Meter(name, node)
+        self.meters.append(meter)
+        node.secured = self
+        if isinstance(node, Source):
+            return
+        if repair := REPAIRS.get(type(node)):
+            repair(node, lambda metadata, error: _fail(meter, metadata, error))
+        update = node.update
+
+        def guarded(x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:
+            meter.received += 1
+            outer, self._nested = self._nested, 0.0
+            began = perf_counter()
+            try:
+                waiting = list(_awaitables(update(x, who=who, metadata=metadata)))
+            except Exception as error:  # noqa: BLE001 - whatever a user's function may raise
+                _fail(meter, metadata, error)
+                waiting = []
+            took = perf_counter() - began
+            meter.seconds += took - self._nested
+            self._nested = outer + took
+            if all(one in self._guards for one in waiting):
+                return waiting  # a guard further down holds the receipts already
+            return [self._guard(meter, waiting, metadata)]
+
+        node.update = guarded
+
+    def _guard(self, meter: Meter, waiting: list[Awaitable[Any]], metadata: Metadata) -> "asyncio.Task[None]":
+        """Hold the receipts until all of `waiting` is done. Cancelled, it never lets go: the entries stay pending."""
+        held = receipts(metadata)
+        for receipt in held:
+            receipt.retain()
+
+        async def wait() -> None:
+            for one in waiting:
+                try:
+                    await one
+                except Exception as error:  # noqa: BLE001 - whatever a user's function may raise
+                    _fail(meter, metadata, error)
+            for receipt in held:
+                receipt.release()
+
+        task = asyncio.ensure_future(wait())
+        self._guards.add(task)
+        return task
+
+
+def secure(start: Stream) -> Secured:
+    """Make the graph that `start` is part of safe to acknowledge on. Secured before, only what is new is wrapped.
+
+    raises    PipelineError: a node of a type that is not known to be safe; nothing is changed
+    """
+    reachable = list(graph(start))
+    for node in reachable:
+        if type(node) not in _SAFE and not isinstance(node, Source):
+            msg = (
+                f"pipeline node {node!r}: entries cannot be acknowledged behind a {type(node).__name__!r}, which may lose "
+                "them; use another node, or vouch for it with tasks.pipeline.trust"
+            )
+            raise PipelineError(msg)
+    found = [node.secured for node in reachable if hasattr(node, "secured")]
+    secured = found[0] if found else Secured()
+    for node, name in _named(reachable):
+        if not hasattr(node, "secured"):
+            secured.wrap(node, name)
+    return secured
+
+
+def _fail(meter: Meter, metadata: Metadata, error: Exception) -> None:
+    meter.failed += 1
+    for receipt in receipts(metadata):
+        receipt.fail(Failure(meter.name, error))
+
+
+def graph(start: Stream) -> Iterator[Stream]:
+    """Yield every node that is connected with `start`, upstream or downstream, each once, `start` first."""
+    seen, queue = {start}, [start]
+    while queue:
+        node = queue.pop(0)
+        yield node
+        for other in [*node.downstreams, *node.upstreams]:
+            if other is not None and other not in seen:
+                seen.add(other)
+                queue.append(other)
+
+
+def _named(found: Iterable[Stream]) -> Iterator[tuple[Stream, str]]:
+    """Name each node by its own name or by its type and function; the second of a name gets a '#2'."""
+    seen: Counter[str] = Counter()
+    for node in found:
+        function = getattr(node, "func", None) or getattr(node, "predicate", None)
+        told = getattr(function, "__name__", "")
+        name = node.name or (f"{type(node).__name__}({told})" if told else type(node).__name__)
+        seen[name] += 1
+        yield node, name if seen[name] == 1 else f"{name}#{seen[name]}"
+
+
+def _awaitables(result: Any) -> Iterator[Awaitable[Any]]:
+    """Yield what of an update's result is to be awaited; zip_latest returns lists of lists."""
+    if result is None:
+        return
+    if isinstance(result, list):
+        for one in result:
+            yield from _awaitables(one)
+    elif hasattr(result, "__await__"):
+        yield result

@@ -10,7 +10,7 @@ from streamz import Stream
 from streamz.sinks import Sink
 
 from tasks.connection import connect
-from tasks.pipeline import Metadata, receipts
+from tasks.pipeline import Metadata, receipts, trust
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url
 
@@ -25,6 +25,7 @@ def as_fields(value: Any, *, field: str = "value") -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {field: value}
 
 
+@trust
 @Stream.register_api()
 class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
     """Push every element to `topic`: a mapping as the entry's fields, anything else as one field.

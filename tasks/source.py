@@ -4,13 +4,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
-from itertools import groupby
-from operator import attrgetter
-from typing import Any
+from typing import Any, Literal, get_args
 
 import redis
 from streamz import Stream
@@ -20,14 +18,17 @@ from tasks.ticks import Beat
 from tasks.connection import connect
 from tasks.consumer import Consumer, Poison
 from tasks.entry import Entry
-from tasks.errors import PipelineError, SluiceError
-from tasks.pipeline import Receipt
+from tasks.errors import PipelineError, SettingsError, SluiceError
+from tasks.pipeline import Receipt, secure
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url, seconds
 
-__all__ = ["engine", "from_redis"]
+__all__ = ["OnError", "engine", "from_redis"]
 
+logger = logging.getLogger(__name__)
+
+OnError = Literal["dead_letter", "stop"]
 _BLOCK_MS = 100
 _MAX_BACKOFF = 5.0
 
@@ -73,7 +74,7 @@ class _ThreadedSource(Source):
         try:
             self._work()
         except BaseException as error:  # noqa: BLE001 - it is handed on, to whoever asks for the outcome
-            logging.getLogger(__name__).error("%r stopped: %s", self, error, exc_info=not isinstance(error, SluiceError))
+            logger.error("%r stopped: %s", self, error, exc_info=not isinstance(error, SluiceError))
             self.stopped = True
             self.outcome.set_exception(error)
         else:
@@ -95,7 +96,9 @@ class from_redis(_ThreadedSource):  # noqa: N801 - streamz names nodes like func
     lease       how long this consumer may be silent before it counts as dead
     max_entries, max_bytes   bounds of what is read ahead
     grace       how long a stop waits for the entry that is being processed
-    raises      SettingsError, UnavailableError, at the start
+    on_error    what becomes of an entry on which the pipeline raised: 'dead_letter', it is moved to
+                `<topic>:dead:<group>` and the stream goes on; 'stop', it stays pending and the source stops
+    raises      SettingsError, UnavailableError, PipelineError for a node that is not safe, at the start
     """
 
     def __init__(
@@ -110,13 +113,18 @@ class from_redis(_ThreadedSource):  # noqa: N801 - streamz names nodes like func
         max_entries: int = 256,
         max_bytes: int = 32 * 2**20,
         grace: str | float | timedelta = 20.0,
+        on_error: OnError = "dead_letter",
         start: bool = False,
         **kwargs: Any,
     ) -> None:
+        if on_error not in get_args(OnError):
+            msg = f"on_error: expected one of {get_args(OnError)}, got {on_error!r}"
+            raise SettingsError(msg)
+        self.on_error = on_error
         self.topics = [topics] if isinstance(topics, str) else list(topics)
         self.group = group
         self._url = url
-        self._given_client = client
+        self._given_client = self._client = client
         self._options = {
             "start_from": start_from,
             "lease_ttl": seconds(lease, name="lease"),
@@ -129,12 +137,14 @@ class from_redis(_ThreadedSource):  # noqa: N801 - streamz names nodes like func
     @property
     def client(self) -> redis.Redis:
         """A client of the same server, for what the pipeline wants of it; made once."""
-        if self._given_client is None:
-            self._given_client = connect(self._url or redis_url())
-        return self._given_client
+        if self._client is None:
+            self._client = connect(self._url or redis_url())
+        return self._client
 
-    def _prepare(self) -> None:
-        client = self._given_client_or_own()
+    def open(self) -> None:
+        """Get ready to read. `start` does it by itself; `step` wants it first."""
+        self.secured = secure(self)
+        client = self._given_client or connect(self._url or redis_url(), retries=0)
         self._consumer = Consumer(client, self.topics, self.group, **self._options)
         self._failure: BaseException | None = None
         self._batches: deque[list[Entry | Poison]] = deque()
@@ -143,18 +153,38 @@ class from_redis(_ThreadedSource):  # noqa: N801 - streamz names nodes like func
         self._drained = threading.Event()
         self._done: deque[Receipt] = deque()
         self._poison: deque[Poison] = deque()
+        self._told: set[str] = set()
 
-    def _given_client_or_own(self) -> redis.Redis:
-        return self._given_client or connect(self._url or redis_url(), retries=0)
+    async def step(self, block_ms: int = 0) -> int:
+        """Read once, emit what came and acknowledge what is done; return how many entries came.
+
+        The source's unit of work, in one thread. `start` does the same with the reading in a thread of its own.
+
+        raises    PipelineError: the pipeline raised; the entry stays pending
+        """
+        entries = self._consumer.step(block_ms)
+        for entry in entries:
+            await self._emit_entry(entry)
+        self._flush()
+        self._raise_failure()
+        return len(entries)
+
+    def close(self) -> None:
+        """Acknowledge what is done, give back the rest and leave the group."""
+        self._flush()
+        self._consumer.leave()
+
+    def _prepare(self) -> None:
+        self.open()
 
     def _work(self) -> None:
         """Read ahead, acknowledge and hold the lease, until told to stop."""
-        consumer, pause = self._consumer, 0.0
+        pause = 0.0
         self.loop.add_callback(self.run)
         while not self._stopping.is_set():
             try:
                 self._flush()
-                consumer.renew()
+                self._consumer.renew()
                 if self._batches:
                     self._room.wait(_BLOCK_MS / 1000)
                     self._room.clear()
@@ -163,20 +193,18 @@ class from_redis(_ThreadedSource):  # noqa: N801 - streamz names nodes like func
                 pause = 0.0
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 if not pause:
-                    logging.getLogger(__name__).warning(
+                    logger.warning(
                         "Redis does not answer (%s); group %r tries again until it does", type(error).__name__, self.group
                     )
                 pause = min(_MAX_BACKOFF, max(0.1, pause * 2))
                 self._stopping.wait(pause)
         self._wake()
         if not self._drained.wait(self._grace):
-            logging.getLogger(__name__).warning(
+            logger.warning(
                 "group %r: the pipeline was still busy after %g s; what it holds is given back", self.group, self._grace
             )
-        self._flush()
-        consumer.leave()
-        if self._failure is not None:
-            raise self._failure
+        self.close()
+        self._raise_failure()
 
     def _read(self) -> list[Entry | Poison]:
         began = time.monotonic()
@@ -194,16 +222,28 @@ class from_redis(_ThreadedSource):  # noqa: N801 - streamz names nodes like func
         self.loop.add_callback(self._arrived.set)
 
     def _flush(self) -> None:
-        """Acknowledge what is done, and put away what is poison."""
+        """Acknowledge what is done, and put away what failed or is poison."""
         while self._poison:
             bad = self._poison[0]
-            self._consumer.dead_letter(bad.topic, bad.id, bad.raw, node="decode", exception=str(bad.error))
+            self._consumer.dead_letter(bad.topic, bad.id, node="decode", exception=repr(bad.error))
             self._poison.popleft()
-            logging.getLogger(__name__).warning("%s; moved to the dead letters of group %r", bad.error, self.group)
-        done = [self._done[i] for i in range(len(self._done))]
-        for topic, those in groupby(sorted(done, key=attrgetter("topic")), key=attrgetter("topic")):
-            self._consumer.ack(topic, [receipt.id for receipt in those])
-        for _ in done:
+            logger.warning("%s; moved to the dead letters of group %r", bad.error, self.group)
+        ended = [self._done[i] for i in range(len(self._done))]
+        done: defaultdict[str, list[str]] = defaultdict(list)
+        for receipt in ended:
+            if receipt.failure is None:
+                done[receipt.topic].append(receipt.id)
+            elif self.on_error == "dead_letter":
+                self._consumer.dead_letter(
+                    receipt.topic,
+                    receipt.id,
+                    node=receipt.failure.node,
+                    exception=repr(receipt.failure.error),
+                    traceback=receipt.failure.traceback,
+                )
+        for topic, ids in done.items():
+            self._consumer.ack(topic, ids)
+        for _ in ended:
             self._done.popleft()
 
     async def run(self) -> None:
@@ -228,23 +268,30 @@ class from_redis(_ThreadedSource):  # noqa: N801 - streamz names nodes like func
         if isinstance(entry, Poison):
             self._poison.append(entry)
             return
-        receipt = Receipt(entry.topic, entry.id, group=self.group, done=self._done.append)
-        try:
-            if waiting := self._emit(entry, metadata=[{"ref": receipt}]):
-                await asyncio.gather(*waiting)
-        except Exception as error:  # noqa: BLE001 - whatever a pipeline may raise
-            self._fail(entry, error)
-        else:
-            receipt.release()
+        receipt = Receipt(entry.topic, entry.id, group=self.group, done=self._done.append, failed=self._failed)
+        for one in self._emit(entry, metadata=[{"ref": receipt}]):
+            await one
+        receipt.release()
 
-    def _fail(self, entry: Entry, error: Exception) -> None:
-        msg = (
-            f"topic {entry.topic!r} entry {entry.id}: the pipeline of group {self.group!r} raised "
-            f"{type(error).__name__}: {error}; the entry stays pending and is redelivered at the next start"
+    def _failed(self, receipt: Receipt) -> None:
+        failure = receipt.failure
+        assert failure is not None  # noqa: S101 - it has just been set
+        what = (
+            f"topic {receipt.topic!r} entry {receipt.id}: node {failure.node!r} of group {self.group!r} raised "
+            f"{type(failure.error).__name__}: {failure.error}"
         )
-        self._failure = PipelineError(msg)
-        self._failure.__cause__ = error
-        self.stop()
+        if self.on_error == "stop":
+            if self._failure is None:
+                self._failure = PipelineError(f"{what}; it stays pending and is redelivered at the next start")
+                self._failure.__cause__ = failure.error
+            self.stop()
+        elif failure.node not in self._told:
+            self._told.add(failure.node)
+            logger.warning("%s; moved to the dead letters, as all that fail there", what)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
 
 @Stream.register_api(staticmethod)
@@ -314,5 +361,9 @@ class engine(_ThreadedSource):  # noqa: N801 - streamz names nodes like function
             ).result()
 
     async def _emit_pushed(self, entry: Entry) -> None:
-        if waiting := self._emit(entry):
-            await asyncio.gather(*waiting)
+        """Show the pipeline what was pushed. What it makes of it is no concern of the pump's."""
+        try:
+            for one in self._emit(entry):
+                await one
+        except Exception:
+            logger.exception("the pipeline behind %r raised on entry %s; the pump goes on", self, entry.id)

@@ -1,0 +1,240 @@
+"""streamz 0.6.6's nodes that no wrapping can mend, mended one by one.
+
+Each repair replaces the methods of one node in place and says what they did wrong. It may go when streamz has done
+the same. tests/test_nodes.py has for each a test that fails without it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from streamz import Stream
+from streamz import core as nodes
+
+__all__ = ["REPAIRS"]
+
+Fail = Callable[[Any, Exception], None]
+Repair = Callable[[Any, Fail], None]
+
+
+def _flatten(node: nodes.flatten, fail: Fail) -> None:  # noqa: ARG001 - a repair's signature
+    """Only the last item carried the metadata: the others' work could fail, or be lost, with the entry done."""
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        return [waiting for item in x for waiting in node._emit(item, metadata=metadata)]
+
+    node.update = update
+
+
+def _slice(node: nodes.slice, fail: Fail) -> None:  # noqa: ARG001
+    """It called `emit`, which waits for the loop that it runs in; and an end at once left it connected."""
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        wanted = node.state >= node.star and (node.state - node.star) % node.step == 0
+        if node.end is not None and node.state >= node.end:
+            return []
+        node.state += 1
+        return node._emit(x, metadata=metadata) if wanted else []
+
+    node.update = update
+
+
+def _unique_key(node: Any, x: Any) -> Any:
+    return node.key(x) if callable(node.key) else x[node.key]
+
+
+def _keep_unique(node: Any, x: Any, metadata: Any) -> None:
+    """Put an element into a node's buffer of unique ones, and let go of the one that it does without."""
+    key = _unique_key(node, x)
+    if node.keep == "last":
+        if key in node._buffer:
+            del node._buffer[key]
+            node._release_refs(node._metadata_buffer.pop(key))
+    elif key in node._buffer:
+        return
+    node._retain_refs(metadata)
+    node._buffer[key], node._metadata_buffer[key] = x, metadata
+
+
+def _take_all(node: Any) -> tuple[tuple[Any, ...], list[Any]]:
+    elements = tuple(node._buffer.values())
+    metadata = [m for several in node._metadata_buffer.values() for m in several]
+    node._buffer, node._metadata_buffer = {}, {}
+    return elements, metadata
+
+
+def _partition_unique(node: nodes.partition_unique, fail: Fail) -> None:  # noqa: ARG001
+    """It never let go of the elements it dropped, and handed on a list of lists for metadata."""
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        _keep_unique(node, x, metadata)
+        if len(node._buffer) < node.n:
+            return []
+        elements, members = _take_all(node)
+        waiting = node._emit(elements, members)
+        node._release_refs(members)
+        return waiting
+
+    node.update = update
+
+
+def _timed_window_unique(node: nodes.timed_window_unique, fail: Fail) -> None:  # noqa: ARG001
+    """As partition_unique. Its loop, which is kept, takes what the buffers hold at the end of each interval."""
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> Any:  # noqa: ARG001
+        _keep_unique(node, x, metadata)
+        return node.last
+
+    node.update = update
+
+
+def _partition(node: nodes.partition, fail: Fail) -> None:  # noqa: ARG001
+    """It took hold of the element before it asked for its key, and for ever if that raised."""
+    update = node.update
+
+    def keyed(x: Any, who: Stream | None = None, metadata: Any = None) -> Any:
+        key = type(node)._get_key(node, x)
+        node._get_key = lambda _: key
+        return update(x, who=who, metadata=metadata)
+
+    node.update = keyed
+
+
+def _latest(node: nodes.latest, fail: Fail) -> None:  # noqa: ARG001
+    """It missed an element that came while it was busy, if none came after; and held on to one already done with.
+
+    An element that a later one supersedes is done with: it is let go of, unseen.
+    """
+    waiting: deque[tuple[Any, Any]] = deque(maxlen=1)
+    working: list[asyncio.Task[None]] = []
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        node._retain_refs(metadata or [])
+        if waiting:
+            node._release_refs(waiting.pop()[1])
+        waiting.append((x, metadata or []))
+        if not working:
+            working.append(asyncio.ensure_future(work()))
+        return []
+
+    async def work() -> None:
+        try:
+            while waiting:
+                x, metadata = waiting.pop()
+                for one in node._emit(x, metadata=metadata):
+                    await one
+                node._release_refs(metadata)
+        finally:
+            working.clear()
+
+    node.update = update
+
+
+def _map_async(node: nodes.map_async, fail: Fail) -> None:
+    """A failed call passed for a done one; a result could be let go of before it was held; waiting burned the CPU."""
+    slots = asyncio.Semaphore(node.work_queue.maxsize or 1)
+    queue: deque[tuple[Awaitable[Any], Any]] = deque()
+    working: list[asyncio.Task[None]] = []
+
+    async def insert(x: Any, metadata: Any) -> None:
+        await slots.acquire()
+        queue.append((asyncio.ensure_future(node.func(x, *node.args, **node.kwargs)), metadata))
+        if not working:
+            working.append(asyncio.ensure_future(work()))
+
+    async def work() -> None:
+        try:
+            while queue:
+                call, metadata = queue.popleft()
+                try:
+                    result = await call
+                except Exception as error:  # noqa: BLE001 - whatever a user's function may raise
+                    fail(metadata, error)
+                else:
+                    for one in node._emit(result, metadata=metadata):
+                        await one
+                finally:
+                    slots.release()
+                node._release_refs(metadata)
+        finally:
+            working.clear()
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> Awaitable[None]:  # noqa: ARG001
+        node._retain_refs(metadata or [])
+
+        async def inserted() -> None:
+            try:
+                await insert(x, metadata or [])
+            except Exception as error:  # noqa: BLE001 - the function may raise before it returns its coroutine
+                slots.release()
+                fail(metadata, error)
+                node._release_refs(metadata or [])
+
+        return inserted()
+
+    node.update = update
+
+
+def _map(node: nodes.map, fail: Fail) -> None:  # noqa: ARG001
+    """It logged each exception with its traceback: one bad topic would flood the log."""
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        return node._emit(node.func(x, *node.args, **node.kwargs), metadata=metadata)
+
+    node.update = update
+
+
+def _starmap(node: nodes.starmap, fail: Fail) -> None:  # noqa: ARG001
+    """As map; and it took tuples only."""
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        return node._emit(node.func(*x, *node.args, **node.kwargs), metadata=metadata)
+
+    node.update = update
+
+
+def _accumulate(node: nodes.accumulate, fail: Fail) -> None:  # noqa: ARG001
+    """As map."""
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        if node.state is nodes.no_default:
+            node.state, result = x, x
+        elif node.returns_state:
+            node.state, result = node.func(node.state, x, **node.kwargs)
+        else:
+            node.state = result = node.func(node.state, x, **node.kwargs)
+        return node._emit((node.state, result) if node.with_state else result, metadata=metadata)
+
+    node.update = update
+
+
+def _zip(node: nodes.zip, fail: Fail) -> None:  # noqa: ARG001
+    """With one source behind both sides, to wait for the other side stopped the source that was to bring it.
+
+    What waits for a partner stays pending, as much as there is of it.
+    """
+    above = [set(_upwards(side)) for side in node.upstreams]
+    if any(a & b for i, a in enumerate(above) for b in above[i + 1 :]):
+        node.maxsize = float("inf")
+
+
+def _upwards(node: Stream) -> Iterator[Stream]:
+    yield node
+    for up in node.upstreams:
+        yield from _upwards(up)
+
+
+REPAIRS: dict[type[Stream], Repair] = {
+    nodes.accumulate: _accumulate,
+    nodes.flatten: _flatten,
+    nodes.latest: _latest,
+    nodes.map: _map,
+    nodes.map_async: _map_async,
+    nodes.partition: _partition,
+    nodes.partition_unique: _partition_unique,
+    nodes.slice: _slice,
+    nodes.starmap: _starmap,
+    nodes.timed_window_unique: _timed_window_unique,
+    nodes.zip: _zip,
+}
