@@ -16,7 +16,7 @@ from typing import Any
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
 from tasks.frames import can_encode, decode_stream, encode_stream, weigh_stream
 from tasks.ipc import DEFAULT_LIMITS, Budget, Limits
-from tasks.jsontext import from_json, json_weight, to_json
+from tasks.jsontext import cure, from_json, json_weight, named, to_json
 
 __all__ = ["DEFAULT_LIMITS", "Limits", "decode", "decode_fields", "encode", "encode_fields"]
 
@@ -40,16 +40,16 @@ def encode(value: Any, *, compression: str | None = None) -> bytes:  # noqa: ANN
 
 
 def _encode(value: Any, where: str, compression: str | None) -> bytes:  # noqa: ANN401
+    if compression not in _COMPRESSIONS:
+        msg = f"expected a compression out of None, 'lz4' and 'zstd', got {compression!r}"
+        raise SettingsError(msg)
     kind = type(value)
     if kind in _JSON:
         return to_json(value, where)
     if kind is bytes:
         return _RAW + value
-    if compression not in _COMPRESSIONS:
-        msg = f"expected a compression out of None, 'lz4' and 'zstd', got {compression!r}"
-        raise SettingsError(msg)
     if not can_encode(value):
-        msg = f"{where}: expected {_ALLOWED}, got {kind.__module__}.{kind.__qualname__}; turn it into one of these"
+        msg = f"{where}: expected {_ALLOWED}, got {named(kind)}; {cure(value)}"
         raise EncodeError(msg)
     try:
         return encode_stream(value, compression=compression)

@@ -1,12 +1,12 @@
 """One pandas array <-> one Arrow array and a word for its dtype; what would not come back equal is refused.
 
-    int64 float32 bool datetime64[us] ...   numpy, whose missing values stay NaN and NaT
-    datetime64[ns, Europe/Berlin]           with a time zone
-    Int64 Float32 boolean ...               pandas' masked arrays
-    string[python,NA] ...                   pandas' four string dtypes
-    arrow                                   ArrowDtype: the Arrow type says it all
-    category:<dtype of the categories>      whether ordered is in the Arrow type
-    object:<type>                           objects of one type, or None; object:<type>:nan if missing is NaN
+int64 float32 bool datetime64[us] ...   numpy, whose missing values stay NaN and NaT
+datetime64[ns, Europe/Berlin]           with a time zone
+Int64 Float32 boolean ...               pandas' masked arrays
+string[python,NA] ...                   pandas' four string dtypes
+arrow                                   ArrowDtype: the Arrow type says it all
+category:<dtype of the categories>      whether ordered is in the Arrow type
+object:<type>                           objects of one type, or None; object:<type>:nan if missing is NaN
 """
 
 import datetime as dt
@@ -81,7 +81,11 @@ def zone_text(tz: dt.tzinfo) -> str:
     if type(tz) is dt.timezone:
         minutes, rest = divmod(tz.utcoffset(None), dt.timedelta(minutes=1))
         if not rest:
-            return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}" if minutes else "UTC"
+            return (
+                f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+                if minutes
+                else "UTC"
+            )
     name = getattr(tz, "key", None) or getattr(tz, "zone", None)  # zoneinfo's, pytz'
     if isinstance(name, str) and _is_zone(name):
         return name
@@ -128,7 +132,9 @@ def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:  # 
         msg = f"{where()}: {error}"
         raise EncodeError(msg) from error
     except (pa.ArrowException, ValueError, OverflowError) as error:
-        msg = f"{where()}: expected values that Arrow can hold as {dtype}, got others ({type(error).__name__})"
+        msg = (
+            f"{where()}: expected values that Arrow can hold as {dtype}, got others ({type(error).__name__})"
+        )
         raise EncodeError(msg) from error
 
 
@@ -143,7 +149,10 @@ def _extension_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:  # noq
         return pa.array(naive, type=pa.timestamp(dtype.unit, text)), f"datetime64[{dtype.unit}, {text}]"
     if isinstance(dtype, pd.CategoricalDtype) and type(values) is pd.Categorical:
         categories = dtype.categories
-        dictionary, word = to_arrow(categories.array if _is_extension(categories.dtype) else categories.to_numpy(), lambda: "categories")
+        dictionary, word = to_arrow(
+            categories.array if _is_extension(categories.dtype) else categories.to_numpy(),
+            lambda: "categories",
+        )
         if word.startswith("category:"):
             msg = "expected categories of a plain dtype, got categories of categories"
             raise EncodeError(msg)
@@ -167,7 +176,13 @@ def _is_extension(dtype: Any) -> bool:  # noqa: ANN401
 def _whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     if not isinstance(array, pa.ChunkedArray):
         return array
-    return array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    return (
+        array.chunk(0)
+        if array.num_chunks == 1
+        else pa.concat_arrays(array.chunks)
+        if array.num_chunks
+        else pa.array([], array.type)
+    )
 
 
 def _objects_to_arrow(values: np.ndarray) -> tuple[pa.Array, str]:
@@ -201,14 +216,18 @@ def is_object(word: str) -> bool:
     return word.startswith(("object:", "string[python"))
 
 
-@lru_cache(maxsize=1024)
 def plain_dtype(word: str) -> Any:  # noqa: ANN401
     """Return the dtype of that word if `Table.to_pandas` makes it by itself, else None."""
     if word == _DEFAULT_STRING:
         return _STRINGS[word]
     if found := _ZONED.fullmatch(word):
-        return pd.DatetimeTZDtype(found[1], zone(found[2]))
+        return _zoned_dtype(found[1], found[2])
     return _NUMPY.get(word)
+
+
+@lru_cache(maxsize=256)
+def _zoned_dtype(unit: Any, name: str) -> pd.DatetimeTZDtype:  # noqa: ANN401
+    return pd.DatetimeTZDtype(unit, zone(name))
 
 
 def is_plain(word: str) -> bool:
@@ -255,7 +274,8 @@ def _categorical(array: pa.Array, inner: str) -> pd.Categorical:
     if not pa.types.is_dictionary(array.type) or inner.startswith("category"):
         msg = "expected categories in a dictionary, got something else"
         raise PoisonEntryError(msg)
-    categories = pd.Index(from_arrow(pa.chunked_array([array.dictionary]), inner), copy=False)
+    known = from_arrow(pa.chunked_array([array.dictionary]), inner)
+    categories = pd.Index(known, dtype=known.dtype, copy=False)  # else object text becomes str in pandas 3
     codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return pd.Categorical.from_codes(codes, categories=categories, ordered=array.type.ordered)
 

@@ -6,34 +6,32 @@ without that key are frames by somebody else.
 """
 
 import base64
-import datetime as dt
-import math
 import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.tseries.frequencies import to_offset
 
-from tasks.columns import from_arrow, is_object, is_plain, plain_dtype, to_arrow, zone, zone_text
+from tasks.columns import from_arrow, is_object, is_plain, plain_dtype, to_arrow
 from tasks.errors import EncodeError, PoisonEntryError
-from tasks.jsontext import check_json, from_json, to_json
 from tasks.ipc import Budget, check_type, open_stream, weigh, write_stream
+from tasks.jsontext import check_json, from_json, to_json
+from tasks.scalars import Layout, is_scalar, pack_array, pack_scalar, unpack_array, unpack_scalar
 
 __all__ = ["can_encode", "decode_stream", "encode_stream", "weigh_stream"]
 
 _KEY = b"sluice"
 _PANDAS = b"pandas"
+_ARROW_STRINGS = is_plain("string[pyarrow,nan]")  # pandas 3 keeps text in Arrow; before, each is a str
 _INDEXES = (pd.Index, pd.RangeIndex, pd.DatetimeIndex, pd.TimedeltaIndex, pd.CategoricalIndex, pd.MultiIndex)
-
-Layout = dict[str, Any]
 
 
 def can_encode(value: Any) -> bool:  # noqa: ANN401
     """Say whether a value is of a kind that travels as an Arrow IPC stream."""
-    return type(value) in _PACKERS or isinstance(value, np.generic)
+    return type(value) in _PACKERS or is_scalar(value)
 
 
 def encode_stream(value: Any, *, compression: str | None = None) -> bytes:  # noqa: ANN401
@@ -41,7 +39,7 @@ def encode_stream(value: Any, *, compression: str | None = None) -> bytes:  # no
 
     raises    EncodeError: something in it would not come back equal; the message names it and the cure
     """
-    packer = _PACKERS.get(type(value), _pack_numpy_scalar)
+    packer = _PACKERS.get(type(value), pack_scalar)
     data, layout = packer(value)
     metadata = {**(data.schema.metadata or {}), _KEY: to_json(layout, "names or attrs")}
     return write_stream(data.replace_schema_metadata(metadata), compression=compression)
@@ -59,11 +57,9 @@ def decode_stream(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
     if table.num_columns and table.num_rows != layout["rows"]:
         msg = "expected as many rows as were written, got others"
         raise PoisonEntryError(msg)
-    unpacker = _UNPACKERS.get(layout["kind"])
-    if unpacker is None:
-        msg = "expected a kind of value this version of Sluice knows, got another"
-        raise PoisonEntryError(msg)
-    return unpacker(table, layout, budget)
+    if unpacker := _UNPACKERS.get(layout["kind"]):
+        return unpacker(table, layout, budget)
+    return unpack_scalar(table.column(0), layout)
 
 
 def weigh_stream(data: bytes, budget: Budget) -> pa.Schema:
@@ -74,19 +70,21 @@ def weigh_stream(data: bytes, budget: Budget) -> pa.Schema:
 def _become_objects(schema: pa.Schema, budget: Budget) -> Sequence[bool]:
     layout = _layout(schema)
     if layout is None:
-        arrow_strings = is_plain("string[pyarrow,nan]")
-        return [not (arrow_strings and pa.types.is_large_string(kind) or pa.types.is_string(kind)) for kind in schema.types]
-    if not len(schema):
+        return [not (_ARROW_STRINGS and str(kind) in ("string", "large_string")) for kind in schema.types]
+    if not len(schema):  # no column to count them by
         budget.spend_rows(layout["rows"])
-    words = layout.get("dtypes")
-    if words is None:
-        return [False] * len(schema)
-    return [is_object(word) for word in words]
+    return list(map(is_object, layout.get("dtypes") or [""] * len(schema)))
 
 
 def _layout(schema: pa.Schema) -> Layout | None:
     text = (schema.metadata or {}).get(_KEY)
-    return None if text is None else from_json(text.decode())
+    if text is None:
+        return None
+    layout = from_json(text.decode())
+    if type(layout["rows"]) is not int or layout["rows"] < 0:
+        msg = "expected a number of rows in the metadata of Sluice, got something else"
+        raise PoisonEntryError(msg)
+    return layout
 
 
 # --- frames, series and indexes -------------------------------------------------------------------------
@@ -99,7 +97,8 @@ def _pack_frame(frame: pd.DataFrame) -> tuple[pa.RecordBatch, Layout]:
         msg = f"column {_short(name)}: expected unique column names, got it twice; rename one"
         raise EncodeError(msg)
     packed = [
-        to_arrow(_values(series), lambda name=name: f"column {_short(name)}") for name, series in frame.items()
+        to_arrow(_values(series), lambda name=name: f"column {_short(name)}")
+        for name, series in frame.items()
     ]
     layout: Layout = {"kind": "DataFrame", "columns": _pack_labels(columns)}
     return _with_index(packed, [str(name) for name in columns], frame, layout)
@@ -112,7 +111,10 @@ def _pack_series(series: pd.Series) -> tuple[pa.RecordBatch, Layout]:
 
 
 def _with_index(
-    packed: list[tuple[pa.Array, str]], names: list[str], owner: Any, layout: Layout  # noqa: ANN401
+    packed: list[tuple[pa.Array, str]],
+    names: list[str],
+    owner: Any,
+    layout: Layout,  # noqa: ANN401
 ) -> tuple[pa.RecordBatch, Layout]:
     layout["rows"] = len(owner)
     layout["index"], index_arrays = _pack_index(owner.index)
@@ -133,7 +135,10 @@ def _with_index(
 def _pack_lone_index(index: pd.Index) -> tuple[pa.RecordBatch, Layout]:
     inner, packed = _pack_index(index)
     layout = {"kind": "Index", "rows": len(index), "index": inner, "dtypes": [word for _, word in packed]}
-    names = [f"__index_level_{i}__" if name is None else str(name) for i, name in enumerate(index.names[: len(packed)])]
+    names = [
+        f"__index_level_{i}__" if name is None else str(name)
+        for i, name in enumerate(index.names[: len(packed)])
+    ]
     return pa.RecordBatch.from_arrays([array for array, _ in packed], names=names), layout
 
 
@@ -161,7 +166,7 @@ def _pack_index(index: pd.Index) -> tuple[Layout, list[tuple[pa.Array, str]]]:
 
 def _pack_freq(freq: Any) -> str:  # noqa: ANN401
     try:
-        if pd.tseries.frequencies.to_offset(freq.freqstr) == freq:
+        if to_offset(freq.freqstr) == freq:
             return freq.freqstr
     except ValueError:
         pass
@@ -171,7 +176,11 @@ def _pack_freq(freq: Any) -> str:  # noqa: ANN401
 
 def _pack_labels(columns: pd.Index) -> Any:  # noqa: ANN401
     layout, packed = _pack_index(columns)
-    if not packed or (type(columns) is pd.Index and packed[0][1] in ("object:str", "string[pyarrow,nan]") and not packed[0][0].null_count):
+    if not packed or (
+        type(columns) is pd.Index
+        and packed[0][1] in ("object:str", "string[pyarrow,nan]")
+        and not packed[0][0].null_count
+    ):
         return {**layout, "dtype": packed[0][1] if packed else None}
     return {"stream": _to_text(encode_stream(columns))}
 
@@ -185,7 +194,7 @@ def _pack_name(name: Any) -> Any:  # noqa: ANN401
         return name
     if type(name) is tuple:
         return {"tuple": [_pack_name(part) for part in name]}
-    if type(name) in _SCALARS or isinstance(name, np.generic):
+    if is_scalar(name):
         return {"stream": _to_text(encode_stream(name))}
     msg = f"name of a column or index: expected text, a number or a moment, got {type(name).__name__}; rename it"
     raise EncodeError(msg)
@@ -237,8 +246,13 @@ def _columns(table: pa.Table, words: list[str]) -> pd.DataFrame:
     if len(plain) == len(words):
         return frame
     made = dict(zip(plain, (series for _, series in frame.items()), strict=True))
-    others = {i: from_arrow(table.column(i), word) for i, word in enumerate(words) if i not in made}
-    return pd.DataFrame({i: made[i] if i in made else others[i] for i in range(len(words))})
+    for i, word in enumerate(words):
+        if i not in made:
+            array = from_arrow(table.column(i), word)
+            made[i] = pd.Series(
+                array, dtype=array.dtype, copy=False
+            )  # else object text becomes str in pandas 3
+    return pd.DataFrame({i: made[i] for i in range(len(words))})
 
 
 def _finished(owner: Any, layout: Layout) -> Any:  # noqa: ANN401
@@ -251,7 +265,9 @@ def _unpack_series(table: pa.Table, layout: Layout, budget: Budget) -> pd.Series
     word, *_ = layout["dtypes"]
     values = from_arrow(table.column(0), word)
     index = _unpack_index(table, layout, budget)
-    series = pd.Series(values, index=index, dtype=values.dtype, name=_unpack_name(layout["name"], budget), copy=False)
+    series = pd.Series(
+        values, index=index, dtype=values.dtype, name=_unpack_name(layout["name"], budget), copy=False
+    )
     return _finished(series, layout)
 
 
@@ -295,155 +311,6 @@ def _range(index: Layout, budget: Budget) -> pd.RangeIndex:
 def _short(name: Any) -> str:  # noqa: ANN401
     text = repr(name)
     return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004 - enough to find it
-
-
-# --- numpy ----------------------------------------------------------------------------------------------
-
-
-def _pack_array(array: np.ndarray, kind: str = "ndarray") -> tuple[pa.RecordBatch, Layout]:
-    dtype = array.dtype
-    if dtype.hasobject:
-        msg = "expected an array of numbers, text, bytes or moments, got one of objects; use astype(), or a Series"
-        raise EncodeError(msg)
-    descr = np.lib.format.dtype_to_descr(dtype)
-    if not dtype.itemsize or _dtype(json_like(descr)) != dtype:
-        msg = f"expected a dtype that its text says in full, got {_short(dtype)}; use astype()"
-        raise EncodeError(msg)
-    flat = np.ascontiguousarray(array).reshape(-1)
-    if dtype.kind not in "iuf" or not dtype.isnative or dtype.itemsize > 8:  # noqa: PLR2004 - what Arrow has
-        flat = np.frombuffer(flat.tobytes(), dtype=np.uint8)
-    layout = {"kind": kind, "rows": len(flat), "dtype": json_like(descr), "shape": list(array.shape)}
-    return pa.RecordBatch.from_arrays([pa.array(flat, from_pandas=False)], names=["values"]), layout
-
-
-def json_like(descr: Any) -> Any:  # noqa: ANN401
-    return [json_like(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
-
-
-def _dtype(descr: Any) -> np.dtype:  # noqa: ANN401
-    """Return the dtype that `numpy.lib.format.dtype_to_descr` described, its tuples as lists."""
-    if isinstance(descr, str):
-        return np.dtype(descr)
-    if len(descr) == 2 and isinstance(descr[0], str) and not isinstance(descr[1], list):  # noqa: PLR2004
-        return np.dtype(descr[0])
-    return np.lib.format.descr_to_dtype([_field(*field) for field in descr])
-
-
-def _field(name: Any, descr: Any, *shape: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    name = tuple(name) if isinstance(name, list) else name
-    inner = [_field(*field) for field in descr] if isinstance(descr, list) else descr
-    return (name, inner, *(tuple(part) for part in shape))
-
-
-def _unpack_array(table: pa.Table, layout: Layout, _: Budget) -> np.ndarray:
-    dtype = _dtype(layout["dtype"])
-    shape = tuple(layout["shape"])
-    flat = table.column(0).to_numpy()
-    if dtype.hasobject or flat.dtype.kind not in "iuf" or flat.nbytes != math.prod(shape) * dtype.itemsize:
-        msg = "expected as many numbers as its shape says, got others"
-        raise PoisonEntryError(msg)
-    return np.frombuffer(bytearray(flat), dtype=dtype).reshape(shape)
-
-
-def _pack_numpy_scalar(scalar: np.generic) -> tuple[pa.RecordBatch, Layout]:
-    array = np.asarray(scalar)
-    back = array[()]
-    if type(back) is not type(scalar) or back.tobytes() != scalar.tobytes():
-        msg = f"expected a number of numpy that an array holds, got {type(scalar).__name__}; use .item()"
-        raise EncodeError(msg)
-    return _pack_array(array, "numpy")
-
-
-def _unpack_numpy_scalar(table: pa.Table, layout: Layout, budget: Budget) -> Any:  # noqa: ANN401
-    return _unpack_array(table, {**layout, "shape": []}, budget)[()]
-
-
-# --- moments and decimals -------------------------------------------------------------------------------
-
-_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the datetimes it counts to
-_MICROSECOND = dt.timedelta(microseconds=1)
-
-
-def _pack_scalar(value: Any) -> tuple[pa.RecordBatch, Layout]:  # noqa: ANN401
-    """Pack one date, time, datetime, timedelta, Timestamp, Timedelta or Decimal, and see that it comes back."""
-    kind = type(value).__name__
-    layout: Layout = {"kind": kind, "rows": 1}
-    try:
-        array = _SCALARS[type(value)](value, layout)
-        back = _unpack_scalar(pa.table({"value": array}), layout)
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        msg = f"expected a {kind} that Arrow can hold, got one out of its range; use isoformat() or str()"
-        raise EncodeError(msg) from error
-    if not _same(back, value):
-        msg = f"expected a {kind} that its instant and its zone say in full, got another; use isoformat()"
-        raise EncodeError(msg)
-    return pa.RecordBatch.from_arrays([array], names=["value"]), layout
-
-
-def _same(back: Any, value: Any) -> bool:  # noqa: ANN401
-    if type(value) is Decimal:
-        return str(back) == str(value)
-    if isinstance(value, (dt.datetime, dt.time)):
-        zones = [moment.tzinfo and zone_text(moment.tzinfo) for moment in (back, value)]
-        if zones[0] != zones[1] or back.fold != value.fold or back.isoformat() != value.isoformat():
-            return False
-    return back == value and getattr(back, "unit", None) == getattr(value, "unit", None)
-
-
-def _datetime(value: dt.datetime, _: Layout) -> pa.Array:
-    if value.tzinfo is None:
-        count, name = (value - _EPOCH) // _MICROSECOND, None
-    else:
-        count, name = (value - _EPOCH.replace(tzinfo=dt.UTC)) // _MICROSECOND, zone_text(value.tzinfo)
-    return pa.array([count], type=pa.int64()).cast(pa.timestamp("us", name))
-
-
-def _timestamp(value: pd.Timestamp, _: Layout) -> pa.Array:
-    name = None if value.tzinfo is None else zone_text(value.tzinfo)
-    return pa.array([value.asm8.view("i8")], type=pa.int64()).cast(pa.timestamp(value.unit, name))
-
-
-def _time(value: dt.time, _: Layout) -> pa.Array:
-    if value.tzinfo is not None:
-        msg = "expected a time without a zone, got one with; use a datetime, or isoformat()"
-        raise EncodeError(msg)
-    return pa.array([value], type=pa.time64("us"))
-
-
-_SCALARS: dict[type, Callable[[Any, Layout], pa.Array]] = {
-    dt.datetime: _datetime,
-    dt.date: lambda value, _: pa.array([value], type=pa.date32()),
-    dt.time: _time,
-    dt.timedelta: lambda value, _: pa.array([value // _MICROSECOND], type=pa.int64()).cast(pa.duration("us")),
-    pd.Timestamp: _timestamp,
-    pd.Timedelta: lambda value, _: pa.array([value.asm8.view("i8")], type=pa.int64()).cast(pa.duration(value.unit)),
-    Decimal: lambda value, _: pa.array([str(value)]),
-}
-
-
-def _unpack_scalar(table: pa.Table, layout: Layout, _: Budget | None = None) -> Any:  # noqa: ANN401
-    column = table.column(0)
-    kind = layout["kind"]
-    if kind == "Decimal":
-        return Decimal(column[0].as_py())
-    if kind in ("date", "time"):
-        value = column[0].as_py()
-        if type(value).__name__ != kind:
-            msg = f"expected a {kind}, got something else"
-            raise PoisonEntryError(msg)
-        return value
-    count = column.cast(pa.int64())[0].as_py()
-    if kind == "timedelta":
-        return count * _MICROSECOND
-    unit = column.type.unit
-    if kind == "Timedelta":
-        return pd.Timedelta(np.timedelta64(count, unit))
-    name = column.type.tz
-    if kind == "Timestamp":
-        stamp = pd.Timestamp(np.datetime64(count, unit))
-        return stamp if name is None else stamp.tz_localize("UTC").tz_convert(zone(name))
-    moment = _EPOCH + count * _MICROSECOND
-    return moment if name is None else moment.replace(tzinfo=dt.UTC).astimezone(zone(name))
 
 
 # --- Arrow's own, and foreign streams -------------------------------------------------------------------
@@ -493,16 +360,13 @@ _PACKERS: dict[type, Callable[[Any], tuple[Any, Layout]]] = {
     pd.DataFrame: _pack_frame,
     pd.Series: _pack_series,
     **dict.fromkeys(_INDEXES, _pack_lone_index),
-    np.ndarray: _pack_array,
+    np.ndarray: pack_array,
     pa.Table: _pack_table,
-    **dict.fromkeys(_SCALARS, _pack_scalar),
 }
 _UNPACKERS: dict[str, Callable[[pa.Table, Layout, Budget], Any]] = {
     "DataFrame": _unpack_frame,
     "Series": _unpack_series,
     "Index": _unpack_lone_index,
-    "ndarray": _unpack_array,
-    "numpy": _unpack_numpy_scalar,
     "Table": _unpack_table,
-    **{kind.__name__: _unpack_scalar for kind in _SCALARS},
+    "ndarray": lambda table, layout, _: unpack_array(table.column(0), layout),
 }

@@ -13,7 +13,16 @@ from pyarrow import types
 
 from tasks.errors import EncodeError, PoisonEntryError
 
-__all__ = ["DEFAULT_LIMITS", "OBJECT_BYTES", "Budget", "Limits", "check_type", "open_stream", "weigh", "write_stream"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "OBJECT_BYTES",
+    "Budget",
+    "Limits",
+    "check_type",
+    "open_stream",
+    "weigh",
+    "write_stream",
+]
 
 OBJECT_BYTES = 64  # a Python object and the reference to it: 57 bytes for a short str, 112 for a Decimal
 _MIB = 2**20
@@ -280,4 +289,3 @@ class _Flatbuffer:
             return []
         vector = self.child(table, slot)
         return list(struct.unpack_from(f"<{2 * self._at('<I', vector)}q", self._data, vector + 4))
-

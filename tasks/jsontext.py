@@ -5,11 +5,12 @@ an int. So types are checked first, by identity; a value comes back with the typ
 """
 
 import json
+import re
 from typing import Any
 
 from tasks.errors import EncodeError
 
-__all__ = ["check_json", "from_json", "json_weight", "to_json"]
+__all__ = ["check_json", "cure", "from_json", "json_weight", "named", "to_json"]
 
 # Python's dialect: NaN, Infinity and -Infinity are words of their own; -0.0 stays -0.0.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=True, separators=(",", ":"))
@@ -17,8 +18,8 @@ _DECODER = json.JSONDecoder()
 _ATOMS = frozenset((str, int, float, bool, type(None)))
 # Deeper values could be written, but not read by every caller: the parser takes from the caller's recursion limit.
 _MAX_DEPTH = 100
+_CONTAINER = re.compile(rb"[ \t\r\n]*[\[{]")
 _CURES = {
-    "tuple": "use list()",
     "set": "use sorted() or list()",
     "frozenset": "use sorted() or list()",
     "bytearray": "use bytes() and give it a field of its own",
@@ -52,7 +53,9 @@ def check_json(value: Any, where: str, depth: int = 0) -> None:  # noqa: ANN401
     if kind in _ATOMS:
         return
     if depth >= _MAX_DEPTH:
-        msg = f"{where[:80]}...: expected at most {_MAX_DEPTH} levels of lists and dicts, got more; flatten it"
+        msg = (
+            f"{where[:80]}...: expected at most {_MAX_DEPTH} levels of lists and dicts, got more; flatten it"
+        )
         raise EncodeError(msg)
     if kind is list:
         if not _ATOMS.issuperset(map(type, value)):
@@ -67,24 +70,32 @@ def check_json(value: Any, where: str, depth: int = 0) -> None:  # noqa: ANN401
             for key, item in value.items():
                 check_json(item, f"{where}[{_short(key)}]", depth + 1)
     else:
-        msg = f"{where}: expected None, bool, int, float, str, list or dict, got {_named(kind)}; {_cure(value)}"
+        msg = f"{where}: expected None, bool, int, float, str, list or dict, got {named(kind)}; {cure(value)}"
         raise EncodeError(msg)
 
 
-def _named(kind: type) -> str:
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
+def named(kind: type) -> str:
+    """Return a type's name for a message, with its package's unless it is Python's own."""
+    return (
+        kind.__name__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
+    )
 
 
-def _cure(value: Any) -> str:  # noqa: ANN401
+def cure(value: Any) -> str:  # noqa: ANN401
+    """Return what to do about a value that has no bytes."""
     kind = type(value)
-    if cure := _CURES.get(kind.__name__):
-        return cure
+    if known := _CURES.get(kind.__name__):
+        return known
+    if isinstance(value, tuple):
+        return "use list()"
     if kind.__module__ == "numpy" and kind.__name__ != "ndarray":
         return "use .item()"
     if isinstance(value, (str, int, float, list, dict)):
         plain = next(base for base in (str, int, float, list, dict) if isinstance(value, base))
         return f"use {plain.__name__}()"
-    return "give it a field of its own, or turn it into these"
+    return "turn it into one of these, or give it a field of its own if it may have one"
 
 
 def _short(key: str) -> str:
@@ -96,11 +107,15 @@ def _find_surrogate(value: Any, where: str) -> str:  # noqa: ANN401
     if isinstance(value, str):
         return where if not _is_utf8(value) else ""
     if isinstance(value, list):
-        return next(filter(None, (_find_surrogate(item, f"{where}[{i}]") for i, item in enumerate(value))), "")
+        return next(
+            filter(None, (_find_surrogate(item, f"{where}[{i}]") for i, item in enumerate(value))), ""
+        )
     if isinstance(value, dict):
         if not all(map(_is_utf8, value)):
-            return f"a key of {where}"
-        return next(filter(None, (_find_surrogate(item, f"{where}[{_short(k)}]") for k, item in value.items())), "")
+            return f"{where}, a key"
+        return next(
+            filter(None, (_find_surrogate(item, f"{where}[{_short(k)}]") for k, item in value.items())), ""
+        )
     return ""
 
 
@@ -123,8 +138,10 @@ def from_json(text: str) -> Any:  # noqa: ANN401
 def json_weight(data: bytes) -> int:
     """Return an upper estimate of the memory that JSON text takes once decoded.
 
-    `[[],[],...` becomes 24 times its size. A str never becomes more than 4 times, and needs no counting.
+    A str becomes up to 4 times its bytes (one emoji is enough), `[[],[],...` 24 times. Commas and braces inside
+    the strings of a list or dict are counted as if they were outside: finding out takes longer than decoding.
     """
-    if data[:1] == b'"':
-        return 4 * len(data)
-    return 4 * len(data) + 64 * (data.count(b"[") + data.count(b",")) + 256 * data.count(b"{") + 64 * data.count(b":")
+    weight = 4 * len(data)
+    if _CONTAINER.match(data):
+        weight += 56 * data.count(b",") + 32 * (data.count(b"[") + data.count(b":")) + 128 * data.count(b"{")
+    return weight
