@@ -271,7 +271,7 @@ class Consumer:
 
     def _read(self, block_ms: int) -> list[Entry | Poison]:
         reply = self._client.xreadgroup(
-            self.group, self.membership.name, dict.fromkeys(self.topics, ">"), count=self._fitting(), block=block_ms
+            self.group, self.membership.name, dict.fromkeys(self.topics, ">"), count=self._fitting(), block=block_ms or None,  # 0 would be for ever
         )
         entries: list[Entry | Poison] = []
         for name, raws in reply or ():

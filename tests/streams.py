@@ -1,0 +1,57 @@
+"""What the tests of streams share: feed a topic, run a pipeline on it step by step, look at what is left."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import redis
+from streamz import Stream
+from tornado.ioloop import IOLoop
+
+from tasks import Reservoir
+from tasks.source import from_redis
+
+Build = Callable[[Stream], Any]
+
+
+def push_all(client: redis.Redis, topic: str, values: Iterable[Any]) -> list[str]:
+    """Push a value an entry, as the field 'n', and return the entry ids."""
+    reservoir = Reservoir(client)
+    return [reservoir.push(topic, {"n": value}) for value in values]
+
+
+def here(client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any) -> from_redis:
+    """Return a source in the running loop, opened and ready to be stepped."""
+    return from_redis(topics, group=group, client=client, loop=IOLoop.current(), asynchronous=True, **options)
+
+
+async def drain(source: from_redis, *, until: Callable[[], bool] | None = None, deadline: float = 20.0) -> None:
+    """Step until a step brings nothing and `until` holds; fail after the deadline."""
+    end = asyncio.get_running_loop().time() + deadline
+    while await source.step() or not (until is None or until()):
+        assert asyncio.get_running_loop().time() < end, "the pipeline did not come to rest"
+        await asyncio.sleep(0.001)
+
+
+def run(build: Build, client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any) -> None:
+    """Build a pipeline on a source, feed it all there is, and leave the group in good order."""
+
+    async def main() -> None:
+        source = here(client, topics, group=group, **options)
+        kept = build(source)  # nodes hold their downstreams weakly
+        source.open()
+        await drain(source)
+        source.close()
+        del kept
+
+    asyncio.run(main())
+
+
+def pending(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[str]:
+    """Return the ids that are delivered to the group and not acknowledged, in order."""
+    return [p["message_id"].decode() for p in client.xpending_range(topic, group, "-", "+", 100_000)]
+
+
+def dead(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[Mapping[str, Any]]:
+    """Return the dead letters of a group, oldest first."""
+    return Reservoir(client).peek(f"{topic}:dead:{group}", 100_000)
