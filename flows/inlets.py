@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
@@ -19,6 +19,7 @@ from tasks.ticks import Beat
 
 __all__ = ["inlet"]
 
+Compression = Literal["lz4", "zstd"]
 MAX_EVERY = 60.0
 
 
@@ -30,7 +31,7 @@ def inlet(
     timeout: str | None = None,
     window: str = "90s",
     keep: int = 10_000,
-    compression: str | None = None,
+    compression: Compression | None = None,
     max_failures: int = 10,
 ) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
     """Make a flow of a pump: what the pump returns at every tick is pushed to a topic.
@@ -95,10 +96,10 @@ def _run(
     timeout: str | None,
     window: str,
     keep: int,
-    compression: str | None,
+    compression: Compression | None,
     max_failures: int,
 ) -> str:
-    reservoir = Reservoir.from_url(compression=compression or None)
+    reservoir = Reservoir.from_url(compression=compression)
     name, scheduled = function.__name__, _scheduled_start()
     beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=keep)
     if not every:

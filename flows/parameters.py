@@ -67,7 +67,7 @@ def flow_of(
     run_flow.__wrapped__ = function  # type: ignore[attr-defined]
     return flow(
         name=function.__name__,
-        description=documentation,
+        description=_before_arguments(documentation),
         version=_version(function),
         persist_result=False,
     )(run_flow)
@@ -101,7 +101,11 @@ def _with_arguments(documentation: str, described: Mapping[str, str]) -> str:
     Prefect reads the descriptions its form shows from the last such section, and from that alone.
     """
     lines = [f"    {name}: {' '.join(text.split())}" for name, text in described.items() if text]
-    return "\n".join([documentation, "", "Args:", *lines])
+    return "\n".join([_before_arguments(documentation), "", "Args:", *lines])
+
+
+def _before_arguments(documentation: str) -> str:
+    return documentation.partition("\nArgs:\n")[0].strip()
 
 
 def _version(function: Callable[..., Any]) -> str | None:

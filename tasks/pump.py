@@ -175,7 +175,7 @@ class Pumping:
             return self._until_next(now)
         current = tick_at(now, every)
         if current > self._next:  # this process slept, or the pump in its own thread took longer than a tick
-            self._miss(current - self._next, "came too late for them")
+            self._miss(current - self._next, "the run came too late for them")
             self._next = current
         tick, self._next = self._next, self._next + 1
         self._take(tick)
@@ -271,7 +271,7 @@ class Pumping:
     def _miss(self, ticks: int, why: str) -> None:
         self.summary.due += ticks
         self.summary.missed += ticks
-        self._log.warning("pump %r missed %d tick%s: %s", self._name, ticks, "s" * (ticks != 1), why)
+        self._log.warning("pump %r missed %d of its ticks: %s", self._name, ticks, why)
 
     def _until_next(self, now: float) -> float:
         wait = max(0.0, time_of(self._next, self._beat.every) - now)

@@ -1,0 +1,242 @@
+"""A pump on its grid, on a clock of the test's: no test waits."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import PumpError, Reservoir, SettingsError
+from tasks.pump import Pumping, as_entries
+from tasks.ticks import Beat
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pumping(client: redis.Redis, pump: Callable[[], Any], clock: Clock, *, every: float = 1.0, **options: Any) -> Pumping:
+    made = Pumping(
+        pump, name="pump", beat=Beat(Reservoir(client), "topic", "pump", every=every), clock=clock, **options
+    )
+    made.begin()
+    return made
+
+
+def pushed(client: redis.Redis) -> list[Any]:
+    return [entry["n"] for entry in Reservoir(client).peek("topic", 10_000)]
+
+
+def run_until(one: Pumping, clock: Clock, end: float) -> None:
+    """Step as `Pumping.run` does, the clock moving as far as each step asks."""
+    while clock.now < end and (wait := one.step()) is not None:
+        clock.now += wait
+
+
+frame = pd.DataFrame({"a": [1]})
+
+
+@pytest.mark.parametrize(
+    ("value", "entries"),
+    [
+        (None, []),
+        ({"a": 1}, [{"a": 1}]),
+        ([], []),
+        ([{"a": 1}, {"b": 2}], [{"a": 1}, {"b": 2}]),
+        (({"a": n} for n in range(2)), [{"a": 0}, {"a": 1}]),
+    ],
+)
+def test_what_a_pump_may_return_and_the_entries_it_makes(value: Any, entries: list[dict[str, Any]]) -> None:
+    assert as_entries(value, name="pump") == entries
+
+
+def test_a_frame_is_an_entry_with_one_field_named_after_the_pump() -> None:
+    assert [list(entry) for entry in as_entries([frame, {"x": frame}], name="pump")] == [["pump"], ["x"]]
+
+
+@pytest.mark.parametrize("value", [1, "text", b"bytes", [1], [None], [["a"]], object()])
+def test_anything_else_is_refused_with_what_to_return(value: Any) -> None:
+    with pytest.raises(PumpError, match=r"pump 'pump': expected a mapping .* nothing was pushed; return"):
+        as_entries(value, name="pump")
+
+
+def test_a_pump_that_takes_time_makes_no_later_tick_late(client: redis.Redis) -> None:
+    clock, began = Clock(), []
+
+    def pump() -> dict[str, int]:
+        began.append(clock.now)
+        clock.now += 0.3
+        return {"n": len(began)}
+
+    run_until(pumping(client, pump, clock), clock, 1010.5)
+    assert [round(at, 3) for at in began] == [float(1001 + n) for n in range(10)]
+    assert pushed(client) == list(range(1, 11))
+
+
+def test_a_pump_that_takes_longer_than_a_tick_misses_ticks_and_says_how_many(client: redis.Redis) -> None:
+    clock = Clock()
+
+    def pump() -> dict[str, float]:
+        at, clock.now = clock.now, clock.now + 2.5
+        return {"n": at}
+
+    one = pumping(client, pump, clock)
+    run_until(one, clock, 1010.9)
+    # Tick 1001 ends at 1003.5: 1002 has gone by, 1003 is current and starts late, and so on.
+    assert pushed(client) == [1001.0, 1003.5, 1006.0, 1008.5]
+    assert (one.summary.due, one.summary.missed) == (8, 4)
+
+
+class Gate:
+    """Pumps that each wait until the test lets them go, in any order."""
+
+    def __init__(self) -> None:
+        self.started = threading.Semaphore(0)
+        self.gates: list[threading.Event] = []
+        self.lock = threading.Lock()
+
+    def pump(self) -> dict[str, int]:
+        with self.lock:
+            mine = len(self.gates)
+            self.gates.append(threading.Event())
+        self.started.release()
+        assert self.gates[mine].wait(10)
+        return {"n": mine}
+
+
+@given(order=st.permutations(range(5)))
+def test_pumps_that_run_at_once_are_pushed_in_tick_order_whichever_ends_first(fresh_client: Callable[[], redis.Redis], order: list[int]) -> None:
+    client, clock, gate = fresh_client(), Clock(), Gate()
+    one = pumping(client, gate.pump, clock, threads=5)
+    for tick in range(5):
+        clock.now = 1001.0 + tick
+        one.step()
+        assert gate.started.acquire(timeout=10)
+    for mine in order:
+        gate.gates[mine].set()
+    one._stop.set()
+    finish(one)
+    assert pushed(client) == [0, 1, 2, 3, 4]
+
+
+def finish(one: Pumping) -> None:
+    done = threading.Event()
+    while (wait := one.step()) is not None:
+        done.wait(wait)
+
+
+def test_a_tick_that_finds_no_free_thread_is_missed_and_never_queued(client: redis.Redis) -> None:
+    clock, gate = Clock(), Gate()
+    one = pumping(client, gate.pump, clock, threads=2)
+    for tick in range(5):
+        clock.now = 1001.0 + tick
+        one.step()
+    gate.started.acquire(timeout=10)
+    gate.started.acquire(timeout=10)
+    for event in gate.gates:
+        event.set()
+    one._stop.set()
+    finish(one)
+    assert (one.summary.pushed, one.summary.missed) == (2, 3)
+
+
+def test_a_pump_that_exceeds_its_timeout_is_a_failed_tick_and_the_order_goes_on(client: redis.Redis) -> None:
+    clock, gate = Clock(), Gate()
+    one = pumping(client, gate.pump, clock, threads=1, timeout=0.5)
+    clock.now = 1001.0
+    one.step()
+    assert gate.started.acquire(timeout=10)
+    clock.now = 1001.6
+    one.step()
+    assert one.summary.failed == 1
+    clock.now = 1002.0
+    one.step()
+    assert gate.started.acquire(timeout=10)
+    gate.gates[0].set()  # the one that was given up ends after all: nothing of it is pushed
+    gate.gates[1].set()
+    one._stop.set()
+    finish(one)
+    assert pushed(client) == [1]
+
+
+@given(fails=st.lists(st.booleans(), min_size=1, max_size=30))
+def test_a_pump_that_raises_costs_its_own_tick_only(fresh_client: Callable[[], redis.Redis], fails: list[bool]) -> None:
+    client, clock, calls = fresh_client(), Clock(), []
+
+    def pump() -> dict[str, int]:
+        calls.append(None)
+        if fails[len(calls) - 1]:
+            raise ValueError
+        return {"n": len(calls) - 1}
+
+    one = pumping(client, pump, clock, max_failures=100)
+    run_until(one, clock, 1000.5 + len(fails))
+    assert pushed(client) == [n for n, fail in enumerate(fails) if not fail]
+    assert one.summary.failed == sum(fails)
+
+
+def test_a_run_fails_after_so_many_failures_in_a_row(client: redis.Redis) -> None:
+    clock = Clock()
+
+    def pump() -> None:
+        msg = "no network"
+        raise OSError(msg)
+
+    one = pumping(client, pump, clock, max_failures=3)
+    with pytest.raises(PumpError, match="failed 3 times in a row, at last with OSError: no network"):
+        run_until(one, clock, 1010.0)
+    assert one.summary.failed == 3
+
+
+def test_what_cannot_be_encoded_is_a_failed_tick_and_nothing_of_it_is_pushed(client: redis.Redis) -> None:
+    clock = Clock()
+    one = pumping(client, lambda: [{"n": 1}, {"n": object()}], clock)
+    run_until(one, clock, 1001.5)
+    assert one.summary.failed == 1
+    assert client.exists("topic") == 0
+
+
+def test_an_async_pump_is_awaited(client: redis.Redis) -> None:
+    clock = Clock()
+
+    async def pump() -> dict[str, int]:
+        return {"n": 1}
+
+    run_until(pumping(client, pump, clock), clock, 1001.5)
+    assert pushed(client) == [1]
+
+
+def test_a_run_that_nobody_relieves_ends_with_its_window(client: redis.Redis) -> None:
+    clock = Clock()
+    one = pumping(client, lambda: {"n": 1}, clock, window=3.5)
+    run_until(one, clock, 1100.0)
+    assert clock.now == pytest.approx(1003.5, abs=0.01)
+    assert pushed(client) == [1, 1, 1]
+
+
+def test_a_run_that_is_relieved_ends_when_its_successor_begins(client: redis.Redis) -> None:
+    clock = Clock()
+    old = pumping(client, lambda: {"n": "old"}, clock)
+    run_until(old, clock, 1002.1)
+    clock.now = 1002.5
+    new = pumping(client, lambda: {"n": "new"}, clock)
+    for clock.now in (1003.0, 1004.0, 1005.0):
+        new.step()
+        old.step()
+    assert pushed(client) == ["old", "old", "old", "new", "new"]
+    assert old.step() is None
+
+
+def test_a_timeout_without_threads_is_refused(client: redis.Redis) -> None:
+    with pytest.raises(SettingsError, match="threads=1"):
+        pumping(client, lambda: None, Clock(), timeout=1.0)

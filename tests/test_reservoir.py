@@ -1,0 +1,80 @@
+"""Appends: once, all or none, in order; and what the reservoir says of itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import EncodeError, Reservoir, SettingsError
+from tests.streams import push_all, run
+
+Fresh = Callable[[], redis.Redis]
+
+fields = st.dictionaries(st.text(min_size=1, max_size=5), st.integers() | st.text(max_size=5), min_size=1, max_size=4)
+
+
+@given(entries=st.lists(fields, max_size=20))
+def test_what_is_pushed_is_read_back_in_push_order(fresh_client: Fresh, entries: list[dict[str, Any]]) -> None:
+    reservoir = Reservoir(fresh_client())
+    ids = reservoir.push_many("topic", entries)
+    read = reservoir.peek("topic", 100)
+    assert [dict(entry) for entry in read] == entries
+    assert [entry.id for entry in read] == ids
+
+
+@given(entries=st.lists(fields, min_size=1, max_size=5), times=st.integers(1, 4))
+def test_an_append_sent_again_appends_nothing_and_answers_the_same_ids(
+    fresh_client: Fresh, entries: list[dict[str, Any]], times: int
+) -> None:
+    reservoir = Reservoir(fresh_client())
+    answers = [reservoir.append("topic", reservoir.encode(entries), record="sluice:push:x") for _ in range(times)]
+    assert all(answer == answers[0] for answer in answers)
+    assert [dict(entry) for entry in reservoir.peek("topic", 100)] == entries
+
+
+@given(entries=st.lists(fields, max_size=5), at=st.integers(0, 5))
+def test_one_value_that_cannot_be_encoded_and_nothing_is_pushed(
+    fresh_client: Fresh, entries: list[dict[str, Any]], at: int
+) -> None:
+    client = fresh_client()
+    with pytest.raises(EncodeError, match="'bad'"):
+        Reservoir(client).push_many("topic", [*entries[:at], {"bad": object()}, *entries[at:]])
+    assert client.keys("*") == []
+
+
+@pytest.mark.parametrize("topic", ["", "a b", "-a", "a:dead:b", "a\n", "sluice:push:1", "a" * 129, "é"])
+def test_a_bad_topic_name_is_refused_before_anything_is_pushed(client: redis.Redis, topic: str) -> None:
+    with pytest.raises(SettingsError, match="expected a topic name"):
+        Reservoir(client).push(topic, {"n": 1})
+    assert client.keys("*") == []
+
+
+def test_a_topic_is_trimmed_to_about_its_length(client: redis.Redis) -> None:
+    reservoir = Reservoir(client)
+    for n in range(1_000):
+        reservoir.push("topic", {"n": n}, keep=100)
+    left = [entry["n"] for entry in reservoir.peek("topic", 1_000)]
+    assert 100 <= len(left) <= 300
+    assert left == list(range(1_000))[-len(left) :]
+
+
+def test_all_that_a_push_leaves_beside_its_topic_has_a_ttl(client: redis.Redis) -> None:
+    Reservoir(client).push("topic", {"n": 1})
+    beside = [key for key in client.keys("*") if key != b"topic"]
+    assert beside
+    assert all(key.startswith(b"sluice:") and client.pttl(key) > 0 for key in beside)
+
+
+def test_levels_say_how_far_each_group_has_come(client: redis.Redis) -> None:
+    push_all(client, "topic", range(5))
+    run(lambda source: source.sink(lambda _: None), client)
+    push_all(client, "topic", range(3))
+    run(lambda source: source.pluck("missing").sink(print), client, group="failing")
+    [level] = Reservoir(client).levels()
+    assert (level.topic, level.length) == ("topic", 8)
+    group, failing = sorted(level.groups, key=lambda g: g.name, reverse=True)
+    assert (group.name, group.lag, group.pending, group.dead) == ("group", 3, 0, 0)
+    assert (failing.name, failing.lag, failing.pending, failing.dead) == ("failing", 0, 0, 8)
