@@ -14,6 +14,7 @@ from flows.parameters import Options, flow_of
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError
 from tasks.settings import check_group, check_topic, seconds
+from tasks.consumer import group_start
 from tasks.source import OnError, from_redis
 
 __all__ = ["outlet"]
@@ -78,6 +79,7 @@ def _check(options: dict[str, Any]) -> None:
     if options["run_for"]:
         seconds(options["run_for"], name="run_for")
     seconds(options["lease"], name="lease")
+    group_start(options["start_from"])
 
 
 def _run(

@@ -1,0 +1,150 @@
+"""What `@inlet` and `@outlet` make of a function, before Prefect runs it."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from prefect import Flow
+from prefect.flows import load_flow_from_entrypoint
+from streamz import Stream
+
+from flows import inlet, outlet
+from tasks import SettingsError
+
+SOURCE = '''
+"""A user's flow file."""
+from __future__ import annotations
+from typing import TYPE_CHECKING, Literal
+from flows import inlet, outlet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from streamz import Stream
+
+
+@inlet(topic="market", every="5s", threads=4)
+def quotes(board: Literal["all", "sh"] = "all", top: int = 3) -> pd.DataFrame:
+    """Every quote, one row per code.
+
+    A second paragraph.
+
+    Args:
+        board: Which board to ask for.
+    """
+    return {"board": board, "top": top}
+
+
+@outlet(topics=["market", "other"], group="movers", into="signals")
+def movers(source: Stream, top: int = 10) -> Stream:
+    """The widest."""
+    return source.pluck("quotes")
+'''
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "users_flows.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_both_are_flows_that_prefect_loads_by_file_and_name(file: Path) -> None:
+    for name in ("quotes", "movers"):
+        made = load_flow_from_entrypoint(f"{file}:{name}")
+        assert type(made) is Flow
+        assert made.name == name
+
+
+def test_the_form_shows_the_functions_own_parameters_and_then_the_decorators(file: Path) -> None:
+    form = load(file).quotes.parameters
+    assert list(form.properties) == [
+        "board", "top", "topic", "every", "threads", "timeout", "window", "keep", "compression", "max_failures",
+    ]  # fmt: skip
+    assert form.properties["board"]["enum"] == ["all", "sh"]
+    assert form.properties["top"]["type"] == "integer"
+    assert (form.properties["every"]["default"], form.properties["threads"]["default"]) == ("5s", 4)
+
+
+def test_every_parameter_of_a_decorator_has_a_description_and_the_own_ones_keep_theirs(file: Path) -> None:
+    module = load(file)
+    assert module.quotes.parameters.properties["board"]["description"] == "Which board to ask for."
+    for made, own in ((module.quotes, {"board", "top"}), (module.movers, {"top"})):
+        for name, shown in made.parameters.properties.items():
+            assert shown.get("description") or name in own
+
+
+def test_the_flow_is_described_by_the_docstring_without_its_arguments(file: Path) -> None:
+    assert load(file).quotes.description == "Every quote, one row per code.\n\nA second paragraph."
+
+
+def test_the_source_is_no_parameter_of_an_outlet(file: Path) -> None:
+    assert "source" not in load(file).movers.parameters.properties
+
+
+def test_the_undecorated_function_stays_callable(file: Path) -> None:
+    module = load(file)
+    assert module.quotes.pump(board="sh") == {"board": "sh", "top": 3}
+    assert isinstance(module.movers.build(Stream()), Stream)
+
+
+def test_an_edited_file_is_another_version_of_its_flows(file: Path) -> None:
+    before = load(file).quotes.version
+    assert load(file).quotes.version == before
+    file.write_text(SOURCE + "\n# edited\n")
+    assert load(file).quotes.version != before
+
+
+@pytest.mark.parametrize("name", ["topic", "every", "return_state", "wait_for"])
+def test_a_parameter_named_like_one_of_the_decorators_is_an_error_at_import(name: str) -> None:
+    namespace: dict[str, Any] = {}
+    exec(f"def pump({name}=1): ...", namespace)  # noqa: S102
+    with pytest.raises(SettingsError, match=rf"inlet 'pump'.*'{name}'.*rename"):
+        inlet(topic="t")(namespace["pump"])
+
+
+def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
+    def build() -> None: ...
+
+    with pytest.raises(SettingsError, match=r"def build\(source: Stream\)"):
+        outlet(topics="t", group="g")(build)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"topic": "a b"}, "topic name"),
+        ({"every": "soon"}, "every: expected a duration"),
+        ({"every": "0s"}, "every: expected a duration above zero"),
+        ({"every": "2min"}, "use every=None and a schedule"),
+        ({"every": "60s", "window": "30s"}, "window"),
+    ],
+)
+def test_a_bad_option_of_an_inlet_is_an_error_at_import(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        inlet(**({"topic": "t"} | options))(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"topics": ["a", "b c"]}, "topic name"),
+        ({"group": "a:b"}, "group name"),
+        ({"into": "t"}, "come back to it"),
+        ({"run_for": "-1s"}, "run_for"),
+        ({"start_from": "yesterday-ish"}, "start_from"),
+    ],
+)
+def test_a_bad_option_of_an_outlet_is_an_error_at_import(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        outlet(**({"topics": "t", "group": "g"} | options))(lambda source: source)
