@@ -74,18 +74,17 @@ class RedisServer:
         self.socket = socket or folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self.log = log or folder / "redis.log"
-        self.binary: RedisBinary | None = None
-        self._child: Child | None = None
+        self.child: Child | None = None
 
     @property
     def pid(self) -> int | None:
         """Its process id, or None before it was started."""
-        return self._child.pid if self._child else None
+        return self.child.pid if self.child else None
 
     @property
     def running(self) -> bool:
         """Whether it was started and has not ended."""
-        return self._child is not None and self._child.running
+        return self.child is not None and self.child.running
 
     def start(self, *, timeout: float = 30) -> Self:
         """Start it and wait until it answers.
@@ -97,15 +96,15 @@ class RedisServer:
         self.wait_until_ready(timeout=timeout)
         return self
 
-    def launch(self) -> None:
-        """Start it and return at once; `wait_until_ready` is the other half of `start`."""
-        self.binary = find_redis_server()
+    def launch(self) -> RedisBinary:
+        """Start it and return at once which it is; `wait_until_ready` is the other half of `start`."""
+        binary = find_redis_server()
         for folder in (self.folder, self.socket.parent):
             _make_private(folder)
-        if self.binary.version < _PARTED_AOF and (self.folder / "appendonlydir").exists():
+        if binary.version < _PARTED_AOF and (self.folder / "appendonlydir").exists():
             msg = (
-                f"{self.folder} holds data of Redis 7 or later, which {self.binary.path} "
-                f"({'.'.join(map(str, self.binary.version))}) cannot see; nothing was started or changed; "
+                f"{self.folder} holds data of Redis 7 or later, which {binary.path} "
+                f"({'.'.join(map(str, binary.version))}) cannot see; nothing was started or changed; "
                 "install redis-server 7 or later"
             )
             raise SettingsError(msg)
@@ -123,23 +122,24 @@ class RedisServer:
             "daemonize": "no",
         }
         arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        self._child = Child("Redis", [str(self.binary.path), *arguments], log=self.log)
-        self._child.start()
+        self.child = Child("Redis", [str(binary.path), *arguments], log=self.log)
+        self.child.start()
+        return binary
 
     def wait_until_ready(self, *, timeout: float = 30) -> None:
         """Wait until it answers; raises as `start` does, and leaves nothing behind then."""
-        if self._child is None:
+        if self.child is None:
             msg = "wait_until_ready() before launch()"
             raise RuntimeError(msg)
         deadline = time.monotonic() + timeout
-        while self._child.running and time.monotonic() < deadline:
+        while self.child.running and time.monotonic() < deadline:
             try:
                 if self._answers():
                     return
             except BusyLoadingError:
                 deadline = time.monotonic() + timeout
             time.sleep(0.02)
-        code = self._child.exit_code
+        code = self.child.exit_code
         self.stop()
         silent = f"did not answer within {timeout:.0f} s"
         what = silent if code is None else f"ended at its start (exit code {code})"
@@ -148,14 +148,14 @@ class RedisServer:
 
     def stop(self, *, grace: float = 10, hurry: Callable[[], bool] = lambda: False) -> None:
         """Stop it, its data synced; kill it if that takes longer than `grace` seconds or `hurry` says so."""
-        if self._child is not None:
-            self._child.stop(grace=grace, hurry=hurry)  # SIGTERM is SHUTDOWN, without a connection for it
+        if self.child is not None:
+            self.child.stop(grace=grace, hurry=hurry)  # SIGTERM is SHUTDOWN, without a connection for it
             self.socket.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """Kill it at once, as a crash would: socket and unsynced state stay behind."""
-        if self._child is not None:
-            self._child.kill()
+        if self.child is not None:
+            self.child.kill()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -1,0 +1,168 @@
+"""What `prefect.yaml` says: the deployments, which of them are inlets and outlets, and whether they can be imported."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from tasks.errors import SettingsError
+
+__all__ = ["Blueprint", "Deployment", "EntrypointCheck", "import_flows", "read_blueprint"]
+
+_MARK = "\x1e"
+_SOON = 300  # a schedule rarer than this is no beat: its first run can wait for its time
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One deployment as `prefect.yaml` has it."""
+
+    name: str
+    entrypoint: str
+    flow: str  # the flow's name; '' until the entrypoint was imported
+    tags: frozenset[str]
+    slugs: frozenset[str]  # of its schedules
+    interval: float | None  # seconds, of the first schedule with one
+
+    @property
+    def full_name(self) -> str:
+        """Its name as Prefect's commands take it, such as 'quotes/main'."""
+        return f"{self.flow}/{self.name}"
+
+    @property
+    def stays_up(self) -> bool:
+        """Whether it is to run all the time: an outlet, and no schedule starts it."""
+        return "outlet" in self.tags and not self.slugs
+
+    @property
+    def beats(self) -> bool:
+        """Whether it is an inlet whose schedule brings a new run again and again."""
+        return "inlet" in self.tags and self.interval is not None and self.interval <= _SOON
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """All deployments of one `prefect.yaml`."""
+
+    path: Path
+    deployments: tuple[Deployment, ...]
+
+    def named(self, flows: Mapping[str, str]) -> "Blueprint":
+        """Return it with the flows' names filled in, from a mapping of entrypoints to names."""
+        return replace(self, deployments=tuple(replace(each, flow=flows[each.entrypoint]) for each in self.deployments))
+
+
+def read_blueprint(path: Path) -> Blueprint:
+    """Return what `prefect.yaml` at `path` declares.
+
+    raises    SettingsError: it is not there, no YAML, or a deployment lacks its name or entrypoint
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        msg = f"expected the deployments in {path}, found no such file; run `sluice` from a checkout of the project"
+        raise SettingsError(msg) from error
+    except yaml.YAMLError as error:
+        msg = f"{path}: expected YAML, got this instead: {str(error).replace(chr(10), ' ')}"
+        raise SettingsError(msg) from error
+    blocks = raw.get("deployments") if isinstance(raw, dict) else None
+    if not isinstance(blocks, list):
+        msg = f"{path}: expected a list under 'deployments:', got {type(blocks).__name__}"
+        raise SettingsError(msg)
+    return Blueprint(path, tuple(_deployment(path, position, block) for position, block in enumerate(blocks, 1)))
+
+
+def _deployment(path: Path, position: int, block: object) -> Deployment:
+    name = block.get("name") if isinstance(block, dict) else None
+    entrypoint = block.get("entrypoint") if isinstance(block, dict) else None
+    if not isinstance(block, dict) or not name or not isinstance(entrypoint, str) or ":" not in entrypoint:
+        msg = f"{path}: expected a name and an entrypoint such as 'flows/clock.py:seconds' in deployment {position}, got {block!r}"
+        raise SettingsError(msg)
+    schedules = block.get("schedules") or []
+    return Deployment(
+        name=name,
+        entrypoint=entrypoint,
+        flow="",
+        tags=frozenset(block.get("tags") or []),
+        slugs=frozenset(schedule["slug"] for schedule in schedules if schedule.get("slug")),
+        interval=next((float(schedule["interval"]) for schedule in schedules if "interval" in schedule), None),
+    )
+
+
+def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Import the flows; return their names by entrypoint, and a sentence for each that cannot be imported.
+
+    `prefect deploy` does not say so: it reads the flow's name from the source and deploys it all the same (3.8.8).
+    """
+    from prefect.flows import load_flow_from_entrypoint  # noqa: PLC0415 - a second; only the check needs it
+
+    flows, errors = {}, []
+    for entrypoint in entrypoints:
+        try:
+            flows[entrypoint] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False).name
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's file raises
+            cause = error.__cause__ or error
+            errors.append(" ".join(f"{entrypoint}: {type(cause).__name__}: {cause}".split()))
+    return flows, errors
+
+
+class EntrypointCheck:
+    """`import_flows` in a process of its own, beside whatever else there is to do.
+
+    A user's file may do anything when it is imported; the supervisor is not to feel it.
+    """
+
+    def __init__(self, blueprint: Blueprint, *, env: Mapping[str, str]) -> None:
+        self._blueprint = blueprint
+        self._answer = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(  # noqa: S603 - ourselves
+            [sys.executable, "-c", f"from {__name__} import _answer; _answer()", *self._entrypoints],
+            stdin=subprocess.DEVNULL,
+            stdout=self._answer,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=env,
+            cwd=blueprint.path.parent,
+        )
+
+    @property
+    def _entrypoints(self) -> list[str]:
+        return [deployment.entrypoint for deployment in self._blueprint.deployments]
+
+    def result(self, *, timeout: float = 120) -> Blueprint:
+        """Wait for the end of the check; return the blueprint with the flows' names.
+
+        raises    SettingsError: one or more cannot be imported
+        """
+        try:
+            self._process.wait(timeout)
+            self._answer.seek(0)
+            flows, errors = json.loads(self._answer.read().rpartition(_MARK)[2])
+        except (subprocess.TimeoutExpired, ValueError) as error:
+            msg = (
+                f"{self._blueprint.path}: importing its flows ended without an answer (exit code {self._process.poll()}); "
+                f"try it: python -c 'import runpy; runpy.run_path(\"{self._entrypoints[0].rpartition(':')[0]}\")'"
+            )
+            raise SettingsError(msg) from error
+        finally:
+            self.close()
+        if errors:
+            msg = f"{self._blueprint.path} names flows that cannot be imported; nothing was deployed: {'; '.join(errors)}"
+            raise SettingsError(msg)
+        return self._blueprint.named(flows)
+
+    def close(self) -> None:
+        """End it, whatever it found."""
+        self._process.kill()
+        self._process.wait()
+        self._answer.close()
+
+
+def _answer() -> None:
+    # A user's file may print when it is imported: the answer is what follows the mark.
+    print(_MARK + json.dumps(import_flows(sys.argv[1:])))  # noqa: T201 - its parent reads it

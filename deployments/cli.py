@@ -1,0 +1,87 @@
+"""The `sluice` command. Whatever is heavy is imported by the command that needs it."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tasks.errors import SluiceError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="sluice",
+    help="Periodic Python functions as durable streams, streams as live results.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # keeps rich out of `sluice --help`
+    pretty_exceptions_enable=False,
+)
+
+DEBUG = "SLUICE_DEBUG"
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help=f"Show the traceback of an error. [{DEBUG}=1]")] = False,  # noqa: FBT002
+) -> None:
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Where the Prefect server listens, on loopback only.", min=1, max=65535)] = 4200,
+) -> None:
+    """Run it all on this machine: Redis, Prefect, every inlet and outlet, until Ctrl-C.
+
+    Uses the Redis that SLUICE_REDIS_URL names, and the Prefect server that PREFECT_API_URL names, and starts what is
+    not named. Keeps its data in .sluice/ (or SLUICE_STATE_DIR).
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from deployments.local import up as run  # noqa: PLC0415
+
+    raise typer.Exit(run(Console(), root=Path(__file__).resolve().parents[1], port=port))
+
+
+@app.command()
+def status() -> None:
+    """Show the servers, the last run of every deployment, and how far each group has come.
+
+    Exit code 1 if Redis or Prefect does not answer.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from deployments.status import status as show  # noqa: PLC0415
+
+    raise typer.Exit(0 if show(Console()) else 1)
+
+
+@app.command()
+def peek(
+    topic: Annotated[str, typer.Argument(help="The topic, such as busiest, or market:dead:movers.")],
+    n: Annotated[int, typer.Option("-n", help="How many entries.", min=1, max=10_000)] = 1,
+) -> None:
+    """Print the newest entries of a topic, decoded, oldest first."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from deployments.status import peek as show  # noqa: PLC0415
+
+    show(Console(), topic, n)
+
+
+def main() -> None:
+    """Run the command; say what is wrong in one sentence, not in a traceback."""
+    try:
+        app()
+    except SluiceError as error:
+        if os.environ.get(DEBUG):
+            raise
+        print(f"sluice: {error}", file=sys.stderr)  # noqa: T201 - a command's error
+        sys.exit(1)
+    except BrokenPipeError:  # `sluice peek ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

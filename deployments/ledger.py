@@ -1,0 +1,143 @@
+"""Who runs the local stack: one supervisor at a time, and what a killed one left behind."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+
+from tasks.errors import SettingsError
+from tasks.settings import STATE_DIR
+
+__all__ = ["Ledger", "flow_run_processes"]
+
+_FLOW_RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of each flow run's process (Prefect 3.8.8)
+
+
+class Ledger:
+    """The notes of a stack in its state folder: a lock, and the processes it started."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = folder / "up.lock"
+        self._notes = folder / "stack.json"
+        self.folder = folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others from running a stack in this folder; the kernel lets go of the lock even of a killed one.
+
+        raises    SettingsError: one is running
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                msg = (
+                    f"`sluice up` is already running here (process {self.holder() or 'unknown'}, state in {self.folder}); "
+                    "watch it with `sluice status`, stop it with Ctrl-C there"
+                )
+                raise SettingsError(msg) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+            file.truncate(0)
+
+    def holder(self) -> int | None:
+        """Return the process id of the supervisor that runs a stack here, or None."""
+        try:
+            with self._lock.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return int(file.read() or 0) or None
+        except (FileNotFoundError, ValueError):
+            return None
+        return None
+
+    def record(self, url: str, pids: Iterable[int | None]) -> None:
+        """Note the address of the Prefect server, and the processes that must not outlive the stack."""
+        notes = {"api_url": url, "processes": [_identity(pid) for pid in pids if pid is not None and psutil.pid_exists(pid)]}
+        fresh = self._notes.with_suffix(".new")
+        fresh.write_text(json.dumps(notes))
+        fresh.replace(self._notes)
+
+    def api_url(self) -> str | None:
+        """Return the address of the Prefect server the last stack used."""
+        return self._read().get("api_url")
+
+    def forget(self) -> None:
+        """Remove the notes: all that was started has been stopped."""
+        self._notes.unlink(missing_ok=True)
+
+    def end_orphans(self, *, grace: float = 10) -> int:
+        """Stop what a killed stack left running here: its flows and worker first, its servers last.
+
+        returns   how many processes there were
+        """
+        recorded = [process for note in self._read().get("processes", []) if (process := _same(note))]
+        children = [child for process in recorded for child in _children(process)]
+        flows = self.end_flows(grace=grace)
+        _end(recorded[::-1], grace)
+        _end(children, 0)
+        return len(recorded) + flows
+
+    def end_flows(self, *, grace: float) -> int:
+        """Stop the flow runs of this stack that still have a process; return how many there were."""
+        flows = [process for _, process in flow_run_processes(self.folder)]
+        _end(flows, grace)
+        return len(flows)
+
+    def _read(self) -> dict:
+        try:
+            return json.loads(self._notes.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+
+
+def flow_run_processes(folder: Path | None = None) -> list[tuple[UUID, psutil.Process]]:
+    """Return the flow runs that live on this machine with their processes; with `folder` those of its stack only."""
+    found = []
+    for process in psutil.process_iter(["environ"]):
+        environ = process.info["environ"] or {}  # None: another user's
+        if folder is not None and environ.get(STATE_DIR) != str(folder):
+            continue
+        with suppress(ValueError):
+            if run_id := environ.get(_FLOW_RUN_ID):
+                found.append((UUID(run_id), process))
+    return found
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return process.children(recursive=True)
+    return []
+
+
+def _end(processes: list[psutil.Process], grace: float) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=grace)
+    for process in alive:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _identity(pid: int) -> dict[str, float]:
+    return {"pid": pid, "created": psutil.Process(pid).create_time()}
+
+
+def _same(note: dict[str, float]) -> psutil.Process | None:
+    # Process ids are used again: one that began at another moment is somebody else's.
+    with suppress(psutil.Error):
+        process = psutil.Process(int(note["pid"]))
+        if abs(process.create_time() - note["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None

@@ -1,0 +1,103 @@
+"""`sluice up`: the whole project on one machine, for as long as somebody looks at it."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+
+from deployments.interrupts import Interrupts
+from deployments.ledger import Ledger
+from deployments.stack import Stack
+from tasks.settings import REDIS_URL, state_dir, without_password
+
+__all__ = ["DEFAULT_PORT", "up"]
+
+DEFAULT_PORT = 4200  # where [tool.prefect.api] in pyproject.toml lets `prefect` look
+TOPICS = ("busiest", "signals")
+_GRACE = 40.0  # seconds; a run has 30 from SIGTERM to SIGKILL (Prefect 3.8.8)
+
+
+def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
+    """Start what is missing, deploy `prefect.yaml`, run every outlet, and follow the results until Ctrl-C.
+
+    Then cancel the runs, wait until they are through with what is in flight, and stop all that was started here. A
+    second Ctrl-C does not wait.
+
+    returns   the exit code: 0, or 130 if the stop was hastened
+    raises    SluiceError: it cannot be done; what was started has been stopped
+    """
+
+    def say(line: str) -> None:
+        with suppress(OSError):  # the terminal may be gone
+            console.print(line, style="dim", highlight=False, soft_wrap=True, markup=False)
+
+    ledger = Ledger(state_dir())
+    with ledger.held(), Interrupts() as interrupts:
+        stack = Stack(root, ledger, port=port, say=say)
+        try:
+            _run(stack, console, say)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            interrupts.hold()
+            began = time.monotonic()
+            _stop(stack, say, interrupts.impatient)
+            say(f"stopped in {time.monotonic() - began:.1f} s; the data stays in {ledger.folder}")
+    return 130 if interrupts.impatient() else 0
+
+
+def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
+    began = time.monotonic()
+    say(f"starting {stack.missing} ...")
+    stack.start()
+
+    # Prefect reads its settings when it is imported: start() has put them into the environment.
+    from httpx import HTTPError  # noqa: PLC0415
+    from prefect.client.orchestration import get_client  # noqa: PLC0415
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    from deployments import runs  # noqa: PLC0415
+    from deployments.follow import Follower  # noqa: PLC0415
+    from tasks.reservoir import Reservoir  # noqa: PLC0415
+
+    with get_client(sync_client=True) as client:
+        stack.deploy(client)
+        waiting = runs.to_start(client, stack.blueprint, beats=True)
+        _welcome(stack, console, time.monotonic() - began)
+        outlets = runs.ids(client, (each.full_name for each in stack.blueprint.deployments if each.stays_up))
+        reservoir = Reservoir.from_url(stack.env[REDIS_URL])
+        with Follower(console, client, reservoir, topics=TOPICS, outlets=set(outlets.values())) as follower:
+            while True:
+                if stack.worker and stack.worker.name in stack.tend():
+                    stack.sweep(client)
+                    waiting = runs.to_start(client, stack.blueprint, beats=False)
+                with suppress(HTTPError, RedisError):  # a server is away: tend() sees to ours, others come back
+                    if waiting:  # one a second: each start is 3 s of CPU, and the first ones are to be first
+                        runs.start(client, waiting.pop(0))
+                    follower.step()
+                time.sleep(1)
+
+
+def _stop(stack: Stack, say: Callable[[str], None], impatient: Callable[[], bool]) -> None:
+    if stack.worker and stack.worker.running:
+        from prefect.client.orchestration import get_client  # noqa: PLC0415
+
+        say("stopping: the runs finish what is in flight (Ctrl-C again: at once) ...")
+        try:
+            with get_client(sync_client=True) as client:
+                stack.end_runs(client, timeout=_GRACE, hurry=impatient)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the processes have to go
+            say(f"could not cancel the runs ({type(error).__name__}); their processes are stopped all the same")
+    stack.stop(hurry=impatient)
+
+
+def _welcome(stack: Stack, console: Console, seconds: float) -> None:
+    url = stack.api_url.removesuffix("/api")
+    console.print(f"[bold]{len(stack.blueprint.deployments)} deployments[/] after {seconds:.0f} s", highlight=False)
+    console.print(f"  Prefect UI  {url}", highlight=False)
+    console.print(f"  Redis       {without_password(stack.env[REDIS_URL])}", highlight=False, soft_wrap=True)
+    console.print(f"  logs        {stack.folder / 'logs'}", highlight=False, soft_wrap=True)
+    if stack.own_server and not url.endswith(f":{DEFAULT_PORT}"):
+        console.print(f"  for `prefect` in another shell: export PREFECT_API_URL={stack.api_url}", highlight=False)

@@ -1,0 +1,129 @@
+"""A Prefect server and a process worker of our own, on this machine only."""
+
+import os
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from deployments.child import Child, last_lines
+from tasks.errors import SettingsError, UnavailableError
+
+__all__ = [
+    "POOL",
+    "answers",
+    "check_port",
+    "prefect_server",
+    "settings_of_other_server",
+    "settings_of_own_server",
+    "wait_for_server",
+    "worker",
+]
+
+POOL = "sluice"
+_LOOPBACK = "127.0.0.1"
+
+# For whoever talks to a server or runs flows, wherever the server is.
+_CLIENT_SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the least there is; deployments/automations.yaml counts on it
+    # With these a scheduled run starts 0.1 s after its time (p50; defaults: up to 6 s). Prefect 3.8.8.
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_WORKER_PREFETCH_SECONDS": "20",
+}
+
+_SERVER_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # Leases in memory do not survive the server, and a run that cannot renew its own is killed (3.8.8).
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # Four inlets are 5,760 flow runs a day; by default only events are ever removed.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "259200",  # 3 days, in seconds; the next one in ISO 8601
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P3D",
+}
+
+
+def settings_of_own_server(home: Path, port: int) -> dict[str, str]:
+    """Return the environment for a server of our own on `port`, and for all that talks to it.
+
+    What the user has set stays, but for where the server is and where it keeps its data.
+    """
+    return {
+        **_CLIENT_SETTINGS,
+        **_SERVER_SETTINGS,
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://{_LOOPBACK}:{port}/api",
+        "PREFECT_SERVER_API_HOST": _LOOPBACK,
+        "PREFECT_SERVER_API_PORT": str(port),
+    }
+
+
+def settings_of_other_server() -> dict[str, str]:
+    """Return the environment for workers and flows that use the server that PREFECT_API_URL names."""
+    return {**_CLIENT_SETTINGS, **os.environ}
+
+
+def prefect_server(port: int, *, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
+    """Return a Prefect server that listens on loopback only."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"]
+    return Child("Prefect server", [*command, "--host", _LOOPBACK, "--port", str(port)], log=log, env=env, cwd=cwd)
+
+
+def worker(*, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
+    """Return a process worker of the pool, whose runs use this interpreter.
+
+    The deployments' command is `python -m prefect.engine`: the first `python` on the PATH, which is another one where
+    the environment was not activated.
+    """
+    beside_us = str(Path(sys.executable).parent)
+    path = os.pathsep.join([beside_us, env.get("PATH", os.defpath)])
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process"]
+    return Child("worker", command, log=log, env={**env, "PATH": path}, cwd=cwd)
+
+
+def check_port(port: int) -> None:
+    """Raise SettingsError, which says what to do, if something listens on `port` already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOOPBACK, port))
+        except PermissionError as error:
+            msg = f"port {port} cannot be used by this user; choose one above 1023: sluice up --port 4201"
+            raise SettingsError(msg) from error
+        except OSError as error:
+            url = f"http://{_LOOPBACK}:{port}/api"
+            if answers(url):
+                whose = f"by another Prefect server; use that one: PREFECT_API_URL={url} sluice up, or start one beside it"
+            else:
+                whose = "by another program; start the Prefect server elsewhere"
+            msg = f"port {port} is taken {whose}: sluice up --port {port + 1}"
+            raise SettingsError(msg) from error
+
+
+def answers(api_url: str, *, timeout: float = 2) -> bool:
+    """Tell whether a Prefect server answers at `api_url`."""
+    try:
+        with urllib.request.urlopen(f"{api_url}/health", timeout=timeout) as reply:  # noqa: S310 - http(s), from settings
+            return reply.status == 200 and reply.read(16).strip() == b"true"  # noqa: PLR2004 - HTTP's OK
+    except (OSError, ValueError):
+        return False
+
+
+def wait_for_server(api_url: str, child: Child, *, timeout: float = 120) -> None:
+    """Wait until the server that `child` is answers.
+
+    raises    UnavailableError: it ended, or was silent for `timeout` seconds; quotes its log
+    """
+    deadline = time.monotonic() + timeout
+    while child.running and time.monotonic() < deadline:
+        if answers(api_url):
+            return
+        time.sleep(0.1)
+    what = f"did not answer within {timeout:.0f} s" if child.running else f"ended at its start (exit code {child.exit_code})"
+    msg = f"the Prefect server {what}; the last lines of {child.log}:\n{last_lines(child.log, 5) or '(empty)'}"
+    raise UnavailableError(msg)

@@ -1,0 +1,116 @@
+"""Bring `prefect.yaml` to a server: pool, deployments, automations, and no schedule that it no longer has."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import DeploymentFilter, WorkPoolFilter
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+from deployments.blueprint import Blueprint
+from deployments.child import last_lines
+from deployments.prefect_server import POOL
+from tasks.errors import UnavailableError
+
+__all__ = ["Rollout", "clear_schedules", "ensure_automations", "ensure_pool", "pause_pool", "strangers"]
+
+
+def ensure_pool(client: SyncPrefectClient) -> None:
+    """Create the work pool if it is not there."""
+    try:
+        client.read_work_pool(POOL)
+    except ObjectNotFound:
+        from prefect.workers.process import ProcessWorker  # noqa: PLC0415 - half a second, the first time only
+
+        template = ProcessWorker.get_default_base_job_template()
+        with suppress(ObjectAlreadyExists):  # a worker that starts at this moment creates it too
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+
+def pause_pool(client: SyncPrefectClient, *, paused: bool) -> bool:
+    """Pause the pool, or let it go on; return whether that changed anything."""
+    if client.read_work_pool(POOL).is_paused == paused:
+        return False
+    client.update_work_pool(POOL, WorkPoolUpdate(is_paused=paused))
+    return True
+
+
+def ensure_automations(client: SyncPrefectClient) -> None:
+    """Create the automations of `deployments/automations.yaml` that are not there, and renew those that differ."""
+    text = Path(__file__).with_name("automations.yaml").read_text()
+    for raw in yaml.safe_load(text)["automations"]:
+        wanted = AutomationCore.model_validate(raw)
+        found = client.read_automations_by_name(wanted.name)
+        if not found:
+            client.create_automation(wanted)
+        elif found[0].trigger != wanted.trigger or found[0].actions != wanted.actions:
+            client.update_automation(found[0].id, wanted)
+
+
+def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
+    """Delete the schedules that `prefect.yaml` once had and has no more; return their names.
+
+    `prefect deploy` leaves them where they are when the file declares none (3.8.8). Those without a slug were
+    made by hand, in the UI, and stay.
+    """
+    cleared = []
+    for declared in blueprint.deployments:
+        deployment = client.read_deployment_by_name(declared.full_name)
+        for schedule in deployment.schedules:
+            if schedule.slug and schedule.slug not in declared.slugs:
+                client.delete_deployment_schedule(deployment.id, schedule.id)
+                cleared.append(f"{declared.full_name}: {schedule.slug}")
+    return cleared
+
+
+def strangers(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
+    """Return the names of the pool's deployments that `prefect.yaml` does not have (any more)."""
+    declared = {each.full_name for each in blueprint.deployments}
+    found = client.read_deployments(
+        deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": ["sluice"]}}),
+        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
+    )
+    names = {f"{client.read_flow(each.flow_id).name}/{each.name}" for each in found}
+    return sorted(names - declared)
+
+
+class Rollout:
+    """`prefect deploy --all` in a process of its own: what a user would do, and just as faithful to `prefect.yaml`."""
+
+    def __init__(self, blueprint: Blueprint, *, log: Path, env: Mapping[str, str]) -> None:
+        self._log = log
+        folder = blueprint.path.parent
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - Prefect's own command
+                [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", blueprint.path.name],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**env, "PWD": str(folder)},  # prefect.yaml takes it for the runs' working directory
+                cwd=folder,
+            )
+
+    def result(self, *, timeout: float = 120) -> None:
+        """Wait for the end of it; raises UnavailableError if it failed, and quotes what it said last."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            self.close()
+        if code != os.EX_OK:
+            msg = f"`prefect deploy --all` failed (exit code {code}); the last lines of {self._log}:\n{last_lines(self._log, 8)}"
+            raise UnavailableError(msg)
+
+    def close(self) -> None:
+        """End it, however far it got."""
+        self._process.kill()
+        self._process.wait()

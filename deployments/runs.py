@@ -1,0 +1,157 @@
+"""Flow runs as the local stack sees them: left over, started, followed, cancelled."""
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
+
+from deployments.blueprint import Blueprint
+from deployments.prefect_server import POOL
+
+__all__ = [
+    "ABANDONED",
+    "cancel",
+    "discard_late",
+    "ids",
+    "last_runs",
+    "of_pool",
+    "start",
+    "sweep",
+    "to_start",
+]
+
+ALIVE = frozenset({StateType.RUNNING, StateType.PENDING, StateType.CANCELLING})
+BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
+# A state of the type Crashed, under another name than the one the outlets' triggers wait for: who sweeps up starts
+# the outlets itself, and a run that every trigger starts besides would only be cancelled again.
+ABANDONED = "Abandoned"
+_PAGE = 200  # the server gives no more at once (3.8.8) ...
+_BULK = 50  # ... and deletes no more at once
+
+
+def of_pool(client: SyncPrefectClient, states: Collection[StateType], *, due_before: datetime | None = None) -> list[FlowRun]:
+    """Return the runs of the pool in one of `states`."""
+    criteria: dict = {"state": {"type": {"any_": sorted(states)}}}
+    if due_before:
+        criteria["expected_start_time"] = {"before_": due_before}
+    flow_runs: list[FlowRun] = []
+    while True:
+        page = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate(criteria),
+            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
+            limit=_PAGE,
+            offset=len(flow_runs),
+        )
+        flow_runs += page
+        if len(page) < _PAGE:
+            return flow_runs
+
+
+def sweep(client: SyncPrefectClient, *, alive: Collection[UUID], state: State | None = None) -> int:
+    """Give the runs that no process stands behind a final state, which also frees their slots; return how many.
+
+    alive     the runs that have a process
+    state     the final state; default: crashed
+    """
+    gone = [run for run in of_pool(client, ALIVE) if run.id not in alive]
+    for run in gone:
+        crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process ended with the stack that ran it.")
+        client.set_flow_run_state(run.id, state or crashed, force=True)
+    return len(gone)
+
+
+def discard_late(client: SyncPrefectClient, blueprint: Blueprint) -> int:
+    """Delete the scheduled runs of inlets whose time passed while nothing ran; return how many.
+
+    Each would start a process (2 s of CPU), only to find that its window is over.
+    """
+    ours = ids(client, (each.full_name for each in blueprint.deployments if each.beats)).values()
+    late = of_pool(client, {StateType.SCHEDULED}, due_before=datetime.now(UTC) - timedelta(seconds=5))
+    old = [str(run.id) for run in late if run.deployment_id in ours and run.auto_scheduled]
+    for first in range(0, len(old), _BULK):
+        body = {"flow_runs": {"id": {"any_": old[first : first + _BULK]}}}
+        client.request("POST", "/flow_runs/bulk_delete", json=body)  # type: ignore[arg-type] # 3.8.8: no method for it
+    return len(old)
+
+
+def to_start(client: SyncPrefectClient, blueprint: Blueprint, *, beats: bool) -> list[str]:
+    """Return the deployments that ought to have a run and have none, in the order of `prefect.yaml`.
+
+    Outlets: if none runs and none is coming. With `beats` inlets too, so that nobody waits for their schedule, unless
+    that is paused.
+    """
+    running = {run.deployment_id for run in of_pool(client, ALIVE)}
+    coming = running | {run.deployment_id for run in of_pool(client, {StateType.SCHEDULED})}
+    names = []
+    for declared in blueprint.deployments:
+        if not (declared.stays_up or (beats and declared.beats)):
+            continue
+        deployment = client.read_deployment_by_name(declared.full_name)
+        paused = deployment.paused or (declared.beats and not any(each.active for each in deployment.schedules))
+        if not paused and deployment.id not in (running if declared.beats else coming):
+            names.append(declared.full_name)
+    return names
+
+
+def start(client: SyncPrefectClient, name: str) -> None:
+    """Start a deployment, as `prefect deployment run` does."""
+    client.create_flow_run_from_deployment(client.read_deployment_by_name(name).id)
+
+
+def cancel(
+    client: SyncPrefectClient,
+    among: Callable[[], Collection[UUID]] | None,
+    *,
+    timeout: float,
+    hurry: Callable[[], bool],
+) -> int:
+    """Cancel the pool's runs and wait for their final states; return how many have not got there.
+
+    among     gives the runs that may be cancelled; None: all of the pool
+    timeout   seconds to wait at most
+    hurry     asked again and again: True ends the wait
+    """
+    deadline = time.monotonic() + timeout
+    asked: set[UUID] = set()
+    while True:
+        ours = among() if among else None
+        alive = [run for run in of_pool(client, ALIVE) if ours is None or run.id in ours]  # new ones too
+        for run in alive:
+            if run.id not in asked and run.state_type != StateType.CANCELLING:
+                client.set_flow_run_state(run.id, Cancelling(message="`sluice up` is stopping."))
+            asked.add(run.id)
+        if not alive or time.monotonic() > deadline or hurry():
+            return len(alive)
+        time.sleep(0.3)
+
+
+def last_runs(client: SyncPrefectClient) -> list[tuple[str, str, FlowRun | None]]:
+    """Return the pool's deployments: name, schedule in a word, and the run that began last."""
+    pool = WorkPoolFilter.model_validate({"name": {"any_": [POOL]}})
+    found = []
+    for deployment in client.read_deployments(work_pool_filter=pool):
+        begun = FlowRunFilter.model_validate(
+            {"deployment_id": {"any_": [deployment.id]}, "state": {"type": {"any_": sorted(BEGUN)}}}
+        )
+        newest = client.read_flow_runs(flow_run_filter=begun, limit=1, sort="START_TIME_DESC")  # type: ignore[arg-type]
+        active = [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
+        word = "on" if active else "paused" if deployment.schedules else "-"
+        name = f"{client.read_flow(deployment.flow_id).name}/{deployment.name}"
+        found.append((name, word, newest[0] if newest else None))
+    return sorted(found, key=lambda each: each[0])
+
+
+def ids(client: SyncPrefectClient, names: Iterable[str]) -> dict[str, UUID]:
+    """Return the ids of those of the deployments that are on the server."""
+    found = {}
+    for name in names:
+        with suppress(ObjectNotFound):
+            found[name] = client.read_deployment_by_name(name).id
+    return found

