@@ -1,0 +1,137 @@
+"""The streamz sink `to_parquet`: entries into a Parquet dataset, acknowledged when they are there for good."""
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+from streamz import Stream
+from streamz.sinks import Sink
+
+from tasks.dataset import Rows, rows_of, write
+from tasks.entry import Entry
+from tasks.errors import PipelineError, SettingsError
+from tasks.pipeline import Metadata, trust
+
+__all__ = ["to_parquet"]
+
+logger = logging.getLogger(__name__)
+
+_MAX_PAUSE = 30.0
+
+
+@trust
+@Stream.register_api()
+class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
+    """Write entries to a Parquet dataset, by topic, kind and day (`tasks.dataset`).
+
+    An entry is acknowledged when its files are on the disk for good, so a crash at any moment loses none. What
+    is redelivered is looked for in the files that may have it: each entry is in the dataset once, twice only if
+    two members of the group write it at the same moment, as after a lost lease.
+
+    While the disk refuses (full, away) it tries again for ever; what it holds stays pending, and when it holds
+    what makes a file, it takes no more. An entry that cannot be written as Parquet fails alone.
+
+    folder       where the dataset is; made if need be
+    max_entries  files are written when so many entries are held,
+    max_bytes    or so many bytes of rows,
+    max_seconds  or so long after the first of them came
+    """
+
+    def __init__(
+        self,
+        upstream: Stream,
+        folder: str | Path,
+        *,
+        max_entries: int = 1_000,
+        max_seconds: float = 60.0,
+        max_bytes: int = 64 * 2**20,
+        **kwargs: Any,
+    ) -> None:
+        if max_entries < 1 or not max_seconds > 0 or max_bytes < 1:
+            msg = f"expected limits above zero, got {max_entries=}, {max_seconds=}, {max_bytes=}"
+            raise SettingsError(msg)
+        self.folder = Path(folder).absolute()
+        self._max_entries = max_entries
+        self._max_seconds = max_seconds
+        self._max_bytes = max_bytes
+        self._held: list[tuple[list[Rows], Metadata]] = []
+        self._bytes = 0
+        self._timer: object | None = None
+        self._lock = threading.RLock()  # flush() may come from another thread than the loop's
+        super().__init__(upstream, ensure_io_loop=True, **kwargs)
+
+    def update(
+        self,
+        x: Any,
+        who: Stream | None = None,  # noqa: ARG002 - streamz' signature
+        metadata: Metadata = None,
+    ) -> Any:
+        """Hold an entry; what is returned is done when a full buffer has been written."""
+        if not isinstance(x, Entry):
+            msg = (
+                f"to_parquet: expected entries as from_redis emits them, got {type(x).__name__}; "
+                "put it before the nodes that turn them into something else"
+            )
+            raise PipelineError(msg)
+        rows = rows_of(x)
+        with self._lock:
+            self._retain_refs(metadata or [])
+            self._held.append((rows, metadata))
+            self._bytes += sum(one.table.nbytes for one in rows)
+            is_full = len(self._held) >= self._max_entries or self._bytes >= self._max_bytes
+        if is_full:
+            return self._flush_until_done()
+        self._set_timer(self._max_seconds)
+        return []
+
+    def flush(self) -> list[Path]:
+        """Write what is held, let go of it, and return the files.
+
+        raises    OSError: the disk refuses; everything is held as before
+        """
+        with self._lock:
+            if not self._held:
+                return []
+            paths = write(self.folder, [one for rows, _ in self._held for one in rows])
+            done, self._held, self._bytes = self._held, [], 0
+        for _, metadata in done:
+            self._release_refs(metadata or [])
+        return paths
+
+    def destroy(self) -> None:
+        """Write what is held and leave the graph."""
+        self.flush()
+        super().destroy()
+
+    async def _flush_until_done(self) -> None:
+        """Write what is held. The source waits for this, so that nothing more comes until it is done."""
+        pause = 1.0
+        while not self._try_flush(pause):
+            await asyncio.sleep(pause)
+            pause = min(_MAX_PAUSE, pause * 2)
+
+    def _try_flush(self, pause: float) -> bool:
+        try:
+            self.flush()
+        except OSError as error:
+            logger.warning(
+                "%d entries cannot be written to %s (%s); they stay pending, tried again in %g s",
+                len(self._held),
+                self.folder,
+                error.strerror or type(error).__name__,
+                pause,
+            )
+            return False
+        return True
+
+    def _set_timer(self, after: float) -> None:
+        if self._timer is None:
+            assert self.loop is not None  # ensured in __init__  # noqa: S101
+            self._timer = self.loop.call_later(after, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._try_flush(self._max_seconds):
+            self._set_timer(self._max_seconds)
