@@ -42,6 +42,7 @@ def most_used(snapshots: tuple[pd.DataFrame, ...], top: int) -> pd.DataFrame:
     with_rates = sum(bool(snapshot["cpu_percent"].notna().any()) for snapshot in snapshots)
     # A pid may come back as another process.
     processes = pd.concat(snapshots).groupby(["pid", "name"])
-    rates = processes[_RATES].sum(min_count=1).div(max(with_rates, 1))
-    used = rates.join(processes[["memory_bytes", "threads"]].max()).reset_index("name")
+    rates = pd.DataFrame(processes[_RATES].agg("sum", min_count=1).div(max(with_rates, 1)))
+    most = pd.DataFrame(processes[["memory_bytes", "threads"]].max())
+    used = rates.join(most).reset_index("name")
     return used.loc[:, snapshots[-1].columns].nlargest(top, ["cpu_percent", "memory_bytes"])
