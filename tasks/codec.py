@@ -57,7 +57,8 @@ def _encode(value: Any, where: str, compression: str | None) -> bytes:  # noqa: 
         msg = f"{where}: {error}"
         raise EncodeError(msg) from error
     except Exception as error:  # pyarrow, pandas and numpy raise what they like
-        msg = f"{where}: expected a {kind.__name__} that Arrow can hold, got one it cannot ({type(error).__name__})"
+        why = type(error).__name__
+        msg = f"{where}: expected a {kind.__name__} that Arrow can hold, got one it cannot ({why})"
         raise EncodeError(msg) from error
 
 
@@ -83,7 +84,8 @@ def _decode(data: bytes, where: str, budget: Budget) -> Any:  # noqa: ANN401
         raise PoisonEntryError(msg) from error
     except Exception as error:  # MemoryError and RecursionError too
         expected = "a valid Arrow IPC stream" if data.startswith(_IPC) else "JSON that Python can hold"
-        msg = f"{where}: expected {expected}, got {len(data):,} bytes of something else ({type(error).__name__})"
+        why = type(error).__name__
+        msg = f"{where}: expected {expected}, got {len(data):,} bytes of something else ({why})"
         raise PoisonEntryError(msg) from error
 
 

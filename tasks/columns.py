@@ -51,7 +51,8 @@ def _string_dtypes() -> dict[str, Any]:
     for storage in ("python", "pyarrow"):
         found[f"string[{storage},NA]"] = pd.StringDtype(storage)
         try:
-            found[f"string[{storage},nan]"] = pd.StringDtype(storage, na_value=np.nan)  # pyright: ignore[reportCallIssue]
+            dtype: Any = pd.StringDtype
+            found[f"string[{storage},nan]"] = dtype(storage, na_value=np.nan)
         except TypeError:  # pandas 2.2 has no strings whose missing value is NaN
             continue
     return found
@@ -89,7 +90,7 @@ def zone_text(tz: dt.tzinfo) -> str:
     name = getattr(tz, "key", None) or getattr(tz, "zone", None)  # zoneinfo's, pytz'
     if isinstance(name, str) and _is_zone(name):
         return name
-    msg = "expected a time zone with a name or an offset of whole minutes, got another; use zoneinfo.ZoneInfo(NAME)"
+    msg = "expected a time zone with a name or whole minutes, got another; use zoneinfo.ZoneInfo(NAME)"
     raise EncodeError(msg)
 
 
@@ -125,7 +126,7 @@ def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:  # 
         if isinstance(dtype, np.dtype):
             if (word := str(dtype)) in _NUMPY:
                 return pa.array(values, from_pandas=False), word
-            if dtype == object:
+            if dtype.kind == "O":
                 return _objects_to_arrow(values)
         return _extension_to_arrow(values, dtype)
     except EncodeError as error:

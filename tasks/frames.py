@@ -7,7 +7,7 @@ without that key are frames by somebody else.
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,13 @@ def decode_stream(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
 
     raises    PoisonEntryError: refused; any other Exception: malformed
     """
-    layout = _layout(weigh_stream(data, budget))
+    weigh_stream(data, budget)
+    return _decode_weighed(data, budget)
+
+
+def _decode_weighed(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
     table = open_stream(data)
+    layout = _layout(table.schema)
     if layout is None:
         return _foreign_frame(table)
     if table.num_columns and table.num_rows != layout["rows"]:
@@ -62,9 +67,24 @@ def decode_stream(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
     return unpack_scalar(table.column(0), layout)
 
 
-def weigh_stream(data: bytes, budget: Budget) -> pa.Schema:
-    """Spend from `budget` what decoding `data` takes, without doing it; return its schema."""
-    return weigh(data, budget, objects=lambda schema: _become_objects(schema, budget))
+def weigh_stream(data: bytes, budget: Budget) -> None:
+    """Spend from `budget` what decoding `data` takes, without doing it; raises as `decode_stream`."""
+    schema = weigh(data, budget, objects=lambda schema: _become_objects(schema, budget))
+    for text in _nested_streams(_layout(schema)):
+        weigh_stream(base64.b64decode(text), budget)
+
+
+def _nested_streams(part: Any) -> Iterator[str]:  # noqa: ANN401
+    """Yield the streams that a layout holds: column labels and names that JSON has no words for."""
+    if isinstance(part, dict):
+        if "stream" in part:
+            yield part["stream"]
+        for key, inner in part.items():
+            if key != "attrs":  # the user's own
+                yield from _nested_streams(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _nested_streams(inner)
 
 
 def _become_objects(schema: pa.Schema, budget: Budget) -> Sequence[bool]:
@@ -113,8 +133,8 @@ def _pack_series(series: pd.Series) -> tuple[pa.RecordBatch, Layout]:
 def _with_index(
     packed: list[tuple[pa.Array, str]],
     names: list[str],
-    owner: Any,
-    layout: Layout,  # noqa: ANN401
+    owner: Any,  # noqa: ANN401
+    layout: Layout,
 ) -> tuple[pa.RecordBatch, Layout]:
     layout["rows"] = len(owner)
     layout["index"], index_arrays = _pack_index(owner.index)
@@ -144,7 +164,8 @@ def _pack_lone_index(index: pd.Index) -> tuple[pa.RecordBatch, Layout]:
 
 def _pack_index(index: pd.Index) -> tuple[Layout, list[tuple[pa.Array, str]]]:
     if type(index) not in _INDEXES:
-        msg = f"index: expected an index that Arrow keeps, got a {type(index).__name__}; use reset_index() or astype(str)"
+        got = type(index).__name__
+        msg = f"index: expected one that Arrow keeps, got a {got}; use reset_index() or astype(str)"
         raise EncodeError(msg)
     names = [_pack_name(name) for name in index.names]
     if type(index) is pd.RangeIndex:
@@ -154,7 +175,8 @@ def _pack_index(index: pd.Index) -> tuple[Layout, list[tuple[pa.Array, str]]]:
         for i in range(index.nlevels):
             values = index.get_level_values(i)
             if values.dtype != index.levels[i].dtype:
-                msg = f"index level {i}: expected no missing {index.levels[i].dtype}, got some; use reset_index()"
+                expected = f"no missing {index.levels[i].dtype}"
+                msg = f"index level {i}: expected {expected}, got some; use reset_index()"
                 raise EncodeError(msg)
             packed.append(to_arrow(_values(values), lambda i=i: f"index level {i}"))
         return {"names": names, "multi": True}, packed
@@ -170,7 +192,8 @@ def _pack_freq(freq: Any) -> str:  # noqa: ANN401
             return freq.freqstr
     except ValueError:
         pass
-    msg = f"index: expected a frequency that its text says in full, got {type(freq).__name__}; set index.freq = None"
+    got = type(freq).__name__
+    msg = f"index: expected a frequency that its text says in full, got {got}; set index.freq = None"
     raise EncodeError(msg)
 
 
@@ -196,7 +219,8 @@ def _pack_name(name: Any) -> Any:  # noqa: ANN401
         return {"tuple": [_pack_name(part) for part in name]}
     if is_scalar(name):
         return {"stream": _to_text(encode_stream(name))}
-    msg = f"name of a column or index: expected text, a number or a moment, got {type(name).__name__}; rename it"
+    got = type(name).__name__
+    msg = f"name of a column or index: expected text, a number or a moment, got {got}; rename it"
     raise EncodeError(msg)
 
 
@@ -213,7 +237,7 @@ def _to_text(data: bytes) -> str:
 
 
 def _from_text(text: str, budget: Budget) -> Any:  # noqa: ANN401
-    return decode_stream(base64.b64decode(text), budget)
+    return _decode_weighed(base64.b64decode(text), budget)
 
 
 def _unpack_frame(table: pa.Table, layout: Layout, budget: Budget) -> pd.DataFrame:
@@ -296,7 +320,7 @@ def _unpack_index(table: pa.Table, layout: Layout, budget: Budget) -> pd.Index:
     (array,), (name,) = arrays, names
     found = pd.Index(array, dtype=array.dtype, name=name, copy=False)
     if freq := index.get("freq"):
-        found.freq = freq  # checks every value against it
+        found.freq = freq  # checks every value against it  # pyright: ignore[reportAttributeAccessIssue]
     return found
 
 
@@ -335,15 +359,16 @@ def _unpack_table(table: pa.Table, layout: Layout, _: Budget) -> pa.Table:
 
 
 _PLAIN_DTYPES = re.compile(
-    r"object|str|string(\[(python|pyarrow)\])?|bool|boolean|category|[Uu]?[Ii]nt(8|16|32|64)|[Ff]loat(16|32|64)"
+    r"object|str|string(\[(python|pyarrow)\])?|bool|boolean|category"
+    r"|[Uu]?[Ii]nt(8|16|32|64)|[Ff]loat(16|32|64)"
     r"|(datetime64|timedelta64)(\[(s|ms|us|ns)(, [\w/+:-]{1,64})?\])?"
 )
 
 
 def _foreign_frame(table: pa.Table) -> pd.DataFrame:
-    """Return somebody else's table as a frame; pandas' own metadata is heeded as far as it says nothing unusual.
+    """Return somebody else's table as a frame, with the index that pandas' own metadata says.
 
-    A dtype there such as 'U500000000' would take 2 GB a label.
+    raises    PoisonEntryError: metadata with unusual dtypes; one like 'U500000000' would take 2 GB a label
     """
     text = (table.schema.metadata or {}).get(_PANDAS)
     if text is None:

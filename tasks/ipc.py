@@ -53,25 +53,30 @@ class Budget:
     __slots__ = ("_columns", "_decoded", "_encoded", "_rows", "limits")
 
     def __init__(self, limits: Limits) -> None:
+        """Begin with nothing spent."""
         self.limits = limits
         self._encoded = self._decoded = self._rows = self._columns = 0
 
     def spend_encoded(self, size: int) -> None:
+        """Take `size` bytes as stored off what is left."""
         self._encoded += size
         if self._encoded > self.limits.max_entry_bytes:
             _refuse("bytes", self.limits.max_entry_bytes, self._encoded)
 
     def spend_decoded(self, size: int) -> None:
+        """Take `size` bytes of memory off what is left."""
         self._decoded += size
         if self._decoded > self.limits.max_decoded_bytes:
             _refuse("bytes once decoded", self.limits.max_decoded_bytes, self._decoded)
 
     def spend_rows(self, count: int) -> None:
+        """Take `count` rows off what is left."""
         self._rows += count
         if self._rows > self.limits.max_rows:
             _refuse("rows", self.limits.max_rows, self._rows)
 
     def spend_columns(self, count: int) -> None:
+        """Take `count` columns off what is left."""
         self._columns += count
         if self._columns > self.limits.max_columns:
             _refuse("columns", self.limits.max_columns, self._columns)
@@ -115,8 +120,8 @@ _LISTS = (types.is_list, types.is_large_list, types.is_map)
 def check_type(kind: pa.DataType, *, nested: bool = False) -> None:
     """Let pass the types whose values take memory in proportion to their bytes; refuse the others.
 
-    raises    EncodeError: null, run-end encoded, view, union, extension and zero-width types, and dictionaries
-              that are nested or hold nested values
+    raises    EncodeError: null, run-end encoded, view, union, extension and zero-width types, and
+              dictionaries that are nested or hold nested values
     """
     if any(test(kind) for test in _FLAT):
         return
@@ -244,7 +249,7 @@ def _weigh_batch(message: pa.ipc.Message, costs: list[int], budget: Budget) -> N
 
 
 def _decompressed(body: pa.Buffer, buffers: list[int]) -> Iterator[int]:
-    """Yield the size that each compressed buffer claims in its first 8 bytes; -1 says it is stored as it is."""
+    """Yield the size each compressed buffer claims in its first 8 bytes; -1 says it is stored as it is."""
     view = memoryview(body)
     for offset, length in zip(buffers[::2], buffers[1::2], strict=True):
         if length:

@@ -16,7 +16,7 @@ __all__ = ["check_json", "cure", "from_json", "json_weight", "named", "to_json"]
 _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=True, separators=(",", ":"))
 _DECODER = json.JSONDecoder()
 _ATOMS = frozenset((str, int, float, bool, type(None)))
-# Deeper values could be written, but not read by every caller: the parser takes from the caller's recursion limit.
+# Deeper values could be written, but not read by every caller: the parser shares its recursion limit.
 _MAX_DEPTH = 100
 _CONTAINER = re.compile(rb"[ \t\r\n]*[\[{]")
 _CURES = {
@@ -40,7 +40,7 @@ def to_json(value: Any, where: str = "value") -> bytes:  # noqa: ANN401
         return _ENCODER.encode(value).encode()
     except UnicodeEncodeError as error:
         found = _find_surrogate(value, where)
-        msg = f"{found}: expected text that UTF-8 can hold, got a lone surrogate; use bytes, or errors='replace'"
+        msg = f"{found}: expected text that UTF-8 can hold, got a lone surrogate; use bytes"
         raise EncodeError(msg) from error
     except ValueError as error:
         msg = f"{where}: expected ints of at most 4,300 digits, got a longer one; use str() or bytes"
@@ -48,7 +48,7 @@ def to_json(value: Any, where: str = "value") -> bytes:  # noqa: ANN401
 
 
 def check_json(value: Any, where: str, depth: int = 0) -> None:  # noqa: ANN401
-    """Let pass what JSON gives back with the same types; raise EncodeError, with the path to it, on the rest."""
+    """Let pass what JSON gives back with the same types; raise EncodeError with the path to the rest."""
     kind = type(value)
     if kind in _ATOMS:
         return
@@ -138,8 +138,8 @@ def from_json(text: str) -> Any:  # noqa: ANN401
 def json_weight(data: bytes) -> int:
     """Return an upper estimate of the memory that JSON text takes once decoded.
 
-    A str becomes up to 4 times its bytes (one emoji is enough), `[[],[],...` 24 times. Commas and braces inside
-    the strings of a list or dict are counted as if they were outside: finding out takes longer than decoding.
+    A str becomes up to 4 times its bytes (one emoji is enough), `[[],[],...` 24 times. Commas and braces
+    inside the strings of a list or dict are counted too: telling them apart takes longer than decoding.
     """
     weight = 4 * len(data)
     if _CONTAINER.match(data):

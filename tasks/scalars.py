@@ -46,13 +46,13 @@ def unpack_scalar(column: pa.ChunkedArray, layout: Layout) -> Any:  # noqa: ANN4
 
 
 def pack_array(array: np.ndarray, kind: str = "ndarray") -> tuple[pa.RecordBatch, Layout]:
-    """Return an array of any shape as one column: plain numbers in a row as such, all else as one cell of bytes.
+    """Return an array as one column: a row of plain numbers as such, any other as one cell of bytes.
 
     raises    EncodeError: objects in it, or a dtype that cannot be written down
     """
     dtype = array.dtype
     if dtype.hasobject:
-        msg = "expected an array of numbers, text, bytes or moments, got one of objects; use astype(), or a Series"
+        msg = "expected an array of numbers, text, bytes or moments, got objects; use astype(), or a Series"
         raise EncodeError(msg)
     descr = np.lib.format.dtype_to_descr(dtype)
     if not dtype.itemsize or _dtype(_lists(descr)) != dtype:
@@ -117,7 +117,7 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 
 def _pack_moment(value: Any) -> tuple[pa.RecordBatch, Layout]:  # noqa: ANN401
-    """Pack one date, time, datetime, timedelta, Timestamp, Timedelta or Decimal, and see that it comes back."""
+    """Return a moment or Decimal as a column of one row, once it has been seen to come back equal."""
     kind = type(value).__name__
     layout: Layout = {"kind": kind, "rows": 1}
     try:
