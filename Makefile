@@ -1,0 +1,47 @@
+# From an empty checkout, without root:  make up
+# Needs Python 3.11 or 3.12 and a minute for the first installation; the rest is in .venv/ and .sluice/.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help up test lint clean
+.DEFAULT_GOAL := help
+
+help: ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: $(VENV)/installed ## Run it all on this machine until Ctrl-C (ARGS="--port 4201" for options)
+	@$(BIN)/sluice up $(ARGS)
+
+test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=true: thoroughly)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-test ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean: ## Remove what was installed and cached; the data in .sluice/ stays
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) (once; a minute or two) ..."
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV), with what the tests need (once; a minute or two) ..."
+	@$(INSTALL) --editable '.[test]'
+	@touch $(VENV)/installed $@
+
+# A `python3.12` can be a pyenv shim for one that is not there, and Debian's can lack venv: ask each of them.
+$(BIN)/python:
+	@for python in $(PYTHON) python3.12 python3.11 python3 python; do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; \
+	    then "$$python" -m venv $(VENV) && exit 0; fi; \
+	done; \
+	echo "expected Python 3.11 or 3.12 with its venv module, found none on the PATH; install it" >&2; \
+	echo "(Debian, Ubuntu: apt-get install python3 python3-venv; macOS: brew install python@3.12)," >&2; \
+	echo "or say where it is: make PYTHON=/path/to/python3.12 ..." >&2; \
+	exit 1
