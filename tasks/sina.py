@@ -1,0 +1,96 @@
+"""The live quotes of the Chinese stock market: Sina's, through easyquotation (the extra `quotes`)."""
+
+import contextlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from tasks.errors import SettingsError, UnavailableError
+from tasks.exchange import COLUMNS
+
+__all__ = ["fetch"]
+
+_BOARDS = ("all", "sh", "sz", "bj")
+# Requests go out all at once; Sina takes some tenths of a second for each.
+_TIMEOUT = 5.0
+
+
+def fetch(
+    board: str = "all",
+    *,
+    codes: Sequence[str] | None = None,
+    url: str | None = None,
+    timeout: float = _TIMEOUT,
+) -> pd.DataFrame:
+    """Return the quotes there are now: a row per code, the columns of `tasks.exchange.COLUMNS`, the code as index.
+
+    Codes that Sina does not list, or whose quote cannot be read, are left out.
+
+    board    'all', 'sh' (Shanghai), 'sz' (Shenzhen) or 'bj' (Beijing)
+    codes    six digits each; by default the 5,400 shares in the list that comes with easyquotation
+    url      who answers instead of Sina: the address up to the path
+    timeout  seconds to connect, and between two bytes of an answer
+    raises   SettingsError: easyquotation is not installed, or no such board or code
+             UnavailableError: no answer, or one without a quote
+    """
+    if board not in _BOARDS:
+        msg = f"board: expected one of {', '.join(_BOARDS)}, got {board!r}"
+        raise SettingsError(msg)
+    if bad := [code for code in codes or () if not re.fullmatch("[0-9]{6}", code)]:
+        msg = f"codes: expected six digits each, got {bad[0]!r}"
+        raise SettingsError(msg)
+    feed = _feed(url, timeout)
+    import requests  # noqa: PLC0415 - easyquotation brings it
+    from easyquotation.helpers import get_stock_type  # noqa: PLC0415
+
+    # Its list has indices too, with their board in front: sh000001 would pass for the share 000001.
+    wanted = [code for code in feed.load_stock_codes() if code.isdigit()] if codes is None else codes
+    wanted = [code for code in wanted if board in ("all", get_stock_type(code))]
+    if not wanted:
+        msg = f"codes: expected at least one of board {board!r}, got none"
+        raise SettingsError(msg)
+    with contextlib.closing(feed._session):  # noqa: SLF001 - it has no close()
+        try:
+            found = feed.stocks(wanted)
+        except (requests.RequestException, ValueError) as error:
+            msg = f"Sina gives no quotes ({_reason(error)}); use feed='simulated' where there is no network"
+            raise UnavailableError(msg) from error
+    if not found:
+        msg = f"expected quotes of {len(wanted)} codes from Sina, got an answer without any; nothing was returned"
+        raise UnavailableError(msg)
+    return pd.DataFrame(list(found.values()), index=pd.Index(found, name="code"), columns=COLUMNS)
+
+
+def _feed(url: str | None, timeout: float) -> Any:
+    try:
+        from easyquotation.sina import Sina  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        msg = (
+            "live quotes need the package easyquotation, which is not installed; "
+            "run pip install -e '.[quotes]', or use feed='simulated'"
+        )
+        raise SettingsError(msg) from error
+
+    class Feed(Sina):
+        @property
+        def stock_api(self) -> str:
+            address = super().stock_api
+            return address if url is None else url + address[address.index("/rn=") :]
+
+        def get_stocks_by_range(self, params: str) -> str:
+            """As the package's, which waits for ever, takes any page for quotes and guesses its encoding."""
+            headers = self._get_headers()
+            response = self._session.get(self.stock_api + params, headers=headers, timeout=timeout)
+            response.raise_for_status()
+            response.encoding = "gb18030"
+            return response.text
+
+    return Feed()
+
+
+def _reason(error: Exception) -> str:
+    """Return what happened without the address, which is 800 codes long."""
+    response = getattr(error, "response", None)
+    return f"HTTP {response.status_code}" if response is not None else type(error).__name__
