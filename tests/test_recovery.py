@@ -1,0 +1,282 @@
+"""Crashes, stops and lapsed leases: nothing lost, order kept, windows as they would have been."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from streamz import Stream
+
+from tasks import LeaseLostError, Reservoir
+from tasks.consumer import Consumer
+from tasks.source import from_redis
+from tests.streams import drain, here, pending, push_all
+
+Fresh = Callable[[], redis.Redis]
+
+
+def crash(source: from_redis, client: redis.Redis) -> None:
+    """Leave a source as a killed process would, its lease run out."""
+    membership = source._consumer.membership
+    client.delete(f"sluice:lease:{membership.group}:{membership.name}")
+
+
+lives = st.lists(
+    st.tuples(
+        st.integers(0, 6),  # how many entries are pushed meanwhile
+        st.integers(0, 5),  # how many steps it lives
+        st.integers(1, 4),  # how many entries it reads in a step
+        st.sampled_from(["crash", "stop"]),
+    ),
+    max_size=8,
+)
+
+
+@given(lives=lives)
+def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliveries_are_in_order(fresh_client: Fresh, lives: Any) -> None:
+    client = fresh_client()
+    pushed: list[str] = []
+    first: list[str] = []
+    again: list[str] = []
+    in_flight: set[str] = set()
+
+    def see(entry: Any) -> None:
+        if entry.id in first:
+            again.append(entry.id)
+            assert entry.id in in_flight, "only what was in flight at a crash may come again"
+        else:
+            first.append(entry.id)
+
+    async def live(pushes: int, steps: int, max_entries: int, end: str) -> None:
+        pushed.extend(push_all(client, "topic", range(pushes)))
+        source = here(client, max_entries=max_entries)
+        kept = source.sink(see)
+        source.open()
+        for _ in range(steps):
+            await source.step()
+        if end == "stop":
+            source.close()
+        else:
+            # What was read and not acknowledged: a read ahead of the pipeline, as the reading thread makes it.
+            in_flight.update(e.id for e in source._consumer.step(0))
+            crash(source, client)
+        del kept
+
+    async def main() -> None:
+        for life in lives:
+            await live(*life)
+        await live(0, 200, 10, "stop")
+
+    asyncio.run(main())
+    assert first == pushed
+    assert pending(client) == []
+
+
+@given(lives=lives)
+def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_would_have_emitted_without(fresh_client: Fresh, lives: Any) -> None:
+    client = fresh_client()
+    pushed: list[str] = []
+    windows: list[tuple[str, ...]] = []
+
+    async def live(pushes: int, steps: int, max_entries: int, end: str) -> None:
+        pushed.extend(push_all(client, "topic", range(pushes)))
+        source = here(client, max_entries=max_entries)
+        kept = source.map(lambda e: e.id).sliding_window(3, return_partial=False).sink(windows.append)
+        source.open()
+        for _ in range(steps):
+            await source.step()
+        if end == "stop":
+            source.close()
+        else:
+            crash(source, client)
+        del kept
+
+    async def main() -> None:
+        for life in lives:
+            await live(*life)
+        await live(0, 200, 10, "stop")
+
+    asyncio.run(main())
+    expected = [tuple(pushed[i : i + 3]) for i in range(len(pushed) - 2)]
+    assert list(dict.fromkeys(windows)) == expected
+    assert pending(client) == pushed[-2:]
+
+
+@given(lives=lives)
+def test_a_result_is_not_doubled_by_crashes(fresh_client: Fresh, lives: Any) -> None:
+    client = fresh_client()
+    pushed: list[str] = []
+
+    async def live(pushes: int, steps: int, max_entries: int, end: str) -> None:
+        pushed.extend(push_all(client, "topic", range(pushes)))
+        source = here(client, max_entries=max_entries)
+        windows = source.map(lambda e: e.id).sliding_window(2, return_partial=False)
+        kept = windows.map(lambda w: [{"w": list(w)}, {"last": w[-1]}]).flatten().to_redis("results")
+        source.open()
+        for _ in range(steps):
+            await source.step()
+        if end == "stop":
+            source.close()
+        else:
+            crash(source, client)
+        del kept
+
+    async def main() -> None:
+        for life in lives:
+            await live(*life)
+        await live(0, 200, 10, "stop")
+
+    asyncio.run(main())
+    expected: list[Any] = []
+    for i in range(len(pushed) - 1):
+        expected += [{"w": pushed[i : i + 2]}, {"last": pushed[i + 1]}]
+    assert [dict(entry) for entry in Reservoir(client).peek("results", 1000)] == expected
+
+
+def consumer(client: redis.Redis, **options: Any) -> Consumer:
+    return Consumer(client, "topic", "group", **options)
+
+
+def read_all(one: Consumer) -> list[Any]:
+    return [entry for _ in range(20) for entry in one.step(0)]
+
+
+def test_an_entry_is_redelivered_when_its_consumer_dies_before_the_ack_and_its_delivery_is_counted(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    victim = consumer(client)
+    assert [e.id for e in read_all(victim)] == ids
+    client.delete(f"sluice:lease:group:{victim.membership.name}")
+    successor = consumer(client)
+    assert [(e.id, e.deliveries) for e in read_all(successor)] == [(id_, 2) for id_ in ids]
+
+
+def test_what_was_given_back_in_good_order_does_not_count_as_a_delivery(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    one = consumer(client)
+    read_all(one)
+    assert one.leave() == 3
+    assert [(e.id, e.deliveries) for e in read_all(consumer(client))] == [(id_, 1) for id_ in ids]
+
+
+def test_nothing_is_taken_from_a_consumer_that_is_alive_however_long_it_holds_it(client: redis.Redis) -> None:
+    push_all(client, "topic", range(3))
+    holder = consumer(client)
+    assert len(read_all(holder)) == 3
+    other = consumer(client)
+    assert read_all(other) == []
+    holder.membership.renew()
+    other.step(0)
+    assert len(pending(client)) == 3
+    assert [c["pending"] for c in client.xinfo_consumers("topic", "group") if c["pending"]] == [3]
+
+
+def test_a_successor_reads_nothing_new_before_it_knows_who_is_dead(client: redis.Redis) -> None:
+    first = push_all(client, "topic", range(3))
+    victim = consumer(client)
+    read_all(victim)  # and is killed: its lease runs on
+    later = push_all(client, "topic", range(2))
+    successor = consumer(client)
+    assert read_all(successor) == []
+    client.delete(f"sluice:lease:group:{victim.membership.name}")
+    assert [e.id for e in read_all(successor)] == first + later
+
+
+def test_a_consumer_that_was_taken_for_dead_can_acknowledge_nothing_more(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    paused = consumer(client)
+    read_all(paused)
+    client.delete(f"sluice:lease:group:{paused.membership.name}")
+    successor = consumer(client)
+    assert len(read_all(successor)) == 3
+    with pytest.raises(LeaseLostError, match="taken for dead"):
+        paused.ack("topic", ids)
+    with pytest.raises(LeaseLostError, match="taken for dead"):
+        paused.membership.renew()
+    assert pending(client) == ids
+    assert successor.ack("topic", ids) == 3
+
+
+def test_a_lease_that_lapsed_unnoticed_is_taken_again(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    paused = consumer(client)
+    read_all(paused)
+    client.delete(f"sluice:lease:group:{paused.membership.name}")
+    assert paused.membership.renew() is False
+    assert paused.ack("topic", ids) == 3
+
+
+def test_a_read_whose_reply_was_lost_is_made_up_for_before_anything_later_is_read(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    one = consumer(client, max_entries=1)
+    one.step(0)
+    # Delivered by the server, never seen here.
+    client.xreadgroup("group", one.membership.name, {"topic": ">"}, count=1)
+    one._recover_all()
+    assert [e.id for e in read_all(one)] == ids[1:]
+
+
+def test_entries_that_were_trimmed_while_pending_are_acknowledged_and_not_fed_to_the_pipeline(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(4))
+    victim = consumer(client)
+    read_all(victim)
+    client.delete(f"sluice:lease:group:{victim.membership.name}")
+    client.xdel("topic", ids[0], ids[2])
+    successor = consumer(client)
+    assert [e.id for e in read_all(successor)] == [ids[1], ids[3]]
+    assert pending(client) == [ids[1], ids[3]]
+
+
+def test_a_group_that_was_deleted_goes_on_after_the_last_entry_it_read(real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", range(3))
+    one = consumer(real_redis)
+    read_all(one)
+    real_redis.xgroup_destroy("topic", "group")
+    later = push_all(real_redis, "topic", range(2))
+    assert [e.id for e in read_all(one)] == later
+
+
+def test_a_reservoir_that_was_flushed_is_read_again_from_what_comes(real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", range(3))
+    one = consumer(real_redis)
+    read_all(one)
+    real_redis.flushall()
+    one.step(0)
+    later = push_all(real_redis, "topic", range(2))
+    assert [e.id for e in read_all(one)] == later
+
+
+@pytest.mark.parametrize(
+    ("start_from", "expected"),
+    [("beginning", [0, 1, 2, 3]), ("new", []), ("1970-01-01T00:00:00.002", [2, 3]), ("2-5", [2, 3]), ("2-6", [3]), ("3", [3])],
+)
+def test_a_new_group_starts_where_it_is_told(client: redis.Redis, start_from: str, expected: list[int]) -> None:
+    for n, id_ in enumerate(["1-0", "1-7", "2-5", "3-0"]):
+        client.xadd("topic", {"n": n}, id=id_)
+    assert [e["n"] for e in read_all(consumer(client, start_from=start_from))] == expected
+
+
+def test_an_existing_group_goes_on_where_it_was_and_says_so(client: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    push_all(client, "topic", range(3))
+    one = consumer(client)
+    read_all(one)
+    one.ack("topic", [e for e in pending(client)])
+    one.leave()
+    caplog.set_level("INFO")
+    assert read_all(consumer(client, start_from="2020-01-01")) == []
+    assert "exists and goes on where it was" in caplog.text
+
+
+def test_dead_consumers_without_entries_are_cleared_away(client: redis.Redis) -> None:
+    push_all(client, "topic", [])
+    for _ in range(3):
+        one = consumer(client)
+        one.step(0)
+        client.delete(f"sluice:lease:group:{one.membership.name}")
+    last = consumer(client)
+    last.step(0)
+    push_all(client, "topic", [1])
+    last.step(0)
+    assert [c["name"].decode() for c in client.xinfo_consumers("topic", "group")] == [last.membership.name]
