@@ -1022,11 +1022,14 @@ def test_a_stream_whose_columns_share_one_buffer_is_weighed_column_by_column() -
     lying = honest[: -8 - 49 * 8000] + honest[-8:]  # the body of one column, and the end of the stream
     lying = lying.replace(struct.pack("<q", 50 * 8000), struct.pack("<q", 8000))
     for i in range(1, 50):
-        for length in (8000, 0):  # values, and no validity bitmap
-            lying = lying.replace(struct.pack("<qq", i * 8000, length), struct.pack("<qq", 0, length))
+        own = struct.pack("<4q", i * 8000, 0, i * 8000, 8000)  # no validity bitmap, then the values
+        lying = lying.replace(own, struct.pack("<4q", 0, 0, 0, 8000))
     assert decode(lying).eq(np.arange(1000), axis=0).all(axis=None)  # Arrow has nothing against it
     with pytest.raises(PoisonEntryError, match="bytes once decoded"):
         decode(lying, limits=Limits(max_decoded_bytes=400_000))
+
+
+LABELS = pd.to_datetime([f"2024-01-0{i}" for i in range(1, 10)])  # no JSON: a stream within the stream
 
 
 @pytest.mark.parametrize(
@@ -1043,6 +1046,16 @@ def test_a_stream_whose_columns_share_one_buffer_is_weighed_column_by_column() -
         (Limits(max_rows=5), {"a": pd.DataFrame(index=range(6))}, "at most 5 rows"),
         (Limits(max_columns=3), {"a": pd.DataFrame(np.eye(4))}, "at most 3 columns"),
         (Limits(max_decoded_bytes=50_000), {"a": np.zeros(10_000)}, "at most 50,000 bytes once decoded"),
+        (
+            Limits(max_decoded_bytes=50_000),
+            {"a": pd.Series([True] * 50_000)},
+            "at most 50,000 bytes once decoded",
+        ),
+        (
+            Limits(max_decoded_bytes=60_000),
+            {"a": pd.DataFrame([[1] * 9], columns=LABELS)},
+            "at most 60,000 bytes",
+        ),
     ],
 )
 def test_what_no_outlet_could_read_is_refused_when_pushed_and_when_read(
