@@ -3,7 +3,7 @@
 Importing it gives streamz `Stream.from_redis`, `Stream.engine`, `.to_redis` and `.to_parquet`.
 """
 
-from tasks import sinks, source  # noqa: F401 - they register themselves with streamz
+from tasks import engine, parquet, sinks, source  # noqa: F401 - they register themselves with streamz
 from tasks.entry import Entry, has
 from tasks.errors import (
     EncodeError,

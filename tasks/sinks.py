@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
 import redis
 from streamz import Stream
 from streamz.sinks import Sink

@@ -1,30 +1,26 @@
-"""The streamz sources: `Stream.from_redis` reads a consumer group, `Stream.engine` pumps and shows what it pushed."""
+"""The streamz source `Stream.from_redis`: one member of a consumer group, and a pipeline behind it."""
 
 import asyncio
 import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
 import redis
 from streamz import Stream
-from streamz.sources import Source
 
-from tasks.ticks import Beat
 from tasks.connection import connect
 from tasks.consumer import Consumer, Poison
 from tasks.entry import Entry
-from tasks.errors import PipelineError, SettingsError, SluiceError
+from tasks.errors import PipelineError, SettingsError
 from tasks.pipeline import Receipt, secure
-from tasks.pump import Pumping
-from tasks.reservoir import Reservoir
-from tasks.settings import check_topic, redis_url, seconds
+from tasks.settings import redis_url, seconds
+from tasks.threaded import ThreadedSource
 
-__all__ = ["OnError", "engine", "from_redis"]
+__all__ = ["OnError", "from_redis"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,57 +29,8 @@ _BLOCK_MS = 100
 _MAX_BACKOFF = 5.0
 
 
-class _ThreadedSource(Source):
-    """A source whose work is done in a thread of its own and ends in `outcome`, so that a pipeline that blocks its
-    loop does not keep the source from living on, and stopping one source stops no other.
-    """
-
-    def __init__(self, *, start: bool, **kwargs: Any) -> None:
-        self.outcome: Future[None] = Future()
-        self._stopping = threading.Event()
-        super().__init__(start=False, **kwargs)
-        if start:
-            self.start()
-
-    def start(self) -> None:
-        """Start, or start again after a stop. Raises what is wrong with the address or the server."""
-        if not self.stopped:
-            return
-        self._prepare()
-        self.stopped, self.started = False, True
-        self.outcome = Future()
-        self._stopping.clear()
-        threading.Thread(target=self._run_thread, name=repr(self), daemon=True).start()
-
-    def stop(self) -> None:
-        """Ask to stop; `join` waits until it has."""
-        self.stopped = True
-        self._stopping.set()
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until the source has ended. Raises what ended it, if that was an error, and TimeoutError."""
-        self.outcome.result(timeout)
-
-    def _prepare(self) -> None:
-        raise NotImplementedError
-
-    def _work(self) -> None:
-        raise NotImplementedError
-
-    def _run_thread(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:  # noqa: BLE001 - it is handed on, to whoever asks for the outcome
-            logger.error("%r stopped: %s", self, error, exc_info=not isinstance(error, SluiceError))
-            self.stopped = True
-            self.outcome.set_exception(error)
-        else:
-            self.stopped = True
-            self.outcome.set_result(None)
-
-
 @Stream.register_api(staticmethod)
-class from_redis(_ThreadedSource):  # noqa: N801 - streamz names nodes like functions
+class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
     """Read topics as one member of a consumer group and emit an `Entry` for each.
 
     At least once; each topic in id order, redelivered entries first. An entry is acknowledged when the
@@ -292,78 +239,3 @@ class from_redis(_ThreadedSource):  # noqa: N801 - streamz names nodes like func
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-@Stream.register_api(staticmethod)
-class engine(_ThreadedSource):  # noqa: N801 - streamz names nodes like functions
-    """Call `func` at every tick of the grid, push what it returns to `topic`, and emit what was pushed.
-
-    topic       where to push
-    func        a pump: returns a mapping of fields, a DataFrame, several of those, or None; may be async
-    every       the time between ticks, above zero: '5s', 0.5, timedelta(seconds=1)
-    threads     how many pumps may run at once; 0 for one, in the source's own thread
-    timeout     how long one pump may take; needs threads
-    url, client the reservoir; by default what the settings name
-    keep        trim the topic to about this many entries
-    raises      SettingsError, UnavailableError, at the start; PumpError, as the outcome
-    """
-
-    def __init__(
-        self,
-        topic: str,
-        *,
-        func: Callable[[], Any],
-        every: str | float | timedelta,
-        threads: int = 0,
-        timeout: str | float | timedelta | None = None,
-        url: str | None = None,
-        client: redis.Redis | None = None,
-        keep: int | None = 10_000,
-        compression: str | None = None,
-        max_failures: int = 10,
-        start: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        self.topic = check_topic(topic)
-        self.func = func
-        self.every = seconds(every, name="every")
-        self._timeout = None if timeout is None else seconds(timeout, name="timeout")
-        self._threads = threads
-        self._url = url
-        self._client = client
-        self._keep = keep
-        self._compression = compression
-        self._max_failures = max_failures
-        super().__init__(start=start, **kwargs)
-
-    def _prepare(self) -> None:
-        client = self._client or connect(self._url or redis_url())
-        name = getattr(self.func, "__name__", type(self.func).__name__)
-        self._pumping = Pumping(
-            self.func,
-            name=name,
-            beat=Beat(Reservoir(client, compression=self._compression), self.topic, name, every=self.every, keep=self._keep),
-            threads=self._threads,
-            timeout=self._timeout,
-            max_failures=self._max_failures,
-            stop=self._stopping,
-            on_pushed=self._pushed,
-        )
-
-    def _work(self) -> None:
-        self._pumping.run()
-
-    def _pushed(self, ids: list[str], entries: list[Mapping[str, Any]]) -> None:
-        """Emit what was pushed and wait until the pipeline has taken it, so that a slow one slows the pump."""
-        for id_, fields in zip(ids, entries, strict=True):
-            asyncio.run_coroutine_threadsafe(
-                self._emit_pushed(Entry(fields, topic=self.topic, id=id_)), self.loop.asyncio_loop
-            ).result()
-
-    async def _emit_pushed(self, entry: Entry) -> None:
-        """Show the pipeline what was pushed. What it makes of it is no concern of the pump's."""
-        try:
-            for one in self._emit(entry):
-                await one
-        except Exception:
-            logger.exception("the pipeline behind %r raised on entry %s; the pump goes on", self, entry.id)

@@ -1,0 +1,97 @@
+"""The streamz source `Stream.engine`: an inlet in a script or a notebook."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import redis
+from streamz import Stream
+
+from tasks.connection import connect
+from tasks.entry import Entry
+from tasks.pump import Pumping
+from tasks.reservoir import Reservoir
+from tasks.settings import check_topic, redis_url, seconds
+from tasks.threaded import ThreadedSource
+from tasks.ticks import Beat
+
+__all__ = ["engine"]
+
+logger = logging.getLogger(__name__)
+
+
+@Stream.register_api(staticmethod)
+class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
+    """Call `func` at every tick of the grid, push what it returns to `topic`, and emit what was pushed.
+
+    topic       where to push
+    func        a pump: returns a mapping of fields, a DataFrame, several of those, or None; may be async
+    every       the time between ticks, above zero: '5s', 0.5, timedelta(seconds=1)
+    threads     how many pumps may run at once; 0 for one, in the source's own thread
+    timeout     how long one pump may take; needs threads
+    url, client the reservoir; by default what the settings name
+    keep        trim the topic to about this many entries
+    raises      SettingsError, UnavailableError, at the start; PumpError, as the outcome
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        func: Callable[[], Any],
+        every: str | float | timedelta,
+        threads: int = 0,
+        timeout: str | float | timedelta | None = None,
+        url: str | None = None,
+        client: redis.Redis | None = None,
+        keep: int | None = 10_000,
+        compression: str | None = None,
+        max_failures: int = 10,
+        start: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.topic = check_topic(topic)
+        self.func = func
+        self.every = seconds(every, name="every")
+        self._timeout = None if timeout is None else seconds(timeout, name="timeout")
+        self._threads = threads
+        self._url = url
+        self._client = client
+        self._keep = keep
+        self._compression = compression
+        self._max_failures = max_failures
+        super().__init__(start=start, **kwargs)
+
+    def _prepare(self) -> None:
+        client = self._client or connect(self._url or redis_url())
+        name = getattr(self.func, "__name__", type(self.func).__name__)
+        self._pumping = Pumping(
+            self.func,
+            name=name,
+            beat=Beat(Reservoir(client, compression=self._compression), self.topic, name, every=self.every, keep=self._keep),
+            threads=self._threads,
+            timeout=self._timeout,
+            max_failures=self._max_failures,
+            stop=self._stopping,
+            on_pushed=self._pushed,
+        )
+
+    def _work(self) -> None:
+        self._pumping.run()
+
+    def _pushed(self, ids: list[str], entries: list[Mapping[str, Any]]) -> None:
+        """Emit what was pushed and wait until the pipeline has taken it, so that a slow one slows the pump."""
+        for id_, fields in zip(ids, entries, strict=True):
+            asyncio.run_coroutine_threadsafe(
+                self._emit_pushed(Entry(fields, topic=self.topic, id=id_)), self.loop.asyncio_loop
+            ).result()
+
+    async def _emit_pushed(self, entry: Entry) -> None:
+        """Show the pipeline what was pushed. What it makes of it is no concern of the pump's."""
+        try:
+            for one in self._emit(entry):
+                await one
+        except Exception:
+            logger.exception("the pipeline behind %r raised on entry %s; the pump goes on", self, entry.id)
