@@ -38,7 +38,7 @@ _LIMIT = 0.1
 _PERIODS = 171.0 * 2.37 ** np.arange(12)
 
 # What random numbers are for, so that no two purposes draw the same ones.
-_PATHS, _DAYS, _TICKS = range(3)
+_PATHS, _DAYS, _MINUTES, _TICKS = range(4)
 
 _Cents = np.ndarray  # prices in hundredths of a yuan, the exchange's tick, as whole float64
 
@@ -106,7 +106,7 @@ class Exchange:
         """Return the columns but date and time, at a second of China's clock since the epoch."""
         day = self._day(second // _DAY)
         noise = self._noise(_TICKS, second)
-        now = self._prices(second, noise)
+        now = self._prices(second)
         open_, high, low = self._range_until(second, now)
         turnover = self._turnover(day, second)
         book = self._book(day, now, noise)
@@ -131,9 +131,9 @@ class Exchange:
         """Return the codes' mean prices, and how far each sine and cosine swings each of them."""
         noise = self._noise(_PATHS, 0)
         base = np.round(100 * np.exp(0.9 + 3.0 * noise.random(_ALL)))
-        # As of a random walk: the longer the period the wider the swing, with its square root.
+        # The longer the period the wider the swing; a random walk's would grow with the square root.
         volatility = np.exp(np.log(0.012) + 0.5 * noise.standard_normal(_ALL)).clip(0.003, 0.06)
-        swing = np.sqrt(_PERIODS / _DAY)[:, None] * volatility * base
+        swing = ((_PERIODS / _DAY) ** 0.35)[:, None] * volatility * base
         swing *= np.minimum(1, 0.6 * base / swing.sum(axis=0))
         phase = 2 * np.pi * noise.random(swing.shape)
         # sin(wt + p) = sin(wt) cos(p) + cos(wt) sin(p): all codes at many times are one product of matrices.
@@ -174,16 +174,15 @@ class Exchange:
         prices = self._hour(hour)
         return prices.max(axis=0), prices.min(axis=0)
 
-    def _prices(self, second: int, noise: np.random.Generator) -> _Cents:
-        """Return the prices at a second: somewhere between those at the minutes before and after it."""
-        minutes = self._hour(second // _HOUR)
+    def _prices(self, second: int) -> _Cents:
+        """Return the prices at a second: on their way from the minute before to the minute after, never back."""
+        prices = self._hour(second // _HOUR)
         minute, past = divmod(second % _HOUR, _MINUTE)
-        part = past / _MINUTE
-        jitter = (noise.random(_ALL)[self._rows] - 0.5) * min(part, 1 - part)
-        return np.rint(minutes[minute] + (minutes[minute + 1] - minutes[minute]) * (part + jitter))
+        haste = 4 ** self._noise(_MINUTES, second // _MINUTE).uniform(-1, 1, _ALL)[self._rows]
+        return np.rint(prices[minute] + (prices[minute + 1] - prices[minute]) * (past / _MINUTE) ** haste)
 
     def _range_until(self, second: int, now: _Cents) -> tuple[_Cents, _Cents, _Cents]:
-        """Return the day's open, high and low so far: prices stay between the minutes' around them."""
+        """Return the day's open, high and low so far. Between minutes prices only go forth, so it holds them all."""
         hour, midnight = second // _HOUR, second // _DAY * (_DAY // _HOUR)
         minutes = self._hour(hour)[: second % _HOUR // _MINUTE + 1]
         past = [self._range(h) for h in range(midnight, hour)]
