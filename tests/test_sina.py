@@ -11,7 +11,7 @@ import pytest
 from tasks import sina
 from tasks.entry import Entry
 from tasks.errors import SettingsError, UnavailableError
-from tasks.exchange import COLUMNS, Exchange
+from tasks.exchange import Exchange
 
 pytest.importorskip("easyquotation", reason="the extra `quotes` is not installed")
 
@@ -30,6 +30,7 @@ class Stub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.frame = Exchange(7).snapshot(1_795_500_000)
+        self.listed = {code: ",".join(map(str, row)) for code, *row in self.frame.itertuples()}
         self.lines: dict[str, str] = {}
         self.asked: list[list[str]] = []
         self.referers: set[str | None] = set()
@@ -40,11 +41,9 @@ class Stub(ThreadingHTTPServer):
         code = listed[2:]
         if code in self.lines:
             return f'var hq_str_{listed}="{self.lines[code]}";\n'
-        if code not in self.frame.index:
+        if code not in self.listed:
             return f'var hq_str_{listed}="";\n'
-        row = self.frame.loc[code]
-        values = ",".join(str(row[column]) for column in COLUMNS)
-        return f'var hq_str_{listed}="{values},00,";\n'
+        return f'var hq_str_{listed}="{self.listed[code]},00,";\n'
 
 
 class Handler(BaseHTTPRequestHandler):
