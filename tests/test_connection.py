@@ -1,0 +1,89 @@
+"""A server that cannot be used is told by one sentence that says what to do."""
+
+import socketserver
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tasks import SettingsError, UnavailableError
+from tasks.connection import connect
+from tasks.settings import local_redis_url, redis_url, without_password
+
+
+class Answers(socketserver.StreamRequestHandler):
+    """A server that gives the same reply to INFO, and OK to everything else."""
+
+    info = b""
+
+    def handle(self) -> None:
+        while head := self.rfile.readline():
+            words = []
+            for _ in range(int(head[1:])):
+                length = int(self.rfile.readline()[1:])
+                words.append(self.rfile.read(length + 2)[:-2])
+            bulk = b"$%d\r\n%s\r\n" % (len(self.info), self.info)
+            if self.info.startswith(b"-"):
+                bulk = self.info + b"\r\n"
+            self.wfile.write(bulk if words[0].upper() == b"INFO" else b"+OK\r\n")
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    handler = type("Handler", (Answers,), {"info": request.param})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as tcp:
+        tcp.daemon_threads = True
+        threading.Thread(target=tcp.serve_forever, daemon=True).start()
+        yield f"redis://127.0.0.1:{tcp.server_address[1]}/0"
+        tcp.shutdown()
+
+
+@pytest.mark.parametrize("server", [b"redis_version:6.0.16\r\nredis_mode:standalone\r\n"], indirect=True)
+def test_a_redis_older_than_6_2_is_refused_with_its_version(server: str) -> None:
+    with pytest.raises(SettingsError, match=r"expected Redis or Valkey 6\.2 or later at .*, got 6\.0\.16; upgrade"):
+        connect(server)
+
+
+@pytest.mark.parametrize("server", [b"redis_version:7.2.4\r\nredis_mode:cluster\r\n"], indirect=True)
+def test_a_cluster_is_refused(server: str) -> None:
+    with pytest.raises(SettingsError, match="is a cluster.*use a single server"):
+        connect(server)
+
+
+@pytest.mark.parametrize("server", [b"-NOAUTH Authentication required."], indirect=True)
+def test_a_missing_password_is_said_to_be_missing(server: str) -> None:
+    with pytest.raises(UnavailableError, match="refuses the user or password; check SLUICE_REDIS_URL"):
+        connect(server)
+
+
+@pytest.mark.parametrize("server", [b"redis_version:6.2.0\r\nredis_mode:standalone\r\n"], indirect=True)
+def test_the_oldest_supported_version_is_taken(server: str) -> None:
+    connect(server).close()
+
+
+def test_the_address_in_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_REDIS_URL", "redis://elsewhere:6379/0")
+    assert redis_url() == "redis://elsewhere:6379/0"
+
+
+def test_without_any_address_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.delenv("SLUICE_REDIS_URL", raising=False)
+    monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path))
+    with pytest.raises(SettingsError, match=r"run `make up`, or set SLUICE_REDIS_URL=redis://"):
+        redis_url()
+
+
+def test_a_socket_path_too_long_to_bind_goes_to_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_STATE_DIR", "/" + "d" * 120)
+    assert len(local_redis_url().removeprefix("unix://")) <= 107
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:secret@host:6379/1?password=secret", "redis://host:6379/1"),
+        ("unix://secret@/run/redis.sock?db=1&password=secret", "unix:///run/redis.sock"),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert without_password(url) == shown

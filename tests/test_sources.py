@@ -1,0 +1,203 @@
+"""`Stream.from_redis` and `Stream.engine` as a notebook uses them: with threads, on a real Redis."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import streamz
+from streamz import Stream
+
+from deployments.redis_server import RedisServer
+from tasks import PipelineError, Reservoir, SettingsError, UnavailableError
+from tests.streams import dead, pending, push_all
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def url(redis_server: RedisServer, real_redis: redis.Redis) -> str:
+    return redis_server.url
+
+
+@pytest.fixture
+def started() -> Iterator[list[Any]]:
+    """Sources to be stopped at the end of the test."""
+    sources: list[Any] = []
+    yield sources
+    for source in sources:
+        source.stop()
+    for source in sources:
+        source.join(20)
+
+
+def test_both_sources_and_both_sinks_are_streamz_plugins() -> None:
+    from importlib.metadata import entry_points
+
+    names = {(e.group, e.name): e.load() for g in ("streamz.sources", "streamz.sinks") for e in entry_points(group=g)}
+    assert {name for _, name in names} >= {"from_redis", "engine", "to_redis", "to_parquet"}
+    assert all(issubclass(node, streamz.Stream) for node in names.values())
+
+
+def test_a_pipeline_on_a_topic_runs_until_it_is_stopped_and_goes_on_when_started_again(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    source = Stream.from_redis("topic", group="lab", url=url)
+    seen = source.pluck("n").buffer(4).map(lambda n: n).sink_to_list()
+    started.append(source)
+    push_all(real_redis, "topic", range(50))
+    source.start()
+    wait_until(lambda: len(seen) == 50, "50 entries")
+    source.stop()
+    source.join(20)
+    assert pending(real_redis, group="lab") == []
+    push_all(real_redis, "topic", range(50, 60))
+    source.start()
+    wait_until(lambda: len(seen) == 60, "10 more")
+    assert seen == list(range(60))
+
+
+def test_several_sources_run_side_by_side_and_stopping_one_stops_no_other(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    sources = [Stream.from_redis("topic", group=f"lab{i}", url=url) for i in range(3)]
+    seen = [source.pluck("n").sink_to_list() for source in sources]
+    started += sources
+    for source in sources:
+        source.start()
+    push_all(real_redis, "topic", range(10))
+    wait_until(lambda: all(len(own) == 10 for own in seen), "10 entries at each")
+    sources[0].stop()
+    sources[0].join(20)
+    push_all(real_redis, "topic", range(10, 20))
+    wait_until(lambda: all(len(own) == 20 for own in seen[1:]), "20 entries at the others")
+    assert seen[0] == list(range(10))
+
+
+def test_streams_of_two_sources_can_be_zipped(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    left, right = (Stream.from_redis(topic, group="lab", url=url) for topic in ("left", "right"))
+    seen = left.pluck("n").zip(right.pluck("n")).sink_to_list()
+    started += [left, right]
+    left.start()
+    right.start()
+    push_all(real_redis, "left", range(30))
+    push_all(real_redis, "right", range(100, 120))
+    wait_until(lambda: len(seen) == 20, "20 pairs")
+    assert seen == [(n, n + 100) for n in range(20)]
+    wait_until(lambda: pending(real_redis, "right", "lab") == [], "the right side acknowledged")
+    wait_until(lambda: len(pending(real_redis, "left", "lab")) == 10, "all of the left side acknowledged that has its partner")
+
+
+def test_a_pipeline_that_blocks_its_loop_keeps_its_lease(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    let_go, busy = threading.Event(), threading.Event()
+
+    def block(_: Any) -> None:
+        busy.set()
+        let_go.wait(20)
+
+    source = Stream.from_redis("topic", group="lab", url=url, lease=0.4)
+    source.sink(block)
+    started.append(source)
+    push_all(real_redis, "topic", [1])
+    source.start()
+    assert busy.wait(20)
+    membership = source._consumer.membership
+    renewals: set[int] = set()
+
+    def renewed_for_longer_than_the_lease() -> bool:
+        ttl = real_redis.pttl(f"sluice:lease:lab:{membership.name}")
+        assert ttl > 0, "the lease lapsed"
+        renewals.add(ttl // 20)
+        return source._consumer._next_renewal > began + 1.0
+
+    began = source._consumer._next_renewal
+    wait_until(renewed_for_longer_than_the_lease, "renewals over more than two leases")
+    let_go.set()
+    wait_until(lambda: not pending(real_redis, group="lab"), "the acknowledgement")
+
+
+def test_a_source_outlives_its_redis(tmp_path: Path, started: list[Any]) -> None:
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        client = redis.Redis.from_url(server.url, protocol=2)
+        source = Stream.from_redis("topic", group="lab", url=server.url, lease=1.0)
+        seen = source.pluck("n").sink_to_list()
+        started.append(source)
+        source.start()
+        push_all(client, "topic", range(10))
+        wait_until(lambda: len(seen) == 10, "10 entries")
+        wait_until(lambda: not pending(client, group="lab"), "their acknowledgement")
+        server.stop()
+        server.start()
+        push_all(client, "topic", range(10, 20))
+        wait_until(lambda: len(seen) >= 20, "10 more after the restart")
+        assert seen == list(range(20))
+        source.stop()
+        source.join(20)
+    finally:
+        server.stop()
+
+
+def test_with_on_error_stop_the_source_stops_and_the_entry_stays_pending(url: str, real_redis: redis.Redis) -> None:
+    source = Stream.from_redis("topic", group="lab", url=url, on_error="stop")
+    seen: list[int] = []
+    source.pluck("n").map(lambda n: 1 // (n - 3)).sink(seen.append)
+    ids = push_all(real_redis, "topic", range(6))
+    source.start()
+    with pytest.raises(PipelineError, match=rf"entry {ids[3]}: node 'map\(<lambda>\)'.*ZeroDivisionError.*stays pending"):
+        source.join(20)
+    assert pending(real_redis, group="lab")[0] == ids[3]
+    assert dead(real_redis, group="lab") == []
+    assert len(seen) == 3
+
+
+def test_an_engine_pushes_on_the_grid_and_emits_what_it_pushed(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    ticks = iter(range(1000))
+    source = Stream.engine("topic", func=lambda: {"n": next(ticks)}, every=0.02, url=url)
+    seen = source.map(lambda e: (e.id, e["n"])).sink_to_list()
+    started.append(source)
+    source.start()
+    wait_until(lambda: len(seen) >= 10, "10 ticks")
+    source.stop()
+    source.join(20)
+    assert [(e.id, e["n"]) for e in Reservoir(real_redis).peek("topic", 1000)] == seen
+    assert [n for _, n in seen] == list(range(len(seen)))
+
+
+def test_a_pipeline_behind_an_engine_that_raises_does_not_stop_the_pump(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    source = Stream.engine("topic", func=lambda: {"n": 1}, every=0.02, url=url)
+    source.map(lambda _: 1 / 0)
+    started.append(source)
+    source.start()
+    wait_until(lambda: real_redis.xlen("topic") >= 5, "5 entries")
+
+
+def test_results_go_into_the_reservoir_that_the_source_reads(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    source = Stream.from_redis("topic", group="lab", url=url)
+    source.map(lambda e: {"double": 2 * e["n"]}).to_redis("doubles")
+    source.pluck("n").to_redis("plain")
+    started.append(source)
+    source.start()
+    push_all(real_redis, "topic", range(5))
+    wait_until(lambda: real_redis.xlen("plain") == 5, "5 results")
+    assert [dict(e) for e in Reservoir(real_redis).peek("doubles", 9)] == [{"double": 2 * n} for n in range(5)]
+    assert [dict(e) for e in Reservoir(real_redis).peek("plain", 9)] == [{"plain": n} for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "why"),
+    [
+        ("redis://127.0.0.1:1/0", UnavailableError, "redis://127.0.0.1:1/0 does not answer"),
+        ("unix:///nowhere/redis.sock", UnavailableError, "does not answer"),
+        ("http://127.0.0.1", SettingsError, "expected an address like redis://"),
+        ("127.0.0.1:6379", SettingsError, "expected an address like redis://"),
+        ("redis://127.0.0.1:port/0", SettingsError, "expected an address like redis://"),
+    ],
+)
+def test_a_wrong_address_is_one_clear_error_at_the_start(address: str, error: type[Exception], why: str) -> None:
+    with pytest.raises(error, match=why):
+        Stream.from_redis("topic", group="lab", url=address).start()
+
+
+def test_no_error_shows_a_password() -> None:
+    with pytest.raises(UnavailableError) as caught:
+        Reservoir.from_url("redis://user:hunter2@127.0.0.1:1/0?password=hunter2")
+    assert "hunter2" not in str(caught.value)
