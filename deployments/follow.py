@@ -69,7 +69,7 @@ class Follower:
             self._tell(run)
         newest = [(topic, found[-1]) for topic in self._topics if (found := self._reservoir.peek(topic, 1))]
         if self._live:
-            tables: list[RenderableType] = [entry_table(topic, entry) for topic, entry in newest]
+            tables: list[RenderableType] = [entry_table(topic, entry, width=self._console.width) for topic, entry in newest]
             missing = [topic for topic in self._topics if topic not in dict(newest)]
             if missing:
                 tables.append(Text(f"waiting for the first entry in {' and '.join(missing)} ...", style="dim"))
@@ -81,7 +81,7 @@ class Follower:
             now = time.monotonic()
             entry_id = getattr(entry, "id", "")
             if entry_id != last and (not last or now - at >= _QUIET_EVERY):
-                self._console.print(entry_table(topic, entry))
+                self._console.print(entry_table(topic, entry, width=self._console.width))
                 self._shown[topic] = (entry_id, now)
 
     def _changed(self) -> list[FlowRun]:

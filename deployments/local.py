@@ -64,7 +64,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
 
     with get_client(sync_client=True) as client:
         stack.deploy(client)
-        waiting = runs.to_start(client, stack.blueprint, beats=True)
+        waiting = runs.to_start(client, stack.blueprint)
         _welcome(stack, console, time.monotonic() - began)
         outlets = runs.ids(client, (each.full_name for each in stack.blueprint.deployments if each.stays_up))
         reservoir = Reservoir.from_url(stack.env[REDIS_URL])
@@ -72,7 +72,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
             while True:
                 if stack.worker and stack.worker.name in stack.tend():
                     stack.sweep(client)
-                    waiting = runs.to_start(client, stack.blueprint, beats=False)
+                    waiting = runs.to_start(client, stack.blueprint)
                 with suppress(HTTPError, RedisError):  # a server is away: tend() sees to ours, others come back
                     if waiting:  # one a second: each start is 3 s of CPU, and the first ones are to be first
                         runs.start(client, waiting.pop(0))

@@ -62,7 +62,7 @@ def sweep(client: SyncPrefectClient, *, alive: Collection[UUID], state: State | 
     """
     gone = [run for run in of_pool(client, ALIVE) if run.id not in alive]
     for run in gone:
-        crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process ended with the stack that ran it.")
+        crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process is gone, and what ran it.")
         client.set_flow_run_state(run.id, state or crashed, force=True)
     return len(gone)
 
@@ -81,17 +81,17 @@ def discard_late(client: SyncPrefectClient, blueprint: Blueprint) -> int:
     return len(old)
 
 
-def to_start(client: SyncPrefectClient, blueprint: Blueprint, *, beats: bool) -> list[str]:
+def to_start(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
     """Return the deployments that ought to have a run and have none, in the order of `prefect.yaml`.
 
-    Outlets: if none runs and none is coming. With `beats` inlets too, so that nobody waits for their schedule, unless
-    that is paused.
+    Outlets: if none runs and none is coming. Inlets: if none runs, so that nobody waits for their schedule, unless that
+    is paused.
     """
     running = {run.deployment_id for run in of_pool(client, ALIVE)}
     coming = running | {run.deployment_id for run in of_pool(client, {StateType.SCHEDULED})}
     names = []
     for declared in blueprint.deployments:
-        if not (declared.stays_up or (beats and declared.beats)):
+        if not (declared.stays_up or declared.beats):
             continue
         deployment = client.read_deployment_by_name(declared.full_name)
         paused = deployment.paused or (declared.beats and not any(each.active for each in deployment.schedules))

@@ -23,7 +23,7 @@ def peek(console: Console, topic: str, n: int) -> None:
     """Print the newest `n` entries of a topic, oldest first, decoded."""
     entries = Reservoir.from_url(redis_url()).peek(check_topic(topic, derived=True), n)
     for entry in entries:
-        console.print(entry_table(topic, entry))
+        console.print(entry_table(topic, entry, width=console.width))
     if not entries:
         console.print(f"{topic} holds no entries")
 

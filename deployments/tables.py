@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
 
+import pandas as pd
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -14,20 +15,20 @@ from tasks.reservoir import TopicLevel
 __all__ = ["entry_table", "levels_table"]
 
 _ROWS = 10
-_COLUMNS = 8
+_SEPARATOR = 3  # characters between two columns
 _WIDTH = 60  # of one value, in characters
 
 
-def entry_table(topic: str, entry: Entry | SluiceError) -> Table | Text:
-    """Return an entry as a table: a DataFrame's rows, a list of mappings' items, or the fields one by one."""
+def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> Table | Text:
+    """Return an entry as a table at most `width` wide: its first DataFrame's rows, or the fields one by one."""
     if not isinstance(entry, Entry):
         return Text(f"{topic}: {entry}", style="red")
     title = f"{topic}  {entry.time.astimezone():%H:%M:%S}  ({entry.id})"
-    frames = [(name, value) for name, value in entry.items() if hasattr(value, "columns") and hasattr(value, "itertuples")]
+    frames = [(name, value) for name, value in entry.items() if isinstance(value, pd.DataFrame)]
     if frames:
         name, frame = frames[0]
         others = "".join(f"  {field}={_short(value)}" for field, value in entry.items() if field != name)
-        return _frame_table(f"{title}{others}", frame)
+        return _frame_table(f"{title}{others}", frame, width)
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     table.add_column("field")
     table.add_column("value", overflow="fold")
@@ -57,24 +58,37 @@ def levels_table(levels: Iterable[TopicLevel]) -> Table:
     return table
 
 
-def _frame_table(title: str, frame: Any) -> Table:
-    shown = frame.iloc[:_ROWS, :_COLUMNS]
+def _frame_table(title: str, frame: pd.DataFrame, width: int) -> Table:
+    named = not isinstance(frame.index, pd.RangeIndex) and frame.index.name is not None
+    shown = frame.head(_ROWS).reset_index() if named else frame.head(_ROWS)
+    columns = [[str(name), *map(_short, shown.iloc[:, position])] for position, name in enumerate(shown.columns)]
+    chosen = _fitting([max(map(cell_len, column)) for column in columns], width)
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-    if not isinstance(frame.index, type(frame.reset_index(drop=True).index)):
-        table.add_column(str(frame.index.name or ""))
-    for column in shown.columns:
-        table.add_column(str(column), justify="right" if shown[column].dtype.kind in "iuf" else "left", no_wrap=True)
-    for row in shown.itertuples(index=len(table.columns) > shown.shape[1]):
-        table.add_row(*map(_short, row))
-    more = [f"{len(frame)} rows"] if len(frame) > _ROWS else []
-    more += [f"{frame.shape[1]} columns"] if frame.shape[1] > _COLUMNS else []
-    if more:
-        table.caption = f"of {' and '.join(more)}"
+    for position in chosen:
+        right = shown.iloc[:, position].dtype.kind in "iuf"
+        table.add_column(columns[position][0], justify="right" if right else "left", no_wrap=True)
+    for row in range(1, len(shown) + 1):
+        table.add_row(*(columns[position][row] for position in chosen))
+    left_out = [f"{len(frame)} rows"] * (len(frame) > _ROWS) + [f"{len(columns)} columns"] * (len(chosen) < len(columns))
+    if left_out:
+        table.caption = f"of {' and '.join(left_out)}"
         table.caption_justify = "left"
     return table
 
 
-def _short(value: Any) -> str:
+def _fitting(widths: list[int], room: int) -> list[int]:
+    """Return which columns to show: from both ends inwards, since what a pipeline computed stands last."""
+    inwards = sorted(range(len(widths)), key=lambda position: min(2 * position, 2 * (len(widths) - 1 - position) + 1))
+    chosen: list[int] = []
+    for position in inwards:
+        room -= widths[position] + _SEPARATOR
+        if chosen and room < -_SEPARATOR:
+            break
+        chosen.append(position)
+    return sorted(chosen)
+
+
+def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"  # noqa: PLR2004 - where digits matter more
     text = f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value).replace("\n", " ")
