@@ -1,0 +1,74 @@
+"""Vitals in, the busiest processes out."""
+
+import math
+import os
+
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+from streamz import Stream
+
+from flows.vitals import busiest, most_used, vitals
+from tasks import codec
+from tasks.entry import Entry
+
+COLUMNS = ["name", "cpu_percent", "memory_bytes", "threads", "read_bytes_per_s", "write_bytes_per_s"]
+
+
+def frame(*rows: tuple[int, str, float, float]) -> pd.DataFrame:
+    columns = ["pid", "name", "cpu_percent", "memory_bytes"]
+    made = pd.DataFrame(rows, columns=columns).astype(dict(zip(columns, ["int64", "str", "float64", "float64"], strict=True)))
+    return made.assign(threads=1.0, read_bytes_per_s=0.0, write_bytes_per_s=math.nan).set_index("pid")
+
+
+def test_a_pump_gives_the_processes_and_the_totals_of_this_machine_with_rates_at_once() -> None:
+    entry = vitals.pump()
+    assert set(entry) == {"vitals", "totals"}
+    assert list(entry["vitals"].columns) == COLUMNS
+    assert entry["vitals"].loc[os.getpid(), "cpu_percent"] >= 0
+    assert codec.decode_fields(codec.encode_fields(entry))["totals"] == entry["totals"]
+
+
+def test_the_busiest_are_those_of_the_last_five_snapshots() -> None:
+    source = Stream()
+    results = busiest.build(source, top=1).sink_to_list()
+    for n, name in enumerate(["old"] + ["new"] * 5):
+        source.emit(Entry({"vitals": frame((n, name, 900.0 if name == "old" else n, 1))}, topic="machine", id=f"{n + 1}-0"))
+    assert [result["name"].item() for result in results] == ["old"] * 5 + ["new"]
+
+
+def test_other_entries_of_the_topic_are_passed_over() -> None:
+    source = Stream()
+    results = busiest.build(source).sink_to_list()
+    source.emit(Entry({"totals": {}}, topic="machine", id="1-0"))
+    assert results == []
+
+
+def test_snapshots_without_rates_do_not_count_in_the_mean() -> None:
+    result = most_used((frame((1, "a", math.nan, 5)), frame((1, "a", 30.0, 4)), frame((1, "a", 60.0, 3))), 10)
+    assert result.loc[1, "cpu_percent"] == 45.0
+    assert result.loc[1, "memory_bytes"] == 5.0
+    assert math.isnan(result.loc[1, "write_bytes_per_s"])
+
+
+def test_a_process_that_was_there_for_one_snapshot_used_nothing_in_the_others() -> None:
+    result = most_used((frame((1, "a", 30.0, 1)), frame((1, "a", 30.0, 1), (2, "b", 50.0, 1))), 10)
+    assert result["cpu_percent"].to_dict() == {1: 30.0, 2: 25.0}
+
+
+ROWS = st.lists(st.tuples(st.integers(1, 4), st.sampled_from("ab"), st.floats(0, 800), st.floats(1, 1e9)), max_size=6)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=5), st.integers(1, 5))
+def test_the_result_is_the_top_of_a_model(snapshots: list[list], top: int) -> None:
+    unique = [list({row[0]: row for row in rows}.values()) for rows in snapshots]
+    known = sum(bool(rows) for rows in unique) or 1
+    used: dict[tuple[int, str], float] = {}
+    for rows in unique:
+        for pid, name, cpu, _ in rows:
+            used[pid, name] = used.get((pid, name), 0.0) + cpu
+    wanted = sorted((total / known for total in used.values()), reverse=True)[:top]
+    result = most_used(tuple(frame(*rows) for rows in unique), top)
+    assert [round(cpu, 6) for cpu in result["cpu_percent"]] == [round(cpu, 6) for cpu in wanted]
+    assert list(result.columns) == COLUMNS
+    assert codec.decode(codec.encode(result)).equals(result)
