@@ -38,11 +38,7 @@ def pack_scalar(value: Any) -> tuple[pa.RecordBatch, Layout]:  # noqa: ANN401
 
 def unpack_scalar(column: pa.ChunkedArray, layout: Layout) -> Any:  # noqa: ANN401
     """Return the scalar that was packed."""
-    return (
-        _unpack_number(column, layout)
-        if layout["kind"] == "numpy"
-        else _unpack_moment(column, layout["kind"])
-    )
+    return _unpack_number(column, layout) if layout["kind"] == "numpy" else _unpack_moment(column, layout["kind"])
 
 
 def pack_array(array: np.ndarray, kind: str = "ndarray") -> tuple[pa.RecordBatch, Layout]:
@@ -102,8 +98,8 @@ def unpack_array(column: pa.ChunkedArray, layout: Layout) -> np.ndarray:
 def _pack_number(scalar: np.generic) -> tuple[pa.RecordBatch, Layout]:
     array = np.asarray(scalar)
     back = array[()]
-    if type(back) is not type(scalar) or back.tobytes() != scalar.tobytes():
-        msg = f"expected a number of numpy that an array holds, got {type(scalar).__name__}; use .item()"
+    if type(back) is not type(scalar) or (isinstance(scalar, (str, bytes)) and len(back) != len(scalar)):
+        msg = "expected a numpy scalar that an array keeps, got text or bytes that end in NUL; use .item()"
         raise EncodeError(msg)
     return pack_array(array, "numpy")
 
@@ -168,9 +164,7 @@ _MOMENTS: dict[type, Callable[[Any], pa.Array]] = {
     dt.time: _time,
     dt.timedelta: lambda value: pa.array([value // _MICROSECOND], type=pa.int64()).cast(pa.duration("us")),
     pd.Timestamp: _timestamp,
-    pd.Timedelta: lambda value: pa.array([value.asm8.view("i8")], type=pa.int64()).cast(
-        pa.duration(value.unit)
-    ),
+    pd.Timedelta: lambda value: pa.array([value.asm8.view("i8")], type=pa.int64()).cast(pa.duration(value.unit)),
     Decimal: lambda value: pa.array([str(value)]),
 }
 

@@ -31,9 +31,7 @@ MIB = 2**20
 def stream(table: pa.Table, *, compression: str | None = None) -> bytes:
     """Return a table as somebody else's Arrow client writes it."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(
-        sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)
-    ) as writer:
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
 
@@ -66,13 +64,9 @@ def assert_same(got: Any, want: Any) -> None:
         assert got.tobytes() == want.tobytes()
     elif isinstance(want, np.generic):
         assert got.dtype == want.dtype
-        assert got.tobytes() == want.tobytes()
+        assert got.tobytes() == want.tobytes() or got == want  # a long double has bytes that mean nothing
     elif isinstance(want, float):
-        assert (
-            math.isnan(got)
-            if math.isnan(want)
-            else (got, math.copysign(1, got)) == (want, math.copysign(1, want))
-        )
+        assert math.isnan(got) if math.isnan(want) else (got, math.copysign(1, got)) == (want, math.copysign(1, want))
     elif isinstance(want, (list, tuple)):
         assert len(got) == len(want)
         for one, other in zip(got, want, strict=True):
@@ -401,9 +395,7 @@ def zoned_column(n: int) -> st.SearchStrategy[Any]:
     )
 
 
-STRINGS = [
-    pd.StringDtype(storage, na_value=na) for storage in ("python", "pyarrow") for na in (pd.NA, np.nan)
-]
+STRINGS = [pd.StringDtype(storage, na_value=na) for storage in ("python", "pyarrow") for na in (pd.NA, np.nan)]
 
 
 def string_column(n: int) -> st.SearchStrategy[Any]:
@@ -419,17 +411,12 @@ def object_column(n: int) -> st.SearchStrategy[Any]:
     kinds = [text, st.binary(), decimals, st.dates(), plain_times, st.nothing()]
     missing = st.sampled_from([None, math.nan])
     return st.one_of(
-        [
-            missing.flatmap(lambda gap, kind=kind: lists(kind | st.just(gap), n)).map(object_array)
-            for kind in kinds
-        ]
+        [missing.flatmap(lambda gap, kind=kind: lists(kind | st.just(gap), n)).map(object_array) for kind in kinds]
     )
 
 
 def foreign_object_column(n: int) -> st.SearchStrategy[Any]:
-    things = st.one_of(
-        atoms, st.dates(), st.datetimes(), st.just(pd.NA), st.just(pd.NaT), st.lists(st.integers())
-    )
+    things = st.one_of(atoms, st.dates(), st.datetimes(), st.just(pd.NA), st.just(pd.NaT), st.lists(st.integers()))
     return lists(things, n).map(object_array)
 
 
@@ -446,9 +433,7 @@ def categorical_column(n: int) -> st.SearchStrategy[Any]:
         st.lists(st.floats(allow_nan=False), unique=True, min_size=1, max_size=5),
         st.just([True, False]),
         st.lists(text, unique=True, min_size=1, max_size=5).map(lambda items: pd.Index(items, dtype=object)),
-        st.lists(text, unique=True, min_size=1, max_size=5).map(
-            lambda items: pd.Index(items, dtype="string")
-        ),
+        st.lists(text, unique=True, min_size=1, max_size=5).map(lambda items: pd.Index(items, dtype="string")),
     )
     return categories.flatmap(
         lambda known: st.builds(
@@ -540,9 +525,7 @@ def indexes(draw: st.DrawFn, n: int) -> pd.Index:
             return pd.Index(array, dtype=array.dtype, name=name)
         case "freq":
             freq = draw(st.sampled_from(["D", "2h", "ME", "B", "W-TUE", "15min"]))
-            return pd.date_range(
-                "2024-01-01", periods=n, freq=freq, tz=draw(st.sampled_from([None, "UTC"])), name=name
-            )
+            return pd.date_range("2024-01-01", periods=n, freq=freq, tz=draw(st.sampled_from([None, "UTC"])), name=name)
         case _:
             arrays = [
                 draw(numpy_column(n).filter(lambda a: a.dtype != np.float16)),
@@ -555,9 +538,7 @@ labels = st.one_of(
     st.lists(text, unique=True, max_size=5),
     st.lists(text, unique=True, max_size=5).map(lambda items: pd.Index(items, dtype=object, name="n")),
     st.lists(st.integers(), unique=True, max_size=5),
-    st.lists(st.tuples(text, st.integers(0, 3)), unique=True, min_size=1, max_size=5).map(
-        pd.MultiIndex.from_tuples
-    ),
+    st.lists(st.tuples(text, st.integers(0, 3)), unique=True, min_size=1, max_size=5).map(pd.MultiIndex.from_tuples),
     st.integers(0, 5).map(pd.RangeIndex),
     st.integers(0, 5).map(lambda n: pd.date_range("2024", periods=n, freq="D", name="day")),
     st.lists(st.integers(0, 9) | text, unique=True, max_size=5),
@@ -569,9 +550,7 @@ def frames(draw: st.DrawFn, column: Any = columns) -> pd.DataFrame:
     n = draw(st.integers(0, 6))
     known = draw(labels)
     arrays = [draw(column(n)) for _ in known]
-    frame = pd.DataFrame(
-        {i: pd.Series(array, dtype=array.dtype) for i, array in enumerate(arrays)}, index=range(n)
-    )
+    frame = pd.DataFrame({i: pd.Series(array, dtype=array.dtype) for i, array in enumerate(arrays)}, index=range(n))
     frame.columns = known
     frame.index = draw(indexes(n))
     if draw(st.booleans()):
@@ -634,9 +613,7 @@ def test_column_names_found_twice_are_refused_by_name() -> None:
         (pd.DataFrame({"a": pd.Series([dt.time(1, tzinfo=dt.UTC)])}), "column 'a': "),
     ],
 )
-def test_a_column_of_mixed_objects_is_refused_with_its_name_and_the_cure(
-    frame: pd.DataFrame, said: str
-) -> None:
+def test_a_column_of_mixed_objects_is_refused_with_its_name_and_the_cure(frame: pd.DataFrame, said: str) -> None:
     with pytest.raises(EncodeError) as caught:
         encode_fields({"x": frame})
     assert str(caught.value).startswith(f"field 'x': {said}expected")
@@ -693,13 +670,7 @@ def test_a_subclass_of_dataframe_is_refused() -> None:
         pa.table({}),
         pa.table({"a": [1, None], "b": [["x"], None], "c": [{"d": 1}, None]}),
         pa.table({"a": pa.array(["x", None, "x"]).dictionary_encode()}),
-        pa.table(
-            {
-                "a": pa.chunked_array(
-                    [pa.array(["x"]).dictionary_encode(), pa.array(["y"]).dictionary_encode()]
-                )
-            }
-        ),
+        pa.table({"a": pa.chunked_array([pa.array(["x"]).dictionary_encode(), pa.array(["y"]).dictionary_encode()])}),
         pa.table({"a": pa.array([], pa.map_(pa.string(), pa.int8()))}),
         pa.table({"a": [1]}).replace_schema_metadata({"pandas": "mine"}),
         pa.table([[1], [2]], names=["a", "a"]),
@@ -835,27 +806,15 @@ layouts = st.fixed_dictionaries(
     },
     optional={
         "dtypes": st.lists(
-            st.sampled_from(
-                ["int64", "object:Decimal", "object:date", "category:int64", "Int64", "arrow", "O", "", 1]
-            )
-            | st.sampled_from(
-                ["datetime64[ns, ../../etc/passwd]", "string[python,NA]", "string[pyarrow,nan]"]
-            ),
+            st.sampled_from(["int64", "object:Decimal", "object:date", "category:int64", "Int64", "arrow", "O", "", 1])
+            | st.sampled_from(["datetime64[ns, ../../etc/passwd]", "string[python,NA]", "string[pyarrow,nan]"]),
             max_size=3,
         ),
-        "columns": st.sampled_from(
-            [{}, {"range": [0, 10**15, 1], "names": [None]}, {"names": [[]], "dtype": "int64"}]
-        )
+        "columns": st.sampled_from([{}, {"range": [0, 10**15, 1], "names": [None]}, {"names": [[]], "dtype": "int64"}])
         | st.sampled_from([{"names": ["x"], "dtype": None}, {"stream": "AAAA"}, {"range": [0, 2, 0]}]),
-        "index": st.sampled_from(
-            [{"range": [0, 2, 1], "names": [None]}, {"range": [0, 10**12, 1], "names": [None]}]
-        )
-        | st.sampled_from(
-            [{"names": ["a"]}, {"names": ["a"], "freq": "D"}, {"names": ["a", {}], "multi": True}, {}]
-        ),
-        "dtype": st.sampled_from(
-            ["<f8", "O", "U500000000", "V0", [["a", "O"]], [["a"]], "datetime64", 1, None]
-        ),
+        "index": st.sampled_from([{"range": [0, 2, 1], "names": [None]}, {"range": [0, 10**12, 1], "names": [None]}])
+        | st.sampled_from([{"names": ["a"]}, {"names": ["a"], "freq": "D"}, {"names": ["a", {}], "multi": True}, {}]),
+        "dtype": st.sampled_from(["<f8", "O", "U500000000", "V0", [["a", "O"]], [["a"]], "datetime64", 1, None]),
         "shape": st.sampled_from([[2], [-1, -2], [10**18, 0], ["2"], 2, [2.0]]),
         "name": st.sampled_from([None, [], {"tuple": 1}, {"stream": "x"}]),
         "attrs": st.sampled_from([{}, [], 1]),
@@ -1036,6 +995,7 @@ LABELS = pd.to_datetime([f"2024-01-0{i}" for i in range(1, 10)])  # no JSON: a s
     ("limits", "fields", "said"),
     [
         (Limits(max_entry_bytes=20), {"a": "x" * 30}, "at most 20 bytes"),
+        (Limits(max_entry_bytes=20), {"a" * 30: 1}, "at most 20 bytes"),
         (Limits(max_entry_bytes=40), {"a": "x" * 20, "b": b"x" * 20}, "at most 40 bytes"),
         (Limits(max_decoded_bytes=1000), {"a": [[]] * 50}, "at most 1,000 bytes once decoded"),
         (
@@ -1061,17 +1021,15 @@ LABELS = pd.to_datetime([f"2024-01-0{i}" for i in range(1, 10)])  # no JSON: a s
 def test_what_no_outlet_could_read_is_refused_when_pushed_and_when_read(
     limits: Limits, fields: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(EncodeError, match=f"^field '[ab]': expected {said}") as caught:
+    with pytest.raises(EncodeError, match=f"^field '[ab]+': expected {said}") as caught:
         encode_fields(fields, limits=limits)
     assert "raise the limits" in str(caught.value)
-    with pytest.raises(PoisonEntryError, match=f"^field '[ab]': expected {said}"):
+    with pytest.raises(PoisonEntryError, match=f"^field '[ab]+': expected {said}"):
         decode_fields(encode_fields(fields), limits=limits)
 
 
 @given(
-    st.dictionaries(
-        text.filter(bool), json_values | st.binary() | scalars | frames(), min_size=1, max_size=3
-    ),
+    st.dictionaries(text.filter(bool), json_values | st.binary() | scalars | frames(), min_size=1, max_size=3),
     st.sampled_from([None, "lz4", "zstd"]),
     st.integers(0, 100_000),
 )
@@ -1111,9 +1069,7 @@ def test_a_field_name_that_is_no_utf8_is_poison() -> None:
         decode_fields({b"\xff\xfe": b"1"})
 
 
-@pytest.mark.parametrize(
-    "secret", [b"\xff\xff\xff\xffSECRET", b"[" * 10**5 + b"SECRET", b"1" * 5000 + b"SECRET"]
-)
+@pytest.mark.parametrize("secret", [b"\xff\xff\xff\xffSECRET", b"[" * 10**5 + b"SECRET", b"1" * 5000 + b"SECRET"])
 def test_a_message_names_the_field_and_never_the_payload(secret: bytes) -> None:
     with pytest.raises(PoisonEntryError, match="^field 'quotes': ") as caught:
         decode_fields({b"quotes": secret})
