@@ -119,7 +119,7 @@ class EntrypointCheck:
 
     def __init__(self, blueprint: Blueprint, *, env: Mapping[str, str]) -> None:
         self._blueprint = blueprint
-        self._answer = tempfile.TemporaryFile("w+")
+        self._answer = tempfile.TemporaryFile("w+")  # noqa: SIM115 - close() does
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
             [sys.executable, "-c", f"from {__name__} import _answer; _answer()", *self._entrypoints],
             stdin=subprocess.DEVNULL,
@@ -152,7 +152,9 @@ class EntrypointCheck:
         finally:
             self.close()
         if errors:
-            msg = f"{self._blueprint.path} names flows that cannot be imported; nothing was deployed: {'; '.join(errors)}"
+            msg = (
+                f"{self._blueprint.path} names flows that cannot be imported; nothing was deployed: {'; '.join(errors)}"
+            )
             raise SettingsError(msg)
         return self._blueprint.named(flows)
 

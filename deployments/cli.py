@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from tasks.errors import SluiceError
-
 __all__ = ["app", "main"]
 
 app = typer.Typer(
@@ -33,7 +31,9 @@ def _options(
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Where the Prefect server listens, on loopback only.", min=1, max=65535)] = 4200,
+    port: Annotated[
+        int, typer.Option(help="Where the Prefect server listens, on loopback only.", min=1, max=65535)
+    ] = 4200,
 ) -> None:
     """Run it all on this machine: Redis, Prefect, every inlet and outlet, until Ctrl-C.
 
@@ -77,11 +77,13 @@ def main() -> None:
     """Run the command; say what is wrong in one sentence, not in a traceback."""
     try:
         app()
-    except SluiceError as error:
-        if os.environ.get(DEBUG):
-            raise
-        print(f"sluice: {error}", file=sys.stderr)  # noqa: T201 - a command's error
-        sys.exit(1)
     except BrokenPipeError:  # `sluice peek ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        from tasks.errors import SluiceError  # noqa: PLC0415 - the package loads pandas and streamz: 0.6 s of --help
+
+        if os.environ.get(DEBUG) or not isinstance(error, SluiceError):
+            raise
+        print(f"sluice: {error}", file=sys.stderr)  # noqa: T201 - a command's error
         sys.exit(1)

@@ -19,7 +19,12 @@ from tasks.reservoir import Reservoir
 __all__ = ["Follower"]
 
 _BAD = frozenset({StateType.FAILED, StateType.CRASHED})
-_COLOURS = {StateType.RUNNING: "green", StateType.FAILED: "red", StateType.CRASHED: "red", StateType.CANCELLED: "yellow"}
+_COLOURS = {
+    StateType.RUNNING: "green",
+    StateType.FAILED: "red",
+    StateType.CRASHED: "red",
+    StateType.CANCELLED: "yellow",
+}
 _QUIET_EVERY = 10.0  # seconds between two tables of one topic where they cannot be drawn in place
 
 
@@ -69,7 +74,9 @@ class Follower:
             self._tell(run)
         newest = [(topic, found[-1]) for topic in self._topics if (found := self._reservoir.peek(topic, 1))]
         if self._live:
-            tables: list[RenderableType] = [entry_table(topic, entry, width=self._console.width) for topic, entry in newest]
+            tables: list[RenderableType] = [
+                entry_table(topic, entry, width=self._console.width) for topic, entry in newest
+            ]
             missing = [topic for topic in self._topics if topic not in dict(newest)]
             if missing:
                 tables.append(Text(f"waiting for the first entry in {' and '.join(missing)} ...", style="dim"))
@@ -104,7 +111,9 @@ class Follower:
     def _tell(self, run: FlowRun) -> None:
         if run.state is None or not (run.deployment_id in self._outlets or run.state_type in _BAD):
             return
-        name = self._names.get(run.flow_id) or self._names.setdefault(run.flow_id, self._client.read_flow(run.flow_id).name)
+        name = self._names.get(run.flow_id) or self._names.setdefault(
+            run.flow_id, self._client.read_flow(run.flow_id).name
+        )
         line = Text.assemble(
             (f"{run.state.timestamp.astimezone():%H:%M:%S} ", "dim"),
             (f"{name} ", "bold"),

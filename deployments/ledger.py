@@ -62,7 +62,10 @@ class Ledger:
 
     def record(self, url: str, pids: Iterable[int | None]) -> None:
         """Note the address of the Prefect server, and the processes that must not outlive the stack."""
-        notes = {"api_url": url, "processes": [_identity(pid) for pid in pids if pid is not None and psutil.pid_exists(pid)]}
+        notes = {
+            "api_url": url,
+            "processes": [_identity(pid) for pid in pids if pid is not None and psutil.pid_exists(pid)],
+        }
         fresh = self._notes.with_suffix(".new")
         fresh.write_text(json.dumps(notes))
         fresh.replace(self._notes)

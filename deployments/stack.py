@@ -127,7 +127,9 @@ class Stack:
         for cleared in rollout.clear_schedules(client, self.blueprint):
             self.say(f"cleared a schedule that prefect.yaml no longer has: {cleared}")
         for stranger in rollout.strangers(client, self.blueprint):
-            self.say(f"{stranger} is deployed but not in prefect.yaml; `prefect deployment delete {stranger}` removes it")
+            self.say(
+                f"{stranger} is deployed but not in prefect.yaml; `prefect deployment delete {stranger}` removes it"
+            )
 
     def sweep(self, client: "SyncPrefectClient") -> None:
         """Mark as crashed the runs that lost their process; on somebody else's server the automation does, in 90 s."""

@@ -69,7 +69,9 @@ def _frame_table(title: str, frame: pd.DataFrame, width: int) -> Table:
         table.add_column(columns[position][0], justify="right" if right else "left", no_wrap=True)
     for row in range(1, len(shown) + 1):
         table.add_row(*(columns[position][row] for position in chosen))
-    left_out = [f"{len(frame)} rows"] * (len(frame) > _ROWS) + [f"{len(columns)} columns"] * (len(chosen) < len(columns))
+    left_out = [f"{len(frame)} rows"] * (len(frame) > _ROWS) + [f"{len(columns)} columns"] * (
+        len(chosen) < len(columns)
+    )
     if left_out:
         table.caption = f"of {' and '.join(left_out)}"
         table.caption_justify = "left"

@@ -1,0 +1,5 @@
+"""`python -m deployments` is `sluice`."""
+
+from deployments.cli import main
+
+main()

@@ -1,0 +1,215 @@
+"""`prefect.yaml` against a schema of our own: Prefect 3.8.8 ignores what it does not know, without a word."""
+
+import datetime as dt
+import importlib
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import Flow
+from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.cli.deploy._triggers import _initialize_deployment_triggers
+from prefect.events.schemas.automations import AutomationCore
+from prefect.flows import load_flow_from_entrypoint
+from pydantic import TypeAdapter
+
+from deployments.blueprint import EntrypointCheck, import_flows, read_blueprint
+from deployments.prefect_server import POOL
+from tasks.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parents[1]
+RAW = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+DEPLOYMENTS: list[dict[str, Any]] = RAW["deployments"]
+INLETS = [each for each in DEPLOYMENTS if "inlet" in each["tags"]]
+OUTLETS = [each for each in DEPLOYMENTS if "outlet" in each["tags"]]
+
+
+def entrypoint(deployment: dict[str, Any]) -> str:
+    return deployment["entrypoint"]
+
+
+every = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=entrypoint)
+every_inlet = pytest.mark.parametrize("deployment", INLETS, ids=entrypoint)
+every_outlet = pytest.mark.parametrize("deployment", OUTLETS, ids=entrypoint)
+
+KNOWN = {
+    "": {"name", "prefect-version", "pull", "definitions", "deployments"},
+    "deployment": {
+        "name",
+        "description",
+        "tags",
+        "entrypoint",
+        "parameters",
+        "schedules",
+        "concurrency_limit",
+        "work_pool",
+        "triggers",
+        "version",
+    },
+    "schedule": {"slug", "interval", "cron", "timezone", "anchor_date", "parameters"},
+    "concurrency_limit": {"limit", "collision_strategy", "grace_period_seconds"},
+    "work_pool": {"name", "work_queue_name", "job_variables"},
+    "job_variables": {"command", "env", "working_dir", "stream_output"},
+    "trigger": {"name", "description", "expect", "match", "match_related", "schedule_after", "parameters", "enabled"},
+}
+
+
+def unknown_keys(kind: str, block: dict[str, Any]) -> set[str]:
+    return set(block) - KNOWN[kind]
+
+
+def test_the_file_has_no_key_that_prefect_would_ignore() -> None:
+    assert not unknown_keys("", RAW)
+    for deployment in DEPLOYMENTS:
+        where = deployment["entrypoint"]
+        assert not unknown_keys("deployment", deployment), where
+        assert not unknown_keys("concurrency_limit", deployment["concurrency_limit"]), where
+        assert not unknown_keys("work_pool", deployment["work_pool"]), where
+        assert not unknown_keys("job_variables", deployment["work_pool"]["job_variables"]), where
+        for schedule in deployment.get("schedules", []):
+            assert not unknown_keys("schedule", schedule), where
+        for trigger in deployment.get("triggers", []):
+            assert not unknown_keys("trigger", trigger), where
+
+
+def test_prefect_takes_the_file_as_it_is() -> None:
+    assert len(PrefectYamlModel.model_validate(RAW).deployments) == len(DEPLOYMENTS)
+
+
+def test_every_deployment_has_a_name_of_its_own() -> None:
+    names = [(each["entrypoint"], each["name"]) for each in DEPLOYMENTS]
+    assert len(set(names)) == len(names)
+
+
+def test_every_deployment_is_an_inlet_or_an_outlet_of_the_pool() -> None:
+    assert len(INLETS) + len(OUTLETS) == len(DEPLOYMENTS)
+    assert {each["work_pool"]["name"] for each in DEPLOYMENTS} == {POOL}
+    assert all("sluice" in each["tags"] for each in DEPLOYMENTS)  # deployments/automations.yaml goes by it
+
+
+@every
+def test_every_entrypoint_is_a_flow_whose_parameters_are_those_given(deployment: dict[str, Any]) -> None:
+    flow = load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"]), use_placeholder_flow=False)
+    assert isinstance(flow, Flow)
+    flow.validate_parameters({**_defaults(flow), **deployment.get("parameters", {})})
+
+
+@every
+def test_too_many_runs_are_cancelled_not_queued(deployment: dict[str, Any]) -> None:
+    limit = 1 if "outlet" in deployment["tags"] else 3
+    assert deployment["concurrency_limit"] == {"limit": limit, "collision_strategy": "CANCEL_NEW"}
+
+
+@every_inlet
+def test_the_schedule_of_an_inlet_has_a_slug_an_anchor_and_no_active_key(deployment: dict[str, Any]) -> None:
+    (schedule,) = deployment["schedules"]
+    assert schedule["slug"]
+    assert dt.datetime.fromisoformat(schedule["anchor_date"]).tzinfo
+    assert schedule["interval"] >= 60  # more often, and Prefect leaves holes
+    assert "active" not in schedule  # or a deploy ends the pause somebody made in the UI
+
+
+@every_inlet
+def test_a_run_of_an_inlet_pumps_until_the_next_one_is_there(deployment: dict[str, Any]) -> None:
+    flow = load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"]), use_placeholder_flow=False)
+    window = {**_defaults(flow), **deployment.get("parameters", {})}["window"]
+    assert TypeAdapter(float).validate_python(window.removesuffix("s")) > deployment["schedules"][0]["interval"]
+
+
+def test_inlets_start_at_different_seconds() -> None:
+    anchors = [dt.datetime.fromisoformat(each["schedules"][0]["anchor_date"]).second for each in INLETS]
+    assert len(set(anchors)) == len(anchors)
+
+
+@every_outlet
+def test_an_outlet_is_run_again_when_it_crashed_or_failed_and_not_when_it_was_stopped(
+    deployment: dict[str, Any],
+) -> None:
+    assert "schedules" not in deployment
+    (trigger,) = _initialize_deployment_triggers("main", deployment["triggers"])
+    assert trigger.expect == {"prefect.flow-run.Crashed", "prefect.flow-run.Failed"}
+    assert trigger.schedule_after == dt.timedelta(seconds=5)
+    flow = deployment["entrypoint"].rpartition(":")[2]
+    related = {
+        specification["prefect.resource.role"]: specification
+        for specification in deployment["triggers"][0]["match_related"]
+    }
+    assert related["flow"]["prefect.resource.name"] == flow
+    assert related["deployment"]["prefect.resource.name"] == deployment["name"]
+
+
+BY_HAND: set[str] = set()  # flows for the operator, run when they are needed
+
+
+def test_every_flow_in_flows_is_deployed() -> None:
+    deployed = {each["entrypoint"] for each in DEPLOYMENTS}
+    found = set()
+    for file in sorted((ROOT / "flows").glob("*.py")):
+        module = importlib.import_module(f"flows.{file.stem}")
+        found |= {
+            f"flows/{file.name}:{name}"
+            for name, value in vars(module).items()
+            if isinstance(value, Flow) and value.name == name and _home(value) == file
+        }
+    assert found - deployed - BY_HAND == set()
+
+
+def test_the_automations_are_what_prefect_understands() -> None:
+    raw = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())["automations"]
+    for each in raw:
+        automation = AutomationCore.model_validate(each)
+        assert set(each["trigger"]) <= set(type(automation.trigger).model_fields)
+        assert set(each["actions"][0]) <= set(type(automation.actions[0]).model_fields)
+
+
+def test_a_flow_that_cannot_be_imported_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("print('noise')\nimport no_such_module\n")
+    (tmp_path / "fine.py").write_text("from prefect import flow\n@flow(name='other')\ndef fine(): ...\n")
+    (tmp_path / "prefect.yaml").write_text(
+        "deployments: [{name: a, entrypoint: 'broken.py:x'}, {name: b, entrypoint: 'fine.py:fine'}, {name: c, entrypoint: 'fine.py:y'}]"
+    )
+    check = EntrypointCheck(read_blueprint(tmp_path / "prefect.yaml"), env=os.environ)
+    with pytest.raises(
+        SettingsError, match=r"broken\.py:x: ModuleNotFoundError: No module named 'no_such_module'.*fine\.py:y"
+    ):
+        check.result()
+
+
+def test_a_deployment_is_named_after_its_flow_whatever_its_function_is_called(tmp_path: Path) -> None:
+    (tmp_path / "fine.py").write_text("from prefect import flow\n@flow(name='other')\ndef fine(): ...\n")
+    (tmp_path / "prefect.yaml").write_text("deployments: [{name: b, entrypoint: 'fine.py:fine'}]")
+    blueprint = EntrypointCheck(read_blueprint(tmp_path / "prefect.yaml"), env=os.environ).result()
+    assert [each.full_name for each in blueprint.deployments] == ["other/b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("deployments: {", "expected YAML"),
+        ("deployments: 3", "expected a list"),
+        ("deployments: [{name: x}]", "an entrypoint such as"),
+        ("deployments: [3]", "in deployment 1, got 3"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "prefect.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        read_blueprint(tmp_path / "prefect.yaml")
+
+
+def test_import_flows_names_all_shipped_flows() -> None:
+    entrypoints = [str(ROOT / each["entrypoint"]) for each in DEPLOYMENTS]
+    flows, errors = import_flows(entrypoints)
+    assert not errors
+    assert sorted(flows.values()) == sorted(each["entrypoint"].rpartition(":")[2] for each in DEPLOYMENTS)
+
+
+def _defaults(flow: Flow[..., Any]) -> dict[str, Any]:
+    return {p.name: p.default for p in inspect.signature(flow.fn).parameters.values() if p.default is not p.empty}
+
+
+def _home(flow: Flow[..., Any]) -> Path:
+    return Path(inspect.getsourcefile(inspect.unwrap(flow.fn)) or "").resolve()
