@@ -70,9 +70,7 @@ def rows_of(entry: Entry) -> list[Rows]:
     if rest:
         # A frame's field may have the same name: the kind of the rest must be another.
         tables[_free("+".join(sorted(rest)), tables)] = _row_columns(rest)
-    return [
-        Rows(entry.topic, entry.id, kind, _table(entry, kind, columns)) for kind, columns in tables.items()
-    ]
+    return [Rows(entry.topic, entry.id, kind, _table(entry, kind, columns)) for kind, columns in tables.items()]
 
 
 def write(folder: Path, rows: Iterable[Rows]) -> list[Path]:

@@ -77,7 +77,7 @@ class Machine:
         by_identity = {(process.pid, process.created): process for process in processes}
         before, self._before = self._before, (now, by_identity, totals)
         elapsed, old_processes, old_totals = _NAN, {}, totals
-        if before is not None and now > before[0]:  # the clock may have been set back
+        if before is not None:
             elapsed, old_processes, old_totals = now - before[0], before[1], before[2]
         began = now - elapsed
         pairs = [(new, old_processes.get(key) or _at_birth(new, began)) for key, new in by_identity.items()]
@@ -115,9 +115,7 @@ def _frame(pairs: Iterable[tuple[ProcessCounters, ProcessCounters]], elapsed: fl
     return pd.DataFrame(rows, columns=["pid", *columns]).astype(dtypes).set_index("pid")
 
 
-def _totals(
-    new: TotalCounters, old: TotalCounters, elapsed: float, processes: int
-) -> dict[str, float | int | None]:
+def _totals(new: TotalCounters, old: TotalCounters, elapsed: float, processes: int) -> dict[str, float | int | None]:
     totals = {
         "cpu_percent": 100 * _rate(new.busy_seconds, old.busy_seconds, new.cpu_seconds - old.cpu_seconds),
         "memory_used_bytes": new.memory_used,
@@ -134,7 +132,7 @@ def _totals(
 
 def _rate(new: float, old: float, elapsed: float) -> float:
     """Return the growth per second, NaN where it is not known. A counter that went back began again."""
-    if not elapsed > 0:
+    if not elapsed > 0:  # no sample before, or the clock was set back
         return _NAN
     return (new - old if new >= old else new) / elapsed if old == old else _NAN  # noqa: PLR0124 - NaN
 

@@ -128,7 +128,7 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
 
     def _set_timer(self, after: float) -> None:
         if self._timer is None:
-            assert self.loop is not None  # ensured in __init__  # noqa: S101
+            assert self.loop is not None  # ensured in __init__
             self._timer = self.loop.call_later(after, self._on_timer)
 
     def _on_timer(self) -> None:

@@ -51,7 +51,7 @@ def fetch(
     if not wanted:
         msg = f"codes: expected at least one of board {board!r}, got none"
         raise SettingsError(msg)
-    with contextlib.closing(feed._session):  # noqa: SLF001 - it has no close()
+    with contextlib.closing(feed._session):  # it has no close() of its own
         try:
             found = feed.stocks(wanted)
         except (requests.RequestException, ValueError) as error:

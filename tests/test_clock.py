@@ -27,7 +27,11 @@ def test_each_clock_pushes_a_second_in_a_field_of_its_own_name(monkeypatch: pyte
 
 def test_the_slow_clock_blocks_six_seconds_and_has_threads_enough_to_begin_every_second() -> None:
     properties = slow_seconds.parameters.properties
-    assert (properties["block"]["default"], properties["threads"]["default"], properties["every"]["default"]) == (6.0, 10, "1s")
+    assert (properties["block"]["default"], properties["threads"]["default"], properties["every"]["default"]) == (
+        6.0,
+        10,
+        "1s",
+    )
 
 
 @given(st.lists(FIELDS, max_size=20))

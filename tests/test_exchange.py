@@ -35,7 +35,11 @@ def test_a_snapshot_is_the_whole_market_in_the_columns_of_the_live_feed() -> Non
     assert set(frame["time"]) == {"10:00:00"}
     whole = {column for column in COLUMNS if column.endswith("_volume")} | {"turnover"}
     assert {column for column in COLUMNS if frame[column].dtype == np.int64} == whole
-    assert {column for column in COLUMNS if frame[column].dtype == np.float64} == {*COLUMNS} - whole - {"name", "date", "time"}
+    assert {column for column in COLUMNS if frame[column].dtype == np.float64} == {*COLUMNS} - whole - {
+        "name",
+        "date",
+        "time",
+    }
 
 
 @given(second=SECONDS, other=SECONDS, seed=st.sampled_from([0, 1]))
@@ -49,7 +53,9 @@ def test_quotes_follow_from_seed_and_second_whatever_was_asked_before(second: in
 
 
 def test_another_process_sees_the_same_quotes() -> None:
-    program = f"from tasks.exchange import Exchange; print(Exchange(3, codes=50).snapshot({MIDNIGHT + 50_000}).to_csv())"
+    program = (
+        f"from tasks.exchange import Exchange; print(Exchange(3, codes=50).snapshot({MIDNIGHT + 50_000}).to_csv())"
+    )
     there = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout  # noqa: S603
     assert there.strip() == Exchange(3, codes=50).snapshot(MIDNIGHT + 50_000).to_csv().strip()
 
@@ -62,7 +68,14 @@ def test_a_code_has_the_same_quotes_in_an_exchange_of_any_size() -> None:
 @given(second=SECONDS)
 def test_prices_are_ticks_of_a_cent_within_ten_percent_of_the_close(second: int) -> None:
     frame = traded(EXCHANGES[0].snapshot(second))
-    for column in ["open", "close", "now", "high", "low", *(f"{side}{n}" for side in ("bid", "ask") for n in range(1, 6))]:
+    for column in [
+        "open",
+        "close",
+        "now",
+        "high",
+        "low",
+        *(f"{side}{n}" for side in ("bid", "ask") for n in range(1, 6)),
+    ]:
         cents = frame[column] * 100
         assert np.allclose(cents, cents.round(), atol=1e-6), column
         if column != "close":

@@ -90,7 +90,16 @@ def test_a_clock_set_back_gives_no_rates_instead_of_wrong_ones() -> None:
 
 COUNTERS = st.floats(0, 1e12) | st.just(math.nan)
 PROCESSES = st.lists(
-    st.builds(ProcessCounters, st.integers(1, 3), st.text(max_size=3), st.sampled_from([1.0, 2.5]), COUNTERS, COUNTERS, COUNTERS, COUNTERS),
+    st.builds(
+        ProcessCounters,
+        st.integers(1, 3),
+        st.text(max_size=3),
+        st.sampled_from([1.0, 2.5]),
+        COUNTERS,
+        COUNTERS,
+        COUNTERS,
+        COUNTERS,
+    ),
     unique_by=lambda process: process.pid,
 )
 

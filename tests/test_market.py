@@ -82,6 +82,14 @@ def test_of_the_sample_the_largest_are_kept_and_fewer_if_there_are_fewer(
     assert result["p_change"].is_monotonic_decreasing
 
 
+def test_the_change_is_to_the_row_before_among_all_clean_rows_whatever_their_code() -> None:
+    rows = [("150001", 10.0, 9.0, 9.0, 500), ("600000", 30.0, 30.0, 30.0, 500), ("600001", 0.0, 1.0, 1.0, 500)]
+    [result] = run_movers(entries([snapshot([*rows, ("150002", 31.0, 31.0, 31.0, 500)])]), prefix="150")
+    assert result.loc["150002", ["p_change", "change"]].to_list() == [0.0, 1.0]
+    assert result.loc["150001", "p_change"] == -0.1
+    assert math.isnan(result.loc["150001", "change"])
+
+
 def test_the_same_seed_draws_the_same_sample_and_no_seed_another() -> None:
     received = entries([Exchange(0).snapshot(AT)])
     seeded = [run_movers(received, seed=3)[0] for _ in range(2)]

@@ -17,7 +17,9 @@ COLUMNS = ["name", "cpu_percent", "memory_bytes", "threads", "read_bytes_per_s",
 
 def frame(*rows: tuple[int, str, float, float]) -> pd.DataFrame:
     columns = ["pid", "name", "cpu_percent", "memory_bytes"]
-    made = pd.DataFrame(rows, columns=columns).astype(dict(zip(columns, ["int64", "str", "float64", "float64"], strict=True)))
+    made = pd.DataFrame(rows, columns=columns).astype(
+        dict(zip(columns, ["int64", "str", "float64", "float64"], strict=True))
+    )
     return made.assign(threads=1.0, read_bytes_per_s=0.0, write_bytes_per_s=math.nan).set_index("pid")
 
 
@@ -33,7 +35,9 @@ def test_the_busiest_are_those_of_the_last_five_snapshots() -> None:
     source = Stream()
     results = busiest.build(source, top=1).sink_to_list()
     for n, name in enumerate(["old"] + ["new"] * 5):
-        source.emit(Entry({"vitals": frame((n, name, 900.0 if name == "old" else n, 1))}, topic="machine", id=f"{n + 1}-0"))
+        source.emit(
+            Entry({"vitals": frame((n, name, 900.0 if name == "old" else n, 1))}, topic="machine", id=f"{n + 1}-0")
+        )
     assert [result["name"].item() for result in results] == ["old"] * 5 + ["new"]
 
 
