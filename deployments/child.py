@@ -1,4 +1,4 @@
-"""One child process that must not outlive its supervisor, and never hears the terminal's Ctrl-C."""
+"""One child process: its log, its end, and how it is kept from the terminal's Ctrl-C."""
 
 import ctypes
 import os
@@ -22,10 +22,11 @@ class Child:
     command   program and arguments
     log       file its output is appended to
     env, cwd  as for `subprocess.Popen`
+    tied      ask Linux to send it SIGTERM when its supervisor is killed (macOS cannot). Linux takes the *thread* that
+              started it for its parent: start it from the main thread. It may get more than one: one for each thread
+              of the supervisor that dies, which a Prefect worker takes for impatience (3.8.8)
 
-    The session of its own keeps the terminal's Ctrl-C away: whoever started the child decides when it ends. So
-    that a killed supervisor does not leave it behind, Linux is asked to send it SIGTERM then (macOS cannot).
-    Linux takes the *thread* that started the child for its parent: start it from the main thread.
+    The session of its own keeps the terminal's Ctrl-C away: whoever started the child decides when it ends.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Child:
         log: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        tied: bool = False,
     ) -> None:
         self.name = name
         self.command = list(command)
         self.log = log
         self._env = env
         self._cwd = cwd
+        self._tied = tied
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,7 +76,7 @@ class Child:
                 env=self._env,
                 cwd=self._cwd,
                 start_new_session=True,
-                preexec_fn=_tie_to_parent(),  # noqa: PLW1509 - it makes two system calls and takes no lock
+                preexec_fn=_tie_to_parent() if self._tied else None,  # noqa: PLW1509 - it makes two system calls and takes no lock
             )
 
     def stop(self, *, grace: float, hurry: Callable[[], bool] = lambda: False) -> bool:

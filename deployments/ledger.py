@@ -63,12 +63,17 @@ class Ledger:
     def record(self, url: str, pids: Iterable[int | None]) -> None:
         """Note the address of the Prefect server, and the processes that must not outlive the stack."""
         notes = {
+            "supervisor": os.getpid(),
             "api_url": url,
             "processes": [_identity(pid) for pid in pids if pid is not None and psutil.pid_exists(pid)],
         }
         fresh = self._notes.with_suffix(".new")
         fresh.write_text(json.dumps(notes))
         fresh.replace(self._notes)
+
+    def supervisor(self) -> int | None:
+        """Return the process id of the supervisor that took the notes."""
+        return self._read().get("supervisor")
 
     def api_url(self) -> str | None:
         """Return the address of the Prefect server the last stack used."""

@@ -1,5 +1,6 @@
 """`sluice up`: the whole project on one machine, for as long as somebody looks at it."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from deployments.guardian import Guardian
 from deployments.interrupts import Interrupts
 from deployments.ledger import Ledger
 from deployments.stack import Stack
@@ -34,7 +36,7 @@ def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
             console.print(line, style="dim", highlight=False, soft_wrap=True, markup=False)
 
     ledger = Ledger(state_dir())
-    with ledger.held(), Interrupts() as interrupts:
+    with ledger.held(), Guardian(ledger.folder, os.getpid(), cwd=root), Interrupts() as interrupts:
         stack = Stack(root, ledger, port=port, say=say)
         try:
             _run(stack, console, say)

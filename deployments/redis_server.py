@@ -64,16 +64,18 @@ class RedisServer:
     folder    where it keeps its data; made for this user alone
     socket    the unix socket it listens on, and nothing else; default `folder`/redis.sock
     log       its log; default `folder`/redis.log
+    tied      whether it ends with a killed supervisor (on Linux)
 
     Acknowledged writes survive a killed server; of a power cut's last second they may not (append-only file,
     synced every second).
     """
 
-    def __init__(self, folder: Path, *, socket: Path | None = None, log: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, socket: Path | None = None, log: Path | None = None, tied: bool = True) -> None:
         self.folder = folder
         self.socket = socket or folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self.log = log or folder / "redis.log"
+        self._tied = tied
         self.child: Child | None = None
 
     @property
@@ -122,7 +124,7 @@ class RedisServer:
             "daemonize": "no",
         }
         arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        self.child = Child("Redis", [str(binary.path), *arguments], log=self.log)
+        self.child = Child("Redis", [str(binary.path), *arguments], log=self.log, tied=self._tied)
         self.child.start()
         return binary
 

