@@ -9,6 +9,7 @@ from typing import Any
 from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
 
+from flows.sentences import say_errors_in_one_sentence
 from tasks.errors import SettingsError
 
 __all__ = ["Options", "flow_of"]
@@ -53,6 +54,7 @@ def flow_of(
         raise SettingsError(msg)
 
     def run_flow(**parameters: Any) -> Any:
+        say_errors_in_one_sentence()
         return run({name: parameters.pop(name) for name in names}, parameters)
 
     documentation = inspect.getdoc(function) or ""

@@ -1,0 +1,29 @@
+"""A user's mistake is told in one sentence, not in the tracebacks that Prefect logs of it."""
+
+import logging
+
+from tasks.errors import EncodeError, SettingsError, UnavailableError
+
+__all__ = ["say_errors_in_one_sentence"]
+
+# What these say is all there is to know; a pipeline's or a pump's own errors keep their tracebacks.
+_TOLD = (EncodeError, SettingsError, UnavailableError)
+# Prefect 3.8.8 logs what ended a run twice, with the traceback: as the run's, and as its engine's.
+_LOGGERS = ("prefect.flow_runs", "prefect.engine")
+
+
+class _OneSentence(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(error := record.exc_info[1], _TOLD):
+            record.msg, record.args = f"{record.getMessage().partition(': ')[0]}: {error}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+_FILTER = _OneSentence()
+
+
+def say_errors_in_one_sentence() -> None:
+    """Leave the tracebacks of users' mistakes out of this process's run logs, once and for all."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_FILTER)  # adding it again changes nothing

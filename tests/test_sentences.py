@@ -1,0 +1,33 @@
+"""What Prefect logs of a user's mistake."""
+
+import logging
+import sys
+
+import pytest
+
+from flows.sentences import say_errors_in_one_sentence
+from tasks import PipelineError, SettingsError, UnavailableError
+
+
+def logged(name: str, error: Exception) -> logging.LogRecord:
+    """Return the record that Prefect's logger makes of an error, as the handlers get it."""
+    say_errors_in_one_sentence()
+    logger = logging.getLogger(name)
+    try:
+        raise error
+    except type(error):
+        record = logger.makeRecord(name, logging.ERROR, "", 0, "Execution failed: %r", (error,), sys.exc_info())
+    assert logger.filter(record)
+    return record
+
+
+@pytest.mark.parametrize("name", ["prefect.flow_runs", "prefect.engine"])
+@pytest.mark.parametrize("error", [SettingsError("every: no duration"), UnavailableError("Redis: no answer")])
+def test_a_mistake_is_logged_as_one_sentence_without_a_traceback(name: str, error: Exception) -> None:
+    record = logged(name, error)
+    assert record.exc_info is None
+    assert record.getMessage() == f"Execution failed: {error}"
+
+
+def test_an_error_in_a_users_pipeline_keeps_its_traceback() -> None:
+    assert logged("prefect.flow_runs", PipelineError("node 'map' raised")).exc_info is not None
