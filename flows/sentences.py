@@ -8,8 +8,8 @@ __all__ = ["say_errors_in_one_sentence"]
 
 # What these say is all there is to know; a pipeline's or a pump's own errors keep their tracebacks.
 _TOLD = (EncodeError, SettingsError, UnavailableError)
-# Prefect 3.8.8 logs what ended a run twice, with the traceback: as the run's, and as its engine's.
-_LOGGERS = ("prefect.flow_runs", "prefect.engine")
+# Prefect 3.8.8 logs what ended a run, with the traceback, as the task's, as the flow's and as the engine's.
+_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 
 class _OneSentence(logging.Filter):

@@ -3,36 +3,39 @@
 Kept apart from everything else in `tasks`, which does not need Prefect.
 """
 
+import asyncio
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefect import task
 
+from tasks.errors import EncodeError, PumpError
 from tasks.pump import Entries, as_entries
 from tasks.reservoir import Reservoir
 
 __all__ = ["pump", "push"]
 
 
-@task(retries=3, retry_delay_seconds=[1, 5, 30], persist_result=False)
+def may_succeed_later(_task: Any, _run: Any, state: Any) -> bool:
+    """Return whether a failure may be over at the next try: not if what was returned can never be pushed."""
+    return not isinstance(state.result(raise_on_failure=False), EncodeError | PumpError)
+
+
+_RETRIED = {"retries": 3, "retry_delay_seconds": [1, 5, 30], "retry_condition_fn": may_succeed_later}
+
+
+@task(**_RETRIED, persist_result=False)
 def pump(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Entries:
     """Call a pump once and return its entries. Retried when it raises; raises PumpError for what is no entry."""
-    import asyncio  # noqa: PLC0415
-
-    value = function(**parameters)
-    if inspect.isawaitable(value):
-        value = asyncio.run(_awaited(value))
-    return as_entries(value, name=function.__name__)
+    if inspect.iscoroutinefunction(function):
+        return as_entries(asyncio.run(function(**parameters)), name=function.__name__)
+    return as_entries(function(**parameters), name=function.__name__)
 
 
-@task(retries=3, retry_delay_seconds=[1, 5, 30], persist_result=False)
+@task(**_RETRIED, persist_result=False)
 def push(reservoir: Reservoir, topic: str, entries: Entries, *, tick: str, keep: int | None = None) -> list[str]:
     """Append entries in order, all or none, once for each `tick`, and return their ids: a retry pushes nothing twice."""
     ids = reservoir.append(topic, reservoir.encode(entries), record=f"sluice:once:{tick}", keep=keep, ttl_ms=86_400_000)
     assert ids is not None  # nothing was expected of the record  # noqa: S101
     return ids
-
-
-async def _awaited(value: Any) -> Any:
-    return await value

@@ -1,0 +1,102 @@
+"""Inlets without a beat: one pump and one push in each run, as Prefect tasks with retries, on a real Prefect server."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from deployments.redis_server import RedisServer
+from flows import inlet
+from tasks import EncodeError, PumpError, Reservoir, oneshot
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect() -> Iterator[None]:
+    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+    with prefect_test_harness(), temporary_settings(quiet):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_pause_between_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    for task in (oneshot.pump, oneshot.push):
+        monkeypatch.setattr(task, "retry_delay_seconds", 0)
+
+
+@pytest.fixture(autouse=True)
+def reservoir(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Reservoir:
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+    return Reservoir(real_redis)
+
+
+calls: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def count_calls() -> None:
+    calls.clear()
+
+
+@inlet(topic="daily", every=None)
+def daily(n: int = 1, fail: int = 0) -> list[dict[str, int]]:
+    """Return two entries, after `fail` failures."""
+    calls.append(n)
+    if len(calls) <= fail:
+        msg = "no network"
+        raise OSError(msg)
+    return [{"n": n}, {"n": n + 1}]
+
+
+@inlet(topic="daily", every=None)
+async def slowly() -> dict[str, int]:
+    """Return an entry, later."""
+    return {"n": 7}
+
+
+@inlet(topic="daily", every=None)
+def wrongly(value: Any = None) -> Any:
+    """Return what it is given."""
+    return value or object()
+
+
+def test_a_run_pumps_once_and_pushes_what_came(reservoir: Reservoir) -> None:
+    assert daily(n=3) == "2 entries pushed"
+    assert [entry["n"] for entry in reservoir.peek("daily", 9)] == [3, 4]
+
+
+def test_a_pump_that_fails_is_tried_again(reservoir: Reservoir) -> None:
+    daily(fail=2)
+    assert len(calls) == 3
+    assert [entry["n"] for entry in reservoir.peek("daily", 9)] == [1, 2]
+
+
+def test_an_async_pump_is_awaited(reservoir: Reservoir) -> None:
+    slowly()
+    assert [entry["n"] for entry in reservoir.peek("daily", 9)] == [7]
+
+
+def test_every_run_has_a_tick_of_its_own(reservoir: Reservoir) -> None:
+    daily()
+    daily()
+    assert [entry["n"] for entry in reservoir.peek("daily", 9)] == [1, 2, 1, 2]
+
+
+def test_a_push_that_is_tried_again_pushes_nothing_twice(reservoir: Reservoir) -> None:
+    first, again = (oneshot.push(reservoir, "daily", [{"n": 1}], tick="beat:2026-01-01T00:00:00") for _ in range(2))
+    assert first == again
+    assert len(reservoir.peek("daily", 9)) == 1
+
+
+def test_a_run_whose_pump_returns_no_entries_fails_and_pushes_nothing(reservoir: Reservoir) -> None:
+    with pytest.raises(PumpError, match="expected a mapping of fields"):
+        wrongly()
+    assert reservoir.topics() == []
+
+
+def test_a_run_whose_pump_returns_what_cannot_be_encoded_fails_and_pushes_nothing(reservoir: Reservoir) -> None:
+    with pytest.raises(EncodeError, match="field 'n'"):
+        oneshot.push(reservoir, "daily", [{"m": 1}, {"n": object()}], tick="beat:2026-01-01T00:00:01")
+    assert reservoir.topics() == []
