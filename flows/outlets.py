@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +14,14 @@ from tornado.ioloop import IOLoop
 
 from flows.parameters import Options, flow_of
 from flows.stopping import stop_on_signals
-from tasks.errors import SettingsError
+from tasks.errors import LeaseLostError, SettingsError
 from tasks.settings import check_group, check_topic, seconds
 from tasks.consumer import group_start
 from tasks.source import OnError, from_redis
 
 __all__ = ["outlet"]
+
+_POLL = 0.2  # seconds in which a signal is heeded
 
 
 def outlet(
@@ -28,6 +32,7 @@ def outlet(
     start_from: str = "beginning",
     run_for: str | None = None,
     on_error: OnError = "dead_letter",
+    max_deliveries: int = 5,
     lease: str = "10s",
 ) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
     """Make a flow of a pipeline: a long-running consumer of a group of one or more topics.
@@ -46,6 +51,8 @@ def outlet(
         run_for: How long to run, such as '10min'. Empty - until it is stopped.
         on_error: What becomes of an entry on which the pipeline raises - dead_letter, it is moved to the dead letters
             and the stream goes on; stop, it stays pending and the run fails.
+        max_deliveries: How often an entry is delivered, each time because the run died with it, before it is moved to
+            the dead letters.
         lease: How long the run may be silent before its entries go to another.
 
     raises    SettingsError: when the module is imported: a bad name or duration, or a clash of parameters
@@ -92,17 +99,19 @@ def _run(
     start_from: str,
     run_for: str | None,
     on_error: OnError,
+    max_deliveries: int,
     lease: str,
 ) -> None:
     log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
 
-    async def stream() -> None:
+    async def stream(stop: threading.Event) -> None:
         # In this loop and thread, the main one: no other run's pipeline can hold this one up.
         source = from_redis(
             topics,
             group=group,
             start_from=start_from,
             on_error=on_error,
+            max_deliveries=max_deliveries,
             lease=lease,
             loop=IOLoop.current(),
             asynchronous=True,
@@ -110,12 +119,23 @@ def _run(
         result: Stream | None = function(source, **own)
         if result is not None and into:
             result.to_redis(into)
-        with stop_on_signals(also=source.stop):
-            source.start()
-            log.info("%s: group %r reads %s", function.__name__, group, topics)
-            if run_for:
-                IOLoop.current().call_later(seconds(run_for), source.stop)
-            await asyncio.wrap_future(source.outcome)
-        log.info("%s: group %r stopped, everything done is acknowledged", function.__name__, group)
+        source.start()
+        log.info("%s: group %r reads %s", function.__name__, group, topics)
+        outcome = asyncio.wrap_future(source.outcome)
+        while not outcome.done():
+            if stop.is_set() or time.monotonic() > end:
+                source.stop()
+            await asyncio.wait([outcome], timeout=_POLL)
+        await outcome
 
-    asyncio.run(stream())
+    end = time.monotonic() + seconds(run_for) if run_for else float("inf")
+    with stop_on_signals() as stop:
+        while True:
+            try:
+                asyncio.run(stream(stop))  # a loop for each: what an older one had in its queues goes with it
+            except LeaseLostError as error:
+                log.warning("%s; the pipeline begins again with what is pending", error)
+                if not stop.is_set():
+                    continue
+            break
+    log.info("%s: group %r stopped, everything done is acknowledged", function.__name__, group)

@@ -55,11 +55,13 @@ def flow_of(
 
     def run_flow(**parameters: Any) -> Any:
         say_errors_in_one_sentence()
-        return run({name: parameters.pop(name) for name in names}, parameters)
+        given = defaults | parameters
+        return run({name: given.pop(name) for name in names}, given)
 
     documentation = inspect.getdoc(function) or ""
     described = parameter_docstrings(documentation) | options.descriptions
     every = [*own, *options.parameters]
+    defaults = {p.name: p.default for p in every if p.default is not p.empty}
     run_flow.__name__ = run_flow.__qualname__ = function.__name__
     run_flow.__module__ = function.__module__
     run_flow.__doc__ = _with_arguments(documentation, {p.name: described.get(p.name, "") for p in every})

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -12,20 +12,16 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def stop_on_signals(also: Callable[[], object] | None = None) -> Iterator[threading.Event]:
+def stop_on_signals() -> Iterator[threading.Event]:
     """Give an event that SIGTERM (a cancel in the Prefect UI) and SIGINT set, instead of ending the run at once.
 
     Prefect's own handler raises in the middle of whatever runs; this one lets the run drain and return. Outside the
     main thread, where no handler can be set, the event is set by nobody.
-
-    also    called in the handler too
     """
     stop = threading.Event()
 
     def handle(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the handler's signature
         stop.set()
-        if also is not None:
-            also()
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -71,6 +71,7 @@ class Consumer:
                 or a read whose reply was lost would go on with later entries (`connect(url, retries=0)`)
     start_from  where a group that does not exist yet begins; see `group_start`
     max_entries, max_bytes   what one step returns at most; a single larger entry is returned alone
+    max_deliveries   deliveries to consumers that died of it, or with it, after which an entry is a dead letter
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Consumer:
         lease_ttl: float = 10.0,
         max_entries: int = 256,
         max_bytes: int = 32 * 2**20,
+        max_deliveries: int = 5,
     ) -> None:
         self.topics = [check_topic(t, derived=True) for t in ([topics] if isinstance(topics, str) else topics)]
         if not self.topics or len(set(self.topics)) != len(self.topics):
@@ -93,6 +95,7 @@ class Consumer:
         self.membership = Membership(client, group, name=name, lease_ttl=lease_ttl)
         self.max_entries = max_entries
         self.max_bytes = max_bytes
+        self.max_deliveries = max_deliveries
         self._client = client
         self._start_from = start_from
         self._start = group_start(start_from)
@@ -266,7 +269,13 @@ class Consumer:
         if gone:
             logger.warning("topic %r: %d entries were trimmed while pending; acknowledged unseen", topic, len(gone))
             self.membership.ack(topic, gone)
-        raws = [(id_, entries[0][1]) for id_, entries in zip(chosen, found, strict=True) if entries]
+        for id_ in chosen:
+            if deliveries[id_] > self.max_deliveries and id_ not in gone:
+                why = f"delivered {deliveries[id_] - 1} times to consumers that died before they were done with it"
+                self.dead_letter(topic, id_, node="delivery", exception=why)
+                logger.warning("topic %r entry %s: %s; moved to the dead letters", topic, id_, why)
+                gone.append(id_)
+        raws = [(id_, entries[0][1]) for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
         return self._delivered(topic, raws, deliveries)
 
     def _read(self, block_ms: int) -> list[Entry | Poison]:

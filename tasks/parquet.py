@@ -100,6 +100,10 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
             self._release_refs(metadata or [])
         return paths
 
+    def before_stop(self) -> None:
+        """Write what is held, so that a stop leaves nothing of it to the next run."""
+        self._try_flush(0)
+
     def destroy(self) -> None:
         """Write what is held and leave the graph."""
         self.flush()

@@ -138,6 +138,8 @@ class Secured:
 
     def __init__(self) -> None:
         self.meters: list[Meter] = []
+        self.waiting = 0
+        """How much asynchronous work is under way."""
         self._nested = 0.0
         self._guards: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
 
@@ -175,6 +177,7 @@ class Secured:
         held = receipts(metadata)
         for receipt in held:
             receipt.retain()
+        self.waiting += 1
 
         async def wait() -> None:
             for one in waiting:
@@ -182,6 +185,7 @@ class Secured:
                     await one
                 except Exception as error:  # noqa: BLE001 - whatever a user's function may raise
                     _fail(meter, metadata, error)
+            self.waiting -= 1
             for receipt in held:
                 receipt.release()
 

@@ -1,7 +1,12 @@
 """The streamz sink `to_redis`: results back into the reservoir, before what they were made of is acknowledged."""
 
+import asyncio
+import functools
 import hashlib
-from collections.abc import Mapping
+import logging
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
@@ -9,12 +14,16 @@ from streamz import Stream
 from streamz.sinks import Sink
 
 from tasks.connection import connect
-from tasks.pipeline import Metadata, receipts, trust
-from tasks.reservoir import Reservoir
+from tasks.pipeline import Metadata, Receipt, receipts, trust
+from tasks.reservoir import APPEND_TTL_MS, Reservoir
 from tasks.settings import check_topic, redis_url
 
 __all__ = ["as_fields", "to_redis"]
 
+logger = logging.getLogger(__name__)
+
+_OUTAGE = (redis.ConnectionError, redis.TimeoutError)
+_MAX_PAUSE = 5.0
 # A result made again from the same entries within this time is the same result.
 _OUTPUT_TTL_MS = 3_600_000
 
@@ -30,8 +39,8 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
     """Push every element to `topic`: a mapping as the entry's fields, anything else as one field.
 
     An element made of entries read by `from_redis` is pushed once, also when they are redelivered after a crash
-    (for an hour; as long as the same entries make the same elements). Returns when Redis has it, so that the
-    entries are acknowledged after that.
+    (for an hour; as long as the same entries make the same elements), and before those are acknowledged. While
+    Redis does not answer, elements wait, in order.
 
     topic        where to push
     field        the field's name for what is not a mapping; by default the topic's
@@ -55,27 +64,63 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         self.topic = check_topic(topic)
         self._field = field or topic
         self._keep = keep
-        self._reservoir = Reservoir(client or _client_of(upstream) or connect(url or redis_url()), compression=compression)
+        if client is None and url is None:
+            client = _client_of(upstream)
+        self._reservoir = Reservoir(client or connect(url or redis_url()), compression=compression)
+        self._waiting: deque[tuple[Callable[[], object], asyncio.Future[None]]] = deque()
         super().__init__(upstream, **kwargs)
 
     def update(self, x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:  # noqa: ARG002 - streamz' signature
-        fields = as_fields(x, field=self._field)
-        made_of = receipts(metadata)
-        if not made_of:
-            self._reservoir.push(self.topic, fields, keep=self._keep)
-            return []
-        inputs = " ".join(f"{receipt.topic}/{receipt.id}" for receipt in made_of)
-        ordinal = made_of[0].outputs[self.topic, inputs]
-        digest = hashlib.sha256(f"{made_of[0].group} {self.topic} {ordinal} {inputs}".encode()).hexdigest()
-        self._reservoir.append(
+        """Push an element; while Redis does not answer, return what is done when it has been pushed after all."""
+        append = self._append_of(x, receipts(metadata))
+        if not self._waiting:
+            try:
+                append()
+            except _OUTAGE as error:
+                logger.warning("Redis does not answer (%s); results for topic %r wait", type(error).__name__, self.topic)
+            else:
+                return []
+        # In the order they came; each is sent again until it is answered.
+        self._waiting.append((append, done := asyncio.get_running_loop().create_future()))
+        if len(self._waiting) == 1:
+            self._sending = asyncio.ensure_future(self._send_waiting())
+        return [done]
+
+    async def _send_waiting(self) -> None:
+        pause = 0.1
+        while self._waiting:
+            append, done = self._waiting[0]
+            try:
+                append()
+            except _OUTAGE:
+                await asyncio.sleep(pause)
+                pause = min(_MAX_PAUSE, 2 * pause)
+                continue
+            except Exception as error:  # noqa: BLE001 - whoever waits for this element is told
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+            self._waiting.popleft()
+            pause = 0.1
+
+    def _append_of(self, x: Any, made_of: list[Receipt]) -> Callable[[], object]:
+        """Return the append of an element, which may be called again: it appends once."""
+        encoded = self._reservoir.encode([as_fields(x, field=self._field)])
+        if made_of:
+            inputs = " ".join(f"{receipt.topic}/{receipt.id}" for receipt in made_of)
+            ordinal = made_of[0].outputs[self.topic, inputs]
+            made_of[0].outputs[self.topic, inputs] += 1
+            name = hashlib.sha256(f"{made_of[0].group} {self.topic} {ordinal} {inputs}".encode()).hexdigest()
+        else:
+            name = uuid.uuid4().hex
+        return functools.partial(
+            self._reservoir.append,
             self.topic,
-            self._reservoir.encode([fields]),
-            record=f"sluice:output:{digest}",
+            encoded,
+            record=f"sluice:output:{name}",
             keep=self._keep,
-            ttl_ms=_OUTPUT_TTL_MS,
+            ttl_ms=_OUTPUT_TTL_MS if made_of else APPEND_TTL_MS,
         )
-        made_of[0].outputs[self.topic, inputs] += 1
-        return []
 
 
 def _client_of(node: Stream) -> redis.Redis | None:

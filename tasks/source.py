@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 
 OnError = Literal["dead_letter", "stop"]
 _BLOCK_MS = 100
-_MAX_BACKOFF = 5.0
+_MAX_PAUSE = 5.0
+# Seconds without any acknowledgement after which a pipeline that waits for nothing will not finish any more.
+_SETTLED = 0.3
 
 
 @Stream.register_api(staticmethod)
@@ -42,9 +44,11 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     start_from  where a new group begins: 'beginning', 'new', an ISO time or an entry id
     lease       how long this consumer may be silent before it counts as dead
     max_entries, max_bytes   bounds of what is read ahead
-    grace       how long a stop waits for the entry that is being processed
+    grace       how long a stop waits for what is in flight
     on_error    what becomes of an entry on which the pipeline raised: 'dead_letter', it is moved to
                 `<topic>:dead:<group>` and the stream goes on; 'stop', it stays pending and the source stops
+    max_deliveries   how often an entry is delivered at most, each time because its consumer died with it; then
+                it is moved to the dead letters
     raises      SettingsError, UnavailableError, PipelineError for a node that is not safe, at the start
     """
 
@@ -61,6 +65,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         max_bytes: int = 32 * 2**20,
         grace: str | float | timedelta = 20.0,
         on_error: OnError = "dead_letter",
+        max_deliveries: int = 5,
         start: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -77,6 +82,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             "lease_ttl": seconds(lease, name="lease"),
             "max_entries": max_entries,
             "max_bytes": max_bytes,
+            "max_deliveries": max_deliveries,
         }
         self._grace = seconds(grace, name="grace")
         super().__init__(start=start, **kwargs)
@@ -101,6 +107,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self._done: deque[Receipt] = deque()
         self._poison: deque[Poison] = deque()
         self._told: set[str] = set()
+        self._pause = 0.0
 
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit what came and acknowledge what is done; return how many entries came.
@@ -125,33 +132,68 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self.open()
 
     def _work(self) -> None:
-        """Read ahead, acknowledge and hold the lease, until told to stop."""
-        pause = 0.0
+        """Read ahead, acknowledge and hold the lease, until told to stop; then let what is in flight finish."""
         self.loop.add_callback(self.run)
-        while not self._stopping.is_set():
-            try:
-                self._flush()
-                self._consumer.renew()
-                if self._batches:
-                    self._room.wait(_BLOCK_MS / 1000)
-                    self._room.clear()
-                    continue
-                self._hand_over(self._read())
-                pause = 0.0
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                if not pause:
-                    logger.warning(
-                        "Redis does not answer (%s); group %r tries again until it does", type(error).__name__, self.group
-                    )
-                pause = min(_MAX_BACKOFF, max(0.1, pause * 2))
-                self._stopping.wait(pause)
-        self._wake()
-        if not self._drained.wait(self._grace):
-            logger.warning(
-                "group %r: the pipeline was still busy after %g s; what it holds is given back", self.group, self._grace
-            )
-        self.close()
+        try:
+            while not self._stopping.is_set():
+                self._through_outages(self._read_on)
+        finally:
+            self._stopping.set()
+            self._wake()
+        self._drain()
         self._raise_failure()
+
+    def _through_outages(self, act: Callable[[], None]) -> bool:
+        """Return whether `act` came through; if Redis did not answer, say so once and wait a little, ever longer."""
+        try:
+            act()
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            if not self._pause:
+                what = type(error).__name__
+                logger.warning("Redis does not answer (%s); group %r tries again until it does", what, self.group)
+            self._pause = min(_MAX_PAUSE, max(0.1, self._pause * 2))
+            self._stopping.wait(self._pause)
+            return False
+        if self._pause:
+            logger.warning("Redis answers again; group %r goes on", self.group)
+            self._pause = 0.0
+        return True
+
+    def _read_on(self) -> None:
+        self._tend()
+        if self._batches:
+            self._room.wait(_BLOCK_MS / 1000)
+            self._room.clear()
+        elif entries := self._read():
+            self._batches.append(entries)
+            self._wake()
+
+    def _tend(self) -> None:
+        self._flush()
+        self._consumer.renew()
+
+    def _drain(self) -> None:
+        """Wait until nothing in flight gets any further, acknowledge what is done and give back the rest.
+
+        What stays in a window never gets further. Bounded by the grace period; the lease is held on meanwhile.
+        """
+        end = time.monotonic() + self._grace
+        if self._drained.wait(min(1.0, self._grace)):
+            for meter in self.secured.meters:
+                if before_stop := getattr(meter.node, "before_stop", None):
+                    before_stop()
+        held, since = -1, time.monotonic()
+        while (now := time.monotonic()) < end and self._consumer.held:
+            self._through_outages(self._tend)
+            if self._consumer.held != held or self.secured.waiting or not self._drained.is_set():
+                held, since = self._consumer.held, now
+            elif now - since > _SETTLED:
+                break
+            time.sleep(_SETTLED / 10)
+        if not self._drained.is_set():
+            logger.warning("group %r: the pipeline is still busy after %g s; its entry is given back", self.group, self._grace)
+        if not self._through_outages(self.close):
+            logger.warning("group %r: what is in flight is redelivered when its lease has run out", self.group)
 
     def _read(self) -> list[Entry | Poison]:
         began = time.monotonic()
@@ -159,11 +201,6 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         if not entries:  # fakeredis does not block
             self._stopping.wait(began + _BLOCK_MS / 1000 - time.monotonic())
         return entries
-
-    def _hand_over(self, entries: list[Entry | Poison]) -> None:
-        if entries:
-            self._batches.append(entries)
-            self._wake()
 
     def _wake(self) -> None:
         self.loop.add_callback(self._arrived.set)

@@ -280,3 +280,16 @@ def test_dead_consumers_without_entries_are_cleared_away(client: redis.Redis) ->
     push_all(client, "topic", [1])
     last.step(0)
     assert [c["name"].decode() for c in client.xinfo_consumers("topic", "group")] == [last.membership.name]
+
+
+def test_an_entry_that_every_consumer_dies_with_becomes_a_dead_letter(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", ["deadly", "harmless"])
+    for _ in range(3):
+        victim = consumer(client, max_deliveries=3)
+        assert [e.id for e in read_all(victim)][0] == ids[0]
+        victim.ack("topic", ids[1:])
+        client.delete(f"sluice:lease:group:{victim.membership.name}")
+    assert read_all(consumer(client, max_deliveries=3)) == []
+    [letter] = Reservoir(client).peek("topic:dead:group", 9)
+    assert (letter["n"], letter["dead:id"], letter["dead:node"]) == ("deadly", ids[0], "delivery")
+    assert pending(client) == []

@@ -136,6 +136,31 @@ def test_a_source_outlives_its_redis(tmp_path: Path, started: list[Any]) -> None
         server.stop()
 
 
+def test_results_wait_for_their_redis_in_order_and_none_is_lost_or_doubled(tmp_path: Path, url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    """The topic is read from one Redis, the results go to another, which is away for a while."""
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        source = Stream.from_redis("topic", group="lab", url=url)
+        source.pluck("n").to_redis("results", url=server.url)
+        started.append(source)
+        source.start()
+        push_all(real_redis, "topic", range(5))
+        results = redis.Redis.from_url(server.url, protocol=2)
+        wait_until(lambda: results.xlen("results") == 5, "5 results")
+        server.stop()
+        ids = push_all(real_redis, "topic", range(5, 10))
+        wait_until(lambda: pending(real_redis, group="lab")[:1] == ids[:1], "an entry whose result waits")
+        server.start()
+        wait_until(lambda: results.xlen("results") == 10, "10 results")
+        wait_until(lambda: not pending(real_redis, group="lab"), "their acknowledgement")
+        assert [e["results"] for e in Reservoir(results).peek("results", 99)] == list(range(10))
+        source.stop()
+        source.join(20)
+    finally:
+        server.stop()
+
+
 def test_with_on_error_stop_the_source_stops_and_the_entry_stays_pending(url: str, real_redis: redis.Redis) -> None:
     source = Stream.from_redis("topic", group="lab", url=url, on_error="stop")
     seen: list[int] = []

@@ -1,0 +1,120 @@
+"""Stopping: what is in flight finishes and is acknowledged, the rest is given back, and nothing waits for ever."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+import redis
+from streamz import Stream
+
+from deployments.redis_server import RedisServer
+from flows import outlet
+from tasks.membership import HANDED_BACK
+from tests.streams import pending, push_all
+from tests.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def url(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+    return redis_server.url
+
+
+def given_back(client: redis.Redis) -> list[str]:
+    """Return what is pending, all of it for anybody to claim."""
+    waiting = client.xpending_range("topic", "group", "-", "+", 10_000)
+    assert {p["consumer"].decode() for p in waiting} <= {HANDED_BACK}
+    return [p["message_id"].decode() for p in waiting]
+
+
+def test_what_was_read_into_a_buffer_is_finished_and_all_else_is_given_back(real_redis: redis.Redis) -> None:
+    ids = push_all(real_redis, "topic", range(200))
+    seen: list[str] = []
+    some = threading.Event()
+
+    async def sink(entry: Any) -> None:
+        await asyncio.sleep(0.002)
+        seen.append(entry.id)
+        if len(seen) == 5:
+            some.set()
+
+    source = Stream.from_redis("topic", group="group")
+    kept = source.buffer(50).sink(sink)
+    source.start()
+    assert some.wait(20)
+    source.stop()
+    source.join(20)
+    assert len(seen) > 40
+    assert seen + given_back(real_redis) == ids
+    del kept
+
+
+def test_a_sink_that_never_ends_is_given_up_after_the_grace_period_and_its_entry_given_back(real_redis: redis.Redis) -> None:
+    ids = push_all(real_redis, "topic", range(3))
+    busy = threading.Event()
+
+    async def sink(_: Any) -> None:
+        busy.set()
+        await asyncio.Event().wait()
+
+    source = Stream.from_redis("topic", group="group", grace=0.3)
+    kept = source.sink(sink)
+    source.start()
+    assert busy.wait(20)
+    source.stop()
+    source.join(10)
+    assert given_back(real_redis) == ids
+    del kept
+
+
+def test_a_source_stops_while_redis_is_away(tmp_path: Any) -> None:
+    with RedisServer(tmp_path) as server:
+        push_all(client := redis.Redis.from_url(server.url, protocol=2), "topic", range(3))
+        source = Stream.from_redis("topic", group="group", url=server.url, grace=0.5)
+        seen = source.sliding_window(2).sink_to_list()
+        source.start()
+        wait_until(lambda: len(seen) == 3, "three windows")
+        client.close()
+    source.stop()
+    source.join(20)
+
+
+def test_an_outlet_runs_for_as_long_as_it_is_told(real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", range(10))
+
+    @outlet(topics="topic", group="group", into="doubles", run_for="500ms")
+    def doubles(source: Stream, by: int = 2) -> Stream:
+        return source.map(lambda e: {"double": by * e["n"]})
+
+    doubles.fn()
+    assert real_redis.xlen("doubles") == 10
+    assert pending(real_redis) == []
+
+
+def test_an_outlet_that_was_taken_for_dead_begins_again_with_what_is_pending(real_redis: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    push_all(real_redis, "topic", range(6))
+    windows: list[list[int]] = []
+    robbed: list[bool] = []
+
+    def rob(entry: Any) -> Any:
+        """Claim everything in another's name, as a peer does that takes this consumer for dead."""
+        if entry["n"] == 3 and not robbed:
+            robbed.append(True)
+            for lease in real_redis.scan_iter("sluice:lease:*"):
+                real_redis.set(lease, "claimed")
+            waiting = [p["message_id"] for p in real_redis.xpending_range("topic", "group", "-", "+", 100)]
+            real_redis.xclaim("topic", "group", HANDED_BACK, 0, waiting)
+        return entry
+
+    @outlet(topics="topic", group="group", run_for="2s", lease="1s")
+    def pairs(source: Stream) -> None:
+        numbers = source.map(rob).pluck("n")
+        numbers.sliding_window(2, return_partial=False).map(list).sink(windows.append)
+
+    pairs.fn()
+    assert "begins again" in caplog.text
+    # What it saw as a dead one it may see again; none is missing and none is wrong.
+    assert {tuple(w) for w in windows} == {(n, n + 1) for n in range(5)}
+    assert windows[-1] == [4, 5]
+    assert given_back(real_redis) == pending(real_redis)
