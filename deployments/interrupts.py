@@ -10,11 +10,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # HUP: the terminal w
 
 
 class Interrupts:
-    """Raises KeyboardInterrupt at the first signal, until `hold` is called; then only counts them."""
+    """Raises KeyboardInterrupt at a signal if it is armed, and counts it in any case. Each arming is for one signal."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._held = False
+        self._armed = True
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -26,9 +26,13 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def hold(self) -> None:
-        """From now on only count: an orderly stop is on its way."""
-        self._held = True
+    def arm(self) -> None:
+        """Raise at the next signal."""
+        self._armed = True
+
+    def disarm(self) -> None:
+        """Only count from now on."""
+        self._armed = False
 
     def impatient(self) -> bool:
         """Tell whether there was a second one."""
@@ -36,6 +40,6 @@ class Interrupts:
 
     def _take(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
-        if not self._held:
-            self._held = True
+        if self._armed:
+            self._armed = False
             raise KeyboardInterrupt

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
@@ -101,6 +101,11 @@ class Ledger:
         _end(flows, grace)
         return len(flows)
 
+    def kill_flows(self, runs: Collection[UUID]) -> None:
+        """Kill the processes of some flow runs of this stack at once."""
+        if runs:
+            _end([process for run, process in flow_run_processes(self.folder) if run in runs], -1)
+
     def _read(self) -> dict:
         try:
             return json.loads(self._notes.read_text())
@@ -128,10 +133,12 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _end(processes: list[psutil.Process], grace: float) -> None:
-    for process in processes:
-        with suppress(psutil.Error):
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=grace)
+    """Send SIGTERM, and SIGKILL after `grace` seconds; below zero SIGKILL only."""
+    if grace >= 0:
+        for process in processes:
+            with suppress(psutil.Error):
+                process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=max(grace, 0))
     for process in alive:
         with suppress(psutil.Error):
             process.kill()

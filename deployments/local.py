@@ -43,9 +43,9 @@ def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
         except KeyboardInterrupt:
             pass
         finally:
-            interrupts.hold()
+            interrupts.disarm()
             began = time.monotonic()
-            _stop(stack, say, interrupts.impatient)
+            _stop(stack, say, interrupts)
             say(f"stopped in {time.monotonic() - began:.1f} s; the data stays in {ledger.folder}")
     return 130 if interrupts.impatient() else 0
 
@@ -82,17 +82,22 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
                 time.sleep(1)
 
 
-def _stop(stack: Stack, say: Callable[[str], None], impatient: Callable[[], bool]) -> None:
+def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> None:
     if stack.worker and stack.worker.running:
         from prefect.client.orchestration import get_client  # noqa: PLC0415
 
         say("stopping: the runs finish what is in flight (Ctrl-C again: at once) ...")
         try:
+            interrupts.arm()  # a request to a server that hangs takes a minute: a second Ctrl-C ends that too
             with get_client(sync_client=True) as client:
-                stack.end_runs(client, timeout=_GRACE, hurry=impatient)
+                stack.end_runs(client, timeout=_GRACE)
+        except KeyboardInterrupt:
+            say("stopping at once")
         except Exception as error:  # noqa: BLE001 - whatever it is, the processes have to go
             say(f"could not cancel the runs ({type(error).__name__}); their processes are stopped all the same")
-    stack.stop(hurry=impatient)
+        finally:
+            interrupts.disarm()
+    stack.stop(hurry=interrupts.impatient)
 
 
 def _welcome(stack: Stack, console: Console, seconds: float) -> None:

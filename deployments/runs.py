@@ -10,7 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 
 from deployments.blueprint import Blueprint
 from deployments.prefect_server import POOL
@@ -32,6 +32,7 @@ BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
 # A state of the type Crashed, under another name than the one the outlets' triggers wait for: who sweeps up starts
 # the outlets itself, and a run that every trigger starts besides would only be cancelled again.
 ABANDONED = "Abandoned"
+_STOPPING = "`sluice up` is stopping."
 _PAGE = 200  # the server gives no more at once (3.8.8) ...
 _BULK = 50  # ... and deletes no more at once
 
@@ -111,26 +112,33 @@ def cancel(
     client: SyncPrefectClient,
     among: Callable[[], Collection[UUID]] | None,
     *,
+    kill: Callable[[Collection[UUID]], None],
     timeout: float,
-    hurry: Callable[[], bool],
 ) -> int:
     """Cancel the pool's runs and wait for their final states; return how many have not got there.
 
     among     gives the runs that may be cancelled; None: all of the pool
+    kill      ends the processes of some runs at once
     timeout   seconds to wait at most
-    hurry     asked again and again: True ends the wait
     """
     deadline = time.monotonic() + timeout
     asked: set[UUID] = set()
     while True:
         ours = among() if among else None
         alive = [run for run in of_pool(client, ALIVE) if ours is None or run.id in ours]  # new ones too
+        # A process that gets its SIGTERM while Prefect loads the flow is deaf to it, and killed after 30 s (3.8.8).
+        # Nothing is in flight there yet.
+        starting = [run.id for run in alive if run.state_type == StateType.PENDING]
+        for run_id in starting:
+            client.set_flow_run_state(run_id, Cancelled(message=_STOPPING), force=True)
+        kill(starting)
         for run in alive:
-            if run.id not in asked and run.state_type != StateType.CANCELLING:
-                client.set_flow_run_state(run.id, Cancelling(message="`sluice up` is stopping."))
-            asked.add(run.id)
-        if not alive or time.monotonic() > deadline or hurry():
-            return len(alive)
+            if run.state_type == StateType.RUNNING and run.id not in asked:
+                client.set_flow_run_state(run.id, Cancelling(message=_STOPPING))
+                asked.add(run.id)
+        left = len(alive) - len(starting)
+        if not left or time.monotonic() > deadline:
+            return left
         time.sleep(0.3)
 
 

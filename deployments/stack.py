@@ -160,7 +160,7 @@ class Stack:
             self._record()
         return died
 
-    def end_runs(self, client: "SyncPrefectClient", *, timeout: float, hurry: Callable[[], bool]) -> None:
+    def end_runs(self, client: "SyncPrefectClient", *, timeout: float) -> None:
         """Cancel the runs, let them finish what is in flight, stop the worker, and leave no run without a final state.
 
         On somebody else's server only the runs whose processes are ours.
@@ -174,11 +174,17 @@ class Stack:
 
         if self.own_server and rollout.pause_pool(client, paused=True):  # or the worker starts what is due meanwhile
             self._paused.touch()
-        if left := runs.cancel(client, None if self.own_server else ours, timeout=timeout, hurry=hurry):
+        left = runs.cancel(
+            client,
+            None if self.own_server else ours,
+            kill=self._ledger.kill_flows,
+            timeout=timeout,
+        )
+        if left:
             self.say(f"{left} run{'s' * (left != 1)} did not end in time")
         if self.worker:
-            self.worker.stop(grace=5, hurry=hurry)
-        self._ledger.end_flows(grace=0 if hurry() else 5)
+            self.worker.stop(grace=5)
+        self._ledger.end_flows(grace=5)
         if self.own_server:
             runs.sweep(client, alive=(), state=Cancelled(message="`sluice up` stopped."))
 

@@ -1,0 +1,53 @@
+"""`prefect server start` in a process whose garbage collection cannot stop the event loop.
+
+Prefect's server on SQLite stood still for 60 s at a time, whenever several runs changed state at once (3.8.8, aiosqlite
+0.22, CPython 3.11; found by the native stack of its main thread). A failed statement leaves a cursor in a cycle of
+references with its traceback. The collector ran wherever it was due, mostly in the event loop's thread; there the
+cursor's end waits for the mutex of its connection, whose own thread waits for the database's write lock, whose holder
+waits for the event loop to give it its next statement: until the busy timeout, 60 s. A thread of its own may wait.
+
+It may go when aiosqlite closes its cursors on failure, or the server has a database without such locks.
+"""
+
+import gc
+import sys
+import threading
+import time
+
+__all__ = ["collect_aside", "main"]
+
+_YOUNG = 1.0  # seconds between collections of what is new
+_ALL = 30  # every so many of these of everything
+
+
+def collect_aside(young: float = _YOUNG) -> threading.Thread:
+    """Take garbage collection away from all threads and give it to one of its own, which is returned."""
+
+    def collect() -> None:
+        turn = 0
+        while True:
+            time.sleep(young)
+            turn += 1
+            if turn % _ALL:
+                gc.collect(1)
+            else:
+                gc.collect()
+                gc.freeze() if turn == _ALL else None  # what the start left is there to stay: spare it from now on
+
+    gc.disable()
+    thread = threading.Thread(target=collect, name="garbage collection", daemon=True)
+    thread.start()
+    return thread
+
+
+def main() -> None:
+    """Run Prefect's server with the arguments given."""
+    from prefect.cli import app  # noqa: PLC0415 - after collect_aside()
+
+    sys.argv = ["prefect", "--no-prompt", "server", "start", *sys.argv[1:]]
+    app()
+
+
+if __name__ == "__main__":
+    collect_aside()
+    main()
