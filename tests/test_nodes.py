@@ -343,3 +343,77 @@ def test_failing_entries_do_not_flood_the_log(client: redis.Redis, caplog: pytes
     run(client, build, until=lambda: not pending(client))
     assert len(dead(client)) == len(PUSHED)
     assert len(caplog.records) == 1
+
+
+def test_every_public_node_of_streamz_has_a_row_in_the_documentation_and_a_case_here() -> None:
+    import re
+    from pathlib import Path
+
+    from streamz import core, sinks
+
+    public = {
+        name
+        for module in (core, sinks)
+        for name, node in vars(module).items()
+        if isinstance(node, type) and issubclass(node, Stream) and node.__module__ == module.__name__ and name.islower()
+    }
+    text = Path(__file__).parents[1].joinpath("docs", "nodes.md").read_text()
+    table, refused = text.split("## Refused")
+    rows = {name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)", row)}
+    assert public - rows == {name for name in ("to_kafka", "to_mqtt") if name in refused}
+    elsewhere = {"scan", "sink", "sink_to_list", "sink_to_textfile", "to_websocket", "to_redis", "to_parquet"}
+    assert rows - elsewhere <= {name.split()[0] for name in CASES}
+
+
+@pytest.mark.parametrize("build", [lambda s: s.to_mqtt("host", 1, "topic"), lambda s: s.map(int).to_mqtt("host", 1, "topic")])
+def test_a_sink_that_does_not_wait_for_delivery_is_refused_by_its_name(fake_redis: redis.Redis, build: Build) -> None:
+    async def main() -> None:
+        source = here(fake_redis)
+        kept = build(source)
+        with pytest.raises(PipelineError, match="behind a 'to_mqtt'"):
+            source.open()
+        del kept
+
+    asyncio.run(main())
+
+
+def test_a_line_is_in_the_text_file_before_its_entry_is_acknowledged(fake_redis: redis.Redis, tmp_path: Any) -> None:
+    file = (tmp_path / "lines.txt").open("w", buffering=1)
+    run(fake_redis, lambda s: s.map(str).sink_to_textfile(file), until=lambda: not pending(fake_redis))
+    assert (tmp_path / "lines.txt").read_text().split() == [str(n) for n in PUSHED]
+    file.close()
+
+
+def test_a_websocket_gets_every_element_and_an_entry_it_does_not_take_fails(fake_redis: redis.Redis) -> None:
+    import websockets
+
+    got: list[Any] = []
+    ids = push_all(fake_redis, "topic", PUSHED)
+
+    async def take(socket: Any) -> None:
+        async for message in socket:
+            got.append(int(message))
+
+    async def main() -> None:
+        async with websockets.serve(take, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            source = here(fake_redis)
+            texts = source.pluck("n").map(lambda n: object() if n == 3 else str(n))
+            kept = texts.to_websocket(f"ws://127.0.0.1:{port}")
+            source.open()
+            await drain(source, until=lambda: not pending(fake_redis) and len(got) == len(PUSHED) - 1)
+            source.close()
+            await kept.ws.close()
+
+    asyncio.run(main())
+    assert got == [n for n in PUSHED if n != 3]
+    assert [letter["dead:id"] for letter in dead(fake_redis)] == [ids[3]]
+
+
+def test_a_streaming_dataframe_is_safe_to_acknowledge_on(fake_redis: redis.Redis) -> None:
+    import pandas as pd
+
+    sums: list[Any] = []
+    frames = lambda s: s.map(lambda n: pd.DataFrame({"n": [n, n]})).to_dataframe(pd.DataFrame({"n": [0]}))  # noqa: E731
+    run(fake_redis, lambda s: frames(s).n.sum().stream.sink(sums.append), until=lambda: not pending(fake_redis))
+    assert sums == [0, 2, 6, 12, 20, 30, 42]
