@@ -1,0 +1,244 @@
+"""The whole, for real: Prefect's server, worker and commands, Redis, `prefect.yaml`, and `sluice up`."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+import pytest
+import redis
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
+
+from deployments import blueprint, rollout
+from deployments.child import Child
+from deployments.ledger import flow_run_processes
+from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
+from deployments.redis_server import RedisServer
+from tasks.reservoir import Reservoir
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
+
+
+def entries(url: str, topic: str) -> int:
+    try:
+        with redis.Redis.from_url(url, protocol=2) as client:
+            return client.xlen(topic)
+    except redis.RedisError:
+        return 0
+
+
+class Plain:
+    """A Prefect server and a worker as somebody has them who never heard of `sluice up`."""
+
+    def __init__(self, folder: Path, reservoir: RedisServer) -> None:
+        port = free_port()
+        self.redis_url = reservoir.url
+        self.env = settings_of_own_server(folder / "prefect", port) | {
+            "SLUICE_REDIS_URL": reservoir.url,
+            "SLUICE_STATE_DIR": str(folder),
+            "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # only what a test starts is to run
+            "PWD": str(ROOT),
+        }
+        self.folder = folder
+        self.server = prefect_server(port, log=folder / "server.log", env=self.env, cwd=ROOT)
+        self.worker = worker(log=folder / "worker.log", env=self.env, cwd=ROOT)
+        self.client = SyncPrefectClient(self.env["PREFECT_API_URL"])
+
+    def start(self) -> None:
+        self.client.__enter__()
+        self.server.start()
+        wait_for_server(self.env["PREFECT_API_URL"], self.server)
+        self.prefect("work-pool", "create", "sluice", "--type", "process")
+        self.prefect("deploy", "--all")
+        self.worker.start()
+
+    def stop(self) -> None:
+        self.worker.kill()
+        for _, process in flow_run_processes(self.folder):
+            process.kill()
+        self.server.kill()
+        self.client.__exit__(None, None, None)
+
+    def prefect(self, *arguments: str) -> str:
+        """Run a command of Prefect's, as in a shell in the checkout."""
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def runs(self, flow: str) -> list[FlowRun]:
+        """Return the flow's runs, oldest first."""
+        found = self.client.read_flow_runs(flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}))
+        return sorted(found, key=lambda run: run.created or run.expected_start_time)
+
+    def state(self, run: UUID) -> str:
+        return self.client.read_flow_run(run).state_name or ""
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Plain]:
+    stack = Plain(tmp_path_factory.mktemp("plain"), redis_server)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
+
+
+def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automations(plain: Plain) -> None:
+    found = {
+        f"{plain.client.read_flow(each.flow_id).name}/{each.name}": each for each in plain.client.read_deployments()
+    }
+    assert len(found) == 8
+    assert {len(each.schedules) for name, each in found.items() if "inlet" in each.tags} == {1}
+    assert {name for name, each in found.items() if not each.schedules} == {
+        "ticking/main",
+        "busiest/main",
+        "movers/main",
+        "archive/main",
+    }
+    assert all(each.active for deployment in found.values() for each in deployment.schedules)
+    assert found["ticking/main"].pull_steps == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
+    ]
+    assert len(plain.client.read_automations()) == 4
+
+
+def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_deploy(plain: Plain) -> None:
+    declared = blueprint.read_blueprint(ROOT / "prefect.yaml")
+    declared = declared.named({each.entrypoint: each.entrypoint.rpartition(":")[2] for each in declared.deployments})
+    assert rollout.clear_schedules(plain.client, declared) == []
+    without = blueprint.Blueprint(
+        declared.path,
+        tuple(
+            blueprint.Deployment(each.name, each.entrypoint, each.flow, each.tags, frozenset(), None)
+            for each in declared.deployments
+            if each.flow == "seconds"
+        ),
+    )
+    assert rollout.clear_schedules(plain.client, without) == ["seconds/main: every-minute"]
+    assert rollout.strangers(plain.client, without)[0] == "archive/main"
+
+    deployment = plain.client.read_deployment_by_name("vitals/main")
+    plain.client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
+    plain.prefect("deploy", "--name", "vitals/main")
+    (after,) = plain.client.read_deployment_by_name("vitals/main").schedules
+    assert not after.active
+
+
+def test_the_automation_for_lost_heartbeats_is_created_once(plain: Plain) -> None:
+    rollout.ensure_automations(plain.client)
+    rollout.ensure_automations(plain.client)
+    assert [each.name for each in plain.client.read_automations()].count(
+        "sluice - crash runs that lost their heartbeat"
+    ) == 1
+
+
+def test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled(
+    plain: Plain,
+) -> None:
+    plain.prefect("deployment", "run", "seconds/main", "--param", "window=60s")
+    plain.prefect("deployment", "run", "ticking/main", "--param", "into=ticks")
+    wait_until(lambda: entries(plain.redis_url, "ticks"), "results of ticking in its topic", deadline=60)
+    newest = Reservoir.from_url(plain.redis_url).peek("ticks")[0]
+    assert newest, "an entry with the counts"
+
+    (first,) = plain.runs("ticking")
+    assert plain.state(first.id) == "Running"
+    os.kill(int(first.infrastructure_pid or 0), signal.SIGKILL)
+    wait_until(lambda: plain.state(first.id) == "Crashed", "the worker to notice the crash", deadline=30)
+    wait_until(lambda: len(plain.runs("ticking")) == 2, "the trigger to run it again", deadline=30)
+    second = plain.runs("ticking")[1]
+    wait_until(lambda: plain.state(second.id) == "Running", "the second run to run", deadline=60)
+
+    third = plain.client.create_flow_run_from_deployment(second.deployment_id)  # type: ignore[arg-type]
+    wait_until(lambda: plain.state(third.id) == "Cancelled", "a run beside it to be cancelled", deadline=30)
+
+    plain.client.set_flow_run_state(second.id, Cancelling())
+    wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled", deadline=60)
+    # Were there a trigger for it, the run it starts would be there by now: it is created when the state is seen.
+    assert len(plain.runs("ticking")) == 3
+
+
+class Up:
+    """`sluice up` in a process of its own, with what it prints in a file."""
+
+    def __init__(self, state: Path, port: int) -> None:
+        self.state = state
+        self.log = state.parent / "up.log"
+        self.child = Child(
+            "sluice up",
+            [sys.executable, "-m", "deployments", "up", "--port", str(port)],
+            log=self.log,
+            env={**clean_environment(), "SLUICE_STATE_DIR": str(state), "COLUMNS": "150"},
+            cwd=state.parent,
+        )
+        self.url = f"unix://{state / 'redis' / 'redis.sock'}"
+
+    def said(self, text: str) -> bool:
+        assert self.child.running, self.log.read_text()
+        return text in self.log.read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that has our state folder in its environment or command."""
+        found = []
+        for process in psutil.process_iter(["environ", "cmdline"]):
+            environ = process.info["environ"] or {}
+            mine = environ.get("SLUICE_STATE_DIR") == str(self.state)
+            if mine or str(self.state) in " ".join(process.info["cmdline"] or []):
+                found.append(process)
+        return found
+
+
+def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    up = Up(state, free_port())
+    try:
+        up.child.start()
+        for topic in ("busiest", "signals"):
+            wait_until(
+                lambda topic=topic: up.said("after") and entries(up.url, topic), f"results in {topic}", deadline=120
+            )
+        before = {topic: entries(up.url, topic) for topic in ("busiest", "signals", "market")}
+
+        for process in [psutil.Process(up.child.pid), *up.processes()]:  # as if the machine had stopped
+            process.kill()
+        up.child.kill()  # which also reaps it
+        wait_until(lambda: not up.processes(), "all of it to be gone")
+
+        up.child.start()
+        wait_until(lambda: up.said("without a process as crashed"), "the lost runs to be found", deadline=60)
+        wait_until(lambda: up.said("movers Running"), "the outlets to be back", deadline=90)
+        wait_until(lambda: entries(up.url, "signals") > before["signals"], "more results than before", deadline=60)
+        assert all(entries(up.url, topic) >= length for topic, length in before.items())
+
+        os.kill(up.child.pid or 0, signal.SIGINT)
+        wait_until(lambda: not up.child.running, "Ctrl-C to end it", deadline=60)
+        assert up.child.exit_code == 0
+        assert "did not end in time" not in up.log.read_text()
+        assert up.processes() == []
+    finally:
+        up.child.kill()
+        for process in up.processes():
+            process.kill()
+        up.child.kill()
