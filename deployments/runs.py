@@ -57,13 +57,20 @@ def of_pool(
             return flow_runs
 
 
-def sweep(client: SyncPrefectClient, *, alive: Collection[UUID], state: State | None = None) -> int:
+def sweep(
+    client: SyncPrefectClient,
+    *,
+    alive: Collection[UUID],
+    among: Collection[UUID] | None = None,
+    state: State | None = None,
+) -> int:
     """Give the runs that no process stands behind a final state, which also frees their slots; return how many.
 
     alive     the runs that have a process
+    among     the runs to look at; None: all of the pool
     state     the final state; default: crashed
     """
-    gone = [run for run in of_pool(client, ALIVE) if run.id not in alive]
+    gone = [run for run in of_pool(client, ALIVE) if run.id not in alive and (among is None or run.id in among)]
     for run in gone:
         crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process is gone, and what ran it.")
         client.set_flow_run_state(run.id, state or crashed, force=True)

@@ -169,8 +169,11 @@ class Stack:
 
         from deployments import rollout, runs  # noqa: PLC0415
 
+        seen: set[UUID] = set()
+
         def ours() -> set["UUID"]:
-            return {run_id for run_id, _ in flow_run_processes(self.folder)}
+            seen.update(run_id for run_id, _ in flow_run_processes(self.folder))
+            return seen  # a process can be gone before its run has its final state
 
         if self.own_server and rollout.pause_pool(client, paused=True):  # or the worker starts what is due meanwhile
             self._paused.touch()
@@ -185,8 +188,8 @@ class Stack:
         if self.worker:
             self.worker.stop(grace=5)
         self._ledger.end_flows(grace=5)
-        if self.own_server:
-            runs.sweep(client, alive=(), state=Cancelled(message="`sluice up` stopped."))
+        state = Cancelled(message="`sluice up` stopped.")
+        runs.sweep(client, alive=(), among=None if self.own_server else seen, state=state)
 
     def stop(self, *, hurry: Callable[[], bool]) -> None:
         """Stop all that was started, and only that: what `end_runs` could not, then the servers."""
