@@ -9,15 +9,16 @@ from typing import Any
 
 from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
+from prefect.states import Failed, State
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
 from flows.parameters import Options, flow_of
 from flows.stopping import stop_on_signals
-from tasks.errors import LeaseLostError, SettingsError
-from tasks.settings import check_group, check_topic, seconds
-from tasks.consumer import group_start
-from tasks.source import OnError, from_redis
+from tasks.errors import LeaseLostError, PipelineError, SettingsError
+from tasks.settings import check_group, check_topic, group_start, seconds
+from tasks.reading import OnError
+from tasks.source import from_redis
 
 __all__ = ["outlet"]
 
@@ -62,9 +63,16 @@ def outlet(
     def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
         _check(given)
 
-        def run(own: dict[str, Any], options: dict[str, Any]) -> None:
+        def run(own: dict[str, Any], options: dict[str, Any]) -> State | None:
             _check(options)
-            _run(function, own, **options)
+            try:
+                _run(function, own, **options)
+            except PipelineError as error:
+                if options["on_error"] != "stop" or FlowRunContext.get() is None:
+                    raise
+                # Not 'Failed', which would run it again: it was told to stop, and would meet the same entry first.
+                return Failed(name="Stopped", message=str(error))
+            return None
 
         made = flow_of(function, kind="outlet", skip=1, options=Options(outlet, given), run=run)
         made.build = function  # type: ignore[attr-defined]

@@ -4,12 +4,13 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
 
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import check_url, without_password
 
-__all__ = ["MIN_REDIS_VERSION", "connect"]
+__all__ = ["MIN_REDIS_VERSION", "connect", "is_outage"]
 
 # XAUTOCLAIM's relatives, XADD NOMKSTREAM and trims by MINID came with it.
 MIN_REDIS_VERSION = (6, 2)
@@ -45,6 +46,14 @@ def connect(url: str, *, retries: int = 3) -> redis.Redis:
         msg = f"Redis at {where} does not answer ({_reason(error)}); check that it runs there, or set SLUICE_REDIS_URL"
         raise UnavailableError(msg) from error
     return client
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether a command failed for a while only: no answer, out of memory, or a server that takes no writes."""
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OutOfMemoryError | ReadOnlyError):
+        return True
+    # It cannot save; and what Redis 6.2 says of a script that met one of these.
+    return isinstance(error, redis.ResponseError) and any(w in str(error) for w in ("MISCONF", "OOM ", "READONLY "))
 
 
 def _check_server(info: dict[str, Any], where: str) -> None:

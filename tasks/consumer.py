@@ -1,67 +1,52 @@
 """One member of a consumer group: reads, recovers, acknowledges. A step at a time, in one thread."""
 
+import itertools
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import redis
 
 from tasks.entry import Entry
-from tasks.errors import LeaseLostError, PoisonEntryError, SettingsError
+from tasks.errors import PoisonEntryError, SettingsError
 from tasks.membership import HANDED_BACK, Membership
 from tasks.reservoir import decoded
-from tasks.settings import check_group, check_topic, dead_topic
+from tasks.settings import check_group, check_topic, dead_topic, group_start
 
-__all__ = ["Consumer", "Poison", "group_start"]
+__all__ = ["Consumer", "Poison"]
 
 logger = logging.getLogger(__name__)
 
 _ZERO = "0-0"
-_MAX_SEQUENCE = 2**64 - 1
 # Dead letters have a cap of their own, whatever their topic keeps.
 KEEP_DEAD_LETTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """An entry that cannot be decoded: where it is, why, and its bytes as they are."""
+    """An entry that cannot be decoded: where it is, and why."""
 
     topic: str
     id: str
     error: PoisonEntryError
-    raw: dict[bytes, bytes]
 
 
-def group_start(start_from: str) -> str:
-    """Return the entry id after which a new group starts, so that it reads `start_from` and what follows.
+def _is_gone(error: redis.ResponseError) -> bool:
+    """Return whether the group, or its stream, was deleted. A blocked read is 'UNBLOCKED'; XINFO says 'no such key'."""
+    return any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "no such key"))
 
-    start_from   'beginning', 'new', an ISO 8601 time (UTC unless it says otherwise) or an entry id
-    raises       SettingsError: none of these
-    """
-    if start_from == "beginning":
-        return _ZERO
-    if start_from == "new":
-        return "$"
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """Let the body end early if the group was deleted: then nothing of it is pending. The next step sees to it."""
     try:
-        head, _, tail = start_from.partition("-")
-        return _before(int(head), int(tail or 0))
-    except ValueError:
-        pass
-    try:
-        time = datetime.fromisoformat(start_from)
-    except ValueError as error:
-        msg = f"start_from: expected 'beginning', 'new', an ISO time or an entry id, got {start_from!r}"
-        raise SettingsError(msg) from error
-    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return _before(max(0, round(aware.timestamp() * 1000)), 0)
-
-
-def _before(ms: int, sequence: int) -> str:
-    if sequence:
-        return f"{ms}-{sequence - 1}"
-    return f"{ms - 1}-{_MAX_SEQUENCE}" if ms else _ZERO
+        yield
+    except redis.ResponseError as error:
+        if not _is_gone(error):
+            raise
 
 
 class Consumer:
@@ -71,7 +56,8 @@ class Consumer:
                 or a read whose reply was lost would go on with later entries (`connect(url, retries=0)`)
     start_from  where a group that does not exist yet begins; see `group_start`
     max_entries, max_bytes   what one step returns at most; a single larger entry is returned alone
-    max_deliveries   deliveries to consumers that died of it, or with it, after which an entry is a dead letter
+    max_deliveries   how often an entry is delivered to consumers that die with it, before it is a dead letter.
+                What is taken over from the dead is returned one at a time, so that only the one they die of is counted
     """
 
     def __init__(
@@ -103,6 +89,10 @@ class Consumer:
         self._held: dict[str, set[str]] = {topic: set() for topic in self.topics}
         # Topics whose own pending entries must be looked through before anything new is read, and from which id on.
         self._recover_from: dict[str, str] = {}
+        # Taken over from the dead and not returned yet: one of them may be what they died of.
+        self._suspects: dict[str, set[str]] = {topic: set() for topic in self.topics}
+        self.is_careful = False
+        """Whether the last step returned a suspect: be done with it, or `absolve` it, before the next step."""
         self._last_read: dict[str, str] = dict.fromkeys(self.topics, _ZERO)
         self._entry_bytes = max_bytes / 16  # a guess that keeps the first read small
         self._joined = False
@@ -114,6 +104,10 @@ class Consumer:
     def held(self) -> int:
         """How many delivered entries are neither acknowledged nor dead-lettered."""
         return sum(map(len, self._held.values()))
+
+    def holds(self, topic: str, id: str) -> bool:  # noqa: A002 - the field's own name
+        """Return whether an entry was returned here and is neither acknowledged nor dead-lettered."""
+        return id in self._held[topic]
 
     def step(self, block_ms: int = 100) -> list[Entry | Poison]:
         """Return the next entries, waiting up to `block_ms` for new ones; none is returned twice.
@@ -132,8 +126,7 @@ class Consumer:
             self._next_renewal = 0.0
             raise
         except redis.ResponseError as error:
-            # XINFO says 'no such key' where the stream itself is gone; Redis 6.2 wraps what a script met.
-            if "NOGROUP" not in str(error) and "no such key" not in str(error):
+            if not _is_gone(error):
                 raise
             self._restore_groups()
             return []
@@ -151,11 +144,17 @@ class Consumer:
         Appended and acknowledged, or neither; returns whether the entry was still pending.
         """
         told = {"topic": topic, "id": id, "group": self.group, "time": datetime.now(UTC).isoformat(), **why}
-        moved = self.membership.dead_letter(
-            topic, id, dead_topic(topic, self.group), {f"dead:{name}": text for name, text in told.items()}, keep=KEEP_DEAD_LETTERS
-        )
+        fields = {f"dead:{name}": text for name, text in told.items()}
+        moved = False
+        with _unless_gone():
+            moved = self.membership.dead_letter(topic, id, dead_topic(topic, self.group), fields, keep=KEEP_DEAD_LETTERS)
         self._held[topic].discard(id)
         return moved
+
+    def absolve(self, topic: str, id: str) -> None:  # noqa: A002 - the field's own name
+        """Count an entry's deliveries from one again: it was processed, is held for others, and killed nobody."""
+        with _unless_gone():
+            self.membership.count(topic, id, 1)
 
     def leave(self) -> int:
         """Give back what is pending and leave the group; return how many entries were given back."""
@@ -163,11 +162,13 @@ class Consumer:
             return 0
         given_back = 0
         for topic in self.topics:
-            given_back += self.membership.hand_back(topic)
+            with _unless_gone():
+                given_back += len(self.membership.hand_back(topic))
             self._held[topic].clear()
         self.membership.release()
         for topic in self.topics:
-            self.membership.retire(topic, self.membership.name)
+            with _unless_gone():
+                self.membership.retire(topic, self.membership.name)
         self._joined = False
         return given_back
 
@@ -177,12 +178,12 @@ class Consumer:
         if now < self._next_renewal:
             return
         if not self.membership.renew() and self._joined:
-            # The lease had lapsed and others' may have as well, in the same outage: let them come back first.
-            self._check_still_ours()
+            # It had lapsed, and others' may have as well, in the same outage: let them come back first.
             self._next_claim = now + self.membership.lease_ttl
         self._next_renewal = now + self.membership.lease_ttl / 4
 
     def _step(self, block_ms: int) -> list[Entry | Poison]:
+        self.is_careful = False
         self.renew()
         if not self._joined:
             self._join()
@@ -201,6 +202,9 @@ class Consumer:
     def _join(self) -> None:
         for topic in self.topics:
             self._create_group(topic, self._start)
+            for group in self._client.xinfo_groups(topic):
+                if group["name"].decode() == self.group:  # where it goes on if it is deleted before the first read
+                    self._last_read[topic] = group["last-delivered-id"].decode()
         self._joined = True
         self._next_claim = 0.0
         self._recover_all()
@@ -236,8 +240,10 @@ class Consumer:
                     continue
                 if peer.pending and (moved := self.membership.claim(topic, peer.name)):
                     self._recover_from[topic] = "-"
+                    if peer.name != HANDED_BACK:
+                        self._suspects[topic].update(moved)
                     logger.info(
-                        "topic %r: %d entries taken over from %s", topic, moved,
+                        "topic %r: %d entries taken over from %s", topic, len(moved),
                         "a consumer that stopped" if peer.name == HANDED_BACK else f"dead consumer {peer.name!r}",
                     )  # fmt: skip
                 self.membership.retire(topic, peer.name)
@@ -254,7 +260,9 @@ class Consumer:
         )
         deliveries = {p["message_id"].decode(): p["times_delivered"] for p in pending}
         missing = [id_ for id_ in deliveries if id_ not in self._held[topic]]
-        chosen = missing[: self._fitting()]
+        suspects = self._suspects[topic]
+        innocent = list(itertools.takewhile(lambda id_: id_ not in suspects, missing))
+        chosen = innocent[: self._fitting()] or missing[:1]
         if len(chosen) < len(missing):
             self._recover_from[topic] = missing[len(chosen)]
         elif len(pending) == 1000:  # noqa: PLR2004 - as many as were asked for
@@ -269,9 +277,14 @@ class Consumer:
         if gone:
             logger.warning("topic %r: %d entries were trimmed while pending; acknowledged unseen", topic, len(gone))
             self.membership.ack(topic, gone)
-        for id_ in chosen:
-            if deliveries[id_] > self.max_deliveries and id_ not in gone:
-                why = f"delivered {deliveries[id_] - 1} times to consumers that died before they were done with it"
+        for id_ in suspects.intersection(chosen).difference(gone):
+            suspects.remove(id_)
+            if deliveries[id_] < self.max_deliveries:
+                deliveries[id_] += 1
+                self.membership.count(topic, id_, deliveries[id_])
+                self.is_careful = True
+            else:
+                why = f"delivered {deliveries[id_]} times, each time to a consumer that died before it was done with it"
                 self.dead_letter(topic, id_, node="delivery", exception=why)
                 logger.warning("topic %r entry %s: %s; moved to the dead letters", topic, id_, why)
                 gone.append(id_)
@@ -298,16 +311,9 @@ class Consumer:
             size = sum(map(len, raw)) + sum(map(len, raw.values()))
             self._entry_bytes += (size - self._entry_bytes) / 8 if size < self._entry_bytes else size - self._entry_bytes
             value = decoded(topic, id_, raw, deliveries=deliveries.get(id_, 1))
-            entries.append(Poison(topic, id_, value, raw) if isinstance(value, PoisonEntryError) else value)
+            entries.append(Poison(topic, id_, value) if isinstance(value, PoisonEntryError) else value)
         return entries
 
     def _fitting(self) -> int:
         """Return how many entries to ask for, from the size of those that came lately."""
         return max(1, min(self.max_entries, int(self.max_bytes / max(self._entry_bytes, 1))))
-
-    def _check_still_ours(self) -> None:
-        for topic in self.topics:
-            mine = [c for c in self._client.xinfo_consumers(topic, self.group) if c["name"].decode() == self.membership.name]
-            if sum(c["pending"] for c in mine) < len(self._held[topic]):
-                msg = f"consumer {self.membership.name!r} lost its lease and entries of topic {topic!r}; they go to its successor"
-                raise LeaseLostError(msg)

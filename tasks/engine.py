@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -62,24 +63,28 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         self._keep = keep
         self._compression = compression
         self._max_failures = max_failures
+        self._beat = uuid.uuid4().hex
         super().__init__(start=start, **kwargs)
 
-    def _prepare(self) -> None:
+    def _begin(self) -> Pumping:
         client = self._client or connect(self._url or redis_url())
         name = getattr(self.func, "__name__", type(self.func).__name__)
-        self._pumping = Pumping(
+        return Pumping(
             self.func,
             name=name,
-            beat=Beat(Reservoir(client, compression=self._compression), self.topic, name, every=self.every, keep=self._keep),
+            beat=Beat(
+                Reservoir(client, compression=self._compression),
+                self.topic,
+                name,
+                every=self.every,
+                parameters={"engine": self._beat},  # two functions of one name, as two lambdas, are two beats
+                keep=self._keep,
+            ),
             threads=self._threads,
             timeout=self._timeout,
             max_failures=self._max_failures,
-            stop=self._stopping,
             on_pushed=self._pushed,
         )
-
-    def _work(self) -> None:
-        self._pumping.run()
 
     def _pushed(self, ids: list[str], entries: list[Mapping[str, Any]]) -> None:
         """Emit what was pushed and wait until the pipeline has taken it, so that a slow one slows the pump."""

@@ -23,37 +23,41 @@ _TOMBSTONE = "claimed"
 # Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
 _MOVED_AT_ONCE = 1_000
 
+# In all that follows: a lease that is there but not ours is a tombstone, its entries were claimed. One that is not
+# there lapsed unnoticed: nobody has claimed anything, and what this consumer does is as good as before.
+
 # KEYS: the lease. ARGV: token, TTL in ms. Returns 1 if the lease was held, 0 if it had lapsed and is ours again,
-# -1 if it is somebody's: we were taken for dead.
+# -1 if we were taken for dead. PEXPIRE works on a server that is out of memory, too.
 _RENEW = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return -1 end
+if holder then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return holder and 1 or 0
+return 0
 """
 
-# KEYS: own lease, the other's lease, the topic. ARGV: own token, group, own name, the other's name, how many,
-# 1 to count the delivery, the tombstone and its TTL. Returns how many were moved; -1 if the own lease is gone.
-_CLAIM = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+# KEYS: own lease, the lease of who has them, the topic. ARGV: own token, group, who takes them, who has them, how many,
+# the tombstone and its TTL, 1 to set it. Returns the ids that were moved; nil if we were taken for dead.
+_MOVE = """
+local own = redis.call('GET', KEYS[1])
+if own and own ~= ARGV[1] then return false end
 local holder = redis.call('GET', KEYS[2])
-if holder and holder ~= ARGV[7] then return 0 end
-local pending = redis.call('XPENDING', KEYS[3], ARGV[2], '-', '+', ARGV[5], ARGV[4])
-for _, entry in ipairs(pending) do
-  redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'RETRYCOUNT', entry[4] + ARGV[6], 'JUSTID')
+if holder and holder ~= ARGV[6] then return {} end
+local ids = {}
+for _, entry in ipairs(redis.call('XPENDING', KEYS[3], ARGV[2], '-', '+', ARGV[5], ARGV[4])) do
+  redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'RETRYCOUNT', entry[4], 'JUSTID')
+  ids[#ids + 1] = entry[1]
 end
-if #pending > 0 and ARGV[6] == '1' then redis.call('SET', KEYS[2], ARGV[7], 'PX', ARGV[8]) end
-return #pending
+if #ids > 0 and ARGV[8] == '1' then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
+return ids
 """
 
-# KEYS: own lease, the topic. ARGV: own token, group, own name, who takes them, how many.
-_HAND_BACK = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
-local pending = redis.call('XPENDING', KEYS[2], ARGV[2], '-', '+', ARGV[5], ARGV[3])
-for _, entry in ipairs(pending) do
-  redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[4], 0, entry[1], 'RETRYCOUNT', entry[4], 'JUSTID')
-end
-return #pending
+# KEYS: own lease, the topic. ARGV: own token, group, own name, id, the delivery count. Returns 1; -1 if we were taken for dead.
+_COUNT = """
+local own = redis.call('GET', KEYS[1])
+if own and own ~= ARGV[1] then return -1 end
+redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, ARGV[4], 'RETRYCOUNT', ARGV[5], 'JUSTID')
+return 1
 """
 
 # KEYS: the other's lease, the topic. ARGV: group, the other's name, the tombstone.
@@ -66,9 +70,10 @@ redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[2])
 return 1
 """
 
-# KEYS: own lease, the topic. ARGV: own token, group, ids. Returns how many were acknowledged; -1 if the lease is gone.
+# KEYS: own lease, the topic. ARGV: own token, group, ids. Returns how many were acknowledged; -1 if we were taken for dead.
 _ACK = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local own = redis.call('GET', KEYS[1])
+if own and own ~= ARGV[1] then return -1 end
 return redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 3))
 """
 
@@ -76,7 +81,8 @@ return redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 3))
 # The entry's own fields go first and untouched. Lua's unpack() takes about 8,000 values: an entry of more
 # fields than that, which no push of ours makes, leaves them behind in the topic.
 _DEAD_LETTER = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local own = redis.call('GET', KEYS[1])
+if own and own ~= ARGV[1] then return -1 end
 local pending = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
 if #pending == 0 then return 0 end
 local entry = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
@@ -114,8 +120,8 @@ class Membership:
         self._alive: set[str] = set()
         self._lease_seen: dict[str, int] = {}
         self._renew = client.register_script(_RENEW)
-        self._claim = client.register_script(_CLAIM)
-        self._hand_back = client.register_script(_HAND_BACK)
+        self._move = client.register_script(_MOVE)
+        self._count = client.register_script(_COUNT)
         self._retire = client.register_script(_RETIRE)
         self._ack = client.register_script(_ACK)
         self._dead_letter = client.register_script(_DEAD_LETTER)
@@ -146,26 +152,21 @@ class Membership:
             for name, consumer, holder, ttl in zip(names, others, answers[::2], answers[1::2], strict=True)
         ]
 
-    def claim(self, topic: str, peer: str) -> int:
-        """Take over what a dead peer has pending on `topic`, in id order; return how many entries that were.
+    def claim(self, topic: str, peer: str) -> list[str]:
+        """Take over what a dead peer, or `HANDED_BACK`, has pending on `topic`; return its ids, in order.
 
-        Taken from the dead an entry's delivery count goes up by one; given back in good order it does not.
+        No delivery is counted by that: see `count`.
         """
-        counted = int(peer != HANDED_BACK)
-        keys = [self._lease(), self._lease(peer), topic]
-        args = [self._token, self.group, self.name, peer, _MOVED_AT_ONCE, counted, _TOMBSTONE, TOMBSTONE_TTL_MS]
-        moved = 0
-        while n := self._still_held(self._claim(keys=keys, args=args)):
-            moved += n
-        return moved
+        return self._moved(topic, peer, self.name, lease=self._lease(peer), dead=peer != HANDED_BACK)
 
-    def hand_back(self, topic: str) -> int:
-        """Give back all that is pending here on `topic`, for anybody to claim at once; return how many."""
-        args = [self._token, self.group, self.name, HANDED_BACK, _MOVED_AT_ONCE]
-        moved = 0
-        while n := self._still_held(self._hand_back(keys=[self._lease(), topic], args=args)):
-            moved += n
-        return moved
+    def hand_back(self, topic: str) -> list[str]:
+        """Give back all that is pending here on `topic`, for anybody to claim at once; return its ids, in order."""
+        return self._moved(topic, self.name, HANDED_BACK, lease=self._lease(HANDED_BACK), dead=False)
+
+    def count(self, topic: str, id: str, deliveries: int) -> None:  # noqa: A002 - the field's own name
+        """Set how often an entry that is pending here counts as delivered."""
+        args = [self._token, self.group, self.name, id, deliveries]
+        self._still_held(self._count(keys=[self._lease(), topic], args=args))
 
     def retire(self, topic: str, peer: str) -> bool:
         """Remove a dead consumer that has nothing pending; return whether it was removed."""
@@ -207,6 +208,16 @@ class Membership:
                     self._lease_seen[peer.name] = peer.lease_ms
                     waiting = True
         return waiting
+
+    def _moved(self, topic: str, holder: str, to: str, *, lease: str, dead: bool) -> list[str]:
+        args = [self._token, self.group, to, holder, _MOVED_AT_ONCE, _TOMBSTONE, TOMBSTONE_TTL_MS, int(dead)]
+        moved: list[str] = []
+        while True:
+            ids = self._move(keys=[self._lease(), lease, topic], args=args)
+            if not ids:
+                self._still_held(-1 if ids is None else 0)
+                return moved
+            moved += [id_.decode() for id_ in ids]
 
     def _lease(self, name: str | None = None) -> str:
         return f"sluice:lease:{self.group}:{name or self.name}"

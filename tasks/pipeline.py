@@ -37,7 +37,7 @@ class Failure:
     """Why an entry could not be processed: at which node, and what was raised there."""
 
     node: str
-    error: Exception
+    error: BaseException
 
     @property
     def traceback(self) -> str:
@@ -51,7 +51,7 @@ class Receipt:
     at once, in the thread that let go last, and not by way of a loop that may be busy.
     """
 
-    __slots__ = ("_count", "_done", "_failed", "failure", "group", "id", "outputs", "topic")
+    __slots__ = ("_count", "_done", "_failed", "failure", "group", "id", "kept", "outputs", "topic")
 
     def __init__(
         self,
@@ -68,6 +68,8 @@ class Receipt:
         self.failure: Failure | None = None
         self.outputs: Counter[Any] = Counter()
         """How many outputs each sink has made of each set of inputs that this entry was the first of."""
+        self.kept = 0
+        """How many of its holders are nodes that keep it for elements to come, a window or a zip."""
         self._count = 1
         self._done = done
         self._failed = failed
@@ -81,6 +83,11 @@ class Receipt:
         self._count -= n
         if self._count == 0:
             self._done(self)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is being done with the entry: it is done, or only kept for elements to come."""
+        return self._count == self.kept
 
     def fail(self, failure: Failure) -> None:
         """Mark the entry as failed; the first failure is the one that counts."""
@@ -119,7 +126,14 @@ class Meter:
 _SAFE: set[type[Stream]] = {
     Stream, nodes.buffer, nodes.collect, nodes.combine_latest, nodes.delay, nodes.filter, nodes.pluck,
     nodes.rate_limit, nodes.sliding_window, nodes.timed_window, nodes.union, nodes.unique, nodes.zip_latest,
-    streamz_sinks.sink, streamz_sinks.sink_to_textfile, streamz_sinks.to_websocket, *REPAIRS,
+    streamz_sinks.sink, streamz_sinks.to_websocket, *REPAIRS,
+}  # fmt: skip
+
+
+# These keep elements for elements to come; while they do, nothing is being done with them.
+_KEEPING: set[type[Stream]] = {
+    nodes.collect, nodes.combine_latest, nodes.partition, nodes.partition_unique, nodes.sliding_window,
+    nodes.timed_window, nodes.timed_window_unique, nodes.zip, nodes.zip_latest,
 }  # fmt: skip
 
 
@@ -147,11 +161,13 @@ class Secured:
         """Guard one node's `update`."""
         meter = Meter(name, node)
         self.meters.append(meter)
-        node.secured = self
+        node.secured, node.meter = self, meter
         if isinstance(node, Source):
             return
         if repair := REPAIRS.get(type(node)):
             repair(node, lambda metadata, error: _fail(meter, metadata, error))
+        if type(node) in _KEEPING:
+            _count_what_it_keeps(node)
         update = node.update
 
         def guarded(x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:
@@ -160,7 +176,7 @@ class Secured:
             began = perf_counter()
             try:
                 waiting = list(_awaitables(update(x, who=who, metadata=metadata)))
-            except Exception as error:  # noqa: BLE001 - whatever a user's function may raise
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever a user's function may raise
                 _fail(meter, metadata, error)
                 waiting = []
             took = perf_counter() - began
@@ -183,7 +199,9 @@ class Secured:
             for one in waiting:
                 try:
                     await one
-                except Exception as error:  # noqa: BLE001 - whatever a user's function may raise
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever a user's function may raise
+                    if task.cancelling():
+                        raise
                     _fail(meter, metadata, error)
             self.waiting -= 1
             for receipt in held:
@@ -215,10 +233,30 @@ def secure(start: Stream) -> Secured:
     return secured
 
 
-def _fail(meter: Meter, metadata: Metadata, error: Exception) -> None:
+def _count_what_it_keeps(node: Stream) -> None:
+    retain, release = node._retain_refs, node._release_refs
+
+    def retain_refs(metadata: Metadata, n: int = 1) -> None:
+        retain(metadata, n)
+        for m in metadata or ():
+            m["ref"].kept += n
+
+    def release_refs(metadata: Metadata, n: int = 1) -> None:
+        for m in metadata or ():
+            m["ref"].kept -= n
+        release(metadata, n)
+
+    node._retain_refs, node._release_refs = retain_refs, release_refs
+
+
+def _fail(meter: Meter, metadata: Metadata, error: BaseException) -> None:
     meter.failed += 1
-    for receipt in receipts(metadata):
+    failed = receipts(metadata)
+    for receipt in failed:
         receipt.fail(Failure(meter.name, error))
+    if not failed and meter.failed == 1:
+        # An element that no entry went into, of another source in the graph.
+        logger.error("node %r raised; later errors there are counted only", meter.name, exc_info=error)
 
 
 def graph(start: Stream) -> Iterator[Stream]:

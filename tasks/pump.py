@@ -154,6 +154,10 @@ class Pumping:
             self._stop.wait(wait)
         return self.summary
 
+    def stop(self) -> None:
+        """Ask `run` to end when what is under way is pushed."""
+        self._stop.set()
+
     def begin(self) -> None:
         """Take the beat over."""
         now = self._clock()
@@ -192,6 +196,9 @@ class Pumping:
             return
         if claim == "relieved":
             self._ended = True
+        elif claim == "unknown":
+            self._log.warning("the beat of pump %r is gone from Redis (flushed?); this run takes it up again", self._name)
+            self._next = max(self._next, self._beat.start(self._clock()))
         elif claim == "claimed":
             self.summary.due += 1
             self._launch(_Job(tick, self._clock()))
@@ -210,7 +217,7 @@ class Pumping:
         value, error = None, None
         try:
             value = as_entries(self._pump(), name=self._name)
-        except Exception as raised:  # noqa: BLE001 - whatever a pump may raise
+        except BaseException as raised:  # noqa: BLE001 - whatever a pump may raise; SystemExit would end its thread only
             error = raised
         with self._lock:
             if job.ended is None:  # else it was given up meanwhile
@@ -248,7 +255,8 @@ class Pumping:
             self._failures_in_a_row = 0
             return
         self.summary.failed += 1
-        self._failures_in_a_row += 1
+        if not isinstance(job.error, redis.RedisError):  # that is no fault of the pump's
+            self._failures_in_a_row += 1
         self._log.warning(
             "pump %r failed at tick %d (%s): %s: %s", self._name, job.tick,
             pd.Timestamp(time_of(job.tick, self._beat.every), unit="s").isoformat(), type(job.error).__name__, job.error,

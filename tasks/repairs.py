@@ -11,10 +11,11 @@ from typing import Any
 
 from streamz import Stream
 from streamz import core as nodes
+from streamz import sinks
 
 __all__ = ["REPAIRS"]
 
-Fail = Callable[[Any, Exception], None]
+Fail = Callable[[Any, BaseException], None]
 Repair = Callable[[Any, Fail], None]
 
 
@@ -149,7 +150,9 @@ def _map_async(node: nodes.map_async, fail: Fail) -> None:
                 call, metadata = queue.popleft()
                 try:
                     result = await call
-                except Exception as error:  # noqa: BLE001 - whatever a user's function may raise
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever a user's function may raise
+                    if working[0].cancelling():
+                        raise
                     fail(metadata, error)
                 else:
                     for one in node._emit(result, metadata=metadata):
@@ -219,6 +222,17 @@ def _zip(node: nodes.zip, fail: Fail) -> None:  # noqa: ARG001
         node.maxsize = float("inf")
 
 
+def _sink_to_textfile(node: sinks.sink_to_textfile, fail: Fail) -> None:  # noqa: ARG001
+    """It left lines in its buffer, which a killed process loses after their entries were acknowledged."""
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        node._fp.write(x + node._end)
+        node._fp.flush()
+        return []
+
+    node.update = update
+
+
 def _upwards(node: Stream) -> Iterator[Stream]:
     yield node
     for up in node.upstreams:
@@ -237,4 +251,5 @@ REPAIRS: dict[type[Stream], Repair] = {
     nodes.starmap: _starmap,
     nodes.timed_window_unique: _timed_window_unique,
     nodes.zip: _zip,
+    sinks.sink_to_textfile: _sink_to_textfile,
 }

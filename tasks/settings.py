@@ -4,9 +4,8 @@ import hashlib
 import os
 import re
 import tempfile
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tasks.errors import SettingsError
 
@@ -14,6 +13,7 @@ __all__ = [
     "check_group",
     "check_topic",
     "dead_topic",
+    "group_start",
     "local_redis_url",
     "redis_url",
     "seconds",
@@ -30,6 +30,7 @@ _GROUP = re.compile(_NAME)
 _TOPIC = re.compile(_NAME)
 _READABLE = re.compile(rf"{_NAME}(?::(?:dead|retry):{_NAME})?")
 _RULE = "1 to 128 letters, digits, '_', '.' or '-', no '.' or '-' at the ends"
+_MAX_SEQUENCE = 2**64 - 1
 _SCHEMES = ("redis", "rediss", "unix")
 # The longest path a unix socket can be bound to on Linux, its closing NUL left out (sun_path, unix(7)).
 _MAX_SOCKET_PATH = 107
@@ -86,6 +87,36 @@ def _parsed(text: str) -> float:
         return Timedelta(text).total_seconds()
 
 
+def group_start(start_from: str) -> str:
+    """Return the entry id after which a new group starts, so that it reads `start_from` and what follows.
+
+    start_from   'beginning', 'new', an ISO 8601 time (UTC unless it says otherwise) or an entry id
+    raises       SettingsError: none of these
+    """
+    if start_from == "beginning":
+        return "0-0"
+    if start_from == "new":
+        return "$"
+    try:
+        head, _, tail = start_from.partition("-")
+        return _before(int(head), int(tail or 0))
+    except ValueError:
+        pass
+    try:
+        time = datetime.fromisoformat(start_from)
+    except ValueError as error:
+        msg = f"start_from: expected 'beginning', 'new', an ISO time or an entry id, got {start_from!r}"
+        raise SettingsError(msg) from error
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return _before(max(0, round(aware.timestamp() * 1000)), 0)
+
+
+def _before(ms: int, sequence: int) -> str:
+    if sequence:
+        return f"{ms}-{sequence - 1}"
+    return f"{ms - 1}-{_MAX_SEQUENCE}" if ms else "0-0"
+
+
 def state_dir() -> Path:
     """Return the folder in which `sluice up` keeps what must survive it: `.sluice/` beside `prefect.yaml`."""
     if named := os.environ.get(STATE_DIR):
@@ -126,22 +157,19 @@ def redis_url() -> str:
 
 def check_url(url: str, *, where: str = "url") -> str:
     """Return `url` if it can be an address of Redis. What is wrong with it is said without repeating it."""
-    scheme = urlsplit(url).scheme
-    if scheme in _SCHEMES:
+    scheme, found, _ = url.partition("://")
+    if found and scheme in _SCHEMES:
         return url
-    msg = f"{where}: expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got {'one that starts ' + repr(scheme) if scheme else 'one without a scheme'}"
+    msg = f"{where}: expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got {f'one that begins with {scheme!r}' if found else 'one without a scheme'}"
     raise SettingsError(msg)
 
 
 def without_password(url: str) -> str:
     """Return `url` fit to be shown: scheme, host, port and path; no user, no password, no query."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        port = ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
+    scheme, _, rest = url.partition("://")
+    # A password may hold anything, '/' and '?' too: what is secret ends at the last '@'.
+    address = rest.rpartition("@")[2].partition("?")[0]
+    return f"{scheme}://{address}"
 
 
 def _from_secret_block() -> str | None:

@@ -108,9 +108,10 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         encoded = self._reservoir.encode([as_fields(x, field=self._field)])
         if made_of:
             inputs = " ".join(f"{receipt.topic}/{receipt.id}" for receipt in made_of)
-            ordinal = made_of[0].outputs[self.topic, inputs]
-            made_of[0].outputs[self.topic, inputs] += 1
-            name = hashlib.sha256(f"{made_of[0].group} {self.topic} {ordinal} {inputs}".encode()).hexdigest()
+            node = self.meter.name  # the same in every run of the pipeline
+            ordinal = made_of[0].outputs[node, inputs]
+            made_of[0].outputs[node, inputs] += 1
+            name = hashlib.sha256(f"{made_of[0].group} {self.topic} {node} {ordinal} {inputs}".encode()).hexdigest()
         else:
             name = uuid.uuid4().hex
         return functools.partial(

@@ -3,61 +3,75 @@
 import logging
 import threading
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 from streamz.sources import Source
 
 from tasks.errors import SluiceError
 
-__all__ = ["ThreadedSource"]
+__all__ = ["Run", "ThreadedSource"]
 
 logger = logging.getLogger(__name__)
 
 
+class Run(Protocol):
+    """What a source does from a start to a stop, with all the state of it."""
+
+    def run(self) -> Any:
+        """Work until stopped, and raise what else ended it."""
+
+    def stop(self) -> None:
+        """Ask `run` to return; it may take its time."""
+
+
 class ThreadedSource(Source):
-    """A source whose work is done in a thread of its own and ends in `outcome`, so that a pipeline that blocks its
-    loop does not keep the source from living on, and stopping one source stops no other.
+    """A source that works in a thread of its own, so that a pipeline that blocks its loop does not keep the source
+    from living on, and stopping one source stops no other.
+
+    outcome   done when the run has ended, with the error that ended it, if one did
     """
 
     def __init__(self, *, start: bool, **kwargs: Any) -> None:
         self.outcome: Future[None] = Future()
-        self._stopping = threading.Event()
+        self._run: Run | None = None
+        self._thread: threading.Thread | None = None
         super().__init__(start=False, **kwargs)
         if start:
             self.start()
 
     def start(self) -> None:
-        """Start, or start again after a stop. Raises what is wrong with the address or the server."""
+        """Start, or start again after a stop. Raises what is wrong with the address, the server or the graph."""
         if not self.stopped:
             return
-        self._prepare()
+        if self._thread is not None:
+            self._thread.join()  # until then it has in hand what it read
+        run = self._begin()
+        self._run, self.outcome = run, Future()
         self.stopped, self.started = False, True
-        self.outcome = Future()
-        self._stopping.clear()
-        threading.Thread(target=self._run_thread, name=repr(self), daemon=True).start()
+        self._thread = threading.Thread(target=self._work, args=(run, self.outcome), name=repr(self), daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Ask to stop; `join` waits until it has."""
         self.stopped = True
-        self._stopping.set()
+        if self._run is not None:
+            self._run.stop()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the source has ended. Raises what ended it, if that was an error, and TimeoutError."""
         self.outcome.result(timeout)
 
-    def _prepare(self) -> None:
+    def _begin(self) -> Run:
+        """Return what is to be run from a start on."""
         raise NotImplementedError
 
-    def _work(self) -> None:
-        raise NotImplementedError
-
-    def _run_thread(self) -> None:
+    def _work(self, run: Run, outcome: "Future[None]") -> None:
         try:
-            self._work()
+            run.run()
         except BaseException as error:  # noqa: BLE001 - it is handed on, to whoever asks for the outcome
-            logger.error("%r stopped: %s", self, error, exc_info=not isinstance(error, SluiceError))
+            logger.error("%r stopped: %s", self, error, exc_info=not isinstance(error, SluiceError))  # noqa: TRY400
             self.stopped = True
-            self.outcome.set_exception(error)
+            outcome.set_exception(error)
         else:
             self.stopped = True
-            self.outcome.set_result(None)
+            outcome.set_result(None)

@@ -16,7 +16,7 @@ from tasks.settings import check_topic
 
 __all__ = ["Beat", "Claim", "tick_at", "time_of"]
 
-Claim = Literal["claimed", "early", "relieved", "taken"]
+Claim = Literal["claimed", "early", "relieved", "taken", "unknown"]
 
 # KEYS: the beat. ARGV: the current tick, how many ticks ahead a newcomer begins where another run is pumping, TTL in ms.
 # Returns the newcomer's token and the tick from which it owns. 'from:N' is the first tick of token N; run N stops
@@ -37,9 +37,13 @@ return {token, from}
 _CLAIM = """
 local from = redis.call('HGET', KEYS[1], 'from:' .. ARGV[1])
 local next = redis.call('HGET', KEYS[1], 'from:' .. (ARGV[1] + 1))
-if not from or (next and tonumber(ARGV[2]) >= tonumber(next)) then return 'relieved' end
+if not from then return 'unknown' end
+if next and tonumber(ARGV[2]) >= tonumber(next) then return 'relieved' end
 if tonumber(ARGV[2]) < tonumber(from) then return 'early' end
-if not redis.call('SET', KEYS[2], 'claimed:' .. ARGV[1], 'NX', 'PX', ARGV[3]) then return 'taken' end
+local mine = 'claimed:' .. ARGV[1]
+-- A run claims a tick once: if it is this run's already, the answer to that was lost.
+if redis.call('GET', KEYS[2]) == mine then return 'claimed' end
+if not redis.call('SET', KEYS[2], mine, 'NX', 'PX', ARGV[3]) then return 'taken' end
 redis.call('HSET', KEYS[1], 'last', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return 'claimed'
@@ -104,7 +108,7 @@ class Beat:
         return first
 
     def claim(self, tick: int) -> Claim:
-        """Take a tick: 'claimed' by this run, once; else why not."""
+        """Take a tick: 'claimed' by this run; else why not. 'unknown': Redis has lost the beat, `start` again."""
         answer = self._claim(
             keys=[self.key, self._record(tick)], args=[self._token, tick, _TICK_TTL_MS, _BEAT_TTL_MS]
         )

@@ -82,6 +82,7 @@ def test_a_socket_path_too_long_to_bind_goes_to_the_temporary_folder(monkeypatch
     ("url", "shown"),
     [
         ("redis://user:secret@host:6379/1?password=secret", "redis://host:6379/1"),
+        ("redis://:abc/se?cr@et@host:6379/0", "redis://host:6379/0"),
         ("unix://secret@/run/redis.sock?db=1&password=secret", "unix:///run/redis.sock"),
     ],
 )

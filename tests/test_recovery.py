@@ -20,7 +20,7 @@ Fresh = Callable[[], redis.Redis]
 
 def crash(source: from_redis, client: redis.Redis) -> None:
     """Leave a source as a killed process would, its lease run out."""
-    membership = source._consumer.membership
+    membership = source._reading._consumer.membership
     client.delete(f"sluice:lease:{membership.group}:{membership.name}")
 
 
@@ -61,7 +61,7 @@ def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliverie
             source.close()
         else:
             # What was read and not acknowledged: a read ahead of the pipeline, as the reading thread makes it.
-            in_flight.update(e.id for e in source._consumer.step(0))
+            in_flight.update(e.id for e in source._reading._consumer.step(0))
             crash(source, client)
         del kept
 

@@ -98,16 +98,16 @@ def test_a_pipeline_that_blocks_its_loop_keeps_its_lease(url: str, real_redis: r
     push_all(real_redis, "topic", [1])
     source.start()
     assert busy.wait(20)
-    membership = source._consumer.membership
+    membership = source._reading._consumer.membership
     renewals: set[int] = set()
 
     def renewed_for_longer_than_the_lease() -> bool:
         ttl = real_redis.pttl(f"sluice:lease:lab:{membership.name}")
         assert ttl > 0, "the lease lapsed"
         renewals.add(ttl // 20)
-        return source._consumer._next_renewal > began + 1.0
+        return source._reading._consumer._next_renewal > began + 1.0
 
-    began = source._consumer._next_renewal
+    began = source._reading._consumer._next_renewal
     wait_until(renewed_for_longer_than_the_lease, "renewals over more than two leases")
     let_go.set()
     wait_until(lambda: not pending(real_redis, group="lab"), "the acknowledgement")
@@ -219,7 +219,88 @@ def test_results_go_into_the_reservoir_that_the_source_reads(url: str, real_redi
 )
 def test_a_wrong_address_is_one_clear_error_at_the_start(address: str, error: type[Exception], why: str) -> None:
     with pytest.raises(error, match=why):
-        Stream.from_redis("topic", group="lab", url=address).start()
+        source = Stream.from_redis("topic", group="lab", url=address)
+        source.sink(print)
+        source.start()
+
+
+def test_a_source_without_a_pipeline_is_refused_before_it_acknowledges_anything(url: str, real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", range(3))
+    source = Stream.from_redis("topic", group="lab", url=url)
+    source.map(print)  # collected at once: streamz holds nodes weakly
+    with pytest.raises(PipelineError, match="found nothing connected"):
+        source.start()
+    assert real_redis.xinfo_groups("topic") == []
+
+
+def test_a_source_started_again_at_once_goes_on_where_it_was(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    source = Stream.from_redis("topic", group="lab", url=url)
+    seen = source.pluck("n").sink_to_list()
+    started.append(source)
+    ids = push_all(real_redis, "topic", range(300))
+    for _ in range(5):
+        source.start()
+        source.stop()
+    source.start()
+    wait_until(lambda: len(seen) == len(ids), "all entries")
+    assert seen == list(range(300))
+
+
+def test_a_pipeline_whose_windows_hold_entries_is_not_started_a_second_time(url: str, real_redis: redis.Redis) -> None:
+    source = Stream.from_redis("topic", group="lab", url=url)
+    seen = source.pluck("n").sliding_window(3, return_partial=False).sink_to_list()
+    push_all(real_redis, "topic", range(5))
+    source.start()
+    wait_until(lambda: len(seen) == 3, "3 windows")
+    source.stop()
+    source.join(20)
+    with pytest.raises(PipelineError, match="still hold 2 entries.*build the pipeline anew"):
+        source.start()
+
+
+def test_a_node_added_while_it_runs_is_guarded_too(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    source = Stream.from_redis("topic", group="lab", url=url)
+    seen = source.pluck("n").sink_to_list()
+    started.append(source)
+    source.start()
+    push_all(real_redis, "topic", [1])
+    wait_until(lambda: seen == [1], "an entry")
+    kept = source.map(lambda _: 1 / 0)
+    push_all(real_redis, "topic", [2, 3])
+    wait_until(lambda: len(dead(real_redis, group="lab")) == 2, "two dead letters")
+    del kept
+
+
+def test_a_blocked_read_outlives_a_flushed_server(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    source = Stream.from_redis("topic", group="lab", url=url, max_entries=1)
+    seen = source.pluck("n").sliding_window(2, return_partial=False).sink_to_list()
+    started.append(source)
+    source.start()
+    push_all(real_redis, "topic", range(3))
+    wait_until(lambda: len(seen) == 2, "2 windows")
+    real_redis.flushall()
+    wait_until(lambda: real_redis.exists("topic") and real_redis.xinfo_groups("topic"), "the group, made again")
+    push_all(real_redis, "topic", range(10, 13))
+    wait_until(lambda: seen[-1:] == [(11, 12)], "windows of what came after")
+
+
+def test_a_server_out_of_memory_is_an_outage_and_acknowledgements_go_on(tmp_path: Path, started: list[Any]) -> None:
+    with RedisServer(tmp_path) as server:
+        client = redis.Redis.from_url(server.url, protocol=2)
+        source = Stream.from_redis("topic", group="lab", url=server.url, lease=1.0)
+        seen = source.pluck("n").sink_to_list()
+        push_all(client, "topic", range(10))
+        source.start()
+        wait_until(lambda: len(seen) == 10, "10 entries")
+        client.config_set("maxmemory", 1)
+        wait_until(lambda: source._reading._consumer._next_renewal > began + 2.0, "renewals on a full server") if (
+            began := source._reading._consumer._next_renewal
+        ) else None
+        client.config_set("maxmemory", 0)
+        push_all(client, "topic", range(10, 20))
+        wait_until(lambda: len(seen) == 20, "10 more")
+        source.stop()
+        source.join(20)
 
 
 def test_no_error_shows_a_password() -> None:

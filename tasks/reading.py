@@ -1,0 +1,276 @@
+"""One run of `Stream.from_redis`: reads ahead in a thread, emits in the graph's loop, acknowledges what is done."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from tornado.ioloop import IOLoop
+
+from tasks.connection import is_outage
+from tasks.consumer import Consumer, Poison
+from tasks.entry import Entry
+from tasks.errors import PipelineError
+from tasks.pipeline import Receipt, Secured, secure
+
+__all__ = ["OnError", "Reading"]
+
+logger = logging.getLogger(__name__)
+
+OnError = Literal["dead_letter", "stop"]
+
+_BLOCK_MS = 100
+_MAX_PAUSE = 5.0
+# Seconds without any acknowledgement after which a pipeline that waits for nothing will not finish any more.
+_SETTLED = 0.3
+# Seconds for which the entries behind one that may be deadly wait until it is done or at rest.
+_CAREFUL = 5.0
+# Seconds for which a pipeline may have its loop for itself, if it never waits for anything.
+_SLICE = 0.005
+
+
+class _SourceNode(Protocol):
+    loop: IOLoop
+
+    def _emit(self, x: object, metadata: object = None) -> list: ...
+
+
+class Reading:
+    """A consumer and the source node it reads for, from a start to a stop.
+
+    Three lists join the two threads, all of them deques that one side appends to and the other takes from: batches
+    that were read, entries that are done, and entries that cannot be decoded.
+
+    grace    seconds a stop waits for what is in flight
+    """
+
+    def __init__(self, consumer: Consumer, node: _SourceNode, *, on_error: OnError, grace: float) -> None:
+        self.secured: Secured = secure(node)
+        self.in_flight = 0
+        """How many entries the graph holds."""
+        self._consumer = consumer
+        self._node = node
+        self._on_error = on_error
+        self._grace = grace
+        self._group = consumer.group
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._batches: deque[list[Entry | Poison]] = deque()
+        self._arrived = asyncio.Event()
+        self._room = threading.Event()
+        self._drained = threading.Event()
+        self._done: deque[Receipt] = deque()
+        self._poison: deque[Poison] = deque()
+        self._told: set[str] = set()
+        self._pause = 0.0
+        self._last: Receipt | None = None
+
+    def run(self) -> None:
+        """Read ahead, acknowledge and hold the lease, until told to stop; then let what is in flight finish.
+
+        raises    PipelineError: the pipeline raised, and on_error is 'stop'; LeaseLostError: taken for dead
+        """
+        self._node.loop.add_callback(self.emit_all)
+        try:
+            while not self._stopping.is_set():
+                self._through_outages(self._read_on)
+        finally:
+            self.stop()
+            self._wake()
+        self._drain()
+        self._raise_failure()
+
+    def stop(self) -> None:
+        """Ask to stop."""
+        self._stopping.set()
+
+    async def step(self, block_ms: int = 0) -> int:
+        """Read once, emit what came and acknowledge what is done, in one thread; return how many entries came."""
+        entries = self._consumer.step(block_ms)
+        for entry in entries:
+            await self._emit_entry(entry)
+        self._flush()
+        if self._consumer.is_careful:
+            self._absolve(entries[0])
+        self._raise_failure()
+        return len(entries)
+
+    def close(self) -> None:
+        """Acknowledge what is done, give back the rest and leave the group."""
+        self._tend()
+        self._consumer.leave()
+
+    async def emit_all(self) -> None:
+        """Emit what was read, one entry after the other, in the loop of the graph."""
+        try:
+            while not self._stopping.is_set():
+                if self._batches:
+                    await self._emit_batch(self._batches.popleft())
+                else:
+                    await self._arrived.wait()
+                    self._arrived.clear()
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            self.stop()
+            self._drained.set()
+
+    async def _emit_batch(self, batch: list[Entry | Poison]) -> None:
+        self._room.set()
+        secure(self._node)  # nodes may have been added
+        began = time.monotonic()
+        for entry in batch:
+            if self._stopping.is_set():
+                return
+            await self._emit_entry(entry)
+            if time.monotonic() - began > _SLICE:
+                await asyncio.sleep(0)
+                began = time.monotonic()
+
+    async def _emit_entry(self, entry: Entry | Poison) -> None:
+        if isinstance(entry, Poison):
+            self._poison.append(entry)
+            return
+        receipt = Receipt(entry.topic, entry.id, group=self._group, done=self._finish, failed=self._fail)
+        self.in_flight += 1
+        for one in self._node._emit(entry, metadata=[{"ref": receipt}]):
+            await one
+        receipt.release()
+        self._last = receipt
+
+    def _finish(self, receipt: Receipt) -> None:
+        self.in_flight -= 1
+        self._done.append(receipt)
+
+    def _fail(self, receipt: Receipt) -> None:
+        failure = receipt.failure
+        assert failure is not None  # it has just been set
+        what = (
+            f"topic {receipt.topic!r} entry {receipt.id}: node {failure.node!r} of group {self._group!r} raised "
+            f"{type(failure.error).__name__}: {failure.error}"
+        )
+        if self._on_error == "stop":
+            if self._failure is None:
+                self._failure = PipelineError(f"{what}; it stays pending and is redelivered at the next start")
+                self._failure.__cause__ = failure.error
+            self.stop()
+        elif failure.node not in self._told:
+            self._told.add(failure.node)
+            logger.warning("%s; moved to the dead letters, as all that fail there", what)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _wake(self) -> None:
+        self._node.loop.add_callback(self._arrived.set)
+
+    def _through_outages(self, act: Callable[[], None]) -> bool:
+        """Return whether `act` came through; if Redis did not answer, say so once and wait a little, ever longer."""
+        try:
+            act()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            if not self._pause:
+                what = type(error).__name__
+                logger.warning("Redis does not answer (%s); group %r tries again until it does", what, self._group)
+            self._pause = min(_MAX_PAUSE, self._consumer.membership.lease_ttl / 4, max(0.1, self._pause * 2))
+            self._stopping.wait(self._pause)
+            return False
+        if self._pause:
+            logger.warning("Redis answers again; group %r goes on", self._group)
+            self._pause = 0.0
+        return True
+
+    def _read_on(self) -> None:
+        self._tend()
+        if self._batches:
+            self._room.wait(_BLOCK_MS / 1000)
+            self._room.clear()
+        elif entries := self._read():
+            self._batches.append(entries)
+            self._wake()
+            if self._consumer.is_careful:
+                self._see_through(entries[0])
+
+    def _read(self) -> list[Entry | Poison]:
+        began = time.monotonic()
+        entries = self._consumer.step(_BLOCK_MS)
+        if not entries:  # fakeredis does not block
+            self._stopping.wait(began + _BLOCK_MS / 1000 - time.monotonic())
+        return entries
+
+    def _see_through(self, suspect: Entry | Poison) -> None:
+        """Wait until a suspect is done or at rest, so that no other entry is in flight if it kills this consumer."""
+        end = time.monotonic() + _CAREFUL
+        while time.monotonic() < end and not self._stopping.is_set():
+            self._tend()
+            if not self._consumer.holds(suspect.topic, suspect.id) or self._absolve(suspect):
+                return
+            time.sleep(0.001)
+
+    def _absolve(self, suspect: Entry | Poison) -> bool:
+        """Clear an entry that killed nobody, if it has been processed and is only kept; return whether it was."""
+        last = self._last
+        if last is None or (last.topic, last.id) != (suspect.topic, suspect.id) or not last.is_at_rest:
+            return False
+        if self._consumer.holds(suspect.topic, suspect.id):
+            self._consumer.absolve(suspect.topic, suspect.id)
+        return True
+
+    def _tend(self) -> None:
+        self._consumer.renew()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Acknowledge what is done, and put away what failed or is poison."""
+        while self._poison:
+            bad = self._poison[0]
+            self._consumer.dead_letter(bad.topic, bad.id, node="decode", exception=repr(bad.error))
+            self._poison.popleft()
+            logger.warning("%s; moved to the dead letters of group %r", bad.error, self._group)
+        ended = [self._done[i] for i in range(len(self._done))]
+        done: defaultdict[str, list[str]] = defaultdict(list)
+        for receipt in ended:
+            if receipt.failure is None:
+                done[receipt.topic].append(receipt.id)
+            elif self._on_error == "dead_letter":
+                self._consumer.dead_letter(
+                    receipt.topic,
+                    receipt.id,
+                    node=receipt.failure.node,
+                    exception=repr(receipt.failure.error),
+                    traceback=receipt.failure.traceback,
+                )
+        for topic, ids in done.items():
+            self._consumer.ack(topic, ids)
+        for _ in ended:  # only now: an outage on the way, and all of it is sent again
+            self._done.popleft()
+
+    def _drain(self) -> None:
+        """Wait until nothing in flight gets any further, acknowledge what is done and give back the rest.
+
+        What stays in a window never gets further. Bounded by the grace period; the lease is held on meanwhile.
+        """
+        end = time.monotonic() + self._grace
+        if self._drained.wait(min(1.0, self._grace)):
+            for meter in self.secured.meters:
+                if before_stop := getattr(meter.node, "before_stop", None):
+                    before_stop()
+        held, since = -1, time.monotonic()
+        while (now := time.monotonic()) < end and self._consumer.held:
+            self._through_outages(self._tend)
+            if self._consumer.held != held or self.secured.waiting or not self._drained.is_set():
+                held, since = self._consumer.held, now
+            elif now - since > _SETTLED:
+                break
+            time.sleep(_SETTLED / 10)
+        if not self._drained.is_set():
+            logger.warning("group %r: the pipeline is still busy after %g s; its entry is given back", self._group, self._grace)
+        if not self._through_outages(self.close):
+            logger.warning("group %r: what is in flight is redelivered when its lease has run out", self._group)
