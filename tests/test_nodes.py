@@ -238,6 +238,18 @@ def bad(n: Any, *_: Any) -> Any:
     return n
 
 
+async def cancelled(n: Any) -> None:
+    """End as a call that somebody else cancelled."""
+    if n == 3:
+        raise asyncio.CancelledError
+
+
+def cancelled_at_once(n: Any) -> Any:
+    if n == 3:
+        raise asyncio.CancelledError
+    return n
+
+
 async def bad_later(n: Any) -> Any:
     await asyncio.sleep(0)
     return bad(n)
@@ -262,6 +274,9 @@ FAILING: dict[str, Build] = {
     "map_async": lambda s: s.map_async(bad_later),
     "map_async that raises at once": lambda s: s.map_async(bad_at_once),
     "sink": lambda s: s.sink(bad),
+    "cancelled map": lambda s: s.map(cancelled_at_once),
+    "cancelled map_async": lambda s: s.map_async(cancelled),
+    "cancelled sink": lambda s: s.sink(cancelled),
     "async sink": lambda s: s.sink(bad_later),
     "one of two branches": lambda s: (s.map(lambda n: n).sink(lambda _: None), s.map(bad))[1],
     "buffer": lambda s: s.buffer(2).map(bad),

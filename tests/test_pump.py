@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tasks import PumpError, Reservoir, SettingsError
 from tasks.pump import Pumping, as_entries
 from tasks.ticks import Beat
+from tests.waiting import wait_until
 
 
 class Clock:
@@ -196,6 +197,33 @@ def test_a_run_fails_after_so_many_failures_in_a_row(client: redis.Redis) -> Non
     with pytest.raises(PumpError, match="failed 3 times in a row, at last with OSError: no network"):
         run_until(one, clock, 1010.0)
     assert one.summary.failed == 3
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_pump_that_exits_costs_its_own_tick_only(client: redis.Redis, threads: int) -> None:
+    clock, calls = Clock(), []
+
+    def pump() -> dict[str, int]:
+        calls.append(None)
+        if len(calls) == 2:
+            raise SystemExit
+        return {"n": len(calls)}
+
+    one = pumping(client, pump, clock, threads=threads)
+    for clock.now in (1001.0, 1002.0, 1003.0):
+        one.step()
+        wait_until(lambda: not one._jobs, "the pump")
+    assert pushed(client) == [1, 3]
+    assert one.summary.failed == 1
+
+
+def test_a_beat_that_redis_has_lost_is_taken_up_again(client: redis.Redis) -> None:
+    clock = Clock()
+    one = pumping(client, lambda: {"n": clock.now}, clock)
+    run_until(one, clock, 1002.5)
+    client.flushall()
+    run_until(one, clock, 1006.5)
+    assert pushed(client) == [1004.0, 1005.0, 1006.0]
 
 
 def test_what_cannot_be_encoded_is_a_failed_tick_and_nothing_of_it_is_pushed(client: redis.Redis) -> None:

@@ -14,6 +14,7 @@ from tasks import LeaseLostError, Reservoir
 from tasks.consumer import Consumer
 from tasks.source import from_redis
 from tests.streams import drain, here, pending, push_all
+from tests.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
 
@@ -280,6 +281,112 @@ def test_dead_consumers_without_entries_are_cleared_away(client: redis.Redis) ->
     push_all(client, "topic", [1])
     last.step(0)
     assert [c["name"].decode() for c in client.xinfo_consumers("topic", "group")] == [last.membership.name]
+
+
+@given(deadly=st.integers(0, 9), window=st.integers(1, 3))
+def test_of_all_that_was_in_flight_only_the_entry_they_died_of_becomes_a_dead_letter(
+    fresh_client: Fresh, deadly: int, window: int
+) -> None:
+    """Ten entries, read ahead; each life ends at the deadly one, however many of the others were in flight with it."""
+    client = fresh_client()
+    ids = push_all(client, "topic", range(10))
+    windows: list[tuple[int, ...]] = []
+
+    class Killed(BaseException):
+        pass
+
+    def die(n: int) -> int:
+        if n == deadly:
+            raise Killed
+        return n
+
+    async def live() -> bool:
+        source = here(client, max_deliveries=3)
+        kept = source.pluck("n").map(die).sliding_window(window, return_partial=False).sink(windows.append)
+        reading = source.open()
+        try:
+            await drain(source)
+        except Killed:
+            membership = reading._consumer.membership
+            client.delete(f"sluice:lease:{membership.group}:{membership.name}")
+            return False
+        source.close()
+        del kept
+        return True
+
+    lives = [asyncio.run(live())]
+    while not lives[-1]:
+        lives.append(asyncio.run(live()))
+    assert len(lives) == 4  # three that died, and one that put it away
+    assert [letter["dead:id"] for letter in Reservoir(client).peek("topic:dead:group", 99)] == [ids[deadly]]
+    others = [n for n in range(10) if n != deadly]
+    assert set(windows) == {tuple(others[i : i + window]) for i in range(10 - window)}
+
+
+def test_a_lapsed_lease_that_nobody_claimed_costs_nothing(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(4))
+    seen: list[str] = []
+
+    async def main() -> None:
+        source = here(client)
+        kept = source.map(lambda e: e.id).sink(seen.append)
+        reading = source.open()
+        for id_ in ids:
+            crash(source, client)  # as after a pause, or an outage, longer than the lease
+            reading._consumer._next_renewal = 0.0
+            await source.step()
+        source.close()
+        del kept
+
+    asyncio.run(main())
+    assert seen == ids
+    assert pending(client) == []
+
+
+def test_a_consumer_with_entries_pending_is_not_cleared_away(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    victim, other = consumer(client), consumer(client)
+    read_all(victim)
+    client.delete(f"sluice:lease:group:{victim.membership.name}")
+    assert not other.membership.retire("topic", victim.membership.name)
+    assert pending(client) == ids
+
+
+def test_an_entry_that_is_not_pending_any_more_is_not_dead_lettered(client: redis.Redis) -> None:
+    [id_] = push_all(client, "topic", [1])
+    one = consumer(client)
+    read_all(one)
+    one.ack("topic", [id_])
+    assert not one.dead_letter("topic", id_, node="map", exception="late")
+    assert not client.exists("topic:dead:group")
+
+
+def test_a_replica_reads_on_beside_one_that_is_alive_and_holds_entries(client: redis.Redis) -> None:
+    push_all(client, "topic", range(2))
+    holder = consumer(client, lease_ttl=2.0)
+    assert len(read_all(holder)) == 2
+    later = push_all(client, "topic", range(2))
+    replica = consumer(client)
+    assert read_all(replica) == []  # not yet: the holder may be dead
+    holder._next_renewal = 0.0
+    wait_until(lambda: client.pttl(f"sluice:lease:group:{holder.membership.name}") < 1900, "a part of the lease to pass")
+    replica.step(0)
+    holder.renew()
+    assert [e.id for e in read_all(replica)] == later
+
+
+def test_a_backlog_of_pending_entries_is_recovered_to_its_end(client: redis.Redis) -> None:
+    ids = Reservoir(client).push_many("topic", [{"n": n} for n in range(2_500)])
+    victim = consumer(client, max_entries=3_000, max_bytes=2**30)
+    while victim.held < len(ids):
+        victim.step(0)
+    victim.leave()
+    successor = consumer(client)
+    seen: list[str] = []
+    while step := successor.step(0):
+        assert len(step) <= successor.max_entries
+        seen += [e.id for e in step]
+    assert seen == ids
 
 
 def test_an_entry_that_every_consumer_dies_with_becomes_a_dead_letter(client: redis.Redis) -> None:

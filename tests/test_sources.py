@@ -161,6 +161,19 @@ def test_results_wait_for_their_redis_in_order_and_none_is_lost_or_doubled(tmp_p
         server.stop()
 
 
+def test_two_sinks_on_one_topic_each_push_their_own(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+    source = Stream.from_redis("topic", group="lab", url=url)
+    n = source.pluck("n")
+    n.map(lambda n: {"a": n}).to_redis("results")
+    n.filter(lambda n: n % 2).map(lambda n: {"b": n}).to_redis("results")
+    started.append(source)
+    push_all(real_redis, "topic", range(4))
+    source.start()
+    wait_until(lambda: real_redis.xlen("results") >= 6 and not pending(real_redis, group="lab"), "6 results")
+    results = [dict(e) for e in Reservoir(real_redis).peek("results", 99)]
+    assert results == [{"a": 0}, {"a": 1}, {"b": 1}, {"a": 2}, {"a": 3}, {"b": 3}]
+
+
 def test_with_on_error_stop_the_source_stops_and_the_entry_stays_pending(url: str, real_redis: redis.Redis) -> None:
     source = Stream.from_redis("topic", group="lab", url=url, on_error="stop")
     seen: list[int] = []
@@ -293,9 +306,8 @@ def test_a_server_out_of_memory_is_an_outage_and_acknowledgements_go_on(tmp_path
         source.start()
         wait_until(lambda: len(seen) == 10, "10 entries")
         client.config_set("maxmemory", 1)
-        wait_until(lambda: source._reading._consumer._next_renewal > began + 2.0, "renewals on a full server") if (
-            began := source._reading._consumer._next_renewal
-        ) else None
+        renewed = source._reading._consumer._next_renewal
+        wait_until(lambda: source._reading._consumer._next_renewal > renewed + 2.0, "renewals on a full server")
         client.config_set("maxmemory", 0)
         push_all(client, "topic", range(10, 20))
         wait_until(lambda: len(seen) == 20, "10 more")
