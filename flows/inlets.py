@@ -11,9 +11,9 @@ from prefect.context import FlowRunContext
 
 from flows.parameters import Options, flow_of
 from flows.stopping import stop_on_signals
+from tasks.errors import SettingsError
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
-from tasks.errors import SettingsError
 from tasks.settings import check_topic, seconds
 from tasks.ticks import Beat
 
@@ -107,7 +107,9 @@ def _run(
     log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > seconds(window):
-        log.warning("this run was due %.0f s ago, longer than its window of %s: later runs have its ticks", late, window)
+        log.warning(
+            "this run was due %.0f s ago, longer than its window of %s: later runs have its ticks", late, window
+        )
         return "too late"
     with stop_on_signals() as stop:
         summary = Pumping(

@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from prefect import Flow, get_run_logger
+from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
-from prefect.states import Failed, State
+from prefect.states import Failed
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
 from flows.parameters import Options, flow_of
 from flows.stopping import stop_on_signals
 from tasks.errors import LeaseLostError, PipelineError, SettingsError
-from tasks.settings import check_group, check_topic, group_start, seconds
 from tasks.reading import OnError
+from tasks.settings import check_group, check_topic, group_start, seconds
 from tasks.source import from_redis
 
 __all__ = ["outlet"]

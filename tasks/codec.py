@@ -30,7 +30,7 @@ _ALLOWED = (
 )
 
 
-def encode(value: Any, *, compression: str | None = None) -> bytes:  # noqa: ANN401
+def encode(value: Any, *, compression: str | None = None) -> bytes:
     """Return the bytes that `decode` gives back as an equal value of the same type.
 
     compression   of Arrow IPC streams: None, 'lz4' or 'zstd'
@@ -39,7 +39,7 @@ def encode(value: Any, *, compression: str | None = None) -> bytes:  # noqa: ANN
     return _encode(value, "value", compression)
 
 
-def _encode(value: Any, where: str, compression: str | None) -> bytes:  # noqa: ANN401
+def _encode(value: Any, where: str, compression: str | None) -> bytes:
     if compression not in _COMPRESSIONS:
         msg = f"expected a compression out of None, 'lz4' and 'zstd', got {compression!r}"
         raise SettingsError(msg)
@@ -62,7 +62,7 @@ def _encode(value: Any, where: str, compression: str | None) -> bytes:  # noqa: 
         raise EncodeError(msg) from error
 
 
-def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Any:  # noqa: ANN401
+def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Any:
     """Return the value of bytes, whoever wrote them.
 
     raises    PoisonEntryError: larger than `limits`; ff ff ff ff and no valid Arrow IPC stream; JSON that
@@ -71,7 +71,7 @@ def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Any:  # noqa: ANN
     return _decode(data, "value", Budget(limits))
 
 
-def _decode(data: bytes, where: str, budget: Budget) -> Any:  # noqa: ANN401
+def _decode(data: bytes, where: str, budget: Budget) -> Any:
     try:
         budget.spend_encoded(len(data))
         if data.startswith(_IPC):
@@ -89,7 +89,7 @@ def _decode(data: bytes, where: str, budget: Budget) -> Any:  # noqa: ANN401
         raise PoisonEntryError(msg) from error
 
 
-def _decode_text(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
+def _decode_text(data: bytes, budget: Budget) -> Any:
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -134,7 +134,7 @@ def _weigh(data: bytes, budget: Budget) -> None:
         budget.spend_decoded(json_weight(data))
 
 
-def _encode_name(name: Any) -> bytes:  # noqa: ANN401
+def _encode_name(name: Any) -> bytes:
     if not isinstance(name, str) or not name:
         got = "an empty one" if isinstance(name, str) else type(name).__name__
         msg = f"expected field names that are non-empty str, got {got}"

@@ -82,11 +82,7 @@ def zone_text(tz: dt.tzinfo) -> str:
     if type(tz) is dt.timezone:
         minutes, rest = divmod(tz.utcoffset(None), dt.timedelta(minutes=1))
         if not rest:
-            return (
-                f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
-                if minutes
-                else "UTC"
-            )
+            return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}" if minutes else "UTC"
     name = getattr(tz, "key", None) or getattr(tz, "zone", None)  # zoneinfo's, pytz'
     if isinstance(name, str) and _is_zone(name):
         return name
@@ -114,7 +110,7 @@ def _is_zone(name: str) -> bool:
     return True
 
 
-def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:  # noqa: ANN401
+def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:
     """Return an array of pandas or numpy as Arrow keeps it, and the word for its dtype.
 
     values    1-D ndarray or ExtensionArray
@@ -133,13 +129,11 @@ def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:  # 
         msg = f"{where()}: {error}"
         raise EncodeError(msg) from error
     except (pa.ArrowException, ValueError, OverflowError) as error:
-        msg = (
-            f"{where()}: expected values that Arrow can hold as {dtype}, got others ({type(error).__name__})"
-        )
+        msg = f"{where()}: expected values that Arrow can hold as {dtype}, got others ({type(error).__name__})"
         raise EncodeError(msg) from error
 
 
-def _extension_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:  # noqa: ANN401
+def _extension_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:
     if isinstance(dtype, pd.StringDtype):
         for word, known in _STRINGS.items():
             if known == dtype:
@@ -170,7 +164,7 @@ def _extension_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:  # noq
     raise EncodeError(msg)
 
 
-def _is_extension(dtype: Any) -> bool:  # noqa: ANN401
+def _is_extension(dtype: Any) -> bool:
     return not isinstance(dtype, np.dtype)
 
 
@@ -217,7 +211,7 @@ def is_object(word: str) -> bool:
     return word.startswith(("object:", "string[python"))
 
 
-def plain_dtype(word: str) -> Any:  # noqa: ANN401
+def plain_dtype(word: str) -> Any:
     """Return the dtype of that word if `Table.to_pandas` makes it by itself, else None."""
     if word == _DEFAULT_STRING:
         return _STRINGS[word]
@@ -227,7 +221,7 @@ def plain_dtype(word: str) -> Any:  # noqa: ANN401
 
 
 @lru_cache(maxsize=256)
-def _zoned_dtype(unit: Any, name: str) -> pd.DatetimeTZDtype:  # noqa: ANN401
+def _zoned_dtype(unit: Any, name: str) -> pd.DatetimeTZDtype:
     return pd.DatetimeTZDtype(unit, zone(name))
 
 
@@ -236,7 +230,7 @@ def is_plain(word: str) -> bool:
     return plain_dtype(word) is not None
 
 
-def from_arrow(column: pa.ChunkedArray, word: str) -> Any:  # noqa: ANN401
+def from_arrow(column: pa.ChunkedArray, word: str) -> Any:
     """Return the array that `to_arrow` was given.
 
     raises    PoisonEntryError: an unknown word, or one that does not fit; whatever pandas raises on worse

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import redis
 
@@ -82,7 +83,7 @@ class Consumer:
         self.max_entries = max_entries
         self.max_bytes = max_bytes
         self.max_deliveries = max_deliveries
-        self._client = client
+        self._client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._start_from = start_from
         self._start = group_start(start_from)
         # Delivered by this consumer and neither acknowledged nor dead-lettered yet.
@@ -147,7 +148,9 @@ class Consumer:
         fields = {f"dead:{name}": text for name, text in told.items()}
         moved = False
         with _unless_gone():
-            moved = self.membership.dead_letter(topic, id, dead_topic(topic, self.group), fields, keep=KEEP_DEAD_LETTERS)
+            moved = self.membership.dead_letter(
+                topic, id, dead_topic(topic, self.group), fields, keep=KEEP_DEAD_LETTERS
+            )
         self._held[topic].discard(id)
         return moved
 
@@ -255,9 +258,7 @@ class Consumer:
     def _recover(self) -> list[Entry | Poison]:
         """Return some of one topic's own pending entries that were never returned; follow its list to the end."""
         topic, start = next(iter(self._recover_from.items()))
-        pending = self._client.xpending_range(
-            topic, self.group, start, "+", 1000, consumername=self.membership.name
-        )
+        pending = self._client.xpending_range(topic, self.group, start, "+", 1000, consumername=self.membership.name)
         deliveries = {p["message_id"].decode(): p["times_delivered"] for p in pending}
         missing = [id_ for id_ in deliveries if id_ not in self._held[topic]]
         suspects = self._suspects[topic]
@@ -293,7 +294,11 @@ class Consumer:
 
     def _read(self, block_ms: int) -> list[Entry | Poison]:
         reply = self._client.xreadgroup(
-            self.group, self.membership.name, dict.fromkeys(self.topics, ">"), count=self._fitting(), block=block_ms or None,  # 0 would be for ever
+            self.group,
+            self.membership.name,
+            dict.fromkeys(self.topics, ">"),
+            count=self._fitting(),
+            block=block_ms or None,  # 0 would be for ever
         )
         entries: list[Entry | Poison] = []
         for name, raws in reply or ():
@@ -309,7 +314,9 @@ class Consumer:
         for id_, raw in raws:
             self._held[topic].add(id_)
             size = sum(map(len, raw)) + sum(map(len, raw.values()))
-            self._entry_bytes += (size - self._entry_bytes) / 8 if size < self._entry_bytes else size - self._entry_bytes
+            self._entry_bytes += (
+                (size - self._entry_bytes) / 8 if size < self._entry_bytes else size - self._entry_bytes
+            )
             value = decoded(topic, id_, raw, deliveries=deliveries.get(id_, 1))
             entries.append(Poison(topic, id_, value) if isinstance(value, PoisonEntryError) else value)
         return entries

@@ -88,6 +88,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
 
     def _pushed(self, ids: list[str], entries: list[Mapping[str, Any]]) -> None:
         """Emit what was pushed and wait until the pipeline has taken it, so that a slow one slows the pump."""
+        assert self.loop is not None  # Source sees to it
         for id_, fields in zip(ids, entries, strict=True):
             asyncio.run_coroutine_threadsafe(
                 self._emit_pushed(Entry(fields, topic=self.topic, id=id_)), self.loop.asyncio_loop

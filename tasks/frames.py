@@ -29,12 +29,12 @@ _ARROW_STRINGS = is_plain("string[pyarrow,nan]")  # pandas 3 keeps text in Arrow
 _INDEXES = (pd.Index, pd.RangeIndex, pd.DatetimeIndex, pd.TimedeltaIndex, pd.CategoricalIndex, pd.MultiIndex)
 
 
-def can_encode(value: Any) -> bool:  # noqa: ANN401
+def can_encode(value: Any) -> bool:
     """Say whether a value is of a kind that travels as an Arrow IPC stream."""
     return type(value) in _PACKERS or is_scalar(value)
 
 
-def encode_stream(value: Any, *, compression: str | None = None) -> bytes:  # noqa: ANN401
+def encode_stream(value: Any, *, compression: str | None = None) -> bytes:
     """Return a value as one Arrow IPC stream that decodes to an equal one.
 
     raises    EncodeError: something in it would not come back equal; the message names it and the cure
@@ -45,7 +45,7 @@ def encode_stream(value: Any, *, compression: str | None = None) -> bytes:  # no
     return write_stream(data.replace_schema_metadata(metadata), compression=compression)
 
 
-def decode_stream(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
+def decode_stream(data: bytes, budget: Budget) -> Any:
     """Return the value of one stream; without Sluice's metadata it is a DataFrame.
 
     raises    PoisonEntryError: refused; any other Exception: malformed
@@ -54,7 +54,7 @@ def decode_stream(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
     return _decode_weighed(data, budget)
 
 
-def _decode_weighed(data: bytes, budget: Budget) -> Any:  # noqa: ANN401
+def _decode_weighed(data: bytes, budget: Budget) -> Any:
     table = open_stream(data)
     layout = _layout(table.schema)
     if layout is None:
@@ -74,7 +74,7 @@ def weigh_stream(data: bytes, budget: Budget) -> None:
         weigh_stream(base64.b64decode(text), budget)
 
 
-def _nested_streams(part: Any) -> Iterator[str]:  # noqa: ANN401
+def _nested_streams(part: Any) -> Iterator[str]:
     """Yield the streams that a layout holds: column labels and names that JSON has no words for."""
     if isinstance(part, dict):
         if "stream" in part:
@@ -116,10 +116,7 @@ def _pack_frame(frame: pd.DataFrame) -> tuple[pa.RecordBatch, Layout]:
         name = columns[columns.duplicated()][0]
         msg = f"column {_short(name)}: expected unique column names, got it twice; rename one"
         raise EncodeError(msg)
-    packed = [
-        to_arrow(_values(series), lambda name=name: f"column {_short(name)}")
-        for name, series in frame.items()
-    ]
+    packed = [to_arrow(_values(series), lambda name=name: f"column {_short(name)}") for name, series in frame.items()]
     layout: Layout = {"kind": "DataFrame", "columns": _pack_labels(columns)}
     return _with_index(packed, [str(name) for name in columns], frame, layout)
 
@@ -133,7 +130,7 @@ def _pack_series(series: pd.Series) -> tuple[pa.RecordBatch, Layout]:
 def _with_index(
     packed: list[tuple[pa.Array, str]],
     names: list[str],
-    owner: Any,  # noqa: ANN401
+    owner: Any,
     layout: Layout,
 ) -> tuple[pa.RecordBatch, Layout]:
     layout["rows"] = len(owner)
@@ -155,10 +152,7 @@ def _with_index(
 def _pack_lone_index(index: pd.Index) -> tuple[pa.RecordBatch, Layout]:
     inner, packed = _pack_index(index)
     layout = {"kind": "Index", "rows": len(index), "index": inner, "dtypes": [word for _, word in packed]}
-    names = [
-        f"__index_level_{i}__" if name is None else str(name)
-        for i, name in enumerate(index.names[: len(packed)])
-    ]
+    names = [f"__index_level_{i}__" if name is None else str(name) for i, name in enumerate(index.names[: len(packed)])]
     return pa.RecordBatch.from_arrays([array for array, _ in packed], names=names), layout
 
 
@@ -186,7 +180,7 @@ def _pack_index(index: pd.Index) -> tuple[Layout, list[tuple[pa.Array, str]]]:
     return layout, [to_arrow(_values(index), lambda: "index")]
 
 
-def _pack_freq(freq: Any) -> str:  # noqa: ANN401
+def _pack_freq(freq: Any) -> str:
     try:
         if to_offset(freq.freqstr) == freq:
             return freq.freqstr
@@ -197,7 +191,7 @@ def _pack_freq(freq: Any) -> str:  # noqa: ANN401
     raise EncodeError(msg)
 
 
-def _pack_labels(columns: pd.Index) -> Any:  # noqa: ANN401
+def _pack_labels(columns: pd.Index) -> Any:
     layout, packed = _pack_index(columns)
     if not packed or (
         type(columns) is pd.Index
@@ -208,11 +202,11 @@ def _pack_labels(columns: pd.Index) -> Any:  # noqa: ANN401
     return {"stream": _to_text(encode_stream(columns))}
 
 
-def _values(series: pd.Series | pd.Index) -> Any:  # noqa: ANN401
+def _values(series: pd.Series | pd.Index) -> Any:
     return series.to_numpy() if isinstance(series.dtype, np.dtype) else series.array
 
 
-def _pack_name(name: Any) -> Any:  # noqa: ANN401
+def _pack_name(name: Any) -> Any:
     if name is None or type(name) in (str, int, float, bool):
         return name
     if type(name) is tuple:
@@ -224,7 +218,7 @@ def _pack_name(name: Any) -> Any:  # noqa: ANN401
     raise EncodeError(msg)
 
 
-def _unpack_name(name: Any, budget: Budget) -> Any:  # noqa: ANN401
+def _unpack_name(name: Any, budget: Budget) -> Any:
     if not isinstance(name, dict):
         return name
     if "tuple" in name:
@@ -236,7 +230,7 @@ def _to_text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _from_text(text: str, budget: Budget) -> Any:  # noqa: ANN401
+def _from_text(text: str, budget: Budget) -> Any:
     return _decode_weighed(base64.b64decode(text), budget)
 
 
@@ -273,13 +267,11 @@ def _columns(table: pa.Table, words: list[str]) -> pd.DataFrame:
     for i, word in enumerate(words):
         if i not in made:
             array = from_arrow(table.column(i), word)
-            made[i] = pd.Series(
-                array, dtype=array.dtype, copy=False
-            )  # else object text becomes str in pandas 3
+            made[i] = pd.Series(array, dtype=array.dtype, copy=False)  # else object text becomes str in pandas 3
     return pd.DataFrame({i: made[i] for i in range(len(words))})
 
 
-def _finished(owner: Any, layout: Layout) -> Any:  # noqa: ANN401
+def _finished(owner: Any, layout: Layout) -> Any:
     if attrs := layout.get("attrs"):
         owner.attrs = attrs
     return owner.set_flags(allows_duplicate_labels=False) if layout.get("unique") else owner
@@ -289,9 +281,7 @@ def _unpack_series(table: pa.Table, layout: Layout, budget: Budget) -> pd.Series
     word, *_ = layout["dtypes"]
     values = from_arrow(table.column(0), word)
     index = _unpack_index(table, layout, budget)
-    series = pd.Series(
-        values, index=index, dtype=values.dtype, name=_unpack_name(layout["name"], budget), copy=False
-    )
+    series = pd.Series(values, index=index, dtype=values.dtype, name=_unpack_name(layout["name"], budget), copy=False)
     return _finished(series, layout)
 
 
@@ -332,7 +322,7 @@ def _range(index: Layout, budget: Budget) -> pd.RangeIndex:
     return found
 
 
-def _short(name: Any) -> str:  # noqa: ANN401
+def _short(name: Any) -> str:
     text = repr(name)
     return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004 - enough to find it
 

@@ -27,7 +27,7 @@ _CURES = {
 }
 
 
-def to_json(value: Any, where: str = "value") -> bytes:  # noqa: ANN401
+def to_json(value: Any, where: str = "value") -> bytes:
     """Return a value as JSON text in UTF-8.
 
     where     whose value it is, for a message
@@ -47,15 +47,13 @@ def to_json(value: Any, where: str = "value") -> bytes:  # noqa: ANN401
         raise EncodeError(msg) from error
 
 
-def check_json(value: Any, where: str, depth: int = 0) -> None:  # noqa: ANN401
+def check_json(value: Any, where: str, depth: int = 0) -> None:  # noqa: C901 - one case a type
     """Let pass what JSON gives back with the same types; raise EncodeError with the path to the rest."""
     kind = type(value)
     if kind in _ATOMS:
         return
     if depth >= _MAX_DEPTH:
-        msg = (
-            f"{where[:80]}...: expected at most {_MAX_DEPTH} levels of lists and dicts, got more; flatten it"
-        )
+        msg = f"{where[:80]}...: expected at most {_MAX_DEPTH} levels of lists and dicts, got more; flatten it"
         raise EncodeError(msg)
     if kind is list:
         if not _ATOMS.issuperset(map(type, value)):
@@ -76,14 +74,10 @@ def check_json(value: Any, where: str, depth: int = 0) -> None:  # noqa: ANN401
 
 def named(kind: type) -> str:
     """Return a type's name for a message, with its package's unless it is Python's own."""
-    return (
-        kind.__name__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
-    )
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
 
 
-def cure(value: Any) -> str:  # noqa: ANN401
+def cure(value: Any) -> str:
     """Return what to do about a value that has no bytes."""
     kind = type(value)
     if known := _CURES.get(kind.__name__):
@@ -102,20 +96,16 @@ def _short(key: str) -> str:
     return repr(key if len(key) <= 40 else f"{key[:37]}...")  # noqa: PLR2004 - enough to find it
 
 
-def _find_surrogate(value: Any, where: str) -> str:  # noqa: ANN401
+def _find_surrogate(value: Any, where: str) -> str:
     """Return the path to the first str that UTF-8 cannot hold."""
     if isinstance(value, str):
         return where if not _is_utf8(value) else ""
     if isinstance(value, list):
-        return next(
-            filter(None, (_find_surrogate(item, f"{where}[{i}]") for i, item in enumerate(value))), ""
-        )
+        return next(filter(None, (_find_surrogate(item, f"{where}[{i}]") for i, item in enumerate(value))), "")
     if isinstance(value, dict):
         if not all(map(_is_utf8, value)):
             return f"{where}, a key"
-        return next(
-            filter(None, (_find_surrogate(item, f"{where}[{_short(k)}]") for k, item in value.items())), ""
-        )
+        return next(filter(None, (_find_surrogate(item, f"{where}[{_short(k)}]") for k, item in value.items())), "")
     return ""
 
 
@@ -127,7 +117,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def from_json(text: str) -> Any:  # noqa: ANN401
+def from_json(text: str) -> Any:
     """Return the value of a JSON text.
 
     raises    json.JSONDecodeError: no JSON; ValueError or RecursionError: JSON that Python cannot hold

@@ -37,5 +37,5 @@ def pump(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Entries
 def push(reservoir: Reservoir, topic: str, entries: Entries, *, tick: str, keep: int | None = None) -> list[str]:
     """Append entries in order, all or none, once for each `tick`, and return their ids: a retry pushes nothing twice."""
     ids = reservoir.append(topic, reservoir.encode(entries), record=f"sluice:once:{tick}", keep=keep, ttl_ms=86_400_000)
-    assert ids is not None  # nothing was expected of the record  # noqa: S101
+    assert ids is not None  # nothing was expected of the record
     return ids

@@ -41,6 +41,7 @@ class Failure:
 
     @property
     def traceback(self) -> str:
+        """What Python prints of the error."""
         return "".join(traceback.format_exception(self.error))
 
 
@@ -199,7 +200,7 @@ class Secured:
             for one in waiting:
                 try:
                     await one
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever a user's function may raise
+                except (Exception, asyncio.CancelledError) as error:
                     if task.cancelling():
                         raise
                     _fail(meter, metadata, error)

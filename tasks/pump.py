@@ -122,7 +122,9 @@ class Pumping:
         if threads < 0:
             msg = f"threads: expected 0 or more, got {threads}"
             raise SettingsError(msg)
-        is_async = inspect.iscoroutinefunction(inspect.unwrap(pump)) or inspect.iscoroutinefunction(getattr(pump, "func", None))
+        is_async = inspect.iscoroutinefunction(inspect.unwrap(pump)) or inspect.iscoroutinefunction(
+            getattr(pump, "func", None)
+        )
         if timeout is not None and not threads:
             msg = f"timeout: a pump in the run's own thread cannot be left behind; give {name!r} threads=1 or more"
             raise SettingsError(msg)
@@ -197,7 +199,9 @@ class Pumping:
         if claim == "relieved":
             self._ended = True
         elif claim == "unknown":
-            self._log.warning("the beat of pump %r is gone from Redis (flushed?); this run takes it up again", self._name)
+            self._log.warning(
+                "the beat of pump %r is gone from Redis (flushed?); this run takes it up again", self._name
+            )
             self._next = max(self._next, self._beat.start(self._clock()))
         elif claim == "claimed":
             self.summary.due += 1

@@ -6,9 +6,9 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal
 
-from tornado.ioloop import IOLoop
+from streamz import Stream
 
 from tasks.connection import is_outage
 from tasks.consumer import Consumer, Poison
@@ -32,12 +32,6 @@ _CAREFUL = 5.0
 _SLICE = 0.005
 
 
-class _SourceNode(Protocol):
-    loop: IOLoop
-
-    def _emit(self, x: object, metadata: object = None) -> list: ...
-
-
 class Reading:
     """A consumer and the source node it reads for, from a start to a stop.
 
@@ -47,12 +41,12 @@ class Reading:
     grace    seconds a stop waits for what is in flight
     """
 
-    def __init__(self, consumer: Consumer, node: _SourceNode, *, on_error: OnError, grace: float) -> None:
+    def __init__(self, consumer: Consumer, node: Stream, *, on_error: OnError, grace: float) -> None:
         self.secured: Secured = secure(node)
         self.in_flight = 0
         """How many entries the graph holds."""
         self._consumer = consumer
-        self._node = node
+        self._node: Any = node
         self._on_error = on_error
         self._grace = grace
         self._group = consumer.group
@@ -271,6 +265,8 @@ class Reading:
                 break
             time.sleep(_SETTLED / 10)
         if not self._drained.is_set():
-            logger.warning("group %r: the pipeline is still busy after %g s; its entry is given back", self._group, self._grace)
+            logger.warning(
+                "group %r: the pipeline is still busy after %g s; its entry is given back", self._group, self._grace
+            )
         if not self._through_outages(self.close):
             logger.warning("group %r: what is in flight is redelivered when its lease has run out", self._group)

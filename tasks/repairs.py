@@ -9,9 +9,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from streamz import Stream
+from streamz import Stream, sinks
 from streamz import core as nodes
-from streamz import sinks
 
 __all__ = ["REPAIRS"]
 
@@ -132,7 +131,7 @@ def _latest(node: nodes.latest, fail: Fail) -> None:  # noqa: ARG001
     node.update = update
 
 
-def _map_async(node: nodes.map_async, fail: Fail) -> None:
+def _map_async(node: nodes.map_async, fail: Fail) -> None:  # noqa: C901 - four small functions that share its queue
     """A failed call passed for a done one; a result could be let go of before it was held; waiting burned the CPU."""
     slots = asyncio.Semaphore(node.work_queue.maxsize or 1)
     queue: deque[tuple[Awaitable[Any], Any]] = deque()
@@ -150,7 +149,7 @@ def _map_async(node: nodes.map_async, fail: Fail) -> None:
                 call, metadata = queue.popleft()
                 try:
                     result = await call
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever a user's function may raise
+                except (Exception, asyncio.CancelledError) as error:
                     if working[0].cancelling():
                         raise
                     fail(metadata, error)

@@ -78,7 +78,7 @@ class Reservoir:
     """
 
     def __init__(self, client: redis.Redis, *, compression: str | None = None) -> None:
-        self.client = client
+        self.client: Any = client  # redis-py types replies for all protocols and decodings at once
         self.compression = compression
         self._append = client.register_script(_APPEND)
 
@@ -98,7 +98,7 @@ class Reservoir:
     def push_many(self, topic: str, entries: Iterable[Mapping[str, Any]], *, keep: int | None = None) -> list[str]:
         """Append entries in order, all or none, and return their ids. Exactly once, as `push`."""
         ids = self.append(topic, self.encode(entries), record=f"sluice:push:{uuid.uuid4().hex}", keep=keep)
-        assert ids is not None  # nothing was expected of the record  # noqa: S101
+        assert ids is not None  # nothing was expected of the record
         return ids
 
     def encode(self, entries: Iterable[Mapping[str, Any]]) -> list[dict[bytes, bytes]]:

@@ -23,12 +23,12 @@ __all__ = ["Layout", "is_scalar", "pack_array", "pack_scalar", "unpack_array", "
 Layout = dict[str, Any]
 
 
-def is_scalar(value: Any) -> bool:  # noqa: ANN401
+def is_scalar(value: Any) -> bool:
     """Say whether a value is a numpy scalar, a moment or a Decimal."""
     return type(value) in _MOMENTS or isinstance(value, np.generic)
 
 
-def pack_scalar(value: Any) -> tuple[pa.RecordBatch, Layout]:  # noqa: ANN401
+def pack_scalar(value: Any) -> tuple[pa.RecordBatch, Layout]:
     """Return one scalar as a column of one row.
 
     raises    EncodeError: a time zone without a name, a value out of Arrow's range, fold on a naive time
@@ -36,7 +36,7 @@ def pack_scalar(value: Any) -> tuple[pa.RecordBatch, Layout]:  # noqa: ANN401
     return _pack_number(value) if isinstance(value, np.generic) else _pack_moment(value)
 
 
-def unpack_scalar(column: pa.ChunkedArray, layout: Layout) -> Any:  # noqa: ANN401
+def unpack_scalar(column: pa.ChunkedArray, layout: Layout) -> Any:
     """Return the scalar that was packed."""
     return _unpack_number(column, layout) if layout["kind"] == "numpy" else _unpack_moment(column, layout["kind"])
 
@@ -62,11 +62,11 @@ def pack_array(array: np.ndarray, kind: str = "ndarray") -> tuple[pa.RecordBatch
     return pa.RecordBatch.from_arrays([column], names=["values"]), layout
 
 
-def _lists(descr: Any) -> Any:  # noqa: ANN401
+def _lists(descr: Any) -> Any:
     return [_lists(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
 
 
-def _dtype(descr: Any) -> np.dtype:  # noqa: ANN401
+def _dtype(descr: Any) -> np.dtype:
     """Return the dtype that `numpy.lib.format.dtype_to_descr` described, its tuples as lists."""
     if isinstance(descr, str):
         return np.dtype(descr)
@@ -75,7 +75,7 @@ def _dtype(descr: Any) -> np.dtype:  # noqa: ANN401
     return np.lib.format.descr_to_dtype([_field(*field) for field in descr])
 
 
-def _field(name: Any, descr: Any, *shape: Any) -> tuple[Any, ...]:  # noqa: ANN401
+def _field(name: Any, descr: Any, *shape: Any) -> tuple[Any, ...]:
     name = tuple(name) if isinstance(name, list) else name
     inner = [_field(*field) for field in descr] if isinstance(descr, list) else descr
     return (name, inner, *(tuple(part) for part in shape))
@@ -104,7 +104,7 @@ def _pack_number(scalar: np.generic) -> tuple[pa.RecordBatch, Layout]:
     return pack_array(array, "numpy")
 
 
-def _unpack_number(column: pa.ChunkedArray, layout: Layout) -> Any:  # noqa: ANN401
+def _unpack_number(column: pa.ChunkedArray, layout: Layout) -> Any:
     return unpack_array(column, {**layout, "shape": []})[()]
 
 
@@ -112,7 +112,7 @@ _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the datetimes it co
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
-def _pack_moment(value: Any) -> tuple[pa.RecordBatch, Layout]:  # noqa: ANN401
+def _pack_moment(value: Any) -> tuple[pa.RecordBatch, Layout]:
     """Return a moment or Decimal as a column of one row, once it has been seen to come back equal."""
     kind = type(value).__name__
     layout: Layout = {"kind": kind, "rows": 1}
@@ -128,7 +128,7 @@ def _pack_moment(value: Any) -> tuple[pa.RecordBatch, Layout]:  # noqa: ANN401
     return pa.RecordBatch.from_arrays([array], names=["value"]), layout
 
 
-def _same(back: Any, value: Any) -> bool:  # noqa: ANN401
+def _same(back: Any, value: Any) -> bool:
     if type(value) is Decimal:
         return str(back) == str(value)
     if isinstance(value, (dt.datetime, dt.time)):
@@ -169,7 +169,7 @@ _MOMENTS: dict[type, Callable[[Any], pa.Array]] = {
 }
 
 
-def _unpack_moment(column: pa.ChunkedArray, kind: str) -> Any:  # noqa: ANN401
+def _unpack_moment(column: pa.ChunkedArray, kind: str) -> Any:
     if kind == "Decimal":
         return Decimal(column[0].as_py())
     if kind in ("date", "time"):

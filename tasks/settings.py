@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 REDIS_URL = "SLUICE_REDIS_URL"
-SECRET_BLOCK = "sluice-redis-url"
+SECRET_BLOCK = "sluice-redis-url"  # noqa: S105 - the name of it
 STATE_DIR = "SLUICE_STATE_DIR"
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9_])?"

@@ -77,7 +77,9 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
             try:
                 append()
             except _OUTAGE as error:
-                logger.warning("Redis does not answer (%s); results for topic %r wait", type(error).__name__, self.topic)
+                logger.warning(
+                    "Redis does not answer (%s); results for topic %r wait", type(error).__name__, self.topic
+                )
             else:
                 return []
         # In the order they came; each is sent again until it is answered.

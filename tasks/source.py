@@ -58,7 +58,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         if on_error not in get_args(OnError):
             msg = f"on_error: expected one of {get_args(OnError)}, got {on_error!r}"
             raise SettingsError(msg)
-        self.on_error = on_error
+        self.on_error: OnError = on_error
         self.topics = [topics] if isinstance(topics, str) else list(topics)
         self.group = group
         self._url = url
@@ -91,15 +91,15 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
                 "in a sink, or keep its last node in a variable (streamz holds nodes weakly)"
             )
             raise PipelineError(msg)
-        if isinstance(self._run, Reading) and self._run.in_flight:
+        if isinstance(self._current, Reading) and self._current.in_flight:
             msg = (
-                f"{self!r}: its nodes still hold {self._run.in_flight} entries of the run before, which are redelivered now "
+                f"{self!r}: its nodes still hold {self._current.in_flight} entries of the run before, which are redelivered now "
                 "and would be in them twice; build the pipeline anew"
             )
             raise PipelineError(msg)
         client = self._given_client or connect(self._url or redis_url(), retries=0)
         consumer = Consumer(client, self.topics, self.group, **self._options)
-        self._run = reading = Reading(consumer, self, on_error=self.on_error, grace=self._grace)
+        self._current = reading = Reading(consumer, self, on_error=self.on_error, grace=self._grace)
         return reading
 
     async def step(self, block_ms: int = 0) -> int:
@@ -117,8 +117,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
 
     @property
     def _reading(self) -> Reading:
-        assert isinstance(self._run, Reading)  # open() comes first
-        return self._run
+        assert isinstance(self._current, Reading)  # open() comes first
+        return self._current
 
     def _begin(self) -> Reading:
         return self.open()

@@ -25,15 +25,16 @@ class Run(Protocol):
 
 
 class ThreadedSource(Source):
-    """A source that works in a thread of its own, so that a pipeline that blocks its loop does not keep the source
-    from living on, and stopping one source stops no other.
+    """A source that works in a thread of its own.
+
+    So a pipeline that blocks its loop does not keep the source from living on, and stopping one stops no other.
 
     outcome   done when the run has ended, with the error that ended it, if one did
     """
 
     def __init__(self, *, start: bool, **kwargs: Any) -> None:
         self.outcome: Future[None] = Future()
-        self._run: Run | None = None
+        self._current: Run | None = None
         self._thread: threading.Thread | None = None
         super().__init__(start=False, **kwargs)
         if start:
@@ -46,7 +47,7 @@ class ThreadedSource(Source):
         if self._thread is not None:
             self._thread.join()  # until then it has in hand what it read
         run = self._begin()
-        self._run, self.outcome = run, Future()
+        self._current, self.outcome = run, Future()
         self.stopped, self.started = False, True
         self._thread = threading.Thread(target=self._work, args=(run, self.outcome), name=repr(self), daemon=True)
         self._thread.start()
@@ -54,8 +55,8 @@ class ThreadedSource(Source):
     def stop(self) -> None:
         """Ask to stop; `join` waits until it has."""
         self.stopped = True
-        if self._run is not None:
-            self._run.stop()
+        if self._current is not None:
+            self._current.stop()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the source has ended. Raises what ended it, if that was an error, and TimeoutError."""
@@ -68,7 +69,7 @@ class ThreadedSource(Source):
     def _work(self, run: Run, outcome: "Future[None]") -> None:
         try:
             run.run()
-        except BaseException as error:  # noqa: BLE001 - it is handed on, to whoever asks for the outcome
+        except BaseException as error:
             logger.error("%r stopped: %s", self, error, exc_info=not isinstance(error, SluiceError))  # noqa: TRY400
             self.stopped = True
             outcome.set_exception(error)

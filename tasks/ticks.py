@@ -109,9 +109,7 @@ class Beat:
 
     def claim(self, tick: int) -> Claim:
         """Take a tick: 'claimed' by this run; else why not. 'unknown': Redis has lost the beat, `start` again."""
-        answer = self._claim(
-            keys=[self.key, self._record(tick)], args=[self._token, tick, _TICK_TTL_MS, _BEAT_TTL_MS]
-        )
+        answer = self._claim(keys=[self.key, self._record(tick)], args=[self._token, tick, _TICK_TTL_MS, _BEAT_TTL_MS])
         return answer.decode()
 
     def push(self, tick: int, entries: Iterable[Mapping[str, Any]]) -> list[str] | None:

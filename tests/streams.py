@@ -1,7 +1,7 @@
 """What the tests of streams share: feed a topic, run a pipeline on it step by step, look at what is left."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import redis
@@ -33,7 +33,9 @@ async def drain(source: from_redis, *, until: Callable[[], bool] | None = None, 
         await asyncio.sleep(0.001)
 
 
-def run(build: Build, client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any) -> None:
+def run(
+    build: Build, client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any
+) -> None:
     """Build a pipeline on a source, feed it all there is, and leave the group in good order."""
 
     async def main() -> None:

@@ -269,7 +269,7 @@ def test_a_moment_or_decimal_comes_back_equal_or_is_refused(value: Any) -> None:
     "value",
     [
         dt.datetime(2024, 1, 1, tzinfo=ZoneInfo("Europe/Berlin")),
-        dt.datetime(1, 1, 1),  # noqa: DTZ001
+        dt.datetime(1, 1, 1),
         dt.datetime.max,
         pd.Timestamp("2024-01-01 00:00:00.123456789", tz="Asia/Tokyo"),
         pd.Timestamp.max,
@@ -282,7 +282,7 @@ def test_a_moment_or_decimal_comes_back_equal_or_is_refused(value: Any) -> None:
         np.str_(""),
         np.str_("né"),
         np.bytes_(b"a"),
-        np.bool_(True),  # noqa: FBT003
+        np.bool_(True),
         np.float16(1.5),
         np.longdouble(1) / 3,
         np.complex64(1j),
@@ -297,7 +297,7 @@ def test_a_scalar_comes_back_equal(value: Any) -> None:
     "value",
     [
         dt.datetime(2024, 3, 31, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")),  # skipped by the clock
-        dt.datetime(2024, 1, 1, fold=1),  # noqa: DTZ001
+        dt.datetime(2024, 1, 1, fold=1),
         dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(seconds=1))),
         dt.time(1, tzinfo=dt.UTC),
         dt.time(1, fold=1),

@@ -108,7 +108,7 @@ def test_an_edited_file_is_another_version_of_its_flows(file: Path) -> None:
 @pytest.mark.parametrize("name", ["topic", "every", "return_state", "wait_for"])
 def test_a_parameter_named_like_one_of_the_decorators_is_an_error_at_import(name: str) -> None:
     namespace: dict[str, Any] = {}
-    exec(f"def pump({name}=1): ...", namespace)  # noqa: S102
+    exec(f"def pump({name}=1): ...", namespace)
     with pytest.raises(SettingsError, match=rf"inlet 'pump'.*'{name}'.*rename"):
         inlet(topic="t")(namespace["pump"])
 

@@ -56,7 +56,7 @@ def test_another_process_sees_the_same_quotes() -> None:
     program = (
         f"from tasks.exchange import Exchange; print(Exchange(3, codes=50).snapshot({MIDNIGHT + 50_000}).to_csv())"
     )
-    there = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout  # noqa: S603
+    there = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert there.strip() == Exchange(3, codes=50).snapshot(MIDNIGHT + 50_000).to_csv().strip()
 
 

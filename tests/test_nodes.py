@@ -64,7 +64,9 @@ def members(element: Any) -> Iterable[int]:
 CASES: dict[str, Case] = {
     "Stream": Case(lambda s: s.map(lambda n: n), PUSHED),
     "map": Case(lambda s: s.map(lambda n, by: n * by, by=10), [10 * n for n in PUSHED], tells=False),
-    "starmap": Case(lambda s: s.map(lambda n: (n, 1)).starmap(lambda a, b: a + b), [n + 1 for n in PUSHED], tells=False),
+    "starmap": Case(
+        lambda s: s.map(lambda n: (n, 1)).starmap(lambda a, b: a + b), [n + 1 for n in PUSHED], tells=False
+    ),
     "filter": Case(lambda s: s.filter(lambda n: n % 2), [1, 3, 5]),
     "remove": Case(lambda s: s.remove(lambda n: n % 2), [0, 2, 4, 6]),
     "pluck": Case(lambda s: s.map(lambda n: (n, -n)).pluck(1), [-n for n in PUSHED], tells=False),
@@ -181,7 +183,9 @@ def test_nothing_is_acknowledged_before_an_asynchronous_sink_has_it(fake_redis: 
     assert held == telling.held
 
 
-def test_an_entry_that_fails_before_a_node_becomes_a_dead_letter_and_the_others_flow_on(client: redis.Redis, case: Case) -> None:
+def test_an_entry_that_fails_before_a_node_becomes_a_dead_letter_and_the_others_flow_on(
+    client: redis.Redis, case: Case
+) -> None:
     def check(n: int) -> int:
         if n in {0, 3}:
             msg = "bad"
@@ -189,14 +193,18 @@ def test_an_entry_that_fails_before_a_node_becomes_a_dead_letter_and_the_others_
         return n
 
     seen: list[Any] = []
-    run(client, lambda s: case.build(s.map(check)).sink(seen.append), until=lambda: bool(seen) and at_most_windows(client))
+    run(
+        client,
+        lambda s: case.build(s.map(check)).sink(seen.append),
+        until=lambda: bool(seen) and at_most_windows(client),
+    )
     assert [(letter["n"], letter["dead:node"]) for letter in dead(client)] == [(0, "map(check)"), (3, "map(check)")]
     if case.tells:
         assert not {0, 3} & set(members(seen))
 
 
 def at_most_windows(client: redis.Redis) -> bool:
-    return len(pending(client)) <= 3  # noqa: PLR2004 - no case holds more: an unmatched partner, or a group not yet full
+    return len(pending(client)) <= 3
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
@@ -287,7 +295,9 @@ FAILING: dict[str, Build] = {
 
 
 @pytest.mark.parametrize("name", FAILING, ids=lambda name: name.replace(" ", "_"))
-def test_a_function_that_raises_stops_nothing_and_its_entry_alone_is_a_dead_letter(client: redis.Redis, name: str) -> None:
+def test_a_function_that_raises_stops_nothing_and_its_entry_alone_is_a_dead_letter(
+    client: redis.Redis, name: str
+) -> None:
     run(client, FAILING[name], until=lambda: not pending(client))
     [letter] = dead(client)
     assert letter["n"] == 3
@@ -316,7 +326,7 @@ def test_an_item_of_a_flattened_list_that_fails_later_fails_the_entry(client: re
         await asyncio.sleep(0.001)
         bad(item)
 
-    build = lambda s: s.map(lambda n: [n, n + 10]).flatten().sink(check)  # noqa: E731
+    build = lambda s: s.map(lambda n: [n, n + 10]).flatten().sink(check)
     run(client, build, until=lambda: not pending(client))
     assert [letter["n"] for letter in dead(client)] == [3]
 
@@ -380,7 +390,9 @@ def test_every_public_node_of_streamz_has_a_row_in_the_documentation_and_a_case_
     assert rows - elsewhere <= {name.split()[0] for name in CASES}
 
 
-@pytest.mark.parametrize("build", [lambda s: s.to_mqtt("host", 1, "topic"), lambda s: s.map(int).to_mqtt("host", 1, "topic")])
+@pytest.mark.parametrize(
+    "build", [lambda s: s.to_mqtt("host", 1, "topic"), lambda s: s.map(int).to_mqtt("host", 1, "topic")]
+)
 def test_a_sink_that_does_not_wait_for_delivery_is_refused_by_its_name(fake_redis: redis.Redis, build: Build) -> None:
     async def main() -> None:
         source = here(fake_redis)
@@ -429,6 +441,6 @@ def test_a_streaming_dataframe_is_safe_to_acknowledge_on(fake_redis: redis.Redis
     import pandas as pd
 
     sums: list[Any] = []
-    frames = lambda s: s.map(lambda n: pd.DataFrame({"n": [n, n]})).to_dataframe(pd.DataFrame({"n": [0]}))  # noqa: E731
+    frames = lambda s: s.map(lambda n: pd.DataFrame({"n": [n, n]})).to_dataframe(pd.DataFrame({"n": [0]}))
     run(fake_redis, lambda s: frames(s).n.sum().stream.sink(sums.append), until=lambda: not pending(fake_redis))
     assert sums == [0, 2, 6, 12, 20, 30, 42]

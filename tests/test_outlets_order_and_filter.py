@@ -16,12 +16,16 @@ Fresh = Callable[[], redis.Redis]
 values = st.one_of(st.integers(), st.booleans(), st.none(), st.text(max_size=10), st.floats(allow_nan=False))
 # Any predicate on values is a set of those it is true of.
 chosen = st.lists(values, max_size=30).flatmap(
-    lambda pushed: st.tuples(st.just(pushed), st.sets(st.sampled_from(range(len(pushed)))) if pushed else st.just(set()))
+    lambda pushed: st.tuples(
+        st.just(pushed), st.sets(st.sampled_from(range(len(pushed)))) if pushed else st.just(set())
+    )
 )
 
 
 @given(case=chosen)
-def test_an_outlet_emits_exactly_the_filtered_entries_in_push_order(fresh_client: Fresh, case: tuple[list[Any], set[int]]) -> None:
+def test_an_outlet_emits_exactly_the_filtered_entries_in_push_order(
+    fresh_client: Fresh, case: tuple[list[Any], set[int]]
+) -> None:
     pushed, wanted = case
     client = fresh_client()
     ids = push_all(client, "topic", pushed)
@@ -32,8 +36,14 @@ def test_an_outlet_emits_exactly_the_filtered_entries_in_push_order(fresh_client
     assert pending(client) == []
 
 
-@given(pushed=st.lists(st.dictionaries(st.sampled_from(["quotes", "seconds", "odd"]), st.integers(), min_size=1), max_size=30))
-def test_kinds_of_entries_that_share_a_topic_are_told_apart_by_their_fields(fresh_client: Fresh, pushed: list[dict[str, int]]) -> None:
+@given(
+    pushed=st.lists(
+        st.dictionaries(st.sampled_from(["quotes", "seconds", "odd"]), st.integers(), min_size=1), max_size=30
+    )
+)
+def test_kinds_of_entries_that_share_a_topic_are_told_apart_by_their_fields(
+    fresh_client: Fresh, pushed: list[dict[str, int]]
+) -> None:
     client = fresh_client()
     Reservoir(client).push_many("topic", pushed)
     quotes: list[Any] = []
@@ -101,7 +111,7 @@ def test_consumers_of_one_group_share_its_entries_and_each_sees_its_own_in_order
         del kept
 
     asyncio.run(main())
-    assert sorted(sum(seen, [])) == sorted(ids)
+    assert sorted(id_ for own in seen for id_ in own) == sorted(ids)
     for own in seen:
         assert own == [id_ for id_ in ids if id_ in set(own)]
 

@@ -26,7 +26,9 @@ class Clock:
         return self.now
 
 
-def pumping(client: redis.Redis, pump: Callable[[], Any], clock: Clock, *, every: float = 1.0, **options: Any) -> Pumping:
+def pumping(
+    client: redis.Redis, pump: Callable[[], Any], clock: Clock, *, every: float = 1.0, **options: Any
+) -> Pumping:
     made = Pumping(
         pump, name="pump", beat=Beat(Reservoir(client), "topic", "pump", every=every), clock=clock, **options
     )
@@ -116,7 +118,9 @@ class Gate:
 
 
 @given(order=st.permutations(range(5)))
-def test_pumps_that_run_at_once_are_pushed_in_tick_order_whichever_ends_first(fresh_client: Callable[[], redis.Redis], order: list[int]) -> None:
+def test_pumps_that_run_at_once_are_pushed_in_tick_order_whichever_ends_first(
+    fresh_client: Callable[[], redis.Redis], order: list[int]
+) -> None:
     client, clock, gate = fresh_client(), Clock(), Gate()
     one = pumping(client, gate.pump, clock, threads=5)
     for tick in range(5):

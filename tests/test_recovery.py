@@ -8,7 +8,6 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from streamz import Stream
 
 from tasks import LeaseLostError, Reservoir
 from tasks.consumer import Consumer
@@ -37,7 +36,9 @@ lives = st.lists(
 
 
 @given(lives=lives)
-def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliveries_are_in_order(fresh_client: Fresh, lives: Any) -> None:
+def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliveries_are_in_order(
+    fresh_client: Fresh, lives: Any
+) -> None:
     client = fresh_client()
     pushed: list[str] = []
     first: list[str] = []
@@ -77,7 +78,9 @@ def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliverie
 
 
 @given(lives=lives)
-def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_would_have_emitted_without(fresh_client: Fresh, lives: Any) -> None:
+def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_would_have_emitted_without(
+    fresh_client: Fresh, lives: Any
+) -> None:
     client = fresh_client()
     pushed: list[str] = []
     windows: list[tuple[str, ...]] = []
@@ -145,7 +148,9 @@ def read_all(one: Consumer) -> list[Any]:
     return [entry for _ in range(20) for entry in one.step(0)]
 
 
-def test_an_entry_is_redelivered_when_its_consumer_dies_before_the_ack_and_its_delivery_is_counted(client: redis.Redis) -> None:
+def test_an_entry_is_redelivered_when_its_consumer_dies_before_the_ack_and_its_delivery_is_counted(
+    client: redis.Redis,
+) -> None:
     ids = push_all(client, "topic", range(3))
     victim = consumer(client)
     assert [e.id for e in read_all(victim)] == ids
@@ -219,7 +224,9 @@ def test_a_read_whose_reply_was_lost_is_made_up_for_before_anything_later_is_rea
     assert [e.id for e in read_all(one)] == ids[1:]
 
 
-def test_entries_that_were_trimmed_while_pending_are_acknowledged_and_not_fed_to_the_pipeline(client: redis.Redis) -> None:
+def test_entries_that_were_trimmed_while_pending_are_acknowledged_and_not_fed_to_the_pipeline(
+    client: redis.Redis,
+) -> None:
     ids = push_all(client, "topic", range(4))
     victim = consumer(client)
     read_all(victim)
@@ -251,7 +258,14 @@ def test_a_reservoir_that_was_flushed_is_read_again_from_what_comes(real_redis: 
 
 @pytest.mark.parametrize(
     ("start_from", "expected"),
-    [("beginning", [0, 1, 2, 3]), ("new", []), ("1970-01-01T00:00:00.002", [2, 3]), ("2-5", [2, 3]), ("2-6", [3]), ("3", [3])],
+    [
+        ("beginning", [0, 1, 2, 3]),
+        ("new", []),
+        ("1970-01-01T00:00:00.002", [2, 3]),
+        ("2-5", [2, 3]),
+        ("2-6", [3]),
+        ("3", [3]),
+    ],
 )
 def test_a_new_group_starts_where_it_is_told(client: redis.Redis, start_from: str, expected: list[int]) -> None:
     for n, id_ in enumerate(["1-0", "1-7", "2-5", "3-0"]):
@@ -259,11 +273,13 @@ def test_a_new_group_starts_where_it_is_told(client: redis.Redis, start_from: st
     assert [e["n"] for e in read_all(consumer(client, start_from=start_from))] == expected
 
 
-def test_an_existing_group_goes_on_where_it_was_and_says_so(client: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_existing_group_goes_on_where_it_was_and_says_so(
+    client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     push_all(client, "topic", range(3))
     one = consumer(client)
     read_all(one)
-    one.ack("topic", [e for e in pending(client)])
+    one.ack("topic", pending(client))
     one.leave()
     caplog.set_level("INFO")
     assert read_all(consumer(client, start_from="2020-01-01")) == []
@@ -331,7 +347,7 @@ def test_a_lapsed_lease_that_nobody_claimed_costs_nothing(client: redis.Redis) -
         source = here(client)
         kept = source.map(lambda e: e.id).sink(seen.append)
         reading = source.open()
-        for id_ in ids:
+        for _ in ids:
             crash(source, client)  # as after a pause, or an outage, longer than the lease
             reading._consumer._next_renewal = 0.0
             await source.step()
@@ -369,7 +385,9 @@ def test_a_replica_reads_on_beside_one_that_is_alive_and_holds_entries(client: r
     replica = consumer(client)
     assert read_all(replica) == []  # not yet: the holder may be dead
     holder._next_renewal = 0.0
-    wait_until(lambda: client.pttl(f"sluice:lease:group:{holder.membership.name}") < 1900, "a part of the lease to pass")
+    wait_until(
+        lambda: client.pttl(f"sluice:lease:group:{holder.membership.name}") < 1900, "a part of the lease to pass"
+    )
     replica.step(0)
     holder.renew()
     assert [e.id for e in read_all(replica)] == later
@@ -393,7 +411,7 @@ def test_an_entry_that_every_consumer_dies_with_becomes_a_dead_letter(client: re
     ids = push_all(client, "topic", ["deadly", "harmless"])
     for _ in range(3):
         victim = consumer(client, max_deliveries=3)
-        assert [e.id for e in read_all(victim)][0] == ids[0]
+        assert read_all(victim)[0].id == ids[0]
         victim.ack("topic", ids[1:])
         client.delete(f"sluice:lease:group:{victim.membership.name}")
     assert read_all(consumer(client, max_deliveries=3)) == []

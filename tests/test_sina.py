@@ -181,9 +181,9 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
 
 
 def test_live_quotes_go_through_the_same_pipeline_as_simulated_ones(stub: Stub) -> None:
-    from streamz import Stream  # noqa: PLC0415
+    from streamz import Stream
 
-    from flows.market import movers  # noqa: PLC0415
+    from flows.market import movers
 
     source = Stream()
     results = movers.build(source, prefix="60", seed=1).sink_to_list()

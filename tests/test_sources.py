@@ -40,7 +40,9 @@ def test_both_sources_and_both_sinks_are_streamz_plugins() -> None:
     assert all(issubclass(node, streamz.Stream) for node in names.values())
 
 
-def test_a_pipeline_on_a_topic_runs_until_it_is_stopped_and_goes_on_when_started_again(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_a_pipeline_on_a_topic_runs_until_it_is_stopped_and_goes_on_when_started_again(
+    url: str, real_redis: redis.Redis, started: list[Any]
+) -> None:
     source = Stream.from_redis("topic", group="lab", url=url)
     seen = source.pluck("n").buffer(4).map(lambda n: n).sink_to_list()
     started.append(source)
@@ -56,7 +58,9 @@ def test_a_pipeline_on_a_topic_runs_until_it_is_stopped_and_goes_on_when_started
     assert seen == list(range(60))
 
 
-def test_several_sources_run_side_by_side_and_stopping_one_stops_no_other(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_several_sources_run_side_by_side_and_stopping_one_stops_no_other(
+    url: str, real_redis: redis.Redis, started: list[Any]
+) -> None:
     sources = [Stream.from_redis("topic", group=f"lab{i}", url=url) for i in range(3)]
     seen = [source.pluck("n").sink_to_list() for source in sources]
     started += sources
@@ -82,7 +86,9 @@ def test_streams_of_two_sources_can_be_zipped(url: str, real_redis: redis.Redis,
     wait_until(lambda: len(seen) == 20, "20 pairs")
     assert seen == [(n, n + 100) for n in range(20)]
     wait_until(lambda: pending(real_redis, "right", "lab") == [], "the right side acknowledged")
-    wait_until(lambda: len(pending(real_redis, "left", "lab")) == 10, "all of the left side acknowledged that has its partner")
+    wait_until(
+        lambda: len(pending(real_redis, "left", "lab")) == 10, "all of the left side acknowledged that has its partner"
+    )
 
 
 def test_a_pipeline_that_blocks_its_loop_keeps_its_lease(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
@@ -136,7 +142,9 @@ def test_a_source_outlives_its_redis(tmp_path: Path, started: list[Any]) -> None
         server.stop()
 
 
-def test_results_wait_for_their_redis_in_order_and_none_is_lost_or_doubled(tmp_path: Path, url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_results_wait_for_their_redis_in_order_and_none_is_lost_or_doubled(
+    tmp_path: Path, url: str, real_redis: redis.Redis, started: list[Any]
+) -> None:
     """The topic is read from one Redis, the results go to another, which is away for a while."""
     server = RedisServer(tmp_path)
     server.start()
@@ -180,14 +188,18 @@ def test_with_on_error_stop_the_source_stops_and_the_entry_stays_pending(url: st
     source.pluck("n").map(lambda n: 1 // (n - 3)).sink(seen.append)
     ids = push_all(real_redis, "topic", range(6))
     source.start()
-    with pytest.raises(PipelineError, match=rf"entry {ids[3]}: node 'map\(<lambda>\)'.*ZeroDivisionError.*stays pending"):
+    with pytest.raises(
+        PipelineError, match=rf"entry {ids[3]}: node 'map\(<lambda>\)'.*ZeroDivisionError.*stays pending"
+    ):
         source.join(20)
     assert pending(real_redis, group="lab")[0] == ids[3]
     assert dead(real_redis, group="lab") == []
     assert len(seen) == 3
 
 
-def test_an_engine_pushes_on_the_grid_and_emits_what_it_pushed(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_an_engine_pushes_on_the_grid_and_emits_what_it_pushed(
+    url: str, real_redis: redis.Redis, started: list[Any]
+) -> None:
     ticks = iter(range(1000))
     source = Stream.engine("topic", func=lambda: {"n": next(ticks)}, every=0.02, url=url)
     seen = source.map(lambda e: (e.id, e["n"])).sink_to_list()
@@ -200,7 +212,9 @@ def test_an_engine_pushes_on_the_grid_and_emits_what_it_pushed(url: str, real_re
     assert [n for _, n in seen] == list(range(len(seen)))
 
 
-def test_a_pipeline_behind_an_engine_that_raises_does_not_stop_the_pump(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_a_pipeline_behind_an_engine_that_raises_does_not_stop_the_pump(
+    url: str, real_redis: redis.Redis, started: list[Any]
+) -> None:
     source = Stream.engine("topic", func=lambda: {"n": 1}, every=0.02, url=url)
     source.map(lambda _: 1 / 0)
     started.append(source)
@@ -208,7 +222,9 @@ def test_a_pipeline_behind_an_engine_that_raises_does_not_stop_the_pump(url: str
     wait_until(lambda: real_redis.xlen("topic") >= 5, "5 entries")
 
 
-def test_results_go_into_the_reservoir_that_the_source_reads(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_results_go_into_the_reservoir_that_the_source_reads(
+    url: str, real_redis: redis.Redis, started: list[Any]
+) -> None:
     source = Stream.from_redis("topic", group="lab", url=url)
     source.map(lambda e: {"double": 2 * e["n"]}).to_redis("doubles")
     source.pluck("n").to_redis("plain")
@@ -231,13 +247,15 @@ def test_results_go_into_the_reservoir_that_the_source_reads(url: str, real_redi
     ],
 )
 def test_a_wrong_address_is_one_clear_error_at_the_start(address: str, error: type[Exception], why: str) -> None:
+    source = Stream.from_redis("topic", group="lab", url=address)
+    source.sink(print)
     with pytest.raises(error, match=why):
-        source = Stream.from_redis("topic", group="lab", url=address)
-        source.sink(print)
         source.start()
 
 
-def test_a_source_without_a_pipeline_is_refused_before_it_acknowledges_anything(url: str, real_redis: redis.Redis) -> None:
+def test_a_source_without_a_pipeline_is_refused_before_it_acknowledges_anything(
+    url: str, real_redis: redis.Redis
+) -> None:
     push_all(real_redis, "topic", range(3))
     source = Stream.from_redis("topic", group="lab", url=url)
     source.map(print)  # collected at once: streamz holds nodes weakly
@@ -246,7 +264,9 @@ def test_a_source_without_a_pipeline_is_refused_before_it_acknowledges_anything(
     assert real_redis.xinfo_groups("topic") == []
 
 
-def test_a_source_started_again_at_once_goes_on_where_it_was(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_a_source_started_again_at_once_goes_on_where_it_was(
+    url: str, real_redis: redis.Redis, started: list[Any]
+) -> None:
     source = Stream.from_redis("topic", group="lab", url=url)
     seen = source.pluck("n").sink_to_list()
     started.append(source)

@@ -50,7 +50,9 @@ def test_what_was_read_into_a_buffer_is_finished_and_all_else_is_given_back(real
     del kept
 
 
-def test_a_sink_that_never_ends_is_given_up_after_the_grace_period_and_its_entry_given_back(real_redis: redis.Redis) -> None:
+def test_a_sink_that_never_ends_is_given_up_after_the_grace_period_and_its_entry_given_back(
+    real_redis: redis.Redis,
+) -> None:
     ids = push_all(real_redis, "topic", range(3))
     busy = threading.Event()
 
@@ -92,7 +94,9 @@ def test_an_outlet_runs_for_as_long_as_it_is_told(real_redis: redis.Redis) -> No
     assert pending(real_redis) == []
 
 
-def test_an_outlet_that_was_taken_for_dead_begins_again_with_what_is_pending(real_redis: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outlet_that_was_taken_for_dead_begins_again_with_what_is_pending(
+    real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     push_all(real_redis, "topic", range(6))
     windows: list[list[int]] = []
     robbed: list[bool] = []
