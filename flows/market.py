@@ -12,6 +12,7 @@ from flows.topics import MARKET, MARKET_KEEP
 from tasks import parquet  # noqa: F401 - registers Stream.to_parquet
 from tasks.entry import has
 from tasks.exchange import Exchange
+from tasks.settings import state_dir
 
 __all__ = ["archive", "movers", "quotes"]
 
@@ -66,18 +67,18 @@ def movers(
 @outlet(topics=MARKET, group="archive")
 def archive(
     source: Stream,
-    folder: str = "data/archive",
+    folder: str | None = None,
     file_entries: int = 500,
     file_seconds: float = 60.0,
 ) -> None:
     """Every entry, into Parquet files by topic, kind and day.
 
     Args:
-        folder: Where the dataset is. Relative to where the run works.
+        folder: Where the dataset is. Empty - archive/ in the state folder, .sluice/.
         file_entries: Files are written when so many entries have come.
         file_seconds: And at the latest so many seconds after the first.
     """
-    source.to_parquet(folder, max_entries=file_entries, max_seconds=file_seconds)
+    source.to_parquet(folder or state_dir() / "archive", max_entries=file_entries, max_seconds=file_seconds)
 
 
 def clean(quotes: pd.DataFrame) -> pd.DataFrame:

@@ -69,7 +69,7 @@ def _check_server(info: dict[str, Any], where: str) -> None:
 
 def _reason(error: Exception) -> str:
     """Return what happened without the address, which may hold a password and is said already."""
-    cause = error.__cause__ or error
+    cause = error.__cause__ or error.__context__ or error
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return type(error).__name__
