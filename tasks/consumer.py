@@ -279,7 +279,6 @@ class Consumer:
             logger.warning("topic %r: %d entries were trimmed while pending; acknowledged unseen", topic, len(gone))
             self.membership.ack(topic, gone)
         for id_ in suspects.intersection(chosen).difference(gone):
-            suspects.remove(id_)
             if deliveries[id_] < self.max_deliveries:
                 deliveries[id_] += 1
                 self.membership.count(topic, id_, deliveries[id_])
@@ -289,6 +288,7 @@ class Consumer:
                 self.dead_letter(topic, id_, node="delivery", exception=why)
                 logger.warning("topic %r entry %s: %s; moved to the dead letters", topic, id_, why)
                 gone.append(id_)
+            suspects.remove(id_)  # only now: an outage on the way, and it is still one
         raws = [(id_, entries[0][1]) for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
         return self._delivered(topic, raws, deliveries)
 
