@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import textwrap
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.states import Failed
@@ -23,6 +26,8 @@ from tasks.source import from_redis
 __all__ = ["outlet"]
 
 _POLL = 0.2  # seconds in which a signal is heeded
+_WORD = 60.0  # seconds between the results that are logged
+_SHOWN_ROWS = 10
 
 
 def outlet(
@@ -110,6 +115,7 @@ def _run(
     max_deliveries: int,
     lease: str,
 ) -> None:
+    name = function.__name__
     log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
 
     async def stream(stop: threading.Event) -> None:
@@ -125,14 +131,21 @@ def _run(
             asynchronous=True,
         )
         result: Stream | None = function(source, **own)
-        if result is not None and into:
-            result.to_redis(into)
+        latest: deque[Any] = deque(maxlen=1)
+        if result is not None:
+            result.sink(latest.append)
+            if into:
+                result.to_redis(into)
         source.start()
-        log.info("%s: group %r reads %s", function.__name__, group, topics)
+        log.info("%s: group %r reads %s", name, group, topics)
         outcome = asyncio.wrap_future(source.outcome)
+        next_word = time.monotonic()
         while not outcome.done():
-            if stop.is_set() or time.monotonic() > end:
+            if stop.is_set() or (now := time.monotonic()) > end:
                 source.stop()
+            elif latest and now >= next_word:
+                log.info("%s: the latest result\n%s", name, shown(latest.pop()))
+                next_word = now + _WORD
             await asyncio.wait([outcome], timeout=_POLL)
         await outcome
 
@@ -146,4 +159,11 @@ def _run(
                 if not stop.is_set():
                     continue
             break
-    log.info("%s: group %r stopped, everything done is acknowledged", function.__name__, group)
+    log.info("%s: group %r stopped", name, group)
+
+
+def shown(value: Any) -> str:
+    """Return a result as a few lines of text."""
+    if isinstance(value, pd.DataFrame):
+        return value.head(_SHOWN_ROWS).to_string(max_cols=12) + f"\n[{len(value)} rows x {len(value.columns)} columns]"
+    return textwrap.shorten(repr(value), 1_000)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from tasks.errors import EncodeError, PumpError
 from tasks.pump import Entries, as_entries
@@ -22,7 +23,13 @@ def may_succeed_later(_task: Any, _run: Any, state: Any) -> bool:
     return not isinstance(state.result(raise_on_failure=False), EncodeError | PumpError)
 
 
-_RETRIED = {"retries": 3, "retry_delay_seconds": [1, 5, 30], "retry_condition_fn": may_succeed_later}
+# No cache: a pump is called for what it returns now.
+_RETRIED = {
+    "cache_policy": NO_CACHE,
+    "retries": 3,
+    "retry_delay_seconds": [1, 5, 30],
+    "retry_condition_fn": may_succeed_later,
+}
 
 
 @task(**_RETRIED, persist_result=False)

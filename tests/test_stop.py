@@ -4,6 +4,7 @@ import asyncio
 import threading
 from typing import Any
 
+import pandas as pd
 import pytest
 import redis
 from streamz import Stream
@@ -92,6 +93,22 @@ def test_an_outlet_runs_for_as_long_as_it_is_told(real_redis: redis.Redis) -> No
     doubles.fn()
     assert real_redis.xlen("doubles") == 10
     assert pending(real_redis) == []
+
+
+def test_an_outlet_logs_its_latest_result_once_a_minute_at_most(
+    real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_all(real_redis, "topic", range(10))
+    caplog.set_level("INFO", "flows.outlets")
+
+    @outlet(topics="topic", group="group", run_for="1s")
+    def frames(source: Stream) -> Stream:
+        return source.map(lambda e: pd.DataFrame({"n": [e["n"]] * 20}))
+
+    frames.fn()
+    [said] = [record.getMessage() for record in caplog.records if "latest result" in record.getMessage()]
+    assert said.endswith("[20 rows x 1 columns]")
+    assert said.count("\n") == 12
 
 
 def test_an_outlet_that_was_taken_for_dead_begins_again_with_what_is_pending(
