@@ -78,12 +78,15 @@ def worker(*, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
     """Return a process worker of the pool, whose runs use this interpreter.
 
     The deployments' command is `python -m prefect.engine`: the first `python` on the PATH, which is another one where
-    the environment was not activated.
+    the environment was not activated. Its scratch folder is beside its log: the one that all users of a machine
+    share is the first one's (Prefect 3.8.8 makes it as `runner_storage` in the temporary folder).
     """
+    scratch = log.parent / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
     beside_us = str(Path(sys.executable).parent)
     path = os.pathsep.join([beside_us, env.get("PATH", os.defpath)])
     command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process"]
-    return Child("worker", command, log=log, env={**env, "PATH": path}, cwd=cwd)
+    return Child("worker", command, log=log, env={**env, "PATH": path, "TMPDIR": str(scratch)}, cwd=cwd)
 
 
 def check_port(port: int) -> None:
