@@ -77,18 +77,14 @@ def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliverie
     assert pending(client) == []
 
 
-@given(lives=lives)
-def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_would_have_emitted_without(
-    fresh_client: Fresh, lives: Any
-) -> None:
-    client = fresh_client()
+def live_through(lives: Any, client: redis.Redis, build: Callable[[Stream], Any]) -> list[str]:
+    """Run one life of a pipeline after the other, the last one to its end; return the ids that were pushed."""
     pushed: list[str] = []
-    windows: list[tuple[str, ...]] = []
 
     async def live(pushes: int, steps: int, max_entries: int, end: str) -> None:
         pushed.extend(push_all(client, "topic", range(pushes)))
         source = here(client, max_entries=max_entries)
-        kept = source.map(lambda e: e.id).sliding_window(3, return_partial=False).sink(windows.append)
+        kept = build(source)
         source.open()
         for _ in range(steps):
             await source.step()
@@ -98,42 +94,35 @@ def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_w
             crash(source, client)
         del kept
 
-    async def main() -> None:
-        for life in lives:
-            await live(*life)
-        await live(0, 200, 10, "stop")
+    for life in [*lives, (0, 200, 10, "stop")]:
+        asyncio.run(live(*life))
+    return pushed
 
-    asyncio.run(main())
-    expected = [tuple(pushed[i : i + 3]) for i in range(len(pushed) - 2)]
-    assert list(dict.fromkeys(windows)) == expected
+
+@given(lives=lives)
+def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_would_have_emitted_without(
+    fresh_client: Fresh, lives: Any
+) -> None:
+    client = fresh_client()
+    windows: list[tuple[str, ...]] = []
+
+    def build(source: Stream) -> Stream:
+        return source.map(lambda e: e.id).sliding_window(3, return_partial=False).sink(windows.append)
+
+    pushed = live_through(lives, client, build)
+    assert list(dict.fromkeys(windows)) == [tuple(pushed[i : i + 3]) for i in range(len(pushed) - 2)]
     assert pending(client) == pushed[-2:]
 
 
 @given(lives=lives)
 def test_a_result_is_not_doubled_by_crashes(fresh_client: Fresh, lives: Any) -> None:
     client = fresh_client()
-    pushed: list[str] = []
 
-    async def live(pushes: int, steps: int, max_entries: int, end: str) -> None:
-        pushed.extend(push_all(client, "topic", range(pushes)))
-        source = here(client, max_entries=max_entries)
+    def build(source: Stream) -> Stream:
         windows = source.map(lambda e: e.id).sliding_window(2, return_partial=False)
-        kept = windows.map(lambda w: [{"w": list(w)}, {"last": w[-1]}]).flatten().to_redis("results")
-        source.open()
-        for _ in range(steps):
-            await source.step()
-        if end == "stop":
-            source.close()
-        else:
-            crash(source, client)
-        del kept
+        return windows.map(lambda w: [{"w": list(w)}, {"last": w[-1]}]).flatten().to_redis("results")
 
-    async def main() -> None:
-        for life in lives:
-            await live(*life)
-        await live(0, 200, 10, "stop")
-
-    asyncio.run(main())
+    pushed = live_through(lives, client, build)
     expected: list[Any] = []
     for i in range(len(pushed) - 1):
         expected += [{"w": pushed[i : i + 2]}, {"last": pushed[i + 1]}]
