@@ -8,6 +8,7 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from streamz import Stream
 
 from tasks import LeaseLostError, Reservoir
 from tasks.consumer import Consumer
