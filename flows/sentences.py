@@ -2,7 +2,7 @@
 
 import logging
 
-from tasks.errors import EncodeError, SettingsError, UnavailableError
+from tasks.errors import EncodeError, PumpError, SettingsError, SluiceError, UnavailableError
 
 __all__ = ["say_errors_in_one_sentence"]
 
@@ -12,9 +12,15 @@ _TOLD = (EncodeError, SettingsError, UnavailableError)
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 
+def _says_it_all(error: BaseException | None) -> bool:
+    if isinstance(error, PumpError):  # of what the pump returned, unless the pump itself raised
+        return error.__cause__ is None or isinstance(error.__cause__, SluiceError)
+    return isinstance(error, _TOLD)
+
+
 class _OneSentence(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(error := record.exc_info[1], _TOLD):
+        if record.exc_info and _says_it_all(error := record.exc_info[1]):
             record.msg, record.args = f"{record.getMessage().partition(': ')[0]}: {error}", ()
             record.exc_info = record.exc_text = None
         return True

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from flows.sentences import say_errors_in_one_sentence
-from tasks import PipelineError, SettingsError, UnavailableError
+from tasks import EncodeError, PipelineError, PumpError, SettingsError, UnavailableError
 
 
 def logged(name: str, error: Exception) -> logging.LogRecord:
@@ -27,6 +27,17 @@ def test_a_mistake_is_logged_as_one_sentence_without_a_traceback(name: str, erro
     record = logged(name, error)
     assert record.exc_info is None
     assert record.getMessage() == f"Execution failed: {error}"
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"), [(None, True), (EncodeError("field 'n'"), True), (OSError("no network"), False)]
+)
+def test_what_a_pump_returned_needs_no_traceback_and_what_it_raised_keeps_its_own(
+    cause: Exception | None, told: bool
+) -> None:
+    error = PumpError("pump 'quotes' failed 10 times in a row")
+    error.__cause__ = cause
+    assert (logged("prefect.flow_runs", error).exc_info is None) is told
 
 
 def test_an_error_in_a_users_pipeline_keeps_its_traceback() -> None:
