@@ -3,8 +3,7 @@
 Kept apart from everything else in `tasks`, which does not need Prefect.
 """
 
-import asyncio
-import inspect
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.errors import EncodeError, PumpError
-from tasks.pump import Entries, as_entries
+from tasks.pump import Entries, as_entries, synchronous
 from tasks.reservoir import Reservoir
 
 __all__ = ["pump", "push"]
@@ -35,9 +34,8 @@ _RETRIED = {
 @task(**_RETRIED, persist_result=False)
 def pump(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Entries:
     """Call a pump once and return its entries. Retried when it raises; raises PumpError for what is no entry."""
-    if inspect.iscoroutinefunction(function):
-        return as_entries(asyncio.run(function(**parameters)), name=function.__name__)
-    return as_entries(function(**parameters), name=function.__name__)
+    call = synchronous(functools.partial(function, **parameters))
+    return as_entries(call(), name=function.__name__)
 
 
 @task(**_RETRIED, persist_result=False)

@@ -16,7 +16,7 @@ import redis
 from tasks.errors import EncodeError, PumpError, SettingsError
 from tasks.ticks import Beat, tick_at, time_of
 
-__all__ = ["Pumping", "Summary", "as_entries"]
+__all__ = ["Pumping", "Summary", "as_entries", "synchronous"]
 
 Entries = list[Mapping[str, Any]]
 
@@ -40,6 +40,14 @@ def as_entries(value: Any, *, name: str) -> Entries:
         case Iterable():
             return [entry for item in value for entry in _entry(item, name=name)]
     raise PumpError(_not_entries(value, name))
+
+
+def synchronous(pump: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a pump that returns what `pump` does, awaited if that is async; it may be a partial."""
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(pump)) or inspect.iscoroutinefunction(
+        getattr(pump, "func", None)
+    )
+    return (lambda: asyncio.run(pump())) if is_async else pump
 
 
 def _entry(item: Any, *, name: str) -> Entries:
@@ -122,14 +130,11 @@ class Pumping:
         if threads < 0:
             msg = f"threads: expected 0 or more, got {threads}"
             raise SettingsError(msg)
-        is_async = inspect.iscoroutinefunction(inspect.unwrap(pump)) or inspect.iscoroutinefunction(
-            getattr(pump, "func", None)
-        )
         if timeout is not None and not threads:
             msg = f"timeout: a pump in the run's own thread cannot be left behind; give {name!r} threads=1 or more"
             raise SettingsError(msg)
         self.summary = Summary()
-        self._pump = (lambda: asyncio.run(pump())) if is_async else pump
+        self._pump = synchronous(pump)
         self._name = name
         self._beat = beat
         self._threads = threads

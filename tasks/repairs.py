@@ -40,13 +40,9 @@ def _slice(node: nodes.slice, fail: Fail) -> None:  # noqa: ARG001
     node.update = update
 
 
-def _unique_key(node: Any, x: Any) -> Any:
-    return node.key(x) if callable(node.key) else x[node.key]
-
-
 def _keep_unique(node: Any, x: Any, metadata: Any) -> None:
     """Put an element into a node's buffer of unique ones, and let go of the one that it does without."""
-    key = _unique_key(node, x)
+    key = node._get_key(x)
     if node.keep == "last":
         if key in node._buffer:
             del node._buffer[key]
