@@ -28,9 +28,10 @@ class Guardian:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        # Nothing is left to do for it: the supervisor has stopped everything itself.
-        self._process.kill()
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if failed is None:  # nothing is left to do for it: the supervisor has stopped everything itself
+            self._process.kill()
+        # Else the stop may have broken off (the terminal went in the middle of it): it clears up what is left.
         self._process.communicate()
 
 
