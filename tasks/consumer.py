@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from tasks.entry import Entry
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.membership import HANDED_BACK, Membership
 from tasks.reservoir import decoded
+from tasks.results import forget_results
 from tasks.settings import check_group, check_topic, dead_topic, group_start
 
 __all__ = ["Consumer", "Poison"]
@@ -132,10 +133,10 @@ class Consumer:
             self._restore_groups()
             return []
 
-    def ack(self, topic: str, ids: Iterable[str]) -> int:
-        """Acknowledge entries that are done; return how many were still pending."""
+    def ack(self, topic: str, ids: Iterable[str], *, with_results: Collection[str] = ()) -> int:
+        """Acknowledge entries that are done; return how many were still pending. As `Membership.ack`."""
         ids = list(ids)
-        acknowledged = self.membership.ack(topic, ids)
+        acknowledged = self.membership.ack(topic, ids, with_results=with_results)
         self._held[topic].difference_update(ids)
         return acknowledged
 
@@ -213,6 +214,10 @@ class Consumer:
         self._recover_all()
 
     def _create_group(self, topic: str, start: str) -> bool:
+        if not self._client.exists(topic) or self.group not in {
+            group["name"].decode() for group in self._client.xinfo_groups(topic)
+        }:
+            forget_results(self._client, self.group, topic)  # of a group of this name that was deleted
         try:
             self._client.xgroup_create(topic, self.group, start, mkstream=True)
         except redis.ResponseError as error:

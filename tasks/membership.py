@@ -5,15 +5,17 @@ from one consumer to another asks for the lease in the same script, so that no e
 and nothing is acknowledged by the dead. Idle time says nothing: a window may hold an entry for hours.
 """
 
+import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import redis
 
 from tasks.errors import LeaseLostError
+from tasks.results import STRAGGLERS_MS, result_record
 
-__all__ = ["HANDED_BACK", "Membership", "Peer"]
+__all__ = ["HANDED_BACK", "Fence", "Membership", "Peer"]
 
 # The consumer that holds what was given back in good order. It has no lease, so anybody may claim from it.
 HANDED_BACK = "handed-back"
@@ -24,7 +26,8 @@ _TOMBSTONE = "claimed"
 _MOVED_AT_ONCE = 1_000
 
 # In all that follows: a lease that is there but not ours is a tombstone, its entries were claimed. One that is not
-# there lapsed unnoticed: nobody has claimed anything, and what this consumer does is as good as before.
+# there lapsed unnoticed: nobody has claimed anything, and what this consumer does is as good as before. (Who was away
+# for so long that a tombstone may be gone again counts as dead: see `renew`.)
 
 # KEYS: the lease. ARGV: token, TTL in ms. Returns 1 if the lease was held, 0 if it had lapsed and is ours again,
 # -1 if we were taken for dead. PEXPIRE works on a server that is out of memory, too.
@@ -70,14 +73,17 @@ redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[2])
 return 1
 """
 
-# KEYS: own lease, the topic. ARGV: own token, group, ids. Returns how many were acknowledged; -1 if we were taken for dead.
+# KEYS: own lease, the topic, the records of results that cannot come again once this is done. ARGV: own token, group,
+# how long the records stay, ids. Returns how many were acknowledged; -1 if we were taken for dead.
 _ACK = """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
-return redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 3))
+for i = 3, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
+return redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 4))
 """
 
-# KEYS: own lease, the topic, the dead-letter topic. ARGV: own token, group, id, how many to keep, field, text, ...
+# KEYS: own lease, the topic, the dead-letter topic, the record of results. ARGV: own token, group, id, how many to keep,
+# how long the record stays, field, text, ...
 # The entry's own fields go first and untouched. Lua's unpack() takes about 8,000 values: an entry of more
 # fields than that, which no push of ours makes, leaves them behind in the topic.
 _DEAD_LETTER = """
@@ -87,12 +93,22 @@ local pending = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
 if #pending == 0 then return 0 end
 local entry = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
 local values = entry and #entry[2] < 7900 and entry[2] or {}
-for i = 5, #ARGV do values[#values + 1] = ARGV[i] end
+for i = 6, #ARGV do values[#values + 1] = ARGV[i] end
 values[#values + 1] = 'dead:deliveries'
 values[#values + 1] = tostring(pending[1][4])
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(values))
+redis.call('PEXPIRE', KEYS[4], ARGV[5])
 return redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What shows that a consumer was not taken for dead: its lease holds its token, or nobody's."""
+
+    group: str
+    lease: str
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +133,10 @@ class Membership:
         self.lease_ttl = lease_ttl
         self._client = client
         self._token = uuid.uuid4().hex
+        self.fence = Fence(group, self._lease(), self._token)
         self._alive: set[str] = set()
         self._lease_seen: dict[str, int] = {}
+        self._renewed: float | None = None
         self._renew = client.register_script(_RENEW)
         self._move = client.register_script(_MOVE)
         self._count = client.register_script(_COUNT)
@@ -131,7 +149,11 @@ class Membership:
 
         raises    LeaseLostError: somebody took this consumer for dead and claimed its entries
         """
+        began = _uptime()
+        if self._renewed is not None and began - self._renewed > TOMBSTONE_TTL_MS / 2000:
+            self._still_held(-1)
         answer = self._renew(keys=[self._lease()], args=[self._token, int(self.lease_ttl * 1000)])
+        self._renewed = began
         return bool(self._still_held(answer))
 
     def release(self) -> None:
@@ -172,13 +194,18 @@ class Membership:
         """Remove a dead consumer that has nothing pending; return whether it was removed."""
         return bool(self._retire(keys=[self._lease(peer), topic], args=[self.group, peer, _TOMBSTONE]))
 
-    def ack(self, topic: str, ids: Iterable[str]) -> int:
-        """Acknowledge entries while the lease holds; return how many were still pending."""
+    def ack(self, topic: str, ids: Iterable[str], *, with_results: Collection[str] = ()) -> int:
+        """Acknowledge entries while the lease holds; return how many were still pending.
+
+        with_results   those of them that keep records of results, which are not needed any more
+        """
         ids = list(ids)
         done = 0
         for start in range(0, len(ids), _MOVED_AT_ONCE):
-            args = [self._token, self.group, *ids[start : start + _MOVED_AT_ONCE]]
-            done += self._still_held(self._ack(keys=[self._lease(), topic], args=args))
+            some = ids[start : start + _MOVED_AT_ONCE]
+            records = [result_record(self.group, topic, id_) for id_ in some if id_ in with_results]
+            args = [self._token, self.group, STRAGGLERS_MS, *some]
+            done += self._still_held(self._ack(keys=[self._lease(), topic, *records], args=args))
         return done
 
     def dead_letter(self, topic: str, id: str, dead: str, told: Mapping[str, str], *, keep: int) -> bool:  # noqa: A002
@@ -187,8 +214,9 @@ class Membership:
         Returns whether it was still pending; if it was not, nothing is appended.
         """
         values = [text.encode(errors="backslashreplace") for pair in told.items() for text in pair]
-        args = [self._token, self.group, id, keep, *values]
-        return bool(self._still_held(self._dead_letter(keys=[self._lease(), topic, dead], args=args)))
+        args = [self._token, self.group, id, keep, STRAGGLERS_MS, *values]
+        keys = [self._lease(), topic, dead, result_record(self.group, topic, id)]
+        return bool(self._still_held(self._dead_letter(keys=keys, args=args)))
 
     def undecided(self, topics: Iterable[str]) -> bool:
         """Return whether some peer with entries pending may be dead, though its lease still runs.
@@ -230,3 +258,8 @@ class Membership:
             )
             raise LeaseLostError(msg)
         return answer
+
+
+def _uptime() -> float:
+    """Return seconds on a clock that nobody sets, and that goes on while the machine sleeps where there is such a one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -23,6 +23,7 @@ from streamz import sinks as streamz_sinks
 from streamz.sources import Source
 
 from tasks.errors import PipelineError
+from tasks.membership import Fence
 from tasks.repairs import REPAIRS
 
 __all__ = ["Failure", "Metadata", "Meter", "Receipt", "Secured", "graph", "receipts", "secure", "trust"]
@@ -52,23 +53,22 @@ class Receipt:
     at once, in the thread that let go last, and not by way of a loop that may be busy.
     """
 
-    __slots__ = ("_count", "_done", "_failed", "failure", "group", "id", "kept", "outputs", "topic")
+    __slots__ = ("_count", "_done", "_failed", "_results", "failure", "fence", "id", "kept", "topic")
 
     def __init__(
         self,
         topic: str,
         id: str,  # noqa: A002 - the field's own name
         *,
-        group: str,
+        fence: Fence,
         done: Callable[["Receipt"], None],
         failed: Callable[["Receipt"], None] | None = None,
     ) -> None:
         self.topic = topic
         self.id = id
-        self.group = group
+        self.fence = fence
         self.failure: Failure | None = None
-        self.outputs: Counter[Any] = Counter()
-        """How many outputs each sink has made of each set of inputs that this entry was the first of."""
+        self._results: Counter[Any] | None = None
         self.kept = 0
         """How many of its holders are nodes that keep it for elements to come, a window or a zip."""
         self._count = 1
@@ -89,6 +89,18 @@ class Receipt:
     def is_at_rest(self) -> bool:
         """Whether nothing is being done with the entry: it is done, or only kept for elements to come."""
         return self._count == self.kept
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the entry keeps records of results."""
+        return self._results is not None
+
+    def count_result(self, *made_by: Any) -> int:
+        """Return how many results the same sink has made of the same entries before, and count one more."""
+        if self._results is None:
+            self._results = Counter()
+        self._results[made_by] += 1
+        return self._results[made_by] - 1
 
     def fail(self, failure: Failure) -> None:
         """Mark the entry as failed; the first failure is the one that counts."""

@@ -50,6 +50,7 @@ class Reading:
         self._on_error = on_error
         self._grace = grace
         self._group = consumer.group
+        self._fence = consumer.membership.fence
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
         self._batches: deque[list[Entry | Poison]] = deque()
@@ -129,7 +130,7 @@ class Reading:
         if isinstance(entry, Poison):
             self._poison.append(entry)
             return
-        receipt = Receipt(entry.topic, entry.id, group=self._group, done=self._finish, failed=self._fail)
+        receipt = Receipt(entry.topic, entry.id, fence=self._fence, done=self._finish, failed=self._fail)
         self.in_flight += 1
         for one in self._node._emit(entry, metadata=[{"ref": receipt}]):
             await one
@@ -230,9 +231,12 @@ class Reading:
             logger.warning("%s; moved to the dead letters of group %r", bad.error, self._group)
         ended = [self._done[i] for i in range(len(self._done))]
         done: defaultdict[str, list[str]] = defaultdict(list)
+        with_results: set[str] = set()
         for receipt in ended:
             if receipt.failure is None:
                 done[receipt.topic].append(receipt.id)
+                if receipt.has_results:
+                    with_results.add(receipt.id)
             elif self._on_error == "dead_letter":
                 self._consumer.dead_letter(
                     receipt.topic,
@@ -242,7 +246,7 @@ class Reading:
                     traceback=receipt.failure.traceback,
                 )
         for topic, ids in done.items():
-            self._consumer.ack(topic, ids)
+            self._consumer.ack(topic, ids, with_results=with_results)
         for _ in ended:  # only now: an outage on the way, and all of it is sent again
             self._done.popleft()
 

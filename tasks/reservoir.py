@@ -11,6 +11,7 @@ from tasks import codec
 from tasks.connection import connect
 from tasks.entry import Entry
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
+from tasks.membership import Fence
 from tasks.settings import check_topic, dead_topic, redis_url
 
 __all__ = ["GroupLevel", "Reservoir", "TopicLevel"]
@@ -20,15 +21,21 @@ APPEND_TTL_MS = 600_000
 # Lua's unpack() takes about 8,000 values; a field is two of them.
 MAX_FIELDS = 3_500
 
-# KEYS: the topic, the append's record. ARGV: the record's expected value ('' for any), its TTL in ms, the most
-# entries to keep (0: all), then for each entry the number of its values and the values: field, bytes, ...
+# KEYS: the topic, the append's record and, if only a living consumer may append, its lease. ARGV: the record's expected
+# value ('' for any), its TTL in ms, the most entries to keep (0: all), the record's field if it is a hash ('' if not),
+# the lease's token, then for each entry the number of its values and the values: field, bytes, ...
 # Returns the entry ids, joined by spaces; the same ones when the append is sent again; nil when the record
-# is not what was expected, and then nothing is appended.
+# is not what was expected or the lease is not held, and then nothing is appended.
 _APPEND = """
-local record = redis.call('GET', KEYS[2])
+local field, record = ARGV[4], nil
+if KEYS[3] then
+  local holder = redis.call('GET', KEYS[3])
+  if holder and holder ~= ARGV[5] then return false end
+end
+if field == '' then record = redis.call('GET', KEYS[2]) else record = redis.call('HGET', KEYS[2], field) end
 if record and string.sub(record, 1, 1) == '=' then return string.sub(record, 2) end
 if ARGV[1] ~= '' and record ~= ARGV[1] then return false end
-local ids, i = {}, 4
+local ids, i = {}, 6
 while i <= #ARGV do
   local n = tonumber(ARGV[i])
   if ARGV[3] == '0' then
@@ -39,7 +46,12 @@ while i <= #ARGV do
   i = i + n + 1
 end
 local joined = table.concat(ids, ' ')
-redis.call('SET', KEYS[2], '=' .. joined, 'PX', ARGV[2])
+if field == '' then
+  redis.call('SET', KEYS[2], '=' .. joined, 'PX', ARGV[2])
+else
+  redis.call('HSET', KEYS[2], field, '=' .. joined)
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+end
 return joined
 """
 
@@ -116,14 +128,18 @@ class Reservoir:
         encoded: Iterable[Mapping[bytes, bytes]],
         *,
         record: str,
+        field: bytes = b"",
         expected: str = "",
+        fence: Fence | None = None,
         keep: int | None = None,
         ttl_ms: int = APPEND_TTL_MS,
     ) -> list[str] | None:
         """Append encoded entries once for all appends of the same `record`, and return their ids.
 
         record    the key that remembers the append, with a TTL; sent again, the first append's ids come back
+        field     where in the record, if it is a hash that remembers several appends
         expected  append only if the record holds this; None is returned where it does not
+        fence     append only if that consumer was not taken for dead; None is returned if it was
         """
         if keep is not None and keep < 1:
             msg = f"keep: expected a number of entries above zero, got {keep}"
@@ -131,11 +147,13 @@ class Reservoir:
         values: list[bytes | int] = []
         for fields in encoded:
             values.append(2 * len(fields))
-            for field, data in fields.items():
-                values += (field, data)
+            for name, data in fields.items():
+                values += (name, data)
         if not values:
             return []
-        joined = self._append(keys=[check_topic(topic), record], args=[expected, ttl_ms, keep or 0, *values])
+        keys = [check_topic(topic), record, *([fence.lease] if fence else [])]
+        told = [expected, ttl_ms, keep or 0, field, fence.token if fence else ""]
+        joined = self._append(keys=keys, args=[*told, *values])
         return None if joined is None else joined.decode().split(" ")
 
     def peek(self, topic: str, n: int = 1) -> list[Entry | PoisonEntryError]:

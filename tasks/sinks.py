@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import hashlib
 import logging
 import uuid
 from collections import deque
@@ -13,19 +12,19 @@ import redis
 from streamz import Stream
 from streamz.sinks import Sink
 
-from tasks.connection import connect
+from tasks.connection import connect, is_outage
 from tasks.pipeline import Metadata, Receipt, receipts, trust
-from tasks.reservoir import APPEND_TTL_MS, Reservoir
+from tasks.reservoir import Reservoir
+from tasks.results import RESULT_TTL_MS, newest, result_name, result_record
 from tasks.settings import check_topic, redis_url
 
 __all__ = ["as_fields", "to_redis"]
 
 logger = logging.getLogger(__name__)
 
-_OUTAGE = (redis.ConnectionError, redis.TimeoutError)
 _MAX_PAUSE = 5.0
-# A result made again from the same entries within this time is the same result.
-_OUTPUT_TTL_MS = 3_600_000
+# In a reservoir that is not the source's, where no acknowledgement clears the records away.
+_ELSEWHERE_TTL_MS = 86_400_000
 
 
 def as_fields(value: Any, *, field: str = "value") -> Mapping[str, Any]:
@@ -38,9 +37,9 @@ def as_fields(value: Any, *, field: str = "value") -> Mapping[str, Any]:
 class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
     """Push every element to `topic`: a mapping as the entry's fields, anything else as one field.
 
-    An element made of entries read by `from_redis` is pushed once, also when they are redelivered after a crash
-    (for an hour; as long as the same entries make the same elements), and before those are acknowledged. While
-    Redis does not answer, elements wait, in order.
+    An element made of entries read by `from_redis` is pushed before those are acknowledged, and once: also when
+    they are redelivered and make it again after a crash, a retry or a claim (in a reservoir other than the source's,
+    for a day). While Redis does not answer, elements wait, in order.
 
     topic        where to push
     field        the field's name for what is not a mapping; by default the topic's
@@ -64,10 +63,12 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         self.topic = check_topic(topic)
         self._field = field or topic
         self._keep = keep
+        self._beside_source = False
         if client is None and url is None:
             client = _client_of(upstream)
+            self._beside_source = client is not None
         self._reservoir = Reservoir(client or connect(url or redis_url()), compression=compression)
-        self._waiting: deque[tuple[Callable[[], object], asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[Callable[[], list[str] | None], asyncio.Future[None]]] = deque()
         super().__init__(upstream, **kwargs)
 
     def update(self, x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:  # noqa: ARG002 - streamz' signature
@@ -75,13 +76,13 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         append = self._append_of(x, receipts(metadata))
         if not self._waiting:
             try:
-                append()
-            except _OUTAGE as error:
+                return self._appended(append())
+            except redis.RedisError as error:
+                if not is_outage(error):
+                    raise
                 logger.warning(
-                    "Redis does not answer (%s); results for topic %r wait", type(error).__name__, self.topic
+                    "Redis takes no results for topic %r for now (%s); they wait", self.topic, type(error).__name__
                 )
-            else:
-                return []
         # In the order they came; each is sent again until it is answered.
         self._waiting.append((append, done := asyncio.get_running_loop().create_future()))
         if len(self._waiting) == 1:
@@ -93,36 +94,41 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         while self._waiting:
             append, done = self._waiting[0]
             try:
-                append()
-            except _OUTAGE:
-                await asyncio.sleep(pause)
-                pause = min(_MAX_PAUSE, 2 * pause)
-                continue
+                for never in self._appended(append()):
+                    await never
             except Exception as error:  # noqa: BLE001 - whoever waits for this element is told
+                if is_outage(error):
+                    await asyncio.sleep(pause)
+                    pause = min(_MAX_PAUSE, 2 * pause)
+                    continue
                 done.set_exception(error)
             else:
                 done.set_result(None)
             self._waiting.popleft()
             pause = 0.1
 
-    def _append_of(self, x: Any, made_of: list[Receipt]) -> Callable[[], object]:
+    def _appended(self, ids: list[str] | None) -> list[Any]:
+        """Return nothing to wait for; if the consumer was taken for dead, what is never done.
+
+        Its entries are its successor's now, and so are their results: they are neither done here nor failed. The
+        source finds that out by itself, and begins again.
+        """
+        return [] if ids is not None else [asyncio.get_running_loop().create_future()]
+
+    def _append_of(self, x: Any, made_of: list[Receipt]) -> Callable[[], list[str] | None]:
         """Return the append of an element, which may be called again: it appends once."""
         encoded = self._reservoir.encode([as_fields(x, field=self._field)])
-        if made_of:
-            inputs = " ".join(f"{receipt.topic}/{receipt.id}" for receipt in made_of)
-            node = self.meter.name  # the same in every run of the pipeline
-            ordinal = made_of[0].outputs[node, inputs]
-            made_of[0].outputs[node, inputs] += 1
-            name = hashlib.sha256(f"{made_of[0].group} {self.topic} {node} {ordinal} {inputs}".encode()).hexdigest()
-        else:
-            name = uuid.uuid4().hex
+        append = functools.partial(self._reservoir.append, self.topic, encoded, keep=self._keep)
+        if not made_of:
+            return functools.partial(append, record=f"sluice:push:{uuid.uuid4().hex}")
+        keeper, node = newest(made_of), self.meter.name  # the node's name is the same in every life of the pipeline
+        ordinal = keeper.count_result(node, *((one.topic, one.id) for one in made_of))
         return functools.partial(
-            self._reservoir.append,
-            self.topic,
-            encoded,
-            record=f"sluice:output:{name}",
-            keep=self._keep,
-            ttl_ms=_OUTPUT_TTL_MS if made_of else APPEND_TTL_MS,
+            append,
+            record=result_record(keeper.fence.group, keeper.topic, keeper.id),
+            field=result_name(made_of, into=self.topic, node=node, ordinal=ordinal),
+            fence=keeper.fence if self._beside_source else None,
+            ttl_ms=RESULT_TTL_MS if self._beside_source else _ELSEWHERE_TTL_MS,
         )
 
 

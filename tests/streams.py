@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import redis
+from hypothesis import strategies as st
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
 from tasks import Reservoir
+from tasks.consumer import Consumer
 from tasks.source import from_redis
 
 Build = Callable[[Stream], Any]
@@ -57,3 +59,51 @@ def pending(client: redis.Redis, topic: str = "topic", group: str = "group") -> 
 def dead(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[Mapping[str, Any]]:
     """Return the dead letters of a group, oldest first."""
     return Reservoir(client).peek(f"{topic}:dead:{group}", 100_000)
+
+
+def crash(source: from_redis, client: redis.Redis) -> None:
+    """Leave a source as a killed process would, its lease run out."""
+    membership = source._reading._consumer.membership
+    client.delete(f"sluice:lease:{membership.group}:{membership.name}")
+
+
+lives = st.lists(
+    st.tuples(
+        st.integers(0, 6),  # how many entries are pushed meanwhile
+        st.integers(0, 5),  # how many steps it lives
+        st.integers(1, 4),  # how many entries it reads in a step
+        st.sampled_from(["crash", "stop"]),
+    ),
+    max_size=8,
+)
+"""Lives of a pipeline, one after the other."""
+
+
+def live_through(lives: Any, client: redis.Redis, build: Callable[[Stream], Any]) -> list[str]:
+    """Run one life of a pipeline after the other, the last one to its end; return the ids that were pushed."""
+    pushed: list[str] = []
+
+    async def live(pushes: int, steps: int, max_entries: int, end: str) -> None:
+        pushed.extend(push_all(client, "topic", range(pushes)))
+        source = here(client, max_entries=max_entries)
+        kept = build(source)
+        source.open()
+        for _ in range(steps):
+            await source.step()
+        if end == "stop":
+            source.close()
+        else:
+            crash(source, client)
+        del kept
+
+    for life in [*lives, (0, 200, 10, "stop")]:
+        asyncio.run(live(*life))
+    return pushed
+
+
+def consumer(client: redis.Redis, **options: Any) -> Consumer:
+    return Consumer(client, "topic", "group", **options)
+
+
+def read_all(one: Consumer) -> list[Any]:
+    return [entry for _ in range(20) for entry in one.step(0)]

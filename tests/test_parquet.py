@@ -23,6 +23,7 @@ from tasks import dataset
 from tasks.dataset import open_kind, rows_of, write
 from tasks.entry import Entry
 from tasks.errors import EncodeError, PipelineError, SettingsError
+from tasks.membership import Fence
 from tasks.parquet import to_parquet
 from tasks.pipeline import Receipt, secure
 
@@ -340,7 +341,7 @@ def test_an_entry_that_cannot_be_written_fails_alone_and_is_not_held(tmp_path: P
         node = source.to_parquet(tmp_path)
         secure(source)
         for n, value in enumerate([FRAME, pd.DataFrame({"a": [1, "b"]}, dtype=object), FRAME]):
-            receipt = Receipt("market", f"{AT + n}-0", group="archive", done=done.append)
+            receipt = Receipt("market", f"{AT + n}-0", fence=Fence("archive", "lease", "token"), done=done.append)
             await source.emit(entry(n, {"quotes": value}), metadata=[{"ref": receipt}])
             receipt.release()
         assert [(receipt.id, type(receipt.failure.error)) for receipt in done if receipt.failure] == [

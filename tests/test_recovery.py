@@ -11,29 +11,10 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks import LeaseLostError, Reservoir
-from tasks.consumer import Consumer
-from tasks.source import from_redis
-from tests.streams import drain, here, pending, push_all
+from tests.streams import consumer, crash, drain, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
-
-
-def crash(source: from_redis, client: redis.Redis) -> None:
-    """Leave a source as a killed process would, its lease run out."""
-    membership = source._reading._consumer.membership
-    client.delete(f"sluice:lease:{membership.group}:{membership.name}")
-
-
-lives = st.lists(
-    st.tuples(
-        st.integers(0, 6),  # how many entries are pushed meanwhile
-        st.integers(0, 5),  # how many steps it lives
-        st.integers(1, 4),  # how many entries it reads in a step
-        st.sampled_from(["crash", "stop"]),
-    ),
-    max_size=8,
-)
 
 
 @given(lives=lives)
@@ -78,28 +59,6 @@ def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliverie
     assert pending(client) == []
 
 
-def live_through(lives: Any, client: redis.Redis, build: Callable[[Stream], Any]) -> list[str]:
-    """Run one life of a pipeline after the other, the last one to its end; return the ids that were pushed."""
-    pushed: list[str] = []
-
-    async def live(pushes: int, steps: int, max_entries: int, end: str) -> None:
-        pushed.extend(push_all(client, "topic", range(pushes)))
-        source = here(client, max_entries=max_entries)
-        kept = build(source)
-        source.open()
-        for _ in range(steps):
-            await source.step()
-        if end == "stop":
-            source.close()
-        else:
-            crash(source, client)
-        del kept
-
-    for life in [*lives, (0, 200, 10, "stop")]:
-        asyncio.run(live(*life))
-    return pushed
-
-
 @given(lives=lives)
 def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_would_have_emitted_without(
     fresh_client: Fresh, lives: Any
@@ -113,29 +72,6 @@ def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_w
     pushed = live_through(lives, client, build)
     assert list(dict.fromkeys(windows)) == [tuple(pushed[i : i + 3]) for i in range(len(pushed) - 2)]
     assert pending(client) == pushed[-2:]
-
-
-@given(lives=lives)
-def test_a_result_is_not_doubled_by_crashes(fresh_client: Fresh, lives: Any) -> None:
-    client = fresh_client()
-
-    def build(source: Stream) -> Stream:
-        windows = source.map(lambda e: e.id).sliding_window(2, return_partial=False)
-        return windows.map(lambda w: [{"w": list(w)}, {"last": w[-1]}]).flatten().to_redis("results")
-
-    pushed = live_through(lives, client, build)
-    expected: list[Any] = []
-    for i in range(len(pushed) - 1):
-        expected += [{"w": pushed[i : i + 2]}, {"last": pushed[i + 1]}]
-    assert [dict(entry) for entry in Reservoir(client).peek("results", 1000)] == expected
-
-
-def consumer(client: redis.Redis, **options: Any) -> Consumer:
-    return Consumer(client, "topic", "group", **options)
-
-
-def read_all(one: Consumer) -> list[Any]:
-    return [entry for _ in range(20) for entry in one.step(0)]
 
 
 def test_an_entry_is_redelivered_when_its_consumer_dies_before_the_ack_and_its_delivery_is_counted(

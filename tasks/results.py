@@ -1,0 +1,56 @@
+"""What makes a result go into its topic once: a record of it, kept with an entry that it was made of.
+
+The record is there for as long as that entry is pending, so a result that is made again after a crash, a retry or
+a claim is found. Once the entry is acknowledged the result cannot come again.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["RESULT_TTL_MS", "STRAGGLERS_MS", "Input", "forget_results", "newest", "result_name", "result_record"]
+
+# For what no acknowledgement clears away: an entry that was trimmed while pending, a group that was deleted.
+RESULT_TTL_MS = 30 * 86_400_000
+# For how long after the acknowledgement a copy of an append may still be on its way, behind a lost connection.
+STRAGGLERS_MS = 60_000
+
+
+class Input(Protocol):
+    """An entry that a result was made of."""
+
+    topic: str
+    id: str
+
+
+def result_record(group: str, topic: str, id: str) -> str:  # noqa: A002 - the field's own name
+    """Return the key of a hash: the results of `group` that have this entry for their newest."""
+    return f"sluice:output:{group}:{topic}:{id}"
+
+
+def result_name(made_of: Iterable[Input], *, into: str, node: str, ordinal: int) -> bytes:
+    """Return what a result is called in its record: the same in every life of a pipeline.
+
+    ordinal   how many results the node has made of these entries before
+    """
+    inputs = " ".join(f"{one.topic}/{one.id}" for one in made_of)
+    return hashlib.blake2b(f"{into} {node} {ordinal} {inputs}".encode(), digest_size=16).digest()
+
+
+One = TypeVar("One", bound=Input)
+
+
+def newest(made_of: Sequence[One]) -> One:
+    """Return the newest of some entries: with it the record stays small, also where an old one is held for long."""
+    return made_of[0] if len(made_of) == 1 else max(made_of, key=_age)
+
+
+def forget_results(client: Any, group: str, topic: str) -> None:
+    """Remove all records of results that `group` made of entries of `topic`: it begins anew there."""
+    for key in client.scan_iter(match=result_record(group, topic, "*"), count=1000):
+        client.unlink(key)
+
+
+def _age(one: Input) -> tuple[int, int, str]:
+    ms, _, sequence = one.id.partition("-")
+    return int(ms), int(sequence), one.topic

@@ -1,0 +1,185 @@
+"""Results in their topic: each once, whatever crashes, wakes up again or is sent twice, and before its entries are done."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from streamz import Stream
+
+from deployments.redis_server import RedisServer
+from tasks import LeaseLostError, Reservoir
+from tasks.membership import TOMBSTONE_TTL_MS
+from tasks.results import newest, result_record
+from tests.streams import consumer, crash, drain, here, live_through, lives, pending, push_all, read_all
+from tests.waiting import wait_until
+
+Fresh = Callable[[], redis.Redis]
+
+
+@given(lives=lives)
+def test_a_result_is_not_doubled_by_crashes(fresh_client: Fresh, lives: Any) -> None:
+    client = fresh_client()
+
+    def build(source: Stream) -> Stream:
+        windows = source.map(lambda e: e.id).sliding_window(2, return_partial=False)
+        return windows.map(lambda w: [{"w": list(w)}, {"last": w[-1]}]).flatten().to_redis("results")
+
+    pushed = live_through(lives, client, build)
+    expected: list[Any] = []
+    for i in range(len(pushed) - 1):
+        expected += [{"w": pushed[i : i + 2]}, {"last": pushed[i + 1]}]
+    assert [dict(entry) for entry in Reservoir(client).peek("results", 1000)] == expected
+
+
+def records(client: redis.Redis) -> list[str]:
+    return sorted(key.decode() for key in client.keys("sluice:output:*") if client.ttl(key) > 60)
+
+
+def results(client: redis.Redis) -> list[Any]:
+    return [entry["results"] for entry in Reservoir(client).peek("results", 1000)]
+
+
+def test_a_record_is_kept_while_its_entry_is_pending_and_not_for_long_after(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(5))
+
+    async def main() -> None:
+        source = here(client)
+        kept = source.pluck("n").sliding_window(3, return_partial=False).map(sum).to_redis("results")
+        source.open()
+        await drain(source)
+        # The newest of each of the last two windows is still in the one to come.
+        assert records(client) == [result_record("group", "topic", id_) for id_ in ids[3:]]
+        assert all(client.ttl(key) > 20 * 86_400 for key in records(client))
+        source.close()
+        del kept
+
+    asyncio.run(main())
+    assert results(client) == [3, 6, 9]
+
+
+def test_the_latest_of_a_slow_topic_does_not_collect_records_of_a_fast_one(client: redis.Redis) -> None:
+    push_all(client, "slow", [100])
+    push_all(client, "fast", range(20))
+
+    async def main() -> None:
+        source = here(client, ["slow", "fast"])
+        slow, fast = (source.filter(lambda e, t=topic: e.topic == t).pluck("n") for topic in ("slow", "fast"))
+        kept = Stream.combine_latest(slow, fast).map(sum).to_redis("results")
+        source.open()
+        await drain(source)
+        assert len(records(client)) <= 2  # one more where both came in the same millisecond
+        source.close()
+        del kept
+
+    asyncio.run(main())
+    assert results(client) == [100 + n for n in range(20)]
+
+
+def test_who_wakes_up_after_its_entries_were_claimed_and_done_appends_nothing(client: redis.Redis) -> None:
+    """The zombie holds an entry in front of its sink; meanwhile its successor is done with that entry and the record gone."""
+    push_all(client, "topic", [1])
+
+    async def main() -> None:
+        wake = asyncio.Event()
+
+        async def sleep(n: int) -> int:
+            await wake.wait()
+            return n
+
+        zombie = here(client)
+        kept = zombie.pluck("n").map_async(sleep).to_redis("results")
+        zombie.open()
+        await zombie.step()
+        crash(zombie, client)
+        successor = here(client)
+        also_kept = successor.pluck("n").to_redis("results")
+        successor.open()
+        await drain(successor, until=lambda: not pending(client))
+        for key in client.keys("sluice:output:*"):
+            client.delete(key)  # their short time is over
+        wake.set()
+        await asyncio.sleep(0)
+        zombie._reading._consumer._next_renewal = 0.0
+        with pytest.raises(LeaseLostError):
+            await drain(zombie, until=lambda: False)
+        successor.close()
+        del kept, also_kept
+
+    asyncio.run(main())
+    assert results(client) == [1]
+    assert not client.exists("topic:dead:group"), "an entry of a successor's does not fail here"
+
+
+def test_a_group_that_was_deleted_and_begins_anew_makes_its_results_anew(client: redis.Redis) -> None:
+    push_all(client, "topic", range(3))
+
+    async def live() -> None:
+        source = here(client)
+        kept = source.pluck("n").sliding_window(2, return_partial=False).map(sum).to_redis("results")
+        source.open()
+        await drain(source)
+        source.close()
+        del kept
+
+    asyncio.run(live())
+    client.xgroup_destroy("topic", "group")
+    asyncio.run(live())
+    assert results(client) == [1, 3, 1, 3]
+
+
+def test_results_wait_for_a_server_that_is_full_and_fail_no_entry(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        client = redis.Redis.from_url(server.url, protocol=2)
+        source = Stream.from_redis("topic", group="group", url=server.url)
+        free = threading.Event()
+
+        def hold(n: int) -> int:
+            assert free.wait(20)
+            return n
+
+        kept = source.pluck("n").map(hold).to_redis("results")
+        source.start()
+        push_all(client, "topic", range(5))
+        wait_until(lambda: len(pending(client)) == 5, "the entries to be read")
+        client.config_set("maxmemory", 1)
+        free.set()
+        wait_until(lambda: len(kept._waiting) == 1, "a result that waits, and holds up the others")
+        client.config_set("maxmemory", 0)
+        wait_until(lambda: not pending(client) and client.xlen("results") == 5, "five results")
+        source.stop()
+        source.join(20)
+        assert results(client) == list(range(5))
+        assert not client.exists("topic:dead:group")
+
+
+def test_who_slept_for_longer_than_a_tombstone_stands_counts_as_dead(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_all(client, "topic", [1])
+    sleeper = consumer(client)
+    read_all(sleeper)
+    from tasks import membership
+
+    now = membership._uptime()
+    monkeypatch.setattr(membership, "_uptime", lambda: now + TOMBSTONE_TTL_MS / 1000)
+    with pytest.raises(LeaseLostError):
+        sleeper.membership.renew()
+
+
+entry_ids = st.tuples(st.integers(0, 3), st.integers(0, 12), st.sampled_from(["a", "b"]))
+
+
+@given(ids=st.lists(entry_ids, min_size=1))
+def test_the_newest_entry_is_found_by_number_whatever_the_order(ids: list[tuple[int, int, str]]) -> None:
+    class One:
+        def __init__(self, ms: int, sequence: int, topic: str) -> None:
+            self.topic, self.id = topic, f"{ms}-{sequence}"
+
+    found = newest([One(*one) for one in ids])
+    assert (found.id, found.topic) == (f"{max(ids)[0]}-{max(ids)[1]}", max(ids)[2])
