@@ -24,6 +24,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
     print_blob=True,
 )
+settings.register_profile("long", settings.get_profile("ci"), max_examples=3000)  # for an hour of looking
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 
 

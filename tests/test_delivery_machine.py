@@ -1,0 +1,356 @@
+"""Delivery as a whole: random pipelines, entries and failures; crashes, sleepers, lost replies; several groups and consumers.
+
+What must hold at every moment, for each group:
+
+- every entry that was pushed is processed, a dead letter, pending or unread, and exactly one of these;
+- an entry is acknowledged only after a sink has it, or the pipeline dropped it;
+- an entry is delivered again only if it was in flight when its consumer was lost or stopped;
+- each topic's first deliveries are in order, unless several consumers share it;
+- a result is in its topic once;
+- at rest nothing is pending but what nodes keep for elements to come, and exactly what failed is a dead letter.
+"""
+
+import asyncio
+import contextlib
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from streamz import Stream
+from tornado.ioloop import IOLoop
+
+from tasks import LeaseLostError, Reservoir
+from tasks.results import STRAGGLERS_MS
+from tasks.source import from_redis
+from tests.pipelines import SEGMENTS, Witness, members, pipelines
+from tests.streams import dead, pending
+
+Fresh = Callable[[], redis.Redis]
+TOPICS = ["one", "two"]
+
+
+def lossy(client: redis.Redis) -> Any:
+    """Return a client of the same server that loses the reply of command number `loses_in` from now on, once."""
+    made: Any = copy.copy(client)
+    made.loses_in = 0
+
+    def lose() -> None:
+        made.loses_in -= 1
+        if made.loses_in == 0:
+            msg = "the reply was lost"
+            raise redis.ConnectionError(msg)
+
+    def execute_command(*args: Any, **kwargs: Any) -> Any:
+        reply = client.execute_command(*args, **kwargs)
+        lose()
+        return reply
+
+    def pipeline(**kwargs: Any) -> Any:
+        pipe = client.pipeline(**kwargs)
+        execute = pipe.execute
+
+        def execute_and_lose() -> Any:
+            replies = execute()
+            lose()
+            return replies
+
+        pipe.execute = execute_and_lose
+        return pipe
+
+    made.execute_command, made.pipeline = execute_command, pipeline
+    return made
+
+
+class Life:
+    """One consumer of a group with its pipeline, in a loop of its own: from its start to its end, whatever end that is."""
+
+    def __init__(self, group: "Group", client: redis.Redis) -> None:
+        self.group = group
+        self.client = lossy(client)
+        self.asleep = False
+        self._runner = asyncio.Runner()
+        self._runner.run(self._build())
+
+    async def _build(self) -> None:
+        self.source = from_redis(
+            TOPICS, group=self.group.name, client=self.client, loop=IOLoop.current(), asynchronous=True, max_entries=3
+        )
+        self._kept = self.group.build(self.source)
+        self.reading = self.source.open()
+        self.membership = self.reading._consumer.membership
+
+    def step(self) -> int:
+        """Step once, with the lease renewed and the dead looked for, and give asynchronous work some time."""
+
+        async def step() -> int:
+            came = await self.source.step()
+            await asyncio.sleep(0.001)
+            return came
+
+        consumer = self.reading._consumer
+        consumer._next_renewal = consumer._next_claim = 0.0
+        try:
+            return self._runner.run(step())
+        except redis.ConnectionError:
+            return 1
+
+    def go_on(self) -> None:
+        """Let asynchronous work go on without a step: no renewal, no acknowledgement."""
+        self._runner.run(asyncio.sleep(0.003))
+
+    def sleep(self) -> None:
+        """Have it silent for longer than its lease."""
+        self.asleep = True
+        self.group.note_in_flight(self)
+        self.group.client.delete(self.membership.fence.lease)
+
+    def stop(self) -> None:
+        """End it in good order, or as a crash if the connection breaks meanwhile."""
+        self.group.note_in_flight(self)
+
+        async def close() -> None:
+            self.source.close()
+
+        try:
+            self._runner.run(close())
+        except (redis.ConnectionError, LeaseLostError):
+            self.group.client.delete(self.membership.fence.lease)
+        self._end()
+
+    def crash(self) -> None:
+        """End it as a killed process does, and let its lease run out."""
+        self.group.note_in_flight(self)
+        self.group.client.delete(self.membership.fence.lease)
+        self._end()
+
+    def lost(self) -> None:
+        """End it because it was taken for dead. Its lease holds a tombstone."""
+        self._end()
+
+    def _end(self) -> None:
+        self.group.lives.remove(self)
+        self._runner.close()
+
+
+class Group:
+    """One group: its pipeline, its consumers, and what is known of both."""
+
+    def __init__(self, name: str, segments: list[str], client: redis.Redis) -> None:
+        self.name = name
+        self.client = client
+        self.segments = [SEGMENTS[each] for each in segments]
+        self.witness = Witness()
+        self.lives: list[Life] = []
+        self.seen: dict[str, set[str]] = {"sink": set(), "async sink": set()}
+        self.first: dict[str, list[str]] = {topic: [] for topic in TOPICS}
+        self.in_flight: set[str] = set()
+        """What some consumer had and had not acknowledged when it was lost or stopped."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the same entries make the same elements in every life."""
+        return sum(s.keeps for s in self.segments) <= 1 and not any(s.regroups or s.loses for s in self.segments)
+
+    def build(self, source: Stream) -> list[Any]:
+        stream = source.map(self._enter)
+        for segment in self.segments:
+            stream = segment.build(stream, self.witness)
+
+        async def see_later(element: Any) -> None:
+            await asyncio.sleep(0)
+            self.seen["async sink"].update(members(element))
+
+        return [
+            stream.map(self.witness.check("end")).sink(lambda element: self.seen["sink"].update(members(element))),
+            stream.sink(see_later),
+            stream.map(lambda element: {"made_of": list(members(element))}).to_redis(self.into),
+        ]
+
+    @property
+    def into(self) -> str:
+        return f"of_{self.name}"
+
+    def _enter(self, entry: Any) -> str:
+        name = f"{entry.topic}/{entry.id}"
+        if entry.id in self.first[entry.topic]:
+            assert name in self.in_flight, "only what was in flight may come again"
+        else:
+            self.first[entry.topic].append(entry.id)
+        return name
+
+    def note_in_flight(self, life: Life) -> None:
+        for topic in TOPICS:
+            with contextlib.suppress(redis.ResponseError):  # it has not joined yet
+                found = self.client.xpending_range(topic, self.name, "-", "+", 10_000, life.membership.name)
+                self.in_flight.update(f"{topic}/{p['message_id'].decode()}" for p in found)
+
+    def results(self) -> list[tuple[str, ...]]:
+        return [tuple(entry["made_of"]) for entry in Reservoir(self.client).peek(self.into, 10_000)]
+
+
+class Delivery(RuleBasedStateMachine):
+    """See the module."""
+
+    def __init__(self, fresh: Fresh) -> None:
+        super().__init__()
+        self.client = fresh()
+        self.pushed: dict[str, list[str]] = {topic: [] for topic in TOPICS}
+        self.groups: list[Group] = []
+
+    @initialize(one=pipelines, other=pipelines, shared=st.booleans())
+    def make_groups(self, one: list[str], other: list[str], shared: bool) -> None:
+        self.groups = [Group("first", one, self.client), Group("second", other, self.client)]
+        self.shared = shared
+
+    @rule(topic=st.sampled_from(TOPICS), bad=st.lists(st.sampled_from([None, None, None, "a", "b", "end"]), max_size=4))
+    def push(self, topic: str, bad: list[str | None]) -> None:
+        for where in bad:
+            id_ = Reservoir(self.client).push(topic, {"n": 1})
+            self.pushed[topic].append(id_)
+            if where is not None:
+                for group in self.groups:
+                    group.witness.bad[f"{topic}/{id_}"] = where
+
+    @rule(which=st.integers(0, 1))
+    def start(self, which: int) -> None:
+        group = self.groups[which]
+        if len([life for life in group.lives if not life.asleep]) < (2 if self.shared else 1):
+            group.lives.append(Life(group, self.client))
+
+    @rule(which=st.integers(0, 1), nth=st.integers(0, 2), times=st.integers(1, 4))
+    def step(self, which: int, nth: int, times: int) -> None:
+        for life in self._life(which, nth):
+            if life.asleep:
+                self._wake(life)
+                return
+            for _ in range(times):
+                try:
+                    life.step()
+                except LeaseLostError:
+                    life.lost()
+                    return
+
+    def _wake(self, life: Life) -> None:
+        life.go_on()
+        try:
+            life.membership.renew()
+        except LeaseLostError:
+            life.lost()
+            return
+        except redis.ConnectionError:
+            return
+        life.asleep = False
+        if not self.shared and len([one for one in life.group.lives if not one.asleep]) > 1:
+            life.stop()
+
+    @rule(which=st.integers(0, 1), nth=st.integers(0, 2))
+    def go_on(self, which: int, nth: int) -> None:
+        for life in self._life(which, nth):
+            life.go_on()
+
+    @rule(which=st.integers(0, 1), nth=st.integers(0, 2))
+    def crash(self, which: int, nth: int) -> None:
+        for life in self._life(which, nth):
+            life.crash()
+
+    @rule(which=st.integers(0, 1), nth=st.integers(0, 2))
+    def stop(self, which: int, nth: int) -> None:
+        for life in self._life(which, nth):
+            life.stop()
+
+    @rule(which=st.integers(0, 1), nth=st.integers(0, 2))
+    def sleep(self, which: int, nth: int) -> None:
+        for life in self._life(which, nth):
+            life.sleep()
+
+    @rule(which=st.integers(0, 1), nth=st.integers(0, 2), command=st.integers(1, 8))
+    def lose_a_reply(self, which: int, nth: int, command: int) -> None:
+        for life in self._life(which, nth):
+            life.client.loses_in = command
+
+    @rule()
+    def pass_a_minute(self) -> None:
+        """The records of results that were kept for stragglers only are gone."""
+        for key in self.client.keys("sluice:output:*"):
+            if self.client.pttl(key) <= STRAGGLERS_MS:
+                self.client.delete(key)
+
+    def _life(self, which: int, nth: int) -> list[Life]:
+        return self.groups[which].lives[nth : nth + 1]
+
+    @invariant()
+    def every_entry_is_accounted_for(self) -> None:
+        for group in self.groups:
+            letters = set()
+            for topic in TOPICS:
+                pushed = self.pushed[topic]
+                waiting, unread, put_away = self._where_entries_are(topic, group)
+                assert len(put_away) == len(set(put_away)), "a dead letter stands for one entry"
+                assert not set(put_away) & (waiting | unread)
+                letters.update(f"{topic}/{id_}" for id_ in put_away)
+                assert waiting | unread | set(put_away) <= set(pushed)
+                done = {f"{topic}/{id_}" for id_ in set(pushed) - waiting - unread - set(put_away)}
+                if not any(segment.loses for segment in group.segments):
+                    for sink, seen in group.seen.items():
+                        assert done <= seen | group.witness.dropped, f"acknowledged before the {sink} had it"
+                    made_of = {id_ for result in group.results() for id_ in result}
+                    assert done <= made_of | group.witness.dropped, "acknowledged before its result was there"
+                if not self.shared:
+                    assert group.first[topic] == sorted(group.first[topic], key=pushed.index), (
+                        "first deliveries in order"
+                    )
+            assert letters <= set(group.witness.failed)
+            if group.is_exact and not self.shared:
+                results = group.results()
+                assert len(results) == len(set(results)), "a result is there once"
+
+    def _where_entries_are(self, topic: str, group: Group) -> tuple[set[str], set[str], list[str]]:
+        pushed = self.pushed[topic]
+        found = [g for g in self._groups_of(topic) if g["name"].decode() == group.name]
+        if not found:
+            return set(), set(pushed), []
+        last = found[0]["last-delivered-id"].decode()
+        unread = set(pushed[pushed.index(last) + 1 :] if last in pushed else pushed)
+        letters = [letter["dead:id"] for letter in dead(self.client, topic, group.name)]
+        return set(pending(self.client, topic, group.name)), unread, letters
+
+    def _groups_of(self, topic: str) -> Any:
+        return self.client.xinfo_groups(topic) if self.client.exists(topic) else []
+
+    def teardown(self) -> None:
+        for group in self.groups:
+            for life in list(group.lives):
+                life.crash()
+            last = Life(group, self.client)
+            group.lives.append(last)
+            quiet, steps = 0, 0
+            while quiet < 4:
+                steps += 1
+                assert steps < 500, "the pipeline did not come to rest"
+                held = last.reading.in_flight
+                quiet = (
+                    0 if last.step() or last.reading.secured.waiting or last.reading.in_flight != held else quiet + 1
+                )
+            waiting = {f"{topic}/{id_}" for topic in TOPICS for id_ in pending(self.client, topic, group.name)}
+            assert last.reading.in_flight == len(waiting)
+            assert sorted(f"{t}/{i}" for t in TOPICS for i in group.first[t]) == sorted(
+                f"{t}/{i}" for t in TOPICS for i in self.pushed[t]
+            )
+            self.every_entry_is_accounted_for()
+            if not any(s.keeps or s.regroups or s.loses for s in group.segments):
+                assert not waiting
+            if group.is_exact and not self.shared:
+                letters = {f"{t}/{one['dead:id']}" for t in TOPICS for one in dead(self.client, t, group.name)}
+                assert letters == set(group.witness.failed) - waiting
+            last.stop()
+
+
+# A crash leaves asynchronous work undone, some of it before its first step.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.timeout(600)
+def test_whatever_happens_every_entry_is_accounted_for_at_every_moment(fresh_client: Fresh) -> None:
+    run_state_machine_as_test(lambda: Delivery(fresh_client))
