@@ -123,7 +123,7 @@ SEGMENTS: dict[str, Segment] = {
     "partition by key": Segment(lambda s, _: s.partition(2, key=_is_odd), keeps=True),
     "partition with timeout": Segment(lambda s, _: s.partition(3, timeout=0.002), regroups=True),
     "partition_unique": Segment(lambda s, _: s.partition_unique(2), loses=True),
-    "timed_window": Segment(lambda s, _: s.timed_window(0.002).filter(bool), regroups=True),
+    "timed_window": Segment(lambda s, _: s.timed_window(0.002).map(tuple).filter(bool), regroups=True),
     "timed_window_unique": Segment(lambda s, _: s.timed_window_unique(0.002).filter(bool), loses=True, regroups=True),
     "zip": Segment(lambda s, _: Stream.zip(*_halves(s)), keeps=True),
     "combine_latest": Segment(lambda s, _: Stream.combine_latest(*_halves(s)), loses=True, regroups=True),
