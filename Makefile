@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help up test lint clean
+.PHONY: help up test lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is to make
@@ -21,6 +21,9 @@ lint: $(VENV)/installed-test ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
+bench: $(VENV)/installed-bench ## Measure beside others, into README and docs (ten minutes; ARGS=--quick: two, no files)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
 clean: ## Remove what was installed and cached; the data in .sluice/ stays
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -33,6 +36,11 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV), with what the tests need (once; a minute or two) ..."
 	@$(INSTALL) --editable '.[test]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/installed-bench: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV), with what the benchmark compares (once; a minute or two) ..."
+	@$(INSTALL) --editable '.[bench]'
 	@touch $(VENV)/installed $@
 
 # A `python3.12` can be a pyenv shim for one that is not there, and Debian's can lack venv: ask each of them.

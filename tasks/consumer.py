@@ -11,7 +11,8 @@ from typing import Any
 
 import redis
 
-from tasks.entry import Entry
+from tasks.codec import SMALL, decode_small
+from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.membership import HANDED_BACK, Membership
 from tasks.reservoir import decoded
@@ -23,6 +24,7 @@ __all__ = ["Consumer", "Poison"]
 logger = logging.getLogger(__name__)
 
 _ZERO = "0-0"
+_FIRST_READ = 8  # entries, before their size is known
 # Dead letters have a cap of their own, whatever their topic keeps.
 KEEP_DEAD_LETTERS = 10_000
 
@@ -96,7 +98,7 @@ class Consumer:
         self.is_careful = False
         """Whether the last step returned a suspect: be done with it, or `absolve` it, before the next step."""
         self._last_read: dict[str, str] = dict.fromkeys(self.topics, _ZERO)
-        self._entry_bytes = max_bytes / 16  # a guess that keeps the first read small
+        self._entry_bytes: float | None = None
         self._joined = False
         self._settled = False
         self._next_renewal = 0.0
@@ -295,37 +297,52 @@ class Consumer:
                 gone.append(id_)
             suspects.remove(id_)  # only now: an outage on the way, and it is still one
         raws = [(id_, entries[0][1]) for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
-        return self._delivered(topic, raws, deliveries)
+        return self._delivered(topic, [(id_, list(itertools.chain(*raw.items()))) for id_, raw in raws], deliveries)
 
     def _read(self, block_ms: int) -> list[Entry | Poison]:
-        reply = self._client.xreadgroup(
+        # As one word, so that redis-py hands on the reply as it came: it would take it apart and put it together again.
+        reply = self._client.execute_command(
+            "XREADGROUP GROUP",
             self.group,
             self.membership.name,
-            dict.fromkeys(self.topics, ">"),
-            count=self._fitting(),
-            block=block_ms or None,  # 0 would be for ever
+            "COUNT",
+            self._fitting(),
+            *(("BLOCK", block_ms) if block_ms else ()),  # 0 would be for ever
+            "STREAMS",
+            *self.topics,
+            *[">"] * len(self.topics),
         )
         entries: list[Entry | Poison] = []
         for name, raws in reply or ():
             topic = name.decode()
-            entries += self._delivered(topic, [(id_.decode(), raw) for id_, raw in raws], {})
+            entries += self._delivered(topic, [(id_.decode(), flat) for id_, flat in raws], {})
             self._last_read[topic] = entries[-1].id
         return entries
 
     def _delivered(
-        self, topic: str, raws: list[tuple[str, dict[bytes, bytes]]], deliveries: dict[str, int]
+        self, topic: str, raws: list[tuple[str, list[bytes]]], deliveries: dict[str, int]
     ) -> list[Entry | Poison]:
+        """Return entries that have come as name, data, name, data, ... and are held from now on."""
+        self._held[topic].update([id_ for id_, _ in raws])
         entries: list[Entry | Poison] = []
-        for id_, raw in raws:
-            self._held[topic].add(id_)
-            size = sum(map(len, raw)) + sum(map(len, raw.values()))
-            self._entry_bytes += (
-                (size - self._entry_bytes) / 8 if size < self._entry_bytes else size - self._entry_bytes
-            )
-            value = decoded(topic, id_, raw, deliveries=deliveries.get(id_, 1))
+        largest = 0
+        for id_, flat in raws:
+            if (size := sum(map(len, flat))) > largest:
+                largest = size
+            entry = made(topic, id_, deliveries.get(id_, 1))
+            if size <= SMALL and decode_small(flat, entry):
+                entries.append(entry)
+                continue
+            value = decoded(topic, id_, dict(zip(flat[::2], flat[1::2], strict=True)), deliveries=entry.deliveries)
             entries.append(Poison(topic, id_, value) if isinstance(value, PoisonEntryError) else value)
+        if raws:
+            # The largest one is forgotten slowly: small entries between large ones do not make the next read large.
+            known = self._entry_bytes
+            self._entry_bytes = largest if known is None or largest > known else known + (largest - known) / 8
         return entries
 
     def _fitting(self) -> int:
         """Return how many entries to ask for, from the size of those that came lately."""
+        if self._entry_bytes is None:
+            return min(self.max_entries, _FIRST_READ)
         return max(1, min(self.max_entries, int(self.max_bytes / max(self._entry_bytes, 1))))

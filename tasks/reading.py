@@ -39,16 +39,28 @@ class Reading:
     that were read, entries that are done, and entries that cannot be decoded.
 
     grace    seconds a stop waits for what is in flight
+    batch    how many entries an element is a list of, at most; None: an element is an entry
+    fuse     whether runs of simple nodes are done in one call
     """
 
-    def __init__(self, consumer: Consumer, node: Stream, *, on_error: OnError, grace: float) -> None:
-        self.secured: Secured = secure(node)
+    def __init__(
+        self,
+        consumer: Consumer,
+        node: Stream,
+        *,
+        on_error: OnError,
+        grace: float,
+        batch: int | None = None,
+        fuse: bool = True,
+    ) -> None:
+        self.secured: Secured = secure(node, fuse=fuse)
         self.in_flight = 0
         """How many entries the graph holds."""
         self._consumer = consumer
         self._node: Any = node
         self._on_error = on_error
         self._grace = grace
+        self._batch = batch
         self._group = consumer.group
         self._fence = consumer.membership.fence
         self._stopping = threading.Event()
@@ -58,9 +70,11 @@ class Reading:
         self._room = threading.Event()
         self._drained = threading.Event()
         self._done: deque[Receipt] = deque()
+        self._ended: list[Receipt] = []
         self._poison: deque[Poison] = deque()
         self._told: set[str] = set()
         self._pause = 0.0
+        self._emitting: list[Receipt] = []
         self._last: Receipt | None = None
 
     def run(self) -> None:
@@ -85,8 +99,11 @@ class Reading:
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit what came and acknowledge what is done, in one thread; return how many entries came."""
         entries = self._consumer.step(block_ms)
-        for entry in entries:
-            await self._emit_entry(entry)
+        emit = self._emitter()
+        for element in self._elements(entries):
+            for one in emit(element):
+                await one
+            self._let_go()
         self._flush()
         if self._consumer.is_careful:
             self._absolve(entries[0])
@@ -103,7 +120,7 @@ class Reading:
         try:
             while not self._stopping.is_set():
                 if self._batches:
-                    await self._emit_batch(self._batches.popleft())
+                    await self._emit_read(self._batches.popleft())
                 else:
                     await self._arrived.wait()
                     self._arrived.clear()
@@ -114,28 +131,54 @@ class Reading:
             self.stop()
             self._drained.set()
 
-    async def _emit_batch(self, batch: list[Entry | Poison]) -> None:
+    async def _emit_read(self, read: list[Entry | Poison]) -> None:
         self._room.set()
-        secure(self._node)  # nodes may have been added
+        emit = self._emitter()
         began = time.monotonic()
-        for entry in batch:
+        for element in self._elements(read):
             if self._stopping.is_set():
                 return
-            await self._emit_entry(entry)
+            for one in emit(element):
+                await one
+            self._let_go()
             if time.monotonic() - began > _SLICE:
                 await asyncio.sleep(0)
                 began = time.monotonic()
 
-    async def _emit_entry(self, entry: Entry | Poison) -> None:
-        if isinstance(entry, Poison):
-            self._poison.append(entry)
-            return
-        receipt = Receipt(entry.topic, entry.id, fence=self._fence, done=self._finish, failed=self._fail)
-        self.in_flight += 1
-        for one in self._node._emit(entry, metadata=[{"ref": receipt}]):
-            await one
-        receipt.release()
-        self._last = receipt
+    def _elements(self, read: list[Entry | Poison]) -> list[Any]:
+        """Return what is to be emitted; put aside what cannot be decoded."""
+        for bad in read:
+            if isinstance(bad, Poison):
+                self._poison.append(bad)
+        entries = [entry for entry in read if isinstance(entry, Entry)]
+        if self._batch is None:
+            return entries
+        return [entries[start : start + self._batch] for start in range(0, len(entries), self._batch)]
+
+    def _emitter(self) -> Callable[[Any], list[Any]]:
+        """Return what emits an element, and holds a receipt of each of its entries until `_let_go`."""
+        emit = secure(self._node).fusion.emitter(self._node)  # nodes may have been added
+        fence, done, failed, held = self._fence, self._finish, self._fail, self._emitting
+
+        def emit_entry(entry: Entry) -> list[Any]:
+            receipt = Receipt(entry.topic, entry.id, fence=fence, done=done, failed=failed)
+            held.append(receipt)
+            self.in_flight += 1
+            return emit(entry, [{"ref": receipt}])
+
+        def emit_batch(entries: list[Entry]) -> list[Any]:
+            held.extend([Receipt(one.topic, one.id, fence=fence, done=done, failed=failed) for one in entries])
+            self.in_flight += len(entries)
+            return emit(entries, [{"ref": receipt} for receipt in held])
+
+        return emit_entry if self._batch is None else emit_batch
+
+    def _let_go(self) -> None:
+        """Let go of what was emitted last and has been awaited."""
+        self._last = self._emitting[-1]
+        for receipt in self._emitting:
+            receipt.release()
+        self._emitting.clear()
 
     def _finish(self, receipt: Receipt) -> None:
         self.in_flight -= 1
@@ -229,10 +272,11 @@ class Reading:
             self._consumer.dead_letter(bad.topic, bad.id, node="decode", exception=repr(bad.error))
             self._poison.popleft()
             logger.warning("%s; moved to the dead letters of group %r", bad.error, self._group)
-        ended = [self._done[i] for i in range(len(self._done))]
+        while self._done:
+            self._ended.append(self._done.popleft())
         done: defaultdict[str, list[str]] = defaultdict(list)
         with_results: set[str] = set()
-        for receipt in ended:
+        for receipt in self._ended:
             if receipt.failure is None:
                 done[receipt.topic].append(receipt.id)
                 if receipt.has_results:
@@ -247,8 +291,7 @@ class Reading:
                 )
         for topic, ids in done.items():
             self._consumer.ack(topic, ids, with_results=with_results)
-        for _ in ended:  # only now: an outage on the way, and all of it is sent again
-            self._done.popleft()
+        self._ended.clear()  # only now: an outage on the way, and all of it is sent again
 
     def _drain(self) -> None:
         """Wait until nothing in flight gets any further, acknowledge what is done and give back the rest.

@@ -1,0 +1,1 @@
+"""How fast it is, beside others that do the same work on the same Redis in the same run: `make bench`."""

@@ -1,0 +1,281 @@
+"""Measure it all, print it, and write it into the README and docs/performance.md.
+
+    python -m benchmarks [--quick] [--only throughput ...]
+
+Candidates take turns (A B C A B C ...), each run in a process of its own, on a Redis that is started for this; what
+is reported are medians of the rounds, and ratios of medians of one run.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.children import call
+from benchmarks.report import Row, between_markers, machine, plot, table
+from benchmarks.throughput import CANDIDATES, SHORT
+from benchmarks.work import TOPIC, connected, fill
+from deployments.redis_server import RedisServer
+
+ROOT = Path(__file__).parents[1]
+OURS, RAW = "Sluice", "redis-py, read and ack alone"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: the whole, or what fits into a minute."""
+
+    rounds: int = 5
+    entries: int = 100_000
+    slow_entries: int = 5_000  # for those that take milliseconds an entry
+    frames: int = 40
+    latency_seconds: float = 10.0
+    backlog: int = 1_000_000
+    small_frames: int = 10_000
+    large_frames: int = 300
+    memory_seconds: float = 10.0
+    growth: int = 20_000
+
+
+QUICK = Sizes(
+    rounds=2,
+    entries=30_000,
+    slow_entries=2_000,
+    frames=10,
+    latency_seconds=2.0,
+    backlog=100_000,
+    small_frames=1_000,
+    large_frames=60,
+    memory_seconds=3.0,
+    growth=5_000,
+)
+
+
+def in_turn(candidates: Sequence[str], rounds: int, measure: Callable[[str, int], float]) -> dict[str, float]:
+    """Return each candidate's median over `rounds` rounds, in which they take turns."""
+    found: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(rounds):
+        for name in candidates:
+            found[name].append(measure(name, turn))
+            print(f"  {name}: {found[name][-1]:.4g}", flush=True)
+    return {name: median(values) for name, values in found.items()}
+
+
+def throughput(url: str, sizes: Sizes) -> list[Row]:
+    """Compare the candidates on the same entries."""
+    fill(connected(url), sizes.entries)
+    fill(connected(url), sizes.slow_entries, SHORT)
+    call("throughput:fill_own_format", url=url, count=sizes.slow_entries)
+
+    def rate(name: str, turn: int) -> float:
+        count = sizes.slow_entries if name.startswith("FastStream") else sizes.entries
+        return count / call("throughput:measure", name=name, url=url, group=f"{turn}", count=count)
+
+    rates = in_turn(list(CANDIDATES), sizes.rounds, rate)
+    connected(url).flushall()
+    return [
+        (name, f"{rates[name]:,.0f}/s", f"{rates[OURS] / rates[name]:.2f} x" if name != OURS else "")
+        for name in sorted(rates, key=rates.__getitem__, reverse=True)
+    ]
+
+
+def frame(url: str, sizes: Sizes) -> list[Row]:
+    """Follow one frame through all of its parts."""
+    got = call("frames:measure", url=url, topic=TOPIC, repeats=sizes.frames)
+    parts = ("encode", "push", "read", "check and decode")
+    total = sum(got[part] for part in parts)
+    codec = got["encode"] + got["check and decode"]
+    told = " + ".join(f"{got[part]:.1f}" for part in parts)
+    return [
+        (
+            "encode + push + read + check and decode, one by one",
+            f"{told} = {total:.1f} ms",
+            f"check alone {got['check']:.1f} ms",
+        ),
+        (
+            "from before the push until it is in the sink",
+            f"{got['whole']:.1f} ms",
+            f"{got['whole'] / total:.2f} x the sum",
+        ),
+        ("our codec alone", f"{codec:.1f} ms", f"{got['bytes'] / 2**20:.1f} MB"),
+        ("JSON (pandas)", f"{got['JSON']:.1f} ms", f"{got['JSON'] / codec:.1f} x ours"),
+        ("Parquet (pandas)", f"{got['Parquet']:.1f} ms", f"{got['Parquet'] / codec:.1f} x ours"),
+    ]
+
+
+def latency(url: str, sizes: Sizes) -> list[Row]:
+    """Push at 1,000 entries a second."""
+    got = call("latency:measure", url=url, rate=1000, seconds=sizes.latency_seconds)
+    return [
+        (
+            "push to sink at 1,000 entries/s: p50, p99, worst",
+            f"{got['p50']:.2f}, {got['p99']:.2f}, {got['worst']:.1f} ms",
+            "",
+        )
+    ]
+
+
+def memory(url: str, sizes: Sizes) -> list[Row]:
+    """Let outlets face backlogs."""
+    rows: list[Row] = []
+    fill(connected(url), sizes.backlog)
+    for work, how in ((0.0, "at full speed"), (0.001, "1 ms of work each")):
+        got = call("memory:measure", url=url, topic=TOPIC, seconds=sizes.memory_seconds, work=work)
+        connected(url).xgroup_destroy(TOPIC, "memory")
+        rows.append(
+            (f"{sizes.backlog:,} small entries, {how}", f"{got['peak']:.0f} MB", f"{got['start']:.0f} MB at its start")
+        )
+    connected(url).flushall()
+    for count, lines in ((sizes.small_frames, 250), (sizes.large_frames, 5_000)):
+        size = call("memory:fill_frames", url=url, topic=TOPIC, count=count, rows=lines)
+        got = call("memory:measure", url=url, topic=TOPIC, seconds=sizes.memory_seconds, work=0.005)
+        connected(url).flushall()
+        rows.append(
+            (
+                f"{count:,} frames of {size / 2**20:.2f} MB, 5 ms of work each",
+                f"{got['peak']:.0f} MB",
+                f"{got['start']:.0f} MB at its start",
+            )
+        )
+    return rows
+
+
+def replicas(url: str, sizes: Sizes) -> list[Row]:
+    """Put one and two outlets into one group."""
+    rows: list[Row] = []
+    fill(connected(url), sizes.entries)
+    for work in (0.0, 20e-6):
+        took = in_turn(
+            ["1", "2"],
+            sizes.rounds,
+            lambda n, turn, work=work: call(
+                "scaling:replicas", url=url, group=f"{n}-{turn}-{work}", count=int(n), length=sizes.entries, work=work
+            ),
+        )
+        how = f"{work * 1e6:.0f} us of computing an entry" if work else "the pipeline above"
+        rows.append(
+            (
+                f"two outlets of one group beside one, {how}",
+                f"{sizes.entries / took['2']:,.0f}/s",
+                f"{took['1'] / took['2']:.2f} x one",
+            )
+        )
+    connected(url).flushall()
+    return rows
+
+
+def pushing(url: str, sizes: Sizes) -> list[Row]:
+    """Push in bulk."""
+    took = in_turn(
+        ["push_many", "push_raw"],
+        sizes.rounds,
+        lambda name, _: call(
+            "scaling:" + name.replace("push_many", "push"), url=url, topic=TOPIC, count=sizes.entries, at_once=1000
+        ),
+    )
+    rates = {name: sizes.entries / seconds for name, seconds in took.items()}
+    return [
+        ("XADD in redis-py's pipelines, encoded before", f"{rates['push_raw']:,.0f}/s", ""),
+        (
+            "push_many, 1,000 at a time, encoding included",
+            f"{rates['push_many']:,.0f}/s",
+            f"{rates['push_many'] / rates['push_raw']:.2f} x",
+        ),
+    ]
+
+
+def growth(url: str, sizes: Sizes) -> list[Row]:
+    """Vary one thing at a time, and draw it."""
+    unit, length = sizes.growth, sizes.backlog
+    fill(connected(url), length)
+
+    def of(points: Sequence[int], **fixed: Callable[[int], int]) -> dict[float, float]:
+        def cost(point: str, turn: int) -> float:
+            arguments: dict[str, Any] = {"first": 0, "count": unit, "nodes": 3, "topic": TOPIC}
+            arguments |= {name: choose(int(point)) for name, choose in fixed.items()}
+            took = call("scaling:cost", url=url, group=f"{turn}", **arguments)
+            return took / arguments["count"] * 1e6
+
+        return {
+            int(point): value for point, value in in_turn([str(p) for p in points], min(3, sizes.rounds), cost).items()
+        }
+
+    entries = of([unit // 2, unit, 2 * unit, 4 * unit], count=lambda n: n)
+    nodes = of([1, 2, 4, 8, 16, 32], nodes=lambda n: n)
+    backlog = of([unit, length // 10, length // 2, length], first=lambda n: length - n)
+    connected(url).flushall()
+    lengths = [unit, length // 10, length // 2, length]
+    for n in lengths:
+        fill(connected(url), n, f"{TOPIC}-{n}")
+    reservoir = of(lengths, topic=lambda n: f"{TOPIC}-{n}", first=lambda n: n - unit)
+    connected(url).flushall()
+    folder = ROOT / "docs"
+    for name, title, label, points in (
+        ("entries", "Entries in one run", "entries", entries),
+        ("nodes", "Nodes of the pipeline", "map nodes before the sink", nodes),
+        ("backlog", "Backlog in front of the outlet", "entries not read yet", backlog),
+        ("reservoir", "Length of the topic", "entries in the topic, the last of them new", reservoir),
+    ):
+        drawn = plot(title, label, "microseconds an entry", points, logarithmic=name in ("backlog", "reservoir"))
+        folder.joinpath(f"performance-{name}.svg").write_text(drawn, encoding="utf-8")
+    return [
+        (
+            title,
+            " ".join(f"{value:.1f}" for value in points.values()) + " us",
+            f"at {' '.join(f'{x:,}' for x in points)}",
+        )
+        for title, points in (
+            ("an entry's cost by entries in the run", entries),
+            ("by nodes", nodes),
+            ("by backlog", backlog),
+            ("by the topic's length", reservoir),
+        )
+    ]
+
+
+SECTIONS: dict[str, tuple[Callable[[str, Sizes], list[Row]], Row]] = {
+    "throughput": (
+        throughput,
+        ("Entries through `filter -> map -> filter -> sink`, one at a time unless it says otherwise", "", "Sluice is"),
+    ),
+    "frame": (frame, ("One DataFrame of 5,000 x 32", "", "")),
+    "latency": (latency, ("Latency", "", "")),
+    "memory": (memory, ("Memory of an outlet above its start", "peak", "")),
+    "replicas": (replicas, ("Replicas", "", "")),
+    "push": (pushing, ("Pushing", "", "")),
+    "growth": (growth, ("Growth", "", "")),
+}
+
+
+def main() -> None:
+    """Run the sections asked for; the files are written only by a run of all of them in full."""
+    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a minute's version; writes no files")
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="only these; writes no files"
+    )
+    options = parser.parse_args()
+    sizes = QUICK if options.quick else Sizes()
+    began = time.monotonic()
+    parts = []
+    with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
+        where = machine(connected(server.url).info("server")["redis_version"])
+        print(where, flush=True)
+        for name in options.only:
+            print(f"{name} ...", flush=True)
+            measure, heads = SECTIONS[name]
+            parts.append(table(measure(server.url, sizes), heads))
+            print(f"\n{parts[-1]}\n", flush=True)
+    print(f"{time.monotonic() - began:.0f} s")
+    if not options.quick and len(options.only) == len(SECTIONS):
+        text = "\n\n".join(parts)
+        between_markers(ROOT / "docs" / "performance.md", f"\nMeasured on {where}.\n\n{text}\n")
+        between_markers(ROOT / "README.md", f"\n{parts[0]}\n\nMeasured on {where}.\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Milliseconds from before a push to the sink, at a steady pace, with the producer in a process of its own."""
+
+import time
+from typing import Any
+
+from benchmarks.children import Child
+from tasks import Reservoir
+from tasks.source import from_redis
+
+__all__ = ["measure", "produce"]
+
+TOPIC = "bench-latency"
+
+
+def produce(url: str, rate: int, seconds: float) -> int:
+    """Push entries that say when, `rate` a second; return how many."""
+    reservoir = Reservoir.from_url(url)
+    count = round(rate * seconds)
+    began = time.monotonic()
+    for n in range(count):
+        time.sleep(max(0.0, began + n / rate - time.monotonic()))
+        reservoir.push(TOPIC, {"sent": time.monotonic()})
+    return count
+
+
+def measure(url: str, rate: int, seconds: float) -> dict[str, float]:
+    """Return the median, the 99th percentile and the worst, the first tenth of the time left out, and the rate."""
+    times: list[float] = []
+    source: Any = from_redis(TOPIC, group="latency", url=url)
+    kept = source.pluck("sent").sink(lambda sent: times.append((time.monotonic() - sent) * 1000))
+    source.start()
+    producer = Child("latency:produce", url=url, rate=rate, seconds=seconds)
+    began = time.monotonic()
+    count = producer.result(timeout=seconds * 3 + 30)
+    took = time.monotonic() - began
+    end = time.monotonic() + 5
+    while len(times) < count and time.monotonic() < end:
+        time.sleep(0.01)
+    source.stop()
+    source.join(10)
+    source.client.delete(TOPIC)
+    del kept
+    counted = sorted(times[count // 10 :])
+    return {
+        "p50": counted[len(counted) // 2],
+        "p99": counted[len(counted) * 99 // 100],
+        "worst": counted[-1],
+        "lost": count - len(times),
+        "seconds": took,
+    }

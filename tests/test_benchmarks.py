@@ -1,0 +1,63 @@
+"""The benchmark's own code runs: at tiny sizes, and without a look at its figures."""
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from benchmarks import children, frames, latency, memory, report, scaling, throughput, work
+from deployments.redis_server import RedisServer
+
+PEERS = {"Bytewax": "bytewax", "walrus": "walrus", "FastStream": "faststream"}
+
+
+@pytest.mark.parametrize("name", throughput.CANDIDATES)
+def test_every_candidate_does_the_work_and_acknowledges_all_of_it(
+    real_redis: redis.Redis, redis_server: RedisServer, name: str
+) -> None:
+    if peer := PEERS.get(name.partition(",")[0]):
+        pytest.importorskip(peer)
+    if name.endswith("own format"):
+        throughput.fill_own_format(redis_server.url, 20)
+    else:
+        work.fill(real_redis, 20, throughput.SHORT if name == "FastStream" else work.TOPIC)
+    assert throughput.measure(name, redis_server.url, "group", 20) > 0
+
+
+def test_the_server_fills_a_topic_with_the_values_that_the_work_expects(real_redis: redis.Redis) -> None:
+    from tasks import Reservoir
+
+    work.fill(real_redis, 1200)
+    assert [entry["value"] for entry in Reservoir(real_redis).peek(work.TOPIC, 1200)] == [
+        work.value(n) for n in range(1200)
+    ]
+
+
+def test_each_measurement_runs_at_a_tiny_size(real_redis: redis.Redis, redis_server: RedisServer) -> None:
+    url = redis_server.url
+    assert frames.measure(url, "frames", repeats=1, rows=10)["whole"] > 0
+    assert memory.fill_frames(url, "backlog", 3, 10) > 0
+    assert memory.measure(url, "backlog", 5.0)["seen"] == 3
+    assert scaling.push(url, "pushed", 10, 5) > 0
+    assert scaling.push_raw(url, "pushed", 10, 5) > 0
+    work.fill(real_redis, 20)
+    assert scaling.cost(url=url, topic=work.TOPIC, group="cost", first=10, count=10, nodes=2) > 0
+
+
+def test_processes_of_their_own_are_driven_and_asked(real_redis: redis.Redis, redis_server: RedisServer) -> None:
+    work.fill(real_redis, 20)
+    assert scaling.replicas(redis_server.url, "group", 1, 20, 0.0) > 0
+    assert latency.measure(redis_server.url, 100, 0.2)["lost"] == 0
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        children.call("work:value")
+
+
+def test_figures_become_a_table_a_plot_and_text_between_markers(tmp_path: Path) -> None:
+    drawn = report.plot("Title", "x", "y", {10: 1.0, 1000: 2.5}, logarithmic=True)
+    assert drawn.count("<circle") == 2
+    file = tmp_path / "README.md"
+    file.write_text("before\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nafter\n")
+    report.between_markers(file, report.table([("a", "1", "")], ("what", "how much", "")))
+    assert "old" not in file.read_text()
+    assert "| a | 1 |  |" in file.read_text()
+    assert file.read_text().endswith("<!-- /benchmark -->\nafter\n")
