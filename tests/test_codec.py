@@ -22,8 +22,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from tasks.codec import Limits, decode, decode_fields, encode, encode_fields
+from tasks.codec import DEFAULT_LIMITS, SMALL, Limits, decode, decode_fields, decode_small, encode, encode_fields
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
+from tasks.jsontext import json_weight
 
 MIB = 2**20
 
@@ -1077,3 +1078,31 @@ def test_a_message_names_the_field_and_never_the_payload(secret: bytes) -> None:
     with pytest.raises(EncodeError, match="^field 'quotes': ") as refused:
         encode_fields({"quotes": pd.DataFrame({"a": ["SECRET", 1]})})
     assert "SECRET" not in str(refused.value)
+
+
+json_texts = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+).map(lambda value: json.dumps(value).encode())
+odd_bytes = st.binary() | st.sampled_from(
+    [b"", b" 1", b"1 ", b"1 2", b"\xfebytes:x", b"9" * 5_000, b"[" * 10_000, b"NaN", b"nope"]
+)
+
+
+@given(fields=st.dictionaries(st.binary(max_size=5), json_texts | odd_bytes, max_size=3))
+def test_the_quick_way_to_decode_small_entries_agrees_with_the_long_one_or_leaves_it_to_it(
+    fields: dict[bytes, bytes],
+) -> None:
+    found: dict[str, Any] = {}
+    if decode_small([part for pair in fields.items() for part in pair], found):
+        assert repr(found) == repr(decode_fields(fields))
+
+
+@given(text=json_texts)
+def test_plain_json_is_decoded_the_quick_way(text: bytes) -> None:
+    assert decode_small([b"n", text], {})
+
+
+def test_what_is_decoded_the_quick_way_cannot_weigh_more_than_the_limits() -> None:
+    worst = [bytes([byte]) * SMALL for byte in range(128)]
+    assert max(json_weight(b"[" + text) for text in worst) <= 200 * SMALL < DEFAULT_LIMITS.max_decoded_bytes
