@@ -84,7 +84,7 @@ class Fusion:
         guards, last = self._guards, run[-1]
         steps = [(node, node.meter, type(node)) for node in run]
 
-        def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001, C901, PLR0912
+        def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
             outer, guards.nested = guards.nested, 0.0
             began = then = perf_counter()
             node, meter, waiting = steps[0][0], steps[0][1], []

@@ -23,11 +23,15 @@ logger = logging.getLogger(__name__)
 OnError = Literal["dead_letter", "stop"]
 
 _BLOCK_MS = 100
+_SHORT_BLOCK_MS = 5
 _MAX_PAUSE = 5.0
 # Seconds without any acknowledgement after which a pipeline that waits for nothing will not finish any more.
 _SETTLED = 0.3
 # Seconds for which the entries behind one that may be deadly wait until it is done or at rest.
 _CAREFUL = 5.0
+# Seconds between acknowledgements while there is more to do: each costs a round trip, and waits for the pipeline's thread
+# to let go of the interpreter.
+_FLUSH = 0.01
 # Seconds for which a pipeline may have its loop for itself, if it never waits for anything.
 _SLICE = 0.005
 
@@ -74,6 +78,8 @@ class Reading:
         self._poison: deque[Poison] = deque()
         self._told: set[str] = set()
         self._pause = 0.0
+        self._next_flush = 0.0
+        self._was_busy = False
         self._emitting: list[Receipt] = []
         self._last: Receipt | None = None
 
@@ -226,8 +232,10 @@ class Reading:
         return True
 
     def _read_on(self) -> None:
-        self._tend()
-        if self._batches:
+        if time.monotonic() >= self._next_flush:
+            self._tend()
+            self._next_flush = time.monotonic() + _FLUSH
+        if len(self._batches) > 1:
             self._room.wait(_BLOCK_MS / 1000)
             self._room.clear()
         elif entries := self._read():
@@ -238,9 +246,12 @@ class Reading:
 
     def _read(self) -> list[Entry | Poison]:
         began = time.monotonic()
-        entries = self._consumer.step(_BLOCK_MS)
+        # Behind the last of many entries only briefly, so that it is soon acknowledged.
+        block_ms = _SHORT_BLOCK_MS if self._was_busy else _BLOCK_MS
+        entries = self._consumer.step(block_ms)
         if not entries:  # fakeredis does not block
-            self._stopping.wait(began + _BLOCK_MS / 1000 - time.monotonic())
+            self._stopping.wait(began + block_ms / 1000 - time.monotonic())
+        self._was_busy = bool(entries)
         return entries
 
     def _see_through(self, suspect: Entry | Poison) -> None:

@@ -29,7 +29,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     url, client the reservoir; by default what the settings name
     start_from  where a new group begins: 'beginning', 'new', an ISO time or an entry id
     lease       how long this consumer may be silent before it counts as dead
-    max_entries, max_bytes   bounds of what is read at once
+    max_entries, max_bytes   bounds of what is read at once; up to four reads are in memory
     batch       emit lists of up to so many entries instead, of what has come by then: none waits for another. If the
                 pipeline raises on a list, all of its entries have failed
     fuse        do runs of `map`, `filter`... in one call: quicker, and nothing else; False is for doubt
@@ -50,8 +50,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         client: redis.Redis | None = None,
         start_from: str = "beginning",
         lease: str | float | timedelta = 10.0,
-        max_entries: int = 256,
-        max_bytes: int = 32 * 2**20,
+        max_entries: int = 512,
+        max_bytes: int = 4 * 2**20,
         grace: str | float | timedelta = 20.0,
         on_error: OnError = "dead_letter",
         max_deliveries: int = 5,

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from tasks import Reservoir, has
+from tasks import Reservoir, SettingsError, has
+from tasks.source import from_redis
 from tests.streams import dead, pending, push_all, run
 
 Fresh = Callable[[], redis.Redis]
@@ -150,3 +152,39 @@ def test_an_entry_that_cannot_be_decoded_becomes_a_dead_letter_with_its_bytes_un
     assert letter[b"frame"] == bytes_
     assert letter[b"dead:node"] == b"decode"
     assert pending(client) == []
+
+
+@given(pushed=st.lists(st.integers(0, 9), max_size=20), batch=st.integers(1, 7), max_entries=st.integers(1, 7))
+def test_batches_hold_every_entry_in_order_and_fail_as_a_whole(
+    fresh_client: Fresh, pushed: list[int], batch: int, max_entries: int
+) -> None:
+    client = fresh_client()
+    ids = push_all(client, "topic", pushed)
+    batches: list[list[Any]] = []
+
+    def check(entries: list[Any]) -> None:
+        batches.append(entries)
+        if any(entry["n"] == 0 for entry in entries):
+            raise ValueError
+
+    run(lambda source: source.sink(check), client, batch=batch, max_entries=max_entries)
+    assert [entry.id for entries in batches for entry in entries] == ids
+    assert all(len(entries) <= batch for entries in batches)
+    failed = [entry.id for entries in batches if any(entry["n"] == 0 for entry in entries) for entry in entries]
+    assert [letter["dead:id"] for letter in dead(client)] == failed
+    assert pending(client) == []
+
+
+def test_an_entry_that_cannot_be_decoded_is_left_out_of_its_batch(client: redis.Redis) -> None:
+    push_all(client, "topic", [1])
+    client.xadd("topic", {"n": b"\xff\xff\xff\xff no Arrow"})
+    push_all(client, "topic", [2])
+    seen: list[Any] = []
+    run(lambda source: source.map(lambda entries: [entry["n"] for entry in entries]).sink(seen.append), client, batch=9)
+    assert seen == [[1, 2]]
+    assert len(dead(client)) == 1
+
+
+def test_a_batch_of_no_entries_is_refused() -> None:
+    with pytest.raises(SettingsError, match="batch: expected a number of entries above zero, got 0"):
+        from_redis("topic", group="group", batch=0)

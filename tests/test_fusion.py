@@ -1,0 +1,148 @@
+"""Fused or not, nobody can tell: not by outputs, order, acknowledgements, dead letters, meters or the nodes' last values."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from streamz import Stream
+
+from tasks import Entry
+from tests.streams import dead, drain, here, pending
+
+Fresh = Callable[[], redis.Redis]
+Step = tuple[str, int]
+
+STEPS = ["map", "map_more", "starmap", "filter", "pluck", "window", "buffer", "branch", "join", "later"]
+steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 4)), max_size=7)
+
+
+def number(element: Any) -> int:
+    """Return the first number in an element."""
+    while isinstance(element, tuple | list):
+        element = element[0]
+    return element["n"] if isinstance(element, dict) else element
+
+
+def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | None) -> list[Stream]:
+    """Build a pipeline that notes every call in `seen`; at the number of a step, and of `fails_at`, it raises."""
+
+    def noted(name: str, bad: int, result: Callable[[Any], Any]) -> Callable[..., Any]:
+        def call(*element: Any, **_: Any) -> Any:
+            x = element[0]
+            seen.append((name, repr(x) if isinstance(x, Entry) else x))
+            if fails_at is not None and number(x) % 7 == bad + fails_at:
+                msg = f"{name} cannot take {number(x)}"
+                raise ValueError(msg)
+            return result(x)
+
+        call.__name__ = name
+        return call
+
+    kept: list[Stream] = []
+    stream: Stream = source.map(noted("first", 0, number))
+    for i, (kind, bad) in enumerate(plan):
+        name = f"{kind}{i}"
+        if kind == "map":
+            stream = stream.map(noted(name, bad, lambda x: x))
+        elif kind == "map_more":
+            stream = stream.map(noted(name, bad, lambda x: (x, 1)), 1, by=2)
+        elif kind == "starmap":
+            stream = stream.map(lambda x: [x, 1]).starmap(noted(name, bad, lambda x: x))
+        elif kind == "filter":
+            stream = stream.filter(noted(name, bad, lambda x: number(x) % 5 != 3))
+        elif kind == "pluck":  # what has no such item fails
+            stream = stream.map(lambda x, bad=bad: (x,) if number(x) % 7 == bad else (x, x)).pluck(
+                1 if bad else [0, -1]
+            )
+        elif kind == "window":
+            stream = stream.sliding_window(2, return_partial=False)
+        elif kind == "buffer":
+            stream = stream.buffer(2)
+        elif kind == "branch":
+            kept.append(stream.map(noted(f"side{i}", bad, lambda x: x)).sink(noted(f"end{i}", bad, lambda _: None)))
+        elif kind == "join":
+            stream = stream.map(noted(f"left{i}", bad, lambda x: x)).union(stream.filter(noted(f"right{i}", bad, bool)))
+        elif kind == "later":
+            below: list[Stream] = []
+            stream = stream.map(grafting(below, seen, at=bad)).map(noted(name, bad, lambda x: x))
+            below.append(stream)
+    kept += [stream.sink(noted("last", 1, lambda x: later(x) if number(x) % 2 else x))]
+    return [stream, *kept]
+
+
+def grafting(below: list[Stream], seen: list[Any], at: int) -> Callable[[Any], Any]:
+    """Return a function that connects a node further down, or takes it away again, while an element passes here."""
+    grafted: list[Stream] = []
+
+    def graft(x: Any) -> Any:
+        if number(x) == at and not grafted:
+            grafted.append(below[0].map(lambda x: seen.append(("grafted", x))))
+        elif number(x) == at + 2 and grafted:
+            grafted.pop().destroy()
+        return x
+
+    return graft
+
+
+async def later(x: Any) -> None:
+    await asyncio.sleep(0)
+    if number(x) % 5 == 4:
+        msg = "too late"
+        raise RuntimeError(msg)
+
+
+def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | None, *, fuse: bool) -> dict[str, Any]:
+    """Return all that can be seen of a run."""
+    seen: list[Any] = []
+    ids = [f"{n + 1}-0" for n in range(count)]
+    for n, id_ in enumerate(ids):
+        client.xadd("topic", {"n": n}, id=id_)
+
+    async def main() -> dict[str, Any]:
+        source = here(client, fuse=fuse, max_entries=3)
+        kept = build(source, plan, seen, fails_at)
+        reading = source.open()
+        await drain(source, until=lambda: not reading.secured.waiting)
+        meters = [(meter.name, meter.received, meter.failed) for meter in reading.secured.meters]
+        found = {
+            "seen": seen,
+            "meters": meters,
+            "pending": [ids.index(id_) for id_ in pending(client)],
+            "dead": [
+                {name: letter.get(name) for name in ("n", "dead:node", "dead:exception")} for letter in dead(client)
+            ],
+            "values": [repr(meter.node.current_value) for meter in reading.secured.meters[1:]],
+            "names": [str(node) for node in kept],
+        }
+        source.close()
+        return found
+
+    return asyncio.run(main())
+
+
+@given(plan=steps, count=st.integers(0, 12), fails_at=st.none() | st.integers(0, 2))
+def test_fused_and_plain_nodes_cannot_be_told_apart(
+    fresh_client: Fresh, plan: list[Step], count: int, fails_at: int | None
+) -> None:
+    plain = outcome(fresh_client(), plan, count, fails_at, fuse=False)
+    fused = outcome(fresh_client(), plan, count, fails_at, fuse=True)
+    for what in plain:
+        assert fused[what] == plain[what], what
+
+
+def test_a_chain_from_the_source_to_the_sink_is_one_call(fake_redis: redis.Redis) -> None:
+    async def main() -> None:
+        source = here(fake_redis)
+        chain = source.map(dict).filter(bool).pluck("n").map(str)
+        kept = chain.sink(print)
+        source.open()
+        head = next(iter(source.downstreams))
+        assert head.update.__qualname__.startswith("Fusion")
+        assert not chain.update.__qualname__.startswith("Fusion")
+        kept.destroy()
+        assert not head.update.__qualname__.startswith("Fusion")
+
+    asyncio.run(main())
