@@ -21,7 +21,7 @@ lint: $(VENV)/installed-test ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/installed-bench ## Measure beside others, into README and docs (ten minutes; ARGS=--quick: two, no files)
+bench: $(VENV)/installed-bench ## Measure beside others, into README and docs (six minutes; ARGS=--quick: two, no files)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove what was installed and cached; the data in .sluice/ stays

@@ -29,16 +29,16 @@ OURS, RAW = "Sluice", "redis-py, read and ack alone"
 class Sizes:
     """How much is measured: the whole, or what fits into a minute."""
 
-    rounds: int = 5
-    entries: int = 100_000
+    rounds: int = 3
+    entries: int = 60_000
     slow_entries: int = 5_000  # for those that take milliseconds an entry
     frames: int = 40
-    latency_seconds: float = 10.0
+    latency_seconds: float = 8.0
     backlog: int = 1_000_000
     small_frames: int = 10_000
     large_frames: int = 300
-    memory_seconds: float = 10.0
-    growth: int = 20_000
+    memory_seconds: float = 8.0
+    growth: int = 10_000
 
 
 QUICK = Sizes(
@@ -200,9 +200,7 @@ def growth(url: str, sizes: Sizes) -> list[Row]:
             took = call("scaling:cost", url=url, group=f"{turn}", **arguments)
             return took / arguments["count"] * 1e6
 
-        return {
-            int(point): value for point, value in in_turn([str(p) for p in points], min(3, sizes.rounds), cost).items()
-        }
+        return {int(point): value for point, value in in_turn([str(p) for p in points], 2, cost).items()}
 
     entries = of([unit // 2, unit, 2 * unit, 4 * unit], count=lambda n: n)
     nodes = of([1, 2, 4, 8, 16, 32], nodes=lambda n: n)

@@ -109,6 +109,11 @@ class Consumer:
         """How many delivered entries are neither acknowledged nor dead-lettered."""
         return sum(map(len, self._held.values()))
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether a dead consumer's entries are still to come, of which one may be what it died of."""
+        return any(self._suspects.values())
+
     def holds(self, topic: str, id: str) -> bool:  # noqa: A002 - the field's own name
         """Return whether an entry was returned here and is neither acknowledged nor dead-lettered."""
         return id in self._held[topic]

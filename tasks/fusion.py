@@ -7,7 +7,9 @@ function of the run itself, all of it goes the plain way again, until the graph 
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable
+from inspect import isawaitable
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -15,7 +17,6 @@ from streamz import Stream
 from streamz import core as nodes
 from streamz.orderedweakset import OrderedSet
 from streamz.sinks import sink
-from tornado import gen
 
 __all__ = ["Fusion"]
 
@@ -32,56 +33,61 @@ class Guards(Protocol):
 
     def hold(self, node: Stream, waiting: list[Any], metadata: Any) -> list[Any]:
         """Return what holds the receipts until `waiting` is done."""
+        ...
 
 
 class Fusion:
     """The runs of one graph."""
 
     def __init__(self, guards: Guards, *, enabled: bool) -> None:
-        self.enabled = enabled
-        self.is_stale = True
-        """Whether the graph has changed since it was looked through: then every node is called by itself."""
+        self._enabled = enabled
+        self._version = 0  # of the graph; what was made for another one goes the plain way
+        self._fused_version = -1
+        self._lock = threading.RLock()  # nodes may be connected in any thread
         self._guards = guards
         self._plain: dict[Stream, Callable[..., Any]] = {}
 
     def fuse(self, reachable: Iterable[Stream]) -> None:
         """Fuse what can be, in a graph whose nodes are guarded already; nothing to do if it has not changed."""
-        if not self.is_stale or not self.enabled:
+        if not self._enabled or self._fused_version == self._version:
             return
-        found = list(reachable)
-        for node in found:
-            if not isinstance(node.downstreams.data, _Watched):
-                node.downstreams.data = _Watched(node.downstreams.data, self._undo)
-        self._undo()
-        self.is_stale = False
-        for node in found:
-            if type(node) in _FUSED and not _is_within(node) and len(run := _run_from(node)) > 1:
-                self._plain[node] = node.update
-                node.update = self._fused(run)
+        with self._lock:
+            found = list(reachable)
+            for node in found:
+                if not isinstance(node.downstreams.data, _Watched):
+                    node.downstreams.data = _Watched(node.downstreams.data, self.unfuse)
+            self.unfuse()
+            for node in found:
+                if type(node) in _FUSED and not _is_within(node) and len(run := _run_from(node)) > 1:
+                    self._plain[node] = node.update
+                    node.update = self._fused(run)
+            self._fused_version = self._version
+
+    def unfuse(self) -> None:
+        """Let every node be called by itself again, until the graph is looked through: it has changed."""
+        with self._lock:
+            self._version += 1
+            for node, update in self._plain.items():
+                node.update = update
+            self._plain.clear()
 
     def emitter(self, source: Stream) -> Callable[[Any, Any], list[Any]]:
         """Return a source's `_emit(x, metadata)`, quicker if one node follows it.
 
         Only for metadata whose receipts the caller holds itself until what is returned has been awaited.
         """
-        head = _only(source)
+        head, version = _only(source) if self._enabled else None, self._version
 
         def emit(x: Any, metadata: Any) -> list[Any]:
-            if self.is_stale or head is None:
+            if head is None or self._version != version:
                 return source._emit(x, metadata=metadata)
             source.current_value, source.current_metadata = x, metadata
             return head.update(x, who=source, metadata=metadata)
 
         return emit
 
-    def _undo(self) -> None:
-        self.is_stale = True
-        for node, update in self._plain.items():
-            node.update = update
-        self._plain.clear()
-
     def _fused(self, run: list[Any]) -> Callable[..., list[Any]]:  # noqa: C901 - one case a type
-        guards, last = self._guards, run[-1]
+        guards, last, version = self._guards, run[-1], self._version
         steps = [(node, node.meter, type(node)) for node in run]
 
         def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
@@ -103,10 +109,10 @@ class Fusion:
                         x = node.func(*x, *node.args, **node.kwargs)
                     else:
                         result = node.func(x, *node.args, **node.kwargs)
-                        if result is not None and gen.isawaitable(result):
+                        if result is not None and isawaitable(result):
                             waiting = [result]
                         break
-                    if node is last or self.is_stale:
+                    if node is last or self._version != version:
                         waiting = node._emit(x, metadata=metadata)
                         break
                     node.current_value, node.current_metadata = x, metadata
@@ -151,8 +157,9 @@ def _is_within(node: Stream) -> bool:
     return bool(node.upstreams) and all(type(up) in _FUSED and _only(up) is node for up in node.upstreams)
 
 
-def _run_from(node: Stream) -> list[Stream]:
-    run = [node]
+def _run_from(node: Stream) -> list[Any]:
+    """Return the nodes from this one on that follow each other alone and can be fused, a sink at the end included."""
+    run: list[Any] = [node]
     while type(run[-1]) in _FUSED and type(following := _only(run[-1])) in (*_FUSED, sink):
         run.append(following)
     return run

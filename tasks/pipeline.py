@@ -255,7 +255,7 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
     for node, name in _named(reachable):
         if not hasattr(node, "secured"):
             secured.wrap(node, name)
-            secured.fusion.is_stale = True
+            secured.fusion.unfuse()
     secured.fusion.fuse(reachable)
     return secured
 

@@ -232,10 +232,10 @@ class Reading:
         return True
 
     def _read_on(self) -> None:
-        if time.monotonic() >= self._next_flush:
+        if not self._was_busy or time.monotonic() >= self._next_flush:
             self._tend()
             self._next_flush = time.monotonic() + _FLUSH
-        if len(self._batches) > 1:
+        if len(self._batches) > (0 if self._consumer.has_suspects else 1):
             self._room.wait(_BLOCK_MS / 1000)
             self._room.clear()
         elif entries := self._read():

@@ -50,7 +50,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         client: redis.Redis | None = None,
         start_from: str = "beginning",
         lease: str | float | timedelta = 10.0,
-        max_entries: int = 512,
+        max_entries: int = 256,
         max_bytes: int = 4 * 2**20,
         grace: str | float | timedelta = 20.0,
         on_error: OnError = "dead_letter",
