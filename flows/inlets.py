@@ -12,8 +12,10 @@ from prefect.context import FlowRunContext
 from flows.parameters import Options, flow_of
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError
+from tasks.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
+from tasks.retention import Retention
 from tasks.settings import check_topic, seconds
 from tasks.ticks import Beat
 
@@ -21,6 +23,9 @@ __all__ = ["inlet"]
 
 Compression = Literal["lz4", "zstd"]
 MAX_EVERY = 60.0
+
+# What each topic's inlets that were imported so far say it keeps.
+_declared: dict[str, dict[str, Keep]] = {}
 
 
 def inlet(
@@ -30,7 +35,8 @@ def inlet(
     threads: int = 0,
     timeout: str | None = None,
     window: str = "90s",
-    keep: int = 10_000,
+    keep: int | str = DEFAULT_KEEP,
+    when_full: WhenFull = "spill",
     compression: Compression | None = None,
     max_failures: int = 10,
 ) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
@@ -48,7 +54,9 @@ def inlet(
         threads: How many pumps may run at once. 0 - one, in the run's own thread.
         timeout: How long one pump may take before its tick counts as failed. Needs threads.
         window: How long a run pumps if no later run relieves it. Longer than the schedule's interval.
-        keep: Trim the topic to about this many entries.
+        keep: What the topic keeps - entries, age and size, such as 4000 or 4000, 1h, 500MB. All inlets of a topic say the same.
+        when_full: What happens when a group has not read what is beyond that - spill, it is dropped and counted; wait, ticks
+            are missed until the group has read on.
         compression: How DataFrames are compressed - lz4, zstd or empty.
         max_failures: After how many failed ticks in a row the run fails.
 
@@ -58,6 +66,7 @@ def inlet(
 
     def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
         _check(given)
+        _agree(function.__name__, given)
 
         def run(own: dict[str, Any], options: dict[str, Any]) -> str:
             _check(options)
@@ -72,6 +81,7 @@ def inlet(
 
 def _check(options: dict[str, Any]) -> None:
     check_topic(options["topic"])
+    Keep.of(options["keep"], options["when_full"])
     window = seconds(options["window"], name="window")
     if options["timeout"]:
         seconds(options["timeout"], name="timeout")
@@ -86,6 +96,20 @@ def _check(options: dict[str, Any]) -> None:
         raise SettingsError(msg)
 
 
+def _agree(inlet: str, options: dict[str, Any]) -> None:
+    """Refuse what another inlet in this process says differently of the same topic."""
+    topic, keep = options["topic"], Keep.of(options["keep"], options["when_full"])
+    declared = _declared.setdefault(topic, {})
+    for other, others in declared.items():
+        if other != inlet and others != keep:
+            msg = (
+                f"topic {topic!r}: expected keep and when_full to be the same in all its inlets, got {str(keep)!r} from {inlet!r} "
+                f"and {str(others)!r} from {other!r}; make them agree"
+            )
+            raise SettingsError(msg)
+    declared[inlet] = keep
+
+
 def _run(
     function: Callable[..., Any],
     own: dict[str, Any],
@@ -95,15 +119,18 @@ def _run(
     threads: int,
     timeout: str | None,
     window: str,
-    keep: int,
+    keep: int | str,
+    when_full: WhenFull,
     compression: Compression | None,
     max_failures: int,
 ) -> str:
     reservoir = Reservoir.from_url(compression=compression)
     name, scheduled = function.__name__, _scheduled_start()
-    beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=keep)
+    kept = Keep.of(keep, when_full)
+    beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=kept)
+    Retention(reservoir.client).declare(topic, kept, inlet=beat.key.removeprefix("sluice:beat:"))
     if not every:
-        return _run_once(function, own, reservoir, beat.key, scheduled, topic=topic, keep=keep)
+        return _run_once(function, own, reservoir, beat.key, scheduled, topic=topic, keep=kept)
     log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > seconds(window):
@@ -135,7 +162,7 @@ def _run_once(
     scheduled: datetime,
     *,
     topic: str,
-    keep: int,
+    keep: Keep,
 ) -> str:
     from tasks import oneshot  # noqa: PLC0415 - it needs Prefect's tasks, which runs on a grid do without
 

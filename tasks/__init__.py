@@ -13,6 +13,7 @@ from tasks.errors import (
     PumpError,
     SettingsError,
     SluiceError,
+    TopicFullError,
     UnavailableError,
 )
 from tasks.reservoir import Reservoir
@@ -27,6 +28,7 @@ __all__ = [
     "Reservoir",
     "SettingsError",
     "SluiceError",
+    "TopicFullError",
     "UnavailableError",
     "has",
 ]

@@ -17,6 +17,7 @@ from tasks.errors import PoisonEntryError, SettingsError
 from tasks.membership import HANDED_BACK, Membership
 from tasks.reservoir import decoded
 from tasks.results import forget_results
+from tasks.retention import mark_seen
 from tasks.settings import check_group, check_topic, dead_topic, group_start
 
 __all__ = ["Consumer", "Poison"]
@@ -262,6 +263,7 @@ class Consumer:
                         "a consumer that stopped" if peer.name == HANDED_BACK else f"dead consumer {peer.name!r}",
                     )  # fmt: skip
                 self.membership.retire(topic, peer.name)
+            mark_seen(self._client, topic, self.group)
         self._next_claim = time.monotonic() + self.membership.lease_ttl / 2
 
     def _recover_all(self) -> None:

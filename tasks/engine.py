@@ -12,6 +12,7 @@ from streamz import Stream
 
 from tasks.connection import connect
 from tasks.entry import Entry
+from tasks.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url, seconds
@@ -33,7 +34,9 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
     threads     how many pumps may run at once; 0 for one, in the source's own thread
     timeout     how long one pump may take; needs threads
     url, client the reservoir; by default what the settings name
-    keep        trim the topic to about this many entries
+    keep        what of the topic is kept: entries, age and size, such as '4000, 1h, 500MB'; None for everything
+    when_full   what happens when a live group has not read what is beyond that: 'spill', it is dropped and counted, or
+                'wait', ticks are missed until it has
     raises      SettingsError, UnavailableError, at the start; PumpError, as the outcome
     """
 
@@ -47,7 +50,8 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         timeout: str | float | timedelta | None = None,
         url: str | None = None,
         client: redis.Redis | None = None,
-        keep: int | None = 10_000,
+        keep: int | str | None = DEFAULT_KEEP,
+        when_full: WhenFull = "spill",
         compression: str | None = None,
         max_failures: int = 10,
         start: bool = False,
@@ -60,7 +64,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         self._threads = threads
         self._url = url
         self._client = client
-        self._keep = keep
+        self._keep = None if keep is None else Keep.of(keep, when_full)
         self._compression = compression
         self._max_failures = max_failures
         self._beat = uuid.uuid4().hex

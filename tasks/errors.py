@@ -3,6 +3,7 @@
 SluiceError
 ├── SettingsError        an address, name, duration or option that cannot be used
 ├── UnavailableError     Redis (or a Prefect server) does not answer
+├── TopicFullError       a topic whose readers lag, and that waits for them; nothing was pushed
 ├── EncodeError          a value that no bytes stand for; nothing was pushed
 ├── PoisonEntryError     bytes that no value stands for, or that are refused by the limits
 ├── PipelineError        a pipeline that cannot be trusted with acks, or that failed
@@ -21,6 +22,7 @@ __all__ = [
     "PumpError",
     "SettingsError",
     "SluiceError",
+    "TopicFullError",
     "UnavailableError",
 ]
 
@@ -35,6 +37,10 @@ class SettingsError(SluiceError, ValueError):
 
 class UnavailableError(SluiceError, ConnectionError):
     """A server that does not answer, or not as the server it should be."""
+
+
+class TopicFullError(SluiceError, RuntimeError):
+    """A topic declared `when_full='wait'` holds as much as it may that a live group has not read."""
 
 
 class EncodeError(SluiceError, TypeError):

@@ -21,7 +21,7 @@ __all__ = ["HANDED_BACK", "Fence", "Membership", "Peer"]
 HANDED_BACK = "handed-back"
 # How long a consumer that comes back from the dead can still learn that its entries were claimed.
 TOMBSTONE_TTL_MS = 86_400_000
-_TOMBSTONE = "claimed"
+TOMBSTONE = "claimed"
 # Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
 _MOVED_AT_ONCE = 1_000
 
@@ -96,7 +96,13 @@ local values = entry and #entry[2] < 7900 and entry[2] or {}
 for i = 6, #ARGV do values[#values + 1] = ARGV[i] end
 values[#values + 1] = 'dead:deliveries'
 values[#values + 1] = tostring(pending[1][4])
+local dropped = redis.call('XLEN', KEYS[3]) + 1
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(values))
+dropped = dropped - redis.call('XLEN', KEYS[3])
+if dropped > 0 then -- by the cap; `levels` tells
+  redis.call('HINCRBY', 'sluice:spilled:' .. KEYS[2], 'dead:' .. ARGV[2], dropped)
+  redis.call('PEXPIRE', 'sluice:spilled:' .. KEYS[2], 2592000000)
+end
 redis.call('PEXPIRE', KEYS[4], ARGV[5])
 return redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
 """
@@ -170,7 +176,7 @@ class Membership:
                 pipe.pttl(self._lease(name))
             answers = pipe.execute() if names else []
         return [
-            Peer(name, consumer["pending"], 0 if holder in (None, _TOMBSTONE.encode()) else max(ttl, 1))
+            Peer(name, consumer["pending"], 0 if holder in (None, TOMBSTONE.encode()) else max(ttl, 1))
             for name, consumer, holder, ttl in zip(names, others, answers[::2], answers[1::2], strict=True)
         ]
 
@@ -192,7 +198,7 @@ class Membership:
 
     def retire(self, topic: str, peer: str) -> bool:
         """Remove a dead consumer that has nothing pending; return whether it was removed."""
-        return bool(self._retire(keys=[self._lease(peer), topic], args=[self.group, peer, _TOMBSTONE]))
+        return bool(self._retire(keys=[self._lease(peer), topic], args=[self.group, peer, TOMBSTONE]))
 
     def ack(self, topic: str, ids: Iterable[str], *, with_results: Collection[str] = ()) -> int:
         """Acknowledge entries while the lease holds; return how many were still pending.
@@ -238,7 +244,7 @@ class Membership:
         return waiting
 
     def _moved(self, topic: str, holder: str, to: str, *, lease: str, dead: bool) -> list[str]:
-        args = [self._token, self.group, to, holder, _MOVED_AT_ONCE, _TOMBSTONE, TOMBSTONE_TTL_MS, int(dead)]
+        args = [self._token, self.group, to, holder, _MOVED_AT_ONCE, TOMBSTONE, TOMBSTONE_TTL_MS, int(dead)]
         moved: list[str] = []
         while True:
             ids = self._move(keys=[self._lease(), lease, topic], args=args)

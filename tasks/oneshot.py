@@ -11,6 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.errors import EncodeError, PumpError
+from tasks.keep import Keep
 from tasks.pump import Entries, as_entries, synchronous
 from tasks.reservoir import Reservoir
 
@@ -39,7 +40,9 @@ def pump(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Entries
 
 
 @task(**_RETRIED, persist_result=False)
-def push(reservoir: Reservoir, topic: str, entries: Entries, *, tick: str, keep: int | None = None) -> list[str]:
+def push(
+    reservoir: Reservoir, topic: str, entries: Entries, *, tick: str, keep: int | str | Keep | None = None
+) -> list[str]:
     """Append entries in order, all or none, once for each `tick`, and return their ids: a retry pushes nothing twice."""
     ids = reservoir.append(topic, reservoir.encode(entries), record=f"sluice:once:{tick}", keep=keep, ttl_ms=86_400_000)
     assert ids is not None  # nothing was expected of the record

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import redis
 
-from tasks.errors import EncodeError, PumpError, SettingsError
+from tasks.errors import EncodeError, PumpError, SettingsError, TopicFullError
 from tasks.ticks import Beat, tick_at, time_of
 
 __all__ = ["Pumping", "Summary", "as_entries", "synchronous"]
@@ -67,7 +67,7 @@ def _not_entries(value: Any, name: str) -> str:
 class Summary:
     """What came of a run's ticks.
 
-    missed     no thread was free, the run came too late, or Redis did not answer
+    missed     no thread was free, the run came too late, Redis did not answer, or the topic was full
     failed     the pump raised, took too long, or returned what cannot be pushed
     lost       claimed here, but taken away before the push
     seconds    how long each pump took, in tick order
@@ -260,6 +260,9 @@ class Pumping:
                 self._push(job)
             except (EncodeError, redis.RedisError) as error:
                 job.error = error
+            except TopicFullError as error:
+                self.summary.missed += 1
+                self._log.warning("pump %r missed tick %d: %s", self._name, job.tick, error)
         if job.error is None:
             self._failures_in_a_row = 0
             return

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import redis
@@ -10,76 +9,109 @@ import redis
 from tasks import codec
 from tasks.connection import connect
 from tasks.entry import Entry
-from tasks.errors import EncodeError, PoisonEntryError, SettingsError
+from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
+from tasks.keep import Keep
+from tasks.levels import Levels, TopicLevel
 from tasks.membership import Fence
-from tasks.settings import check_topic, dead_topic, redis_url
+from tasks.retention import RETENTION, TTL_MS, beside
+from tasks.settings import check_topic, redis_url
 
-__all__ = ["GroupLevel", "Reservoir", "TopicLevel"]
+__all__ = ["Reservoir"]
 
 # How long an append is remembered: longer than any client goes on sending it again.
 APPEND_TTL_MS = 600_000
 # Lua's unpack() takes about 8,000 values; a field is two of them.
 MAX_FIELDS = 3_500
 
-# KEYS: the topic, the append's record and, if only a living consumer may append, its lease. ARGV: the record's expected
-# value ('' for any), its TTL in ms, the most entries to keep (0: all), the record's field if it is a hash ('' if not),
-# the lease's token, then for each entry the number of its values and the values: field, bytes, ...
-# Returns the entry ids, joined by spaces; the same ones when the append is sent again; nil when the record
-# is not what was expected or the lease is not held, and then nothing is appended.
-_APPEND = """
-local field, record = ARGV[4], nil
-if KEYS[3] then
-  local holder = redis.call('GET', KEYS[3])
-  if holder and holder ~= ARGV[5] then return false end
+# KEYS: those of `beside`, the append's record and, if only a living consumer may append, its lease. ARGV: the record's
+# expected value ('' for any), its TTL in ms, what to keep ('' for all), the TTL of what is beside the topic, the number of
+# entries, the record's field if it is a hash ('' if not), the lease's token, then for each entry the number of its values
+# and the values: field, bytes, ...
+# Returns the entry ids, joined by spaces; the same ones when the append is sent again; nil when the record is not what
+# was expected or the lease is not held, 1 when the topic is full, and then nothing is appended.
+#
+# Every 64 entries or 64 KB a sample goes into the index, so that from one sample to the next there is never much to
+# read. Retention looks at the topic every so many entries, as it would cost more than the append.
+_APPEND = (
+    RETENTION
+    + """
+local keys = {topic = KEYS[1], state = KEYS[2], index = KEYS[3], groups = KEYS[4], spilled = KEYS[5], tally = KEYS[6], ttl = ARGV[4]}
+if KEYS[8] then
+  local holder = redis.call('GET', KEYS[8])
+  if holder and holder ~= ARGV[7] then return false end
 end
-if field == '' then record = redis.call('GET', KEYS[2]) else record = redis.call('HGET', KEYS[2], field) end
+local field, record = ARGV[6], nil
+if field == '' then record = redis.call('GET', KEYS[7]) else record = redis.call('HGET', KEYS[7], field) end
 if record and string.sub(record, 1, 1) == '=' then return string.sub(record, 2) end
 if ARGV[1] ~= '' and record ~= ARGV[1] then return false end
-local ids, i = {}, 6
-while i <= #ARGV do
-  local n = tonumber(ARGV[i])
-  if ARGV[3] == '0' then
-    ids[#ids + 1] = redis.call('XADD', KEYS[1], '*', unpack(ARGV, i + 1, i + n))
-  else
-    ids[#ids + 1] = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, i + 1, i + n))
+-- Entries and bytes appended; at which of those retention looks again; entries and bytes since the last sample, and
+-- the entries up to it, those of other clients too.
+local tally = redis.call('GET', keys.tally)
+local pushed, bytes, due, due_bytes, since, since_bytes, total = string.match(tally or '0 0 0 0 0 0 0', '(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
+local keep, upto = ARGV[3], pushed + ARGV[5]
+
+local function is_full()
+  if upto <= tonumber(due) and tonumber(bytes) <= tonumber(due_bytes) then return false end
+  local entries, limit = string.match(keep, '^(%d+) %d+ (%d+)')
+  local _, _, status = retain(keys, keep, tonumber(ARGV[5]))
+  due, due_bytes = upto, bytes
+  if status == '' then
+    due = upto + (entries == '0' and 64 or math.max(1, math.min(1000, math.floor(entries / 16))))
+    due_bytes = limit == '0' and 9007199254740992 or bytes + math.floor(limit / 16)
   end
-  i = i + n + 1
+  redis.call('HSET', keys.state, 'keep', keep)
+  redis.call('PEXPIRE', keys.state, keys.ttl)
+  redis.call('PEXPIRE', keys.groups, keys.ttl)
+  return status == 'full'
+end
+
+local function remember()
+  redis.call('SET', keys.tally, string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', pushed, bytes, due, due_bytes, since,
+    since_bytes, total), 'PX', keys.ttl)
+end
+
+-- A topic that waits is looked at before the append, which may be refused; one that spills, after it.
+local waits = string.sub(keep, -1) == '1'
+if waits and is_full() then return 1 end
+if not tally then redis.call('DEL', keys.index) end
+local ids, i = {}, 8
+while i <= #ARGV do
+  local last, size = i + ARGV[i], 0
+  for j = i + 1, last do size = size + #ARGV[j] end
+  local id = redis.call('XADD', keys.topic, '*', unpack(ARGV, i + 1, last))
+  ids[#ids + 1] = id
+  bytes, since, since_bytes = bytes + size, since + 1, since_bytes + size
+  if not tally or since >= 64 or since_bytes >= 65536 then
+    local length = redis.call('XLEN', keys.topic)
+    local all = length + (redis.call('HGET', keys.state, 'gone') or 0)
+    if tally and all < total + since then -- another client deleted some, nobody knows where
+      redis.call('DEL', keys.index)
+      redis.call('HSET', keys.state, 'gone', 0)
+      all = length
+    end
+    tally, total, since, since_bytes = true, all, 0, 0
+    redis.call('ZADD', keys.index, string.format('%.0f', total), id .. string.format(' %.0f', bytes))
+    redis.call('PEXPIRE', keys.index, keys.ttl)
+  end
+  i = last + 1
+end
+pushed = upto
+remember()
+if keep ~= '' and not waits then
+  local before = due
+  is_full()
+  if due ~= before then remember() end
 end
 local joined = table.concat(ids, ' ')
 if field == '' then
-  redis.call('SET', KEYS[2], '=' .. joined, 'PX', ARGV[2])
+  redis.call('SET', KEYS[7], '=' .. joined, 'PX', ARGV[2])
 else
-  redis.call('HSET', KEYS[2], field, '=' .. joined)
-  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+  redis.call('HSET', KEYS[7], field, '=' .. joined)
+  redis.call('PEXPIRE', KEYS[7], ARGV[2])
 end
 return joined
 """
-
-
-@dataclass(frozen=True, slots=True)
-class GroupLevel:
-    """How far one consumer group has come on one topic.
-
-    lag      entries the group has not read yet; None where Redis does not know
-    dead     entries in the group's dead-letter topic
-    """
-
-    name: str
-    consumers: int
-    pending: int
-    lag: int | None
-    dead: int
-
-
-@dataclass(frozen=True, slots=True)
-class TopicLevel:
-    """What one topic holds: `length` entries from `first_id` to `last_id`, and who reads them."""
-
-    topic: str
-    length: int
-    first_id: str | None
-    last_id: str | None
-    groups: tuple[GroupLevel, ...]
+)
 
 
 class Reservoir:
@@ -99,15 +131,17 @@ class Reservoir:
         """Return the reservoir at `url`, by default at the address the settings name."""
         return cls(connect(url or redis_url()), compression=compression)
 
-    def push(self, topic: str, fields: Mapping[str, Any], *, keep: int | None = None) -> str:
+    def push(self, topic: str, fields: Mapping[str, Any], *, keep: int | str | Keep | None = None) -> str:
         """Append one entry and return its id. Exactly once, also when the reply is lost and it is sent again.
 
-        keep      trim the topic to about this many of its newest entries
-        raises    EncodeError: nothing was pushed; SettingsError: no such name for a topic
+        keep      what of the topic is kept, beside what its live groups have not finished: see `Keep.of`
+        raises    nothing was pushed: EncodeError; TopicFullError; SettingsError: no such name for a topic
         """
         return self.push_many(topic, [fields], keep=keep)[0]
 
-    def push_many(self, topic: str, entries: Iterable[Mapping[str, Any]], *, keep: int | None = None) -> list[str]:
+    def push_many(
+        self, topic: str, entries: Iterable[Mapping[str, Any]], *, keep: int | str | Keep | None = None
+    ) -> list[str]:
         """Append entries in order, all or none, and return their ids. Exactly once, as `push`."""
         ids = self.append(topic, self.encode(entries), record=f"sluice:push:{uuid.uuid4().hex}", keep=keep)
         assert ids is not None  # nothing was expected of the record
@@ -131,7 +165,7 @@ class Reservoir:
         field: bytes = b"",
         expected: str = "",
         fence: Fence | None = None,
-        keep: int | None = None,
+        keep: int | str | Keep | None = None,
         ttl_ms: int = APPEND_TTL_MS,
     ) -> list[str] | None:
         """Append encoded entries once for all appends of the same `record`, and return their ids.
@@ -140,20 +174,26 @@ class Reservoir:
         field     where in the record, if it is a hash that remembers several appends
         expected  append only if the record holds this; None is returned where it does not
         fence     append only if that consumer was not taken for dead; None is returned if it was
+        raises    TopicFullError: what live groups have not read fills the topic; SettingsError
         """
-        if keep is not None and keep < 1:
-            msg = f"keep: expected a number of entries above zero, got {keep}"
-            raise SettingsError(msg)
+        kept = None if keep is None else Keep.of(keep)
         values: list[bytes | int] = []
-        for fields in encoded:
+        n = 0
+        for n, fields in enumerate(encoded, 1):  # noqa: B007 - their number is asked for
             values.append(2 * len(fields))
             for name, data in fields.items():
                 values += (name, data)
         if not values:
             return []
-        keys = [check_topic(topic), record, *([fence.lease] if fence else [])]
-        told = [expected, ttl_ms, keep or 0, field, fence.token if fence else ""]
+        told = [expected, ttl_ms, kept.packed() if kept else "", TTL_MS, n, field, fence.token if fence else ""]
+        keys = [*beside(check_topic(topic)), record, *([fence.lease] if fence else [])]
         joined = self._append(keys=keys, args=[*told, *values])
+        if joined == 1:
+            msg = (
+                f"topic {topic!r} is full: expected its groups to have read all but {kept}; nothing was pushed; "
+                "start the outlet that lags (`sluice status`), or let the topic spill (when_full='spill')"
+            )
+            raise TopicFullError(msg)
         return None if joined is None else joined.decode().split(" ")
 
     def peek(self, topic: str, n: int = 1) -> list[Entry | PoisonEntryError]:
@@ -168,28 +208,8 @@ class Reservoir:
 
     def levels(self) -> list[TopicLevel]:
         """Return what every topic holds and how far each of its groups has come."""
-        return [self._level(topic) for topic in self.topics() if ":" not in topic]
-
-    def _level(self, topic: str) -> TopicLevel:
-        info = self.client.xinfo_stream(topic)
-        first, last = info["first-entry"], info["last-entry"]
-        return TopicLevel(
-            topic=topic,
-            length=info["length"],
-            first_id=first[0].decode() if first else None,
-            last_id=last[0].decode() if last else None,
-            groups=tuple(
-                GroupLevel(
-                    name=(name := group["name"].decode()),
-                    consumers=group["consumers"],
-                    pending=group["pending"],
-                    # Redis 6.2 does not say; 7 says nil when it has lost count.
-                    lag=0 if group["last-delivered-id"] == info["last-generated-id"] else group.get("lag"),
-                    dead=self.client.xlen(dead_topic(topic, name)),
-                )
-                for group in self.client.xinfo_groups(topic)
-            ),
-        )
+        levels = Levels(self.client)
+        return [level for topic in self.topics() if ":" not in topic and (level := levels.of(topic))]
 
 
 def decoded(topic: str, id: str, raw: Mapping[bytes, bytes], *, deliveries: int = 1) -> Entry | PoisonEntryError:  # noqa: A002 - the field's own name

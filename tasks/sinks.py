@@ -13,6 +13,8 @@ from streamz import Stream
 from streamz.sinks import Sink
 
 from tasks.connection import connect, is_outage
+from tasks.errors import TopicFullError
+from tasks.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.pipeline import Metadata, Receipt, receipts, trust
 from tasks.reservoir import Reservoir
 from tasks.results import RESULT_TTL_MS, newest, result_name, result_record
@@ -39,11 +41,13 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
 
     An element made of entries read by `from_redis` is pushed before those are acknowledged, and once: also when
     they are redelivered and make it again after a crash, a retry or a claim (in a reservoir other than the source's,
-    for a day). While Redis does not answer, elements wait, in order.
+    for a day). While Redis does not answer, or the topic is full, elements wait, in order.
 
     topic        where to push
     field        the field's name for what is not a mapping; by default the topic's
-    keep         trim the topic to about this many entries
+    keep         what of the topic is kept: entries, age and size, such as '4000, 1h, 500MB'; None for everything
+    when_full    what happens when a live group has not read what is beyond that: 'spill', it is dropped and counted, or
+                 'wait', elements wait here until it has
     compression  of frames: None, 'lz4' or 'zstd'
     url, client  the reservoir; by default the one that the graph's `from_redis` reads, else what the settings name
     """
@@ -54,7 +58,8 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         topic: str,
         *,
         field: str | None = None,
-        keep: int | None = 10_000,
+        keep: int | str | None = DEFAULT_KEEP,
+        when_full: WhenFull = "spill",
         compression: str | None = None,
         url: str | None = None,
         client: redis.Redis | None = None,
@@ -62,7 +67,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
     ) -> None:
         self.topic = check_topic(topic)
         self._field = field or topic
-        self._keep = keep
+        self._keep = None if keep is None else Keep.of(keep, when_full)
         self._beside_source = False
         if client is None and url is None:
             client = _client_of(upstream)
@@ -77,8 +82,8 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         if not self._waiting:
             try:
                 return self._appended(append())
-            except redis.RedisError as error:
-                if not is_outage(error):
+            except (redis.RedisError, TopicFullError) as error:
+                if not _may_pass(error):
                     raise
                 logger.warning(
                     "Redis takes no results for topic %r for now (%s); they wait", self.topic, type(error).__name__
@@ -97,7 +102,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
                 for never in self._appended(append()):
                     await never
             except Exception as error:  # noqa: BLE001 - whoever waits for this element is told
-                if is_outage(error):
+                if _may_pass(error):
                     await asyncio.sleep(pause)
                     pause = min(_MAX_PAUSE, 2 * pause)
                     continue
@@ -130,6 +135,10 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
             fence=keeper.fence if self._beside_source else None,
             ttl_ms=RESULT_TTL_MS if self._beside_source else _ELSEWHERE_TTL_MS,
         )
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, TopicFullError) or is_outage(error)
 
 
 def _client_of(node: Stream) -> redis.Redis | None:

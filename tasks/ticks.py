@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from tasks.keep import Keep
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic
 
@@ -90,7 +91,7 @@ class Beat:
         *,
         every: float,
         parameters: Mapping[str, Any] | None = None,
-        keep: int | None = None,
+        keep: int | str | Keep | None = None,
     ) -> None:
         self.topic = check_topic(topic)
         self.every = every

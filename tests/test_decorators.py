@@ -12,6 +12,7 @@ from streamz import Stream
 
 from flows import inlet, outlet
 from tasks import SettingsError
+from tasks.keep import DEFAULT_KEEP
 
 SOURCE = '''
 """A user's flow file."""
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from streamz import Stream
 
 
-@inlet(topic="market", every="5s", threads=4)
+@inlet(topic="prices", every="5s", threads=4)
 def quotes(board: Literal["all", "sh"] = "all", top: int = 3) -> pd.DataFrame:
     """Every quote, one row per code.
 
@@ -36,7 +37,7 @@ def quotes(board: Literal["all", "sh"] = "all", top: int = 3) -> pd.DataFrame:
     return {"board": board, "top": top}
 
 
-@outlet(topics=["market", "other"], group="movers", into="signals")
+@outlet(topics=["prices", "other"], group="movers", into="signals")
 def movers(source: Stream, top: int = 10) -> Stream:
     """The widest."""
     return source.pluck("quotes")
@@ -69,7 +70,8 @@ def test_both_are_flows_that_prefect_loads_by_file_and_name(file: Path) -> None:
 def test_the_form_shows_the_functions_own_parameters_and_then_the_decorators(file: Path) -> None:
     form = load(file).quotes.parameters
     assert list(form.properties) == [
-        "board", "top", "topic", "every", "threads", "timeout", "window", "keep", "compression", "max_failures",
+        "board", "top", "topic", "every", "threads", "timeout", "window", "keep", "when_full",
+        "compression", "max_failures",
     ]  # fmt: skip
     assert form.properties["board"]["enum"] == ["all", "sh"]
     assert form.properties["top"]["type"] == "integer"
@@ -113,6 +115,26 @@ def test_a_parameter_named_like_one_of_the_decorators_is_an_error_at_import(name
         inlet(topic="t")(namespace["pump"])
 
 
+def test_the_form_takes_what_is_kept_as_a_number_or_as_text(file: Path) -> None:
+    keep = load(file).quotes.parameters.properties["keep"]
+    assert {kind["type"] for kind in keep["anyOf"]} == {"integer", "string"}
+    assert keep["default"] == DEFAULT_KEEP
+    for value in (4_000, "4000, 1h, 500MB"):
+        assert load(file).quotes.validate_parameters({"keep": value})["keep"] == value
+
+
+def test_inlets_of_one_topic_that_keep_differently_are_an_error_at_import() -> None:
+    def one() -> None: ...
+    def other() -> None: ...
+
+    inlet(topic="shared", keep="4000, 1h")(one)
+    inlet(topic="shared", keep="1h, 4000")(other)  # the same, in other words
+    inlet(topic="shared", keep="60min, 4000")(one)  # reloaded
+    for differently in ({"keep": 4_000}, {"keep": "1h, 4000", "when_full": "wait"}):
+        with pytest.raises(SettingsError, match=r"topic 'shared'.*'4000, 3600s' from 'one'; make them agree"):
+            inlet(topic="shared", **differently)(other)
+
+
 def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
     def build() -> None: ...
 
@@ -128,6 +150,9 @@ def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
         ({"every": "0s"}, "every: expected a duration above zero"),
         ({"every": "2min"}, "use every=None and a schedule"),
         ({"every": "60s", "window": "30s"}, "window"),
+        ({"keep": 0}, "keep: expected a number of entries, an age or a size above zero"),
+        ({"keep": "4000, 1h, 2h"}, "keep: expected one number"),
+        ({"when_full": "drop"}, "when_full: expected 'spill' or 'wait'"),
     ],
 )
 def test_a_bad_option_of_an_inlet_is_an_error_at_import(options: dict[str, Any], why: str) -> None:

@@ -1,0 +1,91 @@
+"""What a topic keeps: entries, age and bytes, as an inlet declares it. Pure: no Redis."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+from tasks.errors import SettingsError
+from tasks.settings import seconds
+
+__all__ = ["DEFAULT_KEEP", "Keep", "WhenFull"]
+
+WhenFull = Literal["spill", "wait"]
+
+# An hour of frames of 1.3 MB at one a second is 4.7 GB: without a limit in bytes no number of entries is safe.
+DEFAULT_KEEP = "10000, 500MB"
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How much of a topic is kept: what is beyond any of its limits goes. 0 where there is no limit.
+
+    when_full   what happens when entries that a live group has not read are beyond them: 'spill', the oldest are
+                dropped and counted; 'wait', appends are refused until it has read on
+    """
+
+    entries: int = 0
+    age_ms: int = 0
+    max_bytes: int = 0
+    when_full: WhenFull = "spill"
+
+    @classmethod
+    def of(cls, keep: "int | str | Keep", when_full: WhenFull = "spill") -> Self:
+        """Return what a number of entries, or text such as '4000, 1h, 500MB', says.
+
+        raises    SettingsError: it says nothing, something else, or one thing twice
+        """
+        if isinstance(keep, cls):
+            return keep
+        if when_full not in get_args(WhenFull):
+            msg = f"when_full: expected 'spill' or 'wait', got {when_full!r}"
+            raise SettingsError(msg)
+        found: dict[str, int] = {}
+        for part in str(keep).split(","):
+            name, value = _limit(part.strip(), keep)
+            if name in found:
+                msg = f"keep: expected one number of entries, one age and one size at most, got {keep!r}"
+                raise SettingsError(msg)
+            found[name] = value
+        return cls(**found, when_full=when_full)
+
+    def __str__(self) -> str:
+        """Return the limits as they are declared, in one way for all ways to write them."""
+        limits = [
+            str(self.entries) if self.entries else "",
+            f"{self.age_ms / 1000:.10g}s" if self.age_ms else "",
+            f"{self.max_bytes}B" if self.max_bytes else "",
+        ]
+        return ", ".join(filter(None, limits)) + (" (wait)" if self.when_full == "wait" else "")
+
+    def packed(self) -> str:
+        """Return what the scripts in Redis read."""
+        return f"{self.entries} {self.age_ms} {self.max_bytes} {int(self.when_full == 'wait')}"
+
+    @classmethod
+    def unpacked(cls, text: str) -> Self:
+        """Return what `packed` packed."""
+        entries, age_ms, max_bytes, waits = map(int, text.split())
+        return cls(entries, age_ms, max_bytes, "wait" if waits else "spill")
+
+
+def _limit(part: str, keep: object) -> tuple[str, int]:
+    name, value = "", 0
+    if part.isdecimal():
+        name, value = "entries", int(part)
+    elif size := _BYTES.fullmatch(part):
+        name, value = "max_bytes", int(float(size[1]) * _UNITS[size[2].upper()])
+    elif part[-1:].isalpha():  # a bare number would be seconds
+        try:
+            name, value = "age_ms", round(seconds(part) * 1000)
+        except SettingsError:
+            value = 0
+    if value < 1:
+        msg = (
+            f"keep: expected a number of entries, an age or a size above zero, or several, such as 4000 or "
+            f"'4000, 1h, 500MB', got {keep!r}"
+        )
+        raise SettingsError(msg)
+    return name, value

@@ -1,0 +1,427 @@
+"""What a topic keeps, against a model: whatever groups read, leave, hold open or forget, and however much is pushed."""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import Reservoir, SettingsError, TopicFullError, consumer
+from tasks.consumer import Consumer
+from tasks.keep import Keep, WhenFull
+from tasks.levels import _LEVEL, Levels
+from tasks.pump import Pumping
+from tasks.reservoir import _APPEND
+from tasks.retention import LATELY_MS, Retention
+from tasks.sinks import to_redis
+from tasks.ticks import Beat
+from tests.streams import drain, here, pending, push_all, run
+
+Fresh = Callable[[], redis.Redis]
+Id = tuple[int, int]
+
+GROUPS = ["a", "b", "c"]
+# Redis puts two of them into a node: what a trim leaves of a node is little.
+SIZE = 1_500
+BATCH = 12
+
+groups = st.sampled_from(GROUPS)
+push = st.tuples(st.just("push"), st.integers(1, BATCH))
+read = st.tuples(st.just("read"), groups, st.integers(1, 12))
+operation = st.one_of(
+    push,
+    push,
+    read,
+    read,
+    st.tuples(st.just("ack"), groups, st.lists(st.integers(0, 20), max_size=8)),  # the others stay, as in a window
+    st.tuples(st.just("finish"), groups),
+    st.tuples(st.just("new"), groups, st.booleans()),
+    st.tuples(st.sampled_from(["forget", "seen"]), groups),
+    st.tuples(st.just("trim")),
+)
+deletion = st.tuples(st.just("delete"), st.integers(0, 30))
+foreign = st.tuples(st.just("foreign"), st.integers(1, 4))
+keeps = st.builds(Keep, st.integers(1, 24), when_full=st.sampled_from(["spill", "wait"]))
+
+
+def operations(*others: Any) -> Any:
+    return st.lists(st.one_of(operation, *others), min_size=20, max_size=60)
+
+
+def as_id(text: bytes | str) -> Id:
+    ms, _, sequence = (text if isinstance(text, str) else text.decode()).partition("-")
+    return int(ms), int(sequence)
+
+
+def as_text(entry: Id) -> str:
+    return f"{entry[0]}-{entry[1]}"
+
+
+def replaced(script: str, **constants: tuple[str, str]) -> str:
+    """Return a script with other constants, so that a test sees with few entries what else takes many."""
+    for old, new in constants.values():
+        assert script.count(old) == 1
+        script = script.replace(old, new)
+    return script
+
+
+class World:
+    """A topic on a server and what should be so of it."""
+
+    def __init__(self, client: redis.Redis, keep: Keep) -> None:
+        self.client: Any = client
+        self.keep = keep
+        self.reservoir = Reservoir(client)
+        self.reservoir._append = client.register_script(replaced(_APPEND, every=("since >= 64", "since >= 3")))
+        self.retention = Retention(client)
+        self.levels = Levels(client)
+        self.levels._level = client.register_script(replaced(_LEVEL, walk=("n > 2000", "n > 12")))
+        self.pushed: list[Id] = []
+        self.there: set[Id] = set()
+        self.deleted = self.swept = self.others = False
+        self.last: dict[str, Id] = {}
+        self.pending: dict[str, set[Id]] = {}
+        self.forgotten: set[str] = set()
+        self.spilled: Counter[str] = Counter()
+        self.refused = 0
+        self.held: deque[int] = deque(maxlen=2)
+
+    @property
+    def live(self) -> set[str]:
+        return set(self.last) - self.forgotten
+
+    def unread(self, group: str) -> set[Id]:
+        return {entry for entry in self.there if entry > self.last[group]}
+
+    def do(self, what: str, *arguments: Any) -> None:
+        if what == "new" or what in ("push", "trim", "foreign") or (arguments and arguments[0] in self.last):
+            getattr(self, what)(*arguments)
+        elif what == "delete" and self.there:
+            entry = sorted(self.there)[arguments[0] % len(self.there)]
+            self.client.xdel("topic", as_text(entry))
+            self.there.remove(entry)
+            self.deleted = True
+
+    def push(self, n: int) -> None:
+        try:
+            ids = self.reservoir.push_many("topic", [{"n": b"x" * SIZE}] * n, keep=self.keep)
+        except TopicFullError:
+            self.refused += 1
+            assert self.keep.when_full == "wait"
+            assert max(len(self.unread(group)) for group in self.live) + n > self.keep.entries
+            ids = []
+        self.look(ids)
+        if ids and not self.others:  # whose appends retention does not count
+            assert len(self.there) <= self.bound()
+
+    def bound(self) -> int:
+        # Retention looks at the topic at every second push at the latest: what was held then counts as well.
+        self.held.append(sum(len(self.pending[group]) for group in self.live))
+        slack = max(1, self.keep.entries // 16) + 4096 // SIZE
+        batch = BATCH if self.keep.when_full == "wait" else 0  # there it is looked before the append
+        return self.keep.entries + batch + 2 * slack + 2 * max(self.held)
+
+    def foreign(self, n: int) -> None:
+        self.others = True
+        self.look([self.client.xadd("topic", {"n": b"x"}) for _ in range(n)])
+
+    def trim(self) -> None:
+        self.retention.trim("topic")
+        self.look([])
+        if self.keep.when_full == "spill":  # else all that a new group has before it waits
+            assert len(self.there) <= self.bound()
+
+    def look(self, new: list[Any]) -> None:
+        """See what has gone, and whether it may have."""
+        self.pushed += map(as_id, new)
+        there = {as_id(entry) for entry, _ in self.client.xrange("topic")}
+        gone = (self.there | set(map(as_id, new))) - there
+        self.there = there
+        self.swept = self.swept or (bool(gone and there) and max(gone) > min(there))
+        for group in self.live:
+            assert not gone & self.pending[group], "pending entries of a live group are never removed"
+            unread = {entry for entry in gone if entry > self.last[group]}
+            assert not unread or self.keep.when_full == "spill", "what a live group has not read waits"
+            self.spilled[group] += len(unread)
+        assert not gone & set(self.pushed[-self.keep.entries :]), "the newest entries are kept"
+
+    def read(self, group: str, n: int) -> None:
+        reply = self.client.xreadgroup(group, "consumer", {"topic": ">"}, count=n)
+        ids = [as_id(entry) for _, entries in reply or () for entry, _ in entries]
+        assert ids == sorted(self.unread(group))[:n]
+        self.pending[group].update(ids)
+        self.last[group] = max([self.last[group], *ids])
+
+    def ack(self, group: str, which: list[int]) -> None:
+        pending = sorted(self.pending[group])
+        for entry in {pending[i] for i in which if i < len(pending)}:
+            self.client.xack("topic", group, as_text(entry))
+            self.pending[group].remove(entry)
+
+    def finish(self, group: str) -> None:
+        self.ack(group, list(range(len(self.pending[group]))))
+
+    def new(self, group: str, at_the_end: bool) -> None:
+        if group not in self.last:
+            self.client.xgroup_create("topic", group, "$" if at_the_end else "0", mkstream=True)
+            [found] = [g for g in self.client.xinfo_groups("topic") if g["name"].decode() == group]
+            self.last[group] = as_id(found["last-delivered-id"])
+            self.pending[group] = set()
+
+    def forget(self, group: str) -> None:
+        self.client.hset("sluice:groups:topic", group, -1)
+        self.forgotten.add(group)
+
+    def seen(self, group: str) -> None:
+        self.client.hset("sluice:groups:topic", group, 1)
+        self.forgotten.discard(group)
+
+    def check_levels(self) -> None:
+        level = self.levels.of("topic")
+        if level is None:
+            assert not self.last
+            return
+        assert level.length == len(self.there)
+        assert (level.first_id, level.last_id) == (
+            (as_text(min(self.there)), as_text(max(self.there))) if self.there else (None, None)
+        )
+        for group in level.groups:
+            assert group.pending == len(self.pending[group.name])
+            assert group.lag in (len(self.unread(group.name)), None)
+            if not (
+                self.deleted or self.forgotten or self.swept or self.others
+            ):  # else there may be too much to count next to it
+                assert group.lag is not None
+            assert group.spilled == self.spilled[group.name]
+            assert group.is_forgotten == (group.name in self.forgotten)
+
+
+@given(keep=keeps, operations=operations())
+def test_nothing_a_live_group_has_not_finished_goes_uncounted_and_the_topic_stays_bounded(
+    fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
+) -> None:
+    world = World(fresh_client(), keep)
+    for each in [("new", "a", False), *operations]:
+        world.do(*each)
+        world.check_levels()
+
+
+@given(keep=keeps, operations=operations(foreign))
+def test_what_other_clients_append_is_kept_and_counted_like_the_rest(
+    fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
+) -> None:
+    world = World(fresh_client(), keep)
+    for each in [("new", "a", False), *operations]:
+        world.do(*each)
+        world.check_levels()
+
+
+@given(keep=keeps, operations=operations(deletion))
+def test_levels_know_the_lag_or_that_they_do_not_after_another_client_deleted_entries(
+    fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
+) -> None:
+    world = World(fresh_client(), keep)
+    for each in [("new", "a", False), *operations]:
+        world.do(*each)
+        world.check_levels()
+
+
+def at_work(client: redis.Redis, *groups: str) -> None:
+    for group in groups:
+        client.xgroup_create("topic", group, "0", mkstream=True)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40_000) | st.integers(20_000, 40_000), min_size=15, max_size=40),
+    limit=st.integers(1_000, 200_000),
+    reads=st.booleans(),
+)
+def test_a_topic_keeps_its_newest_bytes_and_little_more(
+    fresh_client: Fresh, sizes: list[int], limit: int, reads: bool
+) -> None:
+    client = fresh_client()
+    reservoir = Reservoir(client)
+    at_work(client, "group")
+    for size in sizes:
+        reservoir.push("topic", {"b": b"x" * size}, keep=f"{limit}B")
+        if reads:
+            client.xreadgroup("group", "c", {"topic": ">"}, noack=True)
+    Retention(client).trim("topic")
+    left = [len(entry["b"]) for entry in reservoir.peek("topic", 100)]
+    assert left == sizes[len(sizes) - len(left) :]
+    # A sample is taken every 64 KB, and a frame or a node more stays.
+    assert sum(left) <= limit + 65_536 + 40_000 + 4_096
+    assert len(left) == len(sizes) or sum(left) + sizes[-len(left) - 1] > limit
+    [group] = reservoir.levels()[0].groups
+    assert group.spilled == (0 if reads else len(sizes) - len(left))
+
+
+@pytest.mark.parametrize("when_full", ["spill", "wait"])
+def test_what_is_too_old_goes_though_nothing_is_appended_but_what_waits_to_be_read(
+    client: redis.Redis, when_full: WhenFull
+) -> None:
+    at_work(client, "group", "holds")
+    reservoir, retention = Reservoir(client), Retention(client)
+    keep = Keep.of("1h", when_full)
+    for n in range(6):
+        client.xadd("topic", {"n": n, "big": b"x" * 5_000}, id=f"{n + 1}-0")
+    client.xreadgroup("group", "c", {"topic": ">"}, count=4, noack=True)
+    client.xreadgroup("holds", "c", {"topic": ">"}, noack=False)
+    for n in (1, 3, 5):  # of the others some are pending: 0, 2 and 4
+        client.xack("topic", "holds", f"{n + 1}-0")
+    reservoir.push("topic", {"n": 6}, keep=keep)
+    retention.trim("topic")
+    left = [entry.id for entry in reservoir.peek("topic", 10)]
+    unread = [] if when_full == "spill" else ["6-0"]
+    assert left[:-1] == ["1-0", "3-0", "5-0", *unread]
+    levels = {group.name: group for group in reservoir.levels()[0].groups}
+    assert (levels["group"].spilled, levels["holds"].spilled) == (0 if unread else 1, 0)
+    assert (levels["group"].lag, levels["holds"].lag) == (3 if unread else 2, 1)
+
+
+def test_a_group_nobody_reads_with_is_forgotten_and_counts_again_when_it_is_read_with(client: redis.Redis) -> None:
+    at_work(client, "group")
+    reservoir, retention = Reservoir(client), Retention(client)
+    hour = 3_600_000
+    assert retention.forget("topic", after_ms=hour) == []  # seen for the first time: from now on
+    now = int(time.time() * 1000)
+    assert retention.forget("topic", after_ms=hour, now_ms=now + hour // 2) == []
+    assert retention.forget("topic", after_ms=hour, now_ms=now + 2 * hour) == ["group"]
+    [group] = reservoir.levels()[0].groups
+    assert group.is_forgotten
+    client.xreadgroup("group", "foreign", {"topic": ">"})
+    assert retention.forget("topic", after_ms=hour) == []
+    assert not reservoir.levels()[0].groups[0].is_forgotten
+
+
+def test_a_consumer_of_ours_says_that_its_group_is_alive(client: redis.Redis) -> None:
+    push_all(client, "topic", range(1))
+    client.hset("sluice:groups:topic", "group", -1)
+    Consumer(client, "topic", "group").step(1)
+    assert not Reservoir(client).levels()[0].groups[0].is_forgotten
+    assert client.pttl("sluice:groups:topic") > 0
+
+
+def test_a_full_topic_costs_an_inlet_that_waits_its_ticks_and_no_failure(client: redis.Redis) -> None:
+    at_work(client, "group")
+    beat = Beat(Reservoir(client), "topic", "inlet", every=1.0, keep=Keep(entries=1, when_full="wait"))
+    now = 100.0
+    pumping = Pumping(lambda: {"n": b"x" * 5_000}, name="inlet", beat=beat, max_failures=1, clock=lambda: now)
+    pumping.begin()
+    for _ in range(10):
+        now += 1.0
+        pumping.step()
+    summary = pumping.summary
+    assert (summary.failed, summary.lost) == (0, 0)
+    assert summary.missed > 0
+    assert summary.pushed + summary.missed == summary.due == 10
+    assert client.xlen("topic") == summary.pushed
+    client.xreadgroup("group", "c", {"topic": ">"}, noack=True)
+    now += 1.0
+    pumping.step()
+    assert summary.pushed == client.xinfo_groups("topic")[0].get("entries-read", 0) + 1 or summary.pushed > 1
+
+
+def test_results_wait_for_a_full_topic_and_come_in_order(client: Any) -> None:
+    at_work(client, "group")
+    client.rename("topic", "results")
+    push_all(client, "source", range(8))
+    read: list[int] = []
+    waited: list[list[str]] = []
+
+    async def read_one(kept: to_redis) -> None:
+        while len(read) < 8:
+            if kept._waiting or not pending(client, "source", "g"):
+                waited.append(pending(client, "source", "g"))
+                for _, entries in client.xreadgroup("group", "c", {"results": ">"}, noack=True) or ():
+                    read.extend(int(fields[b"n"]) for _, fields in entries)
+            await asyncio.sleep(0.001)
+
+    async def main() -> None:
+        source = here(client, "source", group="g")
+        kept = source.pluck("n").map(as_large).to_redis("results", keep=1, when_full="wait")
+        source.open()
+        reading = asyncio.create_task(read_one(kept))
+        await drain(source, until=lambda: len(read) == 8)
+        await reading
+        source.close()
+
+    asyncio.run(main())
+    assert read == list(range(8))
+    assert any(waited)  # and what waited was not acknowledged
+
+
+def as_large(n: int) -> dict[str, Any]:
+    return {"n": n, "x": b"x" * 5_000}
+
+
+def test_inlets_that_declare_differently_are_told_until_one_of_them_has_not_been_seen_for_a_while(
+    client: redis.Redis,
+) -> None:
+    retention = Retention(client)
+    retention.declare("topic", Keep.of("4000, 1h"), inlet="quotes:1")
+    retention.declare("topic", Keep.of("60min, 4000"), inlet="seconds:1")  # the same, in other words
+    retention.declare("topic", Keep.of("4000, 1h"), inlet="quotes:1")
+    with pytest.raises(
+        SettingsError, match=r"topic 'topic'.*got '10' from 'new:1' and '4000, 3600s' from '(quotes|seconds):1'"
+    ):
+        retention.declare("topic", Keep.of(10), inlet="new:1")
+    with pytest.raises(SettingsError, match="wait"):
+        retention.declare("topic", Keep.of("4000, 1h", "wait"), inlet="quotes:1")
+    long_ago = int(time.time() * 1000) - LATELY_MS - 1
+    for name in (b"inlet:quotes:1", b"inlet:seconds:1"):
+        client.hset("sluice:topic:topic", name, f"{long_ago} {Keep.of('4000, 1h').packed()}")
+    retention.declare("topic", Keep.of(10), inlet="new:1")
+    assert client.pttl("sluice:topic:topic") > 0
+
+
+def test_dead_letters_that_the_cap_drops_are_counted(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "KEEP_DEAD_LETTERS", 3)
+    reservoir = Reservoir(client)
+    for _ in range(8):
+        reservoir.push("topic", {"n": b"x" * 5_000})
+    run(lambda source: source.pluck("missing").sink(print), client)
+    [group] = reservoir.levels()[0].groups
+    assert group.dead + group.dead_dropped == 8
+    assert group.dead_dropped > 0
+
+
+def test_all_that_is_kept_beside_a_topic_has_a_ttl(client: redis.Redis) -> None:
+    at_work(client, "group")
+    reservoir = Reservoir(client)
+    for _ in range(10):
+        reservoir.push("topic", {"n": b"x" * 5_000}, keep=1)
+    Retention(client).trim("topic")
+    assert reservoir.levels()[0].groups[0].spilled > 0
+    beside = [key for key in client.keys("*") if key != b"topic"]
+    assert {key.split(b":")[1] for key in beside} == {b"groups", b"index", b"push", b"spilled", b"tally", b"topic"}
+    assert all(client.pttl(key) > 0 for key in beside)
+
+
+@pytest.mark.parametrize(
+    ("text", "keep"),
+    [
+        (4_000, Keep(4_000)),
+        ("4000", Keep(4_000)),
+        ("4000, 1h, 500MB", Keep(4_000, 3_600_000, 500_000_000)),
+        ("1.5GiB,7 days", Keep(0, 7 * 86_400_000, 3 * 2**29)),
+        ("10kb", Keep(max_bytes=10_000)),
+    ],
+)
+def test_what_is_kept_is_said_in_entries_age_and_size(text: int | str, keep: Keep) -> None:
+    assert Keep.of(text) == keep
+    assert Keep.of(str(keep)) == keep
+    assert Keep.unpacked(keep.packed()) == keep
+
+
+@pytest.mark.parametrize(
+    "text", [0, -1, "", "0", "0s", "-1h", "1h, 2h", "5, 6", "1MB, 2KB", "soon", "1.5", "4000,", "1e3", "nan"]
+)
+def test_what_says_nothing_to_keep_is_refused(text: int | str) -> None:
+    with pytest.raises(SettingsError, match="keep: expected"):
+        Keep.of(text)
