@@ -1,0 +1,101 @@
+"""Sets a consumer group on a topic to another place: what it has read is read again, or what it has not is passed over."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from tasks.errors import SettingsError
+from tasks.membership import TOMBSTONE
+from tasks.results import forget_results, result_record
+from tasks.settings import check_group, check_topic, group_start
+
+__all__ = ["Rewound", "rewind"]
+
+# Acknowledged in one script: each holds up the whole server.
+_AT_ONCE = 5_000
+
+# KEYS: the topic. ARGV: group, the id after which it goes on, how many entries at once, the tombstone, the prefixes of
+# leases and of records, 1 to go on though consumers are alive.
+# Returns how many were acknowledged, how many are still pending, and the names of the consumers alive.
+#
+# All that is pending is acknowledged, or it would come twice: redelivered, and read again. With it go the records of its
+# results, so that those are made again. The id is set with every page, so that an interrupted rewind loses nothing:
+# what was acknowledged is read again, what was not is redelivered.
+_REWIND = """
+local topic, group = KEYS[1], ARGV[1]
+local alive = {}
+for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', topic, group)) do
+  for i = 1, #reply, 2 do
+    if reply[i] == 'name' then
+      local lease = redis.call('GET', ARGV[5] .. reply[i + 1])
+      if lease and lease ~= ARGV[4] then alive[#alive + 1] = reply[i + 1] end
+    end
+  end
+end
+if #alive > 0 and ARGV[7] ~= '1' then return {0, 0, alive} end
+local pending = redis.call('XPENDING', topic, group, '-', '+', ARGV[3])
+local acknowledged = 0
+for _, entry in ipairs(pending) do
+  acknowledged = acknowledged + redis.call('XACK', topic, group, entry[1])
+  redis.call('UNLINK', ARGV[6] .. entry[1])
+end
+redis.call('XGROUP', 'SETID', topic, group, ARGV[2])
+return {acknowledged, redis.call('XPENDING', topic, group)[1], alive}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """What came of a rewind.
+
+    acknowledged   entries that were pending and are not any more
+    alive          consumers that were alive all the same: what they hold in memory may be processed besides
+    """
+
+    acknowledged: int
+    alive: tuple[str, ...]
+
+
+def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool = False) -> Rewound:
+    """Let `group` go on from `to` on: it reads what is there and what follows, each entry once more.
+
+    All that is pending in the group is acknowledged, also where it is before `to`. Results that the group makes again
+    are appended again.
+
+    to        'beginning', 'end', an ISO 8601 time (UTC unless it says otherwise) or an entry id
+    force     also while consumers are alive. They go on from there; what they have read before they process all the
+              same, and its acknowledgement counts for nothing
+    raises    SettingsError: no such topic, group or place; consumers are alive, and nothing was changed
+    """
+    start = group_start("new" if to == "end" else to)
+    check_group(group)
+    known: Any = client
+    groups = (
+        {g["name"].decode() for g in known.xinfo_groups(topic)}
+        if known.exists(check_topic(topic, derived=True))
+        else set()
+    )
+    if group not in groups:
+        msg = f"expected a group of topic {topic!r} ({', '.join(sorted(groups)) or 'it has none'}), got {group!r}"
+        raise SettingsError(msg)
+    script: Any = client.register_script(_REWIND)
+    acknowledged, alive = 0, set()
+    pages = 1 + next(g["pending"] for g in known.xinfo_groups(topic) if g["name"].decode() == group) // _AT_ONCE
+    while True:
+        leases, records = f"sluice:lease:{group}:", result_record(group, topic, "")
+        args = [group, start, _AT_ONCE, TOMBSTONE, leases, records, int(force)]
+        done, left, names = script(keys=[topic], args=args)
+        alive |= {name.decode() for name in names}
+        if alive and not force:
+            msg = (
+                f"group {group!r} on topic {topic!r}: expected no consumer to be alive, got {', '.join(sorted(alive))}; "
+                f"{acknowledged} entries were acknowledged; stop its outlet, or force it"
+            )
+            raise SettingsError(msg)
+        acknowledged += done
+        pages -= 1
+        # Consumers that are alive read on meanwhile: what was pending at the start ends it.
+        if not left or pages <= 0:
+            forget_results(client, group, topic)  # of what was acknowledged lately, too
+            return Rewound(acknowledged, tuple(sorted(alive)))

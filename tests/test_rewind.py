@@ -1,0 +1,106 @@
+"""Rewinds: what a group reads again, once; what it does not any more; and never behind a consumer's back."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import Reservoir, SettingsError
+from tasks import rewind as module
+from tasks.consumer import Consumer
+from tasks.rewind import rewind
+from tests.streams import pending, push_all, run
+
+Fresh = Callable[[], redis.Redis]
+
+
+@pytest.fixture
+def small_pages() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_AT_ONCE", 3)
+        yield
+
+
+def read_all(client: redis.Redis, *, acknowledge: bool = True) -> list[int]:
+    """Read as a consumer that is gone afterwards; return the values in the order they came."""
+    consumer = Consumer(client, "topic", "group")
+    values: list[Any] = []
+    while entries := consumer.step(1):
+        values += [entry["n"] for entry in entries]
+        if acknowledge:
+            consumer.ack("topic", [entry.id for entry in entries])
+    consumer.leave()
+    return values
+
+
+@given(n=st.integers(1, 12), read=st.integers(0, 12), acked=st.integers(0, 12), to=st.integers(-1, 12))
+@pytest.mark.usefixtures("small_pages")
+def test_after_a_rewind_the_group_reads_all_from_there_on_once(
+    fresh_client: Fresh, n: int, read: int, acked: int, to: int
+) -> None:
+    client: Any = fresh_client()
+    ids = push_all(client, "topic", range(n))
+    client.xgroup_create("topic", "group", "0")
+    if read:
+        client.xreadgroup("group", "dead", {"topic": ">"}, count=read)
+    for entry_id in ids[: min(acked, read)]:
+        client.xack("topic", "group", entry_id)
+    place = "beginning" if to < 0 else ids[to] if to < n else "end"
+    rewound = rewind(client, "topic", "group", place)
+    assert rewound.acknowledged == max(0, min(read, n) - acked)
+    assert not pending(client)
+    assert read_all(client) == list(range(max(to, 0), n))
+
+
+def test_a_group_goes_to_the_first_entry_at_or_after_a_time(client: redis.Redis) -> None:
+    for n in range(3):
+        client.xadd("topic", {"n": n}, id=f"{1_767_225_600_000 + n}-0")  # 2026-01-01T00:00:00Z
+    client.xgroup_create("topic", "group", "$")
+    rewind(client, "topic", "group", "2026-01-01T00:00:00.001+00:00")
+    assert read_all(client) == [1, 2]
+
+
+def test_results_that_are_made_again_after_a_rewind_are_appended_again(client: redis.Redis) -> None:
+    push_all(client, "topic", range(3))
+    for _ in range(2):
+        run(lambda source: source.pluck("n").map(lambda n: {"n": n}).to_redis("results", client=None), client)
+        rewind(client, "topic", "group", "beginning")
+    assert [entry["n"] for entry in Reservoir(client).peek("results", 9)] == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_rewind_is_refused_while_a_consumer_is_alive_and_changes_nothing(client: redis.Redis) -> None:
+    push_all(client, "topic", range(3))
+    consumer = Consumer(client, "topic", "group", name="alive")
+    while not consumer.held:
+        consumer.step(1)
+    before = pending(client)
+    with pytest.raises(SettingsError, match=r"group 'group' on topic 'topic'.*got alive.*stop its outlet, or force it"):
+        rewind(client, "topic", "group", "beginning")
+    assert pending(client) == before
+    consumer.leave()
+    assert rewind(client, "topic", "group", "end").alive == ()
+    assert read_all(client) == []
+
+
+def test_a_forced_rewind_names_the_living_whose_acknowledgements_count_for_nothing(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    consumer = Consumer(client, "topic", "group", name="alive")
+    while consumer.held < 3:
+        consumer.step(1)
+    assert rewind(client, "topic", "group", "beginning", force=True).alive == ("alive",)
+    assert consumer.ack("topic", ids[:1]) == 0
+    assert [entry["n"] for entry in consumer.step(1)] == [0, 1, 2]  # again, from where it was set
+    consumer.leave()
+
+
+@pytest.mark.parametrize(("topic", "group"), [("topic", "other"), ("none", "group")])
+def test_a_group_that_is_not_there_is_named_with_those_that_are(client: redis.Redis, topic: str, group: str) -> None:
+    push_all(client, "topic", range(1))
+    client.xgroup_create("topic", "group", "0")
+    with pytest.raises(
+        SettingsError, match=rf"expected a group of topic '{topic}' \((group|it has none)\), got '{group}'"
+    ):
+        rewind(client, topic, group, "end")
