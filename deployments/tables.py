@@ -10,7 +10,8 @@ from rich.text import Text
 
 from tasks.entry import Entry
 from tasks.errors import SluiceError
-from tasks.reservoir import TopicLevel
+from tasks.history import short_bytes
+from tasks.levels import TopicLevel
 
 __all__ = ["entry_table", "levels_table"]
 
@@ -42,19 +43,23 @@ def levels_table(levels: Iterable[TopicLevel]) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("topic")
     table.add_column("entries", justify="right")
+    table.add_column("bytes", justify="right")
+    table.add_column("rate", justify="right")
     table.add_column("newest")
     table.add_column("group")
-    for name in ("consumers", "pending", "lag", "dead"):
+    for name in ("consumers", "pending", "lag", "dead", "spilled"):
         table.add_column(name, justify="right")
     for level in levels:
-        first = [level.topic, str(level.length), _age(level.last_id)]
+        rate = "?" if level.rate is None else f"{level.rate:.3g}/s"
+        first = [level.topic, str(level.length), short_bytes(level.bytes), rate, _age(level.last_id)]
         if not level.groups:
-            table.add_row(*first, "-", "", "", "", "")
+            table.add_row(*first, "-", "", "", "", "", "")
         for group in level.groups:
-            lag = "unknown" if group.lag is None else str(group.lag)
-            dead = Text(str(group.dead), style="red" if group.dead else "")
-            table.add_row(*first, group.name, str(group.consumers), str(group.pending), lag, dead)
-            first = ["", "", ""]
+            name = f"{group.name} (forgotten)" if group.is_forgotten else group.name
+            lag = "?" if group.lag is None else str(group.lag)
+            dead, spilled = (Text(str(number), style="red" if number else "") for number in (group.dead, group.spilled))
+            table.add_row(*first, name, str(group.consumers), str(group.pending), lag, dead, spilled)
+            first = ["", "", "", "", ""]
     return table
 
 

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RAW = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = RAW["deployments"]
 INLETS = [each for each in DEPLOYMENTS if "inlet" in each["tags"]]
+UPKEEP = [each for each in DEPLOYMENTS if "upkeep" in each["tags"]]
 OUTLETS = [each for each in DEPLOYMENTS if "outlet" in each["tags"]]
 
 
@@ -84,8 +85,8 @@ def test_every_deployment_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_every_deployment_is_an_inlet_or_an_outlet_of_the_pool() -> None:
-    assert len(INLETS) + len(OUTLETS) == len(DEPLOYMENTS)
+def test_every_deployment_is_an_inlet_an_outlet_or_for_the_operator_and_of_the_pool() -> None:
+    assert len(INLETS) + len(OUTLETS) + len(UPKEEP) == len(DEPLOYMENTS)
     assert {each["work_pool"]["name"] for each in DEPLOYMENTS} == {POOL}
     assert all("sluice" in each["tags"] for each in DEPLOYMENTS)  # deployments/automations.yaml goes by it
 
@@ -94,12 +95,16 @@ def test_every_deployment_is_an_inlet_or_an_outlet_of_the_pool() -> None:
 def test_every_entrypoint_is_a_flow_whose_parameters_are_those_given(deployment: dict[str, Any]) -> None:
     flow = load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"]), use_placeholder_flow=False)
     assert isinstance(flow, Flow)
-    flow.validate_parameters({**_defaults(flow), **deployment.get("parameters", {})})
+    parameters = {**_defaults(flow), **deployment.get("parameters", {})}
+    if "schedules" not in deployment and "upkeep" in deployment["tags"]:  # run by hand: its form asks for the rest
+        assert set(parameters) <= set(inspect.signature(flow.fn).parameters)
+    else:
+        flow.validate_parameters(parameters)
 
 
 @every
 def test_too_many_runs_are_cancelled_not_queued(deployment: dict[str, Any]) -> None:
-    limit = 1 if "outlet" in deployment["tags"] else 3
+    limit = 3 if "inlet" in deployment["tags"] else 1
     assert deployment["concurrency_limit"] == {"limit": limit, "collision_strategy": "CANCEL_NEW"}
 
 
@@ -119,8 +124,17 @@ def test_a_run_of_an_inlet_pumps_until_the_next_one_is_there(deployment: dict[st
     assert TypeAdapter(float).validate_python(window.removesuffix("s")) > deployment["schedules"][0]["interval"]
 
 
-def test_inlets_start_at_different_seconds() -> None:
-    anchors = [dt.datetime.fromisoformat(each["schedules"][0]["anchor_date"]).second for each in INLETS]
+@pytest.mark.parametrize("deployment", [each for each in UPKEEP if "schedules" in each], ids=entrypoint)
+def test_upkeep_is_scheduled_seldom_since_each_run_costs_seconds(deployment: dict[str, Any]) -> None:
+    (schedule,) = deployment["schedules"]
+    assert schedule["slug"]
+    assert schedule["interval"] >= 300
+    assert "active" not in schedule
+
+
+def test_schedules_start_at_different_seconds() -> None:
+    scheduled = [each for each in DEPLOYMENTS if "schedules" in each]
+    anchors = [dt.datetime.fromisoformat(each["schedules"][0]["anchor_date"]).second for each in scheduled]
     assert len(set(anchors)) == len(anchors)
 
 

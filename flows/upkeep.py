@@ -1,0 +1,124 @@
+"""Flows for the operator: what the reservoir holds, trims on a schedule, a group set to another place."""
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
+
+from flows.sentences import say_errors_in_one_sentence
+from tasks import history
+from tasks import rewind as rewinding
+from tasks.levels import TopicLevel
+from tasks.reservoir import Reservoir
+from tasks.retention import Retention
+from tasks.settings import seconds
+
+__all__ = ["levels", "rewind", "trim"]
+
+# A day at one in five minutes: what a chart shows.
+_SHOWN_SAMPLES = 288
+
+
+@flow(persist_result=False)
+def levels(max_lag: int = 1_000) -> str:
+    """What every topic holds and how far its groups have come, as an artifact, with the lag over time.
+
+    Emits `sluice.topic.lagging` for each group that lags by more than the limit, and `sluice.entry.dead` and
+    `sluice.reservoir.spilled` for what was put away or dropped since the last run.
+
+    Args:
+        max_lag: How many entries a group may be behind before an event says so.
+    """
+    say_errors_in_one_sentence()
+    reservoir = Reservoir.from_url()
+    found = reservoir.levels()
+    samples = history.History(reservoir.client)
+    before = samples.latest()
+    samples.add(found)
+    for level in found:
+        _emit_events(level, before[0] if before else None, max_lag)
+    create_markdown_artifact(
+        history.markdown(found, samples.latest(_SHOWN_SAMPLES)),
+        key="sluice-levels",
+        description="What the reservoir's topics hold and how far their groups have come",
+    )
+    return f"{len(found)} topics, {sum(len(level.groups) for level in found)} groups"
+
+
+def _emit_events(level: TopicLevel, before: history.Sample | None, max_lag: int) -> None:
+    for group in level.groups:
+        who = (level.topic, group.name)
+        dead = group.dead + group.dead_dropped - (before.dead.get(who, 0) if before else 0)
+        spilled = group.spilled - (before.spilled.get(who, 0) if before else 0)
+        for event, number in (
+            ("sluice.topic.lagging", group.lag if group.lag is not None and group.lag > max_lag else 0),
+            ("sluice.entry.dead", dead),
+            ("sluice.reservoir.spilled", spilled),
+        ):
+            if number > 0:
+                emit_event(
+                    event,
+                    resource={
+                        "prefect.resource.id": f"sluice.topic.{level.topic}",
+                        "prefect.resource.name": level.topic,
+                    },
+                    related=[
+                        {
+                            "prefect.resource.id": f"sluice.group.{level.topic}.{group.name}",
+                            "prefect.resource.name": group.name,
+                            "prefect.resource.role": "group",
+                        }
+                    ],
+                    payload={"entries": number},
+                )
+
+
+@flow(persist_result=False)
+def trim(forget_after: str = "7 days") -> str:
+    """Remove what topics do not keep: what became too old, or lies in a topic that gets no appends any more.
+
+    What a live group has not finished stays. A group that nobody has read with for some time is no live one: it
+    holds nothing back until it is read with again.
+
+    Args:
+        forget_after: After how long without a reader a group is forgotten.
+    """
+    say_errors_in_one_sentence()
+    log = get_run_logger()
+    after_ms = round(seconds(forget_after, name="forget_after") * 1000)
+    reservoir = Reservoir.from_url()
+    retention = Retention(reservoir.client)
+    removed = 0
+    for topic in reservoir.topics():
+        if ":" in topic:  # dead letters and retries: they have caps of their own
+            continue
+        for group in retention.forget(topic, after_ms=after_ms):
+            log.warning(
+                "topic %r: nobody has read with group %r for %s; it holds nothing back", topic, group, forget_after
+            )
+        if (trimmed := retention.trim(topic)) and trimmed.removed:
+            removed += trimmed.removed
+            log.info("topic %r: %d entries removed", topic, trimmed.removed)
+            if trimmed.spilled:
+                log.warning("topic %r: %d of them had not been read by some group", topic, trimmed.spilled)
+    return f"{removed} entries removed"
+
+
+@flow(persist_result=False)
+def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa: FBT001, FBT002 - a form's checkbox
+    """Let a group go on from another place of a topic: it reads what is there and what follows once more.
+
+    All that is pending in the group is acknowledged, also what lies before. Refused while the group's outlet runs.
+
+    Args:
+        topic: The topic.
+        group: The consumer group.
+        to: Where it goes on - beginning, end, an ISO time or an entry id.
+        force: Also while the outlet runs. What it has read before is processed all the same.
+    """
+    say_errors_in_one_sentence()
+    reservoir = Reservoir.from_url()
+    rewound = rewinding.rewind(reservoir.client, topic, group, to, force=force)
+    log = get_run_logger()
+    if rewound.alive:
+        log.warning("consumers were alive: %s; what they had read is processed besides", ", ".join(rewound.alive))
+    return f"group {group!r} goes on from {to} on topic {topic!r}; {rewound.acknowledged} pending entries were acknowledged"

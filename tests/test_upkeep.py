@@ -1,0 +1,86 @@
+"""Flows for the operator, on a real Prefect server and a real Redis."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from deployments.redis_server import RedisServer
+from flows import upkeep
+from tasks import Reservoir, SettingsError
+from tasks.history import History
+from tests.streams import push_all, run
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect() -> Iterator[None]:
+    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+    with prefect_test_harness(), temporary_settings(quiet):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def reservoir(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Reservoir:
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+    return Reservoir(real_redis)
+
+
+def fetched(path: str, body: dict[str, Any]) -> Any:
+    with get_client(sync_client=True) as client:
+        return client._client.post(path, json=body).json()
+
+
+def events() -> set[tuple[str, str, int]]:
+    found = fetched("/events/filter", {"filter": {"event": {"prefix": ["sluice."]}}, "limit": 50})["events"]
+    return {(each["event"], each["related"][0]["prefect.resource.name"], each["payload"]["entries"]) for each in found}
+
+
+def test_levels_leave_an_artifact_and_events_of_what_went_wrong(reservoir: Reservoir, real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", range(5))
+    run(lambda source: source.pluck("missing").sink(print), real_redis, group="failing")
+    real_redis.xgroup_create("topic", "slow", "0")
+    real_redis.hincrby("sluice:spilled:topic", "slow", 7)
+    assert upkeep.levels(max_lag=3) == "1 topics, 2 groups"
+    push_all(real_redis, "topic", range(2))
+    upkeep.levels(max_lag=3)
+    expected = {
+        ("sluice.topic.lagging", "slow", 5),
+        ("sluice.topic.lagging", "slow", 7),
+        ("sluice.entry.dead", "failing", 5),  # once: the second run found no more of them
+        ("sluice.reservoir.spilled", "slow", 7),
+    }
+    wait_until(lambda: events() == expected, "the events of both runs")
+    [artifact] = fetched("/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["sluice-levels"]}}})
+    assert "| topic | slow | 7 | 0 | - | 0 | 0 | 7 |" in artifact["data"]
+    assert "| topic | failing | 2 | 0 | - | 0 | 5 | 0 |" in artifact["data"]
+    assert 'title "slow on topic"' in artifact["data"]
+    assert "line [5, 7]" in artifact["data"]
+    assert [sample.lags["topic", "slow"] for sample in History(real_redis).latest(9)] == [5, 7]
+    assert real_redis.pttl("sluice:levels") > 0
+    assert reservoir.topics() == ["topic", "topic:dead:failing"]
+
+
+def test_trim_removes_what_a_forgotten_group_held(reservoir: Reservoir, real_redis: redis.Redis) -> None:
+    for n in range(3):
+        real_redis.xadd("topic", {"n": n, "big": b"x" * 5_000}, id=f"{n + 1}-0")
+    real_redis.xgroup_create("topic", "group", "0")
+    real_redis.xreadgroup("group", "consumer", {"topic": ">"})
+    reservoir.push("topic", {"n": 3}, keep="1h")
+    assert upkeep.trim() == "0 entries removed"
+    wait_until(lambda: real_redis.xinfo_consumers("topic", "group")[0]["idle"] > 20, "the group to be idle")
+    real_redis.hset("sluice:groups:topic", "group", 1)
+    assert upkeep.trim(forget_after="10ms") == "3 entries removed"
+
+
+def test_rewind_sets_a_group_back_and_says_what_it_acknowledged(real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", range(3))
+    real_redis.xgroup_create("topic", "group", "0")
+    real_redis.xreadgroup("group", "consumer", {"topic": ">"}, count=2)
+    assert upkeep.rewind("topic", "group", "beginning").endswith("; 2 pending entries were acknowledged")
+    with pytest.raises(SettingsError, match="got 'yesterday-ish'"):
+        upkeep.rewind("topic", "group", "yesterday-ish")
