@@ -144,8 +144,11 @@ def test_results_wait_for_a_server_that_is_full_and_fail_no_entry(tmp_path: Path
             return n
 
         kept = source.pluck("n").map(hold).to_redis("results")
+        push_all(
+            client, "topic", range(5)
+        )  # before the start: one read brings them all, and the first holds the loop up
+        client.xgroup_create("topic", "group", "0")
         source.start()
-        push_all(client, "topic", range(5))
         wait_until(lambda: len(pending(client)) == 5, "the entries to be read")
         client.config_set("maxmemory", 1)
         free.set()
