@@ -6,6 +6,7 @@ import inspect
 import logging
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,18 @@ from typing import Any
 import pandas as pd
 import redis
 
-from tasks.errors import EncodeError, PumpError, SettingsError, TopicFullError
+from tasks.errors import PumpError, SettingsError, TopicFullError
+from tasks.pusher import Job, Pusher
+from tasks.repeated import Repeated
 from tasks.ticks import Beat, tick_at, time_of
 
 __all__ = ["Pumping", "Summary", "as_entries", "synchronous"]
 
 Entries = list[Mapping[str, Any]]
+
+_KEPT = 10_000
+# How long a run waits, after its end, for a Redis that is away.
+_LAST_WAIT = 10.0
 
 
 def as_entries(value: Any, *, name: str) -> Entries:
@@ -67,48 +74,56 @@ def _not_entries(value: Any, name: str) -> str:
 class Summary:
     """What came of a run's ticks.
 
-    missed     no thread was free, the run came too late, Redis did not answer, or the topic was full
+    missed     by reason: no thread was free, the run came too late, another run had them, the topic was full, Redis was away
+               too long
     failed     the pump raised, took too long, or returned what cannot be pushed
-    lost       claimed here, but taken away before the push
-    seconds    how long each pump took, in tick order
+    lost       claimed here, but taken away before the push; or claimed by an earlier run that died over them
+    seconds    how long the latest pumps took, in tick order
+    delays     how long after their ticks the latest pumps began
     """
 
     due: int = 0
     pushed: int = 0
     entries: int = 0
-    missed: int = 0
+    bytes: int = 0
     failed: int = 0
     lost: int = 0
-    seconds: list[float] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    delays: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+
+    @property
+    def missed(self) -> int:
+        """Return how many ticks were missed, for whatever reason."""
+        return self.reasons.total()
 
     def __str__(self) -> str:
-        took = sorted(self.seconds)
-        p50, p99 = (took[int(q * (len(took) - 1))] * 1000 for q in (0.5, 0.99)) if took else (0, 0)
+        why = "".join(f"; {n} {reason}" for reason, n in sorted(self.reasons.items()))
         return (
-            f"{self.due} ticks due, {self.pushed} pushed ({self.entries} entries), {self.missed} missed, "
-            f"{self.failed} failed, {self.lost} lost; the pump took {p50:.0f} ms (p50), {p99:.0f} ms (p99)"
+            f"{self.due} ticks due, {self.pushed} pushed ({self.entries} entries, {self.bytes} bytes), {self.missed} missed, "
+            f"{self.failed} failed, {self.lost} lost{why}; the pump took {_ms(self.seconds, 0.5)} (p50), {_ms(self.seconds, 0.99)} (p99) "
+            f"and began {_ms(self.delays, 0.5)} (p50), {_ms(self.delays, 0.999)} (p99.9) after its tick"
         )
 
 
-@dataclass(slots=True)
-class _Job:
-    tick: int
-    began: float
-    ended: float | None = None
-    value: Any = None
-    error: BaseException | None = None
+def _ms(values: Iterable[float], quantile: float) -> str:
+    ordered = sorted(values)
+    return f"{ordered[int(quantile * (len(ordered) - 1))] * 1000:.0f} ms" if ordered else "0 ms"
 
 
 class Pumping:
     """One run of a pump: from when it takes the beat over until it is relieved, stopped, or its window ends.
 
     A tick that finds no free thread is missed, never queued. What was pumped is pushed in tick order, each
-    tick once. A pump that fails costs its own tick only, up to `max_failures` in a row.
+    tick once. A pump that fails costs its own tick only, up to `max_failures` in a row. While Redis is away, the
+    run goes on pumping, and what it pumped waits in memory; beyond the bounds, ticks are missed. Where the clock
+    steps back, ticks that were claimed are not pumped again: the run waits for the clock, and says so once.
 
     pump       called without arguments; may be async
     threads    how many pumps may run at once; 0: one, in this thread
     timeout    seconds after which a pump counts as failed; its thread is replaced, as it cannot be stopped
     window     seconds after which the run ends if nobody has relieved it; None: never
+    max_waiting, max_waiting_bytes   the most entries and bytes that wait for Redis
     on_pushed  called with the ids and the entries of each push, in tick order
     """
 
@@ -122,6 +137,8 @@ class Pumping:
         timeout: float | None = None,
         window: float | None = None,
         max_failures: int = 10,
+        max_waiting: int = 10_000,
+        max_waiting_bytes: int = 64 << 20,
         stop: threading.Event | None = None,
         on_pushed: Callable[[list[str], Entries], None] | None = None,
         clock: Callable[[], float] = time.time,
@@ -144,12 +161,16 @@ class Pumping:
         self._stop = stop or threading.Event()
         self._on_pushed = on_pushed
         self._clock = clock
-        self._log = log or logging.getLogger(__name__)
-        self._jobs: list[_Job] = []
+        self._warn = Repeated(log or logging.getLogger(__name__))
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
         self._lock = threading.Lock()
+        self._running = 0
         self._failures_in_a_row = 0
         self._fatal: BaseException | None = None
         self._ended = False
+        self._gives_up: float | None = None
+        self._waits_for_clock = False
 
     def run(self) -> Summary:
         """Pump until relieved, stopped or out of time; wait for what is under way; return what came of it.
@@ -157,8 +178,11 @@ class Pumping:
         raises   PumpError: too many ticks failed in a row
         """
         self.begin()
-        while (wait := self.step()) is not None:
-            self._stop.wait(wait)
+        try:
+            while (wait := self.step()) is not None:
+                self._stop.wait(wait) if not self._ended else time.sleep(wait)
+        finally:
+            self.close()
         return self.summary
 
     def stop(self) -> None:
@@ -166,55 +190,80 @@ class Pumping:
         self._stop.set()
 
     def begin(self) -> None:
-        """Take the beat over."""
+        """Announce this run as the one that relieves whoever pumps."""
         now = self._clock()
         self._next = self._beat.start(now)
         self._end = None if self._window is None else now + self._window
+        self._pusher = Pusher(self._beat, settled=self._settled, lost=self._lost, restart=self._restart)
+
+    def close(self) -> None:
+        """End the pusher, and count what is left as missed."""
+        left = self._pusher.close()
+        if n := sum(job.began is not None for job in left):
+            self._miss(n, "Redis was away until the end")
+        self._warn.flush()
 
     def step(self) -> float | None:
         """Do what is due now; return the seconds until something may be due again, None when all is done."""
         now = self._clock()
         self._give_up_on_the_slow(now)
-        if self._fatal is not None:
-            raise self._fatal
+        if (fatal := self._fatal or self._pusher.fatal) is not None:
+            raise fatal
         if self._stop.is_set() or (self._end is not None and now >= self._end):
             self._ended = True
         if self._ended:
-            return 0.01 if self._jobs else None
+            return self._until_all_is_over()
         every = self._beat.every
         if now < time_of(self._next, every):
+            if time_of(self._next, every) - now > every + 1 and not self._waits_for_clock:
+                self._waits_for_clock = True
+                self._warn("the clock stepped back; it waits until the clock has passed the ticks that were claimed")
             return self._until_next(now)
         current = tick_at(now, every)
-        if current > self._next:  # this process slept, or the pump in its own thread took longer than a tick
-            self._miss(current - self._next, "the run came too late for them")
+        if current > self._next:  # this process slept, the clock stepped, or the pump took longer than a tick
+            self.summary.due += current - self._next
+            self._miss(current - self._next, "the run came too late")
             self._next = current
         tick, self._next = self._next, self._next + 1
         self._take(tick)
         return self._until_next(self._clock())
 
-    def _take(self, tick: int) -> None:
-        if len(self._jobs) >= max(1, self._threads):
-            self._miss(1, f"all {max(1, self._threads)} threads are busy")
-            return
-        try:
-            claim = self._beat.claim(tick)
-        except redis.RedisError as error:
-            self._miss(1, f"Redis does not answer ({type(error).__name__})")
-            return
-        if claim == "relieved":
-            self._ended = True
-        elif claim == "unknown":
-            self._log.warning(
-                "the beat of pump %r is gone from Redis (flushed?); this run takes it up again", self._name
-            )
-            self._next = max(self._next, self._beat.start(self._clock()))
-        elif claim == "claimed":
-            self.summary.due += 1
-            self._launch(_Job(tick, self._clock()))
+    def _until_all_is_over(self) -> float | None:
+        if not self._pusher.jobs:
+            return None
+        if not self._pusher.away or self._running:
+            self._gives_up = None
+        elif self._gives_up is None:
+            self._gives_up = time.monotonic() + _LAST_WAIT
+        elif time.monotonic() > self._gives_up:
+            return None
+        return 0.01
 
-    def _launch(self, job: _Job) -> None:
+    def _take(self, tick: int) -> None:
+        if reason := self._no_room():
+            self.summary.due += 1
+            self._miss(1, reason)
+            return
+        job = Job(tick)
+        if self._pusher.add(job, patience=min(self._beat.every / 2, 1.0), clock=self._clock):
+            self.summary.due += 1
+            self.summary.delays.append((job.began or 0.0) - time_of(tick, self._beat.every))
+            self._launch(job)
+
+    def _no_room(self) -> str | None:
+        jobs = self._pusher.jobs
+        # Who emits what was pushed is slowed down by those who take it.
+        busy = self._running if self._on_pushed is None else len(jobs)
+        if busy >= max(1, self._threads):
+            return f"all {max(1, self._threads)} threads were busy"
+        entries, size = sum(len(job.encoded) for job in jobs), sum(job.bytes for job in jobs)
+        if entries >= self._max_waiting or len(jobs) >= self._max_waiting or size >= self._max_waiting_bytes:
+            return "no more may wait for Redis"
+        return None
+
+    def _launch(self, job: Job) -> None:
         with self._lock:
-            self._jobs.append(job)
+            self._running += 1
         if self._threads:
             # Prefect keeps the run's logger in the context.
             run = contextvars.copy_context().run
@@ -222,76 +271,79 @@ class Pumping:
         else:
             self._work(job)
 
-    def _work(self, job: _Job) -> None:
-        value, error = None, None
+    def _work(self, job: Job) -> None:
+        value, encoded, error = None, [], None
         try:
             value = as_entries(self._pump(), name=self._name)
+            encoded = self._beat.encode(value)
         except BaseException as raised:  # noqa: BLE001 - whatever a pump may raise; SystemExit would end its thread only
             error = raised
-        with self._lock:
-            if job.ended is None:  # else it was given up meanwhile
-                job.value, job.error, job.ended = value, error, self._clock()
-            self._deliver()
+        kept = value if self._on_pushed is not None else None
+        self._end_job(job, value=kept, encoded=encoded, error=error)
+
+    def _end_job(self, job: Job, **outcome: Any) -> None:
+        if self._pusher.end(job, self._clock(), **outcome):
+            with self._lock:
+                self._running -= 1
 
     def _give_up_on_the_slow(self, now: float) -> None:
         if self._timeout is None:
             return
-        with self._lock:
-            for job in self._jobs:
-                if job.ended is None and now - job.began > self._timeout:
-                    job.error, job.ended = TimeoutError(f"it took longer than {self._timeout:g} s"), now
-            self._deliver()
+        for job in self._pusher.jobs:
+            if job.began is not None and job.ended is None and now - job.began > self._timeout:
+                self._end_job(job, error=TimeoutError(f"it took longer than {self._timeout:g} s"))
 
-    def _deliver(self) -> None:
-        """Push what has ended, in tick order. With the lock held: the order is the promise."""
-        while self._jobs and self._jobs[0].ended is not None:
-            job = self._jobs[0]
-            try:
-                self._settle(job)
-            except Exception as error:  # noqa: BLE001 - a thread's error would be lost; the run raises it
-                self._fatal = self._fatal or error
-            finally:
-                self._jobs.pop(0)
-
-    def _settle(self, job: _Job) -> None:
-        self.summary.seconds.append((job.ended or job.began) - job.began)
-        if job.error is None and job.value:
-            try:
-                self._push(job)
-            except (EncodeError, redis.RedisError) as error:
-                job.error = error
-            except TopicFullError as error:
-                self.summary.missed += 1
-                self._log.warning("pump %r missed tick %d: %s", self._name, job.tick, error)
-        if job.error is None:
-            self._failures_in_a_row = 0
+    def _settled(self, job: Job) -> None:
+        """Count what came of a job. In the pusher's thread, in tick order."""
+        if job.claim == "relieved":
+            self._ended = True
+        if job.claim != "claimed":
+            if job.began is not None:
+                self._miss(1, "another run had the tick")
             return
+        if job.began is not None and job.ended is not None:
+            self.summary.seconds.append(job.ended - job.began)
+        if isinstance(job.error, TopicFullError):
+            self._miss(1, "the topic is full")
+            return
+        if job.error is not None:
+            self._failed(job, job.error)
+            return
+        self._failures_in_a_row = 0
+        if job.ids is None:
+            self._lost(1)
+        elif job.ids:
+            self.summary.pushed += 1
+            self.summary.entries += len(job.ids)
+            self.summary.bytes += job.bytes
+            if self._on_pushed is not None:
+                self._on_pushed(job.ids, job.value)
+
+    def _failed(self, job: Job, error: BaseException) -> None:
         self.summary.failed += 1
-        if not isinstance(job.error, redis.RedisError):  # that is no fault of the pump's
+        if not isinstance(error, redis.RedisError):  # that is no fault of the pump's
             self._failures_in_a_row += 1
-        self._log.warning(
-            "pump %r failed at tick %d (%s): %s: %s", self._name, job.tick,
-            pd.Timestamp(time_of(job.tick, self._beat.every), unit="s").isoformat(), type(job.error).__name__, job.error,
-        )  # fmt: skip
+        at = pd.Timestamp(time_of(job.tick, self._beat.every), unit="s").isoformat()
+        self._warn(f"pump {self._name!r} failed", detail=f"tick {job.tick} ({at}): {type(error).__name__}: {error}")
         if self._failures_in_a_row >= self._max_failures:
-            msg = f"pump {self._name!r} failed {self._failures_in_a_row} times in a row, at last with {type(job.error).__name__}: {job.error}"
+            msg = f"pump {self._name!r} failed {self._failures_in_a_row} times in a row, at last with {type(error).__name__}: {error}"
             self._fatal = PumpError(msg)
-            self._fatal.__cause__ = job.error
+            self._fatal.__cause__ = error
 
-    def _push(self, job: _Job) -> None:
-        ids = self._beat.push(job.tick, job.value)
-        if ids is None:
-            self.summary.lost += 1
-            return
-        self.summary.pushed += 1
-        self.summary.entries += len(ids)
-        if self._on_pushed is not None:
-            self._on_pushed(ids, job.value)
+    def _lost(self, ticks: int) -> None:
+        self.summary.lost += ticks
+        self._warn(
+            f"pump {self._name!r} lost ticks: the run that had claimed them died, or stood still for too long", ticks
+        )
+
+    def _restart(self) -> None:
+        self._warn(f"the beat of pump {self._name!r} is gone from Redis (flushed?); this run takes it up again")
+        self._beat.start(self._clock())
 
     def _miss(self, ticks: int, why: str) -> None:
-        self.summary.due += ticks
-        self.summary.missed += ticks
-        self._log.warning("pump %r missed %d of its ticks: %s", self._name, ticks, why)
+        with self._lock:
+            self.summary.reasons[why] += ticks
+        self._warn(f"pump {self._name!r} missed ticks: {why}", ticks)
 
     def _until_next(self, now: float) -> float:
         wait = max(0.0, time_of(self._next, self._beat.every) - now)

@@ -3,6 +3,10 @@
 Tick n of a beat is at n * every on the wall clock. Runs of one inlet overlap when one relieves the other, and two
 workers may run the same: a beat's state in Redis decides, in scripts, which run has which tick, and that each is
 pushed at most once.
+
+The older run goes on until the newcomer claims its first tick, so that one that dies before costs nothing. The last
+claimed tick is kept: where a clock steps back, or differs between two workers, ticks that were claimed are not
+claimed again, and a run waits until its clock has passed them.
 """
 
 import hashlib
@@ -17,43 +21,71 @@ from tasks.settings import check_topic
 
 __all__ = ["Beat", "Claim", "tick_at", "time_of"]
 
-Claim = Literal["claimed", "early", "relieved", "taken", "unknown"]
+Claim = Literal["claimed", "yield", "relieved", "taken", "unknown"]
 
-# KEYS: the beat. ARGV: the current tick, how many ticks ahead a newcomer begins where another run is pumping, TTL in ms.
-# Returns the newcomer's token and the tick from which it owns. 'from:N' is the first tick of token N; run N stops
-# where N+1 begins.
+# KEYS: the beat. ARGV: the tick from which the newcomer is preferred, TTL in ms. Returns the newcomer's token: a
+# time, so that tokens increase even after a flush. The older run goes on claiming until the newcomer claims.
 _START = """
-local token = redis.call('HINCRBY', KEYS[1], 'token', 1)
-local last = tonumber(redis.call('HGET', KEYS[1], 'last') or '-1')
-local ahead = 1
-if last >= tonumber(ARGV[1]) - tonumber(ARGV[2]) then ahead = tonumber(ARGV[2]) end
-local from = tonumber(ARGV[1]) + ahead
-redis.call('HSET', KEYS[1], 'from:' .. token, from)
-redis.call('HDEL', KEYS[1], 'from:' .. (token - 16))
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return {token, from}
+local time = redis.call('TIME')
+local token = math.max(tonumber(redis.call('HGET', KEYS[1], 'newest') or '0') + 1, time[1] * 1000000 + time[2])
+token = string.format('%.0f', token)
+redis.call('HSET', KEYS[1], 'newest', token, 'from', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return token
 """
 
-# KEYS: the beat, the tick's record. ARGV: token, tick, TTL of the record in ms, TTL of the beat in ms.
+# KEYS: the beat, its claims in flight, the tick's record, the run's sign of life. ARGV: token, tick, TTL of claims in
+# ms, TTL of the beat in ms, TTL of the sign of life in ms, for how many ticks a newcomer is preferred (0: not at all).
 _CLAIM = """
-local from = redis.call('HGET', KEYS[1], 'from:' .. ARGV[1])
-local next = redis.call('HGET', KEYS[1], 'from:' .. (ARGV[1] + 1))
-if not from then return 'unknown' end
-if next and tonumber(ARGV[2]) >= tonumber(next) then return 'relieved' end
-if tonumber(ARGV[2]) < tonumber(from) then return 'early' end
+local token, tick = tonumber(ARGV[1]), tonumber(ARGV[2])
+local newest = tonumber(redis.call('HGET', KEYS[1], 'newest') or '0')
+if newest < token then return 'unknown' end
 local mine = 'claimed:' .. ARGV[1]
 -- A run claims a tick once: if it is this run's already, the answer to that was lost.
-if redis.call('GET', KEYS[2]) == mine then return 'claimed' end
-if not redis.call('SET', KEYS[2], mine, 'NX', 'PX', ARGV[3]) then return 'taken' end
-redis.call('HSET', KEYS[1], 'last', ARGV[2])
+if redis.call('GET', KEYS[3]) == mine then return 'claimed' end
+if tonumber(redis.call('HGET', KEYS[1], 'active') or '0') > token then return 'relieved' end
+local last = redis.call('HGET', KEYS[1], 'last')
+if last and tick <= tonumber(last) then return 'taken' end
+local from = tonumber(redis.call('HGET', KEYS[1], 'from') or '0')
+if newest > token and tick >= from and tick < from + tonumber(ARGV[6]) then return 'yield' end
+redis.call('HSET', KEYS[1], 'active', ARGV[1], 'last', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('SET', KEYS[3], mine, 'PX', ARGV[3])
+redis.call('HSET', KEYS[2], ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('SET', KEYS[4], '1', 'PX', ARGV[5])
 return 'claimed'
 """
 
-# A newcomer begins this many ticks ahead, so that neither a slow claim nor a difference of clocks costs a tick.
-_AHEAD = 2
-_BEAT_TTL_MS = 86_400_000
-_TICK_TTL_MS = 600_000
+# KEYS: the beat, its claims in flight. ARGV: token, tick, whether to wait for the living. Returns how many claims of
+# other runs below the tick are still to be waited for, and how many it has taken away because their run is dead: a
+# push for one of those is refused from then on, so that it cannot come out of order.
+_BEFORE = """
+local alive, lost = 0, 0
+local open = redis.call('HGETALL', KEYS[2])
+for i = 1, #open, 2 do
+  if open[i + 1] ~= ARGV[1] and tonumber(open[i]) < tonumber(ARGV[2]) then
+    local record = KEYS[1] .. ':' .. open[i]
+    if redis.call('GET', record) ~= 'claimed:' .. open[i + 1] then
+      redis.call('HDEL', KEYS[2], open[i])
+    elseif ARGV[3] == '1' and redis.call('EXISTS', KEYS[1] .. ':alive:' .. open[i + 1]) == 1 then
+      alive = alive + 1
+    else
+      redis.call('DEL', record)
+      redis.call('HDEL', KEYS[2], open[i])
+      lost = lost + 1
+    end
+  end
+end
+return {alive, lost}
+"""
+
+# A newcomer is preferred for its first ticks only: one that died after its start must not slow the older run down.
+_PREFERRED = 3
+_BEAT_TTL_MS = 7 * 86_400_000
+_CLAIM_TTL_MS = 86_400_000  # a pump may take as long
+_PUSHED_TTL_MS = 600_000  # longer than any client goes on sending a push again
+_ALIVE_TTL_MS = 5_000
 
 
 def tick_at(now: float, every: float) -> int:
@@ -99,30 +131,68 @@ class Beat:
         self._keep = keep
         what = json.dumps([topic, inlet, every, parameters or {}], sort_keys=True, default=repr)
         self.key = f"sluice:beat:{inlet}:{hashlib.sha256(what.encode()).hexdigest()[:16]}"
-        self._token = 0
+        self._token = "0"
         self._start = reservoir.client.register_script(_START)
         self._claim = reservoir.client.register_script(_CLAIM)
+        self._before = reservoir.client.register_script(_BEFORE)
 
     def start(self, now: float) -> int:
-        """Take the beat over from whoever has it, and return the tick from which it is this run's."""
-        self._token, first = self._start(keys=[self.key], args=[tick_at(now, self.every), _AHEAD, _BEAT_TTL_MS])
+        """Announce this run as the newest, and return the first tick to claim. Who pumps goes on until then."""
+        first = tick_at(now, self.every) + 1
+        self._token = self._start(keys=[self.key], args=[first, _BEAT_TTL_MS]).decode()
         return first
 
-    def claim(self, tick: int) -> Claim:
-        """Take a tick: 'claimed' by this run; else why not. 'unknown': Redis has lost the beat, `start` again."""
-        answer = self._claim(keys=[self.key, self._record(tick)], args=[self._token, tick, _TICK_TTL_MS, _BEAT_TTL_MS])
-        return answer.decode()
+    def claim(self, tick: int, *, insist: bool = False) -> Claim:
+        """Take a tick: 'claimed' by this run; else why not.
 
-    def push(self, tick: int, entries: Iterable[Mapping[str, Any]]) -> list[str] | None:
+        relieved   a newer run has claimed: it has all that follows
+        taken      this tick or a later one has been claimed; also where this machine's clock is behind or stepped back
+        yield      a newer run is about to claim it; if that does not happen, claim again and `insist`
+        unknown    Redis has lost the beat, `start` again
+        """
+        keys = [self.key, self._open, self._record(tick), self._alive]
+        preferred = 0 if insist else _PREFERRED
+        args = [self._token, tick, _CLAIM_TTL_MS, _BEAT_TTL_MS, _ALIVE_TTL_MS, preferred]
+        return self._claim(keys=keys, args=args).decode()
+
+    def before(self, tick: int, *, wait: bool = True) -> tuple[int, int]:
+        """Return how many claims of earlier runs are to be waited for, and how many are lost: their run is dead.
+
+        wait    False: all of them are lost, whether or not their runs live
+        """
+        alive, lost = self._before(keys=[self.key, self._open], args=[self._token, tick, int(wait)])
+        return alive, lost
+
+    def push(self, tick: int, encoded: Iterable[Mapping[bytes, bytes]]) -> list[str] | None:
         """Append what was pumped for a claimed tick, once, and return the ids; None if the claim is not this run's."""
         return self._reservoir.append(
             self.topic,
-            self._reservoir.encode(entries),
+            encoded,
             record=self._record(tick),
             expected=f"claimed:{self._token}",
             keep=self._keep,
-            ttl_ms=_TICK_TTL_MS,
+            ttl_ms=_PUSHED_TTL_MS,
         )
+
+    def encode(self, entries: Iterable[Mapping[str, Any]]) -> list[dict[bytes, bytes]]:
+        """Return entries as `push` takes them. Raises EncodeError."""
+        return self._reservoir.encode(entries)
+
+    def done(self, tick: int) -> None:
+        """Say that nothing more comes for a tick, so that nobody waits for it."""
+        self._reservoir.client.hdel(self._open, str(tick))
+
+    def live(self) -> None:
+        """Show that this run lives, so that its successor waits for what it still pumps."""
+        self._reservoir.client.set(self._alive, "1", px=_ALIVE_TTL_MS)
+
+    @property
+    def _open(self) -> str:
+        return f"{self.key}:open"
+
+    @property
+    def _alive(self) -> str:
+        return f"{self.key}:alive:{self._token}"
 
     def _record(self, tick: int) -> str:
         return f"{self.key}:{tick}"

@@ -1,9 +1,10 @@
 """A pump on its grid, on a clock of the test's: no test waits."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import fakeredis
 import pandas as pd
 import pytest
 import redis
@@ -33,7 +34,18 @@ def pumping(
         pump, name="pump", beat=Beat(Reservoir(client), "topic", "pump", every=every), clock=clock, **options
     )
     made.begin()
+    begun.append(made)
     return made
+
+
+begun: list[Pumping] = []
+
+
+@pytest.fixture(autouse=True)
+def end_all() -> Iterator[None]:
+    yield
+    while begun:
+        begun.pop().close()
 
 
 def pushed(client: redis.Redis) -> list[Any]:
@@ -44,6 +56,12 @@ def run_until(one: Pumping, clock: Clock, end: float) -> None:
     """Step as `Pumping.run` does, the clock moving as far as each step asks."""
     while clock.now < end and (wait := one.step()) is not None:
         clock.now += wait
+        settle(one)
+
+
+def settle(one: Pumping) -> None:
+    """Wait until what has ended is pushed."""
+    wait_until(lambda: not [job for job in one._pusher.jobs if job.ended is not None], "the pushes")
 
 
 frame = pd.DataFrame({"a": [1]})
@@ -163,6 +181,7 @@ def test_a_pump_that_exceeds_its_timeout_is_a_failed_tick_and_the_order_goes_on(
     assert gate.started.acquire(timeout=10)
     clock.now = 1001.6
     one.step()
+    settle(one)
     assert one.summary.failed == 1
     clock.now = 1002.0
     one.step()
@@ -216,7 +235,7 @@ def test_a_pump_that_exits_costs_its_own_tick_only(client: redis.Redis, threads:
     one = pumping(client, pump, clock, threads=threads)
     for clock.now in (1001.0, 1002.0, 1003.0):
         one.step()
-        wait_until(lambda: not one._jobs, "the pump")
+        wait_until(lambda: not one._pusher.jobs, "the pump")
     assert pushed(client) == [1, 3]
     assert one.summary.failed == 1
 
@@ -227,7 +246,7 @@ def test_a_beat_that_redis_has_lost_is_taken_up_again(client: redis.Redis) -> No
     run_until(one, clock, 1002.5)
     client.flushall()
     run_until(one, clock, 1006.5)
-    assert pushed(client) == [1004.0, 1005.0, 1006.0]
+    assert pushed(client) == [1003.0, 1004.0, 1005.0, 1006.0]
 
 
 def test_what_cannot_be_encoded_is_a_failed_tick_and_nothing_of_it_is_pushed(client: redis.Redis) -> None:
@@ -265,10 +284,88 @@ def test_a_run_that_is_relieved_ends_when_its_successor_begins(client: redis.Red
     for clock.now in (1003.0, 1004.0, 1005.0):
         new.step()
         old.step()
-    assert pushed(client) == ["old", "old", "old", "new", "new"]
+        settle(new)
+    assert pushed(client) == ["old", "old", "new", "new", "new"]
     assert old.step() is None
 
 
 def test_a_timeout_without_threads_is_refused(client: redis.Redis) -> None:
     with pytest.raises(SettingsError, match="threads=1"):
         pumping(client, lambda: None, Clock(), timeout=1.0)
+
+
+def test_while_redis_is_away_a_run_goes_on_pumping_and_pushes_in_tick_order_when_it_is_back() -> None:
+    server = fakeredis.FakeServer(version=(7,))
+    client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
+    one = pumping(client, lambda: {"n": clock.now}, clock)
+    run_until(one, clock, 1001.5)
+    settle(one)
+    server.connected = False
+    for clock.now in (1002.0, 1003.0, 1004.0):
+        one.step()
+    assert one.summary.pushed == 1
+    server.connected = True
+    settle(one)
+    assert pushed(client) == [1001.0, 1002.0, 1003.0, 1004.0]
+    assert one.summary.missed == 0
+
+
+def test_what_another_run_pushed_while_this_one_had_no_redis_is_dropped_and_counted_as_missed() -> None:
+    server = fakeredis.FakeServer(version=(7,))
+    client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
+    one = pumping(client, lambda: {"n": clock.now}, clock)
+    server.connected = False
+    for clock.now in (1001.0, 1002.0):
+        one.step()
+    other = Beat(Reservoir(fakeredis.FakeRedis(server=server, protocol=2)), "topic", "pump", every=1.0)
+    with one._pusher._changed:  # the pusher cannot look for work until the other run has pushed
+        server.connected = True
+        other.start(1000.0)
+        assert other.claim(1002) == "claimed"
+        other.push(1002, other.encode([{"n": "other"}]))
+        other.done(1002)
+    settle(one)
+    assert pushed(client) == ["other"]
+    assert one.summary.missed == 2
+
+
+def test_no_more_than_the_bound_waits_for_redis_and_the_rest_is_missed() -> None:
+    server = fakeredis.FakeServer(version=(7,))
+    client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
+    one = pumping(client, lambda: {"n": clock.now}, clock, max_waiting=2)
+    server.connected = False
+    for clock.now in (1001.0, 1002.0, 1003.0, 1004.0):
+        one.step()
+    server.connected = True
+    settle(one)
+    assert pushed(client) == [1001.0, 1002.0]
+    assert one.summary.reasons == {"no more may wait for Redis": 2}
+
+
+def test_a_newcomer_pushes_after_the_ticks_that_the_older_run_still_pumps(client: redis.Redis) -> None:
+    clock, gate = Clock(), Gate()
+    old = pumping(client, gate.pump, clock, threads=2)
+    clock.now = 1001.0
+    old.step()
+    assert gate.started.acquire(timeout=10)
+    new = pumping(client, lambda: {"n": "new"}, clock)
+    clock.now = 1002.0
+    new.step()
+    assert pushed(client) == []
+    gate.gates[0].set()
+    settle(new)
+    assert pushed(client) == [0, "new"]
+
+
+def test_a_clock_that_steps_back_costs_a_wait_and_pushes_no_tick_twice(
+    client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    one = pumping(client, lambda: {"n": clock.now}, clock)
+    run_until(one, clock, 1003.5)
+    clock.now = 400.0
+    one.step()
+    one.step()
+    run_until(one, clock, 1005.5)
+    assert pushed(client) == [1001.0, 1002.0, 1003.0, 1004.0, 1005.0]
+    assert caplog.text.count("stepped back") == 1
