@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -10,8 +12,9 @@ from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 
 from flows.parameters import Options, flow_of
+from flows.reports import publish
 from flows.stopping import stop_on_signals
-from tasks.errors import SettingsError
+from tasks.errors import SettingsError, UnavailableError
 from tasks.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
@@ -47,6 +50,9 @@ def inlet(
     stays callable as the flow's `pump`.
 
     A run pumps until the next scheduled one relieves it, without doubling or leaving out a tick, or its window ends.
+    While Redis is away, what was pumped waits in memory and is pushed later; beyond 10,000 entries or 64 MiB, ticks are
+    missed. A clock that steps back makes the run wait until it has passed the ticks that were claimed; one that steps
+    forward leaves ticks out.
 
     Args:
         topic: The topic to push to.
@@ -124,14 +130,14 @@ def _run(
     compression: Compression | None,
     max_failures: int,
 ) -> str:
-    reservoir = Reservoir.from_url(compression=compression)
+    log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
+    reservoir = _reservoir(compression, patience=seconds(window) if every else 0, log=log)
     name, scheduled = function.__name__, _scheduled_start()
     kept = Keep.of(keep, when_full)
     beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=kept)
     Retention(reservoir.client).declare(topic, kept, inlet=beat.key.removeprefix("sluice:beat:"))
     if not every:
         return _run_once(function, own, reservoir, beat.key, scheduled, topic=topic, keep=kept)
-    log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > seconds(window):
         log.warning(
@@ -139,7 +145,7 @@ def _run(
         )
         return "too late"
     with stop_on_signals() as stop:
-        summary = Pumping(
+        pumping = Pumping(
             functools.partial(function, **own),
             name=name,
             beat=beat,
@@ -149,9 +155,32 @@ def _run(
             max_failures=max_failures,
             stop=stop,
             log=log,
-        ).run()
-    log.info("%s -> %s: %s", name, topic, summary)
+        )
+        try:
+            pumping.run()
+        finally:
+            summary = pumping.summary
+            log.info("%s -> %s: %s", name, topic, summary)
+            key = re.sub(r"[^a-z0-9]+", "-", f"inlet-{name}-{topic}".lower()).strip("-")
+            publish(summary.markdown(), key=key, description=f"What became of the ticks of {name} -> {topic}")
     return str(summary)
+
+
+def _reservoir(
+    compression: Compression | None, *, patience: float, log: logging.Logger | logging.LoggerAdapter[Any]
+) -> Reservoir:
+    """Return the reservoir; wait for a Redis that is away, for `patience` seconds."""
+    end, said = time.monotonic() + patience, False
+    while True:
+        try:
+            return Reservoir.from_url(compression=compression)
+        except UnavailableError as error:
+            if time.monotonic() + 1 > end:
+                raise
+            if not said:
+                log.warning("%s; this run waits for it", error)
+                said = True
+            time.sleep(1)
 
 
 def _run_once(

@@ -105,6 +105,21 @@ class Summary:
             f"and began {_ms(self.delays, 0.5)} (p50), {_ms(self.delays, 0.999)} (p99.9) after its tick"
         )
 
+    def markdown(self) -> str:
+        """Return it as a table."""
+        rows = {
+            "ticks due": self.due,
+            "pushed": self.pushed,
+            "entries": self.entries,
+            "bytes": self.bytes,
+            **{f"missed: {reason}": n for reason, n in sorted(self.reasons.items())},
+            "failed": self.failed,
+            "lost": self.lost,
+            "pump time p50, p99": f"{_ms(self.seconds, 0.5)}, {_ms(self.seconds, 0.99)}",
+            "start after the tick p50, p99.9": f"{_ms(self.delays, 0.5)}, {_ms(self.delays, 0.999)}",
+        }
+        return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
 
 def _ms(values: Iterable[float], quantile: float) -> str:
     ordered = sorted(values)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import redis
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
@@ -100,3 +101,23 @@ def test_a_run_whose_pump_returns_what_cannot_be_encoded_fails_and_pushes_nothin
     with pytest.raises(EncodeError, match="field 'n'"):
         oneshot.push(reservoir, "daily", [{"m": 1}, {"n": object()}], tick="beat:2026-01-01T00:00:01")
     assert reservoir.topics() == []
+
+
+@inlet(topic="daily", every="100ms", window="500ms")
+def briefly() -> dict[str, int]:
+    """Return an entry, five times."""
+    return {"n": 1}
+
+
+def test_a_run_on_a_grid_leaves_one_artifact_that_says_what_became_of_its_ticks(reservoir: Reservoir) -> None:
+    briefly()
+    with get_client(sync_client=True) as server:
+        (artifact,) = [one for one in server.read_artifacts() if one.key == "inlet-briefly-daily"]
+    assert f"| pushed | {len(reservoir.peek('daily', 9))} |" in artifact.data
+
+
+def test_a_push_is_not_made_twice_when_the_run_died_between_it_and_its_state(reservoir: Reservoir) -> None:
+    tick = "beat:2026-01-01T00:00:02"
+    reservoir.append("daily", reservoir.encode([{"n": 1}]), record=f"sluice:once:{tick}")  # its run died right then
+    oneshot.push(reservoir, "daily", [{"n": 2}], tick=tick)
+    assert [entry["n"] for entry in reservoir.peek("daily", 9)] == [1]
