@@ -180,7 +180,7 @@ class Pusher:
                 job.ids = self._beat.push(job.tick, job.encoded)
             except TopicFullError as error:
                 job.error = error
-        self._beat.done(job.tick)
+        self._beat.done(job.tick, pushed=bool(job.ids))
         with self._changed:
             if job not in self._jobs:
                 return 0.0  # closed meanwhile

@@ -178,8 +178,10 @@ class Beat:
         """Return entries as `push` takes them. Raises EncodeError."""
         return self._reservoir.encode(entries)
 
-    def done(self, tick: int) -> None:
-        """Say that nothing more comes for a tick, so that nobody waits for it."""
+    def done(self, tick: int, *, pushed: bool) -> None:
+        """Say that nothing more comes for a tick, so that nobody waits for it; without a push, its record may go."""
+        if not pushed:
+            self._reservoir.client.delete(self._record(tick))
         self._reservoir.client.hdel(self._open, str(tick))
 
     def live(self) -> None:

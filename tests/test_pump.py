@@ -323,7 +323,7 @@ def test_what_another_run_pushed_while_this_one_had_no_redis_is_dropped_and_coun
         other.start(1000.0)
         assert other.claim(1002) == "claimed"
         other.push(1002, other.encode([{"n": "other"}]))
-        other.done(1002)
+        other.done(1002, pushed=True)
     settle(one)
     assert pushed(client) == ["other"]
     assert one.summary.missed == 2
@@ -369,3 +369,10 @@ def test_a_clock_that_steps_back_costs_a_wait_and_pushes_no_tick_twice(
     run_until(one, clock, 1005.5)
     assert pushed(client) == [1001.0, 1002.0, 1003.0, 1004.0, 1005.0]
     assert caplog.text.count("stepped back") == 1
+
+
+def test_a_tick_that_pushed_nothing_leaves_no_record_behind(client: redis.Redis) -> None:
+    clock = Clock()
+    one = pumping(client, lambda: None, clock)
+    run_until(one, clock, 1002.5)
+    assert not client.exists(one._beat._record(1001), one._beat._open)
