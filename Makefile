@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help up test lint bench clean
+.PHONY: help up test chaos lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is to make
@@ -16,6 +16,9 @@ up: $(VENV)/installed ## Run it all on this machine until Ctrl-C (ARGS="--port 4
 
 test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=true: thoroughly)
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/installed-test ## Kill real outlets under load, 200 times for each pipeline (minutes)
+	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/test_handovers.py $(ARGS)
 
 lint: $(VENV)/installed-test ## Check style and types
 	@$(BIN)/ruff check .

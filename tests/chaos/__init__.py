@@ -1,0 +1,1 @@
+"""Outlets as real processes that are killed under load."""
