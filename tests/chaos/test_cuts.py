@@ -10,6 +10,7 @@ import tasks.source  # noqa: F401  # adds from_redis to Stream
 from deployments.redis_server import RedisServer
 from tasks.connection import connect
 from tasks.reservoir import Reservoir
+from tests.chaos.outlet import numbers_in
 from tests.chaos.proxy import Proxy
 from tests.waiting import wait_until
 
@@ -24,9 +25,7 @@ def test_500_pushes_whose_replies_are_lost_at_random_are_500_entries_in_order(
         reservoir = Reservoir(client)
         ids = [reservoir.push("numbers", {"n": n}) for n in range(500)]
     assert min(proxy.lost_requests, proxy.lost_replies) >= 5
-    assert [(entry.id, entry["n"]) for entry in Reservoir(real_redis).peek("numbers", 1000)] == list(
-        zip(ids, range(500), strict=True)
-    )
+    assert list(numbers_in(real_redis, "numbers").items()) == list(zip(ids, range(500), strict=True))
 
 
 def test_an_outlet_whose_reads_acks_and_results_lose_their_replies_emits_every_entry_and_result_once(
@@ -43,10 +42,10 @@ def test_an_outlet_whose_reads_acks_and_results_lose_their_replies_emits_every_e
 
         def push_on() -> bool:
             nonlocal pushed
-            if len(seen) == pushed and pushed < 400:  # noqa: PLR2004
+            if len(seen) == pushed and pushed < 400:
                 Reservoir(real_redis).push_many("numbers", [{"n": pushed + i} for i in range(20)])
                 pushed += 20
-            return len(seen) >= 400  # noqa: PLR2004
+            return len(seen) >= 400
 
         wait_until(push_on, "all entries")
         wait_until(lambda: not real_redis.xinfo_groups("numbers")[0]["pending"], "all acknowledgements")
@@ -55,5 +54,5 @@ def test_an_outlet_whose_reads_acks_and_results_lose_their_replies_emits_every_e
     lost = min(proxy.lost_requests, proxy.lost_replies)
     assert lost >= 5, "too few cuts to show anything"
     assert seen == list(range(pushed))
-    assert [entry["n"] for entry in Reservoir(real_redis).peek("results", 1000)] == seen
+    assert list(numbers_in(real_redis, "results").values()) == seen
     assert not real_redis.exists("numbers:dead:lab")
