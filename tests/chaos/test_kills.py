@@ -60,7 +60,8 @@ def kill_under_load(url: str, client: redis.Redis, shape: str, folder: Path, *, 
 def test_kills_lose_nothing_and_keep_order(
     shape: str, redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
-    pushed, in_flight = kill_under_load(redis_server.url, real_redis, shape, tmp_path, load=10)
+    load = 2 if shape == "results" else 10  # an append each, and a backlog that is never worked off shows nothing more
+    pushed, in_flight = kill_under_load(redis_server.url, real_redis, shape, tmp_path, load=load)
     assert not real_redis.exists("numbers:dead:lab")
     if shape == "results":
         results = list(numbers_in(real_redis, "results").values())
