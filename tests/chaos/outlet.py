@@ -1,65 +1,128 @@
-"""Run one outlet after the other in processes of their own, and kill -9 all but the last at random points.
+"""Outlets as real processes, for tests that kill, stop and continue them.
 
-    python -m tests.chaos.outlet URL SHAPE LOG KILLS SEED
+    python -m tests.chaos.outlet URL SHAPE LOG
 
-Everything is imported once and each outlet is forked, before any thread or connection exists: an import costs
-more than a life. Prints a line when the last outlet was started; ends it when its standard input ends.
+Everything is imported once and an outlet is forked for each line of the standard input, before any thread or
+connection exists: an import costs more than a life. Prints the process id of each; kills all when the input ends.
 """
 
 import json
 import os
-import random
 import signal
+import subprocess
 import sys
-import time
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
 
 from streamz import Stream
 
+import tasks.membership
 import tasks.sinks
-import tasks.source  # noqa: F401  # adds from_redis to Stream
+import tasks.source  # adds from_redis to Stream
+from tasks.errors import LeaseLostError
 
 LEASE = 0.5
 
 
+async def _same(n: int) -> int:
+    return n
+
+
+def _branches(numbers: Stream, see: Callable[[Any], None]) -> None:
+    numbers.filter(lambda n: n % 2 == 0).buffer(20).sink(see)
+    numbers.filter(lambda n: n % 2 == 1).sink(see)
+
+
+# The pipeline from the numbers to the sink that sees.
+SHAPES: dict[str, Callable[[Stream, Callable[[Any], None]], Any]] = {
+    "plain": lambda numbers, see: numbers.sink(see),
+    "windows": lambda numbers, see: numbers.sliding_window(3, return_partial=False).sink(see),
+    "results": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results"),
+    "fenced": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results"),
+    "buffer": lambda numbers, see: numbers.buffer(50).map(lambda n: n).sink(see),
+    "rate_limit": lambda numbers, see: numbers.rate_limit(0.001).sink(see),
+    "map_async": lambda numbers, see: numbers.map_async(_same, parallelism=4).sink(see),
+    "zip": lambda numbers, see: numbers.zip(numbers.map(lambda n: -n)).starmap(lambda n, _: n).sink(see),
+    "branches": _branches,
+}
+
+
+def numbers_in(client: Any, topic: str) -> dict[str, int]:
+    """Return the number in each entry of a topic by the entry's id, oldest first."""
+    return {id_.decode(): int(fields[b"n"]) for id_, fields in client.xrange(topic)}
+
+
+class Outlets:
+    """Outlets of one pipeline and group: each a process, started by `start` and alive until killed.
+
+    seen    a line of JSON for all that its sink saw
+    lost    the consumers that were taken for dead, a line each
+    """
+
+    def __init__(self, url: str, shape: str, folder: Path) -> None:
+        self.seen, self.lost = folder / "seen", folder / "seen.lost"
+        self.seen.touch()
+        self.lost.touch()
+        self._command = [sys.executable, "-m", "tests.chaos.outlet", url, shape, str(self.seen)]
+
+    def start(self) -> int:
+        """Start an outlet and return its process id."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process as process:
+            assert process.stdin
+            process.stdin.close()
+
+
 def live(url: str, shape: str, log: str) -> None:
-    """Run the pipeline until killed; a line in the log for all that its sink saw, written at once."""
+    """Run the pipeline until killed, or taken for dead."""
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def see(element: Any) -> None:
         os.write(file, json.dumps(element).encode() + b"\n")
 
+    if shape == "fenced":
+        # As if every pause were longer than records stay: what comes late has to be refused, not found.
+        tasks.membership.STRAGGLERS_MS = 1
     source = Stream.from_redis("numbers", group="lab", url=url, lease=LEASE)
-    numbers = source.pluck("n")
-    if shape == "plain":
-        numbers.sink(see)
-    elif shape == "windows":
-        numbers.sliding_window(3, return_partial=False).sink(see)
-    else:
-        numbers.map(lambda n: {"n": n}).to_redis("results")
+    SHAPES[shape](source.pluck("n"), see)
     source.start()
-    while True:
-        signal.pause()
+    try:
+        source.join()
+    except LeaseLostError:
+        with Path(f"{log}.lost").open("a") as lost:
+            lost.write(f"{os.getpid()}\n")
 
 
-def main(url: str, shape: str, log: str, kills: int, seed: int) -> None:
-    """Start an outlet, kill it, start its successor at once, and so on."""
-    chance = random.Random(seed)
-    for life in range(kills + 1):
-        child = os.fork()
-        if not child:
-            live(url, shape, log)
-        try:
-            if life < kills:
-                time.sleep(chance.uniform(0.05, 2.5 * LEASE))
-            else:
-                os.write(1, b"killed\n")
-                sys.stdin.read()
-        finally:  # also when the test has gone and its pipe is closed: no outlet may be left behind
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+def main(url: str, shape: str, log: str) -> None:
+    """Start an outlet for each line of the standard input."""
+    started: list[int] = []  # and not waited for, so that their process ids stay theirs
+    try:
+        for _ in sys.stdin:
+            child = os.fork()
+            if not child:
+                try:
+                    live(url, shape, log)
+                finally:
+                    os._exit(0)
+            started.append(child)
+            print(child, flush=True)  # noqa: T201
+    finally:  # also when the test has gone and its pipe is closed: no outlet may be left behind
+        for child in started:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    _, where, which, seen, how_often, seed = sys.argv
-    main(where, which, seen, int(how_often), int(seed))
+    main(*sys.argv[1:])

@@ -2,8 +2,10 @@
 
 import json
 import os
-import subprocess
+import random
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,46 @@ import redis
 
 from deployments.redis_server import RedisServer
 from tasks.reservoir import Reservoir
+from tests.chaos.outlet import LEASE, Outlets, numbers_in
 from tests.waiting import wait_until
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
+# What one consumer holds at most: two reads that wait, one in the pipeline, one that is under way.
+HELD = 4 * 256
+
+
+def kill_under_load(url: str, client: redis.Redis, shape: str, folder: Path, *, load: int) -> tuple[int, list[int]]:
+    """Push `load` entries at a time while outlets are killed, each relieved at once; let the last one finish.
+
+    Returns how many entries were pushed, and how many were in flight at each kill.
+    """
+    reservoir, chance = Reservoir(client), random.Random(1)
+    client.xgroup_create("numbers", "lab", id="0", mkstream=True)
+    pushed = 0
+    in_flight = []
+
+    def push_on() -> None:
+        nonlocal pushed
+        reservoir.push_many("numbers", [{"n": pushed + i} for i in range(load)])
+        pushed += load
+
+    def is_done() -> bool:
+        group = client.xinfo_groups("numbers")[0]
+        kept = 2 if shape == "windows" else 0
+        return group["last-delivered-id"] == client.xinfo_stream("numbers")["last-generated-id"] and (
+            group["pending"] <= kept
+        )
+
+    with Outlets(url, shape, folder) as outlets:
+        for _ in range(KILLS):
+            outlet = outlets.start()
+            end = time.monotonic() + chance.uniform(0.05, 2.5 * LEASE)
+            wait_until(lambda end=end: push_on() or time.monotonic() > end, "the kill")
+            os.kill(outlet, signal.SIGKILL)
+            in_flight.append(client.xinfo_groups("numbers")[0]["pending"])
+        outlets.start()
+        wait_until(is_done, "the rest", deadline=60)
+    return pushed, in_flight
 
 
 @pytest.mark.timeout(60 + 5 * KILLS)
@@ -21,42 +60,39 @@ KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 def test_kills_lose_nothing_and_keep_order(
     shape: str, redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
-    log = tmp_path / "seen"
-    log.touch()
-    reservoir = Reservoir(real_redis)
-    real_redis.xgroup_create("numbers", "lab", id="0", mkstream=True)
-    command = [sys.executable, "-m", "tests.chaos.outlet", redis_server.url, shape, str(log), str(KILLS), "1"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as outlets:
-        assert outlets.stdin
-        assert outlets.stdout
-        pushed = 0
-        os.set_blocking(outlets.stdout.fileno(), False)
-
-        def all_killed() -> bool:
-            nonlocal pushed
-            reservoir.push_many("numbers", [{"n": pushed + i} for i in range(10)])
-            pushed += 10
-            assert outlets.poll() is None, "the outlets ended"
-            return bool(outlets.stdout.read())  # type: ignore[union-attr]
-
-        wait_until(all_killed, "the kills", deadline=30 + 3 * KILLS)
-
-        def done() -> bool:
-            group = real_redis.xinfo_groups("numbers")[0]
-            held = 2 if shape == "windows" else 0
-            return group["last-delivered-id"] == real_redis.xinfo_stream("numbers")["last-generated-id"] and (
-                group["pending"] <= held
-            )
-
-        wait_until(done, "the rest", deadline=60)
-        outlets.stdin.close()
+    load = 2 if shape == "results" else 10  # an append each, and a backlog that is never worked off shows nothing more
+    pushed, in_flight = kill_under_load(redis_server.url, real_redis, shape, tmp_path, load=load)
+    assert not real_redis.exists("numbers:dead:lab")
     if shape == "results":
-        results = [int((fields or {})[b"n"]) for _, fields in real_redis.xrange("results") or []]
+        results = list(numbers_in(real_redis, "results").values())
         sys.stdout.write(f"{shape}: {KILLS} kills, {pushed} entries, {len(results)} results\n")
         assert results == list(range(pushed))
         return
-    seen = [json.loads(line) for line in log.read_text().splitlines()]
+    seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     first = list(dict.fromkeys(tuple(x) if isinstance(x, list) else x for x in seen))
     expected = list(range(pushed)) if shape == "plain" else [(i, i + 1, i + 2) for i in range(pushed - 2)]
-    sys.stdout.write(f"{shape}: {KILLS} kills, {pushed} entries, {len(seen) - len(first)} repeats\n")
+    repeats = len(seen) - len(first)
+    sys.stdout.write(f"{shape}: {KILLS} kills, {pushed} entries, {sum(in_flight)} in flight, {repeats} repeats\n")
     assert first == expected
+    assert repeats <= sum(in_flight)
+    assert max(in_flight) <= HELD
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(60 + 5 * KILLS)
+@pytest.mark.parametrize("shape", ["buffer", "rate_limit", "map_async", "zip", "branches"])
+def test_kills_lose_nothing_and_keep_order_in_pipelines_that_hold_entries(
+    shape: str, redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
+) -> None:
+    pushed, in_flight = kill_under_load(redis_server.url, real_redis, shape, tmp_path, load=2)
+    assert not real_redis.exists("numbers:dead:lab")
+    seen = [int(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    first = list(dict.fromkeys(seen))
+    repeats = len(seen) - len(first)
+    sys.stdout.write(f"{shape}: {KILLS} kills, {pushed} entries, {sum(in_flight)} in flight, {repeats} repeats\n")
+    if shape == "branches":  # each branch in its order
+        first.sort(key=lambda n: n % 2)
+        assert first == [*range(0, pushed, 2), *range(1, pushed, 2)]
+    else:
+        assert first == list(range(pushed))
+    assert repeats <= sum(in_flight)

@@ -1,0 +1,80 @@
+"""A proxy before a Redis that cuts connections at random: also behind a request that was carried out."""
+
+import random
+import select
+import socket
+import threading
+from pathlib import Path
+from typing import Self
+
+__all__ = ["Proxy"]
+
+_CHUNK = 1 << 16
+
+
+class Proxy:
+    """Listens on a unix socket of its own and passes on to that of a Redis; cuts one chunk of bytes in so many.
+
+    A request is cut before the server has all of it, a reply when the server has done what was asked. Which
+    chunks, the seed says for each connection.
+
+    folder   where its socket is
+    cut      the chance that a chunk is cut
+    """
+
+    def __init__(self, folder: Path, server: Path, *, cut: float, seed: int) -> None:
+        self._path, self._server, self._cut, self._seed = folder / "proxy.sock", server, cut, seed
+        self.url = f"unix://{self._path}"
+        self.lost_requests = 0
+        self.lost_replies = 0
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._listener.bind(str(self._path))
+        self._listener.listen(64)
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _start(self, target: object, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        number = 0
+        while not self._closing.is_set():
+            if select.select([self._listener], [], [], 0.05)[0]:
+                client, _ = self._listener.accept()
+                self._start(self._pass_on, client, random.Random(f"{self._seed} {number}"))
+                number += 1
+
+    def _pass_on(self, client: socket.socket, chance: random.Random) -> None:
+        """Pass on both ways until one side hangs up, or chance cuts."""
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(str(self._server))
+            while not self._closing.is_set():
+                ready, _, _ = select.select([client, server], [], [], 0.05)
+                for source in ready:
+                    other = server if source is client else client
+                    try:
+                        data = source.recv(_CHUNK)
+                        if not data:
+                            return
+                        if chance.random() < self._cut:
+                            other.sendall(data[: chance.randrange(len(data))])  # some of it, or nothing
+                            if source is client:
+                                self.lost_requests += 1
+                            else:
+                                self.lost_replies += 1
+                            return
+                        other.sendall(data)
+                    except OSError:
+                        return

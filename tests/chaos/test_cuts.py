@@ -1,0 +1,58 @@
+"""Connections cut at random points, replies lost: nothing is lost by it, and nothing doubled."""
+
+from pathlib import Path
+
+import redis
+from streamz import Stream
+
+import tasks.sinks
+import tasks.source  # noqa: F401  # adds from_redis to Stream
+from deployments.redis_server import RedisServer
+from tasks.connection import connect
+from tasks.reservoir import Reservoir
+from tests.chaos.outlet import numbers_in
+from tests.chaos.proxy import Proxy
+from tests.waiting import wait_until
+
+
+def test_500_pushes_whose_replies_are_lost_at_random_are_500_entries_in_order(
+    redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
+) -> None:
+    with (
+        Proxy(tmp_path, redis_server.socket, cut=0.02, seed=1) as proxy,
+        connect(proxy.url, retries=6) as client,
+    ):
+        reservoir = Reservoir(client)
+        ids = [reservoir.push("numbers", {"n": n}) for n in range(500)]
+    assert min(proxy.lost_requests, proxy.lost_replies) >= 5
+    assert list(numbers_in(real_redis, "numbers").items()) == list(zip(ids, range(500), strict=True))
+
+
+def test_an_outlet_whose_reads_acks_and_results_lose_their_replies_emits_every_entry_and_result_once(
+    redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    pushed = 0
+    with Proxy(tmp_path, redis_server.socket, cut=0.02, seed=2) as proxy:
+        source = Stream.from_redis("numbers", group="lab", url=proxy.url, max_entries=8)
+        numbers = source.pluck("n")
+        numbers.sink(seen.append)
+        numbers.map(lambda n: {"n": n}).to_redis("results")
+        source.start()
+
+        def push_on() -> bool:
+            nonlocal pushed
+            if len(seen) == pushed and pushed < 400:
+                Reservoir(real_redis).push_many("numbers", [{"n": pushed + i} for i in range(20)])
+                pushed += 20
+            return len(seen) >= 400
+
+        wait_until(push_on, "all entries")
+        wait_until(lambda: not real_redis.xinfo_groups("numbers")[0]["pending"], "all acknowledgements")
+        source.stop()
+        source.join(20)
+    lost = min(proxy.lost_requests, proxy.lost_replies)
+    assert lost >= 5, "too few cuts to show anything"
+    assert seen == list(range(pushed))
+    assert list(numbers_in(real_redis, "results").values()) == seen
+    assert not real_redis.exists("numbers:dead:lab")
