@@ -13,7 +13,7 @@ import traceback
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -127,13 +127,19 @@ def receipts(metadata: Metadata) -> list[Receipt]:
 
 @dataclass(slots=True, eq=False)
 class Meter:
-    """What one node has done: elements in, calls that failed, and seconds spent in it alone."""
+    """What one node has done: elements in, calls that failed, and seconds spent in it alone.
+
+    waiting    elements that asynchronous work in it, or behind it, is not done with
+    came       elements in by where they came from, of a node that others flow together in
+    """
 
     name: str
     node: Stream
     received: int = 0
     failed: int = 0
+    waiting: int = 0
     seconds: float = 0.0
+    came: Counter[Stream | None] = field(default_factory=Counter)
 
 
 # Proven by tests/test_nodes.py, node by node: wrapped as they are, or with their repair.
@@ -184,6 +190,8 @@ class Secured:
             repair(node, lambda metadata, error: _fail(meter, metadata, error))
         if type(node) in _KEEPING:
             _count_what_it_keeps(node)
+        if len(node.upstreams) > 1:
+            _count_by_upstream(node, meter)
         update = node.update
 
         def guarded(x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:
@@ -218,6 +226,7 @@ class Secured:
         for receipt in held:
             receipt.retain()
         self.waiting += 1
+        meter.waiting += 1
 
         async def wait() -> None:
             for one in waiting:
@@ -228,6 +237,7 @@ class Secured:
                         raise
                     _fail(meter, metadata, error)
             self.waiting -= 1
+            meter.waiting -= 1
             for receipt in held:
                 receipt.release()
 
@@ -274,6 +284,16 @@ def _count_what_it_keeps(node: Stream) -> None:
         release(metadata, n)
 
     node._retain_refs, node._release_refs = retain_refs, release_refs
+
+
+def _count_by_upstream(node: Stream, meter: Meter) -> None:
+    update = node.update
+
+    def counted(x: Any, who: Stream | None = None, metadata: Metadata = None) -> Any:
+        meter.came[who] += 1
+        return update(x, who=who, metadata=metadata)
+
+    node.update = counted
 
 
 def _fail(meter: Meter, metadata: Metadata, error: BaseException) -> None:

@@ -28,6 +28,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     group       the consumer group; made if it does not exist
     url, client the reservoir; by default what the settings name
     start_from  where a new group begins: 'beginning', 'new', an ISO time or an entry id
+    until       where a bounded replay ends: 'now', an ISO time or an entry id, itself included. The source then stops by
+                itself, once what it read is done with; what windows still hold stays pending. Default: never
     lease       how long this consumer may be silent before it counts as dead
     max_entries, max_bytes   bounds of what is read at once; up to four reads are in memory
     batch       emit lists of up to so many entries instead, of what has come by then: none waits for another. If the
@@ -49,6 +51,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         url: str | None = None,
         client: redis.Redis | None = None,
         start_from: str = "beginning",
+        until: str | None = None,
         lease: str | float | timedelta = 10.0,
         max_entries: int = 256,
         max_bytes: int = 4 * 2**20,
@@ -73,6 +76,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self._given_client = self._client = client
         self._options = {
             "start_from": start_from,
+            "until": until,
             "lease_ttl": seconds(lease, name="lease"),
             "max_entries": max(max_entries, batch or 0),
             "max_bytes": max_bytes,
