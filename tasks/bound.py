@@ -1,13 +1,13 @@
-"""Where a bounded replay ends, and reading no further than that."""
+"""Where a bounded replay ends, reading no further than that, and how far it has come."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import redis
 
 from tasks.settings import group_end
 
-__all__ = ["Bound"]
+__all__ = ["Bound", "Journey"]
 
 # What the server has read for a group, it counts as delivered: what lies behind the bound is given back in the same
 # script, with the group's position, so that no other consumer misses it, and nothing counts it as delivered.
@@ -60,15 +60,16 @@ class Bound:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._group = group
         self._until = group_end(until)
-        self._ends: dict[str, str] = {}
+        self.ends: dict[str, str] = {}
+        """The id of the last entry, of each topic where it is known yet."""
         self._read = client.register_script(_READ)
 
     def end(self, topic: str) -> str:
         """Return the id of the last entry of `topic`; what 'now' is stays what it was at the first call."""
-        if topic not in self._ends:
+        if topic not in self.ends:
             now = self._until == "$"
-            self._ends[topic] = self._client.xinfo_stream(topic)["last-generated-id"].decode() if now else self._until
-        return self._ends[topic]
+            self.ends[topic] = self._client.xinfo_stream(topic)["last-generated-id"].decode() if now else self._until
+        return self.ends[topic]
 
     def read(self, topics: Iterable[str], consumer: str, count: int) -> list[tuple[bytes, list[Any]]]:
         """Read without blocking, and no further than the bound; return what XREADGROUP does, as it comes."""
@@ -92,6 +93,31 @@ class Bound:
         newest = self._client.xinfo_stream(topic)["last-generated-id"].decode()
         seconds, micros = self._client.time()
         return _numbers(newest) >= _numbers(end) or seconds * 1000 + micros // 1000 > _numbers(end)[0]
+
+
+class Journey:
+    """How much of a bounded replay lies behind it, measured by the time in the entries' ids."""
+
+    def __init__(self, client: redis.Redis, group: str) -> None:
+        self._client: Any = client
+        self._group = group
+        self._starts: dict[str, int] = {}
+
+    def share(self, ends: Mapping[str, str]) -> float:
+        """Return what was delivered of the way from where the group began to the ends, from 0 to 1."""
+        shares = [self._share(topic, _numbers(end)[0]) for topic, end in ends.items()]
+        return sum(shares) / len(shares) if shares else 0.0
+
+    def _share(self, topic: str, end: int) -> float:
+        groups = {g["name"].decode(): g["last-delivered-id"].decode() for g in self._client.xinfo_groups(topic)}
+        position = groups.get(self._group, "0-0")
+        if topic not in self._starts:
+            following = self._client.xrange(topic, f"({position}", count=1)
+            self._starts[topic] = _numbers(following[0][0].decode())[0] if following else end
+        start = self._starts[topic]
+        if end <= start:
+            return 1.0
+        return min(1.0, max(0.0, (_numbers(position)[0] - start) / (end - start)))
 
 
 def _numbers(entry_id: str) -> tuple[int, int]:

@@ -122,6 +122,11 @@ class Consumer:
         """Whether a dead consumer's entries are still to come, of which one may be what it died of."""
         return any(self._suspects.values())
 
+    @property
+    def ends(self) -> dict[str, str]:
+        """Where `until` is: the id of the last entry, of each topic where it is known yet."""
+        return self._bound.ends if self._bound else {}
+
     def holds(self, topic: str, id: str) -> bool:  # noqa: A002 - the field's own name
         """Return whether an entry was returned here and is neither acknowledged nor dead-lettered."""
         return id in self._held[topic]

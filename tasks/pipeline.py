@@ -9,6 +9,7 @@ at is refused.
 
 import asyncio
 import logging
+import sys
 import traceback
 import weakref
 from collections import Counter
@@ -27,7 +28,7 @@ from tasks.fusion import Fusion
 from tasks.membership import Fence
 from tasks.repairs import REPAIRS
 
-__all__ = ["Failure", "Metadata", "Meter", "Receipt", "Secured", "graph", "receipts", "secure", "trust"]
+__all__ = ["Failure", "Metadata", "Meter", "Receipt", "Secured", "graph", "receipts", "secure", "stuck_at", "trust"]
 
 logger = logging.getLogger(__name__)
 
@@ -268,6 +269,18 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
             secured.fusion.unfuse()
     secured.fusion.fuse(reachable)
     return secured
+
+
+def stuck_at(secured: Secured, thread: int) -> list[str]:
+    """Return the names of the nodes that work is under way in: what they wait for, or `thread` is busy with."""
+    waiting = [meter.name for meter in list(secured.meters) if meter.waiting]
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        # The frames of guards and fused runs name the meter of the node they have called.
+        if isinstance(meter := frame.f_locals.get("meter"), Meter):
+            return [*waiting, meter.name] if meter.name not in waiting else waiting
+        frame = frame.f_back
+    return waiting
 
 
 def _count_what_it_keeps(node: Stream) -> None:

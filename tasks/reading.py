@@ -98,6 +98,16 @@ class Reading:
         """What changes whenever an entry gets any further: how many are in flight, and what all nodes received."""
         return len(self._open), sum(meter.received for meter in list(self.secured.meters))
 
+    @property
+    def ends(self) -> dict[str, str]:
+        """Where a bounded replay ends: the id of the last entry, of each topic where it is known yet."""
+        return dict(self._consumer.ends)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether everything up to `until` was read."""
+        return self._consumer.is_through
+
     def run(self) -> None:
         """Read ahead, acknowledge and hold the lease, until told to stop; then let what is in flight finish.
 

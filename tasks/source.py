@@ -10,6 +10,7 @@ from streamz import Stream
 from tasks.connection import connect
 from tasks.consumer import Consumer
 from tasks.errors import PipelineError, SettingsError
+from tasks.membership import Membership
 from tasks.reading import OnError, Reading
 from tasks.settings import redis_url, seconds
 from tasks.threaded import ThreadedSource
@@ -125,6 +126,25 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         raises    PipelineError: the pipeline raised, and on_error is 'stop'; the entry stays pending
         """
         return await self._reading.step(block_ms)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether everything up to `until` was read."""
+        return isinstance(self._current, Reading) and self._current.is_through
+
+    def drop_group(self) -> dict[str, list[str]]:
+        """Delete the group, on every topic where no other consumer lives; return those that do, by topic.
+
+        What was pending, kept by windows, is pending no more.
+        """
+        staying = {}
+        for topic in self.topics:
+            alive = [peer.name for peer in Membership(self.client, self.group).peers(topic) if peer.lease_ms]
+            if alive:
+                staying[topic] = alive
+            else:
+                self.client.xgroup_destroy(topic, self.group)
+        return staying
 
     def close(self) -> None:
         """Acknowledge what is done, give back the rest and leave the group; the end of steps, as `stop` of a start."""
