@@ -160,9 +160,8 @@ def _run(
                 source.stop()
             await asyncio.wait([outcome], timeout=_POLL)
         await outcome
-        if drop_group and source.is_through:
-            for topic, consumers in source.drop_group().items():
-                log.warning("topic %r: group %r stays, consumers use it: %s", topic, group, ", ".join(consumers))
+        if drop_group and source.is_through and not source.drop_group():
+            log.warning("%s: group %r stays, as another consumer uses it", name, group)
 
     with Watch(name, topics=topics, group=group, stop=stop, stall_after=seconds(stall_after), log=log) as watch:
         _through_outages(stream, stop, log, end)

@@ -132,19 +132,13 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         """Whether everything up to `until` was read."""
         return isinstance(self._current, Reading) and self._current.is_through
 
-    def drop_group(self) -> dict[str, list[str]]:
-        """Delete the group, on every topic where no other consumer lives; return those that do, by topic.
-
-        What was pending, kept by windows, is pending no more.
-        """
-        staying = {}
+    def drop_group(self) -> bool:
+        """Delete the group, with what is pending in it, unless another consumer of it lives; return whether it is gone."""
+        if Membership(self.client, self.group).living():
+            return False
         for topic in self.topics:
-            alive = [peer.name for peer in Membership(self.client, self.group).peers(topic) if peer.lease_ms]
-            if alive:
-                staying[topic] = alive
-            else:
-                self.client.xgroup_destroy(topic, self.group)
-        return staying
+            self.client.xgroup_destroy(topic, self.group)
+        return True
 
     def close(self) -> None:
         """Acknowledge what is done, give back the rest and leave the group; the end of steps, as `stop` of a start."""
