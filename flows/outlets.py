@@ -2,32 +2,34 @@
 
 import asyncio
 import logging
-import textwrap
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-import pandas as pd
+import redis
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.states import Failed
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
+from flows.comeback import wait_before_beginning
 from flows.parameters import Options, flow_of
-from flows.stopping import stop_on_signals
-from tasks.errors import LeaseLostError, PipelineError, SettingsError
+from flows.reporting import Watch, await_server
+from flows.stopping import outlast_the_slot, stop_on_signals
+from tasks.connection import is_outage
+from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
 from tasks.reading import OnError
-from tasks.settings import check_group, check_topic, group_start, seconds
+from tasks.settings import check_group, check_topic, group_end, group_start, seconds
 from tasks.source import from_redis
 
 __all__ = ["outlet"]
 
 _POLL = 0.2  # seconds in which a signal is heeded
-_WORD = 60.0  # seconds between the results that are logged
-_SHOWN_ROWS = 10
+_LONGEST_PAUSE = 10.0  # seconds between two tries to reach Redis at the start
+
+Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
 def outlet(
@@ -36,10 +38,13 @@ def outlet(
     group: str,
     into: str | None = None,
     start_from: str = "beginning",
+    until: str | None = None,
+    drop_group: bool = False,
     run_for: str | None = None,
     on_error: OnError = "dead_letter",
     max_deliveries: int = 5,
     lease: str = "10s",
+    stall_after: str = "2min",
 ) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
     """Make a flow of a pipeline: a long-running consumer of a group of one or more topics.
 
@@ -54,12 +59,17 @@ def outlet(
         group: The consumer group. Each group sees every entry; runs of one group share them.
         into: The topic the results are pushed to. Empty - nowhere.
         start_from: Where a new group begins - beginning, new, an ISO time or an entry id.
+        until: Where a replay ends - now, an ISO time or an entry id, itself included. The run then ends by itself, once
+            what it read is done with; what windows still hold stays pending. Empty - never.
+        drop_group: Delete the group when `until` is reached, with what its windows still hold - for a replay with a
+            group of its own, which another one can then use anew. Dead letters stay.
         run_for: How long to run, such as '10min'. Empty - until it is stopped.
         on_error: What becomes of an entry on which the pipeline raises - dead_letter, it is moved to the dead letters
             and the stream goes on; stop, it stays pending and the run fails.
         max_deliveries: How often an entry is delivered, each time because the run died with it, before it is moved to
             the dead letters.
         lease: How long the run may be silent before its entries go to another.
+        stall_after: After how long without progress on entries in work the outlet is reported as stalled.
 
     raises    SettingsError: when the module is imported: a bad name or duration, or a clash of parameters
     """
@@ -69,14 +79,21 @@ def outlet(
         _check(given)
 
         def run(own: dict[str, Any], options: dict[str, Any]) -> State | None:
-            _check(options)
-            try:
-                _run(function, own, **options)
-            except PipelineError as error:
-                if options["on_error"] != "stop" or FlowRunContext.get() is None:
-                    raise
-                # Not 'Failed', which would run it again: it was told to stop, and would meet the same entry first.
-                return Failed(name="Stopped", message=str(error))
+            log: Log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
+            with stop_on_signals() as stop:
+                outlast_the_slot()
+                wait_before_beginning(stop, log)
+                _check(options)
+                try:
+                    _run(function, own, stop, log, **options)
+                except PipelineError as error:
+                    if options["on_error"] != "stop" or FlowRunContext.get() is None:
+                        raise
+                    # Not 'Failed', which would run it again: it was told to stop, and would meet the same entry first.
+                    return Failed(name="Stopped", message=str(error))
+                finally:
+                    if FlowRunContext.get():
+                        await_server(log)
             return None
 
         made = flow_of(function, kind="outlet", skip=1, options=Options(outlet, given), run=run)
@@ -99,71 +116,80 @@ def _check(options: dict[str, Any]) -> None:
     if options["run_for"]:
         seconds(options["run_for"], name="run_for")
     seconds(options["lease"], name="lease")
+    seconds(options["stall_after"], name="stall_after")
     group_start(options["start_from"])
+    if options["until"]:
+        group_end(options["until"])
+    elif options["drop_group"]:
+        msg = "drop_group: expected `until` with it: a run without an end keeps its place in its group"
+        raise SettingsError(msg)
 
 
 def _run(
     function: Callable[..., Any],
     own: dict[str, Any],
+    stop: threading.Event,
+    log: Log,
     *,
     topics: str | list[str],
     group: str,
     into: str | None,
-    start_from: str,
+    drop_group: bool,
     run_for: str | None,
-    on_error: OnError,
-    max_deliveries: int,
-    lease: str,
+    stall_after: str,
+    **reading: Any,
 ) -> None:
     name = function.__name__
-    log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
+    topics = [topics] if isinstance(topics, str) else topics
+    end = time.monotonic() + seconds(run_for) if run_for else float("inf")
 
-    async def stream(stop: threading.Event) -> None:
+    async def stream() -> None:
         # In this loop and thread, the main one: no other run's pipeline can hold this one up.
-        source = from_redis(
-            topics,
-            group=group,
-            start_from=start_from,
-            on_error=on_error,
-            max_deliveries=max_deliveries,
-            lease=lease,
-            loop=IOLoop.current(),
-            asynchronous=True,
-        )
+        source = from_redis(topics, group=group, loop=IOLoop.current(), asynchronous=True, **reading)
         result: Stream | None = function(source, **own)
-        latest: deque[Any] = deque(maxlen=1)
         if result is not None:
-            result.sink(latest.append)
+            result.sink(watch.show, stream_name="shown in the report")
             if into:
                 result.to_redis(into)
         source.start()
-        log.info("%s: group %r reads %s", name, group, topics)
+        watch.follow(source)
+        log.info("%s: group %r reads %s", name, group, ", ".join(topics))
         outcome = asyncio.wrap_future(source.outcome)
-        next_word = time.monotonic()
         while not outcome.done():
-            if stop.is_set() or (now := time.monotonic()) > end:
+            if stop.is_set() or time.monotonic() > end:
                 source.stop()
-            elif latest and now >= next_word:
-                log.info("%s: the latest result\n%s", name, shown(latest.pop()))
-                next_word = now + _WORD
             await asyncio.wait([outcome], timeout=_POLL)
         await outcome
+        if drop_group and source.is_through and not source.drop_group():
+            log.warning("%s: group %r stays, as another consumer uses it", name, group)
 
-    end = time.monotonic() + seconds(run_for) if run_for else float("inf")
-    with stop_on_signals() as stop:
-        while True:
-            try:
-                asyncio.run(stream(stop))  # a loop for each: what an older one had in its queues goes with it
-            except LeaseLostError as error:
-                log.warning("%s; the pipeline begins again with what is pending", error)
-                if not stop.is_set():
-                    continue
-            break
+    with Watch(name, topics=topics, group=group, stop=stop, stall_after=seconds(stall_after), log=log) as watch:
+        _through_outages(stream, stop, log, end)
     log.info("%s: group %r stopped", name, group)
 
 
-def shown(value: Any) -> str:
-    """Return a result as a few lines of text."""
-    if isinstance(value, pd.DataFrame):
-        return value.head(_SHOWN_ROWS).to_string(max_cols=12) + f"\n[{len(value)} rows x {len(value.columns)} columns]"
-    return textwrap.shorten(repr(value), 1_000)
+def _through_outages(
+    stream: Callable[[], Coroutine[Any, Any, None]], stop: threading.Event, log: Log, end: float
+) -> None:
+    """Run the stream until it ends; begin it again when Redis was not there, or took this consumer for dead."""
+    pause = 0.0
+    while not stop.is_set():
+        try:
+            asyncio.run(stream())  # a loop for each: what an older one had in its queues goes with it
+        except LeaseLostError as error:
+            log.warning("%s; the pipeline begins again with what is pending", error)
+        except UnavailableError as error:  # at the start; a stream outlasts outages by itself
+            if not _passes(error) or time.monotonic() > end:
+                raise
+            if not pause:
+                log.warning("%s; trying again until it does", error)
+            pause = min(_LONGEST_PAUSE, max(0.5, 2 * pause))
+            stop.wait(pause)
+        else:
+            break
+
+
+def _passes(error: UnavailableError) -> bool:
+    """Return whether a server that is not available may be so later, and not only for another user or password."""
+    cause = error.__cause__
+    return isinstance(cause, Exception) and is_outage(cause) and not isinstance(cause, redis.AuthenticationError)

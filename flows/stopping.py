@@ -1,4 +1,4 @@
-"""How a run is stopped: by a signal, with time to finish what is under way."""
+"""How a run is stopped: by a signal, with time to finish what is under way; and what must not stop it."""
 
 import signal
 import threading
@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["stop_on_signals"]
+from prefect._internal.concurrency.cancellation import shield
+from prefect.context import FlowRunContext
+
+__all__ = ["outlast_the_slot", "stop_on_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -32,3 +35,19 @@ def stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+_shields = []
+
+
+def outlast_the_slot() -> None:
+    """Let this process' run go on when it loses its place among the deployment's concurrent runs.
+
+    Prefect 3.8.8 ends a run in the middle of whatever it does when its slot's lease could not be renewed: after an
+    outage of the server of three minutes, at times of less. For a stream that is no reason to stop.
+    """
+    context = FlowRunContext.get()
+    state = context.flow_run.state if context and context.flow_run else None
+    if state and state.state_details.deployment_concurrency_lease_id and not _shields:
+        _shields.append(shield())  # never left: the exception waits for that
+        _shields[0].__enter__()

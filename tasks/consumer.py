@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 
+from tasks.bound import Bound
 from tasks.codec import SMALL, decode_small
 from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
@@ -60,6 +61,8 @@ class Consumer:
     client      of its own: a blocking read holds its connection, and it must repeat no command by itself,
                 or a read whose reply was lost would go on with later entries (`connect(url, retries=0)`)
     start_from  where a group that does not exist yet begins; see `group_start`
+    until       where a bounded replay ends; see `group_end`. Nothing behind it is returned, acknowledged or counted
+                as delivered
     max_entries, max_bytes   what one step returns at most; a single larger entry is returned alone
     max_deliveries   how often an entry is delivered to consumers that die with it, before it is a dead letter.
                 What is taken over from the dead is returned one at a time, so that only the one they die of is counted
@@ -73,6 +76,7 @@ class Consumer:
         *,
         name: str | None = None,
         start_from: str = "beginning",
+        until: str | None = None,
         lease_ttl: float = 10.0,
         max_entries: int = 256,
         max_bytes: int = 32 * 2**20,
@@ -90,6 +94,9 @@ class Consumer:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._start_from = start_from
         self._start = group_start(start_from)
+        self._bound = Bound(client, group, until) if until else None
+        self.is_through = False
+        """Whether everything up to `until` was returned, to whichever consumer of the group."""
         # Delivered by this consumer and neither acknowledged nor dead-lettered yet.
         self._held: dict[str, set[str]] = {topic: set() for topic in self.topics}
         # Topics whose own pending entries must be looked through before anything new is read, and from which id on.
@@ -114,6 +121,11 @@ class Consumer:
     def has_suspects(self) -> bool:
         """Whether a dead consumer's entries are still to come, of which one may be what it died of."""
         return any(self._suspects.values())
+
+    @property
+    def ends(self) -> dict[str, str]:
+        """Where `until` is: the id of the last entry, of each topic where it is known yet."""
+        return self._bound.ends if self._bound else {}
 
     def holds(self, topic: str, id: str) -> bool:  # noqa: A002 - the field's own name
         """Return whether an entry was returned here and is neither acknowledged nor dead-lettered."""
@@ -272,7 +284,8 @@ class Consumer:
     def _recover(self) -> list[Entry | Poison]:
         """Return some of one topic's own pending entries that were never returned; follow its list to the end."""
         topic, start = next(iter(self._recover_from.items()))
-        pending = self._client.xpending_range(topic, self.group, start, "+", 1000, consumername=self.membership.name)
+        end = self._bound.end(topic) if self._bound else "+"
+        pending = self._client.xpending_range(topic, self.group, start, end, 1000, consumername=self.membership.name)
         deliveries = {p["message_id"].decode(): p["times_delivered"] for p in pending}
         missing = [id_ for id_ in deliveries if id_ not in self._held[topic]]
         suspects = self._suspects[topic]
@@ -307,18 +320,22 @@ class Consumer:
         return self._delivered(topic, [(id_, list(itertools.chain(*raw.items()))) for id_, raw in raws], deliveries)
 
     def _read(self, block_ms: int) -> list[Entry | Poison]:
-        # As one word, so that redis-py hands on the reply as it came: it would take it apart and put it together again.
-        reply = self._client.execute_command(
-            "XREADGROUP GROUP",
-            self.group,
-            self.membership.name,
-            "COUNT",
-            self._fitting(),
-            *(("BLOCK", block_ms) if block_ms else ()),  # 0 would be for ever
-            "STREAMS",
-            *self.topics,
-            *[">"] * len(self.topics),
-        )
+        if self._bound:
+            reply = self._bound.read(self.topics, self.membership.name, self._fitting())
+            self.is_through = not reply and self._bound.is_reached(self.topics)
+        else:
+            # As one word, so that redis-py hands on the reply as it came: it would take it apart and put it together again.
+            reply = self._client.execute_command(
+                "XREADGROUP GROUP",
+                self.group,
+                self.membership.name,
+                "COUNT",
+                self._fitting(),
+                *(("BLOCK", block_ms) if block_ms else ()),  # 0 would be for ever
+                "STREAMS",
+                *self.topics,
+                *[">"] * len(self.topics),
+            )
         entries: list[Entry | Poison] = []
         for name, raws in reply or ():
             topic = name.decode()

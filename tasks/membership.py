@@ -180,6 +180,12 @@ class Membership:
             for name, consumer, holder, ttl in zip(names, others, answers[::2], answers[1::2], strict=True)
         ]
 
+    def living(self) -> int:
+        """Return how many other consumers of the group live, on whatever topics, those included that have read nothing."""
+        leases = self._client.scan_iter(self._lease("*"), count=1000)
+        others = [lease for lease in leases if lease.decode() != self._lease()]
+        return sum(self._client.get(lease) not in (None, TOMBSTONE.encode()) for lease in others)
+
     def claim(self, topic: str, peer: str) -> list[str]:
         """Take over what a dead peer, or `HANDED_BACK`, has pending on `topic`; return its ids, in order.
 

@@ -9,11 +9,12 @@ at is refused.
 
 import asyncio
 import logging
+import sys
 import traceback
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -27,7 +28,7 @@ from tasks.fusion import Fusion
 from tasks.membership import Fence
 from tasks.repairs import REPAIRS
 
-__all__ = ["Failure", "Metadata", "Meter", "Receipt", "Secured", "graph", "receipts", "secure", "trust"]
+__all__ = ["Failure", "Metadata", "Meter", "Receipt", "Secured", "graph", "receipts", "secure", "stuck_at", "trust"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,13 +128,19 @@ def receipts(metadata: Metadata) -> list[Receipt]:
 
 @dataclass(slots=True, eq=False)
 class Meter:
-    """What one node has done: elements in, calls that failed, and seconds spent in it alone."""
+    """What one node has done: elements in, calls that failed, and seconds spent in it alone.
+
+    waiting    elements that asynchronous work in it, or behind it, is not done with
+    came       elements in by where they came from, of a node that others flow together in
+    """
 
     name: str
     node: Stream
     received: int = 0
     failed: int = 0
+    waiting: int = 0
     seconds: float = 0.0
+    came: Counter[Stream | None] = field(default_factory=Counter)
 
 
 # Proven by tests/test_nodes.py, node by node: wrapped as they are, or with their repair.
@@ -184,6 +191,8 @@ class Secured:
             repair(node, lambda metadata, error: _fail(meter, metadata, error))
         if type(node) in _KEEPING:
             _count_what_it_keeps(node)
+        if len(node.upstreams) > 1:
+            _count_by_upstream(node, meter)
         update = node.update
 
         def guarded(x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:
@@ -218,6 +227,7 @@ class Secured:
         for receipt in held:
             receipt.retain()
         self.waiting += 1
+        meter.waiting += 1
 
         async def wait() -> None:
             for one in waiting:
@@ -228,6 +238,7 @@ class Secured:
                         raise
                     _fail(meter, metadata, error)
             self.waiting -= 1
+            meter.waiting -= 1
             for receipt in held:
                 receipt.release()
 
@@ -260,6 +271,18 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
     return secured
 
 
+def stuck_at(secured: Secured, thread: int) -> list[str]:
+    """Return the names of the nodes that work is under way in: what they wait for, or `thread` is busy with."""
+    waiting = [meter.name for meter in list(secured.meters) if meter.waiting]
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        # The frames of guards and fused runs name the meter of the node they have called.
+        if isinstance(meter := frame.f_locals.get("meter"), Meter):
+            return [*waiting, meter.name] if meter.name not in waiting else waiting
+        frame = frame.f_back
+    return waiting
+
+
 def _count_what_it_keeps(node: Stream) -> None:
     retain, release = node._retain_refs, node._release_refs
 
@@ -274,6 +297,16 @@ def _count_what_it_keeps(node: Stream) -> None:
         release(metadata, n)
 
     node._retain_refs, node._release_refs = retain_refs, release_refs
+
+
+def _count_by_upstream(node: Stream, meter: Meter) -> None:
+    update = node.update
+
+    def counted(x: Any, who: Stream | None = None, metadata: Metadata = None) -> Any:
+        meter.came[who] += 1
+        return update(x, who=who, metadata=metadata)
+
+    node.update = counted
 
 
 def _fail(meter: Meter, metadata: Metadata, error: BaseException) -> None:

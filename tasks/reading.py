@@ -58,8 +58,6 @@ class Reading:
         fuse: bool = True,
     ) -> None:
         self.secured: Secured = secure(node, fuse=fuse)
-        self.in_flight = 0
-        """How many entries the graph holds."""
         self._consumer = consumer
         self._node: Any = node
         self._on_error = on_error
@@ -82,6 +80,33 @@ class Reading:
         self._was_busy = False
         self._emitting: list[Receipt] = []
         self._last: Receipt | None = None
+        self._open: set[Receipt] = set()
+        self._progress = (0, 0)
+
+    @property
+    def in_flight(self) -> int:
+        """How many entries the graph holds."""
+        return len(self._open)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being done with an entry, more than keeping it for elements to come."""
+        return not all(receipt.is_at_rest for receipt in list(self._open))
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """What changes whenever an entry gets any further: how many are in flight, and what all nodes received."""
+        return len(self._open), sum(meter.received for meter in list(self.secured.meters))
+
+    @property
+    def ends(self) -> dict[str, str]:
+        """Where a bounded replay ends: the id of the last entry, of each topic where it is known yet."""
+        return dict(self._consumer.ends)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether everything up to `until` was read."""
+        return self._consumer.is_through
 
     def run(self) -> None:
         """Read ahead, acknowledge and hold the lease, until told to stop; then let what is in flight finish.
@@ -164,17 +189,18 @@ class Reading:
     def _emitter(self) -> Callable[[Any], list[Any]]:
         """Return what emits an element, and holds a receipt of each of its entries until `_let_go`."""
         emit = secure(self._node).fusion.emitter(self._node)  # nodes may have been added
-        fence, done, failed, held = self._fence, self._finish, self._fail, self._emitting
+        fence, done, failed = self._fence, self._finish, self._fail
+        held, opened = self._emitting, self._open
 
         def emit_entry(entry: Entry) -> list[Any]:
             receipt = Receipt(entry.topic, entry.id, fence=fence, done=done, failed=failed)
             held.append(receipt)
-            self.in_flight += 1
+            opened.add(receipt)
             return emit(entry, [{"ref": receipt}])
 
         def emit_batch(entries: list[Entry]) -> list[Any]:
             held.extend([Receipt(one.topic, one.id, fence=fence, done=done, failed=failed) for one in entries])
-            self.in_flight += len(entries)
+            opened.update(held)
             return emit(entries, [{"ref": receipt} for receipt in held])
 
         return emit_entry if self._batch is None else emit_batch
@@ -187,7 +213,7 @@ class Reading:
         self._emitting.clear()
 
     def _finish(self, receipt: Receipt) -> None:
-        self.in_flight -= 1
+        self._open.discard(receipt)
         self._done.append(receipt)
 
     def _fail(self, receipt: Receipt) -> None:
@@ -238,6 +264,8 @@ class Reading:
         if len(self._batches) > (0 if self._consumer.has_suspects else 1):
             self._room.wait(_BLOCK_MS / 1000)
             self._room.clear()
+        elif self._consumer.is_through:
+            self._stop_when_done()
         elif entries := self._read():
             self._batches.append(entries)
             self._wake()
@@ -253,6 +281,21 @@ class Reading:
             self._stopping.wait(began + block_ms / 1000 - time.monotonic())
         self._was_busy = bool(entries)
         return entries
+
+    def _stop_when_done(self) -> None:
+        """Stop once all that was read is done, or is only kept for elements that will not come."""
+        progress, self._progress = self._progress, self.progress
+        if self._consumer.held > self.in_flight or self._progress != progress:
+            self._stopping.wait(_BLOCK_MS / 1000)
+            return
+        self._flush_nodes()
+        if not self.is_busy:
+            self.stop()
+
+    def _flush_nodes(self) -> None:
+        for meter in list(self.secured.meters):
+            if before_stop := getattr(meter.node, "before_stop", None):
+                before_stop()
 
     def _see_through(self, suspect: Entry | Poison) -> None:
         """Wait until a suspect is done or at rest, so that no other entry is in flight if it kills this consumer."""
@@ -311,9 +354,7 @@ class Reading:
         """
         end = time.monotonic() + self._grace
         if self._drained.wait(min(1.0, self._grace)):
-            for meter in self.secured.meters:
-                if before_stop := getattr(meter.node, "before_stop", None):
-                    before_stop()
+            self._flush_nodes()
         held, since = -1, time.monotonic()
         while (now := time.monotonic()) < end and self._consumer.held:
             self._through_outages(self._tend)

@@ -13,6 +13,7 @@ __all__ = [
     "check_group",
     "check_topic",
     "dead_topic",
+    "group_end",
     "group_start",
     "local_redis_url",
     "redis_url",
@@ -97,18 +98,33 @@ def group_start(start_from: str) -> str:
         return "0-0"
     if start_from == "new":
         return "$"
+    return _before(*_moment(start_from, of="start_from", words="'beginning', 'new'", sequence=0))
+
+
+def group_end(until: str) -> str:
+    """Return the id of the last entry that `until` admits; '$' for what a topic holds at the start.
+
+    until     'now' (or 'new'), an ISO 8601 time (UTC unless it says otherwise) or an entry id; all inclusive
+    raises    SettingsError: none of these
+    """
+    if until in ("now", "new"):
+        return "$"
+    ms, sequence = _moment(until, of="until", words="'now'", sequence=_MAX_SEQUENCE)
+    return f"{ms}-{sequence}"
+
+
+def _moment(text: str, *, of: str, words: str, sequence: int) -> tuple[int, int]:
+    """Return an entry id's two numbers; `sequence` is what an id without one and a time get."""
+    head, found, tail = text.partition("-")
+    if head.isdecimal() and (tail.isdecimal() or not found):
+        return int(head), int(tail) if found else sequence
     try:
-        head, _, tail = start_from.partition("-")
-        return _before(int(head), int(tail or 0))
-    except ValueError:
-        pass
-    try:
-        time = datetime.fromisoformat(start_from)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
-        msg = f"start_from: expected 'beginning', 'new', an ISO time or an entry id, got {start_from!r}"
+        msg = f"{of}: expected {words}, an ISO time or an entry id, got {text!r}"
         raise SettingsError(msg) from error
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return _before(max(0, round(aware.timestamp() * 1000)), 0)
+    return max(0, round(aware.timestamp() * 1000)), sequence
 
 
 def _before(ms: int, sequence: int) -> str:

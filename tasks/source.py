@@ -10,6 +10,7 @@ from streamz import Stream
 from tasks.connection import connect
 from tasks.consumer import Consumer
 from tasks.errors import PipelineError, SettingsError
+from tasks.membership import Membership
 from tasks.reading import OnError, Reading
 from tasks.settings import redis_url, seconds
 from tasks.threaded import ThreadedSource
@@ -28,6 +29,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     group       the consumer group; made if it does not exist
     url, client the reservoir; by default what the settings name
     start_from  where a new group begins: 'beginning', 'new', an ISO time or an entry id
+    until       where a bounded replay ends: 'now', an ISO time or an entry id, itself included. The source then stops by
+                itself, once what it read is done with; what windows still hold stays pending. Default: never
     lease       how long this consumer may be silent before it counts as dead
     max_entries, max_bytes   bounds of what is read at once; up to four reads are in memory
     batch       emit lists of up to so many entries instead, of what has come by then: none waits for another. If the
@@ -49,6 +52,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         url: str | None = None,
         client: redis.Redis | None = None,
         start_from: str = "beginning",
+        until: str | None = None,
         lease: str | float | timedelta = 10.0,
         max_entries: int = 256,
         max_bytes: int = 4 * 2**20,
@@ -73,6 +77,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self._given_client = self._client = client
         self._options = {
             "start_from": start_from,
+            "until": until,
             "lease_ttl": seconds(lease, name="lease"),
             "max_entries": max(max_entries, batch or 0),
             "max_bytes": max_bytes,
@@ -121,6 +126,19 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         raises    PipelineError: the pipeline raised, and on_error is 'stop'; the entry stays pending
         """
         return await self._reading.step(block_ms)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether everything up to `until` was read."""
+        return isinstance(self._current, Reading) and self._current.is_through
+
+    def drop_group(self) -> bool:
+        """Delete the group, with what is pending in it, unless another consumer of it lives; return whether it is gone."""
+        if Membership(self.client, self.group).living():
+            return False
+        for topic in self.topics:
+            self.client.xgroup_destroy(topic, self.group)
+        return True
 
     def close(self) -> None:
         """Acknowledge what is done, give back the rest and leave the group; the end of steps, as `stop` of a start."""

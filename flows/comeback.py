@@ -1,0 +1,66 @@
+"""Outlets that fail again and again come back ever more slowly: the run itself waits before it begins.
+
+Prefect's triggers wait the same few seconds each time. How often the outlet has failed is read from Prefect, which
+keeps all runs anyway.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
+
+__all__ = ["failures", "pause_after", "wait_before_beginning"]
+
+_LONGEST = 60.0  # seconds
+# A run that lasted so long was healthy for a minute at least, whatever it had waited before.
+_HEALTHY = _LONGEST + 60.0
+_FREE = 1  # failures without a pause: most are mended by a restart
+_LOOKED_AT = 12
+_ENDED = [StateType.COMPLETED, StateType.CANCELLED, StateType.CRASHED, StateType.FAILED]
+
+
+def pause_after(failed: int) -> float:
+    """Return how many seconds to wait after so many failures in a row: none, then 2, 4, 8, ... up to a minute."""
+    return min(_LONGEST, 2.0 ** (failed - _FREE)) if failed > _FREE else 0.0
+
+
+def failures(newest_first: Iterable[FlowRun]) -> int:
+    """Return how many of the runs failed or crashed in a row, up to the last one that lasted or was stopped."""
+    count = 0
+    for run in newest_first:
+        if run.start_time is None:
+            continue  # it never began: one run of an outlet is enough
+        if run.state_type not in (StateType.CRASHED, StateType.FAILED):
+            break
+        count += 1
+        if ((run.end_time or run.start_time) - run.start_time).total_seconds() >= _HEALTHY:
+            break
+    return count
+
+
+def wait_before_beginning(stop: threading.Event, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    """Wait if an automation runs this outlet again and it has failed several times in a row; until `stop` at most."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or run.deployment_id is None or run.created_by is None or run.created_by.type != "AUTOMATION":
+        return  # whoever starts it by hand does not want to wait
+    try:
+        with get_client(sync_client=True) as client:
+            ended = client.read_flow_runs(
+                deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [run.deployment_id]}}),
+                flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _ENDED}}}),
+                sort=FlowRunSort.END_TIME_DESC,
+                limit=_LOOKED_AT,
+            )
+    except Exception as error:  # noqa: BLE001 - without an answer there is no reason to wait
+        log.warning("could not learn how the runs before ended (%s)", type(error).__name__)
+        return
+    if pause := pause_after(count := failures(ended)):
+        log.warning("the last %d runs failed soon after their start; this one begins in %.0f s", count, pause)
+        stop.wait(pause)

@@ -1,0 +1,259 @@
+"""What goes on beside an outlet's stream, in a thread of its own: its report, a look at its own state, a watch for stalls.
+
+Nothing here holds up the stream or the end of the run, whatever the Prefect server and Redis do. What fails is tried
+again at the next look.
+"""
+
+import contextvars
+import logging
+import re
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Self
+from uuid import UUID
+
+import pandas as pd
+from httpx import HTTPError
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from tasks import report
+from tasks.bound import Journey
+from tasks.connection import connect
+from tasks.levels import Levels
+from tasks.pipeline import stuck_at
+from tasks.settings import redis_url
+from tasks.source import from_redis
+
+__all__ = ["Watch", "await_server"]
+
+_LOOK = 2.0  # seconds between two looks at the run's own state
+_REPORT = 5.0  # seconds between two reports: each is up to 44 ms of the server's
+_PATIENCE = 3.0  # seconds a request may take; Prefect's own are repeated for about 70
+_WORD = 60.0  # seconds between the results that are logged
+_SHOWN_ROWS = 10
+_GOING = 4.0  # seconds the end of the run waits for the last report
+
+
+class Watch:
+    """Watches one run of an outlet from aside: use it as a context manager around the stream.
+
+    stop         set once Prefect says that the run is cancelled, or over in any other way
+    stall_after  seconds without progress on what is being worked on after which the outlet counts as stalled
+    """
+
+    def __init__(
+        self, name: str, *, topics: list[str], group: str, stop: threading.Event, stall_after: float, log: Any
+    ) -> None:
+        self.stalled: list[str] = []
+        """The nodes that make no progress, if the outlet is stalled."""
+        self._name = name
+        self._topics = topics
+        self._group = group
+        self._stop = stop
+        self._stall_after = stall_after
+        self._log = log
+        context = FlowRunContext.get()
+        self._run: UUID | None = context.flow_run.id if context and context.flow_run else None
+        self._key = _slug(f"outlet-{name}" if group == name else f"outlet-{name}-{group}")
+        self._source: from_redis | None = None
+        self._loop_thread = threading.get_ident()
+        self._result: Any = None
+        self._logged: Any = None
+        self._next_word = 0.0
+        self._closing = threading.Event()
+        self._silent: set[str] = set()
+        self._progress: object = None
+        self._since = time.monotonic()
+        self._next_report = 0.0
+        self._flow: report.Flow | None = None
+        self._levels: Levels | None = None
+        self._journey: Journey | None = None
+        self._artifacts: dict[str, tuple[UUID, Any]] = {}
+        # As the calling thread sees them: Prefect's settings, the flow run.
+        around = contextvars.copy_context()
+        self._thread = threading.Thread(target=around.run, args=(self._work,), name=f"watch {name}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join(_GOING)
+
+    def follow(self, source: from_redis) -> None:
+        """Watch this source from now on; it has been started."""
+        self._source, self._flow = source, None
+
+    def show(self, value: Any) -> None:
+        """Take a result, to be shown if no other comes before the next report."""
+        self._result = value
+
+    def _work(self) -> None:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            client = get_client(sync_client=True, httpx_settings={"timeout": _PATIENCE}) if self._run else None
+            while not self._closing.wait(_LOOK):
+                self._look(client)
+            self._next_report = 0.0
+            self._look(client)
+
+    def _look(self, client: SyncPrefectClient | None) -> None:
+        self._attempt("watch for stalls", self._watch_for_stalls)
+        self._attempt("log of the result", self._log_result)
+        if not client:
+            return
+        self._attempt("look", lambda: self._heed(client))
+        if time.monotonic() >= self._next_report:
+            self._attempt("report", lambda: self._report(client))
+            self._next_report = time.monotonic() + _REPORT
+
+    def _attempt(self, what: str, act: Callable[[], None]) -> None:
+        """Do what may fail; say so the first time, and when it works again."""
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - nothing here may end the stream
+            if what not in self._silent:
+                who = "the Prefect server does not answer" if isinstance(error, HTTPError) else "it will be tried again"
+                self._log.warning(
+                    "%s: the %s failed (%s), the stream goes on; %s", self._name, what, type(error).__name__, who,
+                    exc_info=None if isinstance(error, HTTPError) else error,
+                )  # fmt: skip
+            self._silent.add(what)
+        else:
+            self._silent.discard(what)
+
+    def _heed(self, client: SyncPrefectClient) -> None:
+        """Stop when Prefect says that the run is over. What usually does it, a signal, may be lost in an outage."""
+        assert self._run
+        try:
+            state = client.read_flow_run(self._run).state
+        except ObjectNotFound:
+            state, name = None, "deleted"
+        else:
+            name = state.name if state else ""
+        if (state is None or state.is_cancelling() or state.is_final()) and not self._stop.is_set():
+            self._log.warning("%s: Prefect says that this run is %s; it stops", self._name, name)
+            self._stop.set()
+
+    def _watch_for_stalls(self) -> None:
+        if self._source is None:
+            return
+        reading, now = self._source._reading, time.monotonic()
+        progress = (id(reading), reading.progress)
+        if progress != self._progress or not reading.is_busy:
+            if self.stalled:
+                self._log.warning("%s: the pipeline goes on", self._name)
+            self._progress, self._since, self.stalled = progress, now, []
+        elif now - self._since > self._stall_after and not self.stalled:
+            self.stalled = stuck_at(reading.secured, self._loop_thread) or ["unknown"]
+            where = ", ".join(self.stalled)
+            self._log.error(
+                "%s: no progress on %d entries in flight for %.0f s; the pipeline is at %s",
+                self._name, reading.in_flight, now - self._since, where,
+            )  # fmt: skip
+            if self._run:
+                emit_event(
+                    "sluice.outlet.stalled",
+                    resource={
+                        "prefect.resource.id": f"sluice.outlet.{self._name}",
+                        "prefect.resource.name": self._name,
+                    },
+                    related=[
+                        {
+                            "prefect.resource.id": f"prefect.flow-run.{self._run}",
+                            "prefect.resource.role": "flow-run",
+                        }
+                    ],
+                    payload={"entries": reading.in_flight, "nodes": self.stalled},
+                )
+
+    def _log_result(self) -> None:
+        """Log the latest result, once a minute at most."""
+        result, now = self._result, time.monotonic()
+        if result is not self._logged and now >= self._next_word:
+            self._log.info("%s: the latest result\n%s", self._name, _shown(result))
+            self._logged, self._next_word = result, now + _WORD
+
+    def _report(self, client: SyncPrefectClient) -> None:
+        if self._source is None:
+            return
+        reading = self._source._reading
+        self._write(client, "markdown", self._key, self._markdown())
+        if reading.ends:
+            done = reading.is_through and self._closing.is_set()
+            if self._journey is None:
+                self._journey = Journey(connect(redis_url()), self._group)
+            share = 1.0 if done else self._journey.share(reading.ends)
+            self._write(client, "progress", f"{self._key}-progress", round(100 * share, 1))
+
+    def _markdown(self) -> str:
+        assert self._source
+        flow = report.flow_of(list(self._source._reading.secured.meters))
+        before, self._flow = self._flow, flow
+        if self._levels is None:
+            self._levels = Levels(connect(redis_url()))
+        levels = [level for topic in self._topics if (level := self._levels.of(topic))]
+        parts = [f"# {self._name}"]
+        if self.stalled:
+            parts.append(
+                f"**Stalled** at {', '.join(map(report.cell, self.stalled))}: no progress on what is in flight."
+            )
+        parts += [
+            report.diagram(flow, before, stalled=self.stalled),
+            report.nodes_table(flow),
+            f"## What group {self._group} reads",
+            report.topics_table(levels, self._group),
+        ]
+        if self._result is not None:
+            parts += ["## The latest result", report.result_table(self._result)]
+        return "\n\n".join(parts)
+
+    def _write(self, client: SyncPrefectClient, kind: str, key: str, data: Any) -> None:
+        """Create the run's artifact of this kind, or change it if there is something new."""
+        written = self._artifacts.get(kind)
+        if written is None:
+            made = client.create_artifact(ArtifactCreate(type=kind, key=key, data=data, flow_run_id=self._run))
+            self._artifacts[kind] = made.id, data
+        elif written[1] != data:
+            # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.8.8).
+            client.request("PATCH", "/artifacts/{id}", json={"data": data}, path_params={"id": written[0]})
+            self._artifacts[kind] = written[0], data
+
+
+def await_server(log: logging.Logger | logging.LoggerAdapter[Any], *, limit: float = 120.0) -> bool:
+    """Wait until the Prefect server answers, for `limit` seconds at most; return whether it does.
+
+    Prefect 3.8.8 tries for about 70 s to report that a flow has ended, then takes its own failure for the flow's.
+    """
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(sync_client=True, httpx_settings={"timeout": _PATIENCE}) as client,
+    ):
+        end, told = time.monotonic() + limit, False
+        while client.api_healthcheck() is not None:
+            if time.monotonic() > end:
+                return False
+            if not told:
+                log.warning("the Prefect server does not answer; the run's end waits for it, %.0f s at most", limit)
+            told = True
+            time.sleep(1)
+    return True
+
+
+def _shown(value: Any) -> str:
+    """Return a result as a few lines of text."""
+    if isinstance(value, pd.DataFrame):
+        return value.head(_SHOWN_ROWS).to_string(max_cols=12) + f"\n[{len(value)} rows x {len(value.columns)} columns]"
+    return textwrap.shorten(repr(value), 1_000)
+
+
+def _slug(name: str) -> str:
+    """Return a name as Prefect wants an artifact's key: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,150 @@
+"""What an outlet's report shows, as Markdown: the pipeline with what flows through it, its topics, its last result."""
+
+import textwrap
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from streamz import Stream
+
+from tasks.levels import TopicLevel
+from tasks.pipeline import Meter
+
+__all__ = ["Flow", "cell", "diagram", "flow_of", "nodes_table", "result_table", "topics_table"]
+
+_ROWS, _COLUMNS, _WIDTH = 10, 12, 60
+_LYING = 5  # nodes that a diagram has room for side by side
+_TIGHT = '%%{init: {"flowchart": {"nodeSpacing": 20, "rankSpacing": 25}}}%%'
+# Mermaid reads '#' and a number as a character; what it takes for its own syntax inside a label goes that way.
+_MERMAID = str.maketrans({one: f"#{ord(one)};" for one in '#"<>&`\\|{}[]()%;'} | {"\n": " ", "\r": " "})
+_MARKDOWN = str.maketrans({"|": r"\|", "\n": " ", "\r": " ", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "\\`"})
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What has flowed through a graph up to a moment: each node's meter in figures, and how much went along each arrow.
+
+    emitted   None for a node at an end
+    arrows    elements that went from one node to another, by the places of both
+    """
+
+    names: tuple[str, ...]
+    received: tuple[int, ...]
+    emitted: tuple[int | None, ...]
+    failed: tuple[int, ...]
+    waiting: tuple[int, ...]
+    seconds: tuple[float, ...]
+    arrows: dict[tuple[int, int], int]
+    at: float = field(compare=False)
+
+
+def flow_of(meters: Iterable[Meter]) -> Flow:
+    """Return what has flowed through the graph that the meters are of."""
+    found = list(meters)
+    place = {meter.node: n for n, meter in enumerate(found)}
+    arrows: dict[tuple[int, int], int] = {}
+    emitted: list[int | None] = []
+    for n, meter in enumerate(found):
+        following = [place[each] for each in meter.node.downstreams if each in place]
+        arrows |= {(n, to): _along(meter.node, found[to]) for to in following}
+        emitted.append(max((arrows[n, to] for to in following), default=None))
+    return Flow(
+        names=tuple(meter.name for meter in found),
+        # Nobody gives a source anything: it has what it emits.
+        received=tuple(meter.received if meter.node.upstreams else emitted[n] or 0 for n, meter in enumerate(found)),
+        emitted=tuple(emitted),
+        failed=tuple(meter.failed for meter in found),
+        waiting=tuple(meter.waiting for meter in found),
+        seconds=tuple(meter.seconds for meter in found),
+        arrows=arrows,
+        at=time.monotonic(),
+    )
+
+
+def _along(node: Stream, to: Meter) -> int:
+    return to.came[node] if len(to.node.upstreams) > 1 else to.received
+
+
+def diagram(flow: Flow, before: Flow | None = None, *, stalled: Collection[str] = ()) -> str:
+    """Return the graph as a Mermaid diagram in Markdown: entries a second on the arrows, what fails or stalls in red.
+
+    before    the flow some seconds ago, of the same graph; without it there are no rates
+    stalled   names of nodes that make no progress
+    """
+    # A long chain from left to right is scaled down to fit, until nobody can read it.
+    lines = ["```mermaid", _TIGHT, f"flowchart {'LR' if len(flow.names) <= _LYING else 'TD'}"]
+    lines += [f'  n{n}["{name.translate(_MERMAID)}"]' for n, name in enumerate(flow.names)]
+    for (tail, head), count in flow.arrows.items():
+        rate = ""
+        if before and before.names == flow.names:
+            rate = f'|"{_rate(count - before.arrows.get((tail, head), 0), flow.at - before.at)}"|'
+        lines.append(f"  n{tail} -->{rate} n{head}")
+    bad = [f"n{n}" for n, name in enumerate(flow.names) if flow.failed[n] or name in stalled]
+    if bad:
+        lines += ["  classDef bad fill:#c0392b,stroke:#7b241c,color:#ffffff", f"  class {','.join(bad)} bad"]
+    return "\n".join([*lines, "```"])
+
+
+def _rate(count: int, seconds: float) -> str:
+    rate = count / max(seconds, 1e-3)
+    return f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.2g}/s"  # noqa: PLR2004 - two digits
+
+
+def nodes_table(flow: Flow) -> str:
+    """Return a table of the nodes: elements in and out, failures, milliseconds an element, elements being waited for."""
+    rows = [
+        (
+            cell(name),
+            flow.received[n],
+            "-" if flow.emitted[n] is None else flow.emitted[n],
+            flow.failed[n],
+            f"{1000 * flow.seconds[n] / flow.received[n]:.3g}" if flow.received[n] and flow.seconds[n] else "-",
+            flow.waiting[n],
+        )
+        for n, name in enumerate(flow.names)
+    ]
+    return _table(("node", "in", "out", "failed", "ms each", "waiting"), rows)
+
+
+def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
+    """Return a table of topics: what one group has not read, not finished, and put away."""
+    rows = [
+        (cell(level.topic), "unknown" if one.lag is None else one.lag, one.pending, one.consumers, one.dead)
+        for level in levels
+        for one in level.groups
+        if one.name == group
+    ]
+    return _table(("topic", "lag", "pending", "consumers", "dead letters"), rows)
+
+
+def result_table(value: Any) -> str:
+    """Return a result as Markdown: the head of a DataFrame as a table, a mapping's values, anything else as text."""
+    if isinstance(value, pd.Series):
+        value = value.to_frame()
+    if isinstance(value, pd.DataFrame):
+        head = value.head(_ROWS)
+        columns = [head.iloc[:, n] for n in range(head.shape[1])]
+        names = [cell(name) for name in head.columns]
+        if len(columns) > _COLUMNS:  # the first and the last, as pandas does
+            half = _COLUMNS // 2
+            columns[half:-half], names[half:-half] = [pd.Series(["..."] * len(head))], ["..."]
+        rows = zip(head.index, *columns, strict=True)
+        shown = _table(("", *names), [[cell(one) for one in row] for row in rows])
+        return f"{shown}\n\n{len(value)} rows, {len(value.columns)} columns"
+    if isinstance(value, dict):
+        return _table(("", "value"), [(cell(key), cell(one)) for key, one in list(value.items())[:_ROWS]])
+    return "```\n" + textwrap.shorten(repr(value), 1_000).replace("```", "'''") + "\n```"
+
+
+def cell(value: Any) -> str:
+    """Return a value as one cell of a Markdown table."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return (text if len(text) <= _WIDTH else f"{text[:_WIDTH]}...").translate(_MARKDOWN)
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

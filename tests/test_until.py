@@ -1,0 +1,226 @@
+"""Bounded replays: everything up to the bound, nothing behind it, and an end by itself."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from streamz import Stream
+
+from deployments.redis_server import RedisServer
+from flows import outlet
+from tasks import Entry, SettingsError
+from tasks.consumer import Consumer
+from tasks.settings import group_end
+from tests.streams import here, pending, push_all
+from tests.waiting import wait_until
+
+IDS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)).filter(any), unique=True, max_size=12).map(sorted)
+
+
+def add(client: redis.Redis, topic: str, ids: list[tuple[int, int]]) -> list[str]:
+    return [client.xadd(topic, {"n": "1"}, id=f"{ms}-{sequence}").decode() for ms, sequence in ids]
+
+
+def all_of(consumer: Consumer) -> list[Entry]:
+    """Step until the consumer is through, or brings nothing; acknowledge what comes."""
+    found: list[Any] = []
+    while entries := consumer.step(0):
+        found += entries
+        for entry in entries:
+            consumer.ack(entry.topic, [entry.id])
+    return found
+
+
+@given(
+    ids=st.tuples(IDS, IDS),
+    bound=st.tuples(st.integers(0, 6), st.integers(0, 6)),
+    at_once=st.integers(1, 5),
+    members=st.integers(1, 2),
+)
+def test_a_group_is_delivered_what_is_up_to_the_bound_and_then_goes_on_behind_it_as_if_it_had_not_been_there(
+    fresh_client: Callable[[], redis.Redis],
+    ids: tuple[list[tuple[int, int]], list[tuple[int, int]]],
+    bound: tuple[int, int],
+    at_once: int,
+    members: int,
+) -> None:
+    client = fresh_client()
+    topics = ["a", "b"]
+    pushed = {topic: add(client, topic, some) for topic, some in zip(topics, ids, strict=True)}
+    within = {
+        topic: [i for i, pair in zip(pushed[topic], some, strict=True) if pair <= bound]
+        for topic, some in zip(topics, ids, strict=True)
+    }
+    until = f"{bound[0]}-{bound[1]}"
+    consumers = [Consumer(client, topics, "group", until=until, max_entries=at_once) for _ in range(members)]
+    seen: dict[str, list[str]] = {topic: [] for topic in topics}
+    for _ in range(20):
+        for consumer in consumers:
+            for entry in all_of(consumer):
+                seen[entry.topic].append(entry.id)
+    assert seen == within
+    assert all(consumer.is_through for consumer in consumers)
+    for consumer in consumers:
+        consumer.leave()
+    rest = all_of(Consumer(client, topics, "group"))
+    assert {topic: [e.id for e in rest if e.topic == topic] for topic in topics} == {
+        topic: pushed[topic][len(within[topic]) :] for topic in topics
+    }
+    assert all(entry.deliveries == 1 for entry in rest)
+
+
+def test_now_is_what_the_topic_held_at_the_start(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    consumer = Consumer(client, "topic", "group", until="now", max_entries=2)
+    first = consumer.step(0)
+    push_all(client, "topic", range(3))
+    assert [entry.id for entry in [*first, *all_of(consumer)]] == ids
+    assert consumer.is_through
+
+
+def test_a_bound_in_the_future_is_waited_for(client: redis.Redis) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=0.3)
+    consumer = Consumer(client, "topic", "group", until=soon.isoformat())
+    assert consumer.step(0) == []
+    assert not consumer.is_through
+    [id_] = push_all(client, "topic", [1])
+    wait_until(lambda: datetime.now(UTC) > soon + timedelta(milliseconds=5), "the bound")
+    assert [entry.id for entry in all_of(consumer)] == [id_]
+    assert consumer.is_through
+
+
+def test_what_a_dead_consumer_left_behind_the_bound_is_left_pending(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(6))
+    dead = Consumer(client, "topic", "group")
+    dead.step(0)
+    dead.membership.release()
+    consumer = Consumer(client, "topic", "group", until=ids[2])
+    assert [entry.id for entry in all_of(consumer)] == ids[:3]
+    assert consumer.is_through
+    consumer.leave()
+    assert pending(client) == ids[3:]
+
+
+def test_an_empty_topic_is_read_through_at_once(client: redis.Redis) -> None:
+    consumer = Consumer(client, "topic", "group", until="now")
+    assert consumer.step(0) == []
+    assert consumer.is_through
+
+
+@pytest.mark.parametrize(
+    ("until", "end"),
+    [
+        ("now", "$"),
+        ("new", "$"),
+        ("1700-3", "1700-3"),
+        ("1700", f"1700-{2**64 - 1}"),
+        ("1970-01-01T00:00:01", f"1000-{2**64 - 1}"),
+        ("1970-01-01T01:00:01+01:00", f"1000-{2**64 - 1}"),
+    ],
+)
+def test_a_bound_is_inclusive(until: str, end: str) -> None:
+    assert group_end(until) == end
+
+
+@pytest.mark.parametrize("until", ["beginning", "tomorrow", "", "-1", "1-2-3"])
+def test_what_is_no_bound_is_refused(until: str) -> None:
+    with pytest.raises(SettingsError, match="until: expected 'now', an ISO time or an entry id"):
+        group_end(until)
+
+
+def test_steps_reach_a_bound_too(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(5))
+
+    async def main() -> list[str]:
+        source = here(client, until=ids[3])
+        seen: list[str] = []
+        kept = source.map(lambda e: e.id).sink(seen.append)
+        source.open()
+        while not source.is_through:
+            await source.step()
+        source.close()
+        del kept
+        return seen
+
+    assert asyncio.run(main()) == ids[:4]
+
+
+@pytest.fixture
+def url(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+    return redis_server.url
+
+
+def test_a_source_stops_by_itself_when_all_up_to_the_bound_is_done_and_windows_stay_pending(
+    real_redis: redis.Redis, url: str
+) -> None:
+    ids = push_all(real_redis, "topic", range(60))
+    source = Stream.from_redis("topic", group="group", url=url, until=ids[39])
+    late: list[int] = []
+
+    async def slow(entry: Entry) -> None:
+        await asyncio.sleep(0.002)
+        late.append(entry["n"])
+
+    kept = [source.buffer(20).delay(0.002).sink(slow), source.sliding_window(3, return_partial=False).sink_to_list()]
+    source.start()
+    source.join(20)
+    assert late == list(range(40))
+    assert len(kept[1]) == 38
+    assert pending(real_redis) == ids[38:40]
+
+
+def test_a_sink_that_writes_late_is_told_to_write_at_the_end(real_redis: redis.Redis, url: str, tmp_path: Any) -> None:
+    push_all(real_redis, "topic", range(5))
+    source = Stream.from_redis("topic", group="group", url=url, until="now")
+    kept = source.to_parquet(tmp_path)  # once a minute
+    source.start()
+    source.join(20)
+    assert pending(real_redis) == []
+    assert list(tmp_path.rglob("*.parquet"))
+    del kept
+
+
+def groups(client: redis.Redis) -> list[str]:
+    return [group["name"].decode() for group in client.xinfo_groups("topic")]
+
+
+def test_a_replay_leaves_its_group_or_drops_it_as_it_is_told(real_redis: redis.Redis, url: str) -> None:
+    push_all(real_redis, "topic", range(10))
+    seen: list[int] = []
+
+    @outlet(topics="topic", group="group", until="now")
+    def replay(source: Stream) -> None:
+        source.map(lambda e: e["n"]).sliding_window(2, return_partial=False).sink(seen.append)
+
+    replay.fn()
+    assert len(seen) == 9
+    assert groups(real_redis) == ["group"]
+    replay.fn(drop_group=True)  # goes on where the first one ended: nothing new, but what its window holds
+    assert groups(real_redis) == []
+    seen.clear()
+    replay.fn(drop_group=True)
+    assert len(seen) == 9
+
+
+def test_a_group_in_which_another_consumer_lives_is_not_dropped(real_redis: redis.Redis, url: str) -> None:
+    Consumer(real_redis, "topic", "group").step(0)
+    push_all(real_redis, "topic", range(3))
+
+    @outlet(topics="topic", group="group", until="now", drop_group=True)
+    def replay(source: Stream) -> None:
+        source.sink(lambda _: None)
+
+    replay.fn()
+    assert groups(real_redis) == ["group"]
+    assert pending(real_redis) == []
+
+
+def test_dropping_a_group_wants_a_bound() -> None:
+    with pytest.raises(SettingsError, match="drop_group: expected `until`"):
+        outlet(topics="topic", group="group", drop_group=True)(lambda source: None)
