@@ -13,13 +13,14 @@ import redis
 
 from tasks.bound import Bound
 from tasks.codec import SMALL, decode_small
+from tasks.deadletters import take_out_id
 from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.membership import HANDED_BACK, Membership
 from tasks.reservoir import decoded
 from tasks.results import forget_results
 from tasks.retention import mark_seen
-from tasks.settings import check_group, check_topic, dead_topic, group_start
+from tasks.settings import check_group, check_topic, group_start, retried_topic, retry_topic
 
 __all__ = ["Consumer", "Poison"]
 
@@ -33,10 +34,9 @@ KEEP_DEAD_LETTERS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """An entry that cannot be decoded: where it is, and why."""
+    """An entry that cannot be decoded: the topic and id it was read under, and why."""
 
-    topic: str
-    id: str
+    origin: tuple[str, str]
     error: PoisonEntryError
 
 
@@ -57,6 +57,9 @@ def _unless_gone() -> Iterator[None]:
 
 class Consumer:
     """A member of `group` on `topics`: at least once; in id order per topic, redelivered entries first.
+
+    Beside each topic it reads the group's retry topic, if there is one: the dead letters that were replayed. They come
+    as the entries they were; whatever is to be done with one here is asked for by its `origin`.
 
     client      of its own: a blocking read holds its connection, and it must repeat no command by itself,
                 or a read whose reply was lost would go on with later entries (`connect(url, retries=0)`)
@@ -97,12 +100,15 @@ class Consumer:
         self._bound = Bound(client, group, until) if until else None
         self.is_through = False
         """Whether everything up to `until` was returned, to whichever consumer of the group."""
+        # Retry topics are there once something was replayed; then they are among `topics`.
+        self._retries = [retry_topic(topic, group) for topic in self.topics if ":" not in topic]
+        streams = [*self.topics, *self._retries]
         # Delivered by this consumer and neither acknowledged nor dead-lettered yet.
-        self._held: dict[str, set[str]] = {topic: set() for topic in self.topics}
+        self._held: dict[str, set[str]] = {stream: set() for stream in streams}
         # Topics whose own pending entries must be looked through before anything new is read, and from which id on.
         self._recover_from: dict[str, str] = {}
         # Taken over from the dead and not returned yet: one of them may be what they died of.
-        self._suspects: dict[str, set[str]] = {topic: set() for topic in self.topics}
+        self._suspects: dict[str, set[str]] = {stream: set() for stream in streams}
         self.is_careful = False
         """Whether the last step returned a suspect: be done with it, or `absolve` it, before the next step."""
         self._last_read: dict[str, str] = dict.fromkeys(self.topics, _ZERO)
@@ -165,13 +171,11 @@ class Consumer:
 
         Appended and acknowledged, or neither; returns whether the entry was still pending.
         """
-        told = {"topic": topic, "id": id, "group": self.group, "time": datetime.now(UTC).isoformat(), **why}
+        told = {"group": self.group, "time": datetime.now(UTC).isoformat(), **why}
         fields = {f"dead:{name}": text for name, text in told.items()}
         moved = False
         with _unless_gone():
-            moved = self.membership.dead_letter(
-                topic, id, dead_topic(topic, self.group), fields, keep=KEEP_DEAD_LETTERS
-            )
+            moved = self.membership.dead_letter(topic, id, fields, keep=KEEP_DEAD_LETTERS)
         self._held[topic].discard(id)
         return moved
 
@@ -229,9 +233,17 @@ class Consumer:
             for group in self._client.xinfo_groups(topic):
                 if group["name"].decode() == self.group:  # where it goes on if it is deleted before the first read
                     self._last_read[topic] = group["last-delivered-id"].decode()
+        self._find_retries()
         self._joined = True
         self._next_claim = 0.0
         self._recover_all()
+
+    def _find_retries(self) -> None:
+        """Read the retry topics that are there by now, too."""
+        for stream in self._retries:
+            if stream not in self.topics and self._client.exists(stream):
+                self._create_group(stream, _ZERO)
+                self.topics.append(stream)
 
     def _create_group(self, topic: str, start: str) -> bool:
         if not self._client.exists(topic) or self.group not in {
@@ -243,7 +255,7 @@ class Consumer:
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-            if self._start_from != "beginning" and not self._joined:
+            if start != _ZERO and not self._joined:
                 logger.info(
                     "group %r on topic %r exists and goes on where it was; start_from=%r is for new groups",
                     self.group, topic, self._start_from,
@@ -253,15 +265,18 @@ class Consumer:
 
     def _restore_groups(self) -> None:
         for topic in self.topics:
-            if self._create_group(topic, self._last_read[topic]):
+            # A retry topic holds nothing but what is not done.
+            last = _ZERO if retried_topic(topic, self.group) else self._last_read[topic]
+            if self._create_group(topic, last):
                 logger.warning(
                     "group %r on topic %r was gone (deleted, or Redis was flushed); it goes on after entry %s",
-                    self.group, topic, self._last_read[topic],
+                    self.group, topic, last,
                 )  # fmt: skip
                 self._held[topic].clear()
 
     def _claim(self) -> None:
         """Take over what the dead left, and clear away consumers that are dead and have nothing."""
+        self._find_retries()
         for topic in self.topics:
             for peer in self.membership.peers(topic):
                 if peer.lease_ms:
@@ -340,7 +355,7 @@ class Consumer:
         for name, raws in reply or ():
             topic = name.decode()
             entries += self._delivered(topic, [(id_.decode(), flat) for id_, flat in raws], {})
-            self._last_read[topic] = entries[-1].id
+            self._last_read[topic] = raws[-1][0].decode()
         return entries
 
     def _delivered(
@@ -349,16 +364,20 @@ class Consumer:
         """Return entries that have come as name, data, name, data, ... and are held from now on."""
         self._held[topic].update([id_ for id_, _ in raws])
         entries: list[Entry | Poison] = []
+        retried = retried_topic(topic, self.group)
         largest = 0
         for id_, flat in raws:
             if (size := sum(map(len, flat))) > largest:
                 largest = size
             entry = made(topic, id_, deliveries.get(id_, 1))
+            if retried is not None:
+                entry.topic, entry.id = retried, take_out_id(flat) or id_
             if size <= SMALL and decode_small(flat, entry):
                 entries.append(entry)
                 continue
-            value = decoded(topic, id_, dict(zip(flat[::2], flat[1::2], strict=True)), deliveries=entry.deliveries)
-            entries.append(Poison(topic, id_, value) if isinstance(value, PoisonEntryError) else value)
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            value = decoded(entry.topic, entry.id, fields, deliveries=entry.deliveries, origin=entry.origin)
+            entries.append(Poison(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
         if raws:
             # The largest one is forgotten slowly: small entries between large ones do not make the next read large.
             known = self._entry_bytes

@@ -10,18 +10,28 @@ __all__ = ["Entry", "has", "made"]
 class Entry(dict[str, Any]):
     """One entry: a dict of its decoded fields that knows where it came from.
 
-    topic       the topic it was read from
+    topic       the topic it was pushed to
     id          its entry id, '<milliseconds>-<sequence>', as Redis gave it
     deliveries  how often it was delivered: 1 the first time
+    origin      the topic and id it was read under: its own, unless it is a dead letter that was replayed
     """
 
-    __slots__ = ("deliveries", "id", "topic")
+    __slots__ = ("deliveries", "id", "origin", "topic")
 
-    def __init__(self, fields: Mapping[str, Any], *, topic: str, id: str, deliveries: int = 1) -> None:  # noqa: A002 - the field's own name
+    def __init__(
+        self,
+        fields: Mapping[str, Any],
+        *,
+        topic: str,
+        id: str,  # noqa: A002 - the field's own name
+        deliveries: int = 1,
+        origin: tuple[str, str] | None = None,
+    ) -> None:
         super().__init__(fields)
         self.topic = topic
         self.id = id
         self.deliveries = deliveries
+        self.origin = origin or (topic, id)
 
     @property
     def time(self) -> datetime:
@@ -38,6 +48,7 @@ def made(topic: str, id: str, deliveries: int) -> Entry:  # noqa: A002 - the fie
     entry.topic = topic
     entry.id = id
     entry.deliveries = deliveries
+    entry.origin = (topic, id)
     return entry
 
 

@@ -14,6 +14,7 @@ import redis
 
 from tasks.errors import LeaseLostError
 from tasks.results import STRAGGLERS_MS, result_record
+from tasks.settings import dead_topic, retried_topic
 
 __all__ = ["HANDED_BACK", "Fence", "Membership", "Peer"]
 
@@ -74,18 +75,23 @@ return 1
 """
 
 # KEYS: own lease, the topic, the records of results that cannot come again once this is done. ARGV: own token, group,
-# how long the records stay, ids. Returns how many were acknowledged; -1 if we were taken for dead.
+# how long the records stay, 1 if the topic is one of retries, ids. Returns how many were acknowledged; -1 if we were
+# taken for dead. What is retried is nobody else's: it goes with its acknowledgement.
 _ACK = """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
 for i = 3, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
-return redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 4))
+local acknowledged = redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 5))
+if ARGV[4] == '1' then redis.call('XDEL', KEYS[2], unpack(ARGV, 5)) end
+return acknowledged
 """
 
 # KEYS: own lease, the topic, the dead-letter topic, the record of results. ARGV: own token, group, id, how many to keep,
-# how long the record stays, field, text, ...
-# The entry's own fields go first and untouched. Lua's unpack() takes about 8,000 values: an entry of more
-# fields than that, which no push of ours makes, leaves them behind in the topic.
+# how long the record stays, the topic it was pushed to, field, text, ...
+# The entry's own fields go first and untouched; 'dead:topic' begins what is told of it. One that was retried ends with
+# 'retry:id' and 'retry:times', see `tasks.deadletters`: it is again what it was at first.
+# Lua's unpack() takes about 8,000 values: an entry of more fields than that, which no push of ours makes, leaves them
+# behind in the topic.
 _DEAD_LETTER = """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
@@ -93,18 +99,31 @@ local pending = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
 if #pending == 0 then return 0 end
 local entry = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
 local values = entry and #entry[2] < 7900 and entry[2] or {}
-for i = 6, #ARGV do values[#values + 1] = ARGV[i] end
-values[#values + 1] = 'dead:deliveries'
-values[#values + 1] = tostring(pending[1][4])
+local id, retries, n = ARGV[3], nil, #values
+if ARGV[6] ~= KEYS[2] and values[n - 3] == 'retry:id' then
+  id, retries = values[n - 2], values[n]
+  for i = n - 3, n do values[i] = nil end
+end
+local told = {'dead:topic', ARGV[6], 'dead:id', id}
+for i = 7, #ARGV do told[#told + 1] = ARGV[i] end
+told[#told + 1] = 'dead:deliveries'
+told[#told + 1] = tostring(pending[1][4])
+if retries then
+  told[#told + 1] = 'dead:retries'
+  told[#told + 1] = retries
+end
+for _, value in ipairs(told) do values[#values + 1] = value end
 local dropped = redis.call('XLEN', KEYS[3]) + 1
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(values))
 dropped = dropped - redis.call('XLEN', KEYS[3])
 if dropped > 0 then -- by the cap; `levels` tells
-  redis.call('HINCRBY', 'sluice:spilled:' .. KEYS[2], 'dead:' .. ARGV[2], dropped)
-  redis.call('PEXPIRE', 'sluice:spilled:' .. KEYS[2], 2592000000)
+  redis.call('HINCRBY', 'sluice:spilled:' .. ARGV[6], 'dead:' .. ARGV[2], dropped)
+  redis.call('PEXPIRE', 'sluice:spilled:' .. ARGV[6], 2592000000)
 end
 redis.call('PEXPIRE', KEYS[4], ARGV[5])
-return redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
+redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
+if ARGV[6] ~= KEYS[2] then redis.call('XDEL', KEYS[2], ARGV[3]) end
+return 1
 """
 
 
@@ -213,21 +232,23 @@ class Membership:
         """
         ids = list(ids)
         done = 0
+        is_retried = int(retried_topic(topic, self.group) is not None)
         for start in range(0, len(ids), _MOVED_AT_ONCE):
             some = ids[start : start + _MOVED_AT_ONCE]
             records = [result_record(self.group, topic, id_) for id_ in some if id_ in with_results]
-            args = [self._token, self.group, STRAGGLERS_MS, *some]
+            args = [self._token, self.group, STRAGGLERS_MS, is_retried, *some]
             done += self._still_held(self._ack(keys=[self._lease(), topic, *records], args=args))
         return done
 
-    def dead_letter(self, topic: str, id: str, dead: str, told: Mapping[str, str], *, keep: int) -> bool:  # noqa: A002
-        """Append an entry's fields, and what is `told` of it, to `dead` and acknowledge it, both or neither.
+    def dead_letter(self, topic: str, id: str, told: Mapping[str, str], *, keep: int) -> bool:  # noqa: A002
+        """Append an entry's fields, and what is `told` of it, to the dead letters and acknowledge it, both or neither.
 
         Returns whether it was still pending; if it was not, nothing is appended.
         """
+        pushed_to = retried_topic(topic, self.group) or topic
         values = [text.encode(errors="backslashreplace") for pair in told.items() for text in pair]
-        args = [self._token, self.group, id, keep, STRAGGLERS_MS, *values]
-        keys = [self._lease(), topic, dead, result_record(self.group, topic, id)]
+        args = [self._token, self.group, id, keep, STRAGGLERS_MS, pushed_to, *values]
+        keys = [self._lease(), topic, dead_topic(pushed_to, self.group), result_record(self.group, topic, id)]
         return bool(self._still_held(self._dead_letter(keys=keys, args=args)))
 
     def undecided(self, topics: Iterable[str]) -> bool:

@@ -193,13 +193,13 @@ class Reading:
         held, opened = self._emitting, self._open
 
         def emit_entry(entry: Entry) -> list[Any]:
-            receipt = Receipt(entry.topic, entry.id, fence=fence, done=done, failed=failed)
+            receipt = Receipt(*entry.origin, fence=fence, done=done, failed=failed)
             held.append(receipt)
             opened.add(receipt)
             return emit(entry, [{"ref": receipt}])
 
         def emit_batch(entries: list[Entry]) -> list[Any]:
-            held.extend([Receipt(one.topic, one.id, fence=fence, done=done, failed=failed) for one in entries])
+            held.extend([Receipt(*one.origin, fence=fence, done=done, failed=failed) for one in entries])
             opened.update(held)
             return emit(entries, [{"ref": receipt} for receipt in held])
 
@@ -302,17 +302,17 @@ class Reading:
         end = time.monotonic() + _CAREFUL
         while time.monotonic() < end and not self._stopping.is_set():
             self._tend()
-            if not self._consumer.holds(suspect.topic, suspect.id) or self._absolve(suspect):
+            if not self._consumer.holds(*suspect.origin) or self._absolve(suspect):
                 return
             time.sleep(0.001)
 
     def _absolve(self, suspect: Entry | Poison) -> bool:
         """Clear an entry that killed nobody, if it has been processed and is only kept; return whether it was."""
         last = self._last
-        if last is None or (last.topic, last.id) != (suspect.topic, suspect.id) or not last.is_at_rest:
+        if last is None or (last.topic, last.id) != suspect.origin or not last.is_at_rest:
             return False
-        if self._consumer.holds(suspect.topic, suspect.id):
-            self._consumer.absolve(suspect.topic, suspect.id)
+        if self._consumer.holds(*suspect.origin):
+            self._consumer.absolve(*suspect.origin)
         return True
 
     def _tend(self) -> None:
@@ -323,7 +323,7 @@ class Reading:
         """Acknowledge what is done, and put away what failed or is poison."""
         while self._poison:
             bad = self._poison[0]
-            self._consumer.dead_letter(bad.topic, bad.id, node="decode", exception=repr(bad.error))
+            self._consumer.dead_letter(*bad.origin, node="decode", exception=repr(bad.error))
             self._poison.popleft()
             logger.warning("%s; moved to the dead letters of group %r", bad.error, self._group)
         while self._done:

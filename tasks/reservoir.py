@@ -212,9 +212,16 @@ class Reservoir:
         return [level for topic in self.topics() if ":" not in topic and (level := levels.of(topic))]
 
 
-def decoded(topic: str, id: str, raw: Mapping[bytes, bytes], *, deliveries: int = 1) -> Entry | PoisonEntryError:  # noqa: A002 - the field's own name
+def decoded(
+    topic: str,
+    id: str,  # noqa: A002 - the field's own name
+    raw: Mapping[bytes, bytes],
+    *,
+    deliveries: int = 1,
+    origin: tuple[str, str] | None = None,
+) -> Entry | PoisonEntryError:
     """Return the entry, or the error that says which of its fields cannot be decoded, and why."""
     try:
-        return Entry(codec.decode_fields(raw), topic=topic, id=id, deliveries=deliveries)
+        return Entry(codec.decode_fields(raw), topic=topic, id=id, deliveries=deliveries, origin=origin)
     except PoisonEntryError as error:
         return PoisonEntryError(f"topic {topic!r} entry {id}: {error}")

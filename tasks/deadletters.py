@@ -1,0 +1,199 @@
+"""Dead letters, and how they get back: chosen ones are moved to the retry topic of their group, which it alone reads.
+
+A dead letter is the entry's fields as they were, and behind them what is told of it, from `dead:topic` on. In the retry
+topic the fields are followed by `retry:id`, the id the entry was pushed under, and `retry:times`, how often it was
+replayed; a consumer takes these two off again.
+"""
+
+import re
+import uuid
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import redis
+
+from tasks.errors import SettingsError
+from tasks.settings import check_group, check_topic, dead_topic, retry_topic
+
+__all__ = ["DeadLetters", "Letter", "Outcome", "take_out_id"]
+
+Outcome = Literal["replayed", "not there", "nothing to replay"]
+
+_ID = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
+_LAST = 10**19 - 1
+# Looked at in one script: each is copied within the server, and may be a frame of a megabyte.
+_AT_ONCE = 32
+# For longer than any client goes on sending a command again.
+_RECORD_TTL_MS = 600_000
+
+# KEYS: the dead-letter topic. ARGV: from which id, to which, how many. Returns of each letter its id, dead:id,
+# dead:node, dead:exception and dead:retries. The entry's own fields, which may be large, stay where they are; they may
+# have such names, too: what is told begins at the last dead:topic.
+_LOOK = """
+local found, start = {}, ARGV[1]
+for _ = 1, ARGV[3] do
+  local letter = redis.call('XRANGE', KEYS[1], start, ARGV[2], 'COUNT', 1)[1]
+  if not letter then break end
+  local values, told = letter[2], {}
+  local n = #values
+  while n > 0 and not told['dead:topic'] do
+    told[values[n - 1]] = values[n]
+    n = n - 2
+  end
+  if not told['dead:topic'] then told = {} end
+  found[#found + 1] = {letter[1], told['dead:id'] or '', told['dead:node'] or '', told['dead:exception'] or '',
+    told['dead:retries'] or '0'}
+  start = '(' .. letter[1]
+end
+return found
+"""
+
+# KEYS: the dead-letter topic, the retry topic, what this replay moved last. ARGV: the letter's id, the TTL of the third.
+# Returns 1 if the letter was moved, also when it is asked for again; 0 if there is no such letter; -1 if it has no fields
+# of an entry: that was trimmed before it failed, or had more fields than a script can move.
+_REPLAY = """
+if redis.call('GET', KEYS[3]) == ARGV[1] then return 1 end
+local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if not letter then return 0 end
+local values, told = letter[2], {}
+local n = #values
+while n > 0 and not told['dead:topic'] do
+  told[values[n - 1]] = values[n]
+  values[n - 1], values[n] = nil, nil
+  n = n - 2
+end
+if n == 0 then return -1 end
+values[n + 1], values[n + 2] = 'retry:id', told['dead:id']
+values[n + 3], values[n + 4] = 'retry:times', tostring((told['dead:retries'] or 0) + 1)
+redis.call('XADD', KEYS[2], '*', unpack(values))
+redis.call('XDEL', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_OUTCOMES: dict[int, Outcome] = {1: "replayed", 0: "not there", -1: "nothing to replay"}
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What is told of a dead letter.
+
+    id         its own id, among the dead letters
+    entry_id   the id of the entry in its topic
+    retries    how often it was replayed before
+    """
+
+    id: str
+    entry_id: str = ""
+    node: str = ""
+    exception: str = ""
+    retries: int = 0
+
+
+class DeadLetters:
+    """What `group` could not process of `topic`.
+
+    raises    SettingsError: there is no such group: nobody would read what is replayed
+    """
+
+    def __init__(self, client: redis.Redis, topic: str, group: str) -> None:
+        self._client: Any = client  # redis-py types replies for all protocols and decodings at once
+        self._dead = dead_topic(check_topic(topic), check_group(group))
+        self._retry = retry_topic(topic, group)
+        self._look = client.register_script(_LOOK)
+        self._replay = client.register_script(_REPLAY)
+        is_there = client.exists(topic)
+        groups = sorted(one["name"].decode() for one in self._client.xinfo_groups(topic)) if is_there else []
+        if group not in groups:
+            found = f"{topic!r} has {', '.join(map(repr, groups)) or 'none'}" if is_there else f"there is no {topic!r}"
+            msg = f"expected a topic and one of its groups, got group {group!r} of topic {topic!r}: {found}; nothing was replayed"
+            raise SettingsError(msg)
+
+    def __len__(self) -> int:
+        return self._client.xlen(self._dead)
+
+    def choose(
+        self,
+        *,
+        ids: Collection[str] | None = None,
+        node: str | None = None,
+        exception: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        limit: int | None = None,
+    ) -> list[Letter]:
+        """Return the letters for which all that is asked holds, in the order of their entries in the topic.
+
+        ids            the letters' own; one that is not there is returned all the same, with nothing told of it
+        node           the node that raised
+        exception      text that what was raised contains
+        since, until   when they became dead letters: ISO 8601 times (UTC unless they say otherwise) or letters' ids
+        limit          at most so many, those of the oldest entries
+        raises         SettingsError: no such id, time or number
+        """
+        if limit is not None and limit < 1:
+            msg = f"limit: expected a number of letters above zero, got {limit}"
+            raise SettingsError(msg)
+        first, last = _bound(since, "since", 0), _bound(until, "until", _LAST)
+        if ids is None:
+            found = list(self._letters(first, last))
+        else:
+            wanted = {id_: _bound(id_, "ids", 0) for id_ in ids}
+            there = {each.id: each for at in wanted.values() if first <= at <= last for each in self._letters(at, at)}
+            found = [there.get(id_, Letter(id_)) for id_ in wanted]
+        chosen = [
+            each for each in found if (not node or each.node == node) and (not exception or exception in each.exception)
+        ]
+        return sorted(chosen, key=lambda each: _key(each.entry_id or each.id))[:limit]
+
+    def replay(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, Outcome]]:
+        """Move letters to the retry topic, one after the other, and yield what became of each.
+
+        Moved in one step and once, also when the reply is lost and it is sent again. Interrupted anywhere, each letter
+        is in one of the two topics, and the next replay goes on with those that are left.
+        """
+        record = f"sluice:replay:{uuid.uuid4().hex}"
+        for letter in letters:
+            answer = self._replay(keys=[self._dead, self._retry, record], args=[letter.id, _RECORD_TTL_MS])
+            yield letter, _OUTCOMES[answer]
+
+    def _letters(self, first: tuple[int, int], last: tuple[int, int]) -> Iterator[Letter]:
+        start, end = "{}-{}".format(*first), "{}-{}".format(*last)
+        while page := self._look(keys=[self._dead], args=[start, end, _AT_ONCE]):
+            for told in page:
+                id_, entry_id, node, exception, retries = (text.decode(errors="replace") for text in told)
+                yield Letter(id_, entry_id, node, exception, int(retries))
+            start = f"({page[-1][0].decode()}"
+
+
+def take_out_id(values: list[bytes]) -> str | None:
+    """Take from a retried entry (name, data, name, data, ...) what a replay added; return the id it was pushed under.
+
+    None of one that was not replayed, but put there by hand.
+    """
+    if values[-4:-3] != [b"retry:id"]:
+        return None
+    id_ = values[-3].decode()
+    del values[-4:]
+    return id_
+
+
+def _bound(text: str | None, name: str, default: int) -> tuple[int, int]:
+    """Return an id, or the first or last one of a moment, as two numbers; the missing ones are `default`."""
+    if not text:
+        return default, default
+    if found := _ID.fullmatch(text):
+        return int(found[1]), int(found[2] or default)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        msg = f"{name}: expected an ISO time or a dead letter's id such as '1700000000000-0', got {text!r}"
+        raise SettingsError(msg) from error
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return max(0, round(aware.timestamp() * 1000)), default
+
+
+def _key(id_: str) -> tuple[int, int]:
+    ms, _, sequence = id_.partition("-")
+    return int(ms), int(sequence)

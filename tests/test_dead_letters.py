@@ -1,0 +1,442 @@
+"""Dead letters and their way back: each entry in one place, in order, as it was, whatever breaks off on the way."""
+
+import asyncio
+import contextlib
+import copy
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from streamz import Stream
+
+from tasks import Reservoir, SettingsError
+from tasks.deadletters import DeadLetters, Letter
+from tests.streams import consumer, crash, dead, here, pending, push_all, read_all, run
+
+Fresh = Callable[[], redis.Redis]
+
+
+def breaking(client: redis.Redis, at: int, how: str) -> redis.Redis:
+    """Return a client of the same server whose script number `at` is not sent, or not answered, or sent once more for that."""
+    made: Any = copy.copy(client)
+    scripts = Counter()
+
+    def execute_command(*args: Any, **options: Any) -> Any:
+        scripts[args[0]] += 1
+        is_it = args[0] == "EVALSHA" and scripts["EVALSHA"] == at
+        if is_it and how != "before":
+            client.execute_command(*args, **options)
+        if is_it and how != "resend":
+            msg = "the connection broke"
+            raise redis.ConnectionError(msg)
+        return client.execute_command(*args, **options)
+
+    made.execute_command = execute_command
+    return made
+
+
+def retrying(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[tuple[str, int]]:
+    """Return what is in the retry topic: the entries' own ids, and how often each was replayed."""
+    found = client.xrange(f"{topic}:retry:{group}")
+    return [(fields[b"retry:id"].decode(), int(fields[b"retry:times"])) for _, fields in found]
+
+
+def replay_all(client: redis.Redis, **choice: Any) -> list[tuple[Letter, str]]:
+    letters = DeadLetters(client, "topic", "group")
+    return list(letters.replay(letters.choose(**choice)))
+
+
+class World:
+    """One topic, a group whose pipeline fails at two nodes, and what is known of every entry."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.pushed: list[str] = []
+        self.bad: dict[str, set[int]] = {"map(first)": set(), "map(second)": set()}
+        self.seen: set[str] = set()
+        self.replays: Counter[str] = Counter()
+
+    def push(self, n: int) -> None:
+        numbers = range(len(self.pushed), len(self.pushed) + n)
+        self.pushed += push_all(self.client, "topic", numbers)
+
+    def build(self, source: Stream) -> Stream:
+        def check(entry: Any, node: str) -> Any:
+            assert (entry.topic, dict(entry)) == ("topic", {"n": self.pushed.index(entry.id)})
+            if entry["n"] % 6 in self.bad[node]:
+                raise ValueError(node)
+            return entry
+
+        def first(entry: Any) -> Any:
+            return check(entry, "map(first)")
+
+        def second(entry: Any) -> Any:
+            return check(entry, "map(second)")
+
+        return source.map(first).map(second).sink(lambda entry: self.seen.add(entry.id))
+
+    def replay(self, choice: str, picks: set[int], broken: tuple[int, str] | None) -> None:
+        before = retrying(self.client)
+        client = breaking(self.client, *broken) if broken else self.client
+        letters = DeadLetters(client, "topic", "group")
+        there = dead(self.client)
+        found = [key.decode() for key, _ in self.client.xrange("topic:dead:group")]
+        picked = {found[i] for i in picks if i < len(found)}
+        asked: dict[str, Any] = {
+            "all": {}, "node": {"node": "map(second)"}, "ids": {"ids": picked}, "two": {"limit": 2},
+        }[choice]  # fmt: skip
+        wanted = {
+            "all": [one["dead:id"] for one in there],
+            "node": [one["dead:id"] for one in there if one["dead:node"] == "map(second)"],
+            "ids": [one["dead:id"] for key, one in zip(found, there, strict=True) if key in picked],
+            "two": sorted((one["dead:id"] for one in there), key=self.pushed.index)[:2],
+        }[choice]
+        told = []
+        with contextlib.suppress(redis.ConnectionError):
+            told += [(letter.entry_id, outcome) for letter, outcome in letters.replay(letters.choose(**asked))]
+        moved = [id_ for id_, _ in retrying(self.client)[len(before) :]]
+        self.replays.update(moved)
+        in_order = sorted(wanted, key=self.pushed.index)
+        assert moved == in_order[: len(moved)], "in the order of the topic, and nothing that was not chosen"
+        if broken is None or broken[1] == "resend":
+            assert told == [(id_, "replayed") for id_ in in_order]
+
+    def check(self) -> None:
+        """Check that each entry is in one place."""
+        groups = {one["name"]: one for one in self.client.xinfo_groups("topic")}
+        last = groups[b"group"]["last-delivered-id"].decode()
+        letters = dead(self.client)
+        places = [
+            *self.pushed[self.pushed.index(last) + 1 if last in self.pushed else 0 :],
+            *pending(self.client),
+            *(letter["dead:id"] for letter in letters),
+            *(id_ for id_, _ in retrying(self.client)),
+        ]
+        assert len(places) == len(set(places))
+        assert set(self.pushed) - set(places) <= self.seen
+        for letter in letters:
+            assert letter["n"] == self.pushed.index(letter["dead:id"])
+            assert letter["dead:topic"] == "topic"
+            assert letter.get("dead:retries", 0) == self.replays[letter["dead:id"]]
+        assert all(times == self.replays[id_] for id_, times in retrying(self.client))
+
+    async def live(self, steps: int, max_entries: int, replay: Any, end: str) -> None:
+        source = here(self.client, max_entries=max_entries)
+        kept = self.build(source)
+        reading = source.open()
+        for _ in range(steps):
+            await source.step()
+        if replay is not None and self.client.exists("topic"):
+            with contextlib.suppress(SettingsError):  # it has not joined yet
+                self.replay(*replay)
+        reading._consumer._next_claim = 0.0
+        for _ in range(steps):
+            await source.step()
+        if end == "stop":
+            source.close()
+        else:
+            reading._consumer.step(0)  # and what it read ahead
+            crash(source, self.client)
+        del kept
+
+
+remainders = st.sets(st.integers(0, 5), max_size=4)
+replays = st.none() | st.tuples(
+    st.sampled_from(["all", "node", "ids", "two"]),
+    st.sets(st.integers(0, 8)),
+    st.none() | st.tuples(st.integers(1, 6), st.sampled_from(["before", "after", "resend"])),
+)
+rounds = st.lists(
+    st.tuples(
+        st.integers(0, 6), remainders, remainders, st.integers(0, 5), st.integers(1, 4), replays, st.sampled_from(["crash", "stop"])
+    ),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(rounds=rounds)
+def test_whatever_fails_is_replayed_or_breaks_off_each_entry_is_in_one_place_and_comes_back_as_it_was(
+    fresh_client: Fresh, rounds: Any
+) -> None:
+    world = World(client := fresh_client())
+    world.push(1)
+
+    async def main() -> None:
+        for pushes, first, second, steps, max_entries, replay, end in rounds:
+            world.push(pushes)
+            world.bad = {"map(first)": first, "map(second)": second}
+            await world.live(steps, max_entries, replay, end)
+            if b"group" in {one["name"] for one in client.xinfo_groups("topic")}:
+                world.check()
+        world.bad = {"map(first)": set(), "map(second)": set()}
+        await world.live(100, 10, ("all", set(), None), "stop")
+        world.check()
+
+    asyncio.run(main())
+    assert world.seen == set(world.pushed)
+    assert not pending(client)
+    assert not dead(client)
+    assert not retrying(client)
+
+    others: list[str] = []
+    run(lambda source: source.sink(lambda entry: others.append(entry.id)), client, group="other")
+    assert others == world.pushed
+    assert [key for key in client.scan_iter() if client.ttl(key) < 0 and key.startswith(b"sluice:")] == []
+
+
+def failing(client: redis.Redis, bad: set[int], *, seen: list[Any] | None = None, **options: Any) -> None:
+    """Run the group's pipeline over all there is; it raises on the numbers in `bad`."""
+
+    def check(entry: Any) -> Any:
+        if entry["n"] in bad:
+            msg = f"number {entry['n']}"
+            raise ValueError(msg)
+        return entry
+
+    run(lambda source: source.map(check).sink([].append if seen is None else seen.append), client, **options)
+
+
+def test_a_replayed_entry_comes_as_the_one_that_was_pushed(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    failing(client, {1})
+    replay_all(client)
+    [entry] = read_all(one := consumer(client))
+    [(key, _)] = client.xrange("topic:retry:group")
+    assert (entry.topic, entry.id, entry.deliveries, entry) == ("topic", ids[1], 1, {"n": 1})
+    assert entry.origin == ("topic:retry:group", key.decode())
+    assert one.ack(*entry.origin[:1], [entry.origin[1]]) == 1
+    assert client.xlen("topic:retry:group") == 0
+
+
+def test_an_entry_that_was_not_replayed_is_where_it_says(client: redis.Redis) -> None:
+    [id_] = push_all(client, "topic", [1])
+    [entry] = read_all(consumer(client))
+    assert entry.origin == (entry.topic, entry.id) == ("topic", id_)
+
+
+def test_without_a_replay_there_is_no_retry_topic(client: redis.Redis) -> None:
+    push_all(client, "topic", range(3))
+    failing(client, {1})
+    assert not client.exists("topic:retry:group")
+
+
+def test_a_running_consumer_finds_what_is_replayed_when_it_looks_after_the_others(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    failing(client, {0, 2})
+    one = consumer(client)
+    assert read_all(one) == []
+    replay_all(client)
+    one._next_claim = 0.0
+    assert [entry.id for entry in read_all(one)] == [ids[0], ids[2]]
+
+
+def test_letters_are_replayed_in_the_order_of_the_topic_though_they_died_in_another(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(4))
+    one = consumer(client)
+    read_all(one)
+    for id_ in (ids[2], ids[0], ids[3]):
+        one.dead_letter("topic", id_, node="map", exception="late")
+    assert [letter.entry_id for letter, _ in replay_all(client, limit=2)] == [ids[0], ids[2]]
+    assert [id_ for id_, _ in retrying(client)] == [ids[0], ids[2]]
+    assert [letter["dead:id"] for letter in dead(client)] == [ids[3]]
+
+
+def test_an_entry_that_fails_again_is_a_dead_letter_of_its_topic_and_counts_its_retries(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(2))
+    for retries in range(3):
+        failing(client, {1})
+        [letter] = dead(client)
+        assert (letter["n"], letter["dead:topic"], letter["dead:id"]) == (1, "topic", ids[1])
+        assert letter.get("dead:retries", 0) == retries
+        replay_all(client)
+    failing(client, set(), seen=(seen := []))
+    assert [entry.id for entry in seen] == [ids[1]]
+    assert not dead(client)
+
+
+def test_what_cannot_be_decoded_is_replayed_with_its_bytes_untouched(client: redis.Redis) -> None:
+    poison = {b"frame": b"\xff\xff\xff\xff and no frame", b"dead:topic": b"its own", b"retry:id": b"its own, too"}
+    id_ = client.xadd("topic", poison).decode()
+    for retries in (None, b"1", b"2"):
+        failing(client, set())
+        [(_, letter)] = client.xrange("topic:dead:group")
+        assert letter[b"frame"] == poison[b"frame"]
+        assert letter[b"retry:id"] == poison[b"retry:id"]
+        assert (letter[b"dead:node"], letter[b"dead:id"].decode()) == (b"decode", id_)
+        assert letter.get(b"dead:retries") == retries
+        assert [outcome for _, outcome in replay_all(client)] == ["replayed"]
+
+
+def test_what_a_consumer_died_with_is_redelivered_from_the_retry_topic_and_put_away_in_the_end(
+    client: redis.Redis,
+) -> None:
+    ids = push_all(client, "topic", range(2))
+    failing(client, {0})
+    replay_all(client)
+    for deliveries in (1, 2):
+        victim = consumer(client, max_deliveries=2)
+        assert [(entry.id, entry.deliveries) for entry in read_all(victim)] == [(ids[0], deliveries)]
+        client.delete(victim.membership.fence.lease)
+    assert read_all(consumer(client, max_deliveries=2)) == []
+    [letter] = dead(client)
+    assert (letter["dead:id"], letter["dead:node"], letter["dead:retries"]) == (ids[0], "delivery", 1)
+
+
+def test_what_is_handed_back_of_a_retry_topic_comes_first_and_counts_for_no_delivery(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    failing(client, {0, 1})
+    replay_all(client)
+    one = consumer(client, max_entries=1)
+    assert [entry.id for entry in one.step(0)] == [ids[0]]
+    assert one.leave() == 1
+    assert [(entry.id, entry.deliveries) for entry in read_all(consumer(client))] == [(ids[0], 1), (ids[1], 1)]
+
+
+def test_a_successor_reads_nothing_new_of_a_retry_topic_before_it_knows_who_is_dead(client: redis.Redis) -> None:
+    push_all(client, "topic", range(3))
+    failing(client, {0, 1})
+    replay_all(client)
+    victim = consumer(client, max_entries=1)
+    victim.step(0)  # and is killed: its lease runs on
+    assert read_all(consumer(client)) == []
+
+
+def test_of_a_group_that_was_deleted_what_was_to_be_retried_is_read_all_the_same(real_redis: redis.Redis) -> None:
+    ids = push_all(real_redis, "topic", range(3))
+    failing(real_redis, {0, 1})
+    replay_all(real_redis)
+    one = consumer(real_redis, max_entries=1)
+    assert [entry.id for entry in one.step(0)] == [ids[0]]
+    real_redis.xgroup_destroy("topic:retry:group", "group")
+    assert [entry.id for entry in read_all(one)] == [ids[0], ids[1]]
+
+
+def test_what_was_deleted_from_a_retry_topic_while_pending_is_not_fed_to_the_pipeline(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(2))
+    failing(client, {0, 1})
+    replay_all(client)
+    victim = consumer(client)
+    first, _ = read_all(victim)
+    client.delete(victim.membership.fence.lease)
+    client.xdel(*first.origin)
+    assert [entry.id for entry in read_all(consumer(client))] == [ids[1]]
+    assert len(pending(client, "topic:retry:group")) == 1
+
+
+def test_what_somebody_adds_to_a_retry_topic_by_hand_is_read_by_its_group_alone(client: redis.Redis) -> None:
+    push_all(client, "topic", [])
+    id_ = client.xadd("topic:retry:group", {"n": 7}).decode()
+    client.xgroup_create("topic", "group", mkstream=True)
+    [entry] = read_all(consumer(client))
+    assert (entry.topic, entry.id, entry) == ("topic", id_, {"n": 7})
+    run(lambda source: source.sink(lambda _: pytest.fail("not for others")), client, group="other")
+
+
+def test_an_outlet_may_read_a_retry_topic_and_nothing_else(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    failing(client, {1})
+    replay_all(client)
+    push_all(client, "topic", [3])
+    failing(client, set(), seen=(seen := []), topics="topic:retry:group")
+    assert [(entry.topic, entry.id) for entry in seen] == [("topic", ids[1])]
+    assert not retrying(client)
+
+
+def test_the_results_of_a_replayed_entry_go_into_their_topic_once(client: redis.Redis) -> None:
+    push_all(client, "topic", range(3))
+
+    def build(bad: set[int]) -> Callable[[Stream], Stream]:
+        return lambda source: source.map(lambda entry: {"tenth": 1 / (entry["n"] not in bad)}).to_redis("into")
+
+    run(build({1}), client)
+    assert client.xlen("into") == 2
+    for expected in (2, 3):
+        replay_all(client)
+        run(build({1} if expected == 2 else set()), client)
+        assert client.xlen("into") == expected
+
+
+def test_letters_are_chosen_by_time_text_and_id(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(4))
+    failing(client, {0, 1, 2, 3})
+    letters = DeadLetters(client, "topic", "group")
+    assert len(letters) == 4
+    keys = [letter.id for letter in letters.choose()]
+
+    def chosen(**choice: Any) -> list[str]:
+        return [letter.entry_id for letter in letters.choose(**choice)]
+
+    assert chosen(exception="number 2") == [ids[2]]
+    assert chosen(node="map(check)", exception="ValueError", limit=3) == ids[:3]
+    assert chosen(node="sink") == []
+    assert chosen(since=keys[1], until=keys[2]) == ids[1:3]
+    assert chosen(since="1970-01-01", until="2999-12-31T00:00+01:00") == ids
+    assert chosen(until="1970-01-01T00:00:01") == chosen(since="2999-01-01T00:00:00") == []
+    assert chosen(ids=[keys[3], keys[0]]) == [ids[0], ids[3]]
+    assert chosen(ids=[keys[3], keys[0]], until=keys[2]) == [ids[0], ""]
+    assert chosen(ids=[]) == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"since": "yesterday"}, "since: expected an ISO time or a dead letter's id"),
+        ({"ids": ["1-x"]}, "ids: expected"),
+        ({"limit": 0}, "limit: expected a number of letters above zero, got 0"),
+    ],
+)
+def test_a_choice_that_says_nothing_is_refused(fake_redis: redis.Redis, choice: Any, message: str) -> None:
+    fake_redis.xgroup_create("topic", "group", mkstream=True)
+    with pytest.raises(SettingsError, match=message):
+        DeadLetters(fake_redis, "topic", "group").choose(**choice)
+
+
+def test_a_letter_that_is_not_there_is_passed_over(client: redis.Redis) -> None:
+    push_all(client, "topic", range(2))
+    failing(client, {0, 1})
+    first, second = DeadLetters(client, "topic", "group").choose()
+    assert dict(replay_all(client, ids=["1-1", first.id])) == {Letter("1-1"): "not there", first: "replayed"}
+    assert dict(replay_all(client, ids=[first.id, second.id])) == {Letter(first.id): "not there", second: "replayed"}
+
+
+def test_a_letter_without_its_entrys_fields_is_left_where_it_is(client: redis.Redis) -> None:
+    [id_, _] = push_all(client, "topic", range(2))
+    wide = client.xadd("topic", {f"field {n}": n for n in range(4_000)}).decode()
+    one = consumer(client)
+    read_all(one)
+    client.xdel("topic", id_)  # while the pipeline has it
+    for each in (id_, wide):
+        one.dead_letter("topic", each, node="map", exception="late")
+    client.xadd("topic:dead:group", {"foreign": "letter"})
+    assert [outcome for _, outcome in replay_all(client)] == ["nothing to replay"] * 3
+    assert not client.exists("topic:retry:group")
+    assert client.xlen("topic:dead:group") == 3
+
+
+@pytest.mark.parametrize(
+    ("topic", "group", "message"),
+    [
+        ("topic", "gruop", "got group 'gruop' of topic 'topic': 'topic' has 'group', 'other'; nothing was replayed"),
+        ("tpoic", "group", "there is no 'tpoic'"),
+        ("topic:dead:group", "group", "expected a topic name"),
+    ],
+)
+def test_a_group_that_does_not_exist_is_refused_with_those_that_do(
+    fake_redis: redis.Redis, topic: str, group: str, message: str
+) -> None:
+    for name in ("other", "group"):
+        fake_redis.xgroup_create("topic", name, mkstream=True)
+    with pytest.raises(SettingsError, match=message):
+        DeadLetters(fake_redis, topic, group)
+
+
+def test_as_many_letters_as_are_kept_are_replayed_in_order(real_redis: redis.Redis) -> None:
+    ids = Reservoir(real_redis).push_many("topic", [{"n": n} for n in range(500)])
+    failing(real_redis, set(range(500)))
+    replay_all(real_redis)
+    failing(real_redis, set(), seen=(seen := []))
+    assert [entry.id for entry in seen] == ids
