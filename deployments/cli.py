@@ -73,6 +73,22 @@ def peek(
     show(Console(), topic, n)
 
 
+@app.command()
+def restart(
+    name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
+    timeout: Annotated[float, typer.Option(help="How many seconds to wait for the end of what runs.", min=1)] = 90,
+) -> None:
+    """Cancel what runs of a deployment, wait until it has finished what is in flight, and run it again.
+
+    An outlet goes on where it stopped, with its code and prefect.yaml as they are deployed now.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from deployments.restart import restart as run  # noqa: PLC0415
+
+    run(Console(), name, timeout=timeout)
+
+
 def main() -> None:
     """Run the command; say what is wrong in one sentence, not in a traceback."""
     try:

@@ -14,7 +14,7 @@ from tasks.errors import SluiceError
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url, state_dir, without_password
 
-__all__ = ["peek", "status"]
+__all__ = ["find_server", "peek", "status"]
 
 _COLOURS = {"RUNNING": "green", "FAILED": "red", "CRASHED": "red", "CANCELLED": "yellow", "CANCELLING": "yellow"}
 
@@ -38,17 +38,13 @@ def status(console: Console) -> bool:
 
 
 def _prefect(console: Console, ledger: Ledger | None) -> bool:
-    if not os.environ.get("PREFECT_API_URL") and ledger and (url := ledger.api_url()):
-        os.environ["PREFECT_API_URL"] = url
-    # Only now: Prefect reads its settings when it is imported.
-    from prefect.client.orchestration import get_client  # noqa: PLC0415
-    from prefect.settings import get_current_settings  # noqa: PLC0415
-
-    url = str(get_current_settings().api.url or "")
+    url = find_server(ledger)
     if not url or not answers(url):
         console.print(f"Prefect      no server answers{f' at {without_password(url)}' if url else ''}", highlight=False)
         return False
     console.print(f"Prefect      {url.removesuffix('/api')}", highlight=False)
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - only now, see find_server
+
     with get_client(sync_client=True) as client:
         from deployments.runs import last_runs  # noqa: PLC0415
 
@@ -61,6 +57,16 @@ def _prefect(console: Console, ledger: Ledger | None) -> bool:
             table.add_row(name, schedule, state, _since(run.state.timestamp) if run and run.state else "")
         console.print(table)
     return True
+
+
+def find_server(ledger: Ledger | None) -> str:
+    """Return where the Prefect server is, '' if nothing says so: the one of `sluice up`, if it runs and no other is set."""
+    if not os.environ.get("PREFECT_API_URL") and ledger and (url := ledger.api_url()):
+        os.environ["PREFECT_API_URL"] = url
+    # Only now: Prefect reads its settings when it is imported.
+    from prefect.settings import get_current_settings  # noqa: PLC0415
+
+    return str(get_current_settings().api.url or "")
 
 
 def _reservoir(console: Console) -> bool:

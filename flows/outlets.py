@@ -10,7 +10,7 @@ from typing import Any
 import redis
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
@@ -85,7 +85,7 @@ def outlet(
                 wait_before_beginning(stop, log)
                 _check(options)
                 try:
-                    _run(function, own, stop, log, **options)
+                    return _run(function, own, stop, log, **options)
                 except PipelineError as error:
                     if options["on_error"] != "stop" or FlowRunContext.get() is None:
                         raise
@@ -94,7 +94,6 @@ def outlet(
                 finally:
                     if FlowRunContext.get():
                         await_server(log)
-            return None
 
         made = flow_of(function, kind="outlet", skip=1, options=Options(outlet, given), run=run)
         made.build = function  # type: ignore[attr-defined]
@@ -138,7 +137,7 @@ def _run(
     run_for: str | None,
     stall_after: str,
     **reading: Any,
-) -> None:
+) -> State | None:
     name = function.__name__
     topics = [topics] if isinstance(topics, str) else topics
     end = time.monotonic() + seconds(run_for) if run_for else float("inf")
@@ -166,6 +165,7 @@ def _run(
     with Watch(name, topics=topics, group=group, stop=stop, stall_after=seconds(stall_after), log=log) as watch:
         _through_outages(stream, stop, log, end)
     log.info("%s: group %r stopped", name, group)
+    return Cancelled(message="Stopped in good order.") if watch.is_cancelled else None
 
 
 def _through_outages(

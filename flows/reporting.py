@@ -4,6 +4,7 @@ Nothing here holds up the stream or the end of the run, whatever the Prefect ser
 again at the next look.
 """
 
+import contextlib
 import contextvars
 import logging
 import re
@@ -15,6 +16,7 @@ from typing import Any, Self
 from uuid import UUID
 
 import pandas as pd
+import redis
 from httpx import HTTPError
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
@@ -38,6 +40,7 @@ _REPORT = 5.0  # seconds between two reports: each is up to 44 ms of the server'
 _PATIENCE = 3.0  # seconds a request may take; Prefect's own are repeated for about 70
 _WORD = 60.0  # seconds between the results that are logged
 _SHOWN_ROWS = 10
+_AWAITED = 120.0  # seconds the end of the run waits for the Prefect server
 _GOING = 4.0  # seconds the end of the run waits for the last report
 
 
@@ -53,6 +56,8 @@ class Watch:
     ) -> None:
         self.stalled: list[str] = []
         """The nodes that make no progress, if the outlet is stalled."""
+        self.is_cancelled = False
+        """Whether it was seen that Prefect wants this run cancelled."""
         self._name = name
         self._topics = topics
         self._group = group
@@ -73,7 +78,7 @@ class Watch:
         self._since = time.monotonic()
         self._next_report = 0.0
         self._flow: report.Flow | None = None
-        self._levels: Levels | None = None
+        self._redis: redis.Redis | None = None
         self._journey: Journey | None = None
         self._artifacts: dict[str, tuple[UUID, Any]] = {}
         # As the calling thread sees them: Prefect's settings, the flow run.
@@ -97,12 +102,17 @@ class Watch:
         self._result = value
 
     def _work(self) -> None:
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-            client = get_client(sync_client=True, httpx_settings={"timeout": _PATIENCE}) if self._run else None
+        with contextlib.ExitStack() as stack:
+            client = None
+            if self._run:
+                stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
+                client = stack.enter_context(get_client(sync_client=True, httpx_settings={"timeout": _PATIENCE}))
             while not self._closing.wait(_LOOK):
                 self._look(client)
             self._next_report = 0.0
             self._look(client)
+            if self._redis:
+                self._redis.close()
 
     def _look(self, client: SyncPrefectClient | None) -> None:
         self._attempt("watch for stalls", self._watch_for_stalls)
@@ -138,6 +148,7 @@ class Watch:
             state, name = None, "deleted"
         else:
             name = state.name if state else ""
+        self.is_cancelled = bool(state and state.is_cancelling())
         if (state is None or state.is_cancelling() or state.is_final()) and not self._stop.is_set():
             self._log.warning("%s: Prefect says that this run is %s; it stops", self._name, name)
             self._stop.set()
@@ -189,7 +200,7 @@ class Watch:
         if reading.ends:
             done = reading.is_through and self._closing.is_set()
             if self._journey is None:
-                self._journey = Journey(connect(redis_url()), self._group)
+                self._journey = Journey(self._connected(), self._group)
             share = 1.0 if done else self._journey.share(reading.ends)
             self._write(client, "progress", f"{self._key}-progress", round(100 * share, 1))
 
@@ -197,9 +208,8 @@ class Watch:
         assert self._source
         flow = report.flow_of(list(self._source._reading.secured.meters))
         before, self._flow = self._flow, flow
-        if self._levels is None:
-            self._levels = Levels(connect(redis_url()))
-        levels = [level for topic in self._topics if (level := self._levels.of(topic))]
+        levels_of = Levels(self._connected()).of
+        levels = [level for topic in self._topics if (level := levels_of(topic))]
         parts = [f"# {self._name}"]
         if self.stalled:
             parts.append(
@@ -215,6 +225,11 @@ class Watch:
             parts += ["## The latest result", report.result_table(self._result)]
         return "\n\n".join(parts)
 
+    def _connected(self) -> redis.Redis:
+        if self._redis is None:
+            self._redis = connect(redis_url())
+        return self._redis
+
     def _write(self, client: SyncPrefectClient, kind: str, key: str, data: Any) -> None:
         """Create the run's artifact of this kind, or change it if there is something new."""
         written = self._artifacts.get(kind)
@@ -227,8 +242,8 @@ class Watch:
             self._artifacts[kind] = written[0], data
 
 
-def await_server(log: logging.Logger | logging.LoggerAdapter[Any], *, limit: float = 120.0) -> bool:
-    """Wait until the Prefect server answers, for `limit` seconds at most; return whether it does.
+def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
+    """Wait until the Prefect server answers, for two minutes at most; return whether it does.
 
     Prefect 3.8.8 tries for about 70 s to report that a flow has ended, then takes its own failure for the flow's.
     """
@@ -236,12 +251,12 @@ def await_server(log: logging.Logger | logging.LoggerAdapter[Any], *, limit: flo
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
         get_client(sync_client=True, httpx_settings={"timeout": _PATIENCE}) as client,
     ):
-        end, told = time.monotonic() + limit, False
+        end, told = time.monotonic() + _AWAITED, False
         while client.api_healthcheck() is not None:
             if time.monotonic() > end:
                 return False
             if not told:
-                log.warning("the Prefect server does not answer; the run's end waits for it, %.0f s at most", limit)
+                log.warning("the Prefect server does not answer; the run's end waits for it, %.0f s at most", _AWAITED)
             told = True
             time.sleep(1)
     return True

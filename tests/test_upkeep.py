@@ -1,13 +1,10 @@
 """Flows for the operator, on a real Prefect server and a real Redis."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 
 from deployments.redis_server import RedisServer
 from flows import upkeep
@@ -16,12 +13,7 @@ from tasks.history import History
 from tests.streams import push_all, run
 from tests.waiting import wait_until
 
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
-    with prefect_test_harness(), temporary_settings(quiet):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect")
 
 
 @pytest.fixture(autouse=True)

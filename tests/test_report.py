@@ -1,0 +1,109 @@
+"""What an outlet's report says: figures of the graph as it is, in Markdown and Mermaid that no name can break."""
+
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+import redis
+from streamz import Stream
+
+from tasks import report
+from tasks.levels import Levels
+from tests.streams import push_all, run
+
+
+def flow_after(client: redis.Redis, build: Any, n: int = 6) -> report.Flow:
+    """Return the flow of a pipeline that has been fed n entries."""
+    push_all(client, "topic", range(n))
+    sources: list[Any] = []
+
+    def built(source: Stream) -> Any:
+        sources.append(source)
+        return build(source)
+
+    run(built, client)
+    return report.flow_of(sources[0]._reading.secured.meters)
+
+
+def test_the_figures_are_those_of_what_flowed_fused_or_not(fake_redis: redis.Redis) -> None:
+    flow = flow_after(
+        fake_redis,
+        lambda source: source.map(lambda e: e["n"]).filter(lambda n: n % 2).map(lambda n: 1 / (n - 3)).sink_to_list(),
+    )
+    figures = dict(zip(flow.names, zip(flow.received, flow.emitted, flow.failed, strict=True), strict=True))
+    assert figures == {
+        "from_redis": (6, 6, 0),
+        "map(<lambda>)": (6, 6, 0),
+        "filter(<lambda>)": (6, 3, 0),
+        "map(<lambda>)#2": (3, 2, 1),
+        "sink(append)": (2, None, 0),
+    }
+
+
+def test_each_arrow_into_a_node_that_others_flow_together_in_has_its_own_count(fake_redis: redis.Redis) -> None:
+    def build(source: Stream) -> Any:
+        odd, even = source.filter(lambda e: e["n"] % 2), source.filter(lambda e: e["n"] % 3 == 0)
+        return [odd, even, odd.union(even).sink_to_list()]
+
+    flow = flow_after(fake_redis, build)
+    union = flow.names.index("union")
+    assert sorted(count for (_, head), count in flow.arrows.items() if head == union) == [2, 3]
+    assert flow.received[union] == 5
+
+
+@pytest.mark.parametrize("name", ['say "hi"', "a]--x;b", "<b>#1</b>", "`x`", "line\nbreak", "end", "100% {x} (y) \\|"])
+def test_no_name_breaks_the_diagram(name: str) -> None:
+    flow = report.Flow((name,), (0,), (None,), (0,), (0,), (0.0,), {}, 0.0)
+    [line] = [line for line in report.diagram(flow).splitlines() if line.startswith("  n0")]
+    label = re.fullmatch(r'  n0\["(.*)"\]', line)
+    assert label
+    assert re.fullmatch(r"(?:[\w\s%$:.,'*+=/!?@^~-]|#\d+;)*", label[1])
+    assert re.sub(r"#(\d+);", lambda m: chr(int(m[1])), label[1]) == name.replace("\n", " ")
+
+
+def test_the_diagram_has_rates_on_its_arrows_and_what_fails_or_stalls_in_red() -> None:
+    names = ("a", "b", "c", "d")
+    arrows = {(0, 1): 10, (1, 2): 10, (2, 3): 0}
+    before = report.Flow(names, (0,) * 4, (0,) * 4, (0,) * 4, (0,) * 4, (0.0,) * 4, dict.fromkeys(arrows, 0), 100.0)
+    after = report.Flow(names, (0,) * 4, (0,) * 4, (0, 1, 0, 0), (0,) * 4, (0.0,) * 4, arrows, 104.0)
+    drawn = report.diagram(after, before, stalled=["c"])
+    assert '  n0 -->|"2.5/s"| n1' in drawn
+    assert '  n2 -->|"0/s"| n3' in drawn
+    assert "  class n1,n2 bad" in drawn
+    assert "class " not in report.diagram(before)
+    assert "|" not in report.diagram(before)
+
+
+def cells(line: str) -> list[str]:
+    return [one.strip() for one in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_a_frame_is_shown_by_its_head_with_every_row_as_wide_as_its_header() -> None:
+    frame = pd.DataFrame({f"c|{n}": [f"x|{n}\ny <b>"] * 40 for n in range(30)})
+    table, size = report.result_table(frame).split("\n\n")
+    rows = [cells(line) for line in table.splitlines()]
+    assert {len(row) for row in rows} == {14}
+    assert len(rows) == 12
+    assert rows[0][1] == r"c\|0"
+    assert rows[0][-1] == r"c\|29"
+    assert rows[2][1] == r"x\|0 y &lt;b&gt;"
+    assert size == "40 rows, 30 columns"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [pd.DataFrame(), pd.DataFrame({"a": []}), pd.Series([1.5]), {"a": 1}, 3, "```", None, object(), {"x": "y" * 9999}],
+)
+def test_any_result_can_be_shown(value: Any) -> None:
+    assert len(report.result_table(value)) < 2_000
+
+
+def test_the_topics_of_the_group_are_shown_and_no_others(fake_redis: redis.Redis) -> None:
+    flow_after(fake_redis, lambda source: source.sliding_window(3, return_partial=False).sink_to_list())
+    push_all(fake_redis, "topic", range(4))
+    level = Levels(fake_redis).of("topic")
+    assert level
+    fake_redis.xgroup_create("topic", "other", "0")
+    *_, row = report.topics_table([level], "group").splitlines()
+    assert cells(row)[:3] == ["topic", "4", "2"]

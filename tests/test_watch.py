@@ -1,0 +1,230 @@
+"""Beside an outlet's stream, on a real Prefect server: its report, its state, stalls; and nothing of that holds it up."""
+
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Self
+
+import pytest
+import redis
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.context import FlowRunContext
+from prefect.states import Cancelling
+from streamz import Stream
+
+from deployments.redis_server import RedisServer
+from flows import outlet, outlets, reporting
+from tasks import SluiceError
+from tests.streams import pending, push_all
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("prefect")
+
+
+@pytest.fixture(autouse=True)
+def url(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+    monkeypatch.setattr(reporting, "_LOOK", 0.1)
+    return redis_server.url
+
+
+@pytest.fixture
+def client() -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def artifacts(client: SyncPrefectClient, key: str) -> list[dict[str, Any]]:
+    return client._client.post("/artifacts/filter", json={"artifacts": {"key": {"any_": [key]}}}).json()
+
+
+def this_run() -> FlowRun:
+    context = FlowRunContext.get()
+    assert context
+    assert context.flow_run
+    return context.flow_run
+
+
+def test_a_run_has_one_report_with_its_graph_its_failures_and_its_last_result(
+    real_redis: redis.Redis, client: SyncPrefectClient
+) -> None:
+    push_all(real_redis, "topic", range(5))
+
+    @outlet(topics="topic", group="group", run_for="1500ms")
+    def halves(source: Stream) -> Stream:
+        return source.map(half).accumulate(lambda total, n: {"total": total["total"] + n}, start={"total": 0})
+
+    def half(entry: Any) -> float:
+        return 10 / entry["n"]
+
+    halves()
+    [artifact] = artifacts(client, "outlet-halves-group")
+    assert artifact["type"] == "markdown"
+    assert "```mermaid" in artifact["data"]
+    assert "| map(half) | 5 | 4 | 1 |" in artifact["data"]
+    assert "class n1 bad" in artifact["data"]
+    assert "| topic | 0 | 0 |" in artifact["data"]
+    assert "| total | 20.8333 |" in artifact["data"]
+
+
+def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, client: SyncPrefectClient) -> None:
+    push_all(real_redis, "topic", range(20))
+
+    @outlet(topics="topic", group="replay", until="now")
+    def replay(source: Stream) -> None:
+        source.map(lambda e: e["n"]).rate_limit(0.02).sink(lambda n: None)
+
+    replay()
+    [artifact] = artifacts(client, "outlet-replay-progress")
+    assert (artifact["type"], artifact["data"]) == ("progress", 100.0)
+
+
+def test_a_run_that_prefect_wants_cancelled_stops_without_a_signal_and_ends_as_cancelled(
+    real_redis: redis.Redis, client: SyncPrefectClient
+) -> None:
+    ids = push_all(real_redis, "topic", range(5))
+    seen: list[int] = []
+
+    @outlet(topics="topic", group="group")
+    def forever(source: Stream) -> None:
+        client.set_flow_run_state(this_run().id, Cancelling())
+        source.map(lambda e: e["n"]).sliding_window(2).sink(seen.append)
+
+    state: State = forever(return_state=True)
+    assert state.type == StateType.CANCELLED
+    assert pending(real_redis) == ids[-1:] or not seen
+
+
+def test_a_pipeline_that_makes_no_progress_is_told_in_log_event_and_report(
+    real_redis: redis.Redis, client: SyncPrefectClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_all(real_redis, "topic", range(3))
+    monkeypatched = threading.Event()
+
+    @outlet(topics="topic", group="stuck", stall_after="300ms", run_for="1s")
+    def stuck(source: Stream) -> None:
+        kept = source.sliding_window(2, return_partial=False)
+        kept.map(blocking).sink(lambda _: None)
+
+    def blocking(window: Any) -> Any:
+        monkeypatched.wait(2.5)  # in the loop's own thread
+        monkeypatched.set()
+        return window
+
+    stuck()
+    [record] = [r for r in caplog.records if "no progress on" in r.getMessage()]
+    assert "the pipeline is at map(blocking)" in record.getMessage()
+
+    def events() -> list[Any]:
+        body = {"filter": {"event": {"name": ["sluice.outlet.stalled"]}}}
+        return client._client.post("/events/filter", json=body).json()["events"]
+
+    wait_until(events, "the event")
+    assert events()[0]["payload"]["nodes"] == ["map(blocking)"]
+
+
+def test_what_a_window_keeps_is_no_stall(real_redis: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    push_all(real_redis, "topic", range(3))
+
+    @outlet(topics="topic", group="group", stall_after="100ms", run_for="800ms")
+    def windows(source: Stream) -> None:
+        source.sliding_window(3).sink(lambda _: None)
+
+    windows.fn()
+    assert len(pending(real_redis)) == 2
+    assert "no progress" not in caplog.text
+
+
+def dead_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+def test_a_dead_prefect_server_holds_up_neither_the_stream_nor_its_end(
+    real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    push_all(real_redis, "topic", range(50))
+    seen: list[float] = []
+    monkeypatch.setattr(outlets, "await_server", lambda log: True)
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = dead_port() if how == "refuses" else silent.getsockname()[1]
+        dead = SyncPrefectClient(f"http://127.0.0.1:{port}/api", httpx_settings={"timeout": reporting._PATIENCE})
+        monkeypatch.setattr(reporting, "get_client", lambda **_: dead)
+
+        @outlet(topics="topic", group="group", until="now")
+        def stream(source: Stream) -> None:
+            source.rate_limit(0.01).sink(lambda _: seen.append(time.monotonic()))
+
+        began = time.monotonic()
+        stream()
+    assert len(seen) == 50
+    assert max(b - a for a, b in itertools.pairwise(seen)) < 2
+    assert time.monotonic() - began < 20
+
+
+def test_a_run_waits_at_its_end_for_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
+    answers = iter([ConnectionError(), ConnectionError(), None])
+
+    class Away:
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def api_healthcheck(self) -> Exception | None:
+            return next(answers)
+
+    monkeypatch.setattr(reporting, "get_client", lambda **_: Away())
+    monkeypatch.setattr(reporting.time, "sleep", lambda _: None)
+    assert reporting.await_server(logging.getLogger())
+    assert list(answers) == []
+
+
+def test_a_run_waits_for_a_redis_that_is_not_there_yet_and_fails_at_once_on_a_wrong_password(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[int] = []
+
+    @outlet(topics="topic", group="group", run_for="20s")
+    def patient(source: Stream) -> None:
+        source.map(lambda e: e["n"]).sink(seen.append)
+
+    server = RedisServer(tmp_path, tied=False)  # it outlives the thread that starts it
+    monkeypatch.setenv("SLUICE_REDIS_URL", server.url)
+
+    def come() -> None:
+        wait_until(lambda: "trying again until it does" in caplog.text, "the first try")
+        server.__enter__()
+        push_all(redis.Redis.from_url(server.url, protocol=2), "topic", range(3))
+
+    helper = threading.Thread(target=come)
+    helper.start()
+    stop_when = threading.Thread(target=lambda: (wait_until(lambda: len(seen) == 3, "entries"), _stop_all()))
+    stop_when.start()
+    try:
+        patient.fn()
+        assert seen == [0, 1, 2]
+        monkeypatch.setenv("SLUICE_REDIS_URL", server.url.replace("unix://", "unix://user:wrong@"))
+        with pytest.raises(SluiceError, match="refuses the user or password"):
+            patient.fn()
+    finally:
+        helper.join()
+        stop_when.join()
+        server.__exit__(None, None, None)
+
+
+def _stop_all() -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGTERM)  # the outlet's own handler is in place
