@@ -39,8 +39,8 @@ def _branches(numbers: Stream, see: Callable[[Any], None]) -> None:
 SHAPES: dict[str, Callable[[Stream, Callable[[Any], None]], Any]] = {
     "plain": lambda numbers, see: numbers.sink(see),
     "windows": lambda numbers, see: numbers.sliding_window(3, return_partial=False).sink(see),
-    "results": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results"),
-    "fenced": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results"),
+    "results": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results", keep=None),
+    "fenced": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results", keep=None),
     "buffer": lambda numbers, see: numbers.buffer(50).map(lambda n: n).sink(see),
     "rate_limit": lambda numbers, see: numbers.rate_limit(0.001).sink(see),
     "map_async": lambda numbers, see: numbers.map_async(_same, parallelism=4).sink(see),
