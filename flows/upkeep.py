@@ -1,4 +1,4 @@
-"""Flows for the operator: what the reservoir holds, trims on a schedule, a group set to another place."""
+"""Flows for the operator: what the reservoir holds, trims on a schedule, a group set to another place, dead letters replayed."""
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -7,12 +7,13 @@ from prefect.events import emit_event
 from flows.sentences import say_errors_in_one_sentence
 from tasks import history
 from tasks import rewind as rewinding
+from tasks.deadletters import DeadLetters, Letter, Outcome, markdown
 from tasks.levels import TopicLevel
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
 from tasks.settings import seconds
 
-__all__ = ["levels", "rewind", "trim"]
+__all__ = ["levels", "replay_dead_letters", "rewind", "trim"]
 
 # A day at one in five minutes: what a chart shows.
 _SHOWN_SAMPLES = 288
@@ -122,3 +123,53 @@ def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa
     if rewound.alive:
         log.warning("consumers were alive: %s; what they had read is processed besides", ", ".join(rewound.alive))
     return f"group {group!r} goes on from {to} on topic {topic!r}; {rewound.acknowledged} pending entries were acknowledged"
+
+
+@flow(name="replay_dead_letters", persist_result=False)
+def replay_dead_letters(
+    topic: str,
+    group: str,
+    *,
+    ids: list[str] | None = None,
+    node: str | None = None,
+    exception: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: int | None = None,
+    dry_run: bool = False,
+) -> str:
+    """Give dead letters back to their group, which alone reads them: as the entries they were, in the topic's order.
+
+    Those for which all holds that is filled in; all of them if nothing is. What fails again is a dead letter again. A
+    run that was interrupted has moved each letter or left it: run it again for the rest.
+
+    Args:
+        topic: The topic the entries were pushed to.
+        group: The consumer group that could not process them.
+        ids: Only these, of the letters.
+        node: Only what failed at this node of the pipeline.
+        exception: Only where what was raised contains this text.
+        since: Only what has failed since then - an ISO time or a letter's id.
+        until: Only what had failed by then - an ISO time or a letter's id.
+        limit: At most so many, those of the oldest entries.
+        dry_run: Only show which these are.
+    """
+    say_errors_in_one_sentence()
+    letters = DeadLetters(Reservoir.from_url().client, topic, group)
+    chosen = letters.choose(ids=ids, node=node, exception=exception, since=since, until=until, limit=limit)
+    outcomes: dict[Letter, Outcome] = {}
+    try:
+        outcomes.update(() if dry_run else letters.replay(chosen))
+    finally:
+        create_markdown_artifact(
+            markdown(chosen, outcomes, otherwise="chosen" if dry_run else "not confirmed"),
+            key="sluice-dead-letters",
+            description=f"Dead letters of group {group!r} on topic {topic!r}, and what became of them",
+        )
+    replayed = sum(outcome == "replayed" for outcome in outcomes.values())
+    told = (
+        f"group {group!r} on topic {topic!r}: {len(chosen)} dead letters chosen, {replayed} replayed, "
+        f"{len(outcomes) - replayed} skipped; {len(letters)} are left"
+    )
+    get_run_logger().info(told)
+    return told

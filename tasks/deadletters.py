@@ -5,9 +5,12 @@ topic the fields are followed by `retry:id`, the id the entry was pushed under, 
 replayed; a consumer takes these two off again.
 """
 
+import html
 import re
+import textwrap
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,7 +20,7 @@ import redis
 from tasks.errors import SettingsError
 from tasks.settings import check_group, check_topic, dead_topic, retry_topic
 
-__all__ = ["DeadLetters", "Letter", "Outcome", "take_out_id"]
+__all__ = ["DeadLetters", "Letter", "Outcome", "markdown", "take_out_id"]
 
 Outcome = Literal["replayed", "not there", "nothing to replay"]
 
@@ -25,6 +28,8 @@ _ID = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
 _LAST = 10**19 - 1
 # Looked at in one script: each is copied within the server, and may be a frame of a megabyte.
 _AT_ONCE = 32
+_SHOWN_LETTERS = 200
+_SHOWN_TEXT = 200
 # For longer than any client goes on sending a command again.
 _RECORD_TTL_MS = 600_000
 
@@ -137,14 +142,15 @@ class DeadLetters:
             raise SettingsError(msg)
         first, last = _bound(since, "since", 0), _bound(until, "until", _LAST)
         if ids is None:
-            found = list(self._letters(first, last))
+            found, missing = list(self._letters(first, last)), set[str]()
         else:
             wanted = {id_: _bound(id_, "ids", 0) for id_ in ids}
-            there = {each.id: each for at in wanted.values() if first <= at <= last for each in self._letters(at, at)}
-            found = [there.get(id_, Letter(id_)) for id_ in wanted]
+            found = [each for at in wanted.values() if first <= at <= last for each in self._letters(at, at)]
+            missing = set(wanted).difference(each.id for each in found)
         chosen = [
             each for each in found if (not node or each.node == node) and (not exception or exception in each.exception)
         ]
+        chosen += map(Letter, missing)
         return sorted(chosen, key=lambda each: _key(each.entry_id or each.id))[:limit]
 
     def replay(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, Outcome]]:
@@ -165,6 +171,25 @@ class DeadLetters:
                 id_, entry_id, node, exception, retries = (text.decode(errors="replace") for text in told)
                 yield Letter(id_, entry_id, node, exception, int(retries))
             start = f"({page[-1][0].decode()}"
+
+
+def markdown(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome], *, otherwise: str) -> str:
+    """Return letters as a table, with what became of each, or what is to be said of those of which that is not known."""
+    became = {letter: outcomes.get(letter, otherwise) for letter in letters}
+    counts = ", ".join(f"{n:,} {outcome}" for outcome, n in Counter(became.values()).items())
+    rows = [
+        [letter.id, letter.entry_id, letter.node, letter.exception, str(letter.retries), outcome]
+        for letter, outcome in list(became.items())[:_SHOWN_LETTERS]
+    ]
+    head = ["letter", "entry", "node", "exception", "replayed before", "now"]
+    table = "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [head, ["---"] * len(head), *rows])
+    more = f"\n\nand {len(became) - len(rows):,} more" if len(became) > len(rows) else ""
+    return f"{counts}\n\n{table}{more}" if became else "No dead letter was chosen."
+
+
+def _cell(text: str) -> str:
+    """Return text that stays within its cell of a table and is shown as it is."""
+    return html.escape(textwrap.shorten(text, _SHOWN_TEXT, placeholder=" ..."), quote=False).replace("|", "&#124;")
 
 
 def take_out_id(values: list[bytes]) -> str | None:

@@ -23,17 +23,18 @@ Fresh = Callable[[], redis.Redis]
 def breaking(client: redis.Redis, at: int, how: str) -> redis.Redis:
     """Return a client of the same server whose script number `at` is not sent, or not answered, or sent once more for that."""
     made: Any = copy.copy(client)
-    scripts = Counter()
+    scripts: Counter[str] = Counter()
 
     def execute_command(*args: Any, **options: Any) -> Any:
-        scripts[args[0]] += 1
-        is_it = args[0] == "EVALSHA" and scripts["EVALSHA"] == at
-        if is_it and how != "before":
-            client.execute_command(*args, **options)
-        if is_it and how != "resend":
+        is_it = args[0] == "EVALSHA" and scripts["answered"] + 1 == at
+        reply = None if is_it and how == "before" else client.execute_command(*args, **options)
+        scripts["answered"] += args[0] == "EVALSHA"  # not one that the server had yet to learn: that is an error
+        if is_it and how == "resend":
+            return client.execute_command(*args, **options)
+        if is_it:
             msg = "the connection broke"
             raise redis.ConnectionError(msg)
-        return client.execute_command(*args, **options)
+        return reply
 
     made.execute_command = execute_command
     return made
@@ -440,3 +441,32 @@ def test_as_many_letters_as_are_kept_are_replayed_in_order(real_redis: redis.Red
     replay_all(real_redis)
     failing(real_redis, set(), seen=(seen := []))
     assert [entry.id for entry in seen] == ids
+
+
+@pytest.mark.parametrize("how", ["before", "after", "resend"])
+@pytest.mark.parametrize("at", range(1, 6))
+def test_wherever_a_replay_breaks_off_the_next_one_goes_on_there(client: redis.Redis, at: int, how: str) -> None:
+    """Five scripts: two that look, three that move; one that is sent again moves nothing twice and says the same."""
+    ids = push_all(client, "topic", range(3))
+    failing(client, {0, 1, 2})
+    told: list[str] = []
+    try:
+        letters = DeadLetters(breaking(client, at, how), "topic", "group")
+        told += [outcome for _, outcome in letters.replay(letters.choose())]
+    except redis.ConnectionError:
+        replay_all(client)
+    assert told == (["replayed"] * 3 if how == "resend" else [])
+    assert [id_ for id_, _ in retrying(client)] == ids
+    assert not dead(client)
+
+
+def test_replayed_entries_may_come_in_lists_with_others(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    failing(client, {0, 2})
+    replay_all(client)
+    ids += push_all(client, "topic", [3])
+    seen: list[list[str]] = []
+    run(lambda source: source.map(lambda entries: [one.id for one in entries]).sink(seen.append), client, batch=9)
+    assert seen == [[ids[3], ids[0], ids[2]]]
+    assert not pending(client)
+    assert not retrying(client)

@@ -27,6 +27,11 @@ def fetched(path: str, body: dict[str, Any]) -> Any:
         return client._client.post(path, json=body).json()
 
 
+def artifact(key: str) -> str:
+    [latest] = fetched("/artifacts/latest/filter", {"artifacts": {"key": {"any_": [key]}}})
+    return latest["data"]
+
+
 def events() -> set[tuple[str, str, int]]:
     found = fetched("/events/filter", {"filter": {"event": {"prefix": ["sluice."]}}, "limit": 50})["events"]
     return {(each["event"], each["related"][0]["prefect.resource.name"], each["payload"]["entries"]) for each in found}
@@ -47,11 +52,11 @@ def test_levels_leave_an_artifact_and_events_of_what_went_wrong(reservoir: Reser
         ("sluice.reservoir.spilled", "slow", 7),
     }
     wait_until(lambda: events() == expected, "the events of both runs")
-    [artifact] = fetched("/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["sluice-levels"]}}})
-    assert "| topic | slow | 7 | 0 | - | 0 | 0 | 7 |" in artifact["data"]
-    assert "| topic | failing | 2 | 0 | - | 0 | 5 | 0 |" in artifact["data"]
-    assert 'title "slow on topic"' in artifact["data"]
-    assert "line [5, 7]" in artifact["data"]
+    text = artifact("sluice-levels")
+    assert "| topic | slow | 7 | 0 | - | 0 | 0 | 7 |" in text
+    assert "| topic | failing | 2 | 0 | - | 0 | 5 | 0 |" in text
+    assert 'title "slow on topic"' in text
+    assert "line [5, 7]" in text
     assert [sample.lags["topic", "slow"] for sample in History(real_redis).latest(9)] == [5, 7]
     assert real_redis.pttl("sluice:levels") > 0
     assert reservoir.topics() == ["topic", "topic:dead:failing"]
@@ -76,3 +81,31 @@ def test_rewind_sets_a_group_back_and_says_what_it_acknowledged(real_redis: redi
     assert upkeep.rewind("topic", "group", "beginning").endswith("; 2 pending entries were acknowledged")
     with pytest.raises(SettingsError, match="got 'yesterday-ish'"):
         upkeep.rewind("topic", "group", "yesterday-ish")
+
+
+def test_dead_letters_are_shown_and_replayed(real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = push_all(real_redis, "topic", range(3))
+    run(lambda source: source.pluck("a|<b>").sink(print), real_redis)
+    assert upkeep.replay_dead_letters("topic", "group", limit=2, dry_run=True).endswith(
+        "2 dead letters chosen, 0 replayed, 0 skipped; 3 are left"
+    )
+    assert not real_redis.exists("topic:retry:group")
+    told = upkeep.replay_dead_letters("topic", "group", exception="KeyError", ids=["1-0", *keys(real_redis)[:2]])
+    assert told.endswith("3 dead letters chosen, 2 replayed, 1 skipped; 1 are left")
+    text = artifact("sluice-dead-letters")
+    assert text.startswith("1 not there, 2 replayed\n")
+    assert f"| {ids[1]} | pluck | KeyError('a&#124;&lt;b&gt;') | 0 | replayed |" in text
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise redis.ConnectionError
+
+    monkeypatch.setattr("tasks.deadletters.DeadLetters.replay", interrupted)
+    with pytest.raises(redis.ConnectionError):
+        upkeep.replay_dead_letters("topic", "group")
+    assert artifact("sluice-dead-letters").startswith("1 not confirmed\n")
+    with pytest.raises(SettingsError, match="got group 'gruop' of topic 'topic': 'topic' has 'group'"):
+        upkeep.replay_dead_letters("topic", "gruop")
+
+
+def keys(client: redis.Redis) -> list[str]:
+    return [key.decode() for key, _ in client.xrange("topic:dead:group")]
