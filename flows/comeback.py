@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
+
+from flows.prefect_api import impatient_client
 
 __all__ = ["failures", "pause_after", "wait_before_beginning"]
 
@@ -51,7 +52,7 @@ def wait_before_beginning(stop: threading.Event, log: logging.Logger | logging.L
     if run is None or run.deployment_id is None or run.created_by is None or run.created_by.type != "AUTOMATION":
         return  # whoever starts it by hand does not want to wait
     try:
-        with get_client(sync_client=True) as client:
+        with impatient_client() as client:
             ended = client.read_flow_runs(
                 deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [run.deployment_id]}}),
                 flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _ENDED}}}),

@@ -12,7 +12,7 @@ from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 
 from flows.parameters import Options, flow_of
-from flows.reports import publish
+from flows.prefect_api import publish
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError, UnavailableError
 from tasks.keep import DEFAULT_KEEP, Keep, WhenFull

@@ -18,13 +18,13 @@ from uuid import UUID
 import pandas as pd
 import redis
 from httpx import HTTPError
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows.prefect_api import impatient_client
 from tasks import report
 from tasks.bound import Journey
 from tasks.connection import connect
@@ -37,7 +37,6 @@ __all__ = ["Watch", "await_server"]
 
 _LOOK = 2.0  # seconds between two looks at the run's own state
 _REPORT = 5.0  # seconds between two reports: each is up to 44 ms of the server's
-_PATIENCE = 3.0  # seconds a request may take; Prefect's own are repeated for about 70
 _WORD = 60.0  # seconds between the results that are logged
 _SHOWN_ROWS = 10
 _AWAITED = 120.0  # seconds the end of the run waits for the Prefect server
@@ -105,8 +104,7 @@ class Watch:
         with contextlib.ExitStack() as stack:
             client = None
             if self._run:
-                stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
-                client = stack.enter_context(get_client(sync_client=True, httpx_settings={"timeout": _PATIENCE}))
+                client = stack.enter_context(impatient_client())
             while not self._closing.wait(_LOOK):
                 self._look(client)
             self._next_report = 0.0
@@ -247,10 +245,7 @@ def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
 
     Prefect 3.8.8 tries for about 70 s to report that a flow has ended, then takes its own failure for the flow's.
     """
-    with (
-        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-        get_client(sync_client=True, httpx_settings={"timeout": _PATIENCE}) as client,
-    ):
+    with impatient_client() as client:
         end, told = time.monotonic() + _AWAITED, False
         while client.api_healthcheck() is not None:
             if time.monotonic() > end:

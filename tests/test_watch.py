@@ -16,7 +16,7 @@ from prefect.states import Cancelling
 from streamz import Stream
 
 from deployments.redis_server import RedisServer
-from flows import outlet, outlets, reporting
+from flows import outlet, outlets, prefect_api, reporting
 from tasks import SluiceError
 from tests.streams import pending, push_all
 from tests.waiting import wait_until
@@ -156,8 +156,8 @@ def test_a_dead_prefect_server_holds_up_neither_the_stream_nor_its_end(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         port = dead_port() if how == "refuses" else silent.getsockname()[1]
-        dead = SyncPrefectClient(f"http://127.0.0.1:{port}/api", httpx_settings={"timeout": reporting._PATIENCE})
-        monkeypatch.setattr(reporting, "get_client", lambda **_: dead)
+        dead = SyncPrefectClient(f"http://127.0.0.1:{port}/api", httpx_settings={"timeout": prefect_api.PATIENCE})
+        monkeypatch.setattr(prefect_api, "get_client", lambda **_: dead)
 
         @outlet(topics="topic", group="group", until="now")
         def stream(source: Stream) -> None:
@@ -184,7 +184,7 @@ def test_a_run_waits_at_its_end_for_a_server_that_is_away(monkeypatch: pytest.Mo
         def api_healthcheck(self) -> Exception | None:
             return next(answers)
 
-    monkeypatch.setattr(reporting, "get_client", lambda **_: Away())
+    monkeypatch.setattr(prefect_api, "get_client", lambda **_: Away())
     monkeypatch.setattr(reporting.time, "sleep", lambda _: None)
     assert reporting.await_server(logging.getLogger())
     assert list(answers) == []

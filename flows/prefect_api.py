@@ -1,16 +1,31 @@
-"""What a run leaves behind in the UI: one Markdown artifact, from a thread that can harm nobody."""
+"""Prefect's API for what is worth no waiting: its own client repeats a request for about 70 s (3.8.8)."""
 
 import contextvars
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-__all__ = ["publish"]
+__all__ = ["PATIENCE", "impatient_client", "publish"]
+
+PATIENCE = 3.0  # seconds a request may take
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def impatient_client() -> Iterator[SyncPrefectClient]:
+    """Give a client that asks once and raises if the server does not answer soon."""
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(sync_client=True, httpx_settings={"timeout": PATIENCE}) as client,
+    ):
+        yield client
 
 
 def publish(markdown: str, *, key: str, description: str, patience: float = 5.0) -> None:
@@ -28,7 +43,7 @@ def publish(markdown: str, *, key: str, description: str, patience: float = 5.0)
     def create() -> None:
         try:
             # Prefect's create_markdown_artifact leaves its connection open (3.8.8).
-            with get_client(sync_client=True) as client:
+            with impatient_client() as client:
                 client.create_artifact(artifact)
         except Exception as error:  # noqa: BLE001 - a report is worth no run
             logger.info("no artifact %r: %s", key, type(error).__name__)
