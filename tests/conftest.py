@@ -19,12 +19,12 @@ from deployments.redis_server import RedisServer
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
     "ci",
-    max_examples=100,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     print_blob=True,
 )
-settings.register_profile("long", settings.get_profile("ci"), max_examples=3000)  # for an hour of looking
+settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)  # for an hour of looking
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 
 

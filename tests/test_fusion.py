@@ -105,7 +105,8 @@ def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | N
         source = here(client, fuse=fuse, max_entries=3)
         kept = build(source, plan, seen, fails_at)
         reading = source.open()
-        await drain(source, until=lambda: not reading.secured.waiting)
+        await drain(source, until=lambda: not reading.secured.waiting and not reading.is_busy)
+        await source.step()  # acknowledges what was done since the last one
         meters = [(meter.name, meter.received, meter.failed) for meter in reading.secured.meters]
         found = {
             "seen": seen,

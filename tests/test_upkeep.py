@@ -33,7 +33,10 @@ def artifact(key: str) -> str:
 
 
 def events() -> set[tuple[str, str, int]]:
-    found = fetched("/events/filter", {"filter": {"event": {"prefix": ["sluice."]}}, "limit": 50})["events"]
+    found = fetched(
+        "/events/filter",
+        {"filter": {"event": {"prefix": ["sluice.topic.", "sluice.entry.", "sluice.reservoir."]}}, "limit": 50},
+    )["events"]
     return {(each["event"], each["related"][0]["prefect.resource.name"], each["payload"]["entries"]) for each in found}
 
 
