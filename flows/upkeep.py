@@ -7,8 +7,9 @@ from prefect.events import emit_event
 from flows.sentences import say_errors_in_one_sentence
 from tasks import history
 from tasks import rewind as rewinding
-from tasks.deadletters import DeadLetters, Letter, Outcome, markdown
+from tasks.deadletters import DeadLetters, Letter, Outcome
 from tasks.levels import TopicLevel
+from tasks.report import letters_table
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
 from tasks.settings import seconds
@@ -162,7 +163,7 @@ def replay_dead_letters(
         outcomes.update(() if dry_run else letters.replay(chosen))
     finally:
         create_markdown_artifact(
-            markdown(chosen, outcomes, otherwise="chosen" if dry_run else "not confirmed"),
+            letters_table(chosen, outcomes, otherwise="chosen" if dry_run else "not confirmed"),
             key="sluice-dead-letters",
             description=f"Dead letters of group {group!r} on topic {topic!r}, and what became of them",
         )

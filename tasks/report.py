@@ -1,20 +1,23 @@
-"""What an outlet's report shows, as Markdown: the pipeline with what flows through it, its topics, its last result."""
+"""What reports show, as Markdown: a pipeline with what flows through it, its topics, its last result; dead letters."""
 
 import textwrap
 import time
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 from streamz import Stream
 
+from tasks.deadletters import Letter, Outcome
 from tasks.levels import TopicLevel
 from tasks.pipeline import Meter
 
-__all__ = ["Flow", "cell", "diagram", "flow_of", "nodes_table", "result_table", "topics_table"]
+__all__ = ["Flow", "cell", "diagram", "flow_of", "letters_table", "nodes_table", "result_table", "topics_table"]
 
 _ROWS, _COLUMNS, _WIDTH = 10, 12, 60
+_LETTERS, _EXCEPTION_WIDTH = 200, 200
 _LYING = 5  # nodes that a diagram has room for side by side
 _TIGHT = '%%{init: {"flowchart": {"nodeSpacing": 20, "rankSpacing": 25}}}%%'
 # Mermaid reads '#' and a number as a character; what it takes for its own syntax inside a label goes that way.
@@ -138,10 +141,25 @@ def result_table(value: Any) -> str:
     return "```\n" + textwrap.shorten(repr(value), 1_000).replace("```", "'''") + "\n```"
 
 
-def cell(value: Any) -> str:
+def letters_table(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome], *, otherwise: str) -> str:
+    """Return dead letters as a table, with what became of each: `otherwise` where that is not known."""
+    became = {letter: outcomes.get(letter, otherwise) for letter in letters}
+    if not became:
+        return "No dead letter was chosen."
+    counts = ", ".join(f"{n:,} {outcome}" for outcome, n in Counter(became.values()).items())
+    rows = [
+        (one.id, one.entry_id, cell(one.node), cell(one.exception, _EXCEPTION_WIDTH), one.retries, outcome)
+        for one, outcome in list(became.items())[:_LETTERS]
+    ]
+    more = f"\n\nand {len(became) - _LETTERS:,} more" if len(became) > _LETTERS else ""
+    table = _table(("letter", "entry", "node", "exception", "replayed before", "now"), rows)
+    return f"{counts}\n\n{table}{more}"
+
+
+def cell(value: Any, width: int = _WIDTH) -> str:
     """Return a value as one cell of a Markdown table."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return (text if len(text) <= _WIDTH else f"{text[:_WIDTH]}...").translate(_MARKDOWN)
+    return (text if len(text) <= width else f"{text[:width]}...").translate(_MARKDOWN)
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

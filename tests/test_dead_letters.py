@@ -378,7 +378,8 @@ def test_letters_are_chosen_by_time_text_and_id(client: redis.Redis) -> None:
     assert chosen(since="1970-01-01", until="2999-12-31T00:00+01:00") == ids
     assert chosen(until="1970-01-01T00:00:01") == chosen(since="2999-01-01T00:00:00") == []
     assert chosen(ids=[keys[3], keys[0]]) == [ids[0], ids[3]]
-    assert chosen(ids=[keys[3], keys[0]], until=keys[2]) == [ids[0], ""]
+    assert chosen(ids=[keys[3], keys[0]], until=keys[2]) == [ids[0]]
+    assert chosen(ids=[keys[1], "1", "1-0", "2000-01-01"]) == [*[""] * 2, ids[1]]
     assert chosen(ids=[]) == []
 
 
