@@ -47,7 +47,7 @@ def free_port() -> int:
 def test_help_names_the_commands_and_needs_no_prefect(tmp_path: Path) -> None:
     result = sluice("--help", state=tmp_path)
     assert result.returncode == 0
-    assert all(name in result.stdout for name in ("up", "status", "peek"))
+    assert all(name in result.stdout for name in ("up", "status", "peek", "restart"))
     loaded = "import deployments.cli, sys; sys.exit(bool({'prefect', 'pandas', 'redis'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
 
@@ -100,6 +100,12 @@ def test_up_says_so_when_the_prefect_server_it_was_given_does_not_answer(
     url = f"http://127.0.0.1:{free_port()}/api"
     line = the_sentence(sluice("up", state=tmp_path, PREFECT_API_URL=url, SLUICE_REDIS_URL=redis_server.url))
     assert f"no Prefect server answers at PREFECT_API_URL ({url})" in line
+
+
+def test_restart_says_so_when_no_prefect_server_answers(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    line = the_sentence(sluice("restart", "movers", state=tmp_path, PREFECT_API_URL=url))
+    assert f"no Prefect server answers at {url}; run `make up`" in line
 
 
 def test_peek_shows_the_newest_entries_and_status_what_there_is(tmp_path: Path, redis_server: RedisServer) -> None:

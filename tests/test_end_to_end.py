@@ -181,6 +181,28 @@ def test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_bac
     assert len(plain.runs("ticking")) == 3
 
 
+def test_restart_ends_what_runs_in_good_order_and_runs_it_again(plain: Plain) -> None:
+    def restart(name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deployments", "restart", name]
+        return subprocess.run(
+            command, env=plain.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    before = len(plain.runs("busiest"))
+    assert "is Running" in restart("busiest").stdout  # nothing ran: it is just run
+    said = restart("busiest/main").stdout
+    first, second = plain.runs("busiest")[before:]
+    assert f"run {first.name} ended as Cancelled" in said
+    assert f"run {second.name} is Running" in said
+    assert (plain.state(first.id), plain.state(second.id)) == ("Cancelled", "Running")
+    plain.client.set_flow_run_state(second.id, Cancelling())
+    wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled", deadline=60)
+
+    unknown = restart("nothing")
+    assert unknown.returncode == 1
+    assert "expected the name of a deployment, got 'nothing/main'; there are: archive/main, " in unknown.stderr
+
+
 class Up:
     """`sluice up` in a process of its own, with what it prints in a file."""
 

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RAW = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = RAW["deployments"]
 INLETS = [each for each in DEPLOYMENTS if "inlet" in each["tags"]]
+REPLAYS = [each for each in DEPLOYMENTS if "replay" in each["tags"]]
 UPKEEP = [each for each in DEPLOYMENTS if "upkeep" in each["tags"]]
 OUTLETS = [each for each in DEPLOYMENTS if "outlet" in each["tags"]]
 
@@ -85,8 +86,8 @@ def test_every_deployment_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_every_deployment_is_an_inlet_an_outlet_or_for_the_operator_and_of_the_pool() -> None:
-    assert len(INLETS) + len(OUTLETS) + len(UPKEEP) == len(DEPLOYMENTS)
+def test_every_deployment_is_an_inlet_an_outlet_a_replay_or_for_the_operator_and_of_the_pool() -> None:
+    assert len(INLETS) + len(OUTLETS) + len(REPLAYS) + len(UPKEEP) == len(DEPLOYMENTS)
     assert {each["work_pool"]["name"] for each in DEPLOYMENTS} == {POOL}
     assert all("sluice" in each["tags"] for each in DEPLOYMENTS)  # deployments/automations.yaml goes by it
 
@@ -158,6 +159,18 @@ def test_an_outlet_is_run_again_when_it_crashed_or_failed_and_not_when_it_was_st
 BY_HAND: set[str] = set()  # flows for the operator, run when they are needed
 
 
+def test_a_replay_ends_by_itself_and_has_a_group_that_no_outlet_has() -> None:
+    groups = set()
+    for outlet in OUTLETS:
+        flow = load_flow_from_entrypoint(str(ROOT / outlet["entrypoint"]), use_placeholder_flow=False)
+        groups.add({**_defaults(flow), **outlet.get("parameters", {})}["group"])
+    for replay in REPLAYS:
+        assert replay["parameters"]["group"] not in groups
+        assert replay["parameters"]["until"]
+        assert replay["parameters"]["drop_group"]
+        assert "triggers" not in replay
+
+
 def test_every_flow_in_flows_is_deployed() -> None:
     deployed = {each["entrypoint"] for each in DEPLOYMENTS}
     found = set()
@@ -218,7 +231,7 @@ def test_import_flows_names_all_shipped_flows() -> None:
     entrypoints = [str(ROOT / each["entrypoint"]) for each in DEPLOYMENTS]
     flows, errors = import_flows(entrypoints)
     assert not errors
-    assert sorted(flows.values()) == sorted(each["entrypoint"].rpartition(":")[2] for each in DEPLOYMENTS)
+    assert set(flows.values()) == {each["entrypoint"].rpartition(":")[2] for each in DEPLOYMENTS}
 
 
 def _defaults(flow: Flow[..., Any]) -> dict[str, Any]:
