@@ -72,10 +72,10 @@ def _end(client: "SyncPrefectClient", deployment: "UUID", full: str, timeout: fl
     )
     ending = [run for run in found if not run.auto_scheduled or run.state_type != StateType.SCHEDULED]
     for run in ending:
-        if run.state_type in (StateType.RUNNING, StateType.PENDING):
+        if run.state_type == StateType.RUNNING:
             client.set_flow_run_state(run.id, Cancelling(message=why))
-        elif run.state_type != StateType.CANCELLING:
-            client.set_flow_run_state(run.id, Cancelled(message=why))
+        elif run.state_type != StateType.CANCELLING:  # nothing is in flight yet, and its process ends when it sees this
+            client.set_flow_run_state(run.id, Cancelled(message=why), force=True)
     deadline = time.monotonic() + timeout
     while True:
         runs = [client.read_flow_run(run.id) for run in ending]

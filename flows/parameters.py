@@ -10,6 +10,7 @@ from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
 
 from flows.sentences import say_errors_in_one_sentence
+from flows.stopping import leave_no_run_cancelling
 from tasks.errors import SettingsError
 
 __all__ = ["Options", "flow_of"]
@@ -58,6 +59,7 @@ def flow_of(
         given = defaults | parameters
         return run({name: given.pop(name) for name in names}, given)
 
+    leave_no_run_cancelling()
     documentation = inspect.getdoc(function) or ""
     described = parameter_docstrings(documentation) | options.descriptions
     every = [*own, *options.parameters]

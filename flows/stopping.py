@@ -1,15 +1,21 @@
 """How a run is stopped: by a signal, with time to finish what is under way; and what must not stop it."""
 
+import atexit
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from uuid import UUID
 
 from prefect._internal.concurrency.cancellation import shield
 from prefect.context import FlowRunContext
+from prefect.states import Cancelled
 
-__all__ = ["outlast_the_slot", "stop_on_signals"]
+from flows.prefect_api import impatient_client
+
+__all__ = ["leave_no_run_cancelling", "outlast_the_slot", "stop_on_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -37,6 +43,25 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(s, handler)
 
 
+def leave_no_run_cancelling() -> None:
+    """See to it that this process' run is Cancelled at its end, if somebody wanted it cancelled.
+
+    Prefect 3.8.8 does not when the run was still starting: its flow is never called, and it stays Cancelling for ever.
+    """
+    if os.environ.get(_RUN_ID) and not _promises:
+        _promises.append(atexit.register(_end_cancelled))
+
+
+def _end_cancelled() -> None:
+    run = UUID(os.environ[_RUN_ID])
+    with suppress(Exception), impatient_client() as client:
+        state = client.read_flow_run(run).state
+        if state and state.is_cancelling():
+            client.set_flow_run_state(run, Cancelled(message="Its process has ended."), force=True)
+
+
+_RUN_ID = "PREFECT__FLOW_RUN_ID"  # set by whatever runs a flow in a process of its own
+_promises = []
 _shields = []
 
 

@@ -203,6 +203,13 @@ def test_restart_ends_what_runs_in_good_order_and_runs_it_again(plain: Plain) ->
     assert "expected the name of a deployment, got 'nothing/main'; there are: archive/main, " in unknown.stderr
 
 
+def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain) -> None:
+    run = plain.client.create_flow_run_from_deployment(plain.client.read_deployment_by_name("busiest/main").id)
+    wait_until(lambda: plain.state(run.id) == "Submitting", "its process to start", deadline=30)
+    plain.client.set_flow_run_state(run.id, Cancelling())
+    wait_until(lambda: plain.state(run.id) == "Cancelled", "its end", deadline=60)
+
+
 class Up:
     """`sluice up` in a process of its own, with what it prints in a file."""
 
