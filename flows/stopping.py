@@ -18,6 +18,11 @@ from flows.prefect_api import impatient_client
 __all__ = ["leave_no_run_cancelling", "outlast_the_slot", "stop_on_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_RUN_ID = "PREFECT__FLOW_RUN_ID"  # set by whatever runs a flow in a process of its own
+
+# Made once a process, and kept to its end.
+_promises = []
+_shields = []
 
 
 @contextmanager
@@ -58,11 +63,6 @@ def _end_cancelled() -> None:
         state = client.read_flow_run(run).state
         if state and state.is_cancelling():
             client.set_flow_run_state(run, Cancelled(message="Its process has ended."), force=True)
-
-
-_RUN_ID = "PREFECT__FLOW_RUN_ID"  # set by whatever runs a flow in a process of its own
-_promises = []
-_shields = []
 
 
 def outlast_the_slot() -> None:
