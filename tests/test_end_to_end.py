@@ -110,7 +110,7 @@ def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automa
     found = {
         f"{plain.client.read_flow(each.flow_id).name}/{each.name}": each for each in plain.client.read_deployments()
     }
-    assert set(found) == {f"{each.entrypoint.rpartition(':')[2]}/main" for each in declared.deployments}
+    assert set(found) == {f"{each.entrypoint.rpartition(':')[2]}/{each.name}" for each in declared.deployments}
     assert {len(each.schedules) for name, each in found.items() if "inlet" in each.tags} == {1}
     assert {name for name, each in found.items() if "outlet" in each.tags and not each.schedules} == {
         "ticking/main",
