@@ -471,3 +471,14 @@ def test_replayed_entries_may_come_in_lists_with_others(client: redis.Redis) -> 
     assert seen == [[ids[3], ids[0], ids[2]]]
     assert not pending(client)
     assert not retrying(client)
+
+
+def test_a_bounded_run_reads_what_was_replayed_up_to_its_bound(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    failing(client, {0, 2})
+    replay_all(client)
+    seen: list[Any] = []
+    failing(client, set(), seen=seen, until="2000-01-01")
+    assert seen == []
+    failing(client, set(), seen=seen, until="now")
+    assert [entry.id for entry in seen] == [ids[0], ids[2]]

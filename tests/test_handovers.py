@@ -54,7 +54,7 @@ def hand_over(url: str, times: int, *, pause: float, kill: float = 0.0, **run: A
             killed += victim.is_alive()
             victim.kill()
     for process in processes:
-        process.join(60)
+        process.join(6 * pause + 30)  # its window, and what is under way then
         assert not process.is_alive()
     return killed
 
