@@ -46,8 +46,9 @@ def inlet(
     """Make a flow of a pump: what the pump returns at every tick is pushed to a topic.
 
     The pump returns a mapping (an entry's fields), a DataFrame (an entry of one field, named after the pump), an
-    iterable of those (several entries), or None (nothing this time). It may be async. The undecorated function
-    stays callable as the flow's `pump`.
+    iterable of those (several entries), or None (nothing this time). It may be async: a run awaits all its calls in one
+    event loop, so that a session that the first one opened serves the later ones too. The undecorated function stays
+    callable as the flow's `pump`.
 
     A run pumps until the next scheduled one relieves it, without doubling or leaving out a tick, or its window ends.
     While Redis is away, what was pumped waits in memory and is pushed later; beyond 10,000 entries or 64 MiB, ticks are
@@ -58,7 +59,7 @@ def inlet(
         topic: The topic to push to.
         every: The time between ticks, such as '500ms' or '5s', at most 60s. Empty - pump and push once in each run.
         threads: How many pumps may run at once. 0 - one, in the run's own thread.
-        timeout: How long one pump may take before its tick counts as failed. Needs threads.
+        timeout: How long one pump may take before its tick counts as failed; an async one is cancelled then. Needs threads.
         window: How long a run pumps if no later run relieves it. Longer than the schedule's interval.
         keep: What the topic keeps - entries, age and size, such as 4000 or 4000, 1h, 500MB. All inlets of a topic say the same.
         when_full: What happens when a group has not read what is beyond that - spill, it is dropped and counted; wait, ticks

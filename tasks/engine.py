@@ -29,7 +29,8 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
     """Call `func` at every tick of the grid, push what it returns to `topic`, and emit what was pushed.
 
     topic       where to push
-    func        a pump: returns a mapping of fields, a DataFrame, several of those, or None; may be async
+    func        a pump: returns a mapping of fields, a DataFrame, several of those, or None; may be async, and is awaited in a loop
+                that lasts from a start to a stop
     every       the time between ticks, above zero: '5s', 0.5, timedelta(seconds=1)
     threads     how many pumps may run at once; 0 for one, in the source's own thread
     timeout     how long one pump may take; needs threads

@@ -1,29 +1,26 @@
 """A pump on its grid: ticks, threads, timeouts and order. Plain Python, nothing of Prefect."""
 
-import asyncio
 import contextvars
-import inspect
 import logging
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 import redis
 
 from tasks.errors import PumpError, SettingsError, TopicFullError
+from tasks.ownloop import OwnLoop
 from tasks.pusher import Job, Pusher
 from tasks.repeated import Repeated
+from tasks.summary import Summary
 from tasks.ticks import Beat, tick_at, time_of
 
-__all__ = ["Pumping", "Summary", "as_entries", "synchronous"]
+__all__ = ["Pumping", "as_entries"]
 
 Entries = list[Mapping[str, Any]]
 
-_KEPT = 10_000
 # How long a run waits, after its end, for a Redis that is away.
 _LAST_WAIT = 10.0
 
@@ -49,14 +46,6 @@ def as_entries(value: Any, *, name: str) -> Entries:
     raise PumpError(_not_entries(value, name))
 
 
-def synchronous(pump: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a pump that returns what `pump` does, awaited if that is async; it may be a partial."""
-    is_async = inspect.iscoroutinefunction(inspect.unwrap(pump)) or inspect.iscoroutinefunction(
-        getattr(pump, "func", None)
-    )
-    return (lambda: asyncio.run(pump())) if is_async else pump
-
-
 def _entry(item: Any, *, name: str) -> Entries:
     if isinstance(item, pd.DataFrame | Mapping):
         return as_entries(item, name=name)
@@ -70,62 +59,6 @@ def _not_entries(value: Any, name: str) -> str:
     )
 
 
-@dataclass(slots=True)
-class Summary:
-    """What came of a run's ticks.
-
-    missed     by reason: no thread was free, the run came too late, another run had them, the topic was full, Redis was away
-               too long
-    failed     the pump raised, took too long, or returned what cannot be pushed
-    lost       claimed here, but taken away before the push; or claimed by an earlier run that died over them
-    seconds    how long the latest pumps took, in tick order
-    delays     how long after their ticks the latest pumps began
-    """
-
-    due: int = 0
-    pushed: int = 0
-    entries: int = 0
-    bytes: int = 0
-    failed: int = 0
-    lost: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
-    delays: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
-
-    @property
-    def missed(self) -> int:
-        """Return how many ticks were missed, for whatever reason."""
-        return self.reasons.total()
-
-    def __str__(self) -> str:
-        why = "".join(f"; {n} {reason}" for reason, n in sorted(self.reasons.items()))
-        return (
-            f"{self.due} ticks due, {self.pushed} pushed ({self.entries} entries, {self.bytes} bytes), {self.missed} missed, "
-            f"{self.failed} failed, {self.lost} lost{why}; the pump took {_ms(self.seconds, 0.5)} (p50), {_ms(self.seconds, 0.99)} (p99) "
-            f"and began {_ms(self.delays, 0.5)} (p50), {_ms(self.delays, 0.999)} (p99.9) after its tick"
-        )
-
-    def markdown(self) -> str:
-        """Return it as a table."""
-        rows = {
-            "ticks due": self.due,
-            "pushed": self.pushed,
-            "entries": self.entries,
-            "bytes": self.bytes,
-            **{f"missed: {reason}": n for reason, n in sorted(self.reasons.items())},
-            "failed": self.failed,
-            "lost": self.lost,
-            "pump time p50, p99": f"{_ms(self.seconds, 0.5)}, {_ms(self.seconds, 0.99)}",
-            "start after the tick p50, p99.9": f"{_ms(self.delays, 0.5)}, {_ms(self.delays, 0.999)}",
-        }
-        return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-
-
-def _ms(values: Iterable[float], quantile: float) -> str:
-    ordered = sorted(values)
-    return f"{ordered[int(quantile * (len(ordered) - 1))] * 1000:.0f} ms" if ordered else "0 ms"
-
-
 class Pumping:
     """One run of a pump: from when it takes the beat over until it is relieved, stopped, or its window ends.
 
@@ -134,9 +67,10 @@ class Pumping:
     run goes on pumping, and what it pumped waits in memory; beyond the bounds, ticks are missed. Where the clock
     steps back, ticks that were claimed are not pumped again: the run waits for the clock, and says so once.
 
-    pump       called without arguments; may be async
+    pump       called without arguments; may be async: then all its calls are awaited in one loop, which is the run's
     threads    how many pumps may run at once; 0: one, in this thread
-    timeout    seconds after which a pump counts as failed; its thread is replaced, as it cannot be stopped
+    timeout    seconds after which a pump counts as failed; an async one is cancelled, the thread of another one replaced,
+               as it cannot be stopped
     window     seconds after which the run ends if nobody has relieved it; None: never
     max_waiting, max_waiting_bytes   the most entries and bytes that wait for Redis
     on_pushed  called with the ids and the entries of each push, in tick order
@@ -166,7 +100,8 @@ class Pumping:
             msg = f"timeout: a pump in the run's own thread cannot be left behind; give {name!r} threads=1 or more"
             raise SettingsError(msg)
         self.summary = Summary()
-        self._pump = synchronous(pump)
+        self._pump = pump
+        self._loop = OwnLoop()
         self._name = name
         self._beat = beat
         self._threads = threads
@@ -212,8 +147,9 @@ class Pumping:
         self._pusher = Pusher(self._beat, settled=self._settled, lost=self._lost, restart=self._restart)
 
     def close(self) -> None:
-        """End the pusher, and count what is left as missed."""
+        """End the pusher and the pump's loop, and count what is left as missed."""
         left = self._pusher.close()
+        self._loop.close()
         if n := sum(job.began is not None for job in left):
             self._miss(n, "Redis was away until the end")
         self._warn.flush()
@@ -289,7 +225,7 @@ class Pumping:
     def _work(self, job: Job) -> None:
         value, encoded, error = None, [], None
         try:
-            value = as_entries(self._pump(), name=self._name)
+            value = as_entries(self._loop.call(self._pump, timeout=self._timeout), name=self._name)
             encoded = self._beat.encode(value)
         except BaseException as raised:  # noqa: BLE001 - whatever a pump may raise; SystemExit would end its thread only
             error = raised

@@ -14,54 +14,14 @@ from hypothesis import strategies as st
 from tasks import PumpError, Reservoir, SettingsError
 from tasks.pump import Pumping, as_entries
 from tasks.ticks import Beat
+from tests.pumps import Clock, ending_all, pumping, pushed, run_until, settle
 from tests.waiting import wait_until
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def pumping(
-    client: redis.Redis, pump: Callable[[], Any], clock: Clock, *, every: float = 1.0, **options: Any
-) -> Pumping:
-    made = Pumping(
-        pump, name="pump", beat=Beat(Reservoir(client), "topic", "pump", every=every), clock=clock, **options
-    )
-    made.begin()
-    begun.append(made)
-    return made
-
-
-begun: list[Pumping] = []
 
 
 @pytest.fixture(autouse=True)
 def end_all() -> Iterator[None]:
-    yield
-    while begun:
-        begun.pop().close()
-
-
-def pushed(client: redis.Redis) -> list[Any]:
-    return [entry["n"] for entry in Reservoir(client).peek("topic", 10_000)]
-
-
-def run_until(one: Pumping, clock: Clock, end: float) -> None:
-    """Step as `Pumping.run` does, the clock moving as far as each step asks."""
-    while clock.now < end and (wait := one.step()) is not None:
-        clock.now += wait
-        settle(one)
-
-
-def settle(one: Pumping) -> None:
-    """Wait until what has ended is pushed."""
-    wait_until(lambda: not [job for job in one._pusher.jobs if job.ended is not None], "the pushes")
+    with ending_all():
+        yield
 
 
 frame = pd.DataFrame({"a": [1]})
@@ -255,16 +215,6 @@ def test_what_cannot_be_encoded_is_a_failed_tick_and_nothing_of_it_is_pushed(cli
     run_until(one, clock, 1001.5)
     assert one.summary.failed == 1
     assert client.exists("topic") == 0
-
-
-def test_an_async_pump_is_awaited(client: redis.Redis) -> None:
-    clock = Clock()
-
-    async def pump() -> dict[str, int]:
-        return {"n": 1}
-
-    run_until(pumping(client, pump, clock), clock, 1001.5)
-    assert pushed(client) == [1]
 
 
 def test_a_run_that_nobody_relieves_ends_with_its_window(client: redis.Redis) -> None:
