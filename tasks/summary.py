@@ -13,12 +13,13 @@ _KEPT = 10_000
 class Summary:
     """What came of a run's ticks.
 
-    missed     by reason: no thread was free, the run came too late, another run had them, the topic was full, Redis was away
-               too long
+    reasons    missed ticks by why: no thread was free, the run came too late, another run had them, the topic was full, Redis
+               was away too long, a clock is wrong
     failed     the pump raised, took too long, or returned what cannot be pushed
     lost       claimed here, but taken away before the push; or claimed by an earlier run that died over them
     seconds    how long the latest pumps took, in tick order
     delays     how long after their ticks the latest pumps began
+    skew       seconds by which the clock was ahead of Redis' when the run began
     """
 
     due: int = 0
@@ -30,6 +31,7 @@ class Summary:
     reasons: Counter[str] = field(default_factory=Counter)
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
     delays: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    skew: float = 0.0
 
     @property
     def missed(self) -> int:
@@ -56,6 +58,7 @@ class Summary:
             "lost": self.lost,
             "pump time p50, p99": f"{_ms(self.seconds, 0.5)}, {_ms(self.seconds, 0.99)}",
             "start after the tick p50, p99.9": f"{_ms(self.delays, 0.5)}, {_ms(self.delays, 0.999)}",
+            "clock ahead of Redis' by": f"{self.skew:.1f} s",
         }
         return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 

@@ -39,7 +39,11 @@ def pumping(
     client: redis.Redis, pump: Callable[[], Any], clock: Clock, *, every: float = 1.0, **options: Any
 ) -> Pumping:
     made = Pumping(
-        pump, name="pump", beat=Beat(Reservoir(client), "topic", "pump", every=every), clock=clock, **options
+        pump,
+        name="pump",
+        beat=Beat(Reservoir(client), "topic", "pump", every=every),
+        clock=clock,
+        **({"timer": clock} | options),
     )
     made.begin()
     begun.append(made)

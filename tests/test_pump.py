@@ -307,20 +307,6 @@ def test_a_newcomer_pushes_after_the_ticks_that_the_older_run_still_pumps(client
     assert pushed(client) == [0, "new"]
 
 
-def test_a_clock_that_steps_back_costs_a_wait_and_pushes_no_tick_twice(
-    client: redis.Redis, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = Clock()
-    one = pumping(client, lambda: {"n": clock.now}, clock)
-    run_until(one, clock, 1003.5)
-    clock.now = 400.0
-    one.step()
-    one.step()
-    run_until(one, clock, 1005.5)
-    assert pushed(client) == [1001.0, 1002.0, 1003.0, 1004.0, 1005.0]
-    assert caplog.text.count("stepped back") == 1
-
-
 def test_a_tick_that_pushed_nothing_leaves_no_record_behind(client: redis.Redis) -> None:
     clock = Clock()
     one = pumping(client, lambda: None, clock)

@@ -312,7 +312,9 @@ def test_a_full_topic_costs_an_inlet_that_waits_its_ticks_and_no_failure(client:
     at_work(client, "group")
     beat = Beat(Reservoir(client), "topic", "inlet", every=1.0, keep=Keep(entries=1, when_full="wait"))
     now = 100.0
-    pumping = Pumping(lambda: {"n": b"x" * 5_000}, name="inlet", beat=beat, max_failures=1, clock=lambda: now)
+    pumping = Pumping(
+        lambda: {"n": b"x" * 5_000}, name="inlet", beat=beat, max_failures=1, clock=lambda: now, timer=lambda: now
+    )
     pumping.begin()
     summary = pumping.summary
 
