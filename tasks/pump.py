@@ -11,6 +11,7 @@ import pandas as pd
 import redis
 
 from tasks.errors import PumpError, SettingsError, TopicFullError
+from tasks.keep import Buffer
 from tasks.ownloop import OwnLoop
 from tasks.pusher import Job, Pusher
 from tasks.repeated import Repeated
@@ -75,7 +76,7 @@ class Pumping:
     timeout    seconds after which a pump counts as failed; an async one is cancelled, the thread of another one replaced,
                as it cannot be stopped
     window     seconds after which the run ends if nobody has relieved it; None: never
-    max_waiting, max_waiting_bytes   the most entries and bytes that wait for Redis
+    max_waiting  how much may wait for Redis: beyond, ticks are missed
     on_pushed  called with the ids and the entries of each push, in tick order
     clock      tells the time of day: the grid's
     timer      tells how much time has passed, whatever happens to the clock
@@ -91,8 +92,7 @@ class Pumping:
         timeout: float | None = None,
         window: float | None = None,
         max_failures: int = 10,
-        max_waiting: int = 10_000,
-        max_waiting_bytes: int = 64 << 20,
+        max_waiting: Buffer = Buffer(),  # noqa: B008 - frozen
         stop: threading.Event | None = None,
         on_pushed: Callable[[list[str], Entries], None] | None = None,
         clock: Callable[[], float] = time.time,
@@ -121,7 +121,6 @@ class Pumping:
         self._log = log or logging.getLogger(__name__)
         self._warn = Repeated(self._log)
         self._max_waiting = max_waiting
-        self._max_waiting_bytes = max_waiting_bytes
         self._lock = threading.Lock()
         self._running = 0
         self._failures_in_a_row = 0
@@ -218,7 +217,7 @@ class Pumping:
         if busy >= max(1, self._threads):
             return f"all {max(1, self._threads)} threads were busy"
         entries, size = sum(len(job.encoded) for job in jobs), sum(job.bytes for job in jobs)
-        if entries >= self._max_waiting or len(jobs) >= self._max_waiting or size >= self._max_waiting_bytes:
+        if max(entries, len(jobs)) >= self._max_waiting.entries or size >= self._max_waiting.max_bytes:
             return "no more may wait for Redis"
         return None
 

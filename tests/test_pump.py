@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import PumpError, Reservoir, SettingsError
+from tasks.keep import Buffer
 from tasks.pump import Pumping, as_entries
 from tasks.ticks import Beat
 from tests.pumps import Clock, ending_all, pumping, pushed, run_until, settle
@@ -279,10 +280,11 @@ def test_what_another_run_pushed_while_this_one_had_no_redis_is_dropped_and_coun
     assert one.summary.missed == 2
 
 
-def test_no_more_than_the_bound_waits_for_redis_and_the_rest_is_missed() -> None:
+@pytest.mark.parametrize("limit", [2, "14B"])  # an entry here is 7 bytes: its field's name, its value
+def test_no_more_than_the_bound_waits_for_redis_and_the_rest_is_missed(limit: int | str) -> None:
     server = fakeredis.FakeServer(version=(7,))
     client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
-    one = pumping(client, lambda: {"n": clock.now}, clock, max_waiting=2)
+    one = pumping(client, lambda: {"n": clock.now}, clock, max_waiting=Buffer.of(limit))
     server.connected = False
     for clock.now in (1001.0, 1002.0, 1003.0, 1004.0):
         one.step()
