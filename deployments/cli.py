@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -87,6 +87,24 @@ def restart(
     from deployments.restart import restart as run  # noqa: PLC0415
 
     run(Console(), name, timeout=timeout)
+
+
+@app.command()
+def new(
+    kind: Annotated[Literal["inlet", "outlet"], typer.Argument(help="What to write.")],
+    name: Annotated[
+        str, typer.Argument(help="Its name: flows/NAME.py, tests/test_NAME.py and the deployment NAME/main.")
+    ],
+    topic: Annotated[
+        str | None, typer.Option(help="The topic it pushes to [NAME], or reads [machine].", show_default=False)
+    ] = None,
+) -> None:
+    """Write an inlet or an outlet to begin with, its deployment in prefect.yaml, and a test that passes."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from deployments.scaffold import new as write  # noqa: PLC0415
+
+    write(Console(), kind, name, root=Path(__file__).resolve().parents[1], topic=topic)
 
 
 def main() -> None:
