@@ -45,7 +45,7 @@ def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliverie
             source.close()
         else:
             # What was read and not acknowledged: a read ahead of the pipeline, as the reading thread makes it.
-            in_flight.update(e.id for e in source._reading._consumer.step(0))
+            in_flight.update(e.id for e in source.reading.consumer.step(0))
             crash(source, client)
         del kept
 
@@ -249,7 +249,7 @@ def test_of_all_that_was_in_flight_only_the_entry_they_died_of_becomes_a_dead_le
         try:
             await drain(source)
         except Killed:
-            membership = reading._consumer.membership
+            membership = reading.consumer.membership
             client.delete(f"sluice:lease:{membership.group}:{membership.name}")
             return False
         source.close()
@@ -275,7 +275,7 @@ def test_a_lapsed_lease_that_nobody_claimed_costs_nothing(client: redis.Redis) -
         reading = source.open()
         for _ in ids:
             crash(source, client)  # as after a pause, or an outage, longer than the lease
-            reading._consumer._next_renewal = 0.0
+            reading.consumer._next_renewal = 0.0
             await source.step()
         source.close()
         del kept
