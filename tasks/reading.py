@@ -27,7 +27,7 @@ _SHORT_BLOCK_MS = 5
 _MAX_PAUSE = 5.0
 # Seconds without any acknowledgement after which a pipeline that waits for nothing will not finish any more.
 _SETTLED = 0.3
-# Seconds for which the entries behind one that may be deadly wait until it is done or at rest.
+# Seconds for which the entries behind some that may be deadly wait until one more of these is done or at rest.
 _CAREFUL = 5.0
 # Seconds between acknowledgements while there is more to do: each costs a round trip, and waits for the pipeline's thread
 # to let go of the interpreter.
@@ -79,7 +79,8 @@ class Reading:
         self._next_flush = 0.0
         self._was_busy = False
         self._emitting: list[Receipt] = []
-        self._last: Receipt | None = None
+        self._suspects: set[tuple[str, str]] = set()
+        self._careful_until = 0.0
         self._open: set[Receipt] = set()
         self._progress = (0, 0)
 
@@ -137,7 +138,8 @@ class Reading:
             self._let_go()
         self._flush()
         if self.consumer.is_careful:
-            self._absolve(entries[0])
+            self._watch_suspects(entries)
+            self._see_through()
         self._raise_failure()
         return len(entries)
 
@@ -207,7 +209,6 @@ class Reading:
 
     def _let_go(self) -> None:
         """Let go of what was emitted last and has been awaited."""
-        self._last = self._emitting[-1]
         for receipt in self._emitting:
             receipt.release()
         self._emitting.clear()
@@ -258,10 +259,14 @@ class Reading:
         return True
 
     def _read_on(self) -> None:
-        if not self._was_busy or time.monotonic() >= self._next_flush:
+        is_careful = bool(self._suspects) and time.monotonic() < self._careful_until
+        if is_careful or not self._was_busy or time.monotonic() >= self._next_flush:
             self._tend()
             self._next_flush = time.monotonic() + _FLUSH
-        if len(self._batches) > (0 if self.consumer.has_suspects else 1):
+        if is_careful:
+            if self._see_through():
+                self._stopping.wait(0.001)
+        elif len(self._batches) > (0 if self.consumer.has_suspects else 1):
             self._room.wait(_BLOCK_MS / 1000)
             self._room.clear()
         elif self.consumer.is_through:
@@ -270,7 +275,7 @@ class Reading:
             self._batches.append(entries)
             self._wake()
             if self.consumer.is_careful:
-                self._see_through(entries[0])
+                self._watch_suspects(entries)
 
     def _read(self) -> list[Entry | Poison]:
         began = time.monotonic()
@@ -297,23 +302,22 @@ class Reading:
             if before_stop := getattr(meter.node, "before_stop", None):
                 before_stop()
 
-    def _see_through(self, suspect: Entry | Poison) -> None:
-        """Wait until a suspect is done or at rest, so that no other entry is in flight if it kills this consumer."""
-        end = time.monotonic() + _CAREFUL
-        while time.monotonic() < end and not self._stopping.is_set():
-            self._tend()
-            if not self.consumer.holds(*suspect.origin) or self._absolve(suspect):
-                return
-            time.sleep(0.001)
+    def _watch_suspects(self, entries: list[Entry | Poison]) -> None:
+        """Have nothing read until these are seen through, so that no others are in flight if one kills this consumer."""
+        self._suspects = {entry.origin for entry in entries}
+        self._careful_until = time.monotonic() + _CAREFUL
 
-    def _absolve(self, suspect: Entry | Poison) -> bool:
-        """Clear an entry that killed nobody, if it has been processed and is only kept; return whether it was."""
-        last = self._last
-        if last is None or (last.topic, last.id) != suspect.origin or not last.is_at_rest:
-            return False
-        if self.consumer.holds(*suspect.origin):
-            self.consumer.absolve(*suspect.origin)
-        return True
+    def _see_through(self) -> int:
+        """Let go of suspects that are done, and clear those that killed nobody and are only kept; return how many are left."""
+        left = {origin for origin in self._suspects if self.consumer.holds(*origin)}
+        at_rest = left & {(one.topic, one.id) for one in list(self._open) if one.is_at_rest}
+        for topic in {topic for topic, _ in at_rest}:
+            self.consumer.absolve(topic, [id_ for of, id_ in at_rest if of == topic])
+        left -= at_rest
+        if len(left) < len(self._suspects):
+            self._careful_until = time.monotonic() + _CAREFUL
+        self._suspects = left
+        return len(left)
 
     def _tend(self) -> None:
         self.consumer.renew()
