@@ -1,6 +1,7 @@
 """Beside an outlet's stream, on a real Prefect server: its report, its state, stalls; and nothing of that holds it up."""
 
 import itertools
+import re
 import socket
 import threading
 import time
@@ -71,7 +72,7 @@ def test_a_run_has_one_report_with_its_graph_its_failures_and_its_last_result(
 
 
 def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, client: SyncPrefectClient) -> None:
-    push_all(real_redis, "topic", range(20))
+    ids = push_all(real_redis, "topic", range(20))
 
     @outlet(topics="topic", group="replay", until="now")
     def replay(source: Stream) -> None:
@@ -80,6 +81,9 @@ def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, clie
     replay()
     [artifact] = artifacts(client, "outlet-replay-progress")
     assert (artifact["type"], artifact["data"]) == ("progress", 100.0)
+    [artifact] = artifacts(client, "outlet-replay")
+    assert f"**100 %** of a replay up to topic {ids[-1]}" in artifact["data"]
+    assert re.search(r'n0 -->\|"[1-9]\d/s"\| n1', artifact["data"])  # about 40: the rate of the whole run
 
 
 def test_a_run_that_prefect_wants_cancelled_stops_without_a_signal_and_ends_as_cancelled(
