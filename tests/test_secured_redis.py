@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import redis
+from prefect import flow
 
 from deployments.child import Child
 from deployments.redis_server import find_redis_server
-from tasks import Reservoir, UnavailableError
+from tasks import Reservoir, SettingsError, UnavailableError
 from tasks.connection import connect
 from tasks.deadletters import DeadLetters
 from tasks.engine import engine
@@ -25,6 +26,7 @@ from tasks.history import History
 from tasks.keep import Keep
 from tasks.retention import Retention
 from tasks.rewind import rewind
+from tasks.settings import REDIS_URL, STATE_DIR, redis_url
 from tests.streams import crash, drain, here, run
 from tests.waiting import wait_until
 
@@ -166,3 +168,14 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(secured: Secured) -> N
         connect(secured.url.partition("?")[0], retries=0)
     assert "certificate verify failed" in str(refusal.value.__cause__)
     assert "correct-horse" not in str(refusal.value)
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_flow_run_takes_the_address_from_the_secret_block_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(code, {})
+    monkeypatch.delenv(REDIS_URL, raising=False)
+    monkeypatch.setenv(STATE_DIR, "/nowhere")
+    assert flow(redis_url)() == "rediss://sluice:correct-horse@redis.example:6380/0"
+    with pytest.raises(SettingsError, match="found none"):  # only flow runs read it
+        redis_url()
