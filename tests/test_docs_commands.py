@@ -31,19 +31,19 @@ from tests.documents import (
 )
 from tests.test_prefect_yaml import DEPLOYMENTS
 
-END_TO_END = "test_end_to_end.py::"
+UP = "test_end_to_end.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
+RESTART = "test_end_to_end.py::test_restart_ends_what_runs_in_good_order_and_runs_it_again"
+BY_PREFECT = "test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
+SHOWN = "test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
 SECURED = "test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
-BY_PREFECT = (
-    END_TO_END + "test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
-)
 
 # Which test runs the commands that begin so.
 RUN_BY = {
     "make up": UP,
     "sluice up": UP,
-    "sluice restart": END_TO_END + "test_restart_ends_what_runs_in_good_order_and_runs_it_again",
-    "sluice status": "test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is",
-    "sluice peek": "test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is",
+    "sluice restart": RESTART,
+    "sluice status": SHOWN,
+    "sluice peek": SHOWN,
     "prefect deployment run": BY_PREFECT,
     "prefect deploy --all": BY_PREFECT,
     "prefect work-pool create": BY_PREFECT,
