@@ -71,7 +71,7 @@ def test_the_form_shows_the_functions_own_parameters_and_then_the_decorators(fil
     form = load(file).quotes.parameters
     assert list(form.properties) == [
         "board", "top", "topic", "every", "threads", "timeout", "window", "keep", "when_full",
-        "compression", "max_failures",
+        "compression", "max_failures", "max_waiting",
     ]  # fmt: skip
     assert form.properties["board"]["enum"] == ["all", "sh"]
     assert form.properties["top"]["type"] == "integer"
@@ -151,7 +151,8 @@ def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
         ({"every": "2min"}, "use every=None and a schedule"),
         ({"every": "60s", "window": "30s"}, "window"),
         ({"keep": 0}, "keep: expected a number of entries, an age or a size above zero"),
-        ({"keep": "4000, 1h, 2h"}, "keep: expected one number"),
+        ({"keep": "4000, 1h, 2h"}, "keep: expected each limit once"),
+        ({"max_waiting": "1h"}, "max_waiting: expected a number of entries or a size above zero"),
         ({"when_full": "drop"}, "when_full: expected 'spill' or 'wait'"),
     ],
 )
