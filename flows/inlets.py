@@ -12,6 +12,7 @@ from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 
 from flows.parameters import Options, flow_of
+from flows.patience import Patience
 from flows.prefect_api import publish
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError, UnavailableError
@@ -136,7 +137,7 @@ def _run(
     max_waiting: int | str,
 ) -> str:
     log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
-    reservoir = _reservoir(compression, patience=seconds(window) if every else 0, log=log)
+    reservoir = _reservoir(compression, Patience(time.monotonic() + (seconds(window) if every else 0), log))
     name, scheduled = function.__name__, _scheduled_start()
     kept = Keep.of(keep, when_full)
     beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=kept)
@@ -172,21 +173,14 @@ def _run(
     return str(summary)
 
 
-def _reservoir(
-    compression: Compression | None, *, patience: float, log: logging.Logger | logging.LoggerAdapter[Any]
-) -> Reservoir:
-    """Return the reservoir; wait for a Redis that is away, for `patience` seconds."""
-    end, said = time.monotonic() + patience, False
+def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir:
+    """Return the reservoir; wait for a Redis that is away."""
     while True:
         try:
             return Reservoir.from_url(compression=compression)
         except UnavailableError as error:
-            if time.monotonic() + 1 > end:
+            if not patience.bears(error):
                 raise
-            if not said:
-                log.warning("%s; this run waits for it", error)
-                said = True
-            time.sleep(1)
 
 
 def _run_once(

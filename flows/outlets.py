@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import redis
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Failed
@@ -16,9 +15,9 @@ from tornado.ioloop import IOLoop
 
 from flows.comeback import wait_before_beginning
 from flows.parameters import Options, flow_of
+from flows.patience import Patience
 from flows.reporting import Watch, await_server
 from flows.stopping import outlast_the_slot, stop_on_signals
-from tasks.connection import is_outage
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
 from tasks.reading import OnError
 from tasks.settings import check_group, check_topic, group_end, group_start, seconds
@@ -27,7 +26,6 @@ from tasks.source import from_redis
 __all__ = ["outlet"]
 
 _POLL = 0.2  # seconds in which a signal is heeded
-_LONGEST_PAUSE = 10.0  # seconds between two tries to reach Redis at the start
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -163,33 +161,22 @@ def _run(
             log.warning("%s: group %r stays, as another consumer uses it", name, group)
 
     with Watch(name, topics=topics, group=group, stop=stop, stall_after=seconds(stall_after), log=log) as watch:
-        _through_outages(stream, stop, log, end)
+        _until_its_end(stream, stop, log, Patience(end, log, stop.wait))
     log.info("%s: group %r stopped", name, group)
     return Cancelled(message="Stopped in good order.") if watch.is_cancelled else None
 
 
-def _through_outages(
-    stream: Callable[[], Coroutine[Any, Any, None]], stop: threading.Event, log: Log, end: float
+def _until_its_end(
+    stream: Callable[[], Coroutine[Any, Any, None]], stop: threading.Event, log: Log, patience: Patience
 ) -> None:
     """Run the stream until it ends; begin it again when Redis was not there, or took this consumer for dead."""
-    pause = 0.0
     while not stop.is_set():
         try:
             asyncio.run(stream())  # a loop for each: what an older one had in its queues goes with it
         except LeaseLostError as error:
             log.warning("%s; the pipeline begins again with what is pending", error)
         except UnavailableError as error:  # at the start; a stream outlasts outages by itself
-            if not _passes(error) or time.monotonic() > end:
+            if not patience.bears(error):
                 raise
-            if not pause:
-                log.warning("%s; trying again until it does", error)
-            pause = min(_LONGEST_PAUSE, max(0.5, 2 * pause))
-            stop.wait(pause)
         else:
             break
-
-
-def _passes(error: UnavailableError) -> bool:
-    """Return whether a server that is not available may be so later, and not only for another user or password."""
-    cause = error.__cause__
-    return isinstance(cause, Exception) and is_outage(cause) and not isinstance(cause, redis.AuthenticationError)

@@ -154,7 +154,7 @@ class Watch:
     def _watch_for_stalls(self) -> None:
         if self._source is None:
             return
-        reading, now = self._source._reading, time.monotonic()
+        reading, now = self._source.reading, time.monotonic()
         progress = (id(reading), reading.progress)
         if progress != self._progress or not reading.is_busy:
             if self.stalled:
@@ -193,7 +193,7 @@ class Watch:
     def _report(self, client: SyncPrefectClient) -> None:
         if self._source is None:
             return
-        reading = self._source._reading
+        reading = self._source.reading
         self._write(client, "markdown", self._key, self._markdown())
         if reading.ends:
             done = reading.is_through and self._closing.is_set()
@@ -204,7 +204,7 @@ class Watch:
 
     def _markdown(self) -> str:
         assert self._source
-        flow = report.flow_of(list(self._source._reading.secured.meters))
+        flow = report.flow_of(list(self._source.reading.secured.meters))
         before, self._flow = self._flow, flow
         levels_of = Levels(self._connected()).of
         levels = [level for topic in self._topics if (level := levels_of(topic))]

@@ -63,7 +63,7 @@ def dead(client: redis.Redis, topic: str = "topic", group: str = "group") -> lis
 
 def crash(source: from_redis, client: redis.Redis) -> None:
     """Leave a source as a killed process would, its lease run out."""
-    membership = source._reading._consumer.membership
+    membership = source.reading.consumer.membership
     client.delete(f"sluice:lease:{membership.group}:{membership.name}")
 
 
