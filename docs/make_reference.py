@@ -16,7 +16,7 @@ import flows
 import tasks
 from deployments.cli import app
 from flows import clock, market, upkeep, vitals
-from tasks import Entry, Reservoir, SluiceError, engine, has, parquet, sinks, source
+from tasks import Entry, Reservoir, SluiceError, engine, has, parquet, sinks, source, testing
 from tasks.settings import redis_url
 
 __all__ = ["FILE", "reference"]
@@ -48,6 +48,11 @@ def reference() -> str:
     parts.append("## Entries and topics\n\n`from tasks import Entry, Reservoir, has`\n")
     parts += [_callable(Entry, "Entry", skip=1), _callable(has, "has"), _callable(Reservoir, "Reservoir", skip=1)]
     parts += [_callable(getattr(Reservoir, name), f"Reservoir.{name}", skip=1) for name in _METHODS]
+    parts.append(
+        f"## Tests of your own\n\n`from tasks.testing import drain, entries`...\n\n{_prose(testing.__doc__ or '')}"
+    )
+    parts += [_callable(getattr(testing, name), name) for name in ("drain", "pumped", "entries", "frames", "values")]
+    parts += [_callable(testing.Bench, "Bench", skip=1), _members(testing.Bench)]
     parts.append(f"## Where Redis is\n\n{_prose(inspect.getdoc(redis_url) or '')}")
     parts.append("## Errors\n\n`from tasks import ...`; the tree:\n")
     parts.append(_errors())
@@ -79,6 +84,11 @@ def _callable(thing: Callable[..., Any], title: str, *, skip: int = 0) -> str:
     shown = [p.replace(annotation=p.empty) for p in parameters[bound:] if p.kind is not p.VAR_KEYWORD]
     signature = str(inspect.Signature(shown))
     return f"### `{title}{signature}`\n\n{_prose(inspect.getdoc(thing) or '')}"
+
+
+def _members(thing: type) -> str:
+    named = [(name, value) for name, value in vars(thing).items() if not name.startswith("_")]
+    return _table(("", ""), [(f".{name}", _first_line(value)) for name, value in named])
 
 
 def _errors() -> str:
@@ -141,6 +151,8 @@ def _prose(text: str) -> str:
         lines = paragraph.splitlines()
         if lines and lines[0].startswith(">>>"):
             parts.append("```pycon\n" + "\n".join(lines) + "\n```\n")
+        elif lines and lines[0].startswith("    "):
+            continue  # an example, which the pages have too
         elif lines and _DEFINITION.fullmatch(lines[0]):
             found = _definitions(lines)
             if rows := [(name, said) for name, said in found if name != "raises"]:
