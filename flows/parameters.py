@@ -10,7 +10,7 @@ from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
 
 from flows.sentences import say_errors_in_one_sentence
-from flows.stopping import leave_no_run_cancelling
+from flows.stopping import leave_no_run_cancelling, outlast_the_worker
 from tasks.errors import SettingsError
 
 __all__ = ["Options", "flow_of"]
@@ -56,6 +56,7 @@ def flow_of(
 
     def run_flow(**parameters: Any) -> Any:
         say_errors_in_one_sentence()
+        outlast_the_worker()
         given = defaults | parameters
         return run({name: given.pop(name) for name in names}, given)
 
