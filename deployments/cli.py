@@ -103,6 +103,19 @@ def dead(
 
 
 @app.command()
+def doctor(
+    as_json: _Json = False,  # noqa: FBT002
+) -> None:
+    """Check what Sluice needs, from Python's version to the schedules, and say what to do. Changes nothing.
+
+    Exit code 1 if something fails.
+    """
+    from deployments.doctor import doctor as run  # noqa: PLC0415
+
+    raise typer.Exit(0 if run(_console(), _ROOT, as_json=as_json) else 1)
+
+
+@app.command()
 def restart(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
     timeout: Annotated[float, typer.Option(help="How many seconds to wait for the end of what runs.", min=1)] = 90,

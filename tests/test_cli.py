@@ -65,7 +65,7 @@ def free_port() -> int:
 def test_help_names_the_commands_and_needs_no_prefect(tmp_path: Path) -> None:
     result = sluice("--help", state=tmp_path)
     assert result.returncode == 0
-    assert all(name in result.stdout for name in ("up", "status", "peek", "dead", "restart"))
+    assert all(name in result.stdout for name in ("up", "status", "peek", "dead", "doctor", "restart"))
     loaded = "import deployments.cli, sys; sys.exit(bool({'prefect', 'pandas', 'redis'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
 
