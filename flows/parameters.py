@@ -9,6 +9,7 @@ from typing import Any
 from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
 
+from flows.runlog import tell_what_tasks_log
 from flows.sentences import say_errors_in_one_sentence
 from flows.stopping import leave_no_run_cancelling, outlast_the_worker
 from tasks.errors import SettingsError
@@ -58,7 +59,8 @@ def flow_of(
         say_errors_in_one_sentence()
         outlast_the_worker()
         given = defaults | parameters
-        return run({name: given.pop(name) for name in names}, given)
+        with tell_what_tasks_log():
+            return run({name: given.pop(name) for name in names}, given)
 
     leave_no_run_cancelling()
     documentation = inspect.getdoc(function) or ""

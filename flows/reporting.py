@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Self
 from uuid import UUID
 
-import pandas as pd
 import redis
 from httpx import HTTPError
 from prefect.client.orchestration import SyncPrefectClient
@@ -27,6 +26,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.prefect_api import impatient_client
 from tasks import report
 from tasks.bound import Journey
+from tasks.codec import is_pandas
 from tasks.connection import connect
 from tasks.levels import Levels
 from tasks.pipeline import stuck_at
@@ -259,7 +259,7 @@ def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
 
 def _shown(value: Any) -> str:
     """Return a result as a few lines of text."""
-    if isinstance(value, pd.DataFrame):
+    if is_pandas(value, "DataFrame"):
         return value.head(_SHOWN_ROWS).to_string(max_cols=12) + f"\n[{len(value)} rows x {len(value.columns)} columns]"
     return textwrap.shorten(repr(value), 1_000)
 

@@ -13,6 +13,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from deployments.redis_server import RedisServer
+from tasks import reservoir
 
 # fakeredis runs the scripts in a Lua of its own and a real server answers over a socket: single examples are
 # slow now and then on a shared machine, and that is no finding.
@@ -77,6 +78,15 @@ def fake_redis() -> Iterator[fakeredis.FakeRedis]:
 def client(request: pytest.FixtureRequest) -> redis.Redis:
     """Return an empty Redis: the same test on fakeredis and on a real server."""
     return request.getfixturevalue(f"{request.param}_redis")
+
+
+@pytest.fixture(scope="module", params=["small", "large"])
+def every_way_to_append(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have single entries appended as small ones are and, in another run of the same test, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "large":
+            patch.setattr(reservoir, "LARGE", 1)
+        yield
 
 
 @pytest.fixture(scope="session", params=["fake", "real"])

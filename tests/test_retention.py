@@ -202,6 +202,7 @@ class World:
             assert group.is_forgotten == (group.name in self.forgotten)
 
 
+@pytest.mark.usefixtures("every_way_to_append")
 @given(keep=keeps, operations=operations())
 def test_nothing_a_live_group_has_not_finished_goes_uncounted_and_the_topic_stays_bounded(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
