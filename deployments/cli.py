@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -127,6 +127,22 @@ def restart(
     from deployments.restart import restart as run  # noqa: PLC0415
 
     run(_console(), name, timeout=timeout)
+
+
+@app.command()
+def new(
+    kind: Annotated[Literal["inlet", "outlet"], typer.Argument(help="What to write.")],
+    name: Annotated[
+        str, typer.Argument(help="Its name: flows/NAME.py, tests/test_NAME.py and the deployment NAME/main.")
+    ],
+    topic: Annotated[
+        str | None, typer.Option(help="The topic it pushes to [NAME], or reads [machine].", show_default=False)
+    ] = None,
+) -> None:
+    """Write an inlet or an outlet to begin with, its deployment in prefect.yaml, and a test that passes."""
+    from deployments.scaffold import new as write  # noqa: PLC0415
+
+    write(_console(), kind, name, root=Path(__file__).resolve().parents[1], topic=topic)
 
 
 def main() -> None:

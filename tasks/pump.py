@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -287,7 +288,7 @@ class Pumping:
         elif job.claim == "taken" and self._is_far_behind(self._beat.last):
             self._miss_behind(self._beat.last, due=is_new)
         elif not is_new:
-            self._miss(1, "another run had the tick")
+            self._miss(1, "another run had it, or a later one")
 
     def _miss_behind(self, last: int, *, due: bool) -> None:
         behind = time_of(last, self._beat.every) - self._clock()

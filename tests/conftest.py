@@ -7,13 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fakeredis
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
 from deployments.redis_server import RedisServer
-from tasks import reservoir
+from tasks import reservoir, testing
 
 # fakeredis runs the scripts in a Lua of its own and a real server answers over a socket: single examples are
 # slow now and then on a shared machine, and that is no finding.
@@ -27,11 +26,6 @@ settings.register_profile(
 )
 settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)  # for an hour of looking
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
-
-
-def _fake_client() -> fakeredis.FakeRedis:
-    # As tasks.connection: RESP 2, whatever the default of redis-py's version is.
-    return fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)), protocol=2)
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +61,9 @@ def prefect() -> Iterator[None]:
 
 
 @pytest.fixture
-def fake_redis() -> Iterator[fakeredis.FakeRedis]:
+def fake_redis() -> Iterator[redis.Redis]:
     """Return a client of an empty Redis that lives in this process only."""
-    client = _fake_client()
+    client = testing.fake_redis()
     yield client
     client.close()
 
@@ -97,7 +91,7 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
     Of session scope, because hypothesis rightly refuses fixtures that it cannot renew between examples.
     """
     if request.param == "fake":
-        yield _fake_client
+        yield testing.fake_redis
         return
     server: RedisServer = request.getfixturevalue("redis_server")
     with redis.Redis.from_url(server.url, protocol=2) as client:
