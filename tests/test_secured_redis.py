@@ -16,6 +16,7 @@ import pytest
 import redis
 from prefect import flow
 
+from deployments.check_redis import check_redis
 from deployments.child import Child
 from deployments.redis_server import find_redis_server
 from tasks import Reservoir, SettingsError, UnavailableError
@@ -179,3 +180,8 @@ def test_a_flow_run_takes_the_address_from_the_secret_block_of_the_page(monkeypa
     assert flow(redis_url)() == "rediss://sluice:correct-horse@redis.example:6380/0"
     with pytest.raises(SettingsError, match="found none"):  # only flow runs read it
         redis_url()
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_page(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(REDIS_URL, secured.url)
+    assert [each for each in check_redis() if each.level == "fail"] == []
