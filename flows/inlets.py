@@ -89,6 +89,11 @@ def inlet(
     return decorate
 
 
+def declared_keep(topic: str) -> Keep | None:
+    """Return what the inlets that were imported so far say a topic keeps; None if none pushes to it."""
+    return next(iter(_declared.get(topic, {}).values()), None)
+
+
 def _check(options: dict[str, Any]) -> None:
     check_topic(options["topic"])
     Keep.of(options["keep"], options["when_full"])

@@ -26,7 +26,8 @@ from tasks.codec import decode_fields, encode_fields
 from tasks.entry import Entry
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.life import Life
-from tasks.pump import as_entries, synchronous
+from tasks.ownloop import OwnLoop
+from tasks.pump import as_entries
 from tasks.reservoir import Reservoir
 from tasks.settings import dead_topic, seconds
 from tasks.source import from_redis
@@ -88,8 +89,9 @@ def pumped(pump: Callable[..., Any], **parameters: Any) -> list[dict[str, Any]]:
     pump     the plain function: an inlet's own is its `pump`
     raises   PumpError, EncodeError: what it returned is no entry, or cannot be pushed
     """
-    call = synchronous(functools.partial(pump, **parameters))
-    return [decode_fields(encode_fields(entry)) for entry in as_entries(call(), name=pump.__name__)]
+    with contextlib.closing(OwnLoop()) as loop:
+        value = loop.call(functools.partial(pump, **parameters))
+    return [decode_fields(encode_fields(entry)) for entry in as_entries(value, name=pump.__name__)]
 
 
 def fake_redis() -> redis.Redis:
