@@ -247,6 +247,11 @@ class Reservoir:
         found = self.client.xrevrange(check_topic(topic, derived=True), count=n)
         return [decoded(topic, id_.decode(), raw) for id_, raw in reversed(found)]
 
+    def follow(self, topic: str, after: str, *, n: int, block_ms: int) -> list[Entry | PoisonEntryError]:
+        """Return the next `n` entries behind the id `after`; wait for the first one for `block_ms`. No group is touched."""
+        reply = self.client.xread({check_topic(topic, derived=True): after}, count=n, block=block_ms)
+        return [decoded(topic, id_.decode(), raw) for _, entries in reply or () for id_, raw in entries]
+
     def topics(self) -> list[str]:
         """Return the names of all topics, sorted; those of dead letters too."""
         keys = {key.decode(errors="replace") for key in self.client.scan_iter(_type="STREAM", count=1000)}
@@ -270,4 +275,6 @@ def decoded(
     try:
         return Entry(codec.decode_fields(raw), topic=topic, id=id, deliveries=deliveries, origin=origin)
     except PoisonEntryError as error:
-        return PoisonEntryError(f"topic {topic!r} entry {id}: {error}")
+        poison = PoisonEntryError(f"topic {topic!r} entry {id}: {error}")
+        poison.id = id
+        return poison

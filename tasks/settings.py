@@ -199,7 +199,12 @@ def check_url(url: str, *, where: str = "url") -> str:
     """Return `url` if it can be an address of Redis. What is wrong with it is said without repeating it."""
     scheme, found, _ = url.partition("://")
     if found and scheme in _SCHEMES:
-        return url
+        database = without_password(url).partition("://")[2].partition("/")[2]
+        if scheme == "unix" or not database or database.isdecimal():
+            return url
+        # redis-py would take database 0.
+        msg = f"{where}: expected a database number behind the host, as in redis://HOST:6379/0, got something else"
+        raise SettingsError(msg)
     msg = f"{where}: expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got {f'one that begins with {scheme!r}' if found else 'one without a scheme'}"
     raise SettingsError(msg)
 

@@ -90,8 +90,8 @@ def pumped(pump: Callable[..., Any], **parameters: Any) -> list[dict[str, Any]]:
     raises   PumpError, EncodeError: what it returned is no entry, or cannot be pushed
     """
     with contextlib.closing(OwnLoop()) as loop:
-        returned = as_entries(loop.call(functools.partial(pump, **parameters)), name=pump.__name__)
-    return [decode_fields(encode_fields(entry)) for entry in returned]
+        value = loop.call(functools.partial(pump, **parameters))
+    return [decode_fields(encode_fields(entry)) for entry in as_entries(value, name=pump.__name__)]
 
 
 def fake_redis() -> redis.Redis:

@@ -131,7 +131,7 @@ def test_inlets_of_one_topic_that_keep_differently_are_an_error_at_import() -> N
     inlet(topic="shared", keep="1h, 4000")(other)  # the same, in other words
     inlet(topic="shared", keep="60min, 4000")(one)  # reloaded
     for differently in ({"keep": 4_000}, {"keep": "1h, 4000", "when_full": "wait"}):
-        with pytest.raises(SettingsError, match=r"topic 'shared'.*'4000, 3600s' from 'one'; make them agree"):
+        with pytest.raises(SettingsError, match=r"topic 'shared'.*'4000, 1h' from 'one'; make them agree"):
             inlet(topic="shared", **differently)(other)
 
 

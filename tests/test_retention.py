@@ -380,7 +380,7 @@ def test_inlets_that_declare_differently_are_told_until_one_of_them_has_not_been
     retention.declare("topic", Keep.of("60min, 4000"), inlet="seconds:1")  # the same, in other words
     retention.declare("topic", Keep.of("4000, 1h"), inlet="quotes:1")
     with pytest.raises(
-        SettingsError, match=r"topic 'topic'.*got '10' from 'new:1' and '4000, 3600s' from '(quotes|seconds):1'"
+        SettingsError, match=r"topic 'topic'.*got '10' from 'new:1' and '4000, 1h' from '(quotes|seconds):1'"
     ):
         retention.declare("topic", Keep.of(10), inlet="new:1")
     with pytest.raises(SettingsError, match="wait"):
