@@ -2,41 +2,24 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID
 
 import psutil
 import pytest
 import redis
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter
-from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
 from deployments import blueprint, rollout
 from deployments.child import Child
-from deployments.ledger import flow_run_processes
-from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
 from deployments.redis_server import RedisServer
 from tasks.reservoir import Reservoir
+from tests.plain import ROOT, Plain, clean_environment, free_port
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
 
 
 def entries(url: str, topic: str) -> int:
@@ -47,62 +30,10 @@ def entries(url: str, topic: str) -> int:
         return 0
 
 
-class Plain:
-    """A Prefect server and a worker as somebody has them who never heard of `sluice up`."""
-
-    def __init__(self, folder: Path, reservoir: RedisServer) -> None:
-        port = free_port()
-        self.redis_url = reservoir.url
-        self.env = settings_of_own_server(folder / "prefect", port) | {
-            "SLUICE_REDIS_URL": reservoir.url,
-            "SLUICE_STATE_DIR": str(folder),
-            "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # only what a test starts is to run
-            "PWD": str(ROOT),
-        }
-        self.folder = folder
-        self.server = prefect_server(port, log=folder / "server.log", env=self.env, cwd=ROOT)
-        self.worker = worker(log=folder / "worker.log", env=self.env, cwd=ROOT)
-        self.client = SyncPrefectClient(self.env["PREFECT_API_URL"])
-
-    def start(self) -> None:
-        self.client.__enter__()
-        self.server.start()
-        wait_for_server(self.env["PREFECT_API_URL"], self.server)
-        self.prefect("work-pool", "create", "sluice", "--type", "process")
-        self.prefect("deploy", "--all")
-        self.worker.start()
-
-    def stop(self) -> None:
-        self.worker.kill()
-        for _, process in flow_run_processes(self.folder):
-            process.kill()
-        self.server.kill()
-        self.client.__exit__(None, None, None)
-
-    def prefect(self, *arguments: str) -> str:
-        """Run a command of Prefect's, as in a shell in the checkout."""
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-        done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def runs(self, flow: str) -> list[FlowRun]:
-        """Return the flow's runs, oldest first."""
-        found = self.client.read_flow_runs(flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}))
-        return sorted(found, key=lambda run: run.created or run.expected_start_time)
-
-    def state(self, run: UUID) -> str:
-        return self.client.read_flow_run(run).state_name or ""
-
-
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Plain]:
-    stack = Plain(tmp_path_factory.mktemp("plain"), redis_server)
-    try:
-        stack.start()
+    with Plain(tmp_path_factory.mktemp("plain"), redis_server) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automations(plain: Plain) -> None:
