@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from deployments.ledger import Ledger
-from deployments.prefect_server import answers
-from deployments.status import find_server
+from deployments.prefect_server import find_server, said_by
 from tasks.errors import SettingsError, UnavailableError
-from tasks.settings import state_dir, without_password
+from tasks.settings import state_dir
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -31,21 +30,25 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
     timeout   seconds to wait at most for the runs to end
     raises    SettingsError: no such deployment; UnavailableError: no server, or a run does not end: nothing was started
     """
-    ledger = Ledger(state_dir())
-    url = find_server(ledger if ledger.holder() else None)
-    if not url or not answers(url):
-        msg = f"no Prefect server answers{f' at {without_password(url)}' if url else ''}; run `make up`, or set PREFECT_API_URL"
-        raise UnavailableError(msg)
-    from prefect.client.orchestration import get_client  # noqa: PLC0415 - only now, see find_server
+    url = find_server(Ledger(state_dir()))
+    from httpx import HTTPError  # noqa: PLC0415 - only now, see find_server
+    from prefect.client.orchestration import get_client  # noqa: PLC0415
 
     full = name if "/" in name else f"{name}/main"
-    with get_client(sync_client=True) as client:
-        deployment = _deployment(client, full)
-        for run in _end(client, deployment.id, full, timeout):
-            console.print(f"{full}: run {run.name} ended as {run.state_name}", highlight=False)
-        started = client.create_flow_run_from_deployment(deployment.id)
-        taken = _wait_until_taken(client, started.id)
-        console.print(f"{full}: run {started.name} {taken}", highlight=False)
+    try:
+        with get_client(sync_client=True) as client:
+            _restart(console, client, full, timeout)
+    except HTTPError as error:
+        raise UnavailableError(said_by(error, url)) from error
+
+
+def _restart(console: Console, client: "SyncPrefectClient", full: str, timeout: float) -> None:
+    deployment = _deployment(client, full)
+    for run in _end(client, deployment.id, full, timeout):
+        console.print(f"{full}: run {run.name} ended as {run.state_name}", highlight=False)
+    started = client.create_flow_run_from_deployment(deployment.id)
+    taken = _wait_until_taken(client, started.id)
+    console.print(f"{full}: run {started.name} {taken}", highlight=False)
 
 
 def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
@@ -55,7 +58,7 @@ def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
         return client.read_deployment_by_name(full)
     except ObjectNotFound as error:
         known = sorted(f"{client.read_flow(each.flow_id).name}/{each.name}" for each in client.read_deployments())
-        msg = f"expected the name of a deployment, got {full!r}; there are: {', '.join(known) or 'none, run `prefect deploy --all`'}"
+        msg = f"expected the name of a deployment, got {full!r}; there are: {', '.join(known) or 'none'}; `prefect deploy --all` brings those of prefect.yaml"
         raise SettingsError(msg) from error
 
 
@@ -98,4 +101,4 @@ def _wait_until_taken(client: "SyncPrefectClient", run: "UUID") -> str:
         if state and not (state.is_scheduled() or state.is_pending()):
             return f"is {state.name}"
         time.sleep(_POLL)
-    return f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool?"
+    return f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool? `sluice doctor` says"

@@ -15,6 +15,7 @@ from tasks.consumer import Consumer, Poison
 from tasks.entry import Entry
 from tasks.errors import PipelineError
 from tasks.pipeline import Receipt, Secured, secure
+from tasks.repeated import Repeated
 
 __all__ = ["OnError", "Reading"]
 
@@ -75,6 +76,7 @@ class Reading:
         self._ended: list[Receipt] = []
         self._poison: deque[Poison] = deque()
         self._told: set[str] = set()
+        self._warn = Repeated(logger)
         self._pause = 0.0
         self._next_flush = 0.0
         self._was_busy = False
@@ -122,6 +124,7 @@ class Reading:
             self.stop()
             self._wake()
         self._drain()
+        self._warn.flush()
         self._raise_failure()
 
     def stop(self) -> None:
@@ -329,7 +332,9 @@ class Reading:
             bad = self._poison[0]
             self.consumer.dead_letter(*bad.origin, node="decode", exception=repr(bad.error))
             self._poison.popleft()
-            logger.warning("%s; moved to the dead letters of group %r", bad.error, self._group)
+            self._warn(
+                f"moved to the dead letters of group {self._group!r} what cannot be decoded", detail=str(bad.error)
+            )
         while self._done:
             self._ended.append(self._done.popleft())
         done: defaultdict[str, list[str]] = defaultdict(list)

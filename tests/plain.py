@@ -1,6 +1,5 @@
-"""A Prefect server and a worker as somebody has them who never heard of `sluice up`, for tests."""
+"""A Prefect server, a worker and a Redis of real ones, with `prefect.yaml` deployed, and what tests ask of them."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID
 
+import redis
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter
 from prefect.client.schemas.objects import FlowRun
@@ -16,7 +16,7 @@ from deployments.ledger import flow_run_processes
 from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
 from deployments.redis_server import RedisServer
 
-__all__ = ["ROOT", "Plain", "clean_environment", "free_port"]
+__all__ = ["ROOT", "Plain", "entries", "free_port"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,12 +27,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
+def entries(url: str, topic: str) -> int:
+    try:
+        with redis.Redis.from_url(url, protocol=2) as client:
+            return client.xlen(topic)
+    except redis.RedisError:
+        return 0
 
 
 class Plain:
-    """See the module: use it as a context manager. Everything in `prefect.yaml` is deployed; nothing runs by itself."""
+    """A Prefect server and a worker as somebody has them who never heard of `sluice up`."""
 
     def __init__(self, folder: Path, reservoir: RedisServer) -> None:
         port = free_port()

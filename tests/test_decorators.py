@@ -71,7 +71,7 @@ def test_the_form_shows_the_functions_own_parameters_and_then_the_decorators(fil
     form = load(file).quotes.parameters
     assert list(form.properties) == [
         "board", "top", "topic", "every", "threads", "timeout", "window", "keep", "when_full",
-        "compression", "max_failures",
+        "compression", "max_failures", "max_waiting",
     ]  # fmt: skip
     assert form.properties["board"]["enum"] == ["all", "sh"]
     assert form.properties["top"]["type"] == "integer"
@@ -131,7 +131,7 @@ def test_inlets_of_one_topic_that_keep_differently_are_an_error_at_import() -> N
     inlet(topic="shared", keep="1h, 4000")(other)  # the same, in other words
     inlet(topic="shared", keep="60min, 4000")(one)  # reloaded
     for differently in ({"keep": 4_000}, {"keep": "1h, 4000", "when_full": "wait"}):
-        with pytest.raises(SettingsError, match=r"topic 'shared'.*'4000, 3600s' from 'one'; make them agree"):
+        with pytest.raises(SettingsError, match=r"topic 'shared'.*'4000, 1h' from 'one'; make them agree"):
             inlet(topic="shared", **differently)(other)
 
 
@@ -151,7 +151,8 @@ def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
         ({"every": "2min"}, "use every=None and a schedule"),
         ({"every": "60s", "window": "30s"}, "window"),
         ({"keep": 0}, "keep: expected a number of entries, an age or a size above zero"),
-        ({"keep": "4000, 1h, 2h"}, "keep: expected one number"),
+        ({"keep": "4000, 1h, 2h"}, "keep: expected each limit once"),
+        ({"max_waiting": "1h"}, "max_waiting: expected a number of entries or a size above zero"),
         ({"when_full": "drop"}, "when_full: expected 'spill' or 'wait'"),
     ],
 )

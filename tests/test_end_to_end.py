@@ -1,33 +1,29 @@
-"""The whole, for real: Prefect's server, worker and commands, Redis, `prefect.yaml`, and `sluice up`."""
+"""The whole, for real: Prefect's server, worker and commands, Redis, and `prefect.yaml`."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
 
-import psutil
 import pytest
 import redis
+from prefect.client.schemas.filters import LogFilter
+from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.states import Cancelling
 
 from deployments import blueprint, rollout
-from deployments.child import Child
 from deployments.redis_server import RedisServer
 from tasks.reservoir import Reservoir
-from tests.plain import ROOT, Plain, clean_environment, free_port
+from tests.plain import ROOT, Plain, entries
+from tests.streams import push_all
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
-
-
-def entries(url: str, topic: str) -> int:
-    try:
-        with redis.Redis.from_url(url, protocol=2) as client:
-            return client.xlen(topic)
-    except redis.RedisError:
-        return 0
 
 
 @pytest.fixture(scope="session")
@@ -78,12 +74,65 @@ def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_dep
     assert not after.active
 
 
-def test_the_automation_for_lost_heartbeats_is_created_once(plain: Plain) -> None:
+def test_the_automations_are_created_once_renewed_and_left_alone_when_somebody_has_edited_or_paused_them(
+    plain: Plain,
+) -> None:
+    def found() -> dict[str, Automation]:
+        return {each.name: each for each in plain.client.read_automations() if each.name.startswith("sluice - ")}
+
+    def change(name: str, **changes: Any) -> None:
+        before = {key: value for key, value in found()[name] if key not in {"id", "owner_resource"}}
+        changed = AutomationCore.model_validate(before | changes)
+        plain.client.update_automation(found()[name].id, changed)
+
     rollout.ensure_automations(plain.client)
+    heartbeats, lags = "sluice - crash runs that lost their heartbeat", "sluice - tell when a group lags"
+    shipped = found()
+    assert set(shipped) == {heartbeats, lags}
     rollout.ensure_automations(plain.client)
-    assert [each.name for each in plain.client.read_automations()].count(
-        "sluice - crash runs that lost their heartbeat"
-    ) == 1
+    assert found() == shipped
+
+    edited = shipped[lags].trigger.model_copy(update={"within": timedelta(minutes=5)})
+    change(lags, trigger=edited)
+    older = shipped[heartbeats].model_copy(update={"description": "as an older version had it"})
+    change(heartbeats, description=older.description, tags=["sluice", rollout.fingerprint(older)], enabled=False)
+    rollout.ensure_automations(plain.client)
+    assert found()[lags].trigger == edited
+    assert found()[heartbeats] == shipped[heartbeats].model_copy(update={"enabled": False})
+
+    change(lags, trigger=shipped[lags].trigger)
+    change(heartbeats, enabled=True)
+    assert found() == shipped
+
+
+def test_a_group_that_lags_is_told_of_once_by_the_automation(plain: Plain) -> None:
+    rollout.ensure_automations(plain.client)
+    with redis.Redis.from_url(plain.redis_url, protocol=2) as client:
+        push_all(client, "flooded", range(5))
+        client.xgroup_create("flooded", "slow", "0")
+    plain.prefect("deployment", "run", "levels/main", "--param", "max_lag=3")
+    wait_until(lambda: plain.runs("alert"), "the automation to run it", deadline=60)
+    (told,) = plain.runs("alert")
+    wait_until(lambda: plain.state(told.id) == "Completed", "its end", deadline=60)
+    message = "group 'slow' on topic 'flooded': 5 entries behind"
+    assert plain.client.read_flow_run(told.id).name == message
+    warnings = LogFilter.model_validate({"level": {"ge_": logging.WARNING}, "flow_run_id": {"any_": [told.id]}})
+    wait_until(lambda: plain.client.read_logs(warnings), "its log line", deadline=30)
+    assert [line.message for line in plain.client.read_logs(warnings)] == [message]
+
+    def emit(group: str) -> None:
+        again = event | {"id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "payload": {"message": group}}
+        again["related"] = [{**event["related"][0], "prefect.resource.id": group}, *event["related"][1:]]
+        plain.client.request("POST", "/events", json=[again])
+
+    reply = plain.client.request(
+        "POST", "/events/filter", json={"filter": {"event": {"name": ["sluice.topic.lagging"]}}}
+    )
+    event = reply.json()["events"][0]
+    emit(event["related"][0]["prefect.resource.id"])  # within the hour
+    emit("another")
+    wait_until(lambda: len(plain.runs("alert")) > 1, "another group to be told of", deadline=30)
+    assert [run.parameters["message"] for run in plain.runs("alert")] == [message, "another"]
 
 
 def test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled(
@@ -139,67 +188,3 @@ def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain)
     wait_until(lambda: plain.state(run.id) == "Submitting", "its process to start", deadline=30)
     plain.client.set_flow_run_state(run.id, Cancelling())
     wait_until(lambda: plain.state(run.id) == "Cancelled", "its end", deadline=60)
-
-
-class Up:
-    """`sluice up` in a process of its own, with what it prints in a file."""
-
-    def __init__(self, state: Path, port: int) -> None:
-        self.state = state
-        self.log = state.parent / "up.log"
-        self.child = Child(
-            "sluice up",
-            [sys.executable, "-m", "deployments", "up", "--port", str(port)],
-            log=self.log,
-            env={**clean_environment(), "SLUICE_STATE_DIR": str(state), "COLUMNS": "150"},
-            cwd=state.parent,
-        )
-        self.url = f"unix://{state / 'redis' / 'redis.sock'}"
-
-    def said(self, text: str) -> bool:
-        assert self.child.running, self.log.read_text()
-        return text in self.log.read_text()
-
-    def processes(self) -> list[psutil.Process]:
-        """Return every process that has our state folder in its environment or command."""
-        found = []
-        for process in psutil.process_iter(["environ", "cmdline"]):
-            environ = process.info["environ"] or {}
-            mine = environ.get("SLUICE_STATE_DIR") == str(self.state)
-            if mine or str(self.state) in " ".join(process.info["cmdline"] or []):
-                found.append(process)
-        return found
-
-
-def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    up = Up(state, free_port())
-    try:
-        up.child.start()
-        for topic in ("busiest", "signals"):
-            wait_until(
-                lambda topic=topic: up.said("after") and entries(up.url, topic), f"results in {topic}", deadline=120
-            )
-        before = {topic: entries(up.url, topic) for topic in ("busiest", "signals", "market")}
-
-        for process in [psutil.Process(up.child.pid), *up.processes()]:  # as if the machine had stopped
-            process.kill()
-        up.child.kill()  # which also reaps it
-        wait_until(lambda: not up.processes(), "all of it to be gone")
-
-        up.child.start()
-        wait_until(lambda: up.said("without a process as crashed"), "the lost runs to be found", deadline=60)
-        wait_until(lambda: up.said("movers Running"), "the outlets to be back", deadline=90)
-        wait_until(lambda: entries(up.url, "signals") > before["signals"], "more results than before", deadline=60)
-        assert all(entries(up.url, topic) >= length for topic, length in before.items())
-
-        os.kill(up.child.pid or 0, signal.SIGINT)
-        wait_until(lambda: not up.child.running, "Ctrl-C to end it", deadline=60)
-        assert up.child.exit_code == 0
-        assert "did not end in time" not in up.log.read_text()
-        assert up.processes() == []
-    finally:
-        up.child.kill()
-        for process in up.processes():
-            process.kill()
-        up.child.kill()

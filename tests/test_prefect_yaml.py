@@ -104,9 +104,10 @@ def test_every_entrypoint_is_a_flow_whose_parameters_are_those_given(deployment:
 
 
 @every
-def test_too_many_runs_are_cancelled_not_queued(deployment: dict[str, Any]) -> None:
+def test_too_many_runs_are_cancelled_not_queued_but_for_what_somebody_is_to_be_told(deployment: dict[str, Any]) -> None:
     limit = 3 if "inlet" in deployment["tags"] else 1
-    assert deployment["concurrency_limit"] == {"limit": limit, "collision_strategy": "CANCEL_NEW"}
+    strategy = "ENQUEUE" if deployment["entrypoint"] == "flows/alerts.py:alert" else "CANCEL_NEW"
+    assert deployment["concurrency_limit"] == {"limit": limit, "collision_strategy": strategy}
 
 
 @every_inlet
@@ -192,17 +193,40 @@ def test_the_automations_are_what_prefect_understands() -> None:
         assert set(each["actions"][0]) <= set(type(automation.actions[0]).model_fields)
 
 
-def test_a_flow_that_cannot_be_imported_is_named_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("print('noise')\nimport no_such_module\n")
-    (tmp_path / "fine.py").write_text("from prefect import flow\n@flow(name='other')\ndef fine(): ...\n")
-    (tmp_path / "prefect.yaml").write_text(
-        "deployments: [{name: a, entrypoint: 'broken.py:x'}, {name: b, entrypoint: 'fine.py:fine'}, {name: c, entrypoint: 'fine.py:y'}]"
-    )
+def test_a_flow_that_cannot_be_imported_is_named_with_the_reason_and_the_line(tmp_path: Path) -> None:
+    files = {
+        "broken.py": "print('noise')\nimport no_such_module\n",
+        "unfinished.py": "x = 1\ndef x(:\n",
+        "wrong.py": "from flows import inlet\n\n@inlet(topic='a topic')\ndef wrong(): ...\n",
+        "through.py": "import helper\n",
+        "helper.py": "import json\n\njson.loads('')\n",
+        "fine.py": "from prefect import flow\n@flow(name='other')\ndef fine(): ...\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    points = [
+        "broken.py:x",
+        "broken.py:y",
+        "unfinished.py:x",
+        "wrong.py:wrong",
+        "through.py:x",
+        "fine.py:fine",
+        "fine.py:y",
+    ]
+    blocks = [{"name": f"n{n}", "entrypoint": point} for n, point in enumerate(points)]
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"deployments": blocks}))
     check = EntrypointCheck(read_blueprint(tmp_path / "prefect.yaml"), env=os.environ)
-    with pytest.raises(
-        SettingsError, match=r"broken\.py:x: ModuleNotFoundError: No module named 'no_such_module'.*fine\.py:y"
-    ):
+    with pytest.raises(SettingsError) as raised:
         check.result()
+    said = str(raised.value)
+    assert "broken.py:x, y: ModuleNotFoundError: No module named 'no_such_module' (broken.py, line 2)" in said
+    assert "unfinished.py:x: SyntaxError: invalid syntax (unfinished.py, line 2)" in said
+    assert "wrong.py:wrong: SettingsError: expected a topic name" in said
+    assert "(wrong.py, line 3)" in said
+    assert "through.py:x: JSONDecodeError" in said
+    assert "(helper.py, line 3)" in said
+    assert "fine.py:y: MissingFlowError" in said
+    assert "fine.py:fine" not in said
 
 
 def test_a_deployment_is_named_after_its_flow_whatever_its_function_is_called(tmp_path: Path) -> None:

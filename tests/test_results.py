@@ -21,6 +21,8 @@ from tests.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
 
+pytestmark = pytest.mark.usefixtures("every_way_to_append")
+
 
 @given(lives=lives)
 def test_a_result_is_not_doubled_by_crashes(fresh_client: Fresh, lives: Any) -> None:
