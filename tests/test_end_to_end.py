@@ -28,12 +28,8 @@ pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three s
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Plain]:
-    stack = Plain(tmp_path_factory.mktemp("plain"), redis_server)
-    try:
-        stack.start()
+    with Plain(tmp_path_factory.mktemp("plain"), redis_server) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automations(plain: Plain) -> None:
