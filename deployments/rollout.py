@@ -1,11 +1,14 @@
 """Bring `prefect.yaml` to a server: pool, deployments, automations, and no schedule that it no longer has."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
@@ -19,7 +22,7 @@ from deployments.child import last_lines
 from deployments.prefect_server import POOL
 from tasks.errors import UnavailableError
 
-__all__ = ["Rollout", "clear_schedules", "ensure_automations", "ensure_pool", "pause_pool", "strangers"]
+__all__ = ["Rollout", "clear_schedules", "ensure_automations", "ensure_pool", "fingerprint", "pause_pool", "strangers"]
 
 
 def ensure_pool(client: SyncPrefectClient) -> None:
@@ -43,15 +46,33 @@ def pause_pool(client: SyncPrefectClient, *, paused: bool) -> bool:
 
 
 def ensure_automations(client: SyncPrefectClient) -> None:
-    """Create the automations of `deployments/automations.yaml` that are not there, and renew those that differ."""
+    """Create the automations of `deployments/automations.yaml` that are not there, and renew those that differ.
+
+    One that somebody has edited stays as it is, and one that is paused stays so.
+    """
     text = Path(__file__).with_name("automations.yaml").read_text()
     for raw in yaml.safe_load(text)["automations"]:
         wanted = AutomationCore.model_validate(raw)
+        wanted.tags = ["sluice", fingerprint(wanted)]
         found = client.read_automations_by_name(wanted.name)
         if not found:
             client.create_automation(wanted)
-        elif found[0].trigger != wanted.trigger or found[0].actions != wanted.actions:
+        elif wanted.tags != found[0].tags and fingerprint(found[0]) in found[0].tags:
+            wanted.enabled = found[0].enabled
             client.update_automation(found[0].id, wanted)
+
+
+def fingerprint(automation: AutomationCore) -> str:
+    """Return a tag that says what an automation does: one that was edited has another than it bears."""
+    does = automation.model_dump(mode="json", include={"trigger", "actions", "description"})
+    return f"shipped-{hashlib.sha256(json.dumps(_in_order(does)).encode()).hexdigest()[:12]}"
+
+
+def _in_order(value: Any) -> Any:
+    """Return JSON with its keys and lists sorted: what is a set in Prefect's models comes in any order."""
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value)}
+    return sorted(map(_in_order, value), key=json.dumps) if isinstance(value, list) else value
 
 
 def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:

@@ -6,12 +6,13 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 
 from flows.parameters import Options, flow_of
+from flows.patience import Patience
 from flows.prefect_api import publish
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError, UnavailableError
@@ -19,7 +20,7 @@ from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
-from tasks.settings import check_topic, seconds
+from tasks.settings import check_choice, check_number, check_topic, seconds
 from tasks.ticks import Beat
 
 __all__ = ["inlet"]
@@ -88,15 +89,26 @@ def inlet(
     return decorate
 
 
+def declared_keep(topic: str) -> Keep | None:
+    """Return what the inlets that were imported so far say a topic keeps; None if none pushes to it."""
+    return next(iter(_declared.get(topic, {}).values()), None)
+
+
 def _check(options: dict[str, Any]) -> None:
     check_topic(options["topic"])
     Keep.of(options["keep"], options["when_full"])
     Buffer.of(options["max_waiting"])
     window = seconds(options["window"], name="window")
+    check_number(options["threads"], least=0, name="threads")
+    check_number(options["max_failures"], least=1, name="max_failures")
+    check_choice(options["compression"], (*get_args(Compression), None), name="compression")
     if options["timeout"]:
         seconds(options["timeout"], name="timeout")
-    if not options["every"]:
+    if options["every"] in (None, ""):
         return
+    if options["timeout"] and not options["threads"]:
+        msg = "timeout: a pump in the run's own thread cannot be left behind; set threads to 1 or more"
+        raise SettingsError(msg)
     every = seconds(options["every"], name="every")
     if every > MAX_EVERY:
         msg = f"every: expected at most {MAX_EVERY:g} s between the ticks of a run, got {options['every']!r}; use every=None and a schedule"
@@ -136,7 +148,7 @@ def _run(
     max_waiting: int | str,
 ) -> str:
     log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
-    reservoir = _reservoir(compression, patience=seconds(window) if every else 0, log=log)
+    reservoir = _reservoir(compression, Patience(time.monotonic() + (seconds(window) if every else 0), log))
     name, scheduled = function.__name__, _scheduled_start()
     kept = Keep.of(keep, when_full)
     beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=kept)
@@ -176,21 +188,14 @@ def _run(
     return str(summary)
 
 
-def _reservoir(
-    compression: Compression | None, *, patience: float, log: logging.Logger | logging.LoggerAdapter[Any]
-) -> Reservoir:
-    """Return the reservoir; wait for a Redis that is away, for `patience` seconds."""
-    end, said = time.monotonic() + patience, False
+def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir:
+    """Return the reservoir; wait for a Redis that is away."""
     while True:
         try:
             return Reservoir.from_url(compression=compression)
         except UnavailableError as error:
-            if time.monotonic() + 1 > end:
+            if not patience.bears(error):
                 raise
-            if not said:
-                log.warning("%s; this run waits for it", error)
-                said = True
-            time.sleep(1)
 
 
 def _run_once(

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Self
 from uuid import UUID
 
-import pandas as pd
 import redis
 from httpx import HTTPError
 from prefect.client.orchestration import SyncPrefectClient
@@ -27,9 +26,11 @@ from prefect.exceptions import ObjectNotFound
 from flows.prefect_api import impatient_client
 from tasks import report
 from tasks.bound import Journey
+from tasks.codec import is_pandas
 from tasks.connection import connect
 from tasks.levels import Levels
 from tasks.pipeline import stuck_at
+from tasks.reading import Reading
 from tasks.settings import redis_url
 from tasks.source import from_redis
 
@@ -76,6 +77,7 @@ class Watch:
         self._progress: object = None
         self._since = time.monotonic()
         self._next_report = 0.0
+        self._began: report.Flow | None = None
         self._flow: report.Flow | None = None
         self._redis: redis.Redis | None = None
         self._journey: Journey | None = None
@@ -94,7 +96,8 @@ class Watch:
 
     def follow(self, source: from_redis) -> None:
         """Watch this source from now on; it has been started."""
-        self._source, self._flow = source, None
+        self._source = source
+        self._began = self._flow = report.flow_of(list(source.reading.secured.meters))
 
     def show(self, value: Any) -> None:
         """Take a result, to be shown if no other comes before the next report."""
@@ -154,7 +157,7 @@ class Watch:
     def _watch_for_stalls(self) -> None:
         if self._source is None:
             return
-        reading, now = self._source._reading, time.monotonic()
+        reading, now = self._source.reading, time.monotonic()
         progress = (id(reading), reading.progress)
         if progress != self._progress or not reading.is_busy:
             if self.stalled:
@@ -193,22 +196,29 @@ class Watch:
     def _report(self, client: SyncPrefectClient) -> None:
         if self._source is None:
             return
-        reading = self._source._reading
-        self._write(client, "markdown", self._key, self._markdown())
-        if reading.ends:
-            done = reading.is_through and self._closing.is_set()
-            if self._journey is None:
-                self._journey = Journey(self._connected(), self._group)
-            share = 1.0 if done else self._journey.share(reading.ends)
-            self._write(client, "progress", f"{self._key}-progress", round(100 * share, 1))
+        reading = self._source.reading
+        progress = self._percent(reading) if reading.ends else None
+        self._write(client, "markdown", self._key, self._markdown(reading, progress))
+        if progress is not None:
+            self._write(client, "progress", f"{self._key}-progress", progress)
 
-    def _markdown(self) -> str:
-        assert self._source
-        flow = report.flow_of(list(self._source._reading.secured.meters))
-        before, self._flow = self._flow, flow
+    def _percent(self, reading: Reading) -> float:
+        if reading.is_through and self._closing.is_set():
+            return 100.0
+        if self._journey is None:
+            self._journey = Journey(self._connected(), self._group)
+        return round(100 * self._journey.share(reading.ends), 1)
+
+    def _markdown(self, reading: Reading, progress: float | None) -> str:
+        flow = report.flow_of(list(reading.secured.meters))
+        # What is left at the end says how it was on the whole.
+        before, self._flow = self._began if self._closing.is_set() else self._flow, flow
         levels_of = Levels(self._connected()).of
         levels = [level for topic in self._topics if (level := levels_of(topic))]
         parts = [f"# {self._name}"]
+        if progress is not None:
+            ends = ", ".join(f"{topic} {end}" for topic, end in reading.ends.items())
+            parts.append(f"**{progress:g} %** of a replay up to {ends}")
         if self.stalled:
             parts.append(
                 f"**Stalled** at {', '.join(map(report.cell, self.stalled))}: no progress on what is in flight."
@@ -259,7 +269,7 @@ def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
 
 def _shown(value: Any) -> str:
     """Return a result as a few lines of text."""
-    if isinstance(value, pd.DataFrame):
+    if is_pandas(value, "DataFrame"):
         return value.head(_SHOWN_ROWS).to_string(max_cols=12) + f"\n[{len(value)} rows x {len(value.columns)} columns]"
     return textwrap.shorten(repr(value), 1_000)
 

@@ -2,13 +2,12 @@
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.events import emit_event
 
+from flows.alerts import emit_events
 from flows.sentences import say_errors_in_one_sentence
 from tasks import history
 from tasks import rewind as rewinding
 from tasks.deadletters import DeadLetters, Letter, Outcome
-from tasks.levels import TopicLevel
 from tasks.report import letters_table
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
@@ -36,42 +35,13 @@ def levels(max_lag: int = 1_000) -> str:
     samples = history.History(reservoir.client)
     before = samples.latest()
     samples.add(found)
-    for level in found:
-        _emit_events(level, before[0] if before else None, max_lag)
+    emit_events(found, before[0] if before else None, max_lag=max_lag)
     create_markdown_artifact(
         history.markdown(found, samples.latest(_SHOWN_SAMPLES)),
         key="sluice-levels",
         description="What the reservoir's topics hold and how far their groups have come",
     )
     return f"{len(found)} topics, {sum(len(level.groups) for level in found)} groups"
-
-
-def _emit_events(level: TopicLevel, before: history.Sample | None, max_lag: int) -> None:
-    for group in level.groups:
-        who = (level.topic, group.name)
-        dead = group.dead + group.dead_dropped - (before.dead.get(who, 0) if before else 0)
-        spilled = group.spilled - (before.spilled.get(who, 0) if before else 0)
-        for event, number in (
-            ("sluice.topic.lagging", group.lag if group.lag is not None and group.lag > max_lag else 0),
-            ("sluice.entry.dead", dead),
-            ("sluice.reservoir.spilled", spilled),
-        ):
-            if number > 0:
-                emit_event(
-                    event,
-                    resource={
-                        "prefect.resource.id": f"sluice.topic.{level.topic}",
-                        "prefect.resource.name": level.topic,
-                    },
-                    related=[
-                        {
-                            "prefect.resource.id": f"sluice.group.{level.topic}.{group.name}",
-                            "prefect.resource.name": group.name,
-                            "prefect.resource.role": "group",
-                        }
-                    ],
-                    payload={"entries": number},
-                )
 
 
 @flow(persist_result=False)

@@ -1,14 +1,17 @@
 """Levels over time: samples in a stream of their own, capped, and what an artifact shows of them."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import redis
 
 from tasks.levels import GroupLevel, TopicLevel
+from tasks.report import MERMAID, cell, table
 
 __all__ = ["History", "Sample", "markdown", "short_bytes"]
 
@@ -17,6 +20,10 @@ KEY = "sluice:levels"
 KEEP_SAMPLES = 2_016
 _TTL_MS = 30 * 86_400_000
 _CHARTS = 6  # at most: the longest lags
+_STEPS = 500  # of a chart, which is 700 pixels wide
+_LONG = 180  # minutes from which on a chart counts in hours
+# In the colours that Prefect's UI gives Mermaid, a chart's first line is white on white (3.8.8).
+_LINE = '%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#c0392b"}}}}%%'
 _LAGGING = 2  # entries: a group that is never further behind than that needs no chart
 
 
@@ -63,21 +70,21 @@ class History:
 def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
     """Return the levels as two tables, and charts of the lags of the groups that lag."""
     topics = [
-        [t.topic, f"{t.length:,}", short_bytes(t.bytes), _or_unknown(t.rate, "{:.3g}/s"), _moment(t.first_id), _moment(t.last_id),
-         str(t.keep or "all")]
-        for t in levels
+        (level.topic, f"{level.length:,}", _unbroken(short_bytes(level.bytes)), _or_unknown(level.rate, "{:.3g}/s"),
+         _moment(level.first_id), _moment(level.last_id), level.keep or "all")
+        for level in levels
     ]  # fmt: skip
     groups = [
-        [topic, g.name + (" (forgotten)" if g.is_forgotten else ""), _or_unknown(g.lag, "{:,}"), f"{g.pending:,}",
-         _or_unknown(g.oldest_pending, "{:,.0f} s", "-"), str(g.consumers), f"{g.dead:,}" + (f" (+{g.dead_dropped:,} dropped)" if g.dead_dropped else ""),
-         f"{g.spilled:,}"]
+        (topic, cell(g.name + (" (forgotten)" if g.is_forgotten else "")), _or_unknown(g.lag, "{:,}"), f"{g.pending:,}",
+         _or_unknown(g.oldest_pending, "{:,.0f} s", "-"), g.consumers, f"{g.dead:,}" + (f" (+{g.dead_dropped:,} dropped)" if g.dead_dropped else ""),
+         f"{g.spilled:,}")
         for topic, g in _groups(levels)
     ]  # fmt: skip
     parts = [
         "## Topics",
-        _table(["topic", "entries", "bytes", "rate", "oldest", "newest", "keeps"], topics),
+        _table(("topic", "entries", "bytes", "rate", "oldest (UTC)", "newest (UTC)", "keeps"), topics),
         "## Groups",
-        _table(["topic", "group", "lag", "pending", "oldest pending", "consumers", "dead letters", "spilled"], groups),
+        _table(("topic", "group", "lag", "pending", "oldest pending", "consumers", "dead letters", "spilled"), groups),
     ]
     if charts := list(_charts(samples)):
         parts += ["## Lag over time", *charts]
@@ -115,23 +122,41 @@ def _charts(samples: Sequence[Sample]) -> Iterator[str]:
         if most[who] <= _LAGGING or len(points) < 2:  # noqa: PLR2004 - a line has two ends
             continue
         minutes = (points[-1][0] - points[0][0]).total_seconds() / 60
+        unit, length = ("hours", minutes / 60) if minutes > _LONG else ("minutes", minutes)
         yield "\n".join(
             [
                 "```mermaid",
+                _LINE,
                 "xychart-beta",
-                f'  title "{who[1]} on {who[0]}"',
-                f'  x-axis "minutes ago" {-minutes:.0f} --> 0',
-                f'  y-axis "entries" 0 --> {max(most[who], 1)}',
-                f"  line [{', '.join(str(lag) for _, lag in points)}]",
+                f'  title "{who[1].translate(MERMAID)} on {who[0]}"',
+                f'  x-axis "{unit} up to now" {-length:.3g} --> 0',
+                f'  y-axis "entries behind" 0 --> {max(most[who], 1)}',
+                f"  line [{', '.join(map(str, _evenly(points)))}]",
                 "```",
             ]
         )
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    if not rows:
-        return "none yet"
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+def _evenly(points: Sequence[tuple[datetime, int]]) -> list[int]:
+    """Return the values at even distances, which is how a chart puts them, about as close as they were sampled.
+
+    Where nothing was sampled for a while it is the last one before.
+    """
+    times = [time.timestamp() for time, _ in points]
+    gaps = sorted(later - earlier for earlier, later in pairwise(times))
+    steps = max(1, min(_STEPS, round((times[-1] - times[0]) / max(gaps[len(gaps) // 2], 1e-3))))
+    step = (times[-1] - times[0]) / steps
+    # Half a step later: a sample that came a second late belongs to its own moment, not to the next.
+    moments = [times[0] + (n + 0.5) * step for n in range(steps)]
+    return [points[bisect_right(times, moment) - 1][1] for moment in moments] + [points[-1][1]]
+
+
+def _table(head: tuple[str, ...], rows: Sequence[Iterable[object]]) -> str:
+    return table(head, rows) if rows else "none yet"
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _or_unknown(value: float | None, form: str, unknown: str = "?") -> str:
@@ -141,4 +166,4 @@ def _or_unknown(value: float | None, form: str, unknown: str = "?") -> str:
 def _moment(entry_id: str | None) -> str:
     if entry_id is None:
         return "-"
-    return f"{datetime.fromtimestamp(int(entry_id.partition('-')[0]) / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{datetime.fromtimestamp(int(entry_id.partition('-')[0]) / 1000, UTC):%Y-%m-%d %H:%M:%S}"

@@ -19,6 +19,7 @@ DEFAULT_BUFFER = "10000, 64MiB"
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _KEEP_FORM = "a number of entries, an age or a size above zero, or several, such as 4000 or '4000, 1h, 500MB'"
 _BUFFER_FORM = "a number of entries or a size above zero, or both, such as 1000 or '1000, 10MB'"
+_AGES = {"h": 3_600_000, "min": 60_000}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B)", re.IGNORECASE)
 
 
@@ -52,8 +53,8 @@ class Keep:
         """Return the limits as they are declared, in one way for all ways to write them."""
         limits = [
             str(self.entries) if self.entries else "",
-            f"{self.age_ms / 1000:.10g}s" if self.age_ms else "",
-            f"{self.max_bytes}B" if self.max_bytes else "",
+            _whole(self.age_ms, _AGES) or f"{self.age_ms / 1000:.10g}s" if self.age_ms else "",
+            _whole(self.max_bytes, {unit: _UNITS[unit] for unit in ("GB", "MB", "KB", "B")}),
         ]
         return ", ".join(filter(None, limits)) + (" (wait)" if self.when_full == "wait" else "")
 
@@ -66,6 +67,11 @@ class Keep:
         """Return what `packed` packed."""
         entries, age_ms, max_bytes, waits = map(int, text.split())
         return cls(entries, age_ms, max_bytes, "wait" if waits else "spill")
+
+
+def _whole(number: int, units: dict[str, int]) -> str:
+    """Return a number in the first unit of which it is a whole one; '' if it is 0, or none of any."""
+    return next((f"{number // size}{unit}" for unit, size in units.items() if number and not number % size), "")
 
 
 @dataclass(frozen=True, slots=True)

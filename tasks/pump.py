@@ -5,11 +5,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-import pandas as pd
 import redis
 
+from tasks.codec import is_pandas
 from tasks.errors import PumpError, SettingsError, TopicFullError
 from tasks.keep import Buffer
 from tasks.ownloop import OwnLoop
@@ -38,7 +39,7 @@ def as_entries(value: Any, *, name: str) -> Entries:
     match value:
         case None:
             return []
-        case pd.DataFrame():
+        case _ if is_pandas(value, "DataFrame"):
             return [{name: value}]
         case Mapping():
             return [value]
@@ -50,7 +51,7 @@ def as_entries(value: Any, *, name: str) -> Entries:
 
 
 def _entry(item: Any, *, name: str) -> Entries:
-    if isinstance(item, pd.DataFrame | Mapping):
+    if is_pandas(item, "DataFrame") or isinstance(item, Mapping):
         return as_entries(item, name=name)
     raise PumpError(_not_entries(item, name))
 
@@ -311,7 +312,7 @@ class Pumping:
         self.summary.failed += 1
         if not isinstance(error, redis.RedisError):  # that is no fault of the pump's
             self._failures_in_a_row += 1
-        at = pd.Timestamp(time_of(job.tick, self._beat.every), unit="s").isoformat()
+        at = datetime.fromtimestamp(time_of(job.tick, self._beat.every), UTC).isoformat()
         self._warn(f"pump {self._name!r} failed", detail=f"tick {job.tick} ({at}): {type(error).__name__}: {error}")
         if self._failures_in_a_row >= self._max_failures:
             msg = f"pump {self._name!r} failed {self._failures_in_a_row} times in a row, at last with {type(error).__name__}: {error}"

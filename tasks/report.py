@@ -7,21 +7,31 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
 from streamz import Stream
 
+from tasks.codec import is_pandas
 from tasks.deadletters import Letter, Outcome
 from tasks.levels import TopicLevel
 from tasks.pipeline import Meter
 
-__all__ = ["Flow", "cell", "diagram", "flow_of", "letters_table", "nodes_table", "result_table", "topics_table"]
+__all__ = [
+    "MERMAID",
+    "Flow",
+    "cell",
+    "diagram",
+    "flow_of",
+    "letters_table",
+    "nodes_table",
+    "result_table",
+    "table",
+    "topics_table",
+]
 
-_ROWS, _COLUMNS, _WIDTH = 10, 12, 60
+_ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # the UI leaves a report half the width of a page: 570 of 1,200 pixels
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
-_LYING = 5  # nodes that a diagram has room for side by side
-_TIGHT = '%%{init: {"flowchart": {"nodeSpacing": 20, "rankSpacing": 25}}}%%'
+_LYING = 3  # nodes that a diagram has room for side by side
 # Mermaid reads '#' and a number as a character; what it takes for its own syntax inside a label goes that way.
-_MERMAID = str.maketrans({one: f"#{ord(one)};" for one in '#"<>&`\\|{}[]()%;'} | {"\n": " ", "\r": " "})
+MERMAID = str.maketrans({one: f"#{ord(one)};" for one in '#"<>&`\\|{}[]()%;'} | {"\n": " ", "\r": " "})
 _MARKDOWN = str.maketrans({"|": r"\|", "\n": " ", "\r": " ", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "\\`"})
 
 
@@ -71,14 +81,16 @@ def _along(node: Stream, to: Meter) -> int:
 
 
 def diagram(flow: Flow, before: Flow | None = None, *, stalled: Collection[str] = ()) -> str:
-    """Return the graph as a Mermaid diagram in Markdown: entries a second on the arrows, what fails or stalls in red.
+    """Return the graph as a Mermaid diagram in Markdown: elements a second on the arrows, what failed or stalls in red.
 
     before    the flow some seconds ago, of the same graph; without it there are no rates
     stalled   names of nodes that make no progress
     """
     # A long chain from left to right is scaled down to fit, until nobody can read it.
-    lines = ["```mermaid", _TIGHT, f"flowchart {'LR' if len(flow.names) <= _LYING else 'TD'}"]
-    lines += [f'  n{n}["{name.translate(_MERMAID)}"]' for n, name in enumerate(flow.names)]
+    lines = ["```mermaid", f"flowchart {'LR' if len(flow.names) <= _LYING else 'TD'}"]
+    for n, name in enumerate(flow.names):
+        trouble = f", {flow.failed[n]:,} failed" * bool(flow.failed[n]) + ", stalled" * (name in stalled)
+        lines.append(f'  n{n}["{(name + trouble).translate(MERMAID)}"]')
     for (tail, head), count in flow.arrows.items():
         rate = ""
         if before and before.names == flow.names:
@@ -95,6 +107,10 @@ def _rate(count: int, seconds: float) -> str:
     return f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.2g}/s"  # noqa: PLR2004 - two digits
 
 
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"  # noqa: PLR2004 - three digits
+
+
 def nodes_table(flow: Flow) -> str:
     """Return a table of the nodes: elements in and out, failures, milliseconds an element, elements being waited for."""
     rows = [
@@ -103,12 +119,12 @@ def nodes_table(flow: Flow) -> str:
             flow.received[n],
             "-" if flow.emitted[n] is None else flow.emitted[n],
             flow.failed[n],
-            f"{1000 * flow.seconds[n] / flow.received[n]:.3g}" if flow.received[n] and flow.seconds[n] else "-",
+            _ms(flow.seconds[n] / flow.received[n]) if flow.received[n] and flow.seconds[n] else "-",
             flow.waiting[n],
         )
         for n, name in enumerate(flow.names)
     ]
-    return _table(("node", "in", "out", "failed", "ms each", "waiting"), rows)
+    return table(("node", "in", "out", "failed", "ms each", "waiting"), rows)
 
 
 def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
@@ -119,25 +135,27 @@ def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
         for one in level.groups
         if one.name == group
     ]
-    return _table(("topic", "lag", "pending", "consumers", "dead letters"), rows)
+    if not rows:  # a replay has dropped it, or none of its topics is there yet
+        return "nothing: there is no such group"
+    return table(("topic", "lag", "pending", "consumers", "dead letters"), rows)
 
 
 def result_table(value: Any) -> str:
     """Return a result as Markdown: the head of a DataFrame as a table, a mapping's values, anything else as text."""
-    if isinstance(value, pd.Series):
+    if is_pandas(value, "Series"):
         value = value.to_frame()
-    if isinstance(value, pd.DataFrame):
+    if is_pandas(value, "DataFrame"):
         head = value.head(_ROWS)
         columns = [head.iloc[:, n] for n in range(head.shape[1])]
         names = [cell(name) for name in head.columns]
         if len(columns) > _COLUMNS:  # the first and the last, as pandas does
             half = _COLUMNS // 2
-            columns[half:-half], names[half:-half] = [pd.Series(["..."] * len(head))], ["..."]
+            columns[half:-half], names[half:-half] = [["..."] * len(head)], ["..."]
         rows = zip(head.index, *columns, strict=True)
-        shown = _table(("", *names), [[cell(one) for one in row] for row in rows])
+        shown = table(("", *names), [[cell(one) for one in row] for row in rows])
         return f"{shown}\n\n{len(value)} rows, {len(value.columns)} columns"
     if isinstance(value, dict):
-        return _table(("", "value"), [(cell(key), cell(one)) for key, one in list(value.items())[:_ROWS]])
+        return table(("", "value"), [(cell(key), cell(one)) for key, one in list(value.items())[:_ROWS]])
     return "```\n" + textwrap.shorten(repr(value), 1_000).replace("```", "'''") + "\n```"
 
 
@@ -152,8 +170,8 @@ def letters_table(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome],
         for one, outcome in list(became.items())[:_LETTERS]
     ]
     more = f"\n\nand {len(became) - _LETTERS:,} more" if len(became) > _LETTERS else ""
-    table = _table(("letter", "entry", "node", "exception", "replayed before", "now"), rows)
-    return f"{counts}\n\n{table}{more}"
+    shown = table(("letter", "entry", "node", "exception", "replayed before", "now"), rows)
+    return f"{counts}\n\n{shown}{more}"
 
 
 def cell(value: Any, width: int = _WIDTH) -> str:
@@ -162,7 +180,8 @@ def cell(value: Any, width: int = _WIDTH) -> str:
     return (text if len(text) <= width else f"{text[:width]}...").translate(_MARKDOWN)
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a Markdown table of cells that are ready: `cell` makes one of any value."""
     header = list(header)
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

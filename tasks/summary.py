@@ -52,7 +52,7 @@ class Summary:
             "ticks due": self.due,
             "pushed": self.pushed,
             "entries": self.entries,
-            "bytes": self.bytes,
+            "bytes": f"{self.bytes:,}",
             **{f"missed: {reason}": n for reason, n in sorted(self.reasons.items())},
             "failed": self.failed,
             "lost": self.lost,

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fakeredis
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
 from deployments.redis_server import RedisServer
+from tasks import reservoir, testing
 
 # fakeredis runs the scripts in a Lua of its own and a real server answers over a socket: single examples are
 # slow now and then on a shared machine, and that is no finding.
@@ -26,11 +26,6 @@ settings.register_profile(
 )
 settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)  # for an hour of looking
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
-
-
-def _fake_client() -> fakeredis.FakeRedis:
-    # As tasks.connection: RESP 2, whatever the default of redis-py's version is.
-    return fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)), protocol=2)
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +62,9 @@ def prefect() -> Iterator[None]:
 
 
 @pytest.fixture
-def fake_redis() -> Iterator[fakeredis.FakeRedis]:
+def fake_redis() -> Iterator[redis.Redis]:
     """Return a client of an empty Redis that lives in this process only."""
-    client = _fake_client()
+    client = testing.fake_redis()
     yield client
     client.close()
 
@@ -80,6 +75,15 @@ def client(request: pytest.FixtureRequest) -> redis.Redis:
     return request.getfixturevalue(f"{request.param}_redis")
 
 
+@pytest.fixture(scope="module", params=["small", "large"])
+def every_way_to_append(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have single entries appended as small ones are and, in another run of the same test, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "large":
+            patch.setattr(reservoir, "LARGE", 1)
+        yield
+
+
 @pytest.fixture(scope="session", params=["fake", "real"])
 def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.Redis]]:
     """Return a function that gives an empty Redis: one for each example of a property test.
@@ -88,7 +92,7 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
     Of session scope, because hypothesis rightly refuses fixtures that it cannot renew between examples.
     """
     if request.param == "fake":
-        yield _fake_client
+        yield testing.fake_redis
         return
     server: RedisServer = request.getfixturevalue("redis_server")
     with redis.Redis.from_url(server.url, protocol=2) as client:

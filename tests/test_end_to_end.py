@@ -1,108 +1,39 @@
-"""The whole, for real: Prefect's server, worker and commands, Redis, `prefect.yaml`, and `sluice up`."""
+"""The whole, for real: Prefect's server, worker and commands, Redis, and `prefect.yaml`."""
 
+import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import UUID
+from typing import Any
+from uuid import uuid4
 
-import psutil
 import pytest
 import redis
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter
-from prefect.client.schemas.objects import FlowRun
+import yaml
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import LogFilter
+from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from deployments import blueprint, rollout
-from deployments.child import Child
-from deployments.ledger import flow_run_processes
-from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
+from deployments import blueprint, check_prefect, rollout, runs
 from deployments.redis_server import RedisServer
 from tasks.reservoir import Reservoir
+from tests.plain import ROOT, Plain, entries
+from tests.streams import push_all
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
-
-
-def entries(url: str, topic: str) -> int:
-    try:
-        with redis.Redis.from_url(url, protocol=2) as client:
-            return client.xlen(topic)
-    except redis.RedisError:
-        return 0
-
-
-class Plain:
-    """A Prefect server and a worker as somebody has them who never heard of `sluice up`."""
-
-    def __init__(self, folder: Path, reservoir: RedisServer) -> None:
-        port = free_port()
-        self.redis_url = reservoir.url
-        self.env = settings_of_own_server(folder / "prefect", port) | {
-            "SLUICE_REDIS_URL": reservoir.url,
-            "SLUICE_STATE_DIR": str(folder),
-            "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # only what a test starts is to run
-            "PWD": str(ROOT),
-        }
-        self.folder = folder
-        self.server = prefect_server(port, log=folder / "server.log", env=self.env, cwd=ROOT)
-        self.worker = worker(log=folder / "worker.log", env=self.env, cwd=ROOT)
-        self.client = SyncPrefectClient(self.env["PREFECT_API_URL"])
-
-    def start(self) -> None:
-        self.client.__enter__()
-        self.server.start()
-        wait_for_server(self.env["PREFECT_API_URL"], self.server)
-        self.prefect("work-pool", "create", "sluice", "--type", "process")
-        self.prefect("deploy", "--all")
-        self.worker.start()
-
-    def stop(self) -> None:
-        self.worker.kill()
-        for _, process in flow_run_processes(self.folder):
-            process.kill()
-        self.server.kill()
-        self.client.__exit__(None, None, None)
-
-    def prefect(self, *arguments: str) -> str:
-        """Run a command of Prefect's, as in a shell in the checkout."""
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-        done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def runs(self, flow: str) -> list[FlowRun]:
-        """Return the flow's runs, oldest first."""
-        found = self.client.read_flow_runs(flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}))
-        return sorted(found, key=lambda run: run.created or run.expected_start_time)
-
-    def state(self, run: UUID) -> str:
-        return self.client.read_flow_run(run).state_name or ""
 
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Plain]:
-    stack = Plain(tmp_path_factory.mktemp("plain"), redis_server)
-    try:
-        stack.start()
+    with Plain(tmp_path_factory.mktemp("plain"), redis_server) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automations(plain: Plain) -> None:
@@ -112,7 +43,7 @@ def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automa
     }
     assert set(found) == {f"{each.entrypoint.rpartition(':')[2]}/{each.name}" for each in declared.deployments}
     assert {len(each.schedules) for name, each in found.items() if "inlet" in each.tags} == {1}
-    assert {name for name, each in found.items() if "outlet" in each.tags and not each.schedules} == {
+    assert {name for name, each in found.items() if "outlet" in each.tags and not each.schedules} >= {
         "ticking/main",
         "busiest/main",
         "movers/main",
@@ -122,7 +53,7 @@ def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automa
     assert found["ticking/main"].pull_steps == [
         {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
     ]
-    assert len(plain.client.read_automations()) == 4
+    assert len(plain.client.read_automations()) == sum(1 for each in found.values() if "outlet" in each.tags)
 
 
 def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_deploy(plain: Plain) -> None:
@@ -147,12 +78,106 @@ def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_dep
     assert not after.active
 
 
-def test_the_automation_for_lost_heartbeats_is_created_once(plain: Plain) -> None:
+def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
+    plain: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path))
+
+    def found(root: Path) -> dict[str, str]:
+        with temporary_settings({PREFECT_API_URL: plain.env["PREFECT_API_URL"]}):
+            return {
+                f"{each.level} {each.check}": f"{each.says}; {each.do}" for each in check_prefect.check_prefect(root)
+            }
+
+    wait_until(lambda: "ok worker" in found(ROOT), "the worker to be online")
     rollout.ensure_automations(plain.client)
+    as_it_is = found(ROOT)
+    assert {"ok Prefect", "ok work pool", "ok worker", "ok automations"} <= set(as_it_is)
+    vitals = plain.client.read_deployment_by_name("vitals/main")
+    plain.client.update_deployment_schedule(vitals.id, vitals.schedules[0].id, active=False)
+    assert "vitals/main" in found(ROOT)["warn schedules"]
+    plain.client.update_deployment_schedule(vitals.id, vitals.schedules[0].id, active=True)
+
+    raw = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    raw["deployments"][0]["tags"].append("another")
+    del raw["deployments"][1]
+    raw["deployments"].append({"name": "new", "entrypoint": "flows/clock.py:seconds"})
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(raw))
+    changed = found(tmp_path)
+    assert changed["fail deployments"] == (
+        "in prefect.yaml, but not on the server: seconds/new; `prefect deploy --all`, or `make up`"
+    )
+    assert "warn deployments" in changed
+
+    plain.client.create_work_pool(WorkPoolCreate(name="idle", type="process", is_paused=True))
+    monkeypatch.setattr(check_prefect, "POOL", "idle")
+    monkeypatch.setattr(runs, "POOL", "idle")
+    idle = found(ROOT)
+    assert "`prefect work-pool resume idle`" in idle["fail work pool"]
+    assert "`prefect worker start --pool idle --type process`" in idle["fail worker"]
+    monkeypatch.setattr(check_prefect, "POOL", "nowhere")
+    assert "there is no pool 'nowhere'" in found(ROOT)["fail work pool"]
+
+
+def test_the_automations_are_created_once_renewed_and_left_alone_when_somebody_has_edited_or_paused_them(
+    plain: Plain,
+) -> None:
+    def found() -> dict[str, Automation]:
+        return {each.name: each for each in plain.client.read_automations() if each.name.startswith("sluice - ")}
+
+    def change(name: str, **changes: Any) -> None:
+        before = {key: value for key, value in found()[name] if key not in {"id", "owner_resource"}}
+        changed = AutomationCore.model_validate(before | changes)
+        plain.client.update_automation(found()[name].id, changed)
+
     rollout.ensure_automations(plain.client)
-    assert [each.name for each in plain.client.read_automations()].count(
-        "sluice - crash runs that lost their heartbeat"
-    ) == 1
+    heartbeats, lags = "sluice - crash runs that lost their heartbeat", "sluice - tell when a group lags"
+    shipped = found()
+    assert set(shipped) == {heartbeats, lags}
+    rollout.ensure_automations(plain.client)
+    assert found() == shipped
+
+    edited = shipped[lags].trigger.model_copy(update={"within": timedelta(minutes=5)})
+    change(lags, trigger=edited)
+    older = shipped[heartbeats].model_copy(update={"description": "as an older version had it"})
+    change(heartbeats, description=older.description, tags=["sluice", rollout.fingerprint(older)], enabled=False)
+    rollout.ensure_automations(plain.client)
+    assert found()[lags].trigger == edited
+    assert found()[heartbeats] == shipped[heartbeats].model_copy(update={"enabled": False})
+
+    change(lags, trigger=shipped[lags].trigger)
+    change(heartbeats, enabled=True)
+    assert found() == shipped
+
+
+def test_a_group_that_lags_is_told_of_once_by_the_automation(plain: Plain) -> None:
+    rollout.ensure_automations(plain.client)
+    with redis.Redis.from_url(plain.redis_url, protocol=2) as client:
+        push_all(client, "flooded", range(5))
+        client.xgroup_create("flooded", "slow", "0")
+    plain.prefect("deployment", "run", "levels/main", "--param", "max_lag=3")
+    wait_until(lambda: plain.runs("alert"), "the automation to run it", deadline=60)
+    (told,) = plain.runs("alert")
+    wait_until(lambda: plain.state(told.id) == "Completed", "its end", deadline=60)
+    message = "group 'slow' on topic 'flooded': 5 entries behind"
+    assert plain.client.read_flow_run(told.id).name == message
+    warnings = LogFilter.model_validate({"level": {"ge_": logging.WARNING}, "flow_run_id": {"any_": [told.id]}})
+    wait_until(lambda: plain.client.read_logs(warnings), "its log line", deadline=30)
+    assert [line.message for line in plain.client.read_logs(warnings)] == [message]
+
+    def emit(group: str) -> None:
+        again = event | {"id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "payload": {"message": group}}
+        again["related"] = [{**event["related"][0], "prefect.resource.id": group}, *event["related"][1:]]
+        plain.client.request("POST", "/events", json=[again])
+
+    reply = plain.client.request(
+        "POST", "/events/filter", json={"filter": {"event": {"name": ["sluice.topic.lagging"]}}}
+    )
+    event = reply.json()["events"][0]
+    emit(event["related"][0]["prefect.resource.id"])  # within the hour
+    emit("another")
+    wait_until(lambda: len(plain.runs("alert")) > 1, "another group to be told of", deadline=30)
+    assert [run.parameters["message"] for run in plain.runs("alert")] == [message, "another"]
 
 
 def test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled(
@@ -208,67 +233,3 @@ def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain)
     wait_until(lambda: plain.state(run.id) == "Submitting", "its process to start", deadline=30)
     plain.client.set_flow_run_state(run.id, Cancelling())
     wait_until(lambda: plain.state(run.id) == "Cancelled", "its end", deadline=60)
-
-
-class Up:
-    """`sluice up` in a process of its own, with what it prints in a file."""
-
-    def __init__(self, state: Path, port: int) -> None:
-        self.state = state
-        self.log = state.parent / "up.log"
-        self.child = Child(
-            "sluice up",
-            [sys.executable, "-m", "deployments", "up", "--port", str(port)],
-            log=self.log,
-            env={**clean_environment(), "SLUICE_STATE_DIR": str(state), "COLUMNS": "150"},
-            cwd=state.parent,
-        )
-        self.url = f"unix://{state / 'redis' / 'redis.sock'}"
-
-    def said(self, text: str) -> bool:
-        assert self.child.running, self.log.read_text()
-        return text in self.log.read_text()
-
-    def processes(self) -> list[psutil.Process]:
-        """Return every process that has our state folder in its environment or command."""
-        found = []
-        for process in psutil.process_iter(["environ", "cmdline"]):
-            environ = process.info["environ"] or {}
-            mine = environ.get("SLUICE_STATE_DIR") == str(self.state)
-            if mine or str(self.state) in " ".join(process.info["cmdline"] or []):
-                found.append(process)
-        return found
-
-
-def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    up = Up(state, free_port())
-    try:
-        up.child.start()
-        for topic in ("busiest", "signals"):
-            wait_until(
-                lambda topic=topic: up.said("after") and entries(up.url, topic), f"results in {topic}", deadline=120
-            )
-        before = {topic: entries(up.url, topic) for topic in ("busiest", "signals", "market")}
-
-        for process in [psutil.Process(up.child.pid), *up.processes()]:  # as if the machine had stopped
-            process.kill()
-        up.child.kill()  # which also reaps it
-        wait_until(lambda: not up.processes(), "all of it to be gone")
-
-        up.child.start()
-        wait_until(lambda: up.said("without a process as crashed"), "the lost runs to be found", deadline=60)
-        wait_until(lambda: up.said("movers Running"), "the outlets to be back", deadline=90)
-        wait_until(lambda: entries(up.url, "signals") > before["signals"], "more results than before", deadline=60)
-        assert all(entries(up.url, topic) >= length for topic, length in before.items())
-
-        os.kill(up.child.pid or 0, signal.SIGINT)
-        wait_until(lambda: not up.child.running, "Ctrl-C to end it", deadline=60)
-        assert up.child.exit_code == 0
-        assert "did not end in time" not in up.log.read_text()
-        assert up.processes() == []
-    finally:
-        up.child.kill()
-        for process in up.processes():
-            process.kill()
-        up.child.kill()

@@ -1,6 +1,7 @@
 """What an outlet's report says: figures of the graph as it is, in Markdown and Mermaid that no name can break."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import redis
 from streamz import Stream
 
-from tasks import report
+from tasks import history, report
 from tasks.levels import Levels
 from tests.streams import push_all, run
 
@@ -23,7 +24,7 @@ def flow_after(client: redis.Redis, build: Any, n: int = 6) -> report.Flow:
         return build(source)
 
     run(built, client)
-    return report.flow_of(sources[0]._reading.secured.meters)
+    return report.flow_of(sources[0].reading.secured.meters)
 
 
 def test_the_figures_are_those_of_what_flowed_fused_or_not(fake_redis: redis.Redis) -> None:
@@ -68,6 +69,8 @@ def test_the_diagram_has_rates_on_its_arrows_and_what_fails_or_stalls_in_red() -
     before = report.Flow(names, (0,) * 4, (0,) * 4, (0,) * 4, (0,) * 4, (0.0,) * 4, dict.fromkeys(arrows, 0), 100.0)
     after = report.Flow(names, (0,) * 4, (0,) * 4, (0, 1, 0, 0), (0,) * 4, (0.0,) * 4, arrows, 104.0)
     drawn = report.diagram(after, before, stalled=["c"])
+    assert '  n1["b, 1 failed"]' in drawn
+    assert '  n2["c, stalled"]' in drawn
     assert '  n0 -->|"2.5/s"| n1' in drawn
     assert '  n2 -->|"0/s"| n3' in drawn
     assert "  class n1,n2 bad" in drawn
@@ -83,7 +86,7 @@ def test_a_frame_is_shown_by_its_head_with_every_row_as_wide_as_its_header() -> 
     frame = pd.DataFrame({f"c|{n}": [f"x|{n}\ny <b>"] * 40 for n in range(30)})
     table, size = report.result_table(frame).split("\n\n")
     rows = [cells(line) for line in table.splitlines()]
-    assert {len(row) for row in rows} == {14}
+    assert {len(row) for row in rows} == {10}
     assert len(rows) == 12
     assert rows[0][1] == r"c\|0"
     assert rows[0][-1] == r"c\|29"
@@ -107,3 +110,16 @@ def test_the_topics_of_the_group_are_shown_and_no_others(fake_redis: redis.Redis
     fake_redis.xgroup_create("topic", "other", "0")
     *_, row = report.topics_table([level], "group").splitlines()
     assert cells(row)[:3] == ["topic", "4", "2"]
+    assert "no such group" in report.topics_table([level], "dropped")
+
+
+def test_a_chart_of_lag_is_drawn_to_scale_also_where_nothing_was_sampled() -> None:
+    began = datetime(2026, 11, 26, tzinfo=UTC)
+    lags = {0: 10, 5: 20, 10: 30, 300: 40, 305: 50}  # by the minute
+    samples = [
+        history.Sample(began + timedelta(minutes=m, seconds=1), {("t", "g"): lag}, {}, {}) for m, lag in lags.items()
+    ]
+    text = history.markdown([], samples)
+    assert f"line [10, 20, {'30, ' * 58}40, 50]" in text
+    assert 'x-axis "hours up to now" -5.08 --> 0' in text
+    assert "minutes" in history.markdown([], samples[:3])

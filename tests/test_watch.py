@@ -1,6 +1,7 @@
 """Beside an outlet's stream, on a real Prefect server: its report, its state, stalls; and nothing of that holds it up."""
 
 import itertools
+import re
 import socket
 import threading
 import time
@@ -70,8 +71,28 @@ def test_a_run_has_one_report_with_its_graph_its_failures_and_its_last_result(
     assert "| total | 20.8333 |" in artifact["data"]
 
 
+def test_what_befalls_entries_is_in_the_log_of_the_run_a_line_for_a_thousand(
+    real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_all(real_redis, "topic", range(3))
+    for _ in range(100):
+        real_redis.xadd("topic", {"bad": b"\xff\xff\xff\xffrubbish"})
+
+    @outlet(topics="topic", group="group", until="now")
+    def halves(source: Stream) -> None:
+        source.map(lambda e: 10 / e["n"]).sink(lambda _: None)
+
+    halves()
+    told = [r for r in caplog.records if "dead letters" in r.getMessage()]
+    assert {(r.name, r.levelname, bool(r.flow_run_id)) for r in told} == {("prefect.flow_runs", "WARNING", True)}  # type: ignore[attr-defined]
+    first, poison, more = sorted((r.getMessage() for r in told), key=lambda text: ("decoded" in text, "times" in text))
+    assert "ZeroDivisionError" in first
+    assert "of group 'group' what cannot be decoded, at last topic 'topic' entry " in poison
+    assert "what cannot be decoded (99 times), at last " in more
+
+
 def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, client: SyncPrefectClient) -> None:
-    push_all(real_redis, "topic", range(20))
+    ids = push_all(real_redis, "topic", range(20))
 
     @outlet(topics="topic", group="replay", until="now")
     def replay(source: Stream) -> None:
@@ -80,6 +101,9 @@ def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, clie
     replay()
     [artifact] = artifacts(client, "outlet-replay-progress")
     assert (artifact["type"], artifact["data"]) == ("progress", 100.0)
+    [artifact] = artifacts(client, "outlet-replay")
+    assert f"**100 %** of a replay up to topic {ids[-1]}" in artifact["data"]
+    assert re.search(r'n0 -->\|"[1-9]\d/s"\| n1', artifact["data"])  # about 40: the rate of the whole run
 
 
 def test_a_run_that_prefect_wants_cancelled_stops_without_a_signal_and_ends_as_cancelled(

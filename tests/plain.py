@@ -1,0 +1,92 @@
+"""A Prefect server, a worker and a Redis of real ones, with `prefect.yaml` deployed, and what tests ask of them."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+import redis
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowFilter
+from prefect.client.schemas.objects import FlowRun
+
+from deployments.ledger import flow_run_processes
+from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
+from deployments.redis_server import RedisServer
+
+__all__ = ["ROOT", "Plain", "entries", "free_port"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def entries(url: str, topic: str) -> int:
+    try:
+        with redis.Redis.from_url(url, protocol=2) as client:
+            return client.xlen(topic)
+    except redis.RedisError:
+        return 0
+
+
+class Plain:
+    """A Prefect server and a worker as somebody has them who never heard of `sluice up`."""
+
+    def __init__(self, folder: Path, reservoir: RedisServer) -> None:
+        port = free_port()
+        self.redis_url = reservoir.url
+        self.env = settings_of_own_server(folder / "prefect", port) | {
+            "SLUICE_REDIS_URL": reservoir.url,
+            "SLUICE_STATE_DIR": str(folder),
+            "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # only what a test starts is to run
+            "PWD": str(ROOT),
+        }
+        self.folder = folder
+        self.server = prefect_server(port, log=folder / "server.log", env=self.env, cwd=ROOT)
+        self.worker = worker(log=folder / "worker.log", env=self.env, cwd=ROOT)
+        self.client = SyncPrefectClient(self.env["PREFECT_API_URL"])
+
+    def __enter__(self) -> Self:
+        self.client.__enter__()
+        try:
+            self.start_server()
+            self.prefect("work-pool", "create", "sluice", "--type", "process")
+            self.prefect("deploy", "--all")
+            self.worker.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.worker.kill()
+        for _, process in flow_run_processes(self.folder):
+            process.kill()
+        self.server.kill()
+        self.client.__exit__(None, None, None)
+
+    def start_server(self) -> None:
+        """Start the server, at first or again, and wait until it answers."""
+        self.server.start()
+        wait_for_server(self.env["PREFECT_API_URL"], self.server)
+
+    def prefect(self, *arguments: str) -> str:
+        """Run a command of Prefect's, as in a shell in the checkout."""
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def runs(self, flow: str) -> list[FlowRun]:
+        """Return the flow's runs, oldest first."""
+        found = self.client.read_flow_runs(flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}))
+        return sorted(found, key=lambda run: run.created or run.expected_start_time)
+
+    def state(self, run: UUID) -> str:
+        return self.client.read_flow_run(run).state_name or ""

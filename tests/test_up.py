@@ -1,0 +1,89 @@
+"""`sluice up`, for real: from an empty folder to live results, through a crash, to nothing left behind."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deployments.child import Child
+from tests.plain import entries, free_port
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
+
+
+class Up:
+    """`sluice up | tee FILE` in a session of its own: a Ctrl-C reaches all of it."""
+
+    def __init__(self, state: Path, port: int) -> None:
+        self.state = state
+        self.log = state.parent / "up.log"
+        self.log.touch()
+        command = f"{sys.executable} -m deployments up --port {port} 2>&1"
+        self.child = Child(
+            "sluice up",
+            ["bash", "-c", f"trap : INT; {command} | tee {self.log}; exit ${{PIPESTATUS[0]}}"],
+            log=state.parent / "bash.log",
+            env={**clean_environment(), "SLUICE_STATE_DIR": str(state), "COLUMNS": "150"},
+            cwd=state.parent,
+        )
+        self.url = f"unix://{state / 'redis' / 'redis.sock'}"
+
+    def said(self, text: str) -> bool:
+        assert self.child.running, self.log.read_text()
+        return text in self.log.read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that has our state folder in its environment or command."""
+        found = []
+        for process in psutil.process_iter(["environ", "cmdline"]):
+            environ = process.info["environ"] or {}
+            mine = environ.get("SLUICE_STATE_DIR") == str(self.state)
+            if mine or str(self.state) in " ".join(process.info["cmdline"] or []):
+                found.append(process)
+        return found
+
+
+def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    up = Up(state, free_port())
+    try:
+        up.child.start()
+        for topic in ("busiest", "signals"):
+            wait_until(
+                lambda topic=topic: up.said("after") and entries(up.url, topic), f"results in {topic}", deadline=120
+            )
+        before = {topic: entries(up.url, topic) for topic in ("busiest", "signals", "market")}
+
+        for process in [psutil.Process(up.child.pid), *up.processes()]:  # as if the machine had stopped
+            process.kill()
+        up.child.kill()  # which also reaps it
+        wait_until(lambda: not up.processes(), "all of it to be gone")
+
+        up.child.start()
+        wait_until(lambda: up.said("without a process as crashed"), "the lost runs to be found", deadline=60)
+        wait_until(lambda: up.said("movers Running"), "the outlets to be back", deadline=90)
+        wait_until(lambda: entries(up.url, "signals") > before["signals"], "more results than before", deadline=60)
+        assert all(entries(up.url, topic) >= length for topic, length in before.items())
+
+        os.killpg(up.child.pid or 0, signal.SIGINT)  # tee dies of it: nobody reads what is said from now on
+        wait_until(lambda: not up.child.running, "Ctrl-C to end it", deadline=60)
+        assert up.child.exit_code == 0
+        assert up.processes() == []
+        with contextlib.closing(sqlite3.connect(state / "prefect" / "prefect.db")) as db:
+            last = "select state_name, max(start_time) from flow_run where start_time is not null group by flow_id"
+            assert {name for name, _ in db.execute(last)} <= {"Cancelled", "Completed"}, "each in good order"
+    finally:
+        up.child.kill()
+        for process in up.processes():
+            process.kill()
+        up.child.kill()
