@@ -62,7 +62,9 @@ def _server(client: Any, info: dict[str, Any]) -> Iterator[Finding]:
     except (redis.exceptions.NoPermissionError, redis.ResponseError) as error:
         said = str(error).partition("\n")[0]
         yield failure(
-            "Redis scripts", f"refused: {said}", "let this user run EVALSHA and SCRIPT LOAD, on all topics and on sluice:*"
+            "Redis scripts",
+            f"refused: {said}",
+            "let this user run EVALSHA and SCRIPT LOAD, on all topics and on sluice:*",
         )
     else:
         yield fine("Redis scripts", "run")

@@ -144,11 +144,12 @@ def find_server(ledger: Ledger) -> str:
     raise UnavailableError(msg)
 
 
-def said_by(error: "HTTPError", url: str) -> str:
+def said_by(error: "HTTPError") -> str:
     """Return what is wrong with a server that answers, but not as it should, in a sentence without a credential."""
     from httpx import HTTPStatusError  # noqa: PLC0415 - only where there was one
+    from prefect.settings import get_current_settings  # noqa: PLC0415
 
-    where = f"the Prefect server at {without_password(url)}"
+    where = f"the Prefect server at {without_password(str(get_current_settings().api.url))}"
     if not isinstance(error, HTTPStatusError):
         return f"{where} does not answer in time ({type(error).__name__}); try again, or look into its log"
     status = error.response.status_code

@@ -125,7 +125,7 @@ def _prefect(ledger: Ledger) -> Prefect:
             with impatient_client() as client:
                 found, workers = last_runs(client), workers_online(client)
         except HTTPError as error:
-            return Prefect(error=said_by(error, url))
+            return Prefect(error=said_by(error))
     except UnavailableError as error:
         return Prefect(error=str(error))
     deployments = [

@@ -13,16 +13,19 @@ from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
 import redis
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.cells import cell_len
 from rich.console import Console
 
 from deployments.as_json import entry_object, line
 from deployments.dead import dead
 from deployments.ledger import Ledger
+from deployments.prefect_server import said_by
 from deployments.redis_server import RedisServer
 from deployments.tables import entry_table, letters_table, levels_table
 from tasks.deadletters import newest_letters
@@ -348,6 +351,19 @@ def test_up_with_a_redis_that_does_not_answer_starts_nothing(tmp_path: Path) -> 
     assert "does not answer (Connection refused)" in line
     assert "hunter2" not in result.stdout + line
     assert not (tmp_path / "logs" / "prefect-server.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(401, "without the right key (401); set PREFECT_API_AUTH_STRING"), (503, "an error (503)")]
+)
+def test_a_prefect_server_that_refuses_is_told_in_a_sentence(status: int, says: str) -> None:
+    request = httpx.Request("GET", "http://user:hunter2@127.0.0.1:1/api/flows")
+    error = httpx.HTTPStatusError("hunter2", request=request, response=httpx.Response(status, request=request))
+    with temporary_settings({PREFECT_API_URL: "http://user:hunter2@127.0.0.1:1/api"}):
+        said = said_by(error)
+    assert says in said
+    assert "at http://127.0.0.1:1/api" in said
+    assert "hunter2" not in said
 
 
 def test_a_python_without_the_project_says_how_to_install_it(tmp_path: Path) -> None:

@@ -7,16 +7,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import redis
+import yaml
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import LogFilter
 from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from deployments import blueprint, rollout
+from deployments import blueprint, check_prefect, rollout, runs
 from deployments.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.plain import ROOT, Plain, entries
@@ -28,12 +32,8 @@ pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three s
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Plain]:
-    stack = Plain(tmp_path_factory.mktemp("plain"), redis_server)
-    try:
-        stack.start()
+    with Plain(tmp_path_factory.mktemp("plain"), redis_server) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automations(plain: Plain) -> None:
@@ -43,7 +43,7 @@ def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automa
     }
     assert set(found) == {f"{each.entrypoint.rpartition(':')[2]}/{each.name}" for each in declared.deployments}
     assert {len(each.schedules) for name, each in found.items() if "inlet" in each.tags} == {1}
-    assert {name for name, each in found.items() if "outlet" in each.tags and not each.schedules} == {
+    assert {name for name, each in found.items() if "outlet" in each.tags and not each.schedules} >= {
         "ticking/main",
         "busiest/main",
         "movers/main",
@@ -53,7 +53,7 @@ def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automa
     assert found["ticking/main"].pull_steps == [
         {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
     ]
-    assert len(plain.client.read_automations()) == 4
+    assert len(plain.client.read_automations()) == sum(1 for each in found.values() if "outlet" in each.tags)
 
 
 def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_deploy(plain: Plain) -> None:
@@ -76,6 +76,47 @@ def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_dep
     plain.prefect("deploy", "--name", "vitals/main")
     (after,) = plain.client.read_deployment_by_name("vitals/main").schedules
     assert not after.active
+
+
+def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
+    plain: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path))
+
+    def found(root: Path) -> dict[str, str]:
+        with temporary_settings({PREFECT_API_URL: plain.env["PREFECT_API_URL"]}):
+            return {
+                f"{each.level} {each.check}": f"{each.says}; {each.do}" for each in check_prefect.check_prefect(root)
+            }
+
+    wait_until(lambda: "ok worker" in found(ROOT), "the worker to be online")
+    rollout.ensure_automations(plain.client)
+    as_it_is = found(ROOT)
+    assert {"ok Prefect", "ok work pool", "ok worker", "ok automations"} <= set(as_it_is)
+    vitals = plain.client.read_deployment_by_name("vitals/main")
+    plain.client.update_deployment_schedule(vitals.id, vitals.schedules[0].id, active=False)
+    assert "vitals/main" in found(ROOT)["warn schedules"]
+    plain.client.update_deployment_schedule(vitals.id, vitals.schedules[0].id, active=True)
+
+    raw = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    raw["deployments"][0]["tags"].append("another")
+    del raw["deployments"][1]
+    raw["deployments"].append({"name": "new", "entrypoint": "flows/clock.py:seconds"})
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(raw))
+    changed = found(tmp_path)
+    assert changed["fail deployments"] == (
+        "in prefect.yaml, but not on the server: seconds/new; `prefect deploy --all`, or `make up`"
+    )
+    assert "warn deployments" in changed
+
+    plain.client.create_work_pool(WorkPoolCreate(name="idle", type="process", is_paused=True))
+    monkeypatch.setattr(check_prefect, "POOL", "idle")
+    monkeypatch.setattr(runs, "POOL", "idle")
+    idle = found(ROOT)
+    assert "`prefect work-pool resume idle`" in idle["fail work pool"]
+    assert "`prefect worker start --pool idle --type process`" in idle["fail worker"]
+    monkeypatch.setattr(check_prefect, "POOL", "nowhere")
+    assert "there is no pool 'nowhere'" in found(ROOT)["fail work pool"]
 
 
 def test_the_automations_are_created_once_renewed_and_left_alone_when_somebody_has_edited_or_paused_them(
