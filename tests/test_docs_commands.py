@@ -40,7 +40,6 @@ SECURED = "test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_slui
 # Which test runs the commands that begin so.
 RUN_BY = {
     "make up": UP,
-    "sluice new": "test_scaffold.py::test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are",
     "sluice restart": RESTART,
     "sluice status": SHOWN,
     "sluice status --watch": "test_cli.py::test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look",
@@ -97,8 +96,7 @@ class Commands:
         command = group.commands[arguments[0]]
         if not arguments[1:]:  # a sentence may name it without what it needs
             return
-        words = ["inlet" if word == "KIND" else word for word in arguments]  # of a choice: the reference has its name
-        given = command.make_context(words[0], words[1:]).params
+        given = command.make_context(arguments[0], list(arguments[1:])).params
         if arguments[0] == "restart":
             self._deployed(given["name"])
 
