@@ -28,6 +28,10 @@ settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="FOLDER", help="where the browser tests put what the documents show")
+
+
 def _fake_client() -> fakeredis.FakeRedis:
     # As tasks.connection: RESP 2, whatever the default of redis-py's version is.
     return fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)), protocol=2)

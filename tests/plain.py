@@ -8,8 +8,8 @@ from uuid import UUID
 
 import redis
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import ArtifactFilter, FlowFilter
+from prefect.client.schemas.objects import Artifact, FlowRun
 
 from deployments.ledger import flow_run_processes
 from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
@@ -77,6 +77,15 @@ class Plain:
         """Return the flow's runs, oldest first."""
         found = self.client.read_flow_runs(flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}))
         return sorted(found, key=lambda run: run.created or run.expected_start_time)
+
+    def deployment(self, name: str) -> UUID:
+        return self.client.read_deployment_by_name(name).id
+
+    def artifact(self, run: UUID, kind: str = "markdown") -> Artifact | None:
+        """Return what the run shows of that kind, if it does so yet."""
+        wanted = {"flow_run_id": {"any_": [run]}, "type": {"any_": [kind]}}
+        found = self.client.read_artifacts(artifact_filter=ArtifactFilter.model_validate(wanted))
+        return found[0] if found else None
 
     def state(self, run: UUID) -> str:
         return self.client.read_flow_run(run).state_name or ""
