@@ -21,7 +21,7 @@ chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 tim
 	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/test_handovers.py $(ARGS)
 
 screenshots: $(VENV)/installed-test ## Take the pictures in docs/images anew, with the Chromium that is there
-	@$(BIN)/python -m pytest tests/test_end_to_end.py -k 'form or switch or replay or drawn' --screenshots docs/images $(ARGS)
+	@$(BIN)/python -m pytest tests/test_browser.py --screenshots docs/images $(ARGS)
 
 lint: $(VENV)/installed-test ## Check style and types
 	@$(BIN)/ruff check .

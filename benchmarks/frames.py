@@ -12,7 +12,8 @@ from benchmarks.work import connected, wait
 from tasks import Reservoir, codec
 from tasks.exchange import Exchange
 from tasks.frames import weigh_stream
-from tasks.ipc import DEFAULT_LIMITS, Budget, open_stream
+from tasks.ipc import open_stream
+from tasks.limits import DEFAULT_LIMITS, Budget
 from tasks.source import from_redis
 
 __all__ = ["measure", "quotes"]

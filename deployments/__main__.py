@@ -1,5 +1,15 @@
-"""`python -m deployments` is `sluice`."""
+"""`python -m deployments` is `sluice`, and says so where it cannot be: in a Python that is not the project's."""
 
-from deployments.cli import main
+import sys
+
+_HERE = f"this Python ({sys.version.split()[0]}, {sys.executable})"
+_DO = "run `make up`, then .venv/bin/sluice"
+
+if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+    sys.exit(f"sluice: expected Python 3.11 or 3.12, got {_HERE}; {_DO}")
+try:
+    from deployments.cli import main
+except ModuleNotFoundError as error:
+    sys.exit(f"sluice: {_HERE} has no module {error.name!r}: Sluice is not installed for it; {_DO}")
 
 main()

@@ -1,9 +1,11 @@
 """What `prefect.yaml` says: the deployments, which of them are inlets and outlets, and whether they can be imported."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,20 +97,47 @@ def _deployment(path: Path, position: int, block: object) -> Deployment:
 
 
 def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Import the flows; return their names by entrypoint, and a sentence for each that cannot be imported.
+    """Import the flows; return their names by entrypoint, and a sentence for each reason why some cannot be imported.
 
     `prefect deploy` does not say so: it reads the flow's name from the source and deploys it all the same (3.8.8).
     """
-    from prefect.flows import load_flow_from_entrypoint  # noqa: PLC0415 - a second; only the check needs it
+    from prefect.exceptions import MissingFlowError  # noqa: PLC0415 - a second; only the check needs Prefect
+    from prefect.flows import load_flow_from_entrypoint  # noqa: PLC0415
 
-    flows, errors = {}, []
+    flows: dict[str, str] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for entrypoint in entrypoints:
         try:
             flows[entrypoint] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False).name
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's file raises
-            cause = error.__cause__ or error
-            errors.append(" ".join(f"{entrypoint}: {type(cause).__name__}: {cause}".split()))
-    return flows, errors
+            file, _, name = entrypoint.rpartition(":")
+            cause = error if isinstance(error, MissingFlowError) else error.__cause__ or error
+            reasons.setdefault((file, _reason(cause)), []).append(name)
+    return flows, [f"{file}:{', '.join(names)}: {reason}" for (file, reason), names in reasons.items()]
+
+
+def _reason(error: BaseException) -> str:
+    """Return what was raised, and where in the user's files."""
+    if isinstance(error, SyntaxError):
+        file, number, text = error.filename, error.lineno, error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [frame for frame in frames if _is_users(frame.filename)]
+        file, number = (ours[-1].filename, ours[-1].lineno) if ours else (None, None)
+        text = str(error)
+    where = f" ({os.path.relpath(file)}, line {number})" if file else ""
+    return " ".join(f"{type(error).__name__}: {text}{where}".split())
+
+
+def _is_users(file: str) -> bool:
+    """Return whether a file is one that a user writes: not Python's, nor installed, nor what makes a flow of a function."""
+    path = Path(file).resolve()
+    made_by = Path(__file__).resolve().parents[1] / "flows"
+    return (
+        path.is_relative_to(Path.cwd().resolve())
+        and "site-packages" not in path.parts
+        and path not in (made_by / "inlets.py", made_by / "outlets.py", made_by / "parameters.py")
+    )
 
 
 class EntrypointCheck:

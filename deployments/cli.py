@@ -2,10 +2,14 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["app", "main"]
 
@@ -19,6 +23,17 @@ app = typer.Typer(
 )
 
 DEBUG = "SLUICE_DEBUG"
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PIPED_WIDTH = 160  # columns, where there is no terminal to say how many
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line each, for scripts.")]
+
+
+def _console() -> "Console":
+    from rich.console import Console  # noqa: PLC0415
+
+    is_told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if is_told else _PIPED_WIDTH)
 
 
 @app.callback()
@@ -40,37 +55,64 @@ def up(
     Uses the Redis that SLUICE_REDIS_URL names, and the Prefect server that PREFECT_API_URL names, and starts what is
     not named. Keeps its data in .sluice/ (or SLUICE_STATE_DIR).
     """
-    from rich.console import Console  # noqa: PLC0415
-
     from deployments.local import up as run  # noqa: PLC0415
 
-    raise typer.Exit(run(Console(), root=Path(__file__).resolve().parents[1], port=port))
+    raise typer.Exit(run(_console(), root=_ROOT, port=port))
 
 
 @app.command()
-def status() -> None:
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,  # noqa: FBT002
+    as_json: _Json = False,  # noqa: FBT002
+) -> None:
     """Show the servers, the last run of every deployment, and how far each group has come.
 
     Exit code 1 if Redis or Prefect does not answer.
     """
-    from rich.console import Console  # noqa: PLC0415
-
     from deployments.status import status as show  # noqa: PLC0415
 
-    raise typer.Exit(0 if show(Console()) else 1)
+    raise typer.Exit(0 if show(_console(), watch=watch, as_json=as_json) else 1)
 
 
 @app.command()
 def peek(
     topic: Annotated[str, typer.Argument(help="The topic, such as busiest, or market:dead:movers.")],
     n: Annotated[int, typer.Option("-n", help="How many entries.", min=1, max=10_000)] = 1,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new ones as they come, until Ctrl-C.")] = False,  # noqa: FBT002
+    as_json: _Json = False,  # noqa: FBT002
 ) -> None:
-    """Print the newest entries of a topic, decoded, oldest first."""
-    from rich.console import Console  # noqa: PLC0415
+    """Print the newest entries of a topic, decoded, oldest first. No group notices."""
+    from deployments.peek import peek as show  # noqa: PLC0415
 
-    from deployments.status import peek as show  # noqa: PLC0415
+    with suppress(KeyboardInterrupt):
+        show(_console(), topic, n, follow=follow, as_json=as_json)
 
-    show(Console(), topic, n)
+
+@app.command()
+def dead(
+    topic: Annotated[str, typer.Argument(help="The topic the entries were pushed to, such as market.")],
+    group: Annotated[str, typer.Argument(help="The consumer group that could not process them, such as movers.")],
+    n: Annotated[int, typer.Option("-n", help="How many, the newest first.", min=1, max=10_000)] = 10,
+    tracebacks: Annotated[bool, typer.Option("--traceback", help="Show where each was raised.")] = False,  # noqa: FBT002
+    as_json: _Json = False,  # noqa: FBT002
+) -> None:
+    """Show what a group could not process, at which node and why, and how to give it back."""
+    from deployments.dead import dead as show  # noqa: PLC0415
+
+    show(_console(), topic, group, n, tracebacks=tracebacks, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    as_json: _Json = False,  # noqa: FBT002
+) -> None:
+    """Check what Sluice needs, from Python's version to the schedules, and say what to do. Changes nothing.
+
+    Exit code 1 if something fails.
+    """
+    from deployments.doctor import doctor as run  # noqa: PLC0415
+
+    raise typer.Exit(0 if run(_console(), _ROOT, as_json=as_json) else 1)
 
 
 @app.command()
@@ -82,11 +124,25 @@ def restart(
 
     An outlet goes on where it stopped, with its code and prefect.yaml as they are deployed now.
     """
-    from rich.console import Console  # noqa: PLC0415
-
     from deployments.restart import restart as run  # noqa: PLC0415
 
-    run(Console(), name, timeout=timeout)
+    run(_console(), name, timeout=timeout)
+
+
+@app.command()
+def new(
+    kind: Annotated[Literal["inlet", "outlet"], typer.Argument(help="What to write.")],
+    name: Annotated[
+        str, typer.Argument(help="Its name: flows/NAME.py, tests/test_NAME.py and the deployment NAME/main.")
+    ],
+    topic: Annotated[
+        str | None, typer.Option(help="The topic it pushes to [NAME], or reads [machine].", show_default=False)
+    ] = None,
+) -> None:
+    """Write an inlet or an outlet to begin with, its deployment in prefect.yaml, and a test that passes."""
+    from deployments.scaffold import new as write  # noqa: PLC0415
+
+    write(_console(), kind, name, root=Path(__file__).resolve().parents[1], topic=topic)
 
 
 def main() -> None:
@@ -97,9 +153,23 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        from tasks.errors import SluiceError  # noqa: PLC0415 - the package loads pandas and streamz: 0.6 s of --help
-
-        if os.environ.get(DEBUG) or not isinstance(error, SluiceError):
+        if os.environ.get(DEBUG) or not (sentence := _sentence(error)):
             raise
-        print(f"sluice: {error}", file=sys.stderr)  # noqa: T201 - a command's error
+        print(f"sluice: {sentence}", file=sys.stderr)  # noqa: T201 - a command's error
         sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what went wrong in a sentence, '' if that is a defect of ours and wants its traceback."""
+    from httpx import HTTPError  # noqa: PLC0415 - these load what --help does not need
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    from deployments.prefect_server import said_by  # noqa: PLC0415
+    from tasks.connection import in_words  # noqa: PLC0415
+    from tasks.errors import SluiceError  # noqa: PLC0415
+
+    if isinstance(error, RedisError):  # it answered at first
+        return f"{in_words(error)}; see `sluice doctor`"
+    if isinstance(error, HTTPError):
+        return said_by(error)
+    return str(error) if isinstance(error, SluiceError) else ""

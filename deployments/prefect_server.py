@@ -8,15 +8,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deployments.child import Child, last_lines
+from deployments.ledger import Ledger
 from tasks.errors import SettingsError, UnavailableError
+from tasks.settings import without_password
+
+if TYPE_CHECKING:
+    from httpx import HTTPError
 
 __all__ = [
     "POOL",
     "answers",
     "check_port",
+    "find_server",
     "prefect_server",
+    "said_by",
     "settings_of_other_server",
     "settings_of_own_server",
     "wait_for_server",
@@ -120,6 +128,39 @@ def answers(api_url: str, *, timeout: float = 2) -> bool:
             return reply.status == 200 and reply.read(16).strip() == b"true"  # noqa: PLR2004 - HTTP's OK
     except (OSError, ValueError):
         return False
+
+
+def find_server(ledger: Ledger) -> str:
+    """Return the address of the Prefect server, which answers: that of `sluice up`, if it runs and no other is set.
+
+    raises    UnavailableError: none answers
+    """
+    if not os.environ.get("PREFECT_API_URL") and ledger.holder() and (url := ledger.api_url()):
+        os.environ["PREFECT_API_URL"] = url
+    # Only now: Prefect reads its settings when it is imported.
+    from prefect.settings import get_current_settings  # noqa: PLC0415
+
+    url = str(get_current_settings().api.url or "")
+    if url and answers(url):
+        return url
+    msg = f"no Prefect server answers{f' at {without_password(url)}' if url else ''}; run `make up`, or set PREFECT_API_URL"
+    raise UnavailableError(msg)
+
+
+def said_by(error: "HTTPError") -> str:
+    """Return what is wrong with a server that answers, but not as it should, in a sentence without a credential."""
+    from httpx import HTTPStatusError  # noqa: PLC0415 - only where there was one
+    from prefect.settings import get_current_settings  # noqa: PLC0415
+
+    where = f"the Prefect server at {without_password(str(get_current_settings().api.url))}"
+    if not isinstance(error, HTTPStatusError):
+        return f"{where} does not answer in time ({type(error).__name__}); try again, or look into its log"
+    status = error.response.status_code
+    if status in (401, 403):
+        return (
+            f"{where} lets nobody in without the right key ({status}); set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+        )
+    return f"{where} answers with an error ({status}); look into its log, and whether it is of Prefect's version here"
 
 
 def wait_for_server(api_url: str, child: Child, *, timeout: float = 120) -> None:

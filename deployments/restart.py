@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from deployments.ledger import Ledger
-from deployments.prefect_server import answers
-from deployments.status import find_server
+from deployments.prefect_server import find_server
 from tasks.errors import SettingsError, UnavailableError
-from tasks.settings import state_dir, without_password
+from tasks.settings import state_dir
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -31,11 +30,7 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
     timeout   seconds to wait at most for the runs to end
     raises    SettingsError: no such deployment; UnavailableError: no server, or a run does not end: nothing was started
     """
-    ledger = Ledger(state_dir())
-    url = find_server(ledger if ledger.holder() else None)
-    if not url or not answers(url):
-        msg = f"no Prefect server answers{f' at {without_password(url)}' if url else ''}; run `make up`, or set PREFECT_API_URL"
-        raise UnavailableError(msg)
+    find_server(Ledger(state_dir()))
     from prefect.client.orchestration import get_client  # noqa: PLC0415 - only now, see find_server
 
     full = name if "/" in name else f"{name}/main"
@@ -55,7 +50,7 @@ def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
         return client.read_deployment_by_name(full)
     except ObjectNotFound as error:
         known = sorted(f"{client.read_flow(each.flow_id).name}/{each.name}" for each in client.read_deployments())
-        msg = f"expected the name of a deployment, got {full!r}; there are: {', '.join(known) or 'none, run `prefect deploy --all`'}"
+        msg = f"expected the name of a deployment, got {full!r}; there are: {', '.join(known) or 'none'}; `prefect deploy --all` brings those of prefect.yaml"
         raise SettingsError(msg) from error
 
 
@@ -98,4 +93,4 @@ def _wait_until_taken(client: "SyncPrefectClient", run: "UUID") -> str:
         if state and not (state.is_scheduled() or state.is_pending()):
             return f"is {state.name}"
         time.sleep(_POLL)
-    return f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool?"
+    return f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool? `sluice doctor` says"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
@@ -25,6 +25,7 @@ __all__ = [
     "start",
     "sweep",
     "to_start",
+    "workers_online",
 ]
 
 ALIVE = frozenset({StateType.RUNNING, StateType.PENDING, StateType.CANCELLING})
@@ -152,17 +153,28 @@ def cancel(
 def last_runs(client: SyncPrefectClient) -> list[tuple[str, str, FlowRun | None]]:
     """Return the pool's deployments: name, schedule in a word, and the run that began last."""
     pool = WorkPoolFilter.model_validate({"name": {"any_": [POOL]}})
+    deployments = client.read_deployments(work_pool_filter=pool)
+    of_them = FlowFilter.model_validate({"id": {"any_": sorted({each.flow_id for each in deployments})}})
+    flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=of_them)}
     found = []
-    for deployment in client.read_deployments(work_pool_filter=pool):
+    for deployment in deployments:
         begun = FlowRunFilter.model_validate(
             {"deployment_id": {"any_": [deployment.id]}, "state": {"type": {"any_": sorted(BEGUN)}}}
         )
         newest = client.read_flow_runs(flow_run_filter=begun, limit=1, sort="START_TIME_DESC")  # type: ignore[arg-type]
         active = [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
         word = "on" if active else "paused" if deployment.schedules else "-"
-        name = f"{client.read_flow(deployment.flow_id).name}/{deployment.name}"
+        name = f"{flows[deployment.flow_id]}/{deployment.name}"
         found.append((name, word, newest[0] if newest else None))
     return sorted(found, key=lambda each: each[0])
+
+
+def workers_online(client: SyncPrefectClient) -> list[str]:
+    """Return the names of the pool's workers that are there."""
+    try:
+        return [each.name for each in client.read_workers_for_work_pool(POOL) if each.status == "ONLINE"]
+    except ObjectNotFound:  # no pool
+        return []
 
 
 def ids(client: SyncPrefectClient, names: Iterable[str]) -> dict[str, UUID]:

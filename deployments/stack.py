@@ -93,7 +93,6 @@ class Stack:
         try:
             if self.redis:
                 self.redis.wait_until_ready()
-            connect(self.env[REDIS_URL]).close()
             os.environ.update(self.env)  # before Prefect is imported here: it reads its settings then
             if self.server:
                 wait_for_server(self.api_url, self.server)
@@ -204,6 +203,7 @@ class Stack:
 
     def _start_redis(self) -> None:
         if url := os.environ.get(REDIS_URL):
+            connect(url).close()
             self.env[REDIS_URL] = url
             return
         self.env[REDIS_URL] = local_redis_url()

@@ -1,86 +1,180 @@
-"""What `sluice status` and `sluice peek` show."""
+"""`sluice status`: the servers, the last run of every deployment, and how far each group has come; once, or again and again."""
 
-import os
+import itertools
+import time
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from redis.exceptions import RedisError
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.text import Text
 
+from deployments.as_json import line
 from deployments.ledger import Ledger
-from deployments.prefect_server import answers
-from deployments.tables import entry_table, levels_table
-from tasks.errors import SluiceError
+from deployments.prefect_server import find_server, said_by
+from deployments.tables import levels_table, runs_table
+from tasks.connection import connect, in_words
+from tasks.errors import SluiceError, UnavailableError
+from tasks.levels import TopicLevel
 from tasks.reservoir import Reservoir
-from tasks.settings import check_topic, redis_url, state_dir, without_password
+from tasks.settings import redis_url, state_dir, without_password
 
-__all__ = ["find_server", "peek", "status"]
+__all__ = ["status"]
 
-_COLOURS = {"RUNNING": "green", "FAILED": "red", "CRASHED": "red", "CANCELLED": "yellow", "CANCELLING": "yellow"}
-
-
-def peek(console: Console, topic: str, n: int) -> None:
-    """Print the newest `n` entries of a topic, oldest first, decoded."""
-    entries = Reservoir.from_url(redis_url()).peek(check_topic(topic, derived=True), n)
-    for entry in entries:
-        console.print(entry_table(topic, entry, width=console.width))
-    if not entries:
-        console.print(f"{topic} holds no entries")
+_EVERY = 2.0  # seconds between two looks
+_PREFECT_EVERY = 3  # looks between two at Prefect: one is a request for each deployment
 
 
-def status(console: Console) -> bool:
-    """Print stack, deployments and topics; return whether both servers answered."""
+_NO_DEPLOYMENTS = "no deployments; `prefect deploy --all` brings those of prefect.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A deployment and its last run: the state's name and type are '' if it never ran."""
+
+    name: str
+    schedule: str
+    run: str = ""
+    state: str = ""
+    type: str = ""
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prefect:
+    """What a look at the Prefect server found; `error` says why it could not be asked, '' if it could."""
+
+    url: str = ""
+    error: str = ""
+    workers: tuple[str, ...] = ()
+    deployments: tuple[Deployed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """What a look at Redis found; `error` says why it could not be asked, '' if it could."""
+
+    url: str = ""
+    error: str = ""
+    topics: tuple[TopicLevel, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look found; `holder` is the process of `sluice up`, None if it does not run here."""
+
+    folder: Path
+    holder: int | None
+    prefect: Prefect
+    redis: Redis
+
+    @property
+    def is_well(self) -> bool:
+        """Whether both servers answered."""
+        return not (self.prefect.error or self.redis.error)
+
+
+def status(console: Console, *, watch: bool = False, as_json: bool = False) -> bool:
+    """Print stack, deployments and topics; return whether both servers answered, at the last look.
+
+    watch     look every two seconds until Ctrl-C: on a terminal one screen, elsewhere one after the other
+    """
+    look = _look()
+    if not watch:
+        _print(console, look, as_json=as_json)
+        return look.is_well
+    live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
+    with live or nullcontext(), suppress(KeyboardInterrupt):
+        for n in itertools.count(1):
+            if live:
+                live.update(_drawn(look, console.width, is_watched=True), refresh=True)
+            else:
+                _print(console, look, as_json=as_json)
+            time.sleep(_EVERY)
+            look = _look(None if n % _PREFECT_EVERY == 0 else look)
+    return look.is_well
+
+
+def _print(console: Console, look: Look, *, as_json: bool) -> None:
+    if as_json:
+        print(line(_object(look)), flush=True)  # noqa: T201 - rich would wrap it
+    else:
+        console.print(_drawn(look, console.width))
+
+
+def _look(before: Look | None = None) -> Look:
+    """Look at everything; with `before` at all but Prefect."""
     ledger = Ledger(state_dir())
-    holder = ledger.holder()
-    console.print(f"sluice up    {f'running (process {holder})' if holder else 'not running here'}", highlight=False)
-    prefect = _prefect(console, ledger if holder else None)
-    return _reservoir(console) and prefect
+    holder, prefect = ledger.holder(), before.prefect if before else _prefect(ledger)
+    return Look(ledger.folder, holder, prefect, _reservoir())
 
 
-def _prefect(console: Console, ledger: Ledger | None) -> bool:
-    url = find_server(ledger)
-    if not url or not answers(url):
-        console.print(f"Prefect      no server answers{f' at {without_password(url)}' if url else ''}", highlight=False)
-        return False
-    console.print(f"Prefect      {url.removesuffix('/api')}", highlight=False)
-    from prefect.client.orchestration import get_client  # noqa: PLC0415 - only now, see find_server
+def _prefect(ledger: Ledger) -> Prefect:
+    try:
+        url = find_server(ledger)
+        from httpx import HTTPError  # noqa: PLC0415
 
-    with get_client(sync_client=True) as client:
-        from deployments.runs import last_runs  # noqa: PLC0415
+        from deployments.runs import last_runs, workers_online  # noqa: PLC0415 - Prefect reads its settings now, see find_server
+        from flows.prefect_api import impatient_client  # noqa: PLC0415
 
-        table = Table(show_edge=False, pad_edge=False)
-        for column in ("deployment", "schedule", "last run", "since"):
-            table.add_column(column)
-        for name, schedule, run in last_runs(client):
-            kind = run.state_type.value if run and run.state_type else ""
-            state = Text(run.state_name or "" if run else "never ran", style=_COLOURS.get(kind, "dim"))
-            table.add_row(name, schedule, state, _since(run.state.timestamp) if run and run.state else "")
-        console.print(table)
-    return True
-
-
-def find_server(ledger: Ledger | None) -> str:
-    """Return where the Prefect server is, '' if nothing says so: the one of `sluice up`, if it runs and no other is set."""
-    if not os.environ.get("PREFECT_API_URL") and ledger and (url := ledger.api_url()):
-        os.environ["PREFECT_API_URL"] = url
-    # Only now: Prefect reads its settings when it is imported.
-    from prefect.settings import get_current_settings  # noqa: PLC0415
-
-    return str(get_current_settings().api.url or "")
+        try:
+            with impatient_client() as client:
+                found, workers = last_runs(client), workers_online(client)
+        except HTTPError as error:
+            return Prefect(error=said_by(error))
+    except UnavailableError as error:
+        return Prefect(error=str(error))
+    deployments = [
+        Deployed(name, schedule, run.name, run.state_name or "", run.state.type.value, run.state.timestamp)
+        if run and run.state
+        else Deployed(name, schedule)
+        for name, schedule, run in found
+    ]
+    return Prefect(without_password(url), workers=tuple(workers), deployments=tuple(deployments))
 
 
-def _reservoir(console: Console) -> bool:
+def _reservoir() -> Redis:
     try:
         url = redis_url()
-        levels = Reservoir.from_url(url).levels()
+        reservoir = Reservoir(connect(url, retries=0))
+        with reservoir.client:
+            return Redis(without_password(url), topics=tuple(reservoir.levels()))
     except SluiceError as error:
-        console.print(f"Redis        {error}", highlight=False)
-        return False
-    console.print(f"Redis        {without_password(url)}", highlight=False, soft_wrap=True)
-    console.print(levels_table(levels) if levels else "no topics yet")
-    return True
+        return Redis(error=str(error))
+    except RedisError as error:  # it answered first
+        return Redis(error=in_words(error))
 
 
-def _since(moment: datetime) -> str:
-    seconds = (datetime.now(UTC) - moment).total_seconds()
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"  # noqa: PLR2004 - two minutes
+def _drawn(look: Look, width: int, *, is_watched: bool = False) -> RenderableType:
+    up = f"running (process {look.holder})" if look.holder else "not running here"
+    prefect, reservoir = look.prefect, look.redis
+    parts: list[RenderableType] = [_line("sluice up", up)]
+    parts.append(_line("Prefect", prefect.error or prefect.url.removesuffix("/api")))
+    if not prefect.error:
+        if not prefect.workers:
+            parts.append(_line("worker", "none is online: no run begins; run `make up`, or see `sluice doctor`"))
+        parts.append(runs_table(prefect.deployments) if prefect.deployments else _line("", _NO_DEPLOYMENTS))
+    parts.append(_line("Redis", reservoir.error or reservoir.url))
+    if not reservoir.error:
+        parts.append(levels_table(reservoir.topics, width=width) if reservoir.topics else _line("", "no topics yet"))
+    if is_watched:
+        parts.append(Text(f"{datetime.now():%H:%M:%S}, every {_EVERY:.0f} s; Ctrl-C ends this", style="dim"))  # noqa: DTZ005 - local time
+    return Group(*parts)
+
+
+def _line(what: str, text: str) -> Text:
+    return Text(f"{what:12} {text}", overflow="fold")
+
+
+def _object(look: Look) -> dict[str, Any]:
+    topics = [asdict(each) | {"keep": str(each.keep) if each.keep else None} for each in look.redis.topics]
+    return {
+        "time": datetime.now(UTC),
+        "up": {"process": look.holder, "state": str(look.folder)},
+        "prefect": asdict(look.prefect),
+        "redis": asdict(look.redis) | {"topics": topics},
+    }

@@ -1,23 +1,36 @@
-"""Entries and levels as tables for the terminal."""
+"""Entries, levels and runs as tables for the terminal, in the room there is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from tasks.deadletters import Letter
 from tasks.entry import Entry
 from tasks.errors import SluiceError
 from tasks.history import short_bytes
 from tasks.levels import TopicLevel
 
-__all__ = ["entry_table", "levels_table"]
+if TYPE_CHECKING:
+    from deployments.status import Deployed
+
+__all__ = ["ago", "entry_table", "letters_table", "levels_table", "runs_table"]
 
 _ROWS = 10
 _SEPARATOR = 3  # characters between two columns
 _WIDTH = 60  # of one value, in characters
+_LEVELS = ("topic", "entries", "bytes", "rate", "newest", "group", "consumers", "pending", "lag", "dead", "spilled")
+_NUMBERS = frozenset(_LEVELS) - {"topic", "newest", "group"}
+_LETTERS = ("letter", "failed", "entry", "node", "exception", "deliveries", "replays")
+# The least important first.
+_EXPENDABLE_OF_LEVELS = ("consumers", "bytes", "rate", "newest", "entries", "spilled", "pending")
+_EXPENDABLE_OF_LETTERS = ("deliveries", "replays", "entry", "failed")
+_FOLDED = 40  # characters of a column that are enough to read it
+_COLOURS = {"RUNNING": "green", "FAILED": "red", "CRASHED": "red", "CANCELLED": "yellow", "CANCELLING": "yellow"}
 
 
 def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> Table | Text:
@@ -38,28 +51,92 @@ def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> T
     return table
 
 
-def levels_table(levels: Iterable[TopicLevel]) -> Table:
-    """Return what the topics hold and how far their groups have come, a row for each group."""
+def levels_table(levels: Iterable[TopicLevel], *, width: int = 160) -> Table:
+    """Return what the topics hold and how far their groups have come, a row for each group.
+
+    Where there is no room for all columns, the least important ones are left out.
+    """
+    rows = [row for level in levels for row in _level_rows(level)]
     table = Table(show_edge=False, pad_edge=False)
-    table.add_column("topic")
-    table.add_column("entries", justify="right")
-    table.add_column("bytes", justify="right")
-    table.add_column("rate", justify="right")
-    table.add_column("newest")
-    table.add_column("group")
-    for name in ("consumers", "pending", "lag", "dead", "spilled"):
-        table.add_column(name, justify="right")
-    for level in levels:
-        rate = "?" if level.rate is None else f"{level.rate:.3g}/s"
-        first = [level.topic, str(level.length), short_bytes(level.bytes), rate, _age(level.last_id)]
-        if not level.groups:
-            table.add_row(*first, "-", "", "", "", "", "")
-        for group in level.groups:
-            name = f"{group.name} (forgotten)" if group.is_forgotten else group.name
-            lag = "?" if group.lag is None else str(group.lag)
-            dead, spilled = (Text(str(number), style="red" if number else "") for number in (group.dead, group.spilled))
-            table.add_row(*first, name, str(group.consumers), str(group.pending), lag, dead, spilled)
-            first = ["", "", "", "", ""]
+    shown = _shown(rows, _LEVELS, _EXPENDABLE_OF_LEVELS, width)
+    for name in shown:
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row[name], style=_level_style(name, row[name])) for name in shown))
+    return table
+
+
+def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
+    row = dict.fromkeys(_LEVELS, "") | {
+        "topic": level.topic,
+        "entries": str(level.length),
+        "bytes": short_bytes(level.bytes),
+        "rate": "?" if level.rate is None else f"{level.rate:.3g}/s",
+        "newest": "-" if level.last_id is None else ago(_time_of(level.last_id)),
+    }
+    if not level.groups:
+        yield row | {"group": "-"}
+    for group in level.groups:
+        yield row | {
+            "group": f"{group.name} (forgotten)" if group.is_forgotten else group.name,
+            "consumers": str(group.consumers),
+            "pending": str(group.pending),
+            "lag": "?" if group.lag is None else str(group.lag),
+            "dead": str(group.dead),
+            "spilled": str(group.spilled),
+        }
+        row = dict.fromkeys(_LEVELS, "")
+
+
+def _level_style(name: str, text: str) -> str:
+    return "red" if name in ("dead", "spilled") and text not in ("", "0") else ""
+
+
+def letters_table(letters: Iterable[Letter], *, width: int = 160) -> Table:
+    """Return dead letters, a row each; where there is no room for all columns, the least important ones are left out."""
+    rows = [
+        {
+            "letter": one.id,
+            "failed": ago(one.time),
+            "entry": one.entry_id,
+            "node": one.node,
+            "exception": one.exception,
+            "deliveries": str(one.deliveries),
+            "replays": str(one.retries),
+        }
+        for one in letters
+    ]
+    table = Table(show_edge=False, pad_edge=False)
+    shown = _shown(rows, _LETTERS, _EXPENDABLE_OF_LETTERS, width)
+    for name in shown:
+        right = name in ("deliveries", "replays")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "letter")
+    for row in rows:
+        table.add_row(*(Text(row[name], style="red" if name == "exception" else "") for name in shown))
+    return table
+
+
+def _shown(
+    rows: Iterable[Mapping[str, str]], names: Sequence[str], expendable: Sequence[str], width: int
+) -> Sequence[str]:
+    """Return the columns there is room for; what is long is folded, so that some of it is enough."""
+    widths = {name: max(cell_len(name), *(min(cell_len(row[name]), _FOLDED) for row in rows), 0) for name in names}
+    shown = list(names)
+    for name in expendable:
+        if sum(widths[each] + _SEPARATOR for each in shown) - _SEPARATOR <= width:
+            break
+        shown.remove(name)
+    return shown
+
+
+def runs_table(deployments: Iterable["Deployed"]) -> Table:
+    """Return the deployments with their last runs."""
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("deployment", "schedule", "last run", "since"):
+        table.add_column(column, overflow="fold")
+    for each in deployments:
+        state = Text(each.state or "never ran", style=_COLOURS.get(each.type, "dim"))
+        table.add_row(Text(each.name), each.schedule, state, ago(each.since).removesuffix(" ago") if each.since else "")
     return table
 
 
@@ -96,18 +173,25 @@ def _fitting(widths: list[int], room: int) -> list[int]:
 
 
 def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"  # noqa: PLR2004 - where digits matter more
-    text = f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value).replace("\n", " ")
+    match value:
+        case float():
+            return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"  # noqa: PLR2004 - where digits matter more
+        case bytes():
+            return f"<{len(value)} bytes>"
+        case pd.DataFrame():
+            return f"<DataFrame, {len(value)} x {len(value.columns)}>"
+    text = str(value).replace("\n", " ")
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
-def _age(entry_id: str | None) -> str:
-    if entry_id is None:
-        return "-"
-    moment = datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
+def ago(moment: datetime) -> str:
+    """Return how long ago a moment was, in words."""
     seconds = (datetime.now(UTC) - moment).total_seconds()
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{max(seconds, 0):.0f} s ago"
+
+
+def _time_of(entry_id: str) -> datetime:
+    return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)

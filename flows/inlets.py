@@ -6,20 +6,21 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 
 from flows.parameters import Options, flow_of
+from flows.patience import Patience
 from flows.prefect_api import publish
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError, UnavailableError
-from tasks.keep import DEFAULT_KEEP, Keep, WhenFull
+from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
-from tasks.settings import check_topic, seconds
+from tasks.settings import check_choice, check_number, check_topic, seconds
 from tasks.ticks import Beat
 
 __all__ = ["inlet"]
@@ -42,29 +43,32 @@ def inlet(
     when_full: WhenFull = "spill",
     compression: Compression | None = None,
     max_failures: int = 10,
+    max_waiting: int | str = DEFAULT_BUFFER,
 ) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
     """Make a flow of a pump: what the pump returns at every tick is pushed to a topic.
 
     The pump returns a mapping (an entry's fields), a DataFrame (an entry of one field, named after the pump), an
-    iterable of those (several entries), or None (nothing this time). It may be async. The undecorated function
-    stays callable as the flow's `pump`.
+    iterable of those (several entries), or None (nothing this time). It may be async: a run awaits all its calls in one
+    event loop, so that a session that the first one opened serves the later ones too. The undecorated function stays
+    callable as the flow's `pump`.
 
     A run pumps until the next scheduled one relieves it, without doubling or leaving out a tick, or its window ends.
-    While Redis is away, what was pumped waits in memory and is pushed later; beyond 10,000 entries or 64 MiB, ticks are
-    missed. A clock that steps back makes the run wait until it has passed the ticks that were claimed; one that steps
-    forward leaves ticks out.
+    While Redis is away, what was pumped waits in memory and is pushed later. A clock that steps back misses ticks until it has passed those that were claimed; one that steps forward
+    leaves ticks out. One that is more than 5 minutes ahead of Redis' gets no ticks. All of that is counted and logged.
 
     Args:
         topic: The topic to push to.
         every: The time between ticks, such as '500ms' or '5s', at most 60s. Empty - pump and push once in each run.
         threads: How many pumps may run at once. 0 - one, in the run's own thread.
-        timeout: How long one pump may take before its tick counts as failed. Needs threads.
+        timeout: How long one pump may take before its tick counts as failed; an async one is cancelled then. Needs threads.
         window: How long a run pumps if no later run relieves it. Longer than the schedule's interval.
         keep: What the topic keeps - entries, age and size, such as 4000 or 4000, 1h, 500MB. All inlets of a topic say the same.
         when_full: What happens when a group has not read what is beyond that - spill, it is dropped and counted; wait, ticks
             are missed until the group has read on.
         compression: How DataFrames are compressed - lz4, zstd or empty.
         max_failures: After how many failed ticks in a row the run fails.
+        max_waiting: How much may wait in memory while Redis is away - entries and size, such as 1000 or 1000, 10MB. Beyond
+            that, ticks are missed.
 
     raises    SettingsError: when the module is imported: a bad name or duration, or a clash of parameters
     """
@@ -85,14 +89,26 @@ def inlet(
     return decorate
 
 
+def declared_keep(topic: str) -> Keep | None:
+    """Return what the inlets that were imported so far say a topic keeps; None if none pushes to it."""
+    return next(iter(_declared.get(topic, {}).values()), None)
+
+
 def _check(options: dict[str, Any]) -> None:
     check_topic(options["topic"])
     Keep.of(options["keep"], options["when_full"])
+    Buffer.of(options["max_waiting"])
     window = seconds(options["window"], name="window")
+    check_number(options["threads"], least=0, name="threads")
+    check_number(options["max_failures"], least=1, name="max_failures")
+    check_choice(options["compression"], (*get_args(Compression), None), name="compression")
     if options["timeout"]:
         seconds(options["timeout"], name="timeout")
-    if not options["every"]:
+    if options["every"] in (None, ""):
         return
+    if options["timeout"] and not options["threads"]:
+        msg = "timeout: a pump in the run's own thread cannot be left behind; set threads to 1 or more"
+        raise SettingsError(msg)
     every = seconds(options["every"], name="every")
     if every > MAX_EVERY:
         msg = f"every: expected at most {MAX_EVERY:g} s between the ticks of a run, got {options['every']!r}; use every=None and a schedule"
@@ -129,9 +145,10 @@ def _run(
     when_full: WhenFull,
     compression: Compression | None,
     max_failures: int,
+    max_waiting: int | str,
 ) -> str:
     log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
-    reservoir = _reservoir(compression, patience=seconds(window) if every else 0, log=log)
+    reservoir = _reservoir(compression, Patience(time.monotonic() + (seconds(window) if every else 0), log))
     name, scheduled = function.__name__, _scheduled_start()
     kept = Keep.of(keep, when_full)
     beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=kept)
@@ -153,6 +170,7 @@ def _run(
             timeout=seconds(timeout) if timeout else None,
             window=seconds(window),
             max_failures=max_failures,
+            max_waiting=Buffer.of(max_waiting),
             stop=stop,
             log=log,
         )
@@ -166,21 +184,14 @@ def _run(
     return str(summary)
 
 
-def _reservoir(
-    compression: Compression | None, *, patience: float, log: logging.Logger | logging.LoggerAdapter[Any]
-) -> Reservoir:
-    """Return the reservoir; wait for a Redis that is away, for `patience` seconds."""
-    end, said = time.monotonic() + patience, False
+def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir:
+    """Return the reservoir; wait for a Redis that is away."""
     while True:
         try:
             return Reservoir.from_url(compression=compression)
         except UnavailableError as error:
-            if time.monotonic() + 1 > end:
+            if not patience.bears(error):
                 raise
-            if not said:
-                log.warning("%s; this run waits for it", error)
-                said = True
-            time.sleep(1)
 
 
 def _run_once(

@@ -5,9 +5,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, get_args
 
-import redis
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Failed
@@ -16,18 +15,17 @@ from tornado.ioloop import IOLoop
 
 from flows.comeback import wait_before_beginning
 from flows.parameters import Options, flow_of
+from flows.patience import Patience
 from flows.reporting import Watch, await_server
 from flows.stopping import outlast_the_slot, stop_on_signals
-from tasks.connection import is_outage
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
 from tasks.reading import OnError
-from tasks.settings import check_group, check_topic, group_end, group_start, seconds
+from tasks.settings import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
 from tasks.source import from_redis
 
 __all__ = ["outlet"]
 
 _POLL = 0.2  # seconds in which a signal is heeded
-_LONGEST_PAUSE = 10.0  # seconds between two tries to reach Redis at the start
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -104,6 +102,11 @@ def outlet(
 
 def _check(options: dict[str, Any]) -> None:
     topics = options["topics"]
+    if not topics or not isinstance(topics, str | list | tuple):
+        msg = f"topics: expected the name of a topic, or a list of them, got {topics!r}"
+        raise SettingsError(msg)
+    check_choice(options["on_error"], get_args(OnError), name="on_error")
+    check_number(options["max_deliveries"], least=1, name="max_deliveries")
     for topic in [topics] if isinstance(topics, str) else topics:
         check_topic(topic, derived=True)
         if topic == options["into"]:
@@ -163,33 +166,22 @@ def _run(
             log.warning("%s: group %r stays, as another consumer uses it", name, group)
 
     with Watch(name, topics=topics, group=group, stop=stop, stall_after=seconds(stall_after), log=log) as watch:
-        _through_outages(stream, stop, log, end)
+        _until_its_end(stream, stop, log, Patience(end, log, stop.wait))
     log.info("%s: group %r stopped", name, group)
     return Cancelled(message="Stopped in good order.") if watch.is_cancelled else None
 
 
-def _through_outages(
-    stream: Callable[[], Coroutine[Any, Any, None]], stop: threading.Event, log: Log, end: float
+def _until_its_end(
+    stream: Callable[[], Coroutine[Any, Any, None]], stop: threading.Event, log: Log, patience: Patience
 ) -> None:
     """Run the stream until it ends; begin it again when Redis was not there, or took this consumer for dead."""
-    pause = 0.0
     while not stop.is_set():
         try:
             asyncio.run(stream())  # a loop for each: what an older one had in its queues goes with it
         except LeaseLostError as error:
             log.warning("%s; the pipeline begins again with what is pending", error)
         except UnavailableError as error:  # at the start; a stream outlasts outages by itself
-            if not _passes(error) or time.monotonic() > end:
+            if not patience.bears(error):
                 raise
-            if not pause:
-                log.warning("%s; trying again until it does", error)
-            pause = min(_LONGEST_PAUSE, max(0.5, 2 * pause))
-            stop.wait(pause)
         else:
             break
-
-
-def _passes(error: UnavailableError) -> bool:
-    """Return whether a server that is not available may be so later, and not only for another user or password."""
-    cause = error.__cause__
-    return isinstance(cause, Exception) and is_outage(cause) and not isinstance(cause, redis.AuthenticationError)

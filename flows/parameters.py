@@ -9,8 +9,9 @@ from typing import Any
 from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
 
+from flows.runlog import tell_what_tasks_log
 from flows.sentences import say_errors_in_one_sentence
-from flows.stopping import leave_no_run_cancelling
+from flows.stopping import leave_no_run_cancelling, outlast_the_worker
 from tasks.errors import SettingsError
 
 __all__ = ["Options", "flow_of"]
@@ -56,8 +57,10 @@ def flow_of(
 
     def run_flow(**parameters: Any) -> Any:
         say_errors_in_one_sentence()
+        outlast_the_worker()
         given = defaults | parameters
-        return run({name: given.pop(name) for name in names}, given)
+        with tell_what_tasks_log():
+            return run({name: given.pop(name) for name in names}, given)
 
     leave_no_run_cancelling()
     documentation = inspect.getdoc(function) or ""

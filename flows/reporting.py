@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Self
 from uuid import UUID
 
-import pandas as pd
 import redis
 from httpx import HTTPError
 from prefect.client.orchestration import SyncPrefectClient
@@ -27,6 +26,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.prefect_api import impatient_client
 from tasks import report
 from tasks.bound import Journey
+from tasks.codec import is_pandas
 from tasks.connection import connect
 from tasks.levels import Levels
 from tasks.pipeline import stuck_at
@@ -97,7 +97,7 @@ class Watch:
     def follow(self, source: from_redis) -> None:
         """Watch this source from now on; it has been started."""
         self._source = source
-        self._began = self._flow = report.flow_of(list(source._reading.secured.meters))
+        self._began = self._flow = report.flow_of(list(source.reading.secured.meters))
 
     def show(self, value: Any) -> None:
         """Take a result, to be shown if no other comes before the next report."""
@@ -157,7 +157,7 @@ class Watch:
     def _watch_for_stalls(self) -> None:
         if self._source is None:
             return
-        reading, now = self._source._reading, time.monotonic()
+        reading, now = self._source.reading, time.monotonic()
         progress = (id(reading), reading.progress)
         if progress != self._progress or not reading.is_busy:
             if self.stalled:
@@ -196,7 +196,7 @@ class Watch:
     def _report(self, client: SyncPrefectClient) -> None:
         if self._source is None:
             return
-        reading = self._source._reading
+        reading = self._source.reading
         progress = self._percent(reading) if reading.ends else None
         self._write(client, "markdown", self._key, self._markdown(reading, progress))
         if progress is not None:
@@ -272,7 +272,7 @@ def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
 
 def _shown(value: Any) -> str:
     """Return a result as a few lines of text."""
-    if isinstance(value, pd.DataFrame):
+    if is_pandas(value, "DataFrame"):
         return value.head(_SHOWN_ROWS).to_string(max_cols=12) + f"\n[{len(value)} rows x {len(value.columns)} columns]"
     return textwrap.shorten(repr(value), 1_000)
 

@@ -12,10 +12,11 @@ from uuid import UUID
 from prefect._internal.concurrency.cancellation import shield
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled
+from rich.console import Console
 
 from flows.prefect_api import impatient_client
 
-__all__ = ["leave_no_run_cancelling", "outlast_the_slot", "stop_on_signals"]
+__all__ = ["leave_no_run_cancelling", "outlast_the_slot", "outlast_the_worker", "stop_on_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _RUN_ID = "PREFECT__FLOW_RUN_ID"  # set by whatever runs a flow in a process of its own
@@ -76,3 +77,17 @@ def outlast_the_slot() -> None:
     if state and state.state_details.deployment_concurrency_lease_id and not _shields:
         _shields.append(shield())  # never left: the exception waits for that
         _shields[0].__enter__()
+
+
+def outlast_the_worker() -> None:
+    """Let this process' run go on when its worker was killed, and nobody takes its output any more.
+
+    rich, with which Prefect 3.8.8 prints what is logged, ends the thread that logs at that moment: the one that reads the
+    topics, say, or the one that finds out that the run is to be cancelled.
+    """
+    if os.environ.get(_RUN_ID):
+        Console.on_broken_pipe = _print_no_more
+
+
+def _print_no_more(console: Console) -> None:
+    console.quiet = True

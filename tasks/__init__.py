@@ -1,9 +1,10 @@
 """What flows are made of: the codec, the reservoir, pumps, consumers and the streamz nodes on them.
 
-Importing it gives streamz `Stream.from_redis`, `Stream.engine`, `.to_redis` and `.to_parquet`.
+Importing it gives streamz `Stream.from_redis`, `Stream.engine` and `.to_redis`. `.to_parquet` comes by itself when it is
+called, as it needs pandas and pyarrow, half a second that a run of plain values need not spend.
 """
 
-from tasks import engine, parquet, sinks, source  # noqa: F401 - they register themselves with streamz
+from tasks import engine, sinks, source  # noqa: F401 - they register themselves with streamz
 from tasks.entry import Entry, has
 from tasks.errors import (
     EncodeError,

@@ -10,15 +10,26 @@ Arrow IPC to a DataFrame, JSON to its value, other UTF-8 to str, the rest to byt
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
-from tasks.frames import can_encode, decode_stream, encode_stream, weigh_stream
-from tasks.ipc import DEFAULT_LIMITS, Budget, Limits
 from tasks.jsontext import cure, from_json, json_weight, named, scan_json, to_json
+from tasks.limits import DEFAULT_LIMITS, Budget, Limits
 
-__all__ = ["DEFAULT_LIMITS", "SMALL", "Limits", "decode", "decode_fields", "decode_small", "encode", "encode_fields"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "SMALL",
+    "Limits",
+    "decode",
+    "decode_fields",
+    "decode_small",
+    "encode",
+    "encode_fields",
+    "is_pandas",
+]
 
 _IPC = b"\xff\xff\xff\xff"
 _RAW = b"\xfebytes:"  # no UTF-8 text holds fe
@@ -30,6 +41,18 @@ _ALLOWED = (
     "None, bool, int, float, str, lists and dicts of them, bytes, DataFrame, Series, Index, ndarray, "
     "pyarrow Table, numpy scalar, datetime, date, time, timedelta, Timestamp, Timedelta or Decimal"
 )
+
+
+def _frames() -> ModuleType:
+    """Return what reads and writes Arrow; with it come pandas and pyarrow, half a second that plain values need not spend."""
+    from tasks import frames  # noqa: PLC0415
+
+    return frames
+
+
+def is_pandas(value: Any, kind: str) -> bool:
+    """Say whether a value is a DataFrame, or what else `kind` names of pandas, without loading pandas to find out."""
+    return isinstance(value, getattr(sys.modules.get("pandas"), kind, ()))
 
 
 def encode(value: Any, *, compression: str | None = None) -> bytes:
@@ -50,11 +73,11 @@ def _encode(value: Any, where: str, compression: str | None) -> bytes:
         return to_json(value, where)
     if kind is bytes:
         return _RAW + value
-    if not can_encode(value):
+    if not _frames().can_encode(value):
         msg = f"{where}: expected {_ALLOWED}, got {named(kind)}; {cure(value)}"
         raise EncodeError(msg)
     try:
-        return encode_stream(value, compression=compression)
+        return _frames().encode_stream(value, compression=compression)
     except EncodeError as error:
         msg = f"{where}: {error}"
         raise EncodeError(msg) from error
@@ -77,7 +100,7 @@ def _decode(data: bytes, where: str, budget: Budget) -> Any:
     try:
         budget.spend_encoded(len(data))
         if data.startswith(_IPC):
-            return decode_stream(data, budget)
+            return _frames().decode_stream(data, budget)
         if data.startswith(_RAW):
             return data[len(_RAW) :]
         return _decode_text(data, budget)
@@ -131,7 +154,7 @@ def encode_fields(
 
 def _weigh(data: bytes, budget: Budget) -> None:
     if data.startswith(_IPC):
-        weigh_stream(data, budget)
+        _frames().weigh_stream(data, budget)
     elif not data.startswith(_RAW):
         budget.spend_decoded(json_weight(data))
 

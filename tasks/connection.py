@@ -4,13 +4,13 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
 
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import check_url, without_password
 
-__all__ = ["MIN_REDIS_VERSION", "connect", "is_outage"]
+__all__ = ["MIN_REDIS_VERSION", "connect", "in_words", "is_outage"]
 
 # XAUTOCLAIM's relatives, XADD NOMKSTREAM and trims by MINID came with it.
 MIN_REDIS_VERSION = (6, 2)
@@ -34,18 +34,23 @@ def connect(url: str, *, retries: int = 3) -> redis.Redis:
             retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
             decode_responses=False,
         )
-    except (ValueError, TypeError) as error:
-        msg = f"expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got one redis-py cannot use ({where})"
+        info = client.info("server")
+    except (ValueError, TypeError) as error:  # TypeError: an option it does not have, when it connects
+        msg = (
+            f"expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got one redis-py cannot use ({where}); "
+            "in a password, write special characters as %40 (@), %2F (/), %23 (#)"
+        )
         raise SettingsError(msg) from error
-    try:
-        _check_server(client.info("server"), where)
-    except redis.AuthenticationError as error:
-        msg = f"Redis at {where} refuses the user or password; check SLUICE_REDIS_URL"
-        raise UnavailableError(msg) from error
     except redis.RedisError as error:
-        msg = f"Redis at {where} does not answer ({_reason(error)}); check that it runs there, or set SLUICE_REDIS_URL"
+        msg = f"Redis at {where} {_what_is_wrong(error, url)}"
         raise UnavailableError(msg) from error
+    _check_server(info, where)
     return client
+
+
+def in_words(error: redis.RedisError) -> str:
+    """Return what a server said or did that ended a command, in a line."""
+    return f"Redis ended a command with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def is_outage(error: Exception) -> bool:
@@ -67,9 +72,17 @@ def _check_server(info: dict[str, Any], where: str) -> None:
         raise SettingsError(msg)
 
 
-def _reason(error: Exception) -> str:
+def _what_is_wrong(error: redis.RedisError, url: str) -> str:
     """Return what happened without the address, which may hold a password and is said already."""
+    if isinstance(error, redis.AuthenticationError):
+        return "refuses the user or password; check SLUICE_REDIS_URL"
+    if isinstance(error, NoPermissionError):
+        return "does not let this user run INFO; give it the right (ACL SETUSER), or set SLUICE_REDIS_URL"
+    if isinstance(error, redis.InvalidResponse):
+        return "answers, but not as a Redis does; check host and port in SLUICE_REDIS_URL"
+    if isinstance(error, redis.ResponseError):
+        return f"refuses to be used ({error}); check SLUICE_REDIS_URL"
     cause = error.__cause__ or error.__context__ or error
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return type(error).__name__
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(error).__name__
+    tls = " and that it speaks TLS, as rediss:// asks for" if url.startswith("rediss:") else ""
+    return f"does not answer ({reason}); check that it runs there{tls}, or set SLUICE_REDIS_URL"

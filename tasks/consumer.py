@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from tasks.reservoir import decoded
 from tasks.results import forget_results
 from tasks.retention import mark_seen
 from tasks.settings import check_group, check_topic, group_start, retried_topic, retry_topic
+from tasks.suspicion import Suspects
 
 __all__ = ["Consumer", "Poison"]
 
@@ -68,7 +69,8 @@ class Consumer:
                 as delivered
     max_entries, max_bytes   what one step returns at most; a single larger entry is returned alone
     max_deliveries   how often an entry is delivered to consumers that die with it, before it is a dead letter.
-                What is taken over from the dead is returned one at a time, so that only the one they die of is counted
+                What is taken over from the dead is returned in parts, the smaller the more often they died, in the end
+                one at a time: only the one they die of becomes a dead letter
     """
 
     def __init__(
@@ -107,10 +109,9 @@ class Consumer:
         self._held: dict[str, set[str]] = {stream: set() for stream in streams}
         # Topics whose own pending entries must be looked through before anything new is read, and from which id on.
         self._recover_from: dict[str, str] = {}
-        # Taken over from the dead and not returned yet: one of them may be what they died of.
-        self._suspects: dict[str, set[str]] = {stream: set() for stream in streams}
+        self._suspects = Suspects(max_deliveries=max_deliveries)
         self.is_careful = False
-        """Whether the last step returned a suspect: be done with it, or `absolve` it, before the next step."""
+        """Whether the last step returned suspects: be done with them, or `absolve` them, before the next step."""
         self._last_read: dict[str, str] = dict.fromkeys(self.topics, _ZERO)
         self._entry_bytes: float | None = None
         self._joined = False
@@ -126,7 +127,7 @@ class Consumer:
     @property
     def has_suspects(self) -> bool:
         """Whether a dead consumer's entries are still to come, of which one may be what it died of."""
-        return any(self._suspects.values())
+        return bool(self._suspects)
 
     @property
     def ends(self) -> dict[str, str]:
@@ -179,10 +180,10 @@ class Consumer:
         self._held[topic].discard(id)
         return moved
 
-    def absolve(self, topic: str, id: str) -> None:  # noqa: A002 - the field's own name
-        """Count an entry's deliveries from one again: it was processed, is held for others, and killed nobody."""
+    def absolve(self, topic: str, ids: Iterable[str]) -> None:
+        """Count entries' deliveries from one again: they were processed, are held for others, and killed nobody."""
         with _unless_gone():
-            self.membership.count(topic, id, 1)
+            self.membership.count(topic, dict.fromkeys(ids, 1))
 
     def leave(self) -> int:
         """Give back what is pending and leave the group; return how many entries were given back."""
@@ -284,7 +285,7 @@ class Consumer:
                 if peer.pending and (moved := self.membership.claim(topic, peer.name)):
                     self._recover_from[topic] = "-"
                     if peer.name != HANDED_BACK:
-                        self._suspects[topic].update(moved)
+                        self._suspects.add(topic, moved)
                     logger.info(
                         "topic %r: %d entries taken over from %s", topic, len(moved),
                         "a consumer that stopped" if peer.name == HANDED_BACK else f"dead consumer {peer.name!r}",
@@ -303,9 +304,7 @@ class Consumer:
         pending = self._client.xpending_range(topic, self.group, start, end, 1000, consumername=self.membership.name)
         deliveries = {p["message_id"].decode(): p["times_delivered"] for p in pending}
         missing = [id_ for id_ in deliveries if id_ not in self._held[topic]]
-        suspects = self._suspects[topic]
-        innocent = list(itertools.takewhile(lambda id_: id_ not in suspects, missing))
-        chosen = innocent[: self._fitting()] or missing[:1]
+        chosen = self._suspects.first(topic, missing, deliveries)[: self._fitting()]
         if len(chosen) < len(missing):
             self._recover_from[topic] = missing[len(chosen)]
         elif len(pending) == 1000:  # noqa: PLR2004 - as many as were asked for
@@ -320,19 +319,25 @@ class Consumer:
         if gone:
             logger.warning("topic %r: %d entries were trimmed while pending; acknowledged unseen", topic, len(gone))
             self.membership.ack(topic, gone)
-        for id_ in suspects.intersection(chosen).difference(gone):
-            if deliveries[id_] < self.max_deliveries:
-                deliveries[id_] += 1
-                self.membership.count(topic, id_, deliveries[id_])
-                self.is_careful = True
-            else:
-                why = f"delivered {deliveries[id_]} times, each time to a consumer that died before it was done with it"
-                self.dead_letter(topic, id_, node="delivery", exception=why)
-                logger.warning("topic %r entry %s: %s; moved to the dead letters", topic, id_, why)
-                gone.append(id_)
-            suspects.remove(id_)  # only now: an outage on the way, and it is still one
+        suspects = self._suspects.deliveries(topic, [id_ for id_ in chosen if id_ not in gone])
+        gone += self._put_away(
+            topic, [id_ for id_, times in suspects.items() if times >= self.max_deliveries], suspects
+        )
+        if counted := {id_: times + 1 for id_, times in suspects.items() if id_ not in gone}:
+            self.membership.count(topic, counted)
+            deliveries.update(counted)
+            self.is_careful = True
+        self._suspects.clear(topic, chosen)  # only now: an outage on the way, and they still are
         raws = [(id_, entries[0][1]) for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
         return self._delivered(topic, [(id_, list(itertools.chain(*raw.items()))) for id_, raw in raws], deliveries)
+
+    def _put_away(self, topic: str, ids: list[str], deliveries: Mapping[str, int]) -> list[str]:
+        """Make dead letters of what was delivered too often; return their ids."""
+        for id_ in ids:
+            why = f"delivered {deliveries[id_]} times, each time to a consumer that died before it was done with it"
+            self.dead_letter(topic, id_, node="delivery", exception=why)
+            logger.warning("topic %r entry %s: %s; moved to the dead letters", topic, id_, why)
+        return ids
 
     def _read(self, block_ms: int) -> list[Entry | Poison]:
         if self._bound:

@@ -5,6 +5,7 @@ topic the fields are followed by `retry:id`, the id the entry was pushed under, 
 replayed; a consumer takes these two off again.
 """
 
+import itertools
 import re
 import uuid
 from collections.abc import Collection, Iterable, Iterator
@@ -17,7 +18,7 @@ import redis
 from tasks.errors import SettingsError
 from tasks.settings import check_group, check_topic, dead_topic, retry_topic
 
-__all__ = ["DeadLetters", "Letter", "Outcome", "take_out_id"]
+__all__ = ["DeadLetters", "Letter", "Outcome", "newest_letters", "take_out_id"]
 
 Outcome = Literal["replayed", "not there", "nothing to replay"]
 
@@ -29,13 +30,14 @@ _BYTES_AT_ONCE = 2**20
 # For longer than any client goes on sending a command again.
 _RECORD_TTL_MS = 600_000
 
-# KEYS: the dead-letter topic. ARGV: from which id, to which, how many, after how many bytes no more. Returns of each
-# letter its id, dead:id, dead:node, dead:exception and dead:retries. The entry's own fields, which may be large, stay
-# where they are; they may have such names, too: what is told begins at the last dead:topic.
+# KEYS: the dead-letter topic. ARGV: the command that walks it, from which id, to which, how many, after how many bytes
+# no more, 1 for tracebacks. Returns of each letter its id, dead:id, dead:node, dead:exception, dead:retries,
+# dead:deliveries and dead:traceback. The entry's own fields, which may be large, stay where they are; they may have such
+# names, too: what is told begins at the last dead:topic.
 _LOOK = """
-local found, start, bytes = {}, ARGV[1], 0
-for _ = 1, ARGV[3] do
-  local letter = redis.call('XRANGE', KEYS[1], start, ARGV[2], 'COUNT', 1)[1]
+local found, start, bytes = {}, ARGV[2], 0
+for _ = 1, ARGV[4] do
+  local letter = redis.call(ARGV[1], KEYS[1], start, ARGV[3], 'COUNT', 1)[1]
   if not letter then break end
   local values, told = letter[2], {}
   local n = #values
@@ -45,10 +47,10 @@ for _ = 1, ARGV[3] do
   end
   if not told['dead:topic'] then told = {} end
   found[#found + 1] = {letter[1], told['dead:id'] or '', told['dead:node'] or '', told['dead:exception'] or '',
-    told['dead:retries'] or '0'}
+    told['dead:retries'] or '0', told['dead:deliveries'] or '0', ARGV[6] == '1' and told['dead:traceback'] or ''}
   start = '(' .. letter[1]
   for _, value in ipairs(values) do bytes = bytes + #value end
-  if bytes > tonumber(ARGV[4]) then break end
+  if bytes > tonumber(ARGV[5]) then break end
 end
 return found
 """
@@ -82,9 +84,11 @@ _OUTCOMES: dict[int, Outcome] = {1: "replayed", 0: "not there", -1: "nothing to 
 class Letter:
     """What is told of a dead letter.
 
-    id         its own id, among the dead letters
-    entry_id   the id of the entry in its topic
-    retries    how often it was replayed before
+    id          its own id, among the dead letters
+    entry_id    the id of the entry in its topic
+    retries     how often it was replayed before
+    deliveries  how often it had been delivered
+    traceback   '' unless it was asked for
     """
 
     id: str
@@ -92,6 +96,13 @@ class Letter:
     node: str = ""
     exception: str = ""
     retries: int = 0
+    deliveries: int = 0
+    traceback: str = ""
+
+    @property
+    def time(self) -> datetime:
+        """When it was moved to the dead letters, in UTC."""
+        return datetime.fromtimestamp(_key(self.id)[0] / 1000, UTC)
 
 
 class DeadLetters:
@@ -106,11 +117,8 @@ class DeadLetters:
         self._retry = retry_topic(topic, group)
         self._look = client.register_script(_LOOK)
         self._replay = client.register_script(_REPLAY)
-        is_there = client.exists(topic)
-        groups = sorted(one["name"].decode() for one in self._client.xinfo_groups(topic)) if is_there else []
-        if group not in groups:
-            found = f"{topic!r} has {', '.join(map(repr, groups)) or 'none'}" if is_there else f"there is no {topic!r}"
-            msg = f"expected a topic and one of its groups, got group {group!r} of topic {topic!r}: {found}; nothing was replayed"
+        if mistake := _no_such_group(client, topic, group):
+            msg = f"{mistake}; nothing was replayed"
             raise SettingsError(msg)
 
     def __len__(self) -> int:
@@ -166,12 +174,37 @@ class DeadLetters:
             yield letter, _OUTCOMES[answer]
 
     def _letters(self, first: tuple[int, int], last: tuple[int, int]) -> Iterator[Letter]:
-        start, end = "{}-{}".format(*first), "{}-{}".format(*last)
-        while page := self._look(keys=[self._dead], args=[start, end, _AT_ONCE, _BYTES_AT_ONCE]):
-            for told in page:
-                id_, entry_id, node, exception, retries = (text.decode(errors="replace") for text in told)
-                yield Letter(id_, entry_id, node, exception, int(retries))
-            start = f"({page[-1][0].decode()}"
+        return _walk(self._look, self._dead, "XRANGE", "{}-{}".format(*first), "{}-{}".format(*last))
+
+
+def newest_letters(client: redis.Redis, topic: str, group: str, n: int) -> list[Letter]:
+    """Return the newest `n` dead letters, newest first, with their tracebacks; also those of a group that is gone.
+
+    raises    SettingsError: there is neither such a group nor a letter of it
+    """
+    dead = dead_topic(check_topic(topic), check_group(group))
+    if not client.exists(dead) and (mistake := _no_such_group(client, topic, group)):
+        raise SettingsError(mistake)
+    look = client.register_script(_LOOK)
+    return list(itertools.islice(_walk(look, dead, "XREVRANGE", "+", "-", tracebacks=True), n))
+
+
+def _walk(look: Any, dead: str, command: str, start: str, end: str, *, tracebacks: bool = False) -> Iterator[Letter]:
+    while page := look(keys=[dead], args=[command, start, end, _AT_ONCE, _BYTES_AT_ONCE, int(tracebacks)]):
+        for told in page:
+            id_, entry_id, node, exception, retries, deliveries, traceback = (t.decode(errors="replace") for t in told)
+            yield Letter(id_, entry_id, node, exception, int(retries), int(deliveries), traceback)
+        start = f"({page[-1][0].decode()}"
+
+
+def _no_such_group(client: Any, topic: str, group: str) -> str:
+    """Return a sentence on what there is instead of `group`, '' if it is there."""
+    is_there = client.exists(topic)
+    groups = sorted(one["name"].decode() for one in client.xinfo_groups(topic)) if is_there else []
+    if group in groups:
+        return ""
+    found = f"{topic!r} has {', '.join(map(repr, groups)) or 'none'}" if is_there else f"there is no {topic!r}"
+    return f"expected a topic and one of its groups, got group {group!r} of topic {topic!r}: {found}"
 
 
 def take_out_id(values: list[bytes]) -> str | None:

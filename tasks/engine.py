@@ -12,7 +12,7 @@ from streamz import Stream
 
 from tasks.connection import connect
 from tasks.entry import Entry
-from tasks.keep import DEFAULT_KEEP, Keep, WhenFull
+from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url, seconds
@@ -29,7 +29,8 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
     """Call `func` at every tick of the grid, push what it returns to `topic`, and emit what was pushed.
 
     topic       where to push
-    func        a pump: returns a mapping of fields, a DataFrame, several of those, or None; may be async
+    func        a pump: returns a mapping of fields, a DataFrame, several of those, or None; may be async, and is awaited in a loop
+                that lasts from a start to a stop
     every       the time between ticks, above zero: '5s', 0.5, timedelta(seconds=1)
     threads     how many pumps may run at once; 0 for one, in the source's own thread
     timeout     how long one pump may take; needs threads
@@ -37,6 +38,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
     keep        what of the topic is kept: entries, age and size, such as '4000, 1h, 500MB'; None for everything
     when_full   what happens when a live group has not read what is beyond that: 'spill', it is dropped and counted, or
                 'wait', ticks are missed until it has
+    max_waiting how much may wait in memory while Redis is away, such as '1000, 10MB'; beyond, ticks are missed
     raises      SettingsError, UnavailableError, at the start; PumpError, as the outcome
     """
 
@@ -54,6 +56,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         when_full: WhenFull = "spill",
         compression: str | None = None,
         max_failures: int = 10,
+        max_waiting: int | str = DEFAULT_BUFFER,
         start: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -67,6 +70,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         self._keep = None if keep is None else Keep.of(keep, when_full)
         self._compression = compression
         self._max_failures = max_failures
+        self._max_waiting = Buffer.of(max_waiting)
         self._beat = uuid.uuid4().hex
         super().__init__(start=start, **kwargs)
 
@@ -87,6 +91,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
             threads=self._threads,
             timeout=self._timeout,
             max_failures=self._max_failures,
+            max_waiting=self._max_waiting,
             on_pushed=self._pushed,
         )
 

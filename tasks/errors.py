@@ -48,7 +48,12 @@ class EncodeError(SluiceError, TypeError):
 
 
 class PoisonEntryError(SluiceError, ValueError):
-    """Bytes that cannot become a value, or that the limits refuse; the bytes are kept as they are."""
+    """Bytes that cannot become a value, or that the limits refuse; the bytes are kept as they are.
+
+    id   of the entry they are in; '' where that is not known
+    """
+
+    id: str = ""
 
 
 class PipelineError(SluiceError, RuntimeError):

@@ -17,8 +17,9 @@ from pandas.tseries.frequencies import to_offset
 
 from tasks.columns import from_arrow, is_object, is_plain, plain_dtype, to_arrow
 from tasks.errors import EncodeError, PoisonEntryError
-from tasks.ipc import Budget, check_type, open_stream, weigh, write_stream
+from tasks.ipc import check_type, open_stream, weigh, write_stream
 from tasks.jsontext import check_json, from_json, to_json
+from tasks.limits import Budget
 from tasks.scalars import Layout, is_scalar, pack_array, pack_scalar, unpack_array, unpack_scalar
 
 __all__ = ["can_encode", "decode_stream", "encode_stream", "weigh_stream"]

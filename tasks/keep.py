@@ -1,20 +1,24 @@
-"""What a topic keeps: entries, age and bytes, as an inlet declares it. Pure: no Redis."""
+"""How much is kept, as an inlet declares it: of a topic, and in memory while Redis is away. Pure: no Redis."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 from tasks.errors import SettingsError
 from tasks.settings import seconds
 
-__all__ = ["DEFAULT_KEEP", "Keep", "WhenFull"]
+__all__ = ["DEFAULT_BUFFER", "DEFAULT_KEEP", "Buffer", "Keep", "WhenFull"]
 
 WhenFull = Literal["spill", "wait"]
 
 # An hour of frames of 1.3 MB at one a second is 4.7 GB: without a limit in bytes no number of entries is safe.
 DEFAULT_KEEP = "10000, 500MB"
+DEFAULT_BUFFER = "10000, 64MiB"
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_KEEP_FORM = "a number of entries, an age or a size above zero, or several, such as 4000 or '4000, 1h, 500MB'"
+_BUFFER_FORM = "a number of entries or a size above zero, or both, such as 1000 or '1000, 10MB'"
 _AGES = {"h": 3_600_000, "min": 60_000}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B)", re.IGNORECASE)
 
@@ -43,14 +47,7 @@ class Keep:
         if when_full not in get_args(WhenFull):
             msg = f"when_full: expected 'spill' or 'wait', got {when_full!r}"
             raise SettingsError(msg)
-        found: dict[str, int] = {}
-        for part in str(keep).split(","):
-            name, value = _limit(part.strip(), keep)
-            if name in found:
-                msg = f"keep: expected one number of entries, one age and one size at most, got {keep!r}"
-                raise SettingsError(msg)
-            found[name] = value
-        return cls(**found, when_full=when_full)
+        return cls(**_limits(keep, "keep", _KEEP_FORM, cls), when_full=when_full)
 
     def __str__(self) -> str:
         """Return the limits as they are declared, in one way for all ways to write them."""
@@ -77,21 +74,46 @@ def _whole(number: int, units: dict[str, int]) -> str:
     return next((f"{number // size}{unit}" for unit, size in units.items() if number and not number % size), "")
 
 
-def _limit(part: str, keep: object) -> tuple[str, int]:
-    name, value = "", 0
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """How much may wait in memory for a Redis that is away."""
+
+    entries: int = 10_000
+    max_bytes: int = 64 << 20
+
+    @classmethod
+    def of(cls, limits: "int | str | Buffer") -> Self:
+        """Return what a number of entries, or text such as '1000, 10MB', says; what it does not say is as by default.
+
+        raises    SettingsError: it says nothing, something else, or one thing twice
+        """
+        if isinstance(limits, cls):
+            return limits
+        return cls(**_limits(limits, "max_waiting", _BUFFER_FORM, cls))
+
+
+def _limits(text: object, of: str, form: str, kind: type[Keep | Buffer]) -> dict[str, int]:
+    """Return the limits that some text names, as fields of `kind`."""
+    found: dict[str, int] = {}
+    for part in str(text).split(","):
+        name, value = _limit(part.strip())
+        if value < 1 or name not in kind.__dataclass_fields__:
+            msg = f"{of}: expected {form}, got {text!r}"
+            raise SettingsError(msg)
+        if name in found:
+            msg = f"{of}: expected each limit once at most, got {text!r}"
+            raise SettingsError(msg)
+        found[name] = value
+    return found
+
+
+def _limit(part: str) -> tuple[str, int]:
+    """Return which limit some text is and how much; 0 if it is none."""
     if part.isdecimal():
-        name, value = "entries", int(part)
-    elif size := _BYTES.fullmatch(part):
-        name, value = "max_bytes", int(float(size[1]) * _UNITS[size[2].upper()])
-    elif part[-1:].isalpha():  # a bare number would be seconds
-        try:
-            name, value = "age_ms", round(seconds(part) * 1000)
-        except SettingsError:
-            value = 0
-    if value < 1:
-        msg = (
-            f"keep: expected a number of entries, an age or a size above zero, or several, such as 4000 or "
-            f"'4000, 1h, 500MB', got {keep!r}"
-        )
-        raise SettingsError(msg)
-    return name, value
+        return "entries", int(part)
+    if size := _BYTES.fullmatch(part):
+        return "max_bytes", int(float(size[1]) * _UNITS[size[2].upper()])
+    if part[-1:].isalpha():  # a bare number would be seconds
+        with suppress(SettingsError):
+            return "age_ms", round(seconds(part) * 1000)
+    return "", 0

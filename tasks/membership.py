@@ -5,6 +5,7 @@ from one consumer to another asks for the lease in the same script, so that no e
 and nothing is acknowledged by the dead. Idle time says nothing: a window may hold an entry for hours.
 """
 
+import itertools
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping
@@ -56,11 +57,14 @@ if #ids > 0 and ARGV[8] == '1' then redis.call('SET', KEYS[2], ARGV[6], 'PX', AR
 return ids
 """
 
-# KEYS: own lease, the topic. ARGV: own token, group, own name, id, the delivery count. Returns 1; -1 if we were taken for dead.
+# KEYS: own lease, the topic. ARGV: own token, group, own name, then id, its delivery count, ... Returns 1; -1 if we were
+# taken for dead.
 _COUNT = """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
-redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, ARGV[4], 'RETRYCOUNT', ARGV[5], 'JUSTID')
+for i = 4, #ARGV, 2 do
+  redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
+end
 return 1
 """
 
@@ -216,9 +220,9 @@ class Membership:
         """Give back all that is pending here on `topic`, for anybody to claim at once; return its ids, in order."""
         return self._moved(topic, self.name, HANDED_BACK, lease=self._lease(HANDED_BACK), dead=False)
 
-    def count(self, topic: str, id: str, deliveries: int) -> None:  # noqa: A002 - the field's own name
-        """Set how often an entry that is pending here counts as delivered."""
-        args = [self._token, self.group, self.name, id, deliveries]
+    def count(self, topic: str, deliveries: Mapping[str, int]) -> None:
+        """Set how often entries that are pending here count as delivered, by their ids."""
+        args = [self._token, self.group, self.name, *itertools.chain(*deliveries.items())]
         self._still_held(self._count(keys=[self._lease(), topic], args=args))
 
     def retire(self, topic: str, peer: str) -> bool:

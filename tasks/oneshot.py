@@ -3,6 +3,7 @@
 Kept apart from everything else in `tasks`, which does not need Prefect.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,8 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.errors import EncodeError, PumpError
 from tasks.keep import Keep
-from tasks.pump import Entries, as_entries, synchronous
+from tasks.ownloop import OwnLoop
+from tasks.pump import Entries, as_entries
 from tasks.reservoir import Reservoir
 
 __all__ = ["pump", "push"]
@@ -35,8 +37,8 @@ _RETRIED = {
 @task(**_RETRIED, persist_result=False)
 def pump(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Entries:
     """Call a pump once and return its entries. Retried when it raises; raises PumpError for what is no entry."""
-    call = synchronous(functools.partial(function, **parameters))
-    return as_entries(call(), name=function.__name__)
+    with contextlib.closing(OwnLoop()) as loop:
+        return as_entries(loop.call(functools.partial(function, **parameters)), name=function.__name__)
 
 
 @task(**_RETRIED, persist_result=False)

@@ -13,6 +13,7 @@ from tasks.dataset import Rows, rows_of, write
 from tasks.entry import Entry
 from tasks.errors import PipelineError, SettingsError
 from tasks.pipeline import Metadata, trust
+from tasks.repeated import Repeated
 
 __all__ = ["to_parquet"]
 
@@ -59,6 +60,7 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
         self._held: list[tuple[list[Rows], Metadata]] = []
         self._bytes = 0
         self._timer: object | None = None
+        self._warn = Repeated(logger)
         self._lock = threading.RLock()  # flush() may come from another thread than the loop's
         super().__init__(upstream, ensure_io_loop=True, **kwargs)
 
@@ -120,12 +122,9 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
         try:
             self.flush()
         except OSError as error:
-            logger.warning(
-                "%d entries cannot be written to %s (%s); they stay pending, tried again in %g s",
-                len(self._held),
-                self.folder,
-                error.strerror or type(error).__name__,
-                pause,
+            self._warn(
+                f"entries cannot be written to {self.folder}; they stay pending",
+                detail=f"{len(self._held)} ({error.strerror or type(error).__name__}), tried again in {pause:g} s",
             )
             return False
         return True

@@ -145,8 +145,8 @@ class Meter:
 
 # Proven by tests/test_nodes.py, node by node: wrapped as they are, or with their repair.
 _SAFE: set[type[Stream]] = {
-    Stream, nodes.buffer, nodes.collect, nodes.combine_latest, nodes.delay, nodes.filter, nodes.pluck,
-    nodes.rate_limit, nodes.sliding_window, nodes.timed_window, nodes.union, nodes.unique, nodes.zip_latest,
+    Stream, nodes.buffer, nodes.collect, nodes.combine_latest, nodes.filter, nodes.pluck, nodes.sliding_window,
+    nodes.timed_window, nodes.union, nodes.unique, nodes.zip_latest,
     streamz_sinks.sink, streamz_sinks.to_websocket, *REPAIRS,
 }  # fmt: skip
 

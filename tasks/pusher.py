@@ -25,7 +25,7 @@ class Job:
     """One tick: claimed, pumped and pushed, or dropped on the way.
 
     claim     None: not answered yet
-    began     None: its pump was not started
+    began     when its pump was started, by the run's timer; None: it was not
     ended     None: its pump is running
     ids       what was pushed; None: refused, the claim had been taken away
     """
@@ -86,7 +86,7 @@ class Pusher:
         with self._changed:
             return list(self._jobs)
 
-    def add(self, job: Job, *, patience: float, clock: Callable[[], float]) -> bool:
+    def add(self, job: Job, *, patience: float, timer: Callable[[], float]) -> bool:
         """Take a job in, and return whether to begin its pump: it is claimed, or Redis does not say within `patience` seconds."""
         with self._changed:
             self._jobs.append(job)
@@ -95,7 +95,7 @@ class Pusher:
             job.answered.wait(patience)
         with self._changed:
             if job.claim in (None, "claimed"):
-                job.began = clock()
+                job.began = timer()
         return job.began is not None
 
     def end(self, job: Job, at: float, **outcome: Any) -> bool:

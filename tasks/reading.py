@@ -15,6 +15,7 @@ from tasks.consumer import Consumer, Poison
 from tasks.entry import Entry
 from tasks.errors import PipelineError
 from tasks.pipeline import Receipt, Secured, secure
+from tasks.repeated import Repeated
 
 __all__ = ["OnError", "Reading"]
 
@@ -27,7 +28,7 @@ _SHORT_BLOCK_MS = 5
 _MAX_PAUSE = 5.0
 # Seconds without any acknowledgement after which a pipeline that waits for nothing will not finish any more.
 _SETTLED = 0.3
-# Seconds for which the entries behind one that may be deadly wait until it is done or at rest.
+# Seconds for which the entries behind some that may be deadly wait until one more of these is done or at rest.
 _CAREFUL = 5.0
 # Seconds between acknowledgements while there is more to do: each costs a round trip, and waits for the pipeline's thread
 # to let go of the interpreter.
@@ -58,7 +59,7 @@ class Reading:
         fuse: bool = True,
     ) -> None:
         self.secured: Secured = secure(node, fuse=fuse)
-        self._consumer = consumer
+        self.consumer = consumer
         self._node: Any = node
         self._on_error = on_error
         self._grace = grace
@@ -75,11 +76,13 @@ class Reading:
         self._ended: list[Receipt] = []
         self._poison: deque[Poison] = deque()
         self._told: set[str] = set()
+        self._warn = Repeated(logger)
         self._pause = 0.0
         self._next_flush = 0.0
         self._was_busy = False
         self._emitting: list[Receipt] = []
-        self._last: Receipt | None = None
+        self._suspects: set[tuple[str, str]] = set()
+        self._careful_until = 0.0
         self._open: set[Receipt] = set()
         self._progress = (0, 0)
 
@@ -101,12 +104,12 @@ class Reading:
     @property
     def ends(self) -> dict[str, str]:
         """Where a bounded replay ends: the id of the last entry, of each topic where it is known yet."""
-        return dict(self._consumer.ends)
+        return dict(self.consumer.ends)
 
     @property
     def is_through(self) -> bool:
         """Whether everything up to `until` was read."""
-        return self._consumer.is_through
+        return self.consumer.is_through
 
     def run(self) -> None:
         """Read ahead, acknowledge and hold the lease, until told to stop; then let what is in flight finish.
@@ -121,6 +124,7 @@ class Reading:
             self.stop()
             self._wake()
         self._drain()
+        self._warn.flush()
         self._raise_failure()
 
     def stop(self) -> None:
@@ -129,22 +133,23 @@ class Reading:
 
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit what came and acknowledge what is done, in one thread; return how many entries came."""
-        entries = self._consumer.step(block_ms)
+        entries = self.consumer.step(block_ms)
         emit = self._emitter()
         for element in self._elements(entries):
             for one in emit(element):
                 await one
             self._let_go()
         self._flush()
-        if self._consumer.is_careful:
-            self._absolve(entries[0])
+        if self.consumer.is_careful:
+            self._watch_suspects(entries)
+            self._see_through()
         self._raise_failure()
         return len(entries)
 
     def close(self) -> None:
         """Acknowledge what is done, give back the rest and leave the group."""
         self._tend()
-        self._consumer.leave()
+        self.consumer.leave()
 
     async def emit_all(self) -> None:
         """Emit what was read, one entry after the other, in the loop of the graph."""
@@ -207,7 +212,6 @@ class Reading:
 
     def _let_go(self) -> None:
         """Let go of what was emitted last and has been awaited."""
-        self._last = self._emitting[-1]
         for receipt in self._emitting:
             receipt.release()
         self._emitting.clear()
@@ -249,7 +253,7 @@ class Reading:
             if not self._pause:
                 what = type(error).__name__
                 logger.warning("Redis does not answer (%s); group %r tries again until it does", what, self._group)
-            self._pause = min(_MAX_PAUSE, self._consumer.membership.lease_ttl / 4, max(0.1, self._pause * 2))
+            self._pause = min(_MAX_PAUSE, self.consumer.membership.lease_ttl / 4, max(0.1, self._pause * 2))
             self._stopping.wait(self._pause)
             return False
         if self._pause:
@@ -258,25 +262,29 @@ class Reading:
         return True
 
     def _read_on(self) -> None:
-        if not self._was_busy or time.monotonic() >= self._next_flush:
+        is_careful = bool(self._suspects) and time.monotonic() < self._careful_until
+        if is_careful or not self._was_busy or time.monotonic() >= self._next_flush:
             self._tend()
             self._next_flush = time.monotonic() + _FLUSH
-        if len(self._batches) > (0 if self._consumer.has_suspects else 1):
+        if is_careful:
+            if self._see_through():
+                self._stopping.wait(0.001)
+        elif len(self._batches) > (0 if self.consumer.has_suspects else 1):
             self._room.wait(_BLOCK_MS / 1000)
             self._room.clear()
-        elif self._consumer.is_through:
+        elif self.consumer.is_through:
             self._stop_when_done()
         elif entries := self._read():
             self._batches.append(entries)
             self._wake()
-            if self._consumer.is_careful:
-                self._see_through(entries[0])
+            if self.consumer.is_careful:
+                self._watch_suspects(entries)
 
     def _read(self) -> list[Entry | Poison]:
         began = time.monotonic()
         # Behind the last of many entries only briefly, so that it is soon acknowledged.
         block_ms = _SHORT_BLOCK_MS if self._was_busy else _BLOCK_MS
-        entries = self._consumer.step(block_ms)
+        entries = self.consumer.step(block_ms)
         if not entries:  # fakeredis does not block
             self._stopping.wait(began + block_ms / 1000 - time.monotonic())
         self._was_busy = bool(entries)
@@ -285,7 +293,7 @@ class Reading:
     def _stop_when_done(self) -> None:
         """Stop once all that was read is done, or is only kept for elements that will not come."""
         progress, self._progress = self._progress, self.progress
-        if self._consumer.held > self.in_flight or self._progress != progress:
+        if self.consumer.held > self.in_flight or self._progress != progress:
             self._stopping.wait(_BLOCK_MS / 1000)
             return
         self._flush_nodes()
@@ -297,35 +305,36 @@ class Reading:
             if before_stop := getattr(meter.node, "before_stop", None):
                 before_stop()
 
-    def _see_through(self, suspect: Entry | Poison) -> None:
-        """Wait until a suspect is done or at rest, so that no other entry is in flight if it kills this consumer."""
-        end = time.monotonic() + _CAREFUL
-        while time.monotonic() < end and not self._stopping.is_set():
-            self._tend()
-            if not self._consumer.holds(*suspect.origin) or self._absolve(suspect):
-                return
-            time.sleep(0.001)
+    def _watch_suspects(self, entries: list[Entry | Poison]) -> None:
+        """Have nothing read until these are seen through, so that no others are in flight if one kills this consumer."""
+        self._suspects = {entry.origin for entry in entries}
+        self._careful_until = time.monotonic() + _CAREFUL
 
-    def _absolve(self, suspect: Entry | Poison) -> bool:
-        """Clear an entry that killed nobody, if it has been processed and is only kept; return whether it was."""
-        last = self._last
-        if last is None or (last.topic, last.id) != suspect.origin or not last.is_at_rest:
-            return False
-        if self._consumer.holds(*suspect.origin):
-            self._consumer.absolve(*suspect.origin)
-        return True
+    def _see_through(self) -> int:
+        """Let go of suspects that are done, and clear those that killed nobody and are only kept; return how many are left."""
+        left = {origin for origin in self._suspects if self.consumer.holds(*origin)}
+        at_rest = left & {(one.topic, one.id) for one in list(self._open) if one.is_at_rest}
+        for topic in {topic for topic, _ in at_rest}:
+            self.consumer.absolve(topic, [id_ for of, id_ in at_rest if of == topic])
+        left -= at_rest
+        if len(left) < len(self._suspects):
+            self._careful_until = time.monotonic() + _CAREFUL
+        self._suspects = left
+        return len(left)
 
     def _tend(self) -> None:
-        self._consumer.renew()
+        self.consumer.renew()
         self._flush()
 
     def _flush(self) -> None:
         """Acknowledge what is done, and put away what failed or is poison."""
         while self._poison:
             bad = self._poison[0]
-            self._consumer.dead_letter(*bad.origin, node="decode", exception=repr(bad.error))
+            self.consumer.dead_letter(*bad.origin, node="decode", exception=repr(bad.error))
             self._poison.popleft()
-            logger.warning("%s; moved to the dead letters of group %r", bad.error, self._group)
+            self._warn(
+                f"moved to the dead letters of group {self._group!r} what cannot be decoded", detail=str(bad.error)
+            )
         while self._done:
             self._ended.append(self._done.popleft())
         done: defaultdict[str, list[str]] = defaultdict(list)
@@ -336,7 +345,7 @@ class Reading:
                 if receipt.has_results:
                     with_results.add(receipt.id)
             elif self._on_error == "dead_letter":
-                self._consumer.dead_letter(
+                self.consumer.dead_letter(
                     receipt.topic,
                     receipt.id,
                     node=receipt.failure.node,
@@ -344,7 +353,7 @@ class Reading:
                     traceback=receipt.failure.traceback,
                 )
         for topic, ids in done.items():
-            self._consumer.ack(topic, ids, with_results=with_results)
+            self.consumer.ack(topic, ids, with_results=with_results)
         self._ended.clear()  # only now: an outage on the way, and all of it is sent again
 
     def _drain(self) -> None:
@@ -356,10 +365,10 @@ class Reading:
         if self._drained.wait(min(1.0, self._grace)):
             self._flush_nodes()
         held, since = -1, time.monotonic()
-        while (now := time.monotonic()) < end and self._consumer.held:
+        while (now := time.monotonic()) < end and self.consumer.held:
             self._through_outages(self._tend)
-            if self._consumer.held != held or self.secured.waiting or not self._drained.is_set():
-                held, since = self._consumer.held, now
+            if self.consumer.held != held or self.secured.waiting or not self._drained.is_set():
+                held, since = self.consumer.held, now
             elif now - since > _SETTLED:
                 break
             time.sleep(_SETTLED / 10)

@@ -11,6 +11,7 @@ from typing import Any
 
 from streamz import Stream, sinks
 from streamz import core as nodes
+from tornado import gen
 
 __all__ = ["REPAIRS"]
 
@@ -127,6 +128,57 @@ def _latest(node: nodes.latest, fail: Fail) -> None:  # noqa: ARG001
     node.update = update
 
 
+def _clock(node: Any) -> Callable[[], float]:
+    """Return the clock that timers go by: nobody sets it."""
+    return node.loop.asyncio_loop.time
+
+
+def _rate_limit(node: nodes.rate_limit, fail: Fail) -> None:  # noqa: ARG001
+    """It went by the wall clock: set back by an hour, that stopped the stream for an hour."""
+    clock = _clock(node)
+
+    @gen.coroutine
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> Any:  # noqa: ARG001
+        now, due = clock(), node.next
+        node.next = max(now, due) + node.interval
+        if now < due:
+            yield gen.sleep(due - now)
+        yield node._emit(x, metadata=metadata)
+
+    node.update = update
+
+
+def _delay(node: nodes.delay, fail: Fail) -> None:  # noqa: ARG001
+    """As rate_limit. Its loop, which is already under way, is left with an empty queue."""
+    clock = _clock(node)
+    queue: deque[tuple[Any, Any]] = deque()
+    working: list[asyncio.Task[None]] = []
+    last = clock()
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        node._retain_refs(metadata or [])
+        queue.append((x, metadata or []))
+        if not working:
+            working.append(asyncio.ensure_future(work()))
+        return []
+
+    async def work() -> None:
+        nonlocal last
+        try:
+            while queue:
+                x, metadata = queue.popleft()
+                for one in node._emit(x, metadata=metadata):
+                    await one
+                node._release_refs(metadata)
+                if (rest := last + node.interval - clock()) > 0:
+                    await asyncio.sleep(rest)
+                last = clock()
+        finally:
+            working.clear()
+
+    node.update = update
+
+
 def _map_async(node: nodes.map_async, fail: Fail) -> None:  # noqa: C901 - four small functions that share its queue
     """A failed call passed for a done one; a result could be let go of before it was held; waiting burned the CPU."""
     slots = asyncio.Semaphore(node.work_queue.maxsize or 1)
@@ -236,12 +288,14 @@ def _upwards(node: Stream) -> Iterator[Stream]:
 
 REPAIRS: dict[type[Stream], Repair] = {
     nodes.accumulate: _accumulate,
+    nodes.delay: _delay,
     nodes.flatten: _flatten,
     nodes.latest: _latest,
     nodes.map: _map,
     nodes.map_async: _map_async,
     nodes.partition: _partition,
     nodes.partition_unique: _partition_unique,
+    nodes.rate_limit: _rate_limit,
     nodes.slice: _slice,
     nodes.starmap: _starmap,
     nodes.timed_window_unique: _timed_window_unique,

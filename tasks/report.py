@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
 from streamz import Stream
 
+from tasks.codec import is_pandas
 from tasks.deadletters import Letter, Outcome
 from tasks.levels import TopicLevel
 from tasks.pipeline import Meter
@@ -142,15 +142,15 @@ def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
 
 def result_table(value: Any) -> str:
     """Return a result as Markdown: the head of a DataFrame as a table, a mapping's values, anything else as text."""
-    if isinstance(value, pd.Series):
+    if is_pandas(value, "Series"):
         value = value.to_frame()
-    if isinstance(value, pd.DataFrame):
+    if is_pandas(value, "DataFrame"):
         head = value.head(_ROWS)
         columns = [head.iloc[:, n] for n in range(head.shape[1])]
         names = [cell(name) for name in head.columns]
         if len(columns) > _COLUMNS:  # the first and the last, as pandas does
             half = _COLUMNS // 2
-            columns[half:-half], names[half:-half] = [pd.Series(["..."] * len(head))], ["..."]
+            columns[half:-half], names[half:-half] = [["..."] * len(head)], ["..."]
         rows = zip(head.index, *columns, strict=True)
         shown = table(("", *names), [[cell(one) for one in row] for row in rows])
         return f"{shown}\n\n{len(value)} rows, {len(value.columns)} columns"

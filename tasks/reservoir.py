@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, Self
 
 import redis
@@ -22,13 +23,16 @@ __all__ = ["Reservoir"]
 APPEND_TTL_MS = 600_000
 # Lua's unpack() takes about 8,000 values; a field is two of them.
 MAX_FIELDS = 3_500
+# An entry of this many bytes is not led through Lua, which hashes each string that it gets byte for byte (Redis 7.0:
+# 2 ns a byte, as long as all the rest of the append of a large frame).
+LARGE = 256 * 1024
 
 # KEYS: those of `beside`, the append's record and, if only a living consumer may append, its lease. ARGV: the record's
 # expected value ('' for any), its TTL in ms, what to keep ('' for all), the TTL of what is beside the topic, the number of
 # entries, the record's field if it is a hash ('' if not), the lease's token, then for each entry the number of its values
-# and the values: field, bytes, ...
+# and the values: field, bytes, ... Or 0 and the bytes of one entry that the same transaction has appended just before.
 # Returns the entry ids, joined by spaces; the same ones when the append is sent again; nil when the record is not what
-# was expected or the lease is not held, 1 when the topic is full, and then nothing is appended.
+# was expected or the lease is not held, 1 when the topic is full, and then nothing is appended, or it is taken back.
 #
 # Every 64 entries or 64 KB a sample goes into the index, so that from one sample to the next there is never much to
 # read. Retention looks at the topic every so many entries, as it would cost more than the append.
@@ -36,14 +40,32 @@ _APPEND = (
     RETENTION
     + """
 local keys = {topic = KEYS[1], state = KEYS[2], index = KEYS[3], groups = KEYS[4], spilled = KEYS[5], tally = KEYS[6], ttl = ARGV[4]}
+
+-- The id of what was appended just before. Only a group that begins there tells it without the entry itself.
+local appended
+if ARGV[8] == '0' then
+  redis.call('XGROUP', 'CREATE', keys.topic, KEYS[7], '$')
+  for _, reply in ipairs(redis.call('XINFO', 'GROUPS', keys.topic)) do
+    local group = {}
+    for j = 1, #reply, 2 do group[reply[j]] = reply[j + 1] end
+    if group.name == KEYS[7] then appended = group['last-delivered-id'] end
+  end
+  redis.call('XGROUP', 'DESTROY', keys.topic, KEYS[7])
+end
+
+local function instead(answer)
+  if appended then redis.call('XDEL', keys.topic, appended) end
+  return answer
+end
+
 if KEYS[8] then
   local holder = redis.call('GET', KEYS[8])
-  if holder and holder ~= ARGV[7] then return false end
+  if holder and holder ~= ARGV[7] then return instead(false) end
 end
 local field, record = ARGV[6], nil
 if field == '' then record = redis.call('GET', KEYS[7]) else record = redis.call('HGET', KEYS[7], field) end
-if record and string.sub(record, 1, 1) == '=' then return string.sub(record, 2) end
-if ARGV[1] ~= '' and record ~= ARGV[1] then return false end
+if record and string.sub(record, 1, 1) == '=' then return instead(string.sub(record, 2)) end
+if ARGV[1] ~= '' and record ~= ARGV[1] then return instead(false) end
 -- Entries and bytes appended; at which of those retention looks again; entries and bytes since the last sample, and
 -- the entries up to it, those of other clients too.
 local tally = redis.call('GET', keys.tally)
@@ -76,9 +98,13 @@ if waits and is_full() then return 1 end
 if not tally then redis.call('DEL', keys.index) end
 local ids, i = {}, 8
 while i <= #ARGV do
-  local last, size = i + ARGV[i], 0
-  for j = i + 1, last do size = size + #ARGV[j] end
-  local id = redis.call('XADD', keys.topic, '*', unpack(ARGV, i + 1, last))
+  local last, size, id = i + ARGV[i], 0, appended
+  if id then
+    last, size = i + 1, tonumber(ARGV[i + 1])
+  else
+    for j = i + 1, last do size = size + #ARGV[j] end
+    id = redis.call('XADD', keys.topic, '*', unpack(ARGV, i + 1, last))
+  end
   ids[#ids + 1] = id
   bytes, since, since_bytes = bytes + size, since + 1, since_bytes + size
   if not tally or since >= 64 or since_bytes >= 65536 then
@@ -176,18 +202,27 @@ class Reservoir:
         fence     append only if that consumer was not taken for dead; None is returned if it was
         raises    TopicFullError: what live groups have not read fills the topic; SettingsError
         """
-        kept = None if keep is None else Keep.of(keep)
-        values: list[bytes | int] = []
-        n = 0
-        for n, fields in enumerate(encoded, 1):  # noqa: B007 - their number is asked for
-            values.append(2 * len(fields))
-            for name, data in fields.items():
-                values += (name, data)
-        if not values:
+        entries = list(encoded)
+        if not entries:
             return []
-        told = [expected, ttl_ms, kept.packed() if kept else "", TTL_MS, n, field, fence.token if fence else ""]
+        kept = None if keep is None else Keep.of(keep)
+        told = [
+            expected,
+            ttl_ms,
+            kept.packed() if kept else "",
+            TTL_MS,
+            len(entries),
+            field,
+            fence.token if fence else "",
+        ]
         keys = [*beside(check_topic(topic)), record, *([fence.lease] if fence else [])]
-        joined = self._append(keys=keys, args=[*told, *values])
+        size = sum(len(name) + len(data) for name, data in entries[0].items())
+        # A topic that waits is looked at before there is anything more in it.
+        if len(entries) == 1 and size >= LARGE and not (kept and kept.when_full == "wait"):
+            joined = self._append_large(entries[0], keys=keys, args=[*told, 0, size])
+        else:
+            values = [each for fields in entries for each in (2 * len(fields), *chain.from_iterable(fields.items()))]
+            joined = self._append(keys=keys, args=[*told, *values])
         if joined == 1:
             msg = (
                 f"topic {topic!r} is full: expected its groups to have read all but {kept}; nothing was pushed; "
@@ -196,10 +231,26 @@ class Reservoir:
             raise TopicFullError(msg)
         return None if joined is None else joined.decode().split(" ")
 
+    def _append_large(self, fields: Mapping[bytes, bytes], *, keys: list[str], args: list[Any]) -> Any:
+        """Append one entry by a command of its own, and have the script see to the rest in the same transaction."""
+        with self.client.pipeline() as pipe:
+            pipe.xadd(keys[0], fields)
+            # Not EVALSHA: where the script is not known any more, the entry would stay without its record.
+            pipe.eval(self._append.script, len(keys), *keys, *args)
+            try:
+                return pipe.execute()[1]
+            except redis.ResponseError as error:  # redis-py tells the command, which is the entry's bytes
+                raise type(error)(str(error).rpartition(" caused error: ")[2]) from None
+
     def peek(self, topic: str, n: int = 1) -> list[Entry | PoisonEntryError]:
         """Return the newest `n` entries, oldest first; one that cannot be decoded as the error that says why."""
         found = self.client.xrevrange(check_topic(topic, derived=True), count=n)
         return [decoded(topic, id_.decode(), raw) for id_, raw in reversed(found)]
+
+    def follow(self, topic: str, after: str, *, n: int, block_ms: int) -> list[Entry | PoisonEntryError]:
+        """Return the next `n` entries behind the id `after`; wait for the first one for `block_ms`. No group is touched."""
+        reply = self.client.xread({check_topic(topic, derived=True): after}, count=n, block=block_ms)
+        return [decoded(topic, id_.decode(), raw) for _, entries in reply or () for id_, raw in entries]
 
     def topics(self) -> list[str]:
         """Return the names of all topics, sorted; those of dead letters too."""
@@ -224,4 +275,6 @@ def decoded(
     try:
         return Entry(codec.decode_fields(raw), topic=topic, id=id, deliveries=deliveries, origin=origin)
     except PoisonEntryError as error:
-        return PoisonEntryError(f"topic {topic!r} entry {id}: {error}")
+        poison = PoisonEntryError(f"topic {topic!r} entry {id}: {error}")
+        poison.id = id
+        return poison

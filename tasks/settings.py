@@ -4,13 +4,17 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 from tasks.errors import SettingsError
 
 __all__ = [
+    "check_choice",
     "check_group",
+    "check_number",
     "check_topic",
     "dead_topic",
     "group_end",
@@ -55,6 +59,21 @@ def check_group(name: str) -> str:
     raise SettingsError(msg)
 
 
+def check_choice(value: object, choices: Iterable[object], *, name: str) -> None:
+    """Refuse a value that is none of `choices`; `name` says whose it is."""
+    allowed = list(choices)
+    if value not in allowed:
+        msg = f"{name}: expected {' or '.join(map(repr, allowed))}, got {value!r}"
+        raise SettingsError(msg)
+
+
+def check_number(value: object, *, least: int, name: str) -> None:
+    """Refuse what is no whole number from `least` on; `name` says whose it is."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        msg = f"{name}: expected a whole number from {least} on, got {value!r}"
+        raise SettingsError(msg)
+
+
 def dead_topic(topic: str, group: str) -> str:
     """Return the topic that keeps what `group` could not process of `topic`."""
     return f"{topic}:dead:{group}"
@@ -73,6 +92,10 @@ def retried_topic(stream: str, group: str) -> str | None:
     """
     topic, _, of_group = stream.partition(":retry:")
     return topic if of_group == group else None
+
+
+_UNITS = {"ms": Decimal("0.001"), "s": 1, "min": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|min|h|d)")
 
 
 def seconds(duration: str | float | timedelta, *, name: str = "duration") -> float:
@@ -97,10 +120,12 @@ def seconds(duration: str | float | timedelta, *, name: str = "duration") -> flo
 
 
 def _parsed(text: str) -> float:
+    if simple := _DURATION.fullmatch(text):
+        return float(Decimal(simple[1]) * _UNITS[simple[2]])
     try:
         return float(text)  # pandas takes a bare '5' for 5 nanoseconds; everybody else means seconds
     except ValueError:
-        from pandas import Timedelta  # noqa: PLC0415 - half a second that most callers do not need
+        from pandas import Timedelta  # noqa: PLC0415 - half a second that most durations do not need
 
         return Timedelta(text).total_seconds()
 
@@ -192,7 +217,12 @@ def check_url(url: str, *, where: str = "url") -> str:
     """Return `url` if it can be an address of Redis. What is wrong with it is said without repeating it."""
     scheme, found, _ = url.partition("://")
     if found and scheme in _SCHEMES:
-        return url
+        database = without_password(url).partition("://")[2].partition("/")[2]
+        if scheme == "unix" or not database or database.isdecimal():
+            return url
+        # redis-py would take database 0.
+        msg = f"{where}: expected a database number behind the host, as in redis://HOST:6379/0, got something else"
+        raise SettingsError(msg)
     msg = f"{where}: expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got {f'one that begins with {scheme!r}' if found else 'one without a scheme'}"
     raise SettingsError(msg)
 

@@ -16,6 +16,7 @@ from tasks.connection import connect, is_outage
 from tasks.errors import TopicFullError
 from tasks.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.pipeline import Metadata, Receipt, receipts, trust
+from tasks.repeated import Repeated
 from tasks.reservoir import Reservoir
 from tasks.results import RESULT_TTL_MS, newest, result_name, result_record
 from tasks.settings import check_topic, redis_url
@@ -73,6 +74,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
             client = _client_of(upstream)
             self._beside_source = client is not None
         self._reservoir = Reservoir(client or connect(url or redis_url()), compression=compression)
+        self._warn = Repeated(logger)
         self._waiting: deque[tuple[Callable[[], list[str] | None], asyncio.Future[None]]] = deque()
         super().__init__(upstream, **kwargs)
 
@@ -85,9 +87,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
             except (redis.RedisError, TopicFullError) as error:
                 if not _may_pass(error):
                     raise
-                logger.warning(
-                    "Redis takes no results for topic %r for now (%s); they wait", self.topic, type(error).__name__
-                )
+                self._warn(f"Redis takes no results for topic {self.topic!r}; they wait", detail=type(error).__name__)
         # In the order they came; each is sent again until it is answered.
         self._waiting.append((append, done := asyncio.get_running_loop().create_future()))
         if len(self._waiting) == 1:

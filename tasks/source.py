@@ -118,6 +118,12 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         )
         return reading
 
+    @property
+    def reading(self) -> Reading:
+        """The run that is under way, or the last one: how far it is, and its consumer. `open` or `start` makes it."""
+        assert isinstance(self._current, Reading)
+        return self._current
+
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit what came and acknowledge what is done; return how many entries came.
 
@@ -125,7 +131,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
 
         raises    PipelineError: the pipeline raised, and on_error is 'stop'; the entry stays pending
         """
-        return await self._reading.step(block_ms)
+        return await self.reading.step(block_ms)
 
     @property
     def is_through(self) -> bool:
@@ -142,12 +148,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
 
     def close(self) -> None:
         """Acknowledge what is done, give back the rest and leave the group; the end of steps, as `stop` of a start."""
-        self._reading.close()
-
-    @property
-    def _reading(self) -> Reading:
-        assert isinstance(self._current, Reading)  # open() comes first
-        return self._current
+        self.reading.close()
 
     def _begin(self) -> Reading:
         return self.open()

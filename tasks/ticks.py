@@ -6,12 +6,14 @@ pushed at most once.
 
 The older run goes on until the newcomer claims its first tick, so that one that dies before costs nothing. The last
 claimed tick is kept: where a clock steps back, or differs between two workers, ticks that were claimed are not
-claimed again, and a run waits until its clock has passed them.
+claimed again, and a run waits until its clock has passed them. So that a clock far ahead cannot keep all others
+waiting for as long, no tick is claimed that is far ahead of Redis' own clock.
 """
 
 import hashlib
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -19,23 +21,27 @@ from tasks.keep import Keep
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic
 
-__all__ = ["Beat", "Claim", "tick_at", "time_of"]
+__all__ = ["MAX_AHEAD", "Beat", "Claim", "tick_at", "time_of"]
 
-Claim = Literal["claimed", "yield", "relieved", "taken", "unknown"]
+Claim = Literal["claimed", "yield", "relieved", "taken", "ahead", "unknown"]
 
-# KEYS: the beat. ARGV: the tick from which the newcomer is preferred, TTL in ms. Returns the newcomer's token: a
-# time, so that tokens increase even after a flush. The older run goes on claiming until the newcomer claims.
+# KEYS: the beat. ARGV: the tick from which the newcomer is preferred, TTL in ms. Returns the newcomer's token, a
+# time, so that tokens increase even after a flush; and the time in microseconds. The older run goes on claiming until
+# the newcomer claims.
 _START = """
 local time = redis.call('TIME')
-local token = math.max(tonumber(redis.call('HGET', KEYS[1], 'newest') or '0') + 1, time[1] * 1000000 + time[2])
+local now = time[1] * 1000000 + time[2]
+local token = math.max(tonumber(redis.call('HGET', KEYS[1], 'newest') or '0') + 1, now)
 token = string.format('%.0f', token)
 redis.call('HSET', KEYS[1], 'newest', token, 'from', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return token
+return {token, string.format('%.0f', now)}
 """
 
 # KEYS: the beat, its claims in flight, the tick's record, the run's sign of life. ARGV: token, tick, TTL of claims in
-# ms, TTL of the beat in ms, TTL of the sign of life in ms, for how many ticks a newcomer is preferred (0: not at all).
+# ms, TTL of the beat in ms, TTL of the sign of life in ms, for how many ticks a newcomer is preferred (0: not at all),
+# when the tick begins and how far ahead that may be, in ms. Returns what `Beat.claim` does; behind 'taken' the last
+# claimed tick.
 _CLAIM = """
 local token, tick = tonumber(ARGV[1]), tonumber(ARGV[2])
 local newest = tonumber(redis.call('HGET', KEYS[1], 'newest') or '0')
@@ -45,7 +51,9 @@ local mine = 'claimed:' .. ARGV[1]
 if redis.call('GET', KEYS[3]) == mine then return 'claimed' end
 if tonumber(redis.call('HGET', KEYS[1], 'active') or '0') > token then return 'relieved' end
 local last = redis.call('HGET', KEYS[1], 'last')
-if last and tick <= tonumber(last) then return 'taken' end
+if last and tick <= tonumber(last) then return 'taken ' .. last end
+local time = redis.call('TIME')
+if tonumber(ARGV[7]) > time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[8]) then return 'ahead' end
 local from = tonumber(redis.call('HGET', KEYS[1], 'from') or '0')
 if newest > token and tick >= from and tick < from + tonumber(ARGV[6]) then return 'yield' end
 redis.call('HSET', KEYS[1], 'active', ARGV[1], 'last', ARGV[2])
@@ -86,6 +94,8 @@ _BEAT_TTL_MS = 7 * 86_400_000
 _CLAIM_TTL_MS = 86_400_000  # a pump may take as long
 _PUSHED_TTL_MS = 600_000  # longer than any client goes on sending a push again
 _ALIVE_TTL_MS = 5_000
+# How far ahead of Redis' clock a tick may begin, in seconds: beyond, it would keep the runs of others waiting.
+MAX_AHEAD = 300.0
 
 
 def tick_at(now: float, every: float) -> int:
@@ -113,6 +123,10 @@ class Beat:
 
     parameters   what the pump is called with: two different sets are two beats
     keep         as `Reservoir.push`
+
+    skew         seconds that the clock of this run was ahead of Redis' at its start; what the reply's way may have
+                 taken is left out
+    last         the last tick that was claimed, as of the last claim that found it 'taken'
     """
 
     def __init__(
@@ -127,6 +141,8 @@ class Beat:
     ) -> None:
         self.topic = check_topic(topic)
         self.every = every
+        self.skew = 0.0
+        self.last = 0
         self._reservoir = reservoir
         self._keep = keep
         what = json.dumps([topic, inlet, every, parameters or {}], sort_keys=True, default=repr)
@@ -139,21 +155,39 @@ class Beat:
     def start(self, now: float) -> int:
         """Announce this run as the newest, and return the first tick to claim. Who pumps goes on until then."""
         first = tick_at(now, self.every) + 1
-        self._token = self._start(keys=[self.key], args=[first, _BEAT_TTL_MS]).decode()
+        asked = time.monotonic()
+        token, microseconds = self._start(keys=[self.key], args=[first, _BEAT_TTL_MS])
+        self._token = token.decode()
+        # Redis looked at its clock at some moment between question and answer.
+        least = now - int(microseconds) / 1e6
+        self.skew = max(least, min(0.0, least + time.monotonic() - asked))
         return first
 
     def claim(self, tick: int, *, insist: bool = False) -> Claim:
         """Take a tick: 'claimed' by this run; else why not.
 
         relieved   a newer run has claimed: it has all that follows
-        taken      this tick or a later one has been claimed; also where this machine's clock is behind or stepped back
+        taken      this tick or a later one has been claimed, `last` says which; also where this machine's clock is behind
+        ahead      it is more than MAX_AHEAD seconds ahead of Redis' clock
         yield      a newer run is about to claim it; if that does not happen, claim again and `insist`
         unknown    Redis has lost the beat, `start` again
         """
         keys = [self.key, self._open, self._record(tick), self._alive]
         preferred = 0 if insist else _PREFERRED
-        args = [self._token, tick, _CLAIM_TTL_MS, _BEAT_TTL_MS, _ALIVE_TTL_MS, preferred]
-        return self._claim(keys=keys, args=args).decode()
+        begins = round(time_of(tick, self.every) * 1000)
+        args = [
+            self._token,
+            tick,
+            _CLAIM_TTL_MS,
+            _BEAT_TTL_MS,
+            _ALIVE_TTL_MS,
+            preferred,
+            begins,
+            round(MAX_AHEAD * 1000),
+        ]
+        answer, _, last = self._claim(keys=keys, args=args).decode().partition(" ")
+        self.last = int(last or self.last)
+        return answer
 
     def before(self, tick: int, *, wait: bool = True) -> tuple[int, int]:
         """Return how many claims of earlier runs are to be waited for, and how many are lost: their run is dead.

@@ -6,13 +6,20 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
 
-import fakeredis
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from deployments.redis_server import RedisServer
+from tasks import reservoir, testing
+
+if TYPE_CHECKING:
+    from tests.plain import Plain
 
 # fakeredis runs the scripts in a Lua of its own and a real server answers over a socket: single examples are
 # slow now and then on a shared machine, and that is no finding.
@@ -28,13 +35,19 @@ settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 
 
+class OneStack(LoadFileScheduling):
+    """Gives the tests of one file to one process, and what needs the stack `plain` to one as well."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return super()._split_scope(nodeid).replace("test_browser.py", "test_end_to_end.py")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return OneStack(config, log)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="FOLDER", help="where the browser tests put what the documents show")
-
-
-def _fake_client() -> fakeredis.FakeRedis:
-    # As tasks.connection: RESP 2, whatever the default of redis-py's version is.
-    return fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)), protocol=2)
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +83,9 @@ def prefect() -> Iterator[None]:
 
 
 @pytest.fixture
-def fake_redis() -> Iterator[fakeredis.FakeRedis]:
+def fake_redis() -> Iterator[redis.Redis]:
     """Return a client of an empty Redis that lives in this process only."""
-    client = _fake_client()
+    client = testing.fake_redis()
     yield client
     client.close()
 
@@ -83,6 +96,15 @@ def client(request: pytest.FixtureRequest) -> redis.Redis:
     return request.getfixturevalue(f"{request.param}_redis")
 
 
+@pytest.fixture(scope="module", params=["small", "large"])
+def every_way_to_append(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have single entries appended as small ones are and, in another run of the same test, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "large":
+            patch.setattr(reservoir, "LARGE", 1)
+        yield
+
+
 @pytest.fixture(scope="session", params=["fake", "real"])
 def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.Redis]]:
     """Return a function that gives an empty Redis: one for each example of a property test.
@@ -91,7 +113,7 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
     Of session scope, because hypothesis rightly refuses fixtures that it cannot renew between examples.
     """
     if request.param == "fake":
-        yield _fake_client
+        yield testing.fake_redis
         return
     server: RedisServer = request.getfixturevalue("redis_server")
     with redis.Redis.from_url(server.url, protocol=2) as client:
@@ -101,3 +123,20 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
             return client
 
         yield flushed
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> "Iterator[Plain]":
+    """Return a Prefect server and a worker, which take most of a minute to start: `OneStack` sees to it that one is enough."""
+    from tests.plain import Plain
+
+    with Plain(tmp_path_factory.mktemp("plain"), redis_server) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def levels_run(plain: "Plain") -> UUID:
+    """Return a run of `levels`, with a group that lags and another that did in the hours before."""
+    from tests.plain import run_levels
+
+    return run_levels(plain)

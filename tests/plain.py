@@ -1,9 +1,13 @@
 """A Prefect server, a worker and a Redis of real ones, with `prefect.yaml` deployed, and what tests ask of them."""
 
+import json
+import math
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 import redis
@@ -11,11 +15,15 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, FlowFilter
 from prefect.client.schemas.objects import Artifact, FlowRun
 
+from deployments import rollout
 from deployments.ledger import flow_run_processes
 from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
 from deployments.redis_server import RedisServer
+from tasks import history
+from tests.streams import push_all
+from tests.waiting import wait_until
 
-__all__ = ["ROOT", "Plain", "entries", "free_port"]
+__all__ = ["ROOT", "Plain", "entries", "free_port", "run_levels"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,20 +59,29 @@ class Plain:
         self.worker = worker(log=folder / "worker.log", env=self.env, cwd=ROOT)
         self.client = SyncPrefectClient(self.env["PREFECT_API_URL"])
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         self.client.__enter__()
-        self.server.start()
-        wait_for_server(self.env["PREFECT_API_URL"], self.server)
-        self.prefect("work-pool", "create", "sluice", "--type", "process")
-        self.prefect("deploy", "--all")
-        self.worker.start()
+        try:
+            self.start_server()
+            self.prefect("work-pool", "create", "sluice", "--type", "process")
+            self.prefect("deploy", "--all")
+            self.worker.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.worker.kill()
         for _, process in flow_run_processes(self.folder):
             process.kill()
         self.server.kill()
         self.client.__exit__(None, None, None)
+
+    def start_server(self) -> None:
+        """Start the server, at first or again, and wait until it answers."""
+        self.server.start()
+        wait_for_server(self.env["PREFECT_API_URL"], self.server)
 
     def prefect(self, *arguments: str) -> str:
         """Run a command of Prefect's, as in a shell in the checkout."""
@@ -89,3 +106,22 @@ class Plain:
 
     def state(self, run: UUID) -> str:
         return self.client.read_flow_run(run).state_name or ""
+
+
+def run_levels(plain: Plain) -> UUID:
+    """Run the flow `levels` on a reservoir in which a group lags, and another did in the hours before."""
+    rollout.ensure_automations(plain.client)
+    now = time.time_ns() // 1_000_000
+    with redis.Redis.from_url(plain.redis_url, protocol=2) as client:
+        push_all(client, "flooded", range(5))
+        client.xgroup_create("flooded", "slow", "0")
+        for n in range(60):
+            lag = round(400 * abs(math.sin(n / 9)) * n / 60)
+            client.xadd(
+                history.KEY,
+                {"groups": json.dumps([["market", "movers", lag, 0, 0]])},
+                id=f"{now - (60 - n) * 300_000}-0",
+            )
+    run = plain.client.create_flow_run_from_deployment(plain.deployment("levels/main"), parameters={"max_lag": 3})
+    wait_until(lambda: plain.state(run.id) == "Completed", "its end", deadline=60)
+    return run.id

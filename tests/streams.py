@@ -12,6 +12,7 @@ from tornado.ioloop import IOLoop
 from tasks import Reservoir
 from tasks.consumer import Consumer
 from tasks.source import from_redis
+from tasks.testing import Bench
 
 Build = Callable[[Stream], Any]
 
@@ -38,17 +39,11 @@ async def drain(source: from_redis, *, until: Callable[[], bool] | None = None, 
 def run(
     build: Build, client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any
 ) -> None:
-    """Build a pipeline on a source, feed it all there is, and leave the group in good order."""
+    """Run a pipeline on all there is, and leave the group in good order."""
 
-    async def main() -> None:
-        source = here(client, topics, group=group, **options)
-        kept = build(source)  # nodes hold their downstreams weakly
-        source.open()
-        await drain(source)
-        source.close()
-        del kept
-
-    asyncio.run(main())
+    with Bench(build, client=client, topics=topics, group=group, options=options) as bench:
+        bench.drain()
+        bench.stop()
 
 
 def pending(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[str]:
@@ -63,7 +58,7 @@ def dead(client: redis.Redis, topic: str = "topic", group: str = "group") -> lis
 
 def crash(source: from_redis, client: redis.Redis) -> None:
     """Leave a source as a killed process would, its lease run out."""
-    membership = source._reading._consumer.membership
+    membership = source.reading.consumer.membership
     client.delete(f"sluice:lease:{membership.group}:{membership.name}")
 
 

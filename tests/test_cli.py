@@ -1,19 +1,40 @@
 """The `sluice` command, as a user meets it: in a process of its own."""
 
+import json
 import os
+import shlex
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pandas as pd
 import pytest
+import redis
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from rich.cells import cell_len
+from rich.console import Console
 
+from deployments.as_json import entry_object, line
+from deployments.dead import dead
 from deployments.ledger import Ledger
+from deployments.prefect_server import said_by
 from deployments.redis_server import RedisServer
-from deployments.tables import entry_table
+from deployments.tables import entry_table, letters_table, levels_table
+from tasks.deadletters import newest_letters
 from tasks.entry import Entry
 from tasks.reservoir import Reservoir
+from tests.streams import push_all, run
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def sluice(*arguments: str, state: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +68,7 @@ def free_port() -> int:
 def test_help_names_the_commands_and_needs_no_prefect(tmp_path: Path) -> None:
     result = sluice("--help", state=tmp_path)
     assert result.returncode == 0
-    assert all(name in result.stdout for name in ("up", "status", "peek", "restart"))
+    assert all(name in result.stdout for name in ("up", "status", "peek", "dead", "doctor", "restart"))
     loaded = "import deployments.cli, sys; sys.exit(bool({'prefect', 'pandas', 'redis'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
 
@@ -117,13 +138,246 @@ def test_peek_shows_the_newest_entries_and_status_what_there_is(tmp_path: Path, 
     shown = sluice("peek", "signals", "-n", "2", state=tmp_path, **url).stdout
     assert shown.index("150002") < shown.index("n ")
     assert "7" in shown
-    assert "holds no entries" in sluice("peek", "nothing", state=tmp_path, **url).stdout
+    unknown = the_sentence(sluice("peek", "nothing", state=tmp_path, **url))
+    assert unknown == "sluice: expected a topic, got 'nothing'; there are: signals"
     status = sluice("status", state=tmp_path, PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api", **url)
     assert status.returncode == 1  # no Prefect
     assert "not running here" in status.stdout
-    assert "no server answers" in status.stdout
+    assert "no Prefect server answers" in status.stdout
     assert "signals" in status.stdout
     reservoir.client.flushall()
+
+
+def redis_of(tmp_path: Path, server: RedisServer) -> dict[str, str]:
+    """Return the environment in which the command finds this Redis, and no Prefect server."""
+    return {
+        "SLUICE_STATE_DIR": str(tmp_path),
+        "SLUICE_REDIS_URL": server.url,
+        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+    }
+
+
+@contextmanager
+def running(
+    *arguments: str, env: dict[str, str], terminal: bool = False
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run the command on, what it prints in a file, in a terminal of its own if asked; end it whatever happens."""
+    output = Path(env["SLUICE_STATE_DIR"]) / "output"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
+    command = [sys.executable, "-m", "deployments", *arguments]
+    if terminal:  # script(1) gives it one, and writes down what it shows
+        command = ["script", "--quiet", "--flush", "--return", "--command", shlex.join(command), str(output)]
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            env={**inherited, "COLUMNS": "120", "LINES": "40", "TERM": "xterm", **env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL if terminal else file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process, output
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touches_no_group(tmp_path: Path) -> None:
+    with (
+        RedisServer(tmp_path / "redis") as server,
+        running("peek", "signals", "--follow", "--json", env=redis_of(tmp_path, server)) as (process, output),
+    ):
+        wait_until(lambda: "there are: none yet; waiting for one" in output.read_text(), "it to wait", deadline=60)
+        reservoir = Reservoir.from_url(server.url)
+        reservoir.push_many("signals", [{"n": 1}, {"n": 2}])
+        wait_until(lambda: '"fields": {"n": 2}' in output.read_text(), "the first two")
+        server.kill()
+        wait_until(lambda: "does not answer; trying again" in output.read_text(), "it to see that Redis is away")
+        server.start()
+        reservoir.push("signals", {"n": 3})
+        wait_until(lambda: '"fields": {"n": 3}' in output.read_text(), "the third one")
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: process.poll() is not None, "Ctrl-C to end it")
+        assert process.returncode == 0
+        shown = [json.loads(text)["fields"]["n"] for text in output.read_text().splitlines() if text.startswith("{")]
+        assert shown == [1, 2, 3]
+        assert reservoir.client.xinfo_groups("signals") == []
+
+
+def test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look(
+    tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer
+) -> None:
+    Reservoir(real_redis).push("signals", {"n": 7})
+    with running("status", "--watch", "--json", env=redis_of(tmp_path, redis_server)) as (process, output):
+        wait_until(lambda: output.read_text().count("\n") >= 2, "two looks", deadline=60)
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: process.poll() is not None, "Ctrl-C to end it")
+    first, second, *_ = map(json.loads, output.read_text().splitlines())
+    assert [each["topic"] for each in second["redis"]["topics"]] == ["signals"]
+    assert first["time"] < second["time"]
+    assert "no Prefect server answers" in first["prefect"]["error"]
+    assert process.returncode == 1  # no Prefect
+
+
+@pytest.mark.skipif(not shutil.which("script"), reason="no script(1), which makes a terminal for it")
+def test_status_on_a_terminal_is_drawn_in_place(
+    tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer
+) -> None:
+    Reservoir(real_redis).push("signals", {"n": 7})
+    with running("status", "--watch", env=redis_of(tmp_path, redis_server), terminal=True) as (process, output):
+        wait_until(lambda: output.read_text().count("Ctrl-C ends this") >= 2, "two looks", deadline=60)
+        assert process.stdin
+        process.stdin.write(b"\x03")
+        process.stdin.flush()
+        wait_until(lambda: process.poll() is not None, "Ctrl-C to end it")
+    text = output.read_text()
+    assert "\x1b[1A" in text, "the cursor went up, to draw over what was there"
+    assert "Traceback" not in text
+    assert "Aborted" not in text
+
+
+def test_dead_shows_where_and_why_and_how_to_replay(
+    real_redis: redis.Redis,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    push_all(real_redis, "market", [1, 0, "x"])
+    run(lambda source: source.map(reciprocal).sink(lambda _: None), real_redis, "market", group="movers")
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+
+    def told(n: int = 10, **options: bool) -> str:
+        dead(Console(width=160), "market", "movers", n, **options)
+        return capsys.readouterr().out
+
+    table = told()
+    assert table.index("TypeError") < table.index("ZeroDivisionError('division by zero')"), "the newest first"
+    assert "2 of 2" in table
+    replay = "prefect deployment run replay_dead_letters/main --param topic=market --param group=movers"
+    assert f"{replay} --param node='map(reciprocal)'" in table
+    assert 'return 1 / entry["n"]' in told(1, tracebacks=True)
+    (letter,) = map(json.loads, told(1, as_json=True).splitlines())
+    assert letter["node"] == "map(reciprocal)"
+    assert letter["traceback"].startswith("Traceback")
+    assert letter["deliveries"] == 1
+
+
+def test_dead_names_the_groups_there_are(tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer) -> None:
+    push_all(real_redis, "market", [1])
+    real_redis.xgroup_create("market", "movers")
+    nobody = the_sentence(sluice("dead", "market", "nobody", state=tmp_path, SLUICE_REDIS_URL=redis_server.url))
+    assert "got group 'nobody' of topic 'market': 'market' has 'movers'" in nobody
+
+
+def reciprocal(entry: Entry) -> float:
+    return 1 / entry["n"]
+
+
+def test_letters_of_a_group_that_is_gone_are_shown_newest_first(client: redis.Redis) -> None:
+    push_all(client, "topic", [0] * 250)
+    run(lambda source: source.map(reciprocal).sink(lambda _: None), client)
+    client.xgroup_destroy("topic", "group")
+    letters = newest_letters(client, "topic", "group", 240)  # more than one look's
+    ids = [id_.decode() for id_, _ in client.xrevrange("topic:dead:group")]
+    assert [each.id for each in letters] == ids[:240]
+    assert all("ZeroDivisionError" in each.traceback for each in letters)
+
+
+def test_whatever_an_entry_holds_has_one_form_in_json() -> None:
+    frame = pd.DataFrame({"code": ["a", "b"], "now": [1.5, float("nan")]})
+    twice = pd.DataFrame([[1, 2, 3]], columns=["x", "x", "x.1"], index=pd.Index(["i"], name="key"))
+    fields = {
+        "frame": frame,
+        "twice": twice,
+        "raw": b"hi",
+        "at": pd.Timestamp("2026-01-01", tz="UTC"),
+        "took": pd.Timedelta("1500ms"),
+        "times": np.array(["2026-01-01", "NaT"], dtype="M8[ns]"),
+        "deep": [{"a": float("inf")}],
+        "one": np.int64(3),
+        "exact": Decimal("1.10"),
+    }
+    told = json.loads(line(entry_object(Entry(fields, topic="t", id="1000-0"), "t")))
+    assert told["time"] == "1970-01-01T00:00:01+00:00"
+    assert told["fields"] == {
+        "frame": [{"code": "a", "now": 1.5}, {"code": "b", "now": None}],
+        "twice": [{"key": "i", "x": 1, "x.1": 2, "x.1.1": 3}],
+        "raw": "aGk=",
+        "at": "2026-01-01T00:00:00+00:00",
+        "took": 1.5,
+        "times": ["2026-01-01T00:00:00", None],
+        "deep": [{"a": None}],
+        "one": 3,
+        "exact": "1.10",
+    }
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_tables_leave_out_what_matters_least_where_there_is_no_room(width: int, fake_redis: redis.Redis) -> None:
+    push_all(fake_redis, "market", [0] * 3)
+    run(lambda source: source.map(reciprocal).sink(lambda _: None), fake_redis, "market", group="movers")
+    levels = levels_table(Reservoir(fake_redis).levels(), width=width)
+    letters = letters_table(newest_letters(fake_redis, "market", "movers", 3), width=width)
+    console = Console(width=width)
+    shown = []
+    for table in (levels, letters):
+        with console.capture() as capture:
+            console.print(table)
+        assert max(map(cell_len, capture.get().splitlines())) <= width
+        shown.append([str(column.header) for column in table.columns])
+    assert {"topic", "group", "lag", "dead"} <= set(shown[0])
+    assert {"letter", "node", "exception"} <= set(shown[1])
+    assert ("consumers" in shown[0], "deliveries" in shown[1]) == (width == 160, width == 160)
+
+
+def test_a_redis_that_ends_a_command_is_told_in_one_sentence(
+    tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer
+) -> None:
+    real_redis.execute_command("ACL", "SETUSER", "half", "on", ">hunter2", "~*", "+@all", "-xrevrange")
+    real_redis.xadd("signals", {"n": 1})
+    url = f"unix://half:hunter2@{redis_server.socket}"
+    line = the_sentence(sluice("peek", "signals", state=tmp_path, SLUICE_REDIS_URL=url))
+    assert "NoPermissionError" in line
+    assert "xrevrange" in line
+    assert "hunter2" not in line
+
+
+def test_up_with_a_redis_that_does_not_answer_starts_nothing(tmp_path: Path) -> None:
+    url = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
+    result = sluice("up", "--port", str(free_port()), state=tmp_path, SLUICE_REDIS_URL=url)
+    line = the_sentence(result)
+    assert "does not answer (Connection refused)" in line
+    assert "hunter2" not in result.stdout + line
+    assert not (tmp_path / "logs" / "prefect-server.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(401, "without the right key (401); set PREFECT_API_AUTH_STRING"), (503, "an error (503)")]
+)
+def test_a_prefect_server_that_refuses_is_told_in_a_sentence(status: int, says: str) -> None:
+    request = httpx.Request("GET", "http://user:hunter2@127.0.0.1:1/api/flows")
+    error = httpx.HTTPStatusError("hunter2", request=request, response=httpx.Response(status, request=request))
+    with temporary_settings({PREFECT_API_URL: "http://user:hunter2@127.0.0.1:1/api"}):
+        said = said_by(error)
+    assert says in said
+    assert "at http://127.0.0.1:1/api" in said
+    assert "hunter2" not in said
+
+
+def test_a_python_without_the_project_says_how_to_install_it(tmp_path: Path) -> None:
+    bare = [sys.executable, "-S", "-m", "deployments", "status"]  # -S: without what is installed
+    result = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert "has no module 'typer': Sluice is not installed for it; run `make up`" in the_sentence(result)
+
+
+def test_the_command_works_from_any_folder(tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer) -> None:
+    real_redis.xadd("signals", {"n": 1})
+    command = [str(Path(sys.executable).with_name("sluice")), "peek", "signals", "--json"]
+    env = {**os.environ, **redis_of(tmp_path, redis_server)}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert json.loads(result.stdout)["fields"] == {"n": 1}
 
 
 def test_a_wide_frame_shows_its_first_and_its_last_columns_in_the_room_there_is() -> None:

@@ -6,22 +6,18 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streamz import Stream
 
 from flows.clock import seconds, slow_seconds, ticking
-from tasks.entry import Entry
-
-FIELDS = st.sets(st.sampled_from(["seconds", "slow_seconds", "quotes", "x"]), min_size=1)
+from tasks.testing import Pushed, drain, entries, pumped
 
 
 def test_each_clock_pushes_a_second_in_a_field_of_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    [(first, second)] = seconds.pump().items()
-    [(slow, began)] = slow_seconds.pump(block=2.5).items()
-    assert (first, slow) == ("seconds", "slow_seconds")
-    assert second in range(60)
-    assert began in range(60)
+    [first], [second] = pumped(seconds.pump), pumped(slow_seconds.pump, block=2.5)
+    assert (list(first), list(second)) == (["seconds"], ["slow_seconds"])
+    assert first["seconds"] in range(60)
+    assert second["slow_seconds"] in range(60)
     assert slept == [2.5]
 
 
@@ -34,11 +30,11 @@ def test_the_slow_clock_blocks_six_seconds_and_has_threads_enough_to_begin_every
     )
 
 
-@given(st.lists(FIELDS, max_size=20))
-def test_ticking_counts_what_is_not_quotes_by_kind(received: list[set[str]]) -> None:
-    source = Stream()
-    counts = ticking.build(source).sink_to_list()
-    for n, fields in enumerate(received):
-        source.emit(Entry(dict.fromkeys(fields, 0), topic="market", id=f"1-{n}"))
-    kinds = ["+".join(sorted(fields)) for fields in received if "quotes" not in fields]
-    assert counts == [Counter(kinds[: n + 1]) for n in range(len(kinds))]
+@given(
+    entries(topics="market", max_size=20, **dict.fromkeys(["seconds", "slow_seconds", "quotes", "x"], st.integers(0)))
+)
+def test_ticking_counts_what_is_not_quotes_by_kind_and_is_done_with_all(pushed: list[Pushed]) -> None:
+    run = drain(ticking.build, pushed)
+    kinds = ["+".join(sorted(entry)) for entry in pushed if "quotes" not in entry]
+    assert run.results == [Counter(kinds[: n + 1]) for n in range(len(kinds))]
+    assert run.acked == pushed

@@ -23,7 +23,7 @@ class Answers(socketserver.StreamRequestHandler):
                 length = int(self.rfile.readline()[1:])
                 words.append(self.rfile.read(length + 2)[:-2])
             bulk = b"$%d\r\n%s\r\n" % (len(self.info), self.info)
-            if self.info.startswith(b"-"):
+            if self.info.startswith((b"-", b"HTTP")):
                 bulk = self.info + b"\r\n"
             self.wfile.write(bulk if words[0].upper() == b"INFO" else b"+OK\r\n")
 
@@ -54,6 +54,36 @@ def test_a_cluster_is_refused(server: str) -> None:
 def test_a_missing_password_is_said_to_be_missing(server: str) -> None:
     with pytest.raises(UnavailableError, match="refuses the user or password; check SLUICE_REDIS_URL"):
         connect(server)
+
+
+@pytest.mark.parametrize(
+    ("server", "says"),
+    [
+        (b"-ERR DB index is out of range", r"refuses to be used \(DB index is out of range\); check SLUICE_REDIS_URL"),
+        (b"-NOPERM this user has no permissions", r"does not let this user run INFO"),
+        (b"HTTP/1.1 400 Bad Request", "answers, but not as a Redis does; check host and port"),
+    ],
+    indirect=["server"],
+)
+def test_a_server_that_answers_and_cannot_be_used_is_not_said_to_be_silent(server: str, says: str) -> None:
+    with pytest.raises(UnavailableError, match=says) as raised:
+        connect(server, retries=0).ping()
+    assert "does not answer" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("rest", "says"),
+    [
+        (":pa/ss@host:6379/0", "write special characters as"),
+        (":hunter2@host:6379/0?no_such_option=1", "got one redis-py cannot use"),
+        (":hunter2@host:6379/one", "expected a database number"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_without_repeating_its_password(rest: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says) as raised:
+        connect(f"redis://{rest}", retries=0)
+    assert "hunter2" not in str(raised.value)
+    assert "pa/" not in str(raised.value)
 
 
 @pytest.mark.parametrize("server", [b"redis_version:6.2.0\r\nredis_mode:standalone\r\n"], indirect=True)

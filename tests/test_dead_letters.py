@@ -134,13 +134,13 @@ class World:
         if replay is not None and self.client.exists("topic"):
             with contextlib.suppress(SettingsError):  # it has not joined yet
                 self.replay(*replay)
-        reading._consumer._next_claim = 0.0
+        reading.consumer._next_claim = 0.0
         for _ in range(steps):
             await source.step()
         if end == "stop":
             source.close()
         else:
-            reading._consumer.step(0)  # and what it read ahead
+            reading.consumer.step(0)  # and what it read ahead
             crash(source, self.client)
         del kept
 

@@ -81,7 +81,7 @@ class Life:
         )
         self._kept = self.group.build(self.source)
         self.reading = self.source.open()
-        self.membership = self.reading._consumer.membership
+        self.membership = self.reading.consumer.membership
 
     def step(self) -> int:
         """Step once, with the lease renewed and the dead looked for, and give asynchronous work some time."""
@@ -91,7 +91,7 @@ class Life:
             await asyncio.sleep(0.001)
             return came
 
-        consumer = self.reading._consumer
+        consumer = self.reading.consumer
         consumer._next_renewal = consumer._next_claim = 0.0
         try:
             return self._runner.run(step())

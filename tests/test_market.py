@@ -15,35 +15,32 @@ from streamz import Stream
 import flows
 from flows import market
 from flows.market import archive, clean, largest, movers, quotes, sample, with_changes, with_prefix
-from tasks import codec
 from tasks.dataset import open_kind
-from tasks.entry import Entry
 from tasks.exchange import COLUMNS, Exchange
+from tasks.testing import Pushed, drain, entries, frames, pumped
 
 AT = 1_795_500_000
 
 PRICES = st.sampled_from([0.0, math.nan, 0.01, 9.99, 10.0, 10.01, -1.0, 1e6])
-SHARES = st.sampled_from([0, 99, 100, 101, 5000])
 CODES = st.sampled_from(["150001", "150002", "150100", "600000", "000150", "300150"])
-ROWS = st.lists(st.tuples(CODES, PRICES, PRICES, PRICES, SHARES), max_size=30)
+SNAPSHOTS = frames(
+    {
+        "code": ("str", CODES),
+        **dict.fromkeys(["now", "buy", "bid1"], ("float64", PRICES)),
+        "ask1_volume": ("int64", st.sampled_from([0, 99, 100, 101, 5000])),
+    },
+    index="code",
+    max_rows=30,
+)
 
 
 def snapshot(rows: list[tuple[str, float, float, float, int]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["code", "now", "buy", "bid1", "ask1_volume"])
-    dtypes = {"code": "str", "now": "float64", "buy": "float64", "bid1": "float64", "ask1_volume": "int64"}
-    return frame.astype(dtypes).set_index("code")
+    return frame.astype({"code": "str", "ask1_volume": "int64"}).set_index("code")
 
 
-def entries(frames: list[pd.DataFrame], field: str = "quotes") -> list[Entry]:
-    return [Entry({field: frame}, topic="market", id=f"{AT}000-{n}") for n, frame in enumerate(frames)]
-
-
-def run_movers(received: list[Entry], **parameters: object) -> list[pd.DataFrame]:
-    source = Stream()
-    results = movers.build(source, **parameters).sink_to_list()
-    for entry in received:
-        source.emit(entry)
-    return results
+def run_movers(*frames: pd.DataFrame, **parameters: object) -> list[pd.DataFrame]:
+    return drain(movers.build, [{"quotes": frame} for frame in frames], **parameters).results
 
 
 def model(frame: pd.DataFrame, prefix: str) -> list[tuple[str, float, float]]:
@@ -57,25 +54,34 @@ def model(frame: pd.DataFrame, prefix: str) -> list[tuple[str, float, float]]:
     return [row for row in kept if row[0].startswith(prefix)]
 
 
-@given(st.lists(ROWS, max_size=6), st.sampled_from(["150", "6", ""]))
-def test_movers_are_the_rows_of_a_model_for_any_quotes(snapshots: list[list], prefix: str) -> None:
-    frames = [snapshot(rows) for rows in snapshots]
-    results = run_movers(entries(frames), prefix=prefix, sample_size=1000, top=1000)
-    wanted = [sorted(model(frame, prefix), key=lambda row: -row[1]) for frame in frames]
-    assert len(results) == len(frames)
-    for n, result in enumerate(results):
-        together = [row for rows in wanted[max(0, n - 2) : n + 1] for row in rows]
-        got = list(zip(result.index, result["p_change"], result["change"], strict=True))
-        assert sorted(map(repr, got)) == sorted(map(repr, together))
-        assert [row[1] for row in got] == [row[1] for row in together]
-
-
-@given(ROWS, st.integers(0, 20), st.integers(0, 12), st.none() | st.integers(0, 99))
-def test_of_the_sample_the_largest_are_kept_and_fewer_if_there_are_fewer(
-    rows: list, size: int, top: int, seed: int | None
+@given(
+    entries(quotes=SNAPSHOTS, seconds=st.integers(0, 59), max_size=6),
+    st.sampled_from(["150", "6", ""]),
+    st.none() | st.integers(1, 6),
+)
+def test_movers_are_the_rows_of_a_model_for_any_quotes_among_other_entries_also_after_a_crash(
+    pushed: list[Pushed], prefix: str, crash_after: int | None
 ) -> None:
-    frame = snapshot(rows)
-    [result] = run_movers(entries([frame]), prefix="", sample_size=size, top=top, seed=seed)
+    run = drain(movers.build, pushed, prefix=prefix, sample_size=1000, top=1000, crash_after=crash_after)
+    snapshots = [entry for entry in pushed if "quotes" in entry]
+    wanted = [sorted(model(entry["quotes"], prefix), key=lambda row: -row[1]) for entry in snapshots]
+    windows = [[row for rows in wanted[max(0, n - 2) : n + 1] for row in rows] for n in range(len(wanted))]
+    got = [list(zip(one.index, one["p_change"], one["change"], strict=True)) for one in run.results]
+    if crash_after is None:
+        assert len(got) == len(windows)
+        for rows, window in zip(got, windows, strict=True):
+            assert sorted(map(repr, rows)) == sorted(map(repr, window))
+            assert [row[1] for row in rows] == [row[1] for row in window]
+    assert got[-1:] == [] or sorted(map(repr, got[-1])) == sorted(map(repr, windows[-1]))
+    assert list(map(id, run.pending)) == list(map(id, snapshots[-2:])), "the next window has them, too"
+    assert run.dead == []
+
+
+@given(SNAPSHOTS, st.integers(0, 20), st.integers(0, 12), st.none() | st.integers(0, 99))
+def test_of_the_sample_the_largest_are_kept_and_fewer_if_there_are_fewer(
+    frame: pd.DataFrame, size: int, top: int, seed: int | None
+) -> None:
+    [result] = run_movers(frame, prefix="", sample_size=size, top=top, seed=seed)
     possible = model(frame, "")
     assert len(result) == min(size, top, len(possible))
     assert set(result["p_change"]) <= {row[1] for row in possible}
@@ -84,14 +90,14 @@ def test_of_the_sample_the_largest_are_kept_and_fewer_if_there_are_fewer(
 
 def test_the_change_is_to_the_row_before_among_all_clean_rows_whatever_their_code() -> None:
     rows = [("150001", 10.0, 9.0, 9.0, 500), ("600000", 30.0, 30.0, 30.0, 500), ("600001", 0.0, 1.0, 1.0, 500)]
-    [result] = run_movers(entries([snapshot([*rows, ("150002", 31.0, 31.0, 31.0, 500)])]), prefix="150")
+    [result] = run_movers(snapshot([*rows, ("150002", 31.0, 31.0, 31.0, 500)]), prefix="150")
     assert result.loc["150002", ["p_change", "change"]].to_list() == [0.0, 1.0]
     assert result.loc["150001", "p_change"] == -0.1
     assert math.isnan(result.loc["150001", "change"])
 
 
 def test_the_same_seed_draws_the_same_sample_and_no_seed_another() -> None:
-    received = entries([Exchange(0).snapshot(AT)])
+    received = Exchange(0).snapshot(AT)
     seeded = [run_movers(received, seed=3)[0] for _ in range(2)]
     pd.testing.assert_frame_equal(*seeded)
     unseeded = {tuple(run_movers(received, prefix="6")[0].index) for _ in range(3)}
@@ -102,29 +108,30 @@ def test_the_largest_of_the_sample_are_kept_not_a_sample_of_the_largest() -> Non
     frame = Exchange(0).snapshot(AT)
     everything = with_prefix(with_changes(clean(frame)), "6")
     drawn = sample(everything, 15, 5)
-    pd.testing.assert_frame_equal(run_movers(entries([frame]), prefix="6", seed=5)[0], largest(drawn, 10))
+    pd.testing.assert_frame_equal(run_movers(frame, prefix="6", seed=5)[0], largest(drawn, 10))
 
 
 def test_by_default_each_result_is_the_ten_funds_of_each_of_the_last_three_snapshots() -> None:
     frames = [Exchange(0).snapshot(AT + 5 * n) for n in range(5)]
-    results = run_movers(entries(frames))
-    assert [len(result) for result in results] == [10, 20, 30, 30, 30]
-    assert all(result.index.str.startswith("150").all() for result in results)
-    assert list(results[-1]["time"].unique()) == [frame["time"].iloc[0] for frame in frames[2:]]
-    assert codec.decode(codec.encode(results[-1])).equals(results[-1]), "it goes into a topic"
+    run = drain(movers.build, [{"quotes": frame} for frame in frames], into="signals")
+    assert [len(result) for result in run.results] == [10, 20, 30, 30, 30]
+    assert all(result.index.str.startswith("150").all() for result in run.results)
+    assert list(run.results[-1]["time"].unique()) == [frame["time"].iloc[0] for frame in frames[2:]]
+    assert run.entries("signals")[-1]["signals"].equals(run.results[-1])
 
 
 def test_movers_keep_to_quotes_when_other_entries_share_the_topic() -> None:
     frame = Exchange(0).snapshot(AT)
-    others = [Entry({"seconds": 1}, topic="market", id="1-0"), *entries([frame], field="other")]
-    assert run_movers(others) == []
-    assert len(run_movers([*others, *entries([frame]), *others])) == 1
+    others = [{"seconds": 1}, {"other": frame}]
+    run = drain(movers.build, others)
+    assert (run.results, run.acked) == ([], others)
+    assert len(drain(movers.build, [*others, {"quotes": frame}, *others]).results) == 1
 
 
 def test_nothing_to_see_is_an_empty_result_and_no_error() -> None:
     frame = Exchange(0, codes=50).snapshot(AT)
     suspended = frame.assign(now=0.0, bid1=0.0, buy=0.0)
-    results = run_movers(entries([frame.iloc[:0], suspended, frame.assign(now=np.nan)]), prefix="")
+    results = run_movers(frame.iloc[:0], suspended, frame.assign(now=np.nan), prefix="")
     assert [len(result) for result in results] == [0, 0, 0]
     assert {"p_change", "change", "now"} <= set(results[-1].columns)
 
@@ -132,12 +139,17 @@ def test_nothing_to_see_is_an_empty_result_and_no_error() -> None:
 def test_the_stages_leave_what_they_were_given_as_it_was() -> None:
     frame = Exchange(0, codes=50).snapshot(AT)
     before = frame.copy(deep=True)
-    run_movers(entries([frame, frame]), prefix="")
+    source = Stream()  # what comes out of Redis would be a copy
+    results = movers.build(source, prefix="").sink_to_list()
+    for _ in range(2):
+        source.emit({"quotes": frame})
+    assert len(results) == 2
     pd.testing.assert_frame_equal(frame, before)
 
 
 def test_a_pump_gives_the_whole_simulated_market_by_default() -> None:
-    frame = quotes.pump()
+    [entry] = pumped(quotes.pump)
+    frame = entry["quotes"]
     assert frame.shape == (5000, 32)
     assert list(frame.columns) == COLUMNS
     assert set(quotes.pump(board="bj").index) < set(frame.index)
@@ -150,13 +162,12 @@ def test_the_sina_feed_is_asked_for_the_board(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_archive_keeps_every_entry_of_a_topic(tmp_path: Path) -> None:
-    source = Stream()
-    assert archive.build(source, folder=str(tmp_path), file_entries=2) is None
     frame = Exchange(0, codes=20).snapshot(AT)
-    for entry in [*entries([frame]), Entry({"seconds": 7}, topic="market", id=f"{AT}000-9")]:
-        source.emit(entry)
+    pushed = [{"quotes": frame}, {"seconds": 7}, {"seconds": 8}]
+    run = drain(archive.build, pushed, topics="market", folder=str(tmp_path), file_entries=2)
+    assert run.acked == pushed, "a stop writes what is held"
     assert open_kind(tmp_path, "market", "quotes").count_rows() == 20
-    assert open_kind(tmp_path, "market", "seconds").to_table()["seconds"].to_pylist() == [7]
+    assert open_kind(tmp_path, "market", "seconds").to_table()["seconds"].to_pylist() == [7, 8]
 
 
 @pytest.mark.parametrize("name", ["clock", "vitals", "market"])

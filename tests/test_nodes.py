@@ -370,6 +370,17 @@ def test_failing_entries_do_not_flood_the_log(client: redis.Redis, caplog: pytes
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("build", [lambda s: s.rate_limit(0.001), lambda s: s.delay(0.001)])
+def test_a_wall_clock_that_is_set_back_holds_up_no_node(
+    fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, build: Build
+) -> None:
+    hours = iter(range(1_000, 0, -1))
+    monkeypatch.setattr("streamz.core.time", lambda: 3600.0 * next(hours))
+    seen: list[int] = []
+    run(fake_redis, lambda s: build(s).sink(seen.append), until=lambda: not pending(fake_redis))
+    assert seen == PUSHED
+
+
 def test_every_public_node_of_streamz_has_a_row_in_the_documentation_and_a_case_here() -> None:
     import re
     from pathlib import Path

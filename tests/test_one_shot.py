@@ -1,14 +1,27 @@
 """Inlets without a beat: one pump and one push in each run, as Prefect tasks with retries, on a real Prefect server."""
 
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
 from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL
+from prefect.states import AwaitingRetry, Pending, Scheduled
 
 from deployments.redis_server import RedisServer
 from flows import inlet
 from tasks import EncodeError, PumpError, Reservoir, oneshot
+from tests.chaos.dying import dying
+
+ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -108,8 +121,40 @@ def test_a_run_on_a_grid_leaves_one_artifact_that_says_what_became_of_its_ticks(
     assert f"| pushed | {len(reservoir.peek('daily', 9))} |" in artifact.data
 
 
-def test_a_push_is_not_made_twice_when_the_run_died_between_it_and_its_state(reservoir: Reservoir) -> None:
-    tick = "beat:2026-01-01T00:00:02"
-    reservoir.append("daily", reservoir.encode([{"n": 1}]), record=f"sluice:once:{tick}")  # its run died right then
-    oneshot.push(reservoir, "daily", [{"n": 2}], tick=tick)
-    assert [entry["n"] for entry in reservoir.peek("daily", 9)] == [1]
+def as_prefect_runs_it(run: UUID, **env: str) -> int:
+    """Run a flow run in a process of its own and return its exit code."""
+    settings = {
+        "PREFECT__FLOW_ENTRYPOINT": f"{ROOT}/tests/chaos/dying.py:dying",
+        "PREFECT_API_URL": PREFECT_API_URL.value(),
+    }
+    command = [sys.executable, "-m", "prefect.engine", str(run)]
+    return subprocess.run(command, env=os.environ | settings | env, cwd=ROOT, timeout=60, check=False).returncode
+
+
+def test_a_run_that_was_killed_between_its_push_and_its_state_pushes_nothing_more_when_it_is_retried(
+    reservoir: Reservoir,
+) -> None:
+    with get_client(sync_client=True) as server:
+        run = server.create_flow_run(dying, state=Scheduled(scheduled_time=datetime.now(UTC))).id
+        server.set_flow_run_state(run, Pending())
+        assert as_prefect_runs_it(run, DIE="1") == -signal.SIGKILL
+        assert server.read_flow_run(run).state_name == "Running"
+        before = reservoir.peek("daily", 9)
+        assert len(before) == 1
+        server.set_flow_run_state(run, AwaitingRetry(scheduled_time=datetime.now(UTC)), force=True)  # the UI's Retry
+        server.set_flow_run_state(run, Pending())
+        assert as_prefect_runs_it(run) == 0
+        assert server.read_flow_run(run).state_name == "Completed"
+    assert reservoir.peek("daily", 9) == before
+
+
+def test_two_runs_for_one_moment_of_a_schedule_push_once_and_each_moment_has_its_own(reservoir: Reservoir) -> None:
+    moments = [datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in (1, 1, 2)]
+    with get_client(sync_client=True) as server:
+        for n, moment in enumerate(moments):
+            run = server.create_flow_run(daily, parameters={"n": 1}, state=Scheduled(scheduled_time=moment))
+            server.set_flow_run_state(run.id, Pending())
+            calls.clear()
+            run_flow(daily, flow_run=server.read_flow_run(run.id))
+            assert len(calls) == 1, f"the pump of run {n}"
+    assert len(reservoir.peek("daily", 9)) == 2 * 2

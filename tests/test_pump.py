@@ -12,56 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import PumpError, Reservoir, SettingsError
+from tasks.keep import Buffer
 from tasks.pump import Pumping, as_entries
 from tasks.ticks import Beat
+from tests.pumps import Clock, ending_all, pumping, pushed, run_until, settle
 from tests.waiting import wait_until
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def pumping(
-    client: redis.Redis, pump: Callable[[], Any], clock: Clock, *, every: float = 1.0, **options: Any
-) -> Pumping:
-    made = Pumping(
-        pump, name="pump", beat=Beat(Reservoir(client), "topic", "pump", every=every), clock=clock, **options
-    )
-    made.begin()
-    begun.append(made)
-    return made
-
-
-begun: list[Pumping] = []
 
 
 @pytest.fixture(autouse=True)
 def end_all() -> Iterator[None]:
-    yield
-    while begun:
-        begun.pop().close()
-
-
-def pushed(client: redis.Redis) -> list[Any]:
-    return [entry["n"] for entry in Reservoir(client).peek("topic", 10_000)]
-
-
-def run_until(one: Pumping, clock: Clock, end: float) -> None:
-    """Step as `Pumping.run` does, the clock moving as far as each step asks."""
-    while clock.now < end and (wait := one.step()) is not None:
-        clock.now += wait
-        settle(one)
-
-
-def settle(one: Pumping) -> None:
-    """Wait until what has ended is pushed."""
-    wait_until(lambda: not [job for job in one._pusher.jobs if job.ended is not None], "the pushes")
+    with ending_all():
+        yield
 
 
 frame = pd.DataFrame({"a": [1]})
@@ -257,16 +218,6 @@ def test_what_cannot_be_encoded_is_a_failed_tick_and_nothing_of_it_is_pushed(cli
     assert client.exists("topic") == 0
 
 
-def test_an_async_pump_is_awaited(client: redis.Redis) -> None:
-    clock = Clock()
-
-    async def pump() -> dict[str, int]:
-        return {"n": 1}
-
-    run_until(pumping(client, pump, clock), clock, 1001.5)
-    assert pushed(client) == [1]
-
-
 def test_a_run_that_nobody_relieves_ends_with_its_window(client: redis.Redis) -> None:
     clock = Clock()
     one = pumping(client, lambda: {"n": 1}, clock, window=3.5)
@@ -329,10 +280,11 @@ def test_what_another_run_pushed_while_this_one_had_no_redis_is_dropped_and_coun
     assert one.summary.missed == 2
 
 
-def test_no_more_than_the_bound_waits_for_redis_and_the_rest_is_missed() -> None:
+@pytest.mark.parametrize("limit", [2, "14B"])  # an entry here is 7 bytes: its field's name, its value
+def test_no_more_than_the_bound_waits_for_redis_and_the_rest_is_missed(limit: int | str) -> None:
     server = fakeredis.FakeServer(version=(7,))
     client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
-    one = pumping(client, lambda: {"n": clock.now}, clock, max_waiting=2)
+    one = pumping(client, lambda: {"n": clock.now}, clock, max_waiting=Buffer.of(limit))
     server.connected = False
     for clock.now in (1001.0, 1002.0, 1003.0, 1004.0):
         one.step()
@@ -355,20 +307,6 @@ def test_a_newcomer_pushes_after_the_ticks_that_the_older_run_still_pumps(client
     gate.gates[0].set()
     settle(new)
     assert pushed(client) == [0, "new"]
-
-
-def test_a_clock_that_steps_back_costs_a_wait_and_pushes_no_tick_twice(
-    client: redis.Redis, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = Clock()
-    one = pumping(client, lambda: {"n": clock.now}, clock)
-    run_until(one, clock, 1003.5)
-    clock.now = 400.0
-    one.step()
-    one.step()
-    run_until(one, clock, 1005.5)
-    assert pushed(client) == [1001.0, 1002.0, 1003.0, 1004.0, 1005.0]
-    assert caplog.text.count("stepped back") == 1
 
 
 def test_a_tick_that_pushed_nothing_leaves_no_record_behind(client: redis.Redis) -> None:

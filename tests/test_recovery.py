@@ -1,6 +1,7 @@
 """Crashes, stops and lapsed leases: nothing lost, order kept, windows as they would have been."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks import LeaseLostError, Reservoir
-from tests.streams import consumer, crash, drain, here, live_through, lives, pending, push_all, read_all
+from tests.streams import consumer, crash, dead, drain, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
@@ -45,7 +46,7 @@ def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliverie
             source.close()
         else:
             # What was read and not acknowledged: a read ahead of the pipeline, as the reading thread makes it.
-            in_flight.update(e.id for e in source._reading._consumer.step(0))
+            in_flight.update(e.id for e in source.reading.consumer.step(0))
             crash(source, client)
         del kept
 
@@ -225,44 +226,85 @@ def test_dead_consumers_without_entries_are_cleared_away(client: redis.Redis) ->
     assert [c["name"].decode() for c in client.xinfo_consumers("topic", "group")] == [last.membership.name]
 
 
-@given(deadly=st.integers(0, 9), window=st.integers(1, 3))
-def test_of_all_that_was_in_flight_only_the_entry_they_died_of_becomes_a_dead_letter(
-    fresh_client: Fresh, deadly: int, window: int
+@given(
+    deadly=st.sets(st.integers(0, 39), min_size=1, max_size=2),
+    window=st.integers(1, 3),
+    max_deliveries=st.integers(2, 6),
+)
+def test_of_all_that_was_in_flight_only_the_entries_they_died_of_become_dead_letters(
+    fresh_client: Fresh, deadly: set[int], window: int, max_deliveries: int
 ) -> None:
-    """Ten entries, read ahead; each life ends at the deadly one, however many of the others were in flight with it."""
+    """Forty entries, read ahead; each life ends at a deadly one, however many of the others were in flight with it."""
     client = fresh_client()
-    ids = push_all(client, "topic", range(10))
+    ids = Reservoir(client).push_many("topic", [{"n": n} for n in range(40)])
     windows: list[tuple[int, ...]] = []
+    deaths: Counter[int] = Counter()
 
     class Killed(BaseException):
         pass
 
     def die(n: int) -> int:
-        if n == deadly:
+        if n in deadly:
+            deaths[n] += 1
             raise Killed
         return n
 
     async def live() -> bool:
-        source = here(client, max_deliveries=3)
+        source = here(client, max_deliveries=max_deliveries)
         kept = source.pluck("n").map(die).sliding_window(window, return_partial=False).sink(windows.append)
-        reading = source.open()
+        source.open()
         try:
             await drain(source)
         except Killed:
-            membership = reading._consumer.membership
-            client.delete(f"sluice:lease:{membership.group}:{membership.name}")
+            crash(source, client)
             return False
         source.close()
         del kept
         return True
 
-    lives = [asyncio.run(live())]
-    while not lives[-1]:
-        lives.append(asyncio.run(live()))
-    assert len(lives) == 4  # three that died, and one that put it away
-    assert [letter["dead:id"] for letter in Reservoir(client).peek("topic:dead:group", 99)] == [ids[deadly]]
-    others = [n for n in range(10) if n != deadly]
-    assert set(windows) == {tuple(others[i : i + window]) for i in range(10 - window)}
+    while not asyncio.run(live()):
+        pass
+    assert {letter["dead:id"] for letter in dead(client)} == {ids[n] for n in deadly}
+    assert deaths[min(deadly)] == max_deliveries
+    others = [n for n in range(40) if n not in deadly]
+    assert set(windows) == {tuple(others[i : i + window]) for i in range(len(others) - window + 1)}
+
+
+def test_what_was_in_flight_at_more_deaths_is_handed_out_in_smaller_parts(client: redis.Redis) -> None:
+    Reservoir(client).push_many("topic", [{"n": n} for n in range(40)])
+    lives = []
+    for _ in range(6):
+        one = consumer(client)
+        lives.append([(len(step), step[0].deliveries) for _ in range(41) if (step := one.step(0))])
+        client.delete(one.membership.fence.lease)
+    first = 8  # as long as sizes are not known
+    assert lives == [
+        [(first, 1), (32, 1)],
+        [(first, 2), (32, 2)],
+        [(first, 3), (16, 3), (16, 3)],
+        [(1, 4)] * 40,
+        [(1, 5)] * 40,
+        [],
+    ]
+
+
+def test_a_lost_reply_counts_no_delivery_twice(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = push_all(client, "topic", range(3))
+    victim = consumer(client)
+    read_all(victim)
+    client.delete(victim.membership.fence.lease)
+    successor = consumer(client)
+    count = successor.membership.count
+
+    def lose(*args: Any) -> None:
+        monkeypatch.undo()
+        count(*args)
+        raise redis.ConnectionError
+
+    monkeypatch.setattr(successor.membership, "count", lose)
+    with pytest.raises(redis.ConnectionError):
+        successor.step(0)
+    assert [(e.id, e.deliveries) for e in read_all(successor)] == [(id_, 2) for id_ in ids]
 
 
 def test_a_lapsed_lease_that_nobody_claimed_costs_nothing(client: redis.Redis) -> None:
@@ -275,7 +317,7 @@ def test_a_lapsed_lease_that_nobody_claimed_costs_nothing(client: redis.Redis) -
         reading = source.open()
         for _ in ids:
             crash(source, client)  # as after a pause, or an outage, longer than the lease
-            reading._consumer._next_renewal = 0.0
+            reading.consumer._next_renewal = 0.0
             await source.step()
         source.close()
         del kept

@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import EncodeError, Reservoir, SettingsError
+from tasks.membership import Fence
+from tasks.reservoir import LARGE
 from tests.streams import push_all, run
 
 Fresh = Callable[[], redis.Redis]
+
+pytestmark = pytest.mark.usefixtures("every_way_to_append")
 
 fields = st.dictionaries(st.text(min_size=1, max_size=5), st.integers() | st.text(max_size=5), min_size=1, max_size=4)
 
@@ -78,3 +82,24 @@ def test_levels_say_how_far_each_group_has_come(client: redis.Redis) -> None:
     group, failing = sorted(level.groups, key=lambda g: g.name, reverse=True)
     assert (group.name, group.lag, group.pending, group.dead) == ("group", 3, 0, 0)
     assert (failing.name, failing.lag, failing.pending, failing.dead) == ("failing", 0, 0, 8)
+
+
+def test_an_append_of_a_large_entry_says_what_went_wrong_and_nothing_of_the_entry(real_redis: redis.Redis) -> None:
+    real_redis.set("topic", "no stream")
+    with pytest.raises(redis.ResponseError, match="^WRONGTYPE") as caught:
+        Reservoir(real_redis).push("topic", {"secret": b"secret" * 60_000})
+    assert "secret" not in str(caught.value)
+
+
+def test_a_large_entry_that_may_not_be_appended_is_not_there(client: redis.Redis) -> None:
+    reservoir = Reservoir(client)
+    first = reservoir.push("topic", {"n": 0})
+    lease = Fence("group", "sluice:lease:x", "token")
+    client.set(lease.lease, "somebody else's")
+    large = [{b"data": b"x" * LARGE}]
+    assert reservoir.append("topic", large, record="sluice:push:x", fence=lease) is None
+    assert reservoir.append("topic", large, record="sluice:push:x", expected="claimed") is None
+    assert [entry.id for entry in reservoir.peek("topic", 2)] == [first]
+    assert not client.exists("sluice:push:x")
+    [level] = reservoir.levels()
+    assert level.length == 1

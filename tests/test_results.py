@@ -21,6 +21,8 @@ from tests.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
 
+pytestmark = pytest.mark.usefixtures("every_way_to_append")
+
 
 @given(lives=lives)
 def test_a_result_is_not_doubled_by_crashes(fresh_client: Fresh, lives: Any) -> None:
@@ -105,7 +107,7 @@ def test_who_wakes_up_after_its_entries_were_claimed_and_done_appends_nothing(cl
             client.delete(key)  # their short time is over
         wake.set()
         await asyncio.sleep(0)
-        zombie._reading._consumer._next_renewal = 0.0
+        zombie.reading.consumer._next_renewal = 0.0
         with pytest.raises(LeaseLostError):
             await drain(zombie, until=lambda: False)
         successor.close()

@@ -202,6 +202,7 @@ class World:
             assert group.is_forgotten == (group.name in self.forgotten)
 
 
+@pytest.mark.usefixtures("every_way_to_append")
 @given(keep=keeps, operations=operations())
 def test_nothing_a_live_group_has_not_finished_goes_uncounted_and_the_topic_stays_bounded(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
@@ -312,7 +313,9 @@ def test_a_full_topic_costs_an_inlet_that_waits_its_ticks_and_no_failure(client:
     at_work(client, "group")
     beat = Beat(Reservoir(client), "topic", "inlet", every=1.0, keep=Keep(entries=1, when_full="wait"))
     now = 100.0
-    pumping = Pumping(lambda: {"n": b"x" * 5_000}, name="inlet", beat=beat, max_failures=1, clock=lambda: now)
+    pumping = Pumping(
+        lambda: {"n": b"x" * 5_000}, name="inlet", beat=beat, max_failures=1, clock=lambda: now, timer=lambda: now
+    )
     pumping.begin()
     summary = pumping.summary
 
@@ -410,27 +413,3 @@ def test_all_that_is_kept_beside_a_topic_has_a_ttl(client: redis.Redis) -> None:
     beside = [key for key in client.keys("*") if key != b"topic"]
     assert {key.split(b":")[1] for key in beside} == {b"groups", b"index", b"push", b"spilled", b"tally", b"topic"}
     assert all(client.pttl(key) > 0 for key in beside)
-
-
-@pytest.mark.parametrize(
-    ("text", "keep"),
-    [
-        (4_000, Keep(4_000)),
-        ("4000", Keep(4_000)),
-        ("4000, 1h, 500MB", Keep(4_000, 3_600_000, 500_000_000)),
-        ("1.5GiB,7 days", Keep(0, 7 * 86_400_000, 3 * 2**29)),
-        ("10kb", Keep(max_bytes=10_000)),
-    ],
-)
-def test_what_is_kept_is_said_in_entries_age_and_size(text: int | str, keep: Keep) -> None:
-    assert Keep.of(text) == keep
-    assert Keep.of(str(keep)) == keep
-    assert Keep.unpacked(keep.packed()) == keep
-
-
-@pytest.mark.parametrize(
-    "text", [0, -1, "", "0", "0s", "-1h", "1h, 2h", "5, 6", "1MB, 2KB", "soon", "1.5", "4000,", "1e3", "nan"]
-)
-def test_what_says_nothing_to_keep_is_refused(text: int | str) -> None:
-    with pytest.raises(SettingsError, match="keep: expected"):
-        Keep.of(text)

@@ -104,16 +104,16 @@ def test_a_pipeline_that_blocks_its_loop_keeps_its_lease(url: str, real_redis: r
     push_all(real_redis, "topic", [1])
     source.start()
     assert busy.wait(20)
-    membership = source._reading._consumer.membership
+    membership = source.reading.consumer.membership
     renewals: set[int] = set()
 
     def renewed_for_longer_than_the_lease() -> bool:
         ttl = real_redis.pttl(f"sluice:lease:lab:{membership.name}")
         assert ttl > 0, "the lease lapsed"
         renewals.add(ttl // 20)
-        return source._reading._consumer._next_renewal > began + 1.0
+        return source.reading.consumer._next_renewal > began + 1.0
 
-    began = source._reading._consumer._next_renewal
+    began = source.reading.consumer._next_renewal
     wait_until(renewed_for_longer_than_the_lease, "renewals over more than two leases")
     let_go.set()
     wait_until(lambda: not pending(real_redis, group="lab"), "the acknowledgement")
@@ -326,8 +326,8 @@ def test_a_server_out_of_memory_is_an_outage_and_acknowledgements_go_on(tmp_path
         source.start()
         wait_until(lambda: len(seen) == 10, "10 entries")
         client.config_set("maxmemory", 1)
-        renewed = source._reading._consumer._next_renewal
-        wait_until(lambda: source._reading._consumer._next_renewal > renewed + 2.0, "renewals on a full server")
+        renewed = source.reading.consumer._next_renewal
+        wait_until(lambda: source.reading.consumer._next_renewal > renewed + 2.0, "renewals on a full server")
         client.config_set("maxmemory", 0)
         push_all(client, "topic", range(10, 20))
         wait_until(lambda: len(seen) == 20, "10 more")

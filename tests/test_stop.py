@@ -1,7 +1,11 @@
 """Stopping: what is in flight finishes and is acknowledged, the rest is given back, and nothing waits for ever."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -139,3 +143,29 @@ def test_an_outlet_that_was_taken_for_dead_begins_again_with_what_is_pending(
     assert {tuple(w) for w in windows} == {(n, n + 1) for n in range(5)}
     assert windows[-1] == [4, 5]
     assert given_back(real_redis) == pending(real_redis)
+
+
+ORPHAN = """
+import sys
+from pathlib import Path
+from prefect.logging import get_logger
+from prefect.logging.configuration import setup_logging
+from flows.stopping import outlast_the_worker
+
+setup_logging()
+outlast_the_worker()
+for _ in range(2):
+    get_logger().warning("an entry failed")
+Path(sys.argv[1]).write_text("it goes on")
+"""
+
+
+def test_a_run_goes_on_when_its_worker_was_killed_and_nobody_takes_its_output(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    mark = tmp_path / "mark"
+    env = {**os.environ, "PREFECT__FLOW_RUN_ID": "0d4bf8f4-7a4c-4d43-9c3d-5a7c8f5a2f10"}
+    command = [sys.executable, "-c", ORPHAN, str(mark)]
+    subprocess.run(command, stdout=writer, stderr=writer, env=env, check=False, timeout=60)
+    os.close(writer)
+    assert mark.exists()

@@ -71,6 +71,26 @@ def test_a_run_has_one_report_with_its_graph_its_failures_and_its_last_result(
     assert "| total | 20.8333 |" in artifact["data"]
 
 
+def test_what_befalls_entries_is_in_the_log_of_the_run_a_line_for_a_thousand(
+    real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_all(real_redis, "topic", range(3))
+    for _ in range(100):
+        real_redis.xadd("topic", {"bad": b"\xff\xff\xff\xffrubbish"})
+
+    @outlet(topics="topic", group="group", until="now")
+    def halves(source: Stream) -> None:
+        source.map(lambda e: 10 / e["n"]).sink(lambda _: None)
+
+    halves()
+    told = [r for r in caplog.records if "dead letters" in r.getMessage()]
+    assert {(r.name, r.levelname, bool(r.flow_run_id)) for r in told} == {("prefect.flow_runs", "WARNING", True)}  # type: ignore[attr-defined]
+    first, poison, more = sorted((r.getMessage() for r in told), key=lambda text: ("decoded" in text, "times" in text))
+    assert "ZeroDivisionError" in first
+    assert "of group 'group' what cannot be decoded, at last topic 'topic' entry " in poison
+    assert "what cannot be decoded (99 times), at last " in more
+
+
 def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, client: SyncPrefectClient) -> None:
     ids = push_all(real_redis, "topic", range(20))
 

@@ -1,9 +1,11 @@
-"""A proxy before a Redis that cuts connections at random: also behind a request that was carried out."""
+"""A proxy before a Redis that cuts connections at random, also behind a request that was carried out, or stands still."""
 
 import random
 import select
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +24,7 @@ class Proxy:
     cut      the chance that a chunk is cut
     """
 
-    def __init__(self, folder: Path, server: Path, *, cut: float, seed: int) -> None:
+    def __init__(self, folder: Path, server: Path, *, cut: float = 0.0, seed: int = 0) -> None:
         self._path, self._server, self._cut, self._seed = folder / "proxy.sock", server, cut, seed
         self.url = f"unix://{self._path}"
         self.lost_requests = 0
@@ -30,6 +32,8 @@ class Proxy:
         self._listener = socket.socket(socket.AF_UNIX)
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
+        self._is_hole = self._delivers = False
+        self.swallowed = 0
 
     def __enter__(self) -> Self:
         self._listener.bind(str(self._path))
@@ -42,6 +46,19 @@ class Proxy:
         for thread in self._threads:
             thread.join()
         self._listener.close()
+
+    @contextmanager
+    def hole(self, *, deliver: bool) -> Iterator[None]:
+        """Let nothing through for a while, and no side notice: connections stay, and new ones are taken.
+
+        deliver    whether what was sent meanwhile arrives afterwards, also of clients that have given up; else their
+                   connections end then
+        """
+        self._delivers, self._is_hole = deliver, True
+        try:
+            yield
+        finally:
+            self._is_hole = False
 
     def _start(self, target: object, *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]
@@ -60,14 +77,28 @@ class Proxy:
         """Pass on both ways until one side hangs up, or chance cuts."""
         with client, socket.socket(socket.AF_UNIX) as server:
             server.connect(str(self._server))
+            held: list[tuple[socket.socket, bytes]] = []
+            sides = [client, server]
             while not self._closing.is_set():
-                ready, _, _ = select.select([client, server], [], [], 0.05)
+                ready, _, _ = select.select(sides, [], [], 0.02)
+                if held and not self._is_hole:
+                    if self._delivers:
+                        _deliver(held)
+                    if not self._delivers or client not in sides:
+                        return
                 for source in ready:
                     other = server if source is client else client
                     try:
                         data = source.recv(_CHUNK)
+                        if not data and held and source is client:
+                            sides.remove(client)
+                            break
                         if not data:
                             return
+                        if self._is_hole:
+                            held.append((other, data))
+                            self.swallowed += 1
+                            continue
                         if chance.random() < self._cut:
                             other.sendall(data[: chance.randrange(len(data))])  # some of it, or nothing
                             if source is client:
@@ -78,3 +109,10 @@ class Proxy:
                         other.sendall(data)
                     except OSError:
                         return
+
+
+def _deliver(held: list[tuple[socket.socket, bytes]]) -> None:
+    for to, data in held:
+        with suppress(OSError):  # it has given up
+            to.sendall(data)
+    held.clear()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import redis
 from streamz import Stream
 
@@ -15,6 +16,7 @@ from tests.chaos.proxy import Proxy
 from tests.waiting import wait_until
 
 
+@pytest.mark.usefixtures("every_way_to_append")
 def test_500_pushes_whose_replies_are_lost_at_random_are_500_entries_in_order(
     redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:

@@ -1,0 +1,69 @@
+"""What `--json` prints: one JSON text a line, for scripts; whatever an entry holds has one form there."""
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from tasks.entry import Entry
+from tasks.errors import PoisonEntryError
+
+__all__ = ["entry_object", "line", "plain"]
+
+
+def line(value: Any) -> str:
+    """Return a value as one line of JSON that any parser takes: no NaN, nothing but ASCII."""
+    return json.dumps(plain(value), allow_nan=False)
+
+
+def entry_object(entry: Entry | PoisonEntryError, topic: str) -> dict[str, Any]:
+    """Return an entry as an object: topic, id, time and fields, or why it cannot be decoded."""
+    if isinstance(entry, PoisonEntryError):
+        return {"topic": topic, "id": entry.id, "error": str(entry)}
+    return {"topic": topic, "id": entry.id, "time": entry.time, "fields": dict(entry)}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: a frame is a list of its rows as objects, bytes are Base64, what is missing is null."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, pa.Table):
+        value = value.to_pandas()
+    if isinstance(value, pd.DataFrame):
+        return _rows(value)
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "mM":
+        value = value.astype(f"{value.dtype.kind}8[us]")  # of nanoseconds, tolist() makes integers
+    if isinstance(value, np.ndarray | np.generic | pd.Series | pd.Index):
+        value = value.tolist()
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(one) for one in value]
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    if value is pd.NaT or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows; the index is among the columns unless it only counts."""
+    named = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(allow_duplicates=True)
+    names: list[str] = []
+    for name in map(str, named.columns):
+        seen = sum(each == name or each.rpartition(".")[0] == name for each in names)
+        names.append(f"{name}.{seen}" if name in names else name)  # as pandas reads a file with two columns of one name
+    columns = [plain(named.iloc[:, n]) for n in range(len(names))]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

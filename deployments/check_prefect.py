@@ -1,0 +1,140 @@
+"""Checks of the Prefect server: a worker, and what of `prefect.yaml` is deployed there. Nothing is changed."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from deployments.blueprint import Blueprint, Deployment, read_blueprint
+from deployments.findings import Finding, failure, fine, warning
+from deployments.ledger import Ledger
+from deployments.prefect_server import POOL, find_server, said_by
+from tasks.errors import SettingsError, UnavailableError
+from tasks.settings import state_dir, without_password
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+__all__ = ["check_prefect"]
+
+_DEPLOY = "`prefect deploy --all`, or `make up`"
+
+
+def check_prefect(root: Path) -> Iterator[Finding]:
+    """Check that the server answers and is of the right version, and that pool, worker, deployments and schedules are there."""
+    try:
+        url = find_server(Ledger(state_dir()))
+    except UnavailableError as error:
+        yield failure("Prefect", error)
+        return
+    from httpx import HTTPError  # noqa: PLC0415 - Prefect reads its settings now, see find_server
+
+    from flows.prefect_api import impatient_client  # noqa: PLC0415
+
+    try:
+        with impatient_client() as client:
+            yield _version(client.api_version(), url)
+            yield from _worker(client)
+            yield from _automations(client)
+            yield from _deployments(client, root)
+    except HTTPError as error:
+        yield failure("Prefect", said_by(error))
+
+
+def _version(server: str, url: str) -> Finding:
+    from prefect import __version__  # noqa: PLC0415 - see check_prefect
+
+    said = f"{server} at {without_password(url).removesuffix('/api')}"
+    if server == __version__:
+        return fine("Prefect", said)
+    return warning(
+        "Prefect", f"{said}, but {__version__} here", f"use a server of {__version__}: others were not tried"
+    )
+
+
+def _worker(client: "SyncPrefectClient") -> Iterator[Finding]:
+    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415 - see check_prefect
+
+    from deployments.runs import workers_online  # noqa: PLC0415
+
+    start = f"`make up`, or `prefect worker start --pool {POOL} --type process` in the activated environment"
+    try:
+        pool = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        yield failure(
+            "work pool", f"there is no pool {POOL!r}", f"`make up`, or `prefect work-pool create {POOL} --type process`"
+        )
+        return
+    if pool.is_paused:
+        yield failure("work pool", f"{POOL!r} is paused: no run begins", f"`prefect work-pool resume {POOL}`")
+    else:
+        yield fine("work pool", f"{POOL!r}, of type {pool.type}")
+    online = workers_online(client)
+    yield fine("worker", ", ".join(online)) if online else failure("worker", "none is online: no run begins", start)
+
+
+def _automations(client: "SyncPrefectClient") -> Iterator[Finding]:
+    file = Path(__file__).with_name("automations.yaml")
+    declared = [each["name"] for each in yaml.safe_load(file.read_text())["automations"]]
+    there = {each.name: each for each in client.read_automations()}
+    absent = [name for name in declared if name not in there]
+    disabled = [name for name in declared if name in there and not there[name].enabled]
+    if absent:
+        yield warning("automations", f"not there: {'; '.join(absent)}", "`make up`, or `prefect automation create --from-file deployments/automations.yaml`")  # fmt: skip
+    if disabled:
+        yield warning("automations", f"switched off: {'; '.join(disabled)}", "switch it on in the Prefect UI")
+    if not absent and not disabled:
+        yield fine("automations", f"{len(declared)} of {len(declared)} on")
+
+
+def _deployments(client: "SyncPrefectClient", root: Path) -> Iterator[Finding]:
+    try:
+        blueprint = read_blueprint(root / "prefect.yaml")
+    except SettingsError as error:
+        yield failure("deployments", error)
+        return
+    # By the entrypoint: the flow's name is not known without importing it.
+    there = {(each.entrypoint or "", each.name): each for each in client.read_deployments()}
+    applied = [(each, there[key]) for each in blueprint.deployments if (key := (each.entrypoint, each.name)) in there]
+    absent = [_label(each) for each in blueprint.deployments if (each.entrypoint, each.name) not in there]
+    other = [_label(declared) for declared, found in applied if _differs(declared, found)]
+    if absent:
+        yield failure("deployments", f"in prefect.yaml, but not on the server: {', '.join(absent)}", _DEPLOY)
+    if other:
+        yield warning("deployments", f"tags or schedules are not those of prefect.yaml: {', '.join(other)}", _DEPLOY)
+    if strange := _strangers(blueprint, there.values()):
+        yield warning("deployments", f"on the server, but not in prefect.yaml: {', '.join(strange)}", "`prefect deployment delete` them, if nobody needs them")  # fmt: skip
+    if not (absent or other or strange):
+        yield fine("deployments", f"{len(applied)} of {len(applied)} in prefect.yaml are on the server")
+    yield _schedules(applied)
+
+
+def _differs(declared: Deployment, found: "DeploymentResponse") -> bool:
+    slugs = {each.slug for each in found.schedules if each.slug}
+    return set(found.tags) != declared.tags or slugs != declared.slugs
+
+
+def _strangers(blueprint: Blueprint, there: Iterable["DeploymentResponse"]) -> list[str]:
+    declared = {(each.entrypoint, each.name) for each in blueprint.deployments}
+    ours = [each for each in there if each.work_pool_name == POOL and "sluice" in each.tags]
+    return sorted(f"{each.entrypoint}/{each.name}" for each in ours if (each.entrypoint, each.name) not in declared)
+
+
+def _schedules(applied: Iterable[tuple[Deployment, "DeploymentResponse"]]) -> Finding:
+    scheduled = [(declared, found) for declared, found in applied if declared.slugs]
+    paused = [_label(declared) for declared, found in scheduled if _is_paused(found)]
+    if paused:
+        return warning(
+            "schedules", f"paused: {', '.join(paused)}", "resume them in the Prefect UI, on the page of the deployment"
+        )
+    return fine("schedules", f"{len(scheduled)} of {len(scheduled)} on")
+
+
+def _is_paused(deployment: "DeploymentResponse") -> bool:
+    return deployment.paused or (bool(deployment.schedules) and not any(each.active for each in deployment.schedules))
+
+
+def _label(declared: Deployment) -> str:
+    return f"{declared.entrypoint.rpartition(':')[2]}/{declared.name}"

@@ -1,0 +1,55 @@
+"""`sluice doctor`: is all there that Sluice needs, and what to do about what is not."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from deployments.as_json import line
+from deployments.check_install import check_flows, check_install
+from deployments.check_prefect import check_prefect
+from deployments.check_redis import check_redis
+from deployments.findings import Finding
+from tasks.errors import SettingsError
+
+__all__ = ["doctor"]
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def doctor(console: Console, root: Path, *, as_json: bool = False) -> bool:
+    """Print a line for each finding as it comes; return whether nothing fails. Only reads.
+
+    root      the folder of `prefect.yaml`
+    raises    SettingsError: that is no checkout of the project
+    """
+    if not (root / "pyproject.toml").exists():
+        msg = f"expected a checkout of the project in {root}, found no pyproject.toml; install it from one: pip install -e ."
+        raise SettingsError(msg)
+    found: list[Finding] = []
+    for finding in _all(root):
+        found.append(finding)
+        if as_json:
+            print(line(asdict(finding)), flush=True)  # noqa: T201 - rich would wrap it
+        else:
+            console.print(_drawn(finding), soft_wrap=True)
+    if not as_json:
+        console.print(_sum(found), style="dim", highlight=False)
+    return not any(each.level == "fail" for each in found)
+
+
+def _all(root: Path) -> Iterator[Finding]:
+    return chain(check_install(root), check_redis(), check_prefect(root), check_flows(root))
+
+
+def _drawn(finding: Finding) -> Text:
+    do = f"; {finding.do}" if finding.do else ""
+    return Text.assemble((f"{finding.level:5}", _STYLES[finding.level]), f"{finding.check:14} {finding.says}{do}")
+
+
+def _sum(found: Iterable[Finding]) -> str:
+    levels = [each.level for each in found]
+    return f"{len(levels)} checks: {levels.count('fail')} fail, {levels.count('warn')} to look at"

@@ -1,0 +1,84 @@
+"""`sluice peek`: what entries hold, without a group: nothing is acknowledged, and no reader notices."""
+
+import sys
+import time
+
+import redis
+from rich.console import Console
+
+from deployments.as_json import entry_object, line
+from deployments.tables import entry_table
+from tasks.connection import connect, is_outage
+from tasks.entry import Entry
+from tasks.errors import PoisonEntryError, SettingsError
+from tasks.reservoir import Reservoir
+from tasks.settings import check_topic, redis_url
+
+__all__ = ["peek"]
+
+_AT_ONCE = 16  # entries of a read; one can be some megabytes
+_BLOCK_MS = 1_000
+_FIRST = "0-0"
+
+
+def peek(console: Console, topic: str, n: int, *, follow: bool = False, as_json: bool = False) -> None:
+    """Print the newest `n` entries of a topic, oldest first, decoded; with `follow` what comes after them, until Ctrl-C.
+
+    raises    SettingsError: no such topic, unless it is followed: it may come to be
+    """
+    reservoir = Reservoir(connect(redis_url(), retries=0))
+    missing = _missing(reservoir, check_topic(topic, derived=True))
+    if missing and not follow:
+        raise SettingsError(missing)
+    entries = reservoir.peek(topic, n)
+    for entry in entries:
+        _print(console, topic, entry, as_json=as_json)
+    if follow:
+        if not entries:
+            _say(f"{missing or f'{topic} holds no entries'}; waiting for one")
+        _follow(console, reservoir, topic, entries[-1].id if entries else _FIRST, as_json=as_json)
+    elif not entries and not as_json:
+        console.print(f"{topic} holds no entries", highlight=False)
+
+
+def _follow(console: Console, reservoir: Reservoir, topic: str, last: str, *, as_json: bool) -> None:
+    is_away = False
+    while True:
+        try:
+            found = reservoir.follow(topic, last, n=_AT_ONCE, block_ms=_BLOCK_MS)
+        except redis.RedisError as error:
+            if not is_outage(error):
+                raise
+            if not is_away:
+                _say("Redis does not answer; trying again until it does")
+            is_away = True
+            time.sleep(1)
+            continue
+        if is_away:
+            _say("Redis answers again")
+        is_away = False
+        for entry in found:
+            _print(console, topic, entry, as_json=as_json)
+            last = entry.id
+
+
+def _missing(reservoir: Reservoir, topic: str) -> str:
+    """Return a sentence on what there is instead of the topic, '' if it is there."""
+    kind = reservoir.client.type(topic).decode()
+    if kind == "stream":
+        return ""
+    if kind != "none":
+        msg = f"expected a topic, got {topic!r}, which is a {kind} of another program's; choose another name"
+        raise SettingsError(msg)
+    return f"expected a topic, got {topic!r}; there are: {', '.join(reservoir.topics()) or 'none yet'}"
+
+
+def _print(console: Console, topic: str, entry: Entry | PoisonEntryError, *, as_json: bool) -> None:
+    if as_json:
+        print(line(entry_object(entry, topic)), flush=True)  # noqa: T201 - rich would wrap it
+    else:
+        console.print(entry_table(topic, entry, width=console.width))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - beside what is piped

@@ -1,0 +1,173 @@
+"""`sluice new`: an inlet or an outlet to begin with - its flow, its deployment and its test - all of it, or nothing."""
+
+import ast
+import builtins
+import importlib.util
+import keyword
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+
+from deployments import templates
+from deployments.blueprint import Blueprint, import_flows, read_blueprint
+from tasks.errors import SettingsError
+from tasks.settings import check_topic
+
+__all__ = ["Kind", "new", "with_deployment"]
+
+Kind = Literal["inlet", "outlet"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_ANYTHING_LIVE = "machine"  # what `vitals` pushes: a new outlet has something to show at once
+
+
+def new(console: Console, kind: Kind, name: str, *, root: Path, topic: str | None = None) -> None:
+    """Write `flows/NAME.py`, `tests/test_NAME.py` and the deployment's block in `prefect.yaml`; say what to do next.
+
+    root      the checkout
+    topic     what the inlet pushes to, by default a topic of its name; or what the outlet reads, by default `machine`
+    raises    SettingsError: a name that is taken or means something else, or a `prefect.yaml` that cannot be added to.
+              Nothing was written
+    """
+    blueprint = read_blueprint(root / "prefect.yaml")
+    _check_name(kind, name, blueprint)
+    topic = check_topic(topic or (name if kind == "inlet" else _ANYTHING_LIVE))
+    flow, test, block = templates.INLET if kind == "inlet" else templates.OUTLET
+    keep = _keep(topic, blueprint) if kind == "inlet" else ""
+    text = blueprint.path.read_text()
+    values = {"name": name, "topic": topic, "keep": keep, "second": f"{_free_second(text):02}"}
+    files = {root / "flows" / f"{name}.py": flow, root / "tests" / f"test_{name}.py": test}
+    written = {path: templates.filled(template, **values) for path, template in files.items()}
+    _write(written, blueprint, with_deployment(text, templates.filled(block, **values), where=blueprint.path))
+    for path in written:
+        console.print(f"wrote {path.relative_to(root)}", highlight=False)
+    console.print(f"added {name}/main to prefect.yaml", highlight=False)
+    console.print(templates.NEXT[kind].format(name=name, topic=topic), highlight=False, soft_wrap=True)
+
+
+def with_deployment(text: str, block: str, *, where: Path) -> str:
+    """Return the text of a `prefect.yaml` with one more deployment behind the others, all else as it was.
+
+    block     the deployment as an item of the list, without indentation
+    raises    SettingsError: it has no list of deployments, or would say something else of the others
+    """
+    try:
+        end, indent = _end_of_deployments(text)
+        lines = [f"{' ' * indent}{line}".rstrip() for line in block.splitlines()]
+        made = "\n".join([text[:end].rstrip("\n"), "", *lines, text[end:]])
+        before, after = yaml.safe_load(text), yaml.safe_load(made)
+    except (yaml.YAMLError, ValueError) as error:
+        msg = (
+            f"{where}: expected a block list under 'deployments:' and the shipped definitions (inlet, outlet, every_minute, "
+            f"again, of_main), got something else ({' '.join(str(error).split())}); nothing was written; add the block by hand"
+        )
+        raise SettingsError(msg) from error
+    assert {**after, "deployments": after["deployments"][:-1]} == before, "the others are as they were"
+    return made
+
+
+def _end_of_deployments(text: str) -> tuple[int, int]:
+    """Return where the last deployment ends, and how far the list's items are indented."""
+    pairs = yaml.compose(text, Loader=yaml.SafeLoader).value
+    nth = [key.value for key, _ in pairs].index("deployments")
+    deployments = pairs[nth][1]
+    if not isinstance(deployments, yaml.SequenceNode) or deployments.flow_style or not deployments.value:
+        msg = f"line {deployments.start_mark.line + 1}"
+        raise ValueError(msg)
+    lines = text[: pairs[nth + 1][0].start_mark.index if pairs[nth + 1 :] else len(text)].splitlines(keepends=True)
+    while not lines[-1].strip() or lines[-1].startswith("#"):  # of what follows
+        lines.pop()
+    return sum(map(len, lines)), deployments.start_mark.column
+
+
+def _check_name(kind: Kind, name: str, blueprint: Blueprint) -> None:
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        msg = f"expected a name of up to 40 small letters, digits and '_', a letter first, got {name!r}; it becomes a function's name"
+        raise SettingsError(msg)
+    for path in (Path("flows", f"{name}.py"), Path("tests", f"test_{name}.py")):
+        if (blueprint.path.parent / path).exists():
+            msg = f"{path} is there already; nothing was written; choose another name"
+            raise SettingsError(msg)
+    if name in {each.entrypoint.rpartition(":")[2] for each in blueprint.deployments}:
+        msg = f"prefect.yaml has a deployment of a flow {name!r} already; nothing was written; choose another name"
+        raise SettingsError(msg)
+    # Prefect loads a flow's file as a module of that name, before all others of it.
+    if hasattr(builtins, name) or name in sys.stdlib_module_names or importlib.util.find_spec(name):
+        msg = f"{name!r} is a name of Python's or of a module here, which flows/{name}.py would hide; choose another, such as {f'{name}_{kind}'!r}"
+        raise SettingsError(msg)
+    if name in _names_in(templates.INLET[:2] if kind == "inlet" else templates.OUTLET[:2]):
+        msg = f"{name!r} is a name that the new files use for something else; choose another, such as {f'{name}_{kind}'!r}"
+        raise SettingsError(msg)
+
+
+def _names_in(sources: Iterable[str]) -> set[str]:
+    """Return the names that templates use or define, other than the new flow's."""
+    placeholder = "_"
+    nodes = [
+        node
+        for source in sources
+        for node in ast.walk(ast.parse(templates.filled(source, name=placeholder, topic="t", keep="", second="")))
+    ]
+    told: list[Any] = [getattr(node, of, None) for node in nodes for of in ("id", "name", "arg", "asname")]
+    return {name for name in told if isinstance(name, str)} - {placeholder}
+
+
+def _keep(topic: str, blueprint: Blueprint) -> str:
+    """Return what an inlet has to say of a topic that others push to, as they do: that is an argument, or ''."""
+    _, errors = import_flows(
+        str(blueprint.path.parent / each.entrypoint) for each in blueprint.deployments if "inlet" in each.tags
+    )
+    if errors:
+        msg = f"expected inlets that can be imported, got: {'; '.join(errors)}; nothing was written; mend them first"
+        raise SettingsError(msg)
+    from flows.inlets import declared_keep  # noqa: PLC0415 - what is above has filled it
+
+    if (kept := declared_keep(topic)) is None:
+        return ""
+    waits = ', when_full="wait"' if kept.when_full == "wait" else ""
+    return f', keep="{str(kept).removesuffix(" (wait)")}"{waits}'
+
+
+def _free_second(text: str) -> int:
+    """Return the second of a minute that is farthest from those at which schedules begin: each start takes 2 s of CPU."""
+    raw = yaml.safe_load(text)
+    anchors = [
+        s["anchor_date"] for each in raw["deployments"] for s in each.get("schedules") or () if "anchor_date" in s
+    ]
+    used = [datetime.fromisoformat(str(anchor)).second for anchor in anchors] or [0]
+    return max(range(60), key=lambda second: min(min((second - u) % 60, (u - second) % 60) for u in used))
+
+
+def _write(files: Mapping[Path, str], blueprint: Blueprint, text: str) -> None:
+    """Write the new files and the new text of `prefect.yaml`, or none of them."""
+    beside = blueprint.path.with_name(f".{blueprint.path.name}.new")
+    written: list[Path] = []
+    try:
+        for path, content in {**files, beside: text}.items():
+            with path.open("x") as file:
+                written.append(path)
+                file.write(content)
+        shutil.copymode(blueprint.path, beside)
+        known = read_blueprint(beside).deployments
+        assert known[:-1] == blueprint.deployments, "the others are as they were"
+        os.replace(beside, blueprint.path)  # noqa: PTH105 - so that a test can have the last step fail
+    except OSError as error:
+        _remove(written)
+        msg = f"{error.filename or blueprint.path}: cannot be written ({error.strerror}); nothing was written"
+        raise SettingsError(msg) from error
+    except BaseException:
+        _remove(written)
+        raise
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

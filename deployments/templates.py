@@ -1,0 +1,134 @@
+"""What `sluice new` writes: for an inlet and for an outlet the flow's file, its test, and its block in `prefect.yaml`."""
+
+from string import Template
+
+__all__ = ["INLET", "NEXT", "OUTLET", "filled"]
+
+
+def filled(template: str, **values: str) -> str:
+    """Return the template with its values put in."""
+    imported = ", ".join(sorted(["described", values["name"]]))
+    return Template(template).substitute(values, imported=imported)
+
+
+_INLET_FLOW = '''\
+"""$name: say here what it is about."""
+
+import psutil
+
+from flows import inlet
+
+__all__ = ["$name"]
+
+
+@inlet(topic="$topic", every="5s"$keep)
+def $name(scale: float = 1.0) -> dict[str, float]:
+    """How much of this machine's memory is used, in percent. Poll here what you are after: this is what the UI shows.
+
+    Args:
+        scale: What one percent counts.
+    """
+    return {"$name": scale * psutil.virtual_memory().percent}
+'''
+
+_INLET_TEST = '''\
+"""What $name pumps."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.$name import $name
+from tasks.testing import pumped
+
+
+@given(st.floats(0, 1e6))
+def test_an_entry_is_one_number_in_a_field_of_its_own(scale: float) -> None:
+    [entry] = pumped($name.pump, scale=scale)
+    assert list(entry) == ["$name"]
+    assert 0 <= entry["$name"] <= 100 * scale
+'''
+
+_INLET_BLOCK = """\
+# -- $name.py: say here what it is about
+- <<: *inlet
+  entrypoint: flows/$name.py:$name
+  schedules:
+    - {<<: *every_minute, anchor_date: "2026-01-01T00:00:$second+00:00"}
+"""
+
+_OUTLET_FLOW = '''\
+"""$name: say here what it is about."""
+
+from streamz import Stream
+
+from flows import outlet
+from tasks import Entry, has
+
+__all__ = ["$name"]
+
+
+@outlet(topics="$topic", group="$name")
+def $name(source: Stream, field: str | None = None) -> Stream:
+    """What each entry holds. Make of them here what you are after: this is what the UI shows.
+
+    Args:
+        field: Which entries - those with this field. Empty - all.
+    """
+    wanted = source.filter(has(field)) if field else source
+    return wanted.map(described)
+
+
+def described(entry: Entry) -> dict[str, str]:
+    """Return the type of what is in each field."""
+    return {field: type(value).__name__ for field, value in entry.items()}
+'''
+
+_OUTLET_TEST = '''\
+"""What $name makes of any entries, in which order, and that a crash costs none."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.$name import $imported
+from tasks.testing import Pushed, drain, entries, frames
+
+some = entries(number=st.integers(), table=frames({"code": "str", "price": "float64"}), topics="$topic")
+
+
+@given(some, st.sampled_from([None, "number", "table"]))
+def test_the_wanted_entries_come_out_in_push_order(pushed: list[Pushed], field: str | None) -> None:
+    run = drain($name.build, pushed, field=field)
+    assert run.results == [described(entry) for entry in pushed if field is None or field in entry]
+    assert run.acked == pushed
+
+
+@given(some, st.integers(1, 10))
+def test_a_crash_repeats_what_was_not_acknowledged_and_loses_nothing(pushed: list[Pushed], crash_after: int) -> None:
+    run = drain($name.build, pushed, crash_after=crash_after)
+    again = crash_after
+    assert run.results[:again] + run.results[again + 1 :] == [described(entry) for entry in pushed]
+    assert run.acked == pushed
+'''
+
+_OUTLET_BLOCK = """\
+# -- $name.py: say here what it is about
+- <<: *outlet
+  entrypoint: flows/$name.py:$name
+  triggers:
+    - <<: *again
+      name: run $name again
+      match_related: [*of_main, {prefect.resource.role: flow, prefect.resource.name: $name}]
+"""
+
+INLET = (_INLET_FLOW, _INLET_TEST, _INLET_BLOCK)
+OUTLET = (_OUTLET_FLOW, _OUTLET_TEST, _OUTLET_BLOCK)
+
+_FIRST = """
+Next:
+  make test ARGS=tests/test_{name}.py   # passes as it is; edit the flow and its test together
+  make up                               # deploys it with the others (Ctrl-C first, if it runs)
+"""
+NEXT = {
+    "inlet": f"{_FIRST}  .venv/bin/sluice peek {{topic}}           # what it pumps, once the UI shows its first run",
+    "outlet": f"{_FIRST}Its results are in the UI, in the artifact outlet-{{name}}. It reads the topic '{{topic}}'.",
+}

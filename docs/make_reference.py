@@ -1,0 +1,190 @@
+"""Make docs/reference.md of the docstrings: `python docs/make_reference.py`.
+
+tests/test_docs.py fails while the file is not what this makes.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+from prefect.utilities.callables import parameter_docstrings
+
+import flows
+import tasks
+from deployments.cli import app
+from flows import clock, market, upkeep, vitals
+from tasks import Entry, Reservoir, SluiceError, engine, has, parquet, sinks, source, testing
+from tasks.settings import redis_url
+
+__all__ = ["FILE", "reference"]
+
+FILE = Path(__file__).with_name("reference.md")
+
+_HEAD = """\
+# Reference
+
+Made from the docstrings by [`make_reference.py`](make_reference.py). What is in `flows` and `tasks` by these names is for use; the rest may change.
+"""
+
+# Of the reservoir; its others are for sources and sinks.
+_METHODS = ("from_url", "push", "push_many", "peek", "topics", "levels")
+
+# `name      what it is`, aligned as in most docstrings here; what follows is indented.
+_DEFINITION = re.compile(r"(\S+(?:,? \S+)*?)\s{2,}(\S.*)")
+
+
+def reference() -> str:
+    """Return the page."""
+    parts = [_HEAD, "## Decorators\n\n`from flows import inlet, outlet`\n"]
+    parts += [_options(flows.inlet, "@inlet"), _options(flows.outlet, "@outlet")]
+    parts.append("## streamz sources and sinks\n\nAfter `import tasks`, or by themselves where Sluice is installed.\n")
+    parts.append(_callable(source.from_redis, "Stream.from_redis", skip=1))
+    parts.append(_callable(engine.engine, "Stream.engine", skip=1))
+    parts.append(_callable(sinks.to_redis, ".to_redis", skip=2))
+    parts.append(_callable(parquet.to_parquet, ".to_parquet", skip=2))
+    parts.append("## Entries and topics\n\n`from tasks import Entry, Reservoir, has`\n")
+    parts += [_callable(Entry, "Entry", skip=1), _callable(has, "has"), _callable(Reservoir, "Reservoir", skip=1)]
+    parts += [_callable(getattr(Reservoir, name), f"Reservoir.{name}", skip=1) for name in _METHODS]
+    parts.append(
+        f"## Tests of your own\n\n`from tasks.testing import drain, entries`...\n\n{_prose(testing.__doc__ or '')}"
+    )
+    parts += [_callable(getattr(testing, name), name) for name in ("drain", "pumped", "entries", "frames", "values")]
+    parts += [_callable(testing.Bench, "Bench", skip=1), _members(testing.Bench)]
+    parts.append(f"## Where Redis is\n\n{_prose(inspect.getdoc(redis_url) or '')}")
+    parts.append("## Errors\n\n`from tasks import ...`; the tree:\n")
+    parts.append(_errors())
+    parts.append("## Flows that ship\n")
+    parts += [_flow(each) for module in (upkeep, clock, vitals, market) for each in _flows(module)]
+    parts.append("## The `sluice` command\n")
+    parts += list(_commands(typer.main.get_command(app)))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _options(decorator: Callable[..., Any], title: str) -> str:
+    """Return a decorator's parameters as a table: their descriptions are those of Prefect's form."""
+    text = inspect.getdoc(decorator) or ""
+    described = parameter_docstrings(text)
+    rows = [
+        (p.name, "needed" if p.default is p.empty else f"`{p.default!r}`", described[p.name])
+        for p in inspect.signature(decorator).parameters.values()
+    ]
+    before, _, after = text.partition("\nArgs:\n")
+    behind = after.partition("\n\n")[2]
+    return "\n".join([f"### `{title}`\n", _prose(before), _table(("Parameter", "Default", ""), rows), _prose(behind)])
+
+
+def _callable(thing: Callable[..., Any], title: str, *, skip: int = 0) -> str:
+    """Return what is to be called, how, and what its docstring says. `skip` of its parameters are not the caller's."""
+    called = thing.__init__ if isinstance(thing, type) else thing
+    parameters = list(inspect.signature(called).parameters.values())
+    bound = skip if not inspect.ismethod(called) else 0  # a class method has no `cls` there
+    shown = [p.replace(annotation=p.empty) for p in parameters[bound:] if p.kind is not p.VAR_KEYWORD]
+    signature = str(inspect.Signature(shown))
+    return f"### `{title}{signature}`\n\n{_prose(inspect.getdoc(thing) or '')}"
+
+
+def _members(thing: type) -> str:
+    named = [(name, value) for name, value in vars(thing).items() if not name.startswith("_")]
+    return _table(("", ""), [(f".{name}", _first_line(value)) for name, value in named])
+
+
+def _errors() -> str:
+    def below(error: type[Exception], depth: int) -> Iterable[str]:
+        yield f"{'  ' * depth}- `{error.__name__}`: {_first_line(error)}"
+        for each in sorted(error.__subclasses__(), key=lambda one: one.__name__):
+            if each.__name__ in tasks.__all__:
+                yield from below(each, depth + 1)
+
+    return "\n".join(below(SluiceError, 0)) + "\n"
+
+
+def _flows(module: Any) -> list[Any]:
+    return [getattr(module, name) for name in module.__all__]
+
+
+def _flow(flow: Any) -> str:
+    """Return a shipped flow with the parameters of its own; those of its decorator are told above."""
+    text = inspect.getdoc(flow.fn) or ""
+    described = parameter_docstrings(text)
+    kind = "outlet" if hasattr(flow, "build") else "inlet" if hasattr(flow, "pump") else "flow"
+    own = inspect.signature(getattr(flow, "build", getattr(flow, "pump", flow.fn))).parameters
+    rows = [
+        (name, "needed" if p.default is p.empty else f"`{p.default!r}`", described.get(name, ""))
+        for name, p in own.items()
+        if name in inspect.signature(flow.fn).parameters
+    ]
+    table = _table(("Parameter", "Default", ""), rows) if rows else ""
+    return f"### `{flow.name}` ({kind})\n\n{_prose(text.partition(chr(10) + 'Args:')[0])}\n{table}"
+
+
+def _commands(group: Any) -> Iterable[str]:
+    """Return the commands with their options; typer has a click of its own, so types are told by their names."""
+    for name, command in sorted(group.commands.items()):
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        title = " ".join(["sluice", name, *(p.name.upper() for p in arguments)])
+        rows = [
+            (p.name.upper() if p in arguments else ", ".join([*p.opts, *p.secondary_opts]), _default(p), p.help or "")
+            for p in command.params
+        ]
+        yield f"### `{title}`\n\n{_prose(inspect.cleandoc(command.help or ''))}"
+        if rows:
+            yield _table(("Option", "Default", ""), rows)
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "needed"
+    return "" if parameter.default in (None, False) else f"`{parameter.default}`"
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _prose(text: str) -> str:
+    """Return a docstring as Markdown: paragraphs as they are, aligned definitions as a table, doctests as code."""
+    parts = []
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        lines = paragraph.splitlines()
+        if lines and lines[0].startswith(">>>"):
+            parts.append("```pycon\n" + "\n".join(lines) + "\n```\n")
+        elif lines and lines[0].startswith("    "):
+            continue  # an example, which the pages have too
+        elif lines and _DEFINITION.fullmatch(lines[0]):
+            found = _definitions(lines)
+            if rows := [(name, said) for name, said in found if name != "raises"]:
+                parts.append(_table(("", ""), rows))
+            parts += [f"Raises {said}\n" for name, said in found if name == "raises"]
+        elif lines:
+            parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _definitions(lines: Iterable[str]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        match = _DEFINITION.fullmatch(line)
+        if match and not line.startswith(" "):
+            found.append((match[1], match[2]))
+        else:
+            name, said = found[-1]
+            found[-1] = (name, f"{said} {line.strip()}")
+    return found
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *((f"`{name}`", *map(_cell, rest)) for name, *rest in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Return text as it can stand in a table: in one line, and what looks like HTML outside of code escaped."""
+    parts = " ".join(text.split()).replace("|", "\\|").split("`")
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
+
+
+if __name__ == "__main__":
+    FILE.write_text(reference())

@@ -1,0 +1,68 @@
+"""What came of a run's ticks, counted, as a line and as a table."""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+__all__ = ["Summary"]
+
+_KEPT = 10_000
+
+
+@dataclass(slots=True)
+class Summary:
+    """What came of a run's ticks.
+
+    reasons    missed ticks by why: no thread was free, the run came too late, another run had them, the topic was full, Redis
+               was away too long, a clock is wrong
+    failed     the pump raised, took too long, or returned what cannot be pushed
+    lost       claimed here, but taken away before the push; or claimed by an earlier run that died over them
+    seconds    how long the latest pumps took, in tick order
+    delays     how long after their ticks the latest pumps began
+    skew       seconds by which the clock was ahead of Redis' when the run began
+    """
+
+    due: int = 0
+    pushed: int = 0
+    entries: int = 0
+    bytes: int = 0
+    failed: int = 0
+    lost: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    delays: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    skew: float = 0.0
+
+    @property
+    def missed(self) -> int:
+        """Return how many ticks were missed, for whatever reason."""
+        return self.reasons.total()
+
+    def __str__(self) -> str:
+        why = "".join(f"; {n} {reason}" for reason, n in sorted(self.reasons.items()))
+        return (
+            f"{self.due} ticks due, {self.pushed} pushed ({self.entries} entries, {self.bytes} bytes), {self.missed} missed, "
+            f"{self.failed} failed, {self.lost} lost{why}; the pump took {_ms(self.seconds, 0.5)} (p50), {_ms(self.seconds, 0.99)} (p99) "
+            f"and began {_ms(self.delays, 0.5)} (p50), {_ms(self.delays, 0.999)} (p99.9) after its tick"
+        )
+
+    def markdown(self) -> str:
+        """Return it as a table."""
+        rows = {
+            "ticks due": self.due,
+            "pushed": self.pushed,
+            "entries": self.entries,
+            "bytes": f"{self.bytes:,}",
+            **{f"missed: {reason}": n for reason, n in sorted(self.reasons.items())},
+            "failed": self.failed,
+            "lost": self.lost,
+            "pump time p50, p99": f"{_ms(self.seconds, 0.5)}, {_ms(self.seconds, 0.99)}",
+            "start after the tick p50, p99.9": f"{_ms(self.delays, 0.5)}, {_ms(self.delays, 0.999)}",
+            "clock ahead of Redis' by": f"{self.skew:.1f} s",
+        }
+        return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _ms(values: Iterable[float], quantile: float) -> str:
+    ordered = sorted(values)
+    return f"{ordered[int(quantile * (len(ordered) - 1))] * 1000:.0f} ms" if ordered else "0 ms"

@@ -1,0 +1,301 @@
+"""A test kit for pipelines and pumps: the real consumer, receipts, repairs and acknowledgements, without a server.
+
+    @given(entries(seconds=st.integers(), quotes=frames({"code": "str", "now": "float64"})))
+    def test_each_second_comes_out_once_and_in_order(pushed):
+        run = drain(pipeline, pushed)
+        assert run.results == [entry["seconds"] for entry in pushed if "seconds" in entry]
+        assert run.acked == pushed
+
+Redis is fakeredis, in this process, and time is a clock of the pipeline's own loop: what waits - `rate_limit`, `delay`,
+`timed_window`, an `asyncio.sleep` - takes no time. What asks another clock, `time.time()` say, gets the real one. What
+fakeredis cannot show (blocking reads, lost connections, a server that is killed) is not shown here either.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple, Self
+
+import fakeredis
+import redis
+from streamz import Stream
+from tornado.ioloop import IOLoop
+
+from tasks.codec import decode_fields, encode_fields
+from tasks.entry import Entry
+from tasks.errors import PoisonEntryError, SettingsError
+from tasks.life import Life
+from tasks.ownloop import OwnLoop
+from tasks.pump import as_entries
+from tasks.reservoir import Reservoir
+from tasks.settings import dead_topic, seconds
+from tasks.source import from_redis
+from tasks.strategies import Pushed, entries, frames, values
+
+__all__ = ["Bench", "Dead", "Pushed", "drain", "entries", "fake_redis", "frames", "pumped", "values"]
+
+Pushable = Mapping[str, Any] | Mapping[bytes, bytes]
+
+
+class Dead(NamedTuple):
+    """A dead letter: what was pushed, the node that raised, and what it raised, as its `repr`."""
+
+    entry: Pushable
+    node: str
+    exception: str
+
+
+def drain(
+    build: Callable[..., Any],
+    pushed: Iterable[Pushable],
+    *,
+    crash_after: int | None = None,
+    every: str | float | timedelta | None = None,
+    **bench: Any,
+) -> "Bench":
+    """Push entries, run a pipeline on them until it is at rest, and stop it in good order; return what came of it.
+
+    build        a function of a stream, as under `@outlet`: an outlet's own is its `build`
+    pushed       the entries: mappings, or what `entries` draws
+    crash_after  kill the pipeline when it was given so many entries, and start another one: see `Bench.crash`
+    every        how far apart the entries are pushed, on the pipeline's clock; default: all are there at the start
+    bench        the pipeline's own parameters, and those of `Bench`; by default it reads the topics of what is pushed
+    raises       PipelineError: it cannot be trusted with acknowledgements, does not come to rest, or, with
+                 options={"on_error": "stop"}, raised
+    """
+    pushed = list(pushed)
+    if topics := [one.topic for one in pushed if isinstance(one, Entry)]:
+        bench.setdefault("topics", list(dict.fromkeys(topics)))
+    with Bench(build, **bench) as made:
+        if every is None:
+            made.push(*pushed)
+            if crash_after is not None:
+                made.crash(after=crash_after)
+        else:
+            for n, entry in enumerate(pushed, 1):
+                made.push(entry)
+                if n == crash_after:
+                    made.crash(after=1)
+                made.advance(every)
+        made.drain()
+        made.stop()
+    return made
+
+
+def pumped(pump: Callable[..., Any], **parameters: Any) -> list[dict[str, Any]]:
+    """Call a pump once; return the entries that it would push, as outlets will see them.
+
+    pump     the plain function: an inlet's own is its `pump`
+    raises   PumpError, EncodeError: what it returned is no entry, or cannot be pushed
+    """
+    with contextlib.closing(OwnLoop()) as loop:
+        value = loop.call(functools.partial(pump, **parameters))
+    return [decode_fields(encode_fields(entry)) for entry in as_entries(value, name=pump.__name__)]
+
+
+def fake_redis() -> redis.Redis:
+    """Return a client of an empty Redis that lives in this process only."""
+    # As tasks.connection: RESP 2, whatever the default of redis-py's version is.
+    return fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)), protocol=2)
+
+
+class Bench:
+    """A pipeline as a consumer of a group, a step at a time: push, step, let time pass, crash or stop it, and look.
+
+    It begins to read at the first step, and again, with the pipeline built anew, at the first step after a crash or a stop.
+
+    build       a function of a stream that builds a pipeline; the stream it returns, if any, is its result
+    topics      what it reads: a topic or several
+    group       its consumer group
+    into        the topic that its results are pushed to, if any
+    options     more of what `from_redis` takes, such as {"on_error": "stop", "max_entries": 3}
+    client      of the Redis to use; default: one of its own, empty. On a real one the same holds
+    parameters  the pipeline's own
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., Any],
+        *,
+        topics: str | list[str] = "topic",
+        group: str = "group",
+        into: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        client: redis.Redis | None = None,
+        **parameters: Any,
+    ) -> None:
+        self.client: Any = client or fake_redis()  # redis-py types replies for all protocols at once
+        self.group = group
+        self.results: list[Any] = []
+        """What the pipeline's result emitted, in order, of all its lives: what a crash made it do again is there again."""
+        self._build, self._parameters = build, parameters
+        self._into, self._options = into, dict(options or {})
+        self.topics = [topics] if isinstance(topics, str) else list(topics)
+        self._pushed: dict[tuple[str, str], Pushable] = {}
+        self._life: Life | None = None
+
+    @property
+    def acked(self) -> list[Pushable]:
+        """What is acknowledged and no dead letter: the very objects that were pushed, in the order they were."""
+        left = {*self._pending(), *self._unread(), *self._dead()}
+        return [entry for origin, entry in self._pushed.items() if origin not in left]
+
+    @property
+    def pending(self) -> list[Pushable]:
+        """What was delivered and is not acknowledged, in push order: in work, kept by a window, or in flight at a crash."""
+        return self._of(self._pending())
+
+    @property
+    def unread(self) -> list[Pushable]:
+        """What was not delivered yet, in push order."""
+        return self._of(self._unread())
+
+    @property
+    def dead(self) -> list[Dead]:
+        """The dead letters, in the order in which their entries were pushed."""
+        letters = self._dead()
+        return [
+            Dead(entry, letter[b"dead:node"].decode(), letter[b"dead:exception"].decode())
+            for origin, entry in self._pushed.items()
+            if (letter := letters.get(origin))
+        ]
+
+    def entries(self, topic: str) -> list[Entry | PoisonEntryError]:
+        """Return what is in a topic, oldest first: one that results went into, or one of dead letters."""
+        return Reservoir(self.client).peek(topic, 1_000_000)
+
+    def push(self, *pushed: Pushable) -> None:
+        """Push entries, in order.
+
+        pushed    mappings of fields go to the first of the topics; an `Entry`, with the id it has, to its own. A mapping of
+                  bytes to bytes is pushed as it is: what another client may have written
+        raises    EncodeError; SettingsError: a topic that it does not read, or an id that is not above those before
+        """
+        told = [self._told(entry) for entry in pushed]
+        with self.client.pipeline() as pipe:
+            for topic, id_, raw in told:
+                pipe.xadd(topic, raw, id=id_)
+            try:
+                ids = pipe.execute() if told else []
+            except redis.ResponseError as error:
+                msg = f"expected entries whose ids are above those of their topic, got another ({error}); give mappings, which get an id"
+                raise SettingsError(msg) from error
+        for entry, (topic, _, _), id_ in zip(pushed, told, ids, strict=True):
+            self._pushed[topic, id_.decode()] = entry
+
+    def step(self) -> int:
+        """Read once, process what came and acknowledge what is done; return how many entries came.
+
+        raises    PipelineError: the pipeline raised, and on_error is 'stop'
+        """
+        life = self._alive()
+        return life.run(life.source.step())
+
+    def advance(self, duration: str | float | timedelta) -> None:
+        """Let time pass on the pipeline's clock, and process what comes meanwhile."""
+        life = self._alive()
+        life.run(life.advance(seconds(duration)))
+
+    def drain(self) -> None:
+        """Process all there is, until nothing changes any more but by new entries, however much time that takes.
+
+        raises    PipelineError: it does not come to rest within a day of its clock; and as `step`
+        """
+        life = self._alive()
+        life.run(life.come_to_rest())
+
+    def crash(self, *, after: int = 0) -> None:
+        """Kill it and let its lease run out: at the next step, a successor gets what was pending, first and in order.
+
+        after   give it so many more entries before. The last of them was processed but its acknowledgement is lost with the
+                process, and those behind it had been read ahead: so it is seen twice, and they have been delivered twice
+        """
+        life = self._alive()
+        life.run(life.emit_unacknowledged(after))
+        self._life = None
+        life.kill()
+
+    def stop(self) -> None:
+        """Stop it in good order, as a cancel in the UI does: what is done is acknowledged, the rest is given back."""
+        if self._life is not None:
+            life, self._life = self._life, None
+            with contextlib.closing(life):
+                life.run(life.leave())
+
+    def close(self) -> None:
+        """Let go of the loop. What came of it can still be looked at."""
+        if self._life is not None:
+            self._life.close()
+            self._life = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        counts = {name: len(getattr(self, name)) for name in ("results", "acked", "pending", "dead", "unread")}
+        return f"Bench({', '.join(f'{n} {name}' for name, n in counts.items())})"
+
+    def _alive(self) -> Life:
+        if self._life is None:
+            self._life = Life(self._source)
+        return self._life
+
+    def _source(self) -> tuple[from_redis, Any]:
+        """Return a source with the pipeline on it, and what keeps the pipeline: streamz holds nodes weakly."""
+        source = from_redis(
+            self.topics,
+            group=self.group,
+            client=self.client,
+            loop=IOLoop.current(),
+            asynchronous=True,
+            **self._options,
+        )
+        result = self._build(source, **self._parameters)
+        if isinstance(result, Stream):
+            result.sink(self.results.append, stream_name="results")
+            if self._into:
+                result.to_redis(self._into)
+        return source, result
+
+    def _told(self, entry: Pushable) -> tuple[str, str, Mapping[bytes, bytes]]:
+        topic, id_ = (entry.topic, entry.id) if isinstance(entry, Entry) else (self.topics[0], "*")
+        if topic not in self.topics:
+            msg = f"expected entries of the topics that are read, {self.topics}, got one of {topic!r}; say topics=[...]"
+            raise SettingsError(msg)
+        is_raw = bool(entry) and all(isinstance(part, bytes) for pair in entry.items() for part in pair)
+        return topic, id_, dict(entry) if is_raw else encode_fields(entry)  # type: ignore[arg-type]
+
+    def _of(self, origins: Iterable[tuple[str, str]]) -> list[Pushable]:
+        among = set(origins)
+        return [entry for origin, entry in self._pushed.items() if origin in among]
+
+    def _groups(self) -> Iterator[tuple[str, Any]]:
+        for topic in self.topics:
+            for group in self.client.xinfo_groups(topic) if self.client.exists(topic) else ():
+                if group["name"].decode() == self.group:
+                    yield topic, group
+
+    def _pending(self) -> Iterator[tuple[str, str]]:
+        for topic, group in self._groups():
+            if group["pending"]:
+                found = self.client.xpending_range(topic, self.group, "-", "+", group["pending"])
+                yield from ((topic, one["message_id"].decode()) for one in found)
+
+    def _unread(self) -> Iterator[tuple[str, str]]:
+        read = {topic: _numbers(group["last-delivered-id"].decode()) for topic, group in self._groups()}
+        for topic, id_ in self._pushed:
+            if topic not in read or _numbers(id_) > read[topic]:
+                yield topic, id_
+
+    def _dead(self) -> dict[tuple[str, str], Mapping[bytes, bytes]]:
+        letters = (raw for topic in self.topics for _, raw in self.client.xrange(dead_topic(topic, self.group)))
+        return {(raw[b"dead:topic"].decode(), raw[b"dead:id"].decode()): raw for raw in letters}
+
+
+def _numbers(id_: str) -> tuple[int, int]:
+    ms, _, sequence = id_.partition("-")
+    return int(ms), int(sequence)

@@ -1,0 +1,85 @@
+"""An event loop whose clock leaps over waiting: an hour of timers takes as long as what they call."""
+
+import asyncio
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from tornado.platform.asyncio import AsyncIOMainLoop
+
+__all__ = ["VirtualLoop"]
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop with a clock of its own, which begins at 0 and moves only when nothing else is left to do.
+
+    Then it moves to the next timer at once. Calls take no time on it. While something outside may be awaited - a call
+    in a thread that the loop was given, or a socket - it waits in real time, so no timeout is early.
+
+    awaits_sockets   tells whether open sockets may be waited for; an idle connection would stop the clock
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.awaits_sockets: Callable[[], bool] = lambda: True
+        self._calls_in_threads = 0
+        self._idlers: deque[asyncio.Future[float | None]] = deque()
+        super().__init__(_Leaping(self))
+
+    def time(self) -> float:
+        """Return the seconds of this loop's clock."""
+        return self.now
+
+    async def idle(self) -> float | None:
+        """Wait until all that can be done at this moment is done; return the seconds to the next timer, if one is set."""
+        self._idlers.append(idler := self.create_future())
+        return await idler
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        """As every loop does; the clock is real until the call has ended."""
+        self._calls_in_threads += 1
+        call = super().run_in_executor(executor, func, *args)
+        call.add_done_callback(self._end_call)
+        return call
+
+    def make_current(self) -> None:
+        """Have tornado, which streamz is built on, go by this loop's clock. Call it in the loop, before streamz is used."""
+        _IOLoop(make_current=False)
+
+    def _end_call(self, _: Any) -> None:
+        self._calls_in_threads -= 1
+
+    def wait(
+        self, selector: selectors.BaseSelector, select: Callable[[float | None], Any], timeout: float | None
+    ) -> Any:
+        """Return what has come, waiting up to `timeout` seconds of this loop's clock."""
+        came = select(0)
+        if came or (timeout is not None and timeout <= 0):
+            return came
+        own = 1  # the socket by which threads wake the loop
+        outside = self._calls_in_threads or (len(selector.get_map()) > own and self.awaits_sockets())
+        if self._idlers and not outside:
+            self._idlers.popleft().set_result(timeout)
+        elif outside or timeout is None:
+            began = time.monotonic()
+            came = select(timeout)
+            self.now += time.monotonic() - began
+        else:
+            self.now += timeout
+        return came
+
+
+class _Leaping(selectors.DefaultSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        return self._loop.wait(self, super().select, timeout)
+
+
+class _IOLoop(AsyncIOMainLoop):
+    def time(self) -> float:
+        return self.asyncio_loop.time()

@@ -1,0 +1,66 @@
+"""What the tests of pumps share: a pump on a clock of the test's, stepped as a run steps it, and what it has pushed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from tasks import Reservoir
+from tasks.pump import Pumping
+from tasks.ticks import Beat
+from tests.waiting import wait_until
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+begun: list[Pumping] = []
+
+
+@contextmanager
+def ending_all() -> Iterator[None]:
+    """End whatever `pumping` began."""
+    try:
+        yield
+    finally:
+        while begun:
+            begun.pop().close()
+
+
+def pumping(
+    client: redis.Redis, pump: Callable[[], Any], clock: Clock, *, every: float = 1.0, **options: Any
+) -> Pumping:
+    made = Pumping(
+        pump,
+        name="pump",
+        beat=Beat(Reservoir(client), "topic", "pump", every=every),
+        clock=clock,
+        **({"timer": clock} | options),
+    )
+    made.begin()
+    begun.append(made)
+    return made
+
+
+def pushed(client: redis.Redis) -> list[Any]:
+    return [entry["n"] for entry in Reservoir(client).peek("topic", 10_000)]
+
+
+def run_until(one: Pumping, clock: Clock, end: float) -> None:
+    """Step as `Pumping.run` does, the clock moving as far as each step asks."""
+    while clock.now < end and (wait := one.step()) is not None:
+        clock.now += wait
+        settle(one)
+
+
+def settle(one: Pumping) -> None:
+    """Wait until what has ended is pushed."""
+    wait_until(lambda: not [job for job in one._pusher.jobs if job.ended is not None], "the pushes")

@@ -1,0 +1,188 @@
+"""Every command that README and docs tell to type: there are such targets, options, names and parameters.
+
+What runs them for real is another test, which is named here, or the one below for what a Redis is told.
+"""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+import typer.main
+from prefect.cli._app import _app as prefect_cli
+from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import Settings
+
+from deployments.cli import app as sluice_cli
+from tasks import Reservoir, settings
+from tests.documents import (
+    PAGES,
+    ROOT,
+    blocks,
+    checkout_with,
+    commands,
+    deployments_shown,
+    files_shown,
+    names_of_tests,
+    without_blocks,
+)
+from tests.test_prefect_yaml import DEPLOYMENTS
+
+UP = "test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
+RESTART = "test_end_to_end.py::test_restart_ends_what_runs_in_good_order_and_runs_it_again"
+BY_PREFECT = "test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
+SHOWN = "test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
+SECURED = "test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
+
+# Which test runs the commands that begin so.
+RUN_BY = {
+    "make up": UP,
+    "sluice restart": RESTART,
+    "sluice status": SHOWN,
+    "sluice status --watch": "test_cli.py::test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look",
+    "sluice peek": SHOWN,
+    "sluice peek signals --follow": "test_cli.py::test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touches_no_group",
+    "sluice dead": "test_cli.py::test_dead_shows_where_and_why_and_how_to_replay",
+    "sluice doctor": "test_doctor.py::test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does",
+    "prefect deployment run": BY_PREFECT,
+    "prefect deploy --all": BY_PREFECT,
+    "prefect work-pool create": BY_PREFECT,
+    "prefect automation create": "test_prefect_yaml.py::test_the_automations_are_what_prefect_understands",
+    "openssl": SECURED,
+    "redis-cli ACL": SECURED,
+}
+
+
+def words_of(line: str) -> list[str]:
+    first, *others = shlex.split(line)
+    return [first.removeprefix(".venv/bin/"), *others]
+
+
+def typed() -> Iterator[tuple[str, str]]:
+    """Yield each command of a block, with where that is."""
+    for block in blocks("sh"):
+        for line in commands(block):
+            yield str(block), line
+
+
+def mentioned() -> Iterator[tuple[str, str]]:
+    """Yield each command in a sentence, with the page; those of the reference are made of the commands themselves."""
+    for page in PAGES:
+        if page.name == "reference.md":
+            continue
+        for line in re.findall(r"`((?:make|sluice|prefect|redis-cli) [^`]+)`", without_blocks(page.read_text())):
+            yield page.name, line
+
+
+class Commands:
+    """One check for each program, given its arguments; `folder` has what pages add to a checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.deployments = {
+            f"{each['entrypoint'].rpartition(':')[2]}/{each['name']}": each
+            for each in [*DEPLOYMENTS, *deployments_shown()]
+        }
+
+    def make(self, *arguments: str) -> None:
+        done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def sluice(self, *arguments: str) -> None:
+        group: Any = typer.main.get_command(sluice_cli)
+        command = group.commands[arguments[0]]
+        if not arguments[1:]:  # a sentence may name it without what it needs
+            return
+        given = command.make_context(arguments[0], list(arguments[1:])).params
+        if arguments[0] == "restart":
+            self._deployed(given["name"])
+
+    def prefect(self, *arguments: str) -> None:
+        _, bound, *_ = prefect_cli.parse_args(arguments, print_error=False, exit_on_error=False)
+        given = bound.arguments
+        if arguments[0] == "deployment":
+            deployment = self._deployed(given.get("name") or given["deployment_name"])
+            if deployment and (parameters := dict(each.split("=", 1) for each in given.get("params", []))):
+                flow: Any = load_flow_from_entrypoint(
+                    str(self.folder / deployment["entrypoint"]), use_placeholder_flow=False
+                )
+                assert set(parameters) <= set(flow.parameters.properties)
+        if "from_file" in given:
+            assert (ROOT / given["from_file"]).is_file()
+
+    def export(self, assignment: str) -> None:
+        name = assignment.partition("=")[0]
+        assert name in {settings.REDIS_URL, settings.STATE_DIR} | prefects_variables()
+
+    def pip(self, *arguments: str) -> None:
+        for extra in re.findall(r"\[(\w+)\]", " ".join(arguments)):
+            assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+    def python(self, script: str) -> None:
+        assert (ROOT / script).is_file()
+
+    def nothing(self, *_: str) -> None:
+        """The system's own commands, and what is run for real elsewhere or below."""
+
+    def _deployed(self, name: str) -> dict[str, Any] | None:
+        if "NAME" in name:
+            return None
+        return self.deployments[name if "/" in name else f"{name}/main"]
+
+
+def prefects_variables() -> set[str]:
+    def of(model: Any) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from of(field.annotation)
+            else:
+                yield f"{model.model_config['env_prefix']}{name}".upper()
+
+    return set(of(Settings))
+
+
+PROGRAMS: dict[str, Callable[..., None]] = {
+    "make": Commands.make,
+    "sluice": Commands.sluice,
+    "prefect": Commands.prefect,
+    "export": Commands.export,
+    "pip": Commands.pip,
+    "python": Commands.python,
+    **dict.fromkeys([".", "openssl", "redis-cli", "sudo", "journalctl"], Commands.nothing),
+}
+
+
+def test_every_command_is_one_with_the_options_names_and_parameters_it_is_given(tmp_path: Path) -> None:
+    checks = Commands(checkout_with(files_shown(), tmp_path))
+    for where, line in [*typed(), *mentioned()]:
+        program, *arguments = words_of(line)
+        assert program in PROGRAMS, f"{where}: nothing checks {line!r}"
+        try:
+            PROGRAMS[program](checks, *arguments)
+        except BaseException as error:
+            error.add_note(f"{where}: {line}")
+            raise
+
+
+def test_a_command_of_sluice_or_prefect_in_a_block_is_run_by_a_test() -> None:
+    said = [" ".join(words_of(line)) for _, line in typed()]
+    for beginning, test in RUN_BY.items():
+        file, _, name = test.partition("::")
+        assert name in names_of_tests(ROOT / "tests" / file), test
+        assert any(line.startswith(beginning) for line in said), f"no page says {beginning!r} any more"
+    for line in said:
+        if line.startswith(("sluice ", "openssl ", "redis-cli ACL")):
+            assert any(line.startswith(beginning) for beginning in RUN_BY), f"no test is named that runs {line!r}"
+
+
+def test_what_redis_cli_is_told_is_what_a_server_understands(real_redis: redis.Redis) -> None:
+    Reservoir(real_redis).push("market", {"n": 1})
+    real_redis.xgroup_create("market", "movers")
+    told = [words_of(line) for _, line in [*typed(), *mentioned()] if line.startswith("redis-cli -s")]
+    assert told
+    for _, _, socket, *words in told:
+        assert socket == ".sluice/redis/redis.sock"
+        real_redis.execute_command(*words)

@@ -1,0 +1,188 @@
+"""What `sluice doctor` finds on real servers, and that it tells no secret."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from deployments.check_install import check_install
+from deployments.check_redis import check_redis
+from deployments.child import Child
+from deployments.findings import Finding
+from deployments.redis_server import find_redis_server
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+Found = dict[str, Finding]
+
+
+@contextmanager
+def running(folder: Path, *options: str) -> Iterator[str]:
+    """Run a Redis with options of its own; give its address."""
+    socket = folder / "r.sock"
+    command = [
+        str(find_redis_server().path),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(socket),
+        "--dir",
+        str(folder),
+        *options,
+    ]
+    server = Child("redis", command, log=folder / "redis.log", tied=True)
+    server.start()
+    try:
+        wait_until(socket.exists, "Redis to listen")
+        yield f"unix://{socket}"
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    """Return a client of a Redis that these tests may set as they like."""
+    with (
+        running(tmp_path_factory.mktemp("doctor"), "--save", "") as url,
+        redis.Redis.from_url(url, protocol=2) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def look(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Found]:
+    """Return what looks at that Redis and gives the findings by what they are of."""
+
+    def found(user: str = "") -> Found:
+        monkeypatch.setenv("SLUICE_REDIS_URL", f"unix://{user}{server.get_connection_kwargs()['path']}")
+        return {each.check: each for each in check_redis()}
+
+    return found
+
+
+def told(finding: Finding) -> str:
+    return f"{finding.level}: {finding.says}; {finding.do}"
+
+
+def test_a_redis_that_keeps_its_data_and_evicts_nothing_is_fine(
+    server: redis.Redis, look: Callable[..., Found]
+) -> None:
+    server.config_set("appendonly", "yes")
+    found = look()
+    assert {each.level for each in found.values()} == {"ok"}
+    assert f"Redis {server.info('server')['redis_version']} at unix:///" in found["Redis"].says
+    assert "append-only file" in found["Redis data"].says
+    assert server.dbsize() == 0, "nothing was written"
+
+
+def test_persistence_that_would_lose_data_is_named(server: redis.Redis, look: Callable[..., Found]) -> None:
+    server.config_set("appendonly", "no")
+    assert told(look()["Redis data"]).startswith("fail: in memory only")
+    server.config_set("save", "900 1")
+    assert told(look()["Redis data"]).startswith("warn: in snapshots only (save 900 1)")
+    assert "CONFIG SET appendonly yes" in look()["Redis data"].do
+    server.config_set("save", "")
+
+
+@pytest.mark.parametrize(
+    ("policy", "level", "says"),
+    [
+        ("allkeys-lru", "fail", "it evicts topics"),
+        ("volatile-ttl", "fail", "it evicts leases"),
+        ("noeviction", "ok", "noeviction"),
+    ],
+)
+def test_a_memory_limit_is_fine_only_if_nothing_is_evicted(
+    policy: str, level: str, says: str, server: redis.Redis, look: Callable[..., Found]
+) -> None:
+    server.config_set("maxmemory", "1gb")
+    server.config_set("maxmemory-policy", policy)
+    finding = look()["Redis memory"]
+    assert finding.level == level
+    assert says in finding.says
+    server.config_set("maxmemory", "0")
+    server.config_set("maxmemory-policy", "noeviction")
+    assert look()["Redis memory"].level == "ok"
+
+
+def test_a_redis_that_is_nearly_full_is_told(server: redis.Redis, look: Callable[..., Found]) -> None:
+    server.config_set("maxmemory", int(server.info("memory")["used_memory"] * 1.05))
+    assert told(look()["Redis memory"]).startswith("warn: ")
+    server.config_set("maxmemory", "0")
+
+
+def test_a_user_with_fewer_rights_is_told_what_is_missing(server: redis.Redis, look: Callable[..., Found]) -> None:
+    server.execute_command("ACL", "SETUSER", "reader", "on", ">hunter2", "~*", "+@all", "-config", "-@scripting")
+    found = look("reader:hunter2@")
+    assert told(found["Redis scripts"]).startswith("fail: refused: ")
+    assert "EVALSHA" in found["Redis scripts"].do
+    assert "does not tell whether it makes snapshots" in found["Redis data"].says
+    server.execute_command("ACL", "SETUSER", "blind", "on", ">hunter2", "~*", "-@all")
+    blind, wrong = look("blind:hunter2@"), look("reader:hunter3@")
+    assert "does not let this user run INFO" in told(blind["Redis"])
+    assert "refuses the user or password" in told(wrong["Redis"])
+    assert "hunter" not in repr([found, blind, wrong])
+
+
+def test_a_replica_and_a_cluster_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with running(tmp_path / "a", "--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "yes") as replica:
+        monkeypatch.setenv("SLUICE_REDIS_URL", replica)
+        assert "fail: a replica, which takes no writes" in [told(each) for each in check_redis()][1]
+    with running(tmp_path / "b", "--cluster-enabled", "yes") as cluster:
+        monkeypatch.setenv("SLUICE_REDIS_URL", cluster)
+        (finding,) = check_redis()
+        assert "is a cluster" in told(finding)
+
+
+def test_a_redis_that_is_not_there_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_REDIS_URL", f"unix://u:hunter2@{tmp_path}/none.sock")
+    (finding,) = check_redis()
+    assert "does not answer (No such file or directory)" in told(finding)
+    assert "hunter2" not in told(finding)
+
+
+def project(folder: Path, dependencies: str, constraints: str = "", *, python: str = ">=3.11") -> Path:
+    (folder / "pyproject.toml").write_text(
+        f"[project]\nname='x'\nrequires-python='{python}'\ndependencies=[{dependencies}]\n"
+    )
+    (folder / "constraints.txt").write_text(constraints)
+    return folder
+
+
+def test_what_is_installed_is_compared_with_what_was_tested(tmp_path: Path) -> None:
+    installed = {each.check: each for each in check_install(ROOT)}
+    assert {each.level for each in installed.values()} == {"ok"}, installed
+
+    wrong = list(check_install(project(tmp_path, "'redis>=99', 'no-such-package'", "streamz==0.0.1\nabsent==1\n")))
+    python, packages, tested, *_ = map(told, wrong)
+    assert python.startswith("ok: 3.")
+    assert packages.startswith("fail: expected redis>=99 (got 8.")
+    assert "no-such-package (got none)" in packages
+    assert "warn: not those of constraints.txt: streamz 0.6.6 (tested: 0.0.1); " in tested
+
+    old, *_ = check_install(project(tmp_path, "", python=">=3.99"))
+    assert told(old).startswith("fail: expected >=3.99, got 3.")
+
+
+def test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
+    env |= {
+        "SLUICE_STATE_DIR": str(tmp_path),
+        "SLUICE_REDIS_URL": f"unix://u:hunter2@{tmp_path}/none.sock",
+        "PREFECT_API_URL": "http://somebody:hunter2@127.0.0.1:1/api",
+    }
+    command = [sys.executable, "-m", "deployments", "doctor", "--json"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.returncode == 1, result
+    assert {each["check"] for each in found if each["level"] == "fail"} == {"Redis", "Prefect"}
+    assert {"Python", "packages", "flow files"} <= {each["check"] for each in found if each["level"] == "ok"}
+    assert "hunter2" not in result.stdout + result.stderr

@@ -1,0 +1,14 @@
+"""What a run loads: Prefect starts a process for each, every minute for each inlet."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_a_run_of_plain_values_loads_neither_pandas_nor_arrow() -> None:
+    told = "import sys, flows.clock; print({'numpy', 'pandas', 'pyarrow'} & set(sys.modules))"
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", told], cwd=root, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "set()\n"

@@ -1,0 +1,187 @@
+"""A Redis with TLS and an ACL user as docs/redis.md has them: all that Sluice does there, and nothing it may not.
+
+The certificate and the user are made by the commands of that page.
+"""
+
+import asyncio
+import re
+import shlex
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from prefect import flow
+
+from deployments.check_redis import check_redis
+from deployments.child import Child
+from deployments.redis_server import find_redis_server
+from tasks import Reservoir, SettingsError, UnavailableError
+from tasks.connection import connect
+from tasks.deadletters import DeadLetters
+from tasks.engine import engine
+from tasks.history import History
+from tasks.keep import Keep
+from tasks.retention import Retention
+from tasks.rewind import rewind
+from tasks.settings import REDIS_URL, STATE_DIR, redis_url
+from tests.streams import crash, drain, here, run
+from tests.waiting import wait_until
+
+PAGE = (Path(__file__).parents[1] / "docs" / "redis.md").read_text()
+LINES = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+RULES = [shlex.split(line)[1:] for line in LINES if line.startswith("redis-cli ACL")]
+ALLOWED = {word[1:].partition("|")[0] for rule in RULES for word in rule if word.startswith("+")}
+KEEP = "200, 1h, 1MB"
+
+
+class Secured:
+    """A server with the page's certificate and user; `admin` is whoever set it up."""
+
+    def __init__(self, folder: Path) -> None:
+        (openssl,) = [shlex.split(line.replace("redis.example", "localhost")) for line in LINES if "openssl" in line]
+        subprocess.run(openssl, cwd=folder, check=True, capture_output=True, timeout=60)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        (folder / "users.acl").touch()
+        (conf,) = re.findall(r"```text\n# redis.conf\n(.*?)```", PAGE, re.DOTALL)
+        (folder / "redis.conf").write_text(conf.replace("6380", str(port)).replace("/etc/redis", str(folder)))
+        command = [str(find_redis_server().path), str(folder / "redis.conf"), "--dir", str(folder)]
+        self.child = Child("Redis", command, log=folder / "redis.log", tied=True)
+        self.child.start()
+        self.certificate = folder / "redis.crt"
+        address = next(line.partition("=")[2].strip('"') for line in LINES if "ssl_ca_certs" in line)
+        address = address.replace("/etc/sluice", str(folder)).replace("redis.example:6380", f"localhost:{port}")
+        self.url = address.replace("/0?", "/3?")
+        self.admin: Any = redis.Redis(
+            host="localhost", port=port, ssl=True, ssl_ca_certs=str(self.certificate), decode_responses=True
+        )
+        wait_until(self._answers, "the server")
+        for rule in RULES:
+            self.admin.execute_command(*rule)
+
+    def _answers(self) -> bool:
+        if self.child.exit_code is not None:
+            pytest.skip(f"{find_redis_server().path} was built without TLS")
+        try:
+            return self.admin.ping()
+        except redis.ConnectionError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    server = None
+    try:
+        server = Secured(tmp_path_factory.mktemp("secured"))
+        yield server
+    finally:
+        if server:
+            server.admin.close()
+            server.child.stop(grace=10)
+
+
+def breaks_once(entry: dict[str, Any]) -> int:
+    if entry["n"] == 299:
+        msg = "the last"
+        raise ValueError(msg)
+    return entry["n"]
+
+
+def crash_with_everything_pending(client: redis.Redis) -> None:
+    async def life() -> None:
+        source = here(client, "market", group="movers")
+        kept = source.sliding_window(100)
+        source.open()
+        await drain(source)
+        crash(source, client)
+        del kept
+
+    asyncio.run(life())
+
+
+def everything(client: redis.Redis, url: str) -> None:
+    """Do what inlets, outlets, the operator's flows and the commands do: pushes, crashes, dead letters, trims, a rewind."""
+    reservoir = Reservoir(client)
+    retention = Retention(client)
+    kept: list[Any] = []
+    keep = Keep.of(KEEP)
+    retention.declare("market", keep, inlet="by hand")
+    for _ in range(3):  # of which the oldest go, whole nodes of Redis' at a time
+        reservoir.push_many("market", [{"n": n} for n in range(300)], keep=keep)
+    crash_with_everything_pending(client)
+    run(
+        lambda source: source.map(breaks_once).sliding_window(2).map(list).to_redis("signals"),
+        client,
+        "market",
+        group="movers",
+    )
+    letters = DeadLetters(client, "market", "movers")
+    assert len(letters) > 0
+    assert {outcome for _, outcome in letters.replay(letters.choose())} == {"replayed"}
+    run(lambda source: source.pluck("n").sink(kept.append), client, "market", group="movers")
+
+    ticks: list[Any] = []
+    pumped = engine("market", func=lambda: {"tick": 1}, every="20ms", url=url, keep=KEEP)
+    pumped.sink(ticks.append)
+    pumped.start()
+    wait_until(lambda: len(ticks) > 2, "three ticks")
+    pumped.stop()
+    pumped.join(timeout=20)
+
+    run(lambda source: source.sink(kept.append), client, "market", group="bounded", until="now")
+    for _ in range(3):  # of which the oldest are spilled, one by one: no group has read them
+        reservoir.push_many("market", [{"n": n} for n in range(300)], keep=keep)
+    assert here(client, "market", group="bounded").drop_group()
+    History(client).add(reservoir.levels())
+    assert History(client).latest()
+    retention.trim("market")
+    retention.forget("market", after_ms=60_000)
+    assert reservoir.peek("signals")
+    rewind(client, "market", "movers", "beginning")
+
+
+def test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that(secured: Secured) -> None:
+    secured.admin.xadd("somebody-elses", {"a": 1})  # in database 0: ours is another
+    secured.admin.acl_log_reset()
+    secured.admin.config_resetstat()
+    with connect(secured.url) as client:
+        everything(client, secured.url)
+    assert secured.admin.acl_log() == []
+    calls = secured.admin.info("commandstats")
+    used = {name.removeprefix("cmdstat_").partition("|")[0] for name in calls}
+    assert used >= ALLOWED  # each is needed
+
+
+def test_the_user_of_the_page_may_neither_empty_the_server_nor_read_what_is_not_sluices(secured: Secured) -> None:
+    with connect(secured.url) as client:
+        for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "GET elsewhere", "XADD elsewhere * a 1", "ACL LIST"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*command.split())
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(secured: Secured) -> None:
+    with pytest.raises(UnavailableError, match="does not answer") as refusal:
+        connect(secured.url.partition("?")[0], retries=0)
+    assert "certificate verify failed" in str(refusal.value.__cause__)
+    assert "correct-horse" not in str(refusal.value)
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_flow_run_takes_the_address_from_the_secret_block_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(code, {})
+    monkeypatch.delenv(REDIS_URL, raising=False)
+    monkeypatch.setenv(STATE_DIR, "/nowhere")
+    assert flow(redis_url)() == "rediss://sluice:correct-horse@redis.example:6380/0"
+    with pytest.raises(SettingsError, match="found none"):  # only flow runs read it
+        redis_url()
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_page(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(REDIS_URL, secured.url)
+    assert [each for each in check_redis() if each.level == "fail"] == []

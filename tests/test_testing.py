@@ -1,0 +1,318 @@
+"""The test kit: what it shows of a pipeline, how it lets time pass, and what its strategies draw."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from streamz import Stream
+
+from tasks import EncodeError, PipelineError, PumpError, SettingsError, codec, has
+from tasks.testing import Bench, Dead, Pushed, drain, entries, frames, pumped, values
+from tasks.virtual_time import VirtualLoop
+from tests.pipelines import SEGMENTS, Witness, members, pipelines
+
+Fresh = Callable[[], redis.Redis]
+NUMBERS = [{"n": n} for n in range(7)]
+
+
+def numbers(source: Stream) -> Stream:
+    return source.pluck("n")
+
+
+@given(pipelines, entries(n=st.integers(), topics=["one", "two"]), st.none() | st.integers(0, 10), st.data())
+def test_every_entry_is_acked_dead_or_pending_and_exactly_one_of_these_whatever_the_pipeline(
+    segments: list[str], pushed: list[Pushed], crash_after: int | None, data: st.DataObject
+) -> None:
+    witness = Witness({f"{e.topic}/{e.id}": data.draw(st.sampled_from(["", "a", "b"])) for e in pushed})
+
+    def build(source: Stream) -> Stream:
+        stream = source.map(lambda e: f"{e.topic}/{e.id}")
+        for segment in segments:
+            stream = SEGMENTS[segment].build(stream, witness)
+        return stream
+
+    run = drain(build, pushed, crash_after=crash_after, topics=["one", "two"])
+    dead = [letter.entry for letter in run.dead]
+    assert sorted(map(id, [*run.acked, *run.pending, *dead])) == sorted(map(id, pushed))
+    assert run.unread == []
+    if not any(SEGMENTS[each].loses for each in segments):
+        had = {one for result in run.results for one in members(result)}
+        assert {f"{e.topic}/{e.id}" for e in run.acked} <= had | witness.dropped
+    assert {f"{e.topic}/{e.id}" for e in dead} <= set(witness.failed)
+
+
+@given(entries(n=st.integers(), topics=["left", "right"]), st.none() | st.integers(0, 12))
+def test_a_crash_repeats_the_last_entry_that_was_given_and_loses_none(
+    fresh_client: Fresh, pushed: list[Pushed], crash_after: int | None
+) -> None:
+    run = drain(
+        lambda s: s.map(lambda e: f"{e.topic} {e.id}"),
+        pushed,
+        crash_after=crash_after,
+        into="out",
+        topics=["left", "right"],
+        client=fresh_client(),
+    )
+    once = list(dict.fromkeys(run.results))
+    for topic in ("left", "right"):
+        assert [one for one in once if one.startswith(topic)] == [f"{topic} {e.id}" for e in pushed if e.topic == topic]
+    assert len(run.results) - len(once) == bool(crash_after and crash_after <= len(pushed))
+    assert [entry["out"] for entry in run.entries("out")] == once
+    assert run.acked == pushed
+
+
+def test_what_was_read_ahead_at_a_crash_is_delivered_twice() -> None:
+    run = drain(lambda s: s.map(lambda e: (e["n"], e.deliveries)), NUMBERS, crash_after=3)
+    assert run.results == [(0, 1), (1, 1), (2, 1), (2, 2), *((n, 2) for n in range(3, 7))]
+
+
+def test_a_stop_gives_back_what_a_window_holds_and_the_next_life_goes_on_with_it() -> None:
+    with Bench(lambda s: numbers(s).sliding_window(3, return_partial=False)) as bench:
+        bench.push(*NUMBERS[:4])
+        bench.drain()
+        bench.stop()
+        assert (bench.results, bench.pending) == ([(0, 1, 2), (1, 2, 3)], NUMBERS[2:4])
+        bench.push(*NUMBERS[4:5])
+        assert bench.unread == NUMBERS[4:5]
+        bench.drain()
+        assert bench.results[2:] == [(2, 3, 4)]
+        assert (bench.acked, bench.pending) == (NUMBERS[:3], NUMBERS[3:5])
+        assert repr(bench) == "Bench(3 results, 3 acked, 2 pending, 0 dead, 0 unread)"
+
+
+def test_a_step_reads_once_and_what_is_not_read_yet_is_unread() -> None:
+    with Bench(numbers, options={"max_entries": 3}) as bench:
+        bench.push(*NUMBERS)
+        assert (bench.step(), bench.results, bench.unread) == (3, [0, 1, 2], NUMBERS[3:])
+
+
+def test_a_dead_letter_tells_what_was_pushed_where_it_failed_and_why() -> None:
+    def halve(n: Any) -> float:
+        return n / 2
+
+    poison = {b"n": b"\xff\xff\xff\xff no Arrow stream"}
+    run = drain(lambda s: numbers(s).map(halve), [{"n": 4}, {"n": "4"}, poison, {"n": 6}])
+    assert run.results == [2.0, 3.0]
+    first, second = run.dead
+    assert first == Dead(
+        {"n": "4"}, "map(halve)", """TypeError("unsupported operand type(s) for /: 'str' and 'int'")"""
+    )
+    assert (second.entry, second.node) == (poison, "decode")
+
+
+def test_with_on_error_stop_the_error_is_raised_and_the_entry_stays_pending() -> None:
+    with Bench(lambda s: numbers(s).map(lambda n: 1 / n), options={"on_error": "stop"}) as bench:
+        bench.push({"n": 1}, {"n": 0})
+        with pytest.raises(PipelineError, match="ZeroDivisionError"):
+            bench.drain()
+        assert (bench.results, bench.acked, bench.pending) == ([1.0], [{"n": 1}], [{"n": 0}])
+
+
+async def wait_for_ever(_: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def try_for_ever(_: Any) -> None:
+    while True:  # noqa: ASYNC110 - as a sink that tries again
+        await asyncio.sleep(600)
+
+
+@pytest.mark.parametrize("never", [wait_for_ever, try_for_ever])
+def test_a_pipeline_that_is_never_done_with_an_entry_is_given_up_and_its_nodes_are_named(never: Any) -> None:
+    for build, nodes in ((lambda s: s.sink(never), ""), (lambda s: s.buffer(2).sink(never), "'buffer', ")):
+        with pytest.raises(PipelineError, match=rf"busy with the same entries, in {nodes}'sink\({never.__name__}\)'"):
+            drain(build, NUMBERS)
+    with Bench(lambda s: s.buffer(9).sink(never)) as bench:
+        bench.push(*NUMBERS)
+        assert bench.step() == 7
+        with pytest.raises(PipelineError, match="busy with the same entries"):
+            bench.advance("2 days")
+
+
+async def later(n: int) -> int:
+    await asyncio.sleep(3600 - n)
+    return n
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda s: s.rate_limit(3600),
+        lambda s: s.delay("1h"),
+        lambda s: s.map_async(later, parallelism=3),
+        lambda s: s.timed_window(3600).flatten(),
+        lambda s: s.timed_window(0.1).flatten().timed_window(60).flatten().partition(9, timeout=100).flatten(),
+    ],
+    ids=["rate_limit", "delay", "map_async", "timed_window", "chain"],
+)
+def test_what_waits_takes_no_time_and_keeps_its_order(build: Callable[[Stream], Stream]) -> None:
+    run = drain(lambda s: build(numbers(s)), NUMBERS)
+    assert (run.results, run.acked) == (list(range(7)), NUMBERS)
+
+
+def test_entries_that_come_apart_fall_into_different_windows() -> None:
+    run = drain(lambda s: numbers(s).timed_window("1s").filter(bool), NUMBERS, every="400ms")
+    assert run.results == [[0, 1, 2], [3, 4], [5, 6]]
+
+
+def test_entries_that_come_apart_may_be_interrupted_by_a_crash() -> None:
+    run = drain(lambda s: numbers(s).timed_window(3).filter(bool), NUMBERS, every=1, crash_after=2)
+    assert run.results == [[0, 1, 2, 3], [4, 5, 6]]
+    assert run.acked == NUMBERS
+
+
+def test_a_stop_lets_what_is_in_work_finish() -> None:
+    with Bench(lambda s: numbers(s).map_async(later, parallelism=3)) as bench:
+        bench.push(*NUMBERS[:3])
+        bench.step()
+        assert bench.results == []
+        bench.stop()
+        assert (bench.results, bench.acked) == ([0, 1, 2], NUMBERS[:3])
+
+
+def test_time_passes_as_far_as_it_is_told() -> None:
+    with Bench(lambda s: numbers(s).partition(9, timeout=60)) as bench:
+        bench.push(*NUMBERS)
+        bench.advance(59)
+        assert (bench.results, bench.pending) == ([], NUMBERS)
+        bench.advance(1)
+        assert (bench.results, bench.acked) == ([tuple(range(7))], NUMBERS)
+
+
+def test_a_call_in_a_thread_is_waited_for_and_its_timeout_is_no_earlier_than_it_says() -> None:
+    async def in_a_thread(n: int) -> int:
+        return await asyncio.wait_for(asyncio.to_thread(blocking, n), timeout=30)
+
+    def blocking(n: int) -> int:
+        time.sleep(0.01)
+        return n
+
+    assert drain(lambda s: numbers(s).map_async(in_a_thread), NUMBERS[:2]).results == [0, 1]
+
+
+def test_what_comes_through_a_socket_is_waited_for() -> None:
+    async def over_a_socket(n: int) -> int:
+        async def answer(reader: Any, writer: Any) -> None:
+            writer.write(await reader.readline())
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(f"{n}\n".encode())
+            line = await asyncio.wait_for(reader.readline(), timeout=30)
+            writer.close()
+        return int(line)
+
+    assert drain(lambda s: numbers(s).map_async(over_a_socket), NUMBERS[:2]).results == [0, 1]
+
+
+def test_the_clock_of_a_loop_leaps_to_each_timer_in_turn() -> None:
+    fired: list[tuple[str, float]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        for name, after in (("late", 86_400.0), ("soon", 0.25)):
+            loop.call_later(after, lambda name=name: fired.append((name, loop.time())))
+        assert await loop.idle() == 0.25
+        await asyncio.sleep(86_400)
+        assert await loop.idle() is None
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+    assert fired == [("soon", 0.25), ("late", 86_400.0)]
+
+
+def test_entries_that_cannot_be_pushed_are_refused() -> None:
+    bench = Bench(numbers, topics="numbers")
+    with pytest.raises(SettingsError, match=r"topics that are read, \['numbers'\], got one of 'other'"):
+        bench.push(Pushed({"n": 1}, topic="other", id="1-0"))
+    with pytest.raises(EncodeError, match="field 'n'"):
+        bench.push({"n": object()})
+    bench.push({"n": 1})
+    with pytest.raises(SettingsError, match="ids are above those of their topic"):
+        bench.push(Pushed({"n": 1}, topic="numbers", id="1-0"))
+    assert bench.unread == [{"n": 1}]
+
+
+def test_what_a_pump_returns_is_what_outlets_will_see_or_an_error_that_says_why_not() -> None:
+    def table(rows: int) -> pd.DataFrame:
+        return pd.DataFrame({"n": range(rows)})
+
+    async def both() -> list[Any]:
+        return [{"n": (1)}, table(2)]
+
+    [entry] = pumped(table, rows=3)
+    assert entry["table"].equals(table(3))
+    assert [list(entry) for entry in pumped(both)] == [["n"], ["both"]]
+    assert pumped(lambda: None) == []
+    with pytest.raises(PumpError, match="got int"):
+        pumped(lambda: 3)
+    with pytest.raises(EncodeError, match="field 'n'"):
+        pumped(lambda: {"n": {1, 2}})
+
+
+COLUMNS: dict[str, Any] = {
+    **{dtype: dtype for dtype in ("int64", "uint8", "float32", "float64", "bool", "str", "timedelta64[ns]")},
+    **{dtype: dtype for dtype in ("datetime64[ms]", "datetime64[ns, UTC]", "datetime64[us, Europe/Berlin]")},
+    "some": ("int64", st.integers(0, 9)),
+    "missing": ("Int64", st.none() | st.integers(0, 9)),
+    "kind": ("category", st.sampled_from("abc")),
+}
+
+
+@given(frames(COLUMNS, max_rows=3), frames({"code": "str", "now": "float64"}, index="code", min_rows=1))
+def test_a_frame_has_the_columns_it_was_asked_for_and_comes_back_equal(
+    frame: pd.DataFrame, quotes: pd.DataFrame
+) -> None:
+    assert dict(frame.dtypes) == {
+        name: pd.api.types.pandas_dtype(column if isinstance(column, str) else column[0])
+        for name, column in COLUMNS.items()
+        if name != "kind"
+    } | {"kind": frame["kind"].dtype}
+    assert not frame.drop(columns="missing").isna().any(axis=None)
+    assert frame["some"].isin(range(10)).all()
+    assert (quotes.index.name, list(quotes.columns), len(quotes) > 0) == ("code", ["now"], True)
+    for made in (frame, quotes):
+        pd.testing.assert_frame_equal(codec.decode(codec.encode(made)), made)
+
+
+@given(values())
+def test_a_value_comes_back_equal(value: Any) -> None:
+    assert codec.decode(codec.encode(value)) == value
+
+
+@given(
+    entries(
+        st.fixed_dictionaries({"vitals": st.integers(), "totals": st.integers()}),
+        topics=["one", "two"],
+        every="1ms",
+        max_size=30,
+        n=st.integers(),
+        text=st.text(max_size=3),
+    )
+)
+def test_entries_are_of_the_kinds_and_topics_they_were_asked_for_and_their_ids_rise(pushed: list[Pushed]) -> None:
+    kinds = [{"vitals", "totals"}, {"n"}, {"text"}, {"n", "text"}]
+    assert all(set(entry) in kinds and entry.topic in {"one", "two"} for entry in pushed)
+    assert [entry.time.microsecond // 1000 for entry in pushed] == list(range(len(pushed)))
+    assert all(f"{dict(entry)!r}" in repr(entry) for entry in pushed), "what made a test fail is shown"
+
+
+def test_strategies_without_anything_to_draw_from_say_what_to_give() -> None:
+    with pytest.raises(SettingsError, match=r"entries\(n=st.integers\(\)\)"):
+        entries()
+    with pytest.raises(SettingsError, match=r"column 'kind': expected what to draw 'category' from"):
+        given(frames({"kind": "category"}))(lambda _: None)()
+
+
+def test_a_predicate_on_fields_keeps_to_its_kind() -> None:
+    run = drain(lambda s: s.filter(has("n")), [*NUMBERS, {"other": 1}])
+    assert run.results == NUMBERS
+    assert len(run.acked) == len(NUMBERS) + 1
