@@ -57,7 +57,7 @@ RUN_BY = {
 
 
 def words_of(line: str) -> list[str]:
-    first, *others = shlex.split(line)
+    first, *others = shlex.split(line.partition(" | ")[0])
     return [first.removeprefix(".venv/bin/"), *others]
 
 
