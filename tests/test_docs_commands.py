@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,14 @@ class Commands:
 
     def sluice(self, *arguments: str) -> None:
         group: Any = typer.main.get_command(sluice_cli)
-        command = group.commands[arguments[0]]
-        if not arguments[1:]:  # a sentence may name it without what it needs
+        options = list(takewhile(lambda word: word.startswith("-"), arguments))
+        group.make_context("sluice", [*options, "status"])
+        name, *rest = arguments[len(options) :]
+        if name == "..." or not rest:  # a sentence may name a command without what it needs
+            assert name == "..." or name in group.commands
             return
-        given = command.make_context(arguments[0], list(arguments[1:])).params
-        if arguments[0] == "restart":
+        given = group.commands[name].make_context(name, rest).params
+        if name == "restart":
             self._deployed(given["name"])
 
     def prefect(self, *arguments: str) -> None:
