@@ -75,7 +75,8 @@ def mentioned() -> Iterator[tuple[str, str]]:
         if page.name == "reference.md":
             continue
         for line in re.findall(r"`((?:make|sluice|prefect|redis-cli) [^`]+)`", without_blocks(page.read_text())):
-            yield page.name, line
+            if " " in (said := line.removesuffix(" ...")):
+                yield page.name, said
 
 
 class Commands:
@@ -96,10 +97,10 @@ class Commands:
         group: Any = typer.main.get_command(sluice_cli)
         options = list(takewhile(lambda word: word.startswith("-"), arguments))
         group.make_context("sluice", [*options, "status"])
-        name, *rest = arguments[len(options) :]
-        if name == "..." or not rest:  # a sentence may name a command without what it needs
-            assert name == "..." or name in group.commands
+        if not arguments[len(options) + 1 :]:  # a sentence may name a command without what it needs
+            assert set(arguments[len(options) :]) <= set(group.commands)
             return
+        name, *rest = arguments[len(options) :]
         given = group.commands[name].make_context(name, rest).params
         if name == "restart":
             self._deployed(given["name"])
