@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +92,20 @@ class Commands:
         done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    def sluice(self, *arguments: str) -> None:
+    def sluice(self, name: str, *arguments: str) -> None:
         group: Any = typer.main.get_command(sluice_cli)
-        options = list(takewhile(lambda word: word.startswith("-"), arguments))
-        group.make_context("sluice", [*options, "status"])
-        if not arguments[len(options) + 1 :]:  # a sentence may name a command without what it needs
-            assert set(arguments[len(options) :]) <= set(group.commands)
-            return
-        name, *rest = arguments[len(options) :]
-        given = group.commands[name].make_context(name, rest).params
+        given = group.commands[name].make_context(name, list(arguments)).params
         if name == "restart":
             self._deployed(given["name"])
+
+    def sluice_in_a_sentence(self, *arguments: str) -> None:
+        """A sentence may name a command or an option without what it needs."""
+        group: Any = typer.main.get_command(sluice_cli)
+        options, names = [], [word for word in arguments if word in group.commands]
+        for command in [group, *(group.commands[name] for name in names[:1])]:
+            options += [option for each in command.params for option in each.opts]
+        assert names or arguments[0] in options
+        assert {word for word in arguments if word.startswith("-")} <= set(options)
 
     def prefect(self, *arguments: str) -> None:
         _, bound, *_ = prefect_cli.parse_args(arguments, print_error=False, exit_on_error=False)
@@ -162,11 +164,15 @@ PROGRAMS: dict[str, Callable[..., None]] = {
 
 def test_every_command_is_one_with_the_options_names_and_parameters_it_is_given(tmp_path: Path) -> None:
     checks = Commands(checkout_with(files_shown(), tmp_path))
-    for where, line in [*typed(), *mentioned()]:
+    mentions = {"sluice": Commands.sluice_in_a_sentence}
+    for where, line, programs in [
+        *((*each, PROGRAMS) for each in typed()),
+        *((*each, PROGRAMS | mentions) for each in mentioned()),
+    ]:
         program, *arguments = words_of(line)
-        assert program in PROGRAMS, f"{where}: nothing checks {line!r}"
+        assert program in programs, f"{where}: nothing checks {line!r}"
         try:
-            PROGRAMS[program](checks, *arguments)
+            programs[program](checks, *arguments)
         except BaseException as error:
             error.add_note(f"{where}: {line}")
             raise
