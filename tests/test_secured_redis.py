@@ -160,7 +160,8 @@ def test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_t
     secured.admin.config_resetstat()
     with connect(secured.url) as client:
         everything(client, secured.url)
-    assert secured.admin.acl_log() == []
+    # From Redis 7.2 on redis-py tells the server its name, and goes on where it may not.
+    assert [each["object"] for each in secured.admin.acl_log() if not each["object"].startswith("client")] == []
     calls = secured.admin.info("commandstats")
     used = {name.removeprefix("cmdstat_").partition("|")[0] for name in calls}
     assert used >= ALLOWED  # each is needed
