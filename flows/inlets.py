@@ -157,10 +157,14 @@ def _run(
         return _run_once(function, own, reservoir, beat.key, scheduled, topic=topic, keep=kept)
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > seconds(window):
+        if beat.is_kept(time.time(), within=seconds(window)):
+            log.warning(
+                "this run was due %.0f s ago, longer than its window of %s: another has its ticks", late, window
+            )
+            return "too late"
         log.warning(
-            "this run was due %.0f s ago, longer than its window of %s: later runs have its ticks", late, window
+            "this run was due %.0f s ago, longer than its window of %s; nobody else pumps, so it does", late, window
         )
-        return "too late"
     with stop_on_signals() as stop:
         pumping = Pumping(
             functools.partial(function, **own),

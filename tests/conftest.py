@@ -56,7 +56,8 @@ def prefect() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness
 
     quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
-    with prefect_test_harness(), temporary_settings(quiet):
+    # 30 s are not enough on a machine that is busy with other things.
+    with prefect_test_harness(server_startup_timeout=120), temporary_settings(quiet):
         yield
 
 
