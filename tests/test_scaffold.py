@@ -43,10 +43,11 @@ def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
     shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "docs"))
     monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect puts the folder of a flow there that it imports
     new(Console(file=said), "inlet", "rooms", root=root)
-    new(Console(file=said), "outlet", "warm", root=root, topic="rooms")
     new(Console(file=said), "inlet", "bids", root=root, topic="market")  # all its inlets say what it keeps
     assert "wrote flows/rooms.py" in said.getvalue()
-    assert "make test ARGS=tests/test_warm.py" in said.getvalue()
+    assert "make test ARGS=tests/test_bids.py" in said.getvalue()
+    command = [sys.executable, "-m", "deployments", "new", "outlet", "warm", "--topic", "rooms"]
+    subprocess.run(command, cwd=root, capture_output=True, timeout=60, check=True)
     made = {each.entrypoint.rpartition(":")[2]: each for each in read_blueprint(root / "prefect.yaml").deployments}
     assert (made["rooms"].beats, made["warm"].stays_up, made["bids"].beats) == (True, True, True)
     tests = [f"tests/test_{name}.py" for name in ("rooms", "warm", "bids", "prefect_yaml")]
