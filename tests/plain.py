@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 import redis
@@ -51,20 +52,29 @@ class Plain:
         self.worker = worker(log=folder / "worker.log", env=self.env, cwd=ROOT)
         self.client = SyncPrefectClient(self.env["PREFECT_API_URL"])
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         self.client.__enter__()
-        self.server.start()
-        wait_for_server(self.env["PREFECT_API_URL"], self.server)
-        self.prefect("work-pool", "create", "sluice", "--type", "process")
-        self.prefect("deploy", "--all")
-        self.worker.start()
+        try:
+            self.start_server()
+            self.prefect("work-pool", "create", "sluice", "--type", "process")
+            self.prefect("deploy", "--all")
+            self.worker.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.worker.kill()
         for _, process in flow_run_processes(self.folder):
             process.kill()
         self.server.kill()
         self.client.__exit__(None, None, None)
+
+    def start_server(self) -> None:
+        """Start the server, at first or again, and wait until it answers."""
+        self.server.start()
+        wait_for_server(self.env["PREFECT_API_URL"], self.server)
 
     def prefect(self, *arguments: str) -> str:
         """Run a command of Prefect's, as in a shell in the checkout."""

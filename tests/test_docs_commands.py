@@ -31,7 +31,7 @@ from tests.documents import (
 )
 from tests.test_prefect_yaml import DEPLOYMENTS
 
-UP = "test_end_to_end.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
+UP = "test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
 RESTART = "test_end_to_end.py::test_restart_ends_what_runs_in_good_order_and_runs_it_again"
 BY_PREFECT = "test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
 SHOWN = "test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
@@ -40,10 +40,13 @@ SECURED = "test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_slui
 # Which test runs the commands that begin so.
 RUN_BY = {
     "make up": UP,
-    "sluice up": UP,
     "sluice restart": RESTART,
     "sluice status": SHOWN,
+    "sluice status --watch": "test_cli.py::test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look",
     "sluice peek": SHOWN,
+    "sluice peek signals --follow": "test_cli.py::test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touches_no_group",
+    "sluice dead": "test_cli.py::test_dead_shows_where_and_why_and_how_to_replay",
+    "sluice doctor": "test_doctor.py::test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does",
     "prefect deployment run": BY_PREFECT,
     "prefect deploy --all": BY_PREFECT,
     "prefect work-pool create": BY_PREFECT,
@@ -59,11 +62,17 @@ def words_of(line: str) -> list[str]:
 
 
 def typed() -> Iterator[tuple[str, str]]:
-    """Yield each command with where it is: of blocks, and what is one in a sentence."""
+    """Yield each command of a block, with where that is."""
     for block in blocks("sh"):
         for line in commands(block):
             yield str(block), line
+
+
+def mentioned() -> Iterator[tuple[str, str]]:
+    """Yield each command in a sentence, with the page; those of the reference are made of the commands themselves."""
     for page in PAGES:
+        if page.name == "reference.md":
+            continue
         for line in re.findall(r"`((?:make|sluice|prefect|redis-cli) [^`]+)`", without_blocks(page.read_text())):
             yield page.name, line
 
@@ -148,7 +157,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
 
 def test_every_command_is_one_with_the_options_names_and_parameters_it_is_given(tmp_path: Path) -> None:
     checks = Commands(checkout_with(files_shown(), tmp_path))
-    for where, line in typed():
+    for where, line in [*typed(), *mentioned()]:
         program, *arguments = words_of(line)
         assert program in PROGRAMS, f"{where}: nothing checks {line!r}"
         try:
@@ -172,7 +181,7 @@ def test_a_command_of_sluice_or_prefect_in_a_block_is_run_by_a_test() -> None:
 def test_what_redis_cli_is_told_is_what_a_server_understands(real_redis: redis.Redis) -> None:
     Reservoir(real_redis).push("market", {"n": 1})
     real_redis.xgroup_create("market", "movers")
-    told = [words_of(line) for _, line in typed() if line.startswith("redis-cli -s")]
+    told = [words_of(line) for _, line in [*typed(), *mentioned()] if line.startswith("redis-cli -s")]
     assert told
     for _, _, socket, *words in told:
         assert socket == ".sluice/redis/redis.sock"
