@@ -77,7 +77,8 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
 
         (tee,) = (process for process in up.processes() if process.name() == "tee")
         os.killpg(up.child.pid or 0, signal.SIGINT)
-        tee.kill()  # where it ignores the Ctrl-C: nobody reads what is said from now on
+        with contextlib.suppress(psutil.NoSuchProcess):
+            tee.kill()  # where it ignores the Ctrl-C: nobody reads what is said from now on
         wait_until(lambda: not up.child.running, "Ctrl-C to end it", deadline=60)
         assert up.child.exit_code == 0
         assert up.processes() == []
