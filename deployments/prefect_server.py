@@ -66,6 +66,9 @@ def settings_of_own_server(home: Path, port: int) -> dict[str, str]:
         **os.environ,
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://{_LOOPBACK}:{port}/api",
+        # Where links lead. Version 2 of the UI is its default, but only for who comes to its root; version 1 draws no
+        # diagrams (Prefect 3.8.8).
+        "PREFECT_UI_URL": f"http://{_LOOPBACK}:{port}/v2",
         "PREFECT_SERVER_API_HOST": _LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
     }
