@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from httpx import HTTPError
 
 from deployments.blueprint import Blueprint, Deployment, read_blueprint
 from deployments.findings import Finding, failure, fine, warning
@@ -29,9 +30,7 @@ def check_prefect(root: Path) -> Iterator[Finding]:
     except UnavailableError as error:
         yield failure("Prefect", error)
         return
-    from httpx import HTTPError  # noqa: PLC0415 - Prefect reads its settings now, see find_server
-
-    from flows.prefect_api import impatient_client  # noqa: PLC0415
+    from flows.prefect_api import impatient_client  # noqa: PLC0415 - Prefect reads its settings now, see find_server
 
     try:
         with impatient_client() as client:

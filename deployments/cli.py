@@ -142,7 +142,7 @@ def new(
     """Write an inlet or an outlet to begin with, its deployment in prefect.yaml, and a test that passes."""
     from deployments.scaffold import new as write  # noqa: PLC0415
 
-    write(_console(), kind, name, root=Path(__file__).resolve().parents[1], topic=topic)
+    write(_console(), kind, name, root=_ROOT, topic=topic)
 
 
 def main() -> None:

@@ -221,7 +221,9 @@ def test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look(
     assert process.returncode == 1  # no Prefect
 
 
-@pytest.mark.skipif(not shutil.which("script"), reason="no script(1), which makes a terminal for it")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("script"), reason="no util-linux' script(1) for a terminal"
+)
 def test_status_on_a_terminal_is_drawn_in_place(
     tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer
 ) -> None:

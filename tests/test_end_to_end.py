@@ -108,7 +108,9 @@ def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
     assert "`prefect work-pool resume idle`" in idle["fail work pool"]
     assert "`prefect worker start --pool idle --type process`" in idle["fail worker"]
     monkeypatch.setattr(check_prefect, "POOL", "nowhere")
+    monkeypatch.setattr(runs, "POOL", "nowhere")
     assert "there is no pool 'nowhere'" in found(ROOT)["fail work pool"]
+    assert runs.workers_online(plain.client) == []
 
 
 def test_the_automations_are_created_once_renewed_and_left_alone_when_somebody_has_edited_or_paused_them(
