@@ -53,8 +53,9 @@ def inlet(
     callable as the flow's `pump`.
 
     A run pumps until the next scheduled one relieves it, without doubling or leaving out a tick, or its window ends.
-    While Redis is away, what was pumped waits in memory and is pushed later. A clock that steps back misses ticks until it has passed those that were claimed; one that steps forward
-    leaves ticks out. One that is more than 5 minutes ahead of Redis' gets no ticks. All of that is counted and logged.
+    While Redis is away, what was pumped waits in memory and is pushed later. A clock that steps back misses ticks until
+    it has passed those that were claimed; one that steps forward leaves ticks out. One that is more than 5 minutes ahead
+    of Redis' gets no ticks. All of that is counted and logged.
 
     Args:
         topic: The topic to push to.

@@ -80,7 +80,7 @@ def test_a_tick_in_the_making_is_not_pumped_again_after_a_step_back(client: redi
     assert pushed(client) == [1, 2]
 
 
-@given(moves=st.lists(st.floats(-40, 40) | st.just(0.0), max_size=20))
+@given(moves=st.lists(st.floats(-40, 40) | st.just(0.0), max_size=8))
 def test_whatever_the_clock_does_ticks_are_pushed_once_and_in_order_and_all_that_were_due_are_counted(
     fresh_client: Callable[[], redis.Redis], moves: list[float]
 ) -> None:

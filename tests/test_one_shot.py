@@ -12,7 +12,9 @@ from prefect.states import Pending, Scheduled
 
 from deployments.redis_server import RedisServer
 from flows import inlet
-from tasks import EncodeError, PumpError, Reservoir, oneshot
+from tasks import EncodeError, PumpError, Reservoir, SettingsError, oneshot
+from tasks.keep import Keep
+from tasks.retention import Retention
 from tasks.ticks import Beat
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -127,6 +129,15 @@ def test_a_run_that_begins_after_its_window_pumps_only_if_nobody_else_does(
         outcome = run_flow(briefly, flow_run=server.read_flow_run(run))
     assert (outcome == "too late") is is_kept
     assert bool(reservoir.topics()) is not is_kept
+
+
+def test_a_run_that_keeps_something_else_than_another_inlet_of_its_topic_is_refused_and_pushes_nothing(
+    reservoir: Reservoir,
+) -> None:
+    Retention(reservoir.client).declare("daily", Keep.of(5), inlet="other:1")
+    with pytest.raises(SettingsError, match="topic 'daily'.*'5' from 'other:1'; make them agree"):
+        daily()
+    assert reservoir.topics() == []
 
 
 def test_two_runs_for_one_moment_of_a_schedule_push_once_and_each_moment_has_its_own(reservoir: Reservoir) -> None:

@@ -233,6 +233,24 @@ def test_levels_know_the_lag_or_that_they_do_not_after_another_client_deleted_en
         world.check_levels()
 
 
+def test_after_another_client_deleted_entries_the_lag_is_known_again_behind_the_next_sample(
+    client: redis.Redis,
+) -> None:
+    world = World(client, Keep(30))
+    world.do("new", "a", False)
+    for _ in range(6):
+        for each in (("push", 12), ("read", "a", 12), ("finish", "a")):
+            world.do(*each)
+    assert len(world.there) < 6 * 12
+    world.do("delete", 5)
+    for _ in range(2):
+        world.do("push", 12)
+        world.check_levels()
+    level = world.levels.of("topic")
+    assert level is not None
+    assert level.groups[0].lag == 24
+
+
 def at_work(client: redis.Redis, *groups: str) -> None:
     for group in groups:
         client.xgroup_create("topic", group, "0", mkstream=True)
