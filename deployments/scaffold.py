@@ -57,7 +57,7 @@ def with_deployment(text: str, block: str, *, where: Path) -> str:
     """Return the text of a `prefect.yaml` with one more deployment behind the others, all else as it was.
 
     block     the deployment as an item of the list, without indentation
-    raises    SettingsError: it has no list of deployments, or would say something else of the others
+    raises    SettingsError: it has no block list of deployments, or lacks a definition that the block refers to
     """
     try:
         end, indent = _end_of_deployments(text)

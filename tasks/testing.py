@@ -200,6 +200,8 @@ class Bench:
     def drain(self) -> None:
         """Process all there is, until nothing changes any more but by new entries, however much time that takes.
 
+        What a node of your own keeps for a time is waited for if the node has the seconds as its `interval`; else `advance`.
+
         raises    PipelineError: it does not come to rest within a day of its clock; and as `step`
         """
         life = self._alive()

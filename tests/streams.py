@@ -40,7 +40,6 @@ def run(
     build: Build, client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any
 ) -> None:
     """Run a pipeline on all there is, and leave the group in good order."""
-
     with Bench(build, client=client, topics=topics, group=group, options=options) as bench:
         bench.drain()
         bench.stop()
