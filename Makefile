@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help up test chaos lint bench clean
+.PHONY: help up test chaos screenshots lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: $(VENV)/installed ## Run it all on this machine until Ctrl-C (ARGS="--port 4201" for options)
 	@$(BIN)/sluice up $(ARGS)
@@ -19,6 +19,9 @@ test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=t
 
 chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 times for each pipeline (many minutes)
 	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/test_handovers.py $(ARGS)
+
+screenshots: $(VENV)/installed-test ## Take the pictures in docs/images anew, with the Chromium that is there
+	@$(BIN)/python -m pytest tests/test_browser.py --screenshots docs/images $(ARGS)
 
 lint: $(VENV)/installed-test ## Check style and types
 	@$(BIN)/ruff check .

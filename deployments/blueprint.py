@@ -67,7 +67,7 @@ def read_blueprint(path: Path) -> Blueprint:
     try:
         raw = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
-        msg = f"expected the deployments in {path}, found no such file; run `sluice` from a checkout of the project"
+        msg = f"expected the deployments in {path}, found no such file; install Sluice from a checkout of the project: pip install -e ."
         raise SettingsError(msg) from error
     except yaml.YAMLError as error:
         msg = f"{path}: expected YAML, got this instead: {str(error).replace(chr(10), ' ')}"

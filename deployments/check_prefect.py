@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from httpx import HTTPError
 
 from deployments.blueprint import Blueprint, Deployment, read_blueprint
 from deployments.findings import Finding, failure, fine, warning
@@ -29,9 +30,7 @@ def check_prefect(root: Path) -> Iterator[Finding]:
     except UnavailableError as error:
         yield failure("Prefect", error)
         return
-    from httpx import HTTPError  # noqa: PLC0415 - Prefect reads its settings now, see find_server
-
-    from flows.prefect_api import impatient_client  # noqa: PLC0415
+    from flows.prefect_api import impatient_client  # noqa: PLC0415 - Prefect reads its settings now, see find_server
 
     try:
         with impatient_client() as client:
@@ -40,7 +39,7 @@ def check_prefect(root: Path) -> Iterator[Finding]:
             yield from _automations(client)
             yield from _deployments(client, root)
     except HTTPError as error:
-        yield failure("Prefect", said_by(error, url))
+        yield failure("Prefect", said_by(error))
 
 
 def _version(server: str, url: str) -> Finding:
@@ -124,7 +123,7 @@ def _strangers(blueprint: Blueprint, there: Iterable["DeploymentResponse"]) -> l
 
 def _schedules(applied: Iterable[tuple[Deployment, "DeploymentResponse"]]) -> Finding:
     scheduled = [(declared, found) for declared, found in applied if declared.slugs]
-    paused = [_label(declared) for declared, found in scheduled if not _runs(found)]
+    paused = [_label(declared) for declared, found in scheduled if _is_paused(found)]
     if paused:
         return warning(
             "schedules", f"paused: {', '.join(paused)}", "resume them in the Prefect UI, on the page of the deployment"
@@ -132,8 +131,8 @@ def _schedules(applied: Iterable[tuple[Deployment, "DeploymentResponse"]]) -> Fi
     return fine("schedules", f"{len(scheduled)} of {len(scheduled)} on")
 
 
-def _runs(deployment: "DeploymentResponse") -> bool:
-    return not deployment.paused and any(each.active for each in deployment.schedules)
+def _is_paused(deployment: "DeploymentResponse") -> bool:
+    return deployment.paused or (bool(deployment.schedules) and not any(each.active for each in deployment.schedules))
 
 
 def _label(declared: Deployment) -> str:

@@ -59,10 +59,13 @@ def _server(client: Any, info: dict[str, Any]) -> Iterator[Finding]:
         yield failure("Redis role", "a replica, which takes no writes", "set SLUICE_REDIS_URL to its primary")
     try:
         client.register_script(_SCRIPT)(keys=["sluice:doctor"])
+        client.eval(_SCRIPT, 1, "sluice:doctor")
     except (redis.exceptions.NoPermissionError, redis.ResponseError) as error:
         said = str(error).partition("\n")[0]
         yield failure(
-            "Redis scripts", f"refused: {said}", "let this user run EVALSHA and SCRIPT LOAD, on all topics and on sluice:*"
+            "Redis scripts",
+            f"refused: {said}",
+            "let this user run EVAL, EVALSHA and SCRIPT LOAD, on all topics and on sluice:*",
         )
     else:
         yield fine("Redis scripts", "run")

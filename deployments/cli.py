@@ -142,7 +142,7 @@ def new(
     """Write an inlet or an outlet to begin with, its deployment in prefect.yaml, and a test that passes."""
     from deployments.scaffold import new as write  # noqa: PLC0415
 
-    write(_console(), kind, name, root=Path(__file__).resolve().parents[1], topic=topic)
+    write(_console(), kind, name, root=_ROOT, topic=topic)
 
 
 def main() -> None:
@@ -161,11 +161,15 @@ def main() -> None:
 
 def _sentence(error: Exception) -> str:
     """Return what went wrong in a sentence, '' if that is a defect of ours and wants its traceback."""
-    from redis.exceptions import RedisError  # noqa: PLC0415 - these load what --help does not need
+    from httpx import HTTPError  # noqa: PLC0415 - these load what --help does not need
+    from redis.exceptions import RedisError  # noqa: PLC0415
 
+    from deployments.prefect_server import said_by  # noqa: PLC0415
     from tasks.connection import in_words  # noqa: PLC0415
     from tasks.errors import SluiceError  # noqa: PLC0415
 
     if isinstance(error, RedisError):  # it answered at first
         return f"{in_words(error)}; see `sluice doctor`"
+    if isinstance(error, HTTPError):
+        return said_by(error)
     return str(error) if isinstance(error, SluiceError) else ""

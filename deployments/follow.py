@@ -86,7 +86,7 @@ class Follower:
         for topic, entry in newest:
             last, at = self._shown.get(topic, ("", 0.0))
             now = time.monotonic()
-            entry_id = getattr(entry, "id", "")
+            entry_id = entry.id
             if entry_id != last and (not last or now - at >= _QUIET_EVERY):
                 self._console.print(entry_table(topic, entry, width=self._console.width))
                 self._shown[topic] = (entry_id, now)

@@ -30,10 +30,16 @@ def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
     returns   the exit code: 0, or 130 if the stop was hastened
     raises    SluiceError: it cannot be done; what was started has been stopped
     """
+    is_stopping = False
 
     def say(line: str) -> None:
-        with suppress(OSError):  # the terminal may be gone
+        try:
             console.print(line, style="dim", highlight=False, soft_wrap=True, markup=False)
+        except OSError:  # the terminal is gone
+            pass
+        except SystemExit:  # so says rich when what it is piped to is gone: a reason to stop, but not to break that off
+            if not is_stopping:
+                raise
 
     ledger = Ledger(state_dir())
     with ledger.held(), Guardian(ledger.folder, os.getpid(), cwd=root), Interrupts() as interrupts:
@@ -43,6 +49,7 @@ def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
         except KeyboardInterrupt:
             pass
         finally:
+            is_stopping = True
             interrupts.disarm()
             began = time.monotonic()
             _stop(stack, say, interrupts)
@@ -107,4 +114,5 @@ def _welcome(stack: Stack, console: Console, seconds: float) -> None:
     console.print(f"  Redis       {without_password(stack.env[REDIS_URL])}", highlight=False, soft_wrap=True)
     console.print(f"  logs        {stack.folder / 'logs'}", highlight=False, soft_wrap=True)
     if stack.own_server and not url.endswith(f":{DEFAULT_PORT}"):
-        console.print(f"  for `prefect` in another shell: export PREFECT_API_URL={stack.api_url}", highlight=False)
+        setting = f"export PREFECT_API_URL={stack.api_url}"
+        console.print(f"  for `prefect` in another shell: {setting}", highlight=False, soft_wrap=True)

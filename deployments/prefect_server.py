@@ -66,6 +66,9 @@ def settings_of_own_server(home: Path, port: int) -> dict[str, str]:
         **os.environ,
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://{_LOOPBACK}:{port}/api",
+        # Where links lead. Version 2 of the UI is its default, but only for who comes to its root; version 1 draws no
+        # diagrams (Prefect 3.8.8).
+        "PREFECT_UI_URL": f"http://{_LOOPBACK}:{port}/v2",
         "PREFECT_SERVER_API_HOST": _LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
     }
@@ -144,11 +147,12 @@ def find_server(ledger: Ledger) -> str:
     raise UnavailableError(msg)
 
 
-def said_by(error: "HTTPError", url: str) -> str:
+def said_by(error: "HTTPError") -> str:
     """Return what is wrong with a server that answers, but not as it should, in a sentence without a credential."""
     from httpx import HTTPStatusError  # noqa: PLC0415 - only where there was one
+    from prefect.settings import get_current_settings  # noqa: PLC0415
 
-    where = f"the Prefect server at {without_password(url)}"
+    where = f"the Prefect server at {without_password(str(get_current_settings().api.url))}"
     if not isinstance(error, HTTPStatusError):
         return f"{where} does not answer in time ({type(error).__name__}); try again, or look into its log"
     status = error.response.status_code

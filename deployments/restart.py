@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from deployments.ledger import Ledger
-from deployments.prefect_server import find_server, said_by
+from deployments.prefect_server import find_server
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import state_dir
 
@@ -30,25 +30,17 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
     timeout   seconds to wait at most for the runs to end
     raises    SettingsError: no such deployment; UnavailableError: no server, or a run does not end: nothing was started
     """
-    url = find_server(Ledger(state_dir()))
-    from httpx import HTTPError  # noqa: PLC0415 - only now, see find_server
-    from prefect.client.orchestration import get_client  # noqa: PLC0415
+    find_server(Ledger(state_dir()))
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - only now, see find_server
 
     full = name if "/" in name else f"{name}/main"
-    try:
-        with get_client(sync_client=True) as client:
-            _restart(console, client, full, timeout)
-    except HTTPError as error:
-        raise UnavailableError(said_by(error, url)) from error
-
-
-def _restart(console: Console, client: "SyncPrefectClient", full: str, timeout: float) -> None:
-    deployment = _deployment(client, full)
-    for run in _end(client, deployment.id, full, timeout):
-        console.print(f"{full}: run {run.name} ended as {run.state_name}", highlight=False)
-    started = client.create_flow_run_from_deployment(deployment.id)
-    taken = _wait_until_taken(client, started.id)
-    console.print(f"{full}: run {started.name} {taken}", highlight=False)
+    with get_client(sync_client=True) as client:
+        deployment = _deployment(client, full)
+        for run in _end(client, deployment.id, full, timeout):
+            console.print(f"{full}: run {run.name} ended as {run.state_name}", highlight=False)
+        started = client.create_flow_run_from_deployment(deployment.id)
+        taken = _wait_until_taken(client, started.id)
+        console.print(f"{full}: run {started.name} {taken}", highlight=False)
 
 
 def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":

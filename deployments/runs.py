@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from httpx import HTTPStatusError, codes
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -173,8 +174,10 @@ def workers_online(client: SyncPrefectClient) -> list[str]:
     """Return the names of the pool's workers that are there."""
     try:
         return [each.name for each in client.read_workers_for_work_pool(POOL) if each.status == "ONLINE"]
-    except ObjectNotFound:  # no pool
-        return []
+    except HTTPStatusError as error:
+        if error.response.status_code == codes.NOT_FOUND:  # no pool; not ObjectNotFound, as elsewhere (3.8.8)
+            return []
+        raise
 
 
 def ids(client: SyncPrefectClient, names: Iterable[str]) -> dict[str, UUID]:

@@ -37,9 +37,9 @@ def new(console: Console, kind: Kind, name: str, *, root: Path, topic: str | Non
     raises    SettingsError: a name that is taken or means something else, or a `prefect.yaml` that cannot be added to.
               Nothing was written
     """
-    topic = check_topic(topic or (name if kind == "inlet" else _ANYTHING_LIVE))
     blueprint = read_blueprint(root / "prefect.yaml")
     _check_name(kind, name, blueprint)
+    topic = check_topic(topic or (name if kind == "inlet" else _ANYTHING_LIVE))
     flow, test, block = templates.INLET if kind == "inlet" else templates.OUTLET
     keep = _keep(topic, blueprint) if kind == "inlet" else ""
     text = blueprint.path.read_text()
@@ -137,7 +137,7 @@ def _keep(topic: str, blueprint: Blueprint) -> str:
 
 
 def _free_second(text: str) -> int:
-    """Return the second of a minute that is farthest from those at which schedules begin: a run's start is 2 s of CPU."""
+    """Return the second of a minute that is farthest from those at which schedules begin: each start takes 2 s of CPU."""
     raw = yaml.safe_load(text)
     anchors = [
         s["anchor_date"] for each in raw["deployments"] for s in each.get("schedules") or () if "anchor_date" in s

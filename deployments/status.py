@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from httpx import HTTPError
 from redis.exceptions import RedisError
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -116,18 +117,15 @@ def _look(before: Look | None = None) -> Look:
 def _prefect(ledger: Ledger) -> Prefect:
     try:
         url = find_server(ledger)
-        from httpx import HTTPError  # noqa: PLC0415
-
-        from deployments.runs import last_runs, workers_online  # noqa: PLC0415 - Prefect reads its settings now, see find_server
+        from deployments.runs import last_runs, workers_online  # noqa: PLC0415 - Prefect reads its settings now
         from flows.prefect_api import impatient_client  # noqa: PLC0415
 
-        try:
-            with impatient_client() as client:
-                found, workers = last_runs(client), workers_online(client)
-        except HTTPError as error:
-            return Prefect(error=said_by(error, url))
+        with impatient_client() as client:
+            found, workers = last_runs(client), workers_online(client)
     except UnavailableError as error:
         return Prefect(error=str(error))
+    except HTTPError as error:
+        return Prefect(error=said_by(error))
     deployments = [
         Deployed(name, schedule, run.name, run.state_name or "", run.state.type.value, run.state.timestamp)
         if run and run.state
@@ -150,19 +148,21 @@ def _reservoir() -> Redis:
 
 
 def _drawn(look: Look, width: int, *, is_watched: bool = False) -> RenderableType:
-    up = f"running (process {look.holder})" if look.holder else "not running here"
+    """Return what is on the screen; what matters most is first, as a low terminal cuts the end off."""
     prefect, reservoir = look.prefect, look.redis
-    parts: list[RenderableType] = [_line("sluice up", up)]
-    parts.append(_line("Prefect", prefect.error or prefect.url.removesuffix("/api")))
-    if not prefect.error:
-        if not prefect.workers:
-            parts.append(_line("worker", "none is online: no run begins; run `make up`, or see `sluice doctor`"))
-        parts.append(runs_table(prefect.deployments) if prefect.deployments else _line("", _NO_DEPLOYMENTS))
+    parts: list[RenderableType] = []
+    if is_watched:
+        now = f"{datetime.now():%H:%M:%S}"  # noqa: DTZ005 - local time
+        parts.append(Text(f"{now}, every {_EVERY:.0f} s; Ctrl-C ends this", style="dim"))
+    up = f"running (process {look.holder})" if look.holder else "not running here"
+    parts += [_line("sluice up", up), _line("Prefect", prefect.error or prefect.url.removesuffix("/api"))]
+    if not prefect.error and not prefect.workers:
+        parts.append(_line("worker", "none is online: no run begins; run `make up`, or see `sluice doctor`"))
     parts.append(_line("Redis", reservoir.error or reservoir.url))
     if not reservoir.error:
-        parts.append(levels_table(reservoir.topics, width=width) if reservoir.topics else _line("", "no topics yet"))
-    if is_watched:
-        parts.append(Text(f"{datetime.now():%H:%M:%S}, every {_EVERY:.0f} s; Ctrl-C ends this", style="dim"))  # noqa: DTZ005 - local time
+        parts.append(levels_table(reservoir.topics, width=width) if reservoir.topics else Text("no topics yet"))
+    if not prefect.error:
+        parts += ["", runs_table(prefect.deployments) if prefect.deployments else Text(_NO_DEPLOYMENTS)]
     return Group(*parts)
 
 

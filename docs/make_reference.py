@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from prefect import Flow
 from prefect.utilities.callables import parameter_docstrings
 
 import flows
 import tasks
 from deployments.cli import app
-from flows import clock, market, upkeep, vitals
+from flows import alerts, clock, market, upkeep, vitals
 from tasks import Entry, Reservoir, SluiceError, engine, has, parquet, sinks, source, testing
 from tasks.settings import redis_url
 
@@ -57,7 +58,7 @@ def reference() -> str:
     parts.append("## Errors\n\n`from tasks import ...`; the tree:\n")
     parts.append(_errors())
     parts.append("## Flows that ship\n")
-    parts += [_flow(each) for module in (upkeep, clock, vitals, market) for each in _flows(module)]
+    parts += [_flow(each) for module in (upkeep, alerts, clock, vitals, market) for each in _flows(module)]
     parts.append("## The `sluice` command\n")
     parts += list(_commands(typer.main.get_command(app)))
     return "\n".join(parts).rstrip() + "\n"
@@ -102,7 +103,7 @@ def _errors() -> str:
 
 
 def _flows(module: Any) -> list[Any]:
-    return [getattr(module, name) for name in module.__all__]
+    return [value for name in module.__all__ if isinstance(value := getattr(module, name), Flow)]
 
 
 def _flow(flow: Any) -> str:

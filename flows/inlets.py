@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
@@ -20,7 +20,7 @@ from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
-from tasks.settings import check_topic, seconds
+from tasks.settings import check_choice, check_number, check_topic, seconds
 from tasks.ticks import Beat
 
 __all__ = ["inlet"]
@@ -99,10 +99,16 @@ def _check(options: dict[str, Any]) -> None:
     Keep.of(options["keep"], options["when_full"])
     Buffer.of(options["max_waiting"])
     window = seconds(options["window"], name="window")
+    check_number(options["threads"], least=0, name="threads")
+    check_number(options["max_failures"], least=1, name="max_failures")
+    check_choice(options["compression"], (*get_args(Compression), None), name="compression")
     if options["timeout"]:
         seconds(options["timeout"], name="timeout")
-    if not options["every"]:
+    if options["every"] in (None, ""):
         return
+    if options["timeout"] and not options["threads"]:
+        msg = "timeout: a pump in the run's own thread cannot be left behind; set threads to 1 or more"
+        raise SettingsError(msg)
     every = seconds(options["every"], name="every")
     if every > MAX_EVERY:
         msg = f"every: expected at most {MAX_EVERY:g} s between the ticks of a run, got {options['every']!r}; use every=None and a schedule"
@@ -151,10 +157,14 @@ def _run(
         return _run_once(function, own, reservoir, beat.key, scheduled, topic=topic, keep=kept)
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > seconds(window):
+        if beat.is_kept(time.time(), within=seconds(window)):
+            log.warning(
+                "this run was due %.0f s ago, longer than its window of %s: another has its ticks", late, window
+            )
+            return "too late"
         log.warning(
-            "this run was due %.0f s ago, longer than its window of %s: later runs have its ticks", late, window
+            "this run was due %.0f s ago, longer than its window of %s; nobody else pumps, so it does", late, window
         )
-        return "too late"
     with stop_on_signals() as stop:
         pumping = Pumping(
             functools.partial(function, **own),

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, get_args
 
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
@@ -20,7 +20,7 @@ from flows.reporting import Watch, await_server
 from flows.stopping import outlast_the_slot, stop_on_signals
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
 from tasks.reading import OnError
-from tasks.settings import check_group, check_topic, group_end, group_start, seconds
+from tasks.settings import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
 from tasks.source import from_redis
 
 __all__ = ["outlet"]
@@ -102,6 +102,11 @@ def outlet(
 
 def _check(options: dict[str, Any]) -> None:
     topics = options["topics"]
+    if not topics or not isinstance(topics, str | list | tuple):
+        msg = f"topics: expected the name of a topic, or a list of them, got {topics!r}"
+        raise SettingsError(msg)
+    check_choice(options["on_error"], get_args(OnError), name="on_error")
+    check_number(options["max_deliveries"], least=1, name="max_deliveries")
     for topic in [topics] if isinstance(topics, str) else topics:
         check_topic(topic, derived=True)
         if topic == options["into"]:

@@ -242,7 +242,10 @@ class Watch:
         """Create the run's artifact of this kind, or change it if there is something new."""
         written = self._artifacts.get(kind)
         if written is None:
-            made = client.create_artifact(ArtifactCreate(type=kind, key=key, data=data, flow_run_id=self._run))
+            about = "How far a replay is" if kind == "progress" else "The pipeline and what flows through it"
+            made = client.create_artifact(
+                ArtifactCreate(type=kind, key=key, description=about, data=data, flow_run_id=self._run)
+            )
             self._artifacts[kind] = made.id, data
         elif written[1] != data:
             # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.8.8).

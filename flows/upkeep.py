@@ -80,6 +80,7 @@ def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa
     """Let a group go on from another place of a topic: it reads what is there and what follows once more.
 
     All that is pending in the group is acknowledged, also what lies before. Refused while the group's outlet runs.
+    A run that was interrupted has lost nothing: run it again for the rest.
 
     Args:
         topic: The topic.

@@ -8,7 +8,6 @@ from typing import Any
 
 from streamz import Stream
 
-from tasks.consumer import Consumer
 from tasks.errors import PipelineError
 from tasks.pipeline import graph
 from tasks.reading import Reading
@@ -85,7 +84,7 @@ class Life:
 
     async def emit_unacknowledged(self, entries: int) -> None:
         """Emit so many entries, all acknowledged that are done but the last, and read on; the next thing is `kill`."""
-        consumer, read = self._consumer, deque[Any]()
+        consumer, read = self._reading.consumer, deque[Any]()
         for left in range(entries, 0, -1):
             read.extend([] if read else consumer.step(0))
             if not read:
@@ -107,7 +106,7 @@ class Life:
 
     def kill(self) -> None:
         """End it as a killed process ends, whose lease has run out."""
-        self.source.client.delete(self._consumer.membership.fence.lease)
+        self.source.client.delete(self._reading.consumer.membership.fence.lease)
         with warnings.catch_warnings():
             # What a killed process had in hand is never awaited.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -128,10 +127,6 @@ class Life:
         loop = self._runner.get_loop()
         assert isinstance(loop, VirtualLoop)
         return loop
-
-    @property
-    def _consumer(self) -> Consumer:
-        return self._reading.consumer
 
     @property
     def _is_busy(self) -> bool:

@@ -61,7 +61,8 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
     """Let `group` go on from `to` on: it reads what is there and what follows, each entry once more.
 
     All that is pending in the group is acknowledged, also where it is before `to`. Results that the group makes again
-    are appended again.
+    are appended again. One that was interrupted has lost nothing, but what it had not acknowledged may come twice: do it
+    again.
 
     to        'beginning', 'end', an ISO 8601 time (UTC unless it says otherwise) or an entry id
     force     also while consumers are alive. They go on from there; what they have read before they process all the

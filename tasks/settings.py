@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 from tasks.errors import SettingsError
 
 __all__ = [
+    "check_choice",
     "check_group",
+    "check_number",
     "check_topic",
     "dead_topic",
     "group_end",
@@ -54,6 +57,21 @@ def check_group(name: str) -> str:
         return name
     msg = f"expected a group name of {_RULE}, got {name!r}; rename the group"
     raise SettingsError(msg)
+
+
+def check_choice(value: object, choices: Iterable[object], *, name: str) -> None:
+    """Refuse a value that is none of `choices`; `name` says whose it is."""
+    allowed = list(choices)
+    if value not in allowed:
+        msg = f"{name}: expected {' or '.join(map(repr, allowed))}, got {value!r}"
+        raise SettingsError(msg)
+
+
+def check_number(value: object, *, least: int, name: str) -> None:
+    """Refuse what is no whole number from `least` on; `name` says whose it is."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        msg = f"{name}: expected a whole number from {least} on, got {value!r}"
+        raise SettingsError(msg)
 
 
 def dead_topic(topic: str, group: str) -> str:

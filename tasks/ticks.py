@@ -189,6 +189,11 @@ class Beat:
         self.last = int(last or self.last)
         return answer
 
+    def is_kept(self, now: float, *, within: float) -> bool:
+        """Return whether any run has claimed a tick of the last `within` seconds."""
+        last = self._reservoir.client.hget(self.key, "last")
+        return last is not None and time_of(int(last), self.every) > now - within
+
     def before(self, tick: int, *, wait: bool = True) -> tuple[int, int]:
         """Return how many claims of earlier runs are to be waited for, and how many are lost: their run is dead.
 

@@ -6,13 +6,20 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from deployments.redis_server import RedisServer
 from tasks import reservoir, testing
+
+if TYPE_CHECKING:
+    from tests.plain import Plain
 
 # fakeredis runs the scripts in a Lua of its own and a real server answers over a socket: single examples are
 # slow now and then on a shared machine, and that is no finding.
@@ -26,6 +33,21 @@ settings.register_profile(
 )
 settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)  # for an hour of looking
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
+
+
+class OneStack(LoadFileScheduling):
+    """Gives the tests of one file to one process, and what needs the stack `plain` to one as well."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return super()._split_scope(nodeid).replace("test_browser.py", "test_end_to_end.py")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return OneStack(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="FOLDER", help="where the browser tests put what the documents show")
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +78,8 @@ def prefect() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness
 
     quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
-    with prefect_test_harness(), temporary_settings(quiet):
+    # 30 s are not enough on a machine that is busy with other things.
+    with prefect_test_harness(server_startup_timeout=120), temporary_settings(quiet):
         yield
 
 
@@ -101,3 +124,20 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
             return client
 
         yield flushed
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> "Iterator[Plain]":
+    """Return a Prefect server and a worker, which take most of a minute to start: `OneStack` sees to it that one is enough."""
+    from tests.plain import Plain
+
+    with Plain(tmp_path_factory.mktemp("plain"), redis_server) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def levels_run(plain: "Plain") -> UUID:
+    """Return a run of `levels`, with a group that lags and another that did in the hours before."""
+    from tests.plain import run_levels
+
+    return run_levels(plain)

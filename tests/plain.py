@@ -1,22 +1,29 @@
 """A Prefect server, a worker and a Redis of real ones, with `prefect.yaml` deployed, and what tests ask of them."""
 
+import json
+import math
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Self
 from uuid import UUID
 
 import redis
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import ArtifactFilter, FlowFilter
+from prefect.client.schemas.objects import Artifact, FlowRun
 
+from deployments import rollout
 from deployments.ledger import flow_run_processes
 from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
 from deployments.redis_server import RedisServer
+from tasks import history
+from tests.streams import push_all
+from tests.waiting import wait_until
 
-__all__ = ["ROOT", "Plain", "entries", "free_port"]
+__all__ = ["ROOT", "Plain", "entries", "free_port", "run_levels"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,5 +95,33 @@ class Plain:
         found = self.client.read_flow_runs(flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}))
         return sorted(found, key=lambda run: run.created or run.expected_start_time)
 
+    def deployment(self, name: str) -> UUID:
+        return self.client.read_deployment_by_name(name).id
+
+    def artifact(self, run: UUID, kind: str = "markdown") -> Artifact | None:
+        """Return what the run shows of that kind, if it does so yet."""
+        wanted = {"flow_run_id": {"any_": [run]}, "type": {"any_": [kind]}}
+        found = self.client.read_artifacts(artifact_filter=ArtifactFilter.model_validate(wanted))
+        return found[0] if found else None
+
     def state(self, run: UUID) -> str:
         return self.client.read_flow_run(run).state_name or ""
+
+
+def run_levels(plain: Plain) -> UUID:
+    """Run the flow `levels` on a reservoir in which a group lags, and another did in the hours before."""
+    rollout.ensure_automations(plain.client)
+    now = time.time_ns() // 1_000_000
+    with redis.Redis.from_url(plain.redis_url, protocol=2) as client:
+        push_all(client, "flooded", range(5))
+        client.xgroup_create("flooded", "slow", "0")
+        for n in range(60):
+            lag = round(400 * abs(math.sin(n / 9)) * n / 60)
+            client.xadd(
+                history.KEY,
+                {"groups": json.dumps([["market", "movers", lag, 0, 0]])},
+                id=f"{now - (60 - n) * 300_000}-0",
+            )
+    run = plain.client.create_flow_run_from_deployment(plain.deployment("levels/main"), parameters={"max_lag": 3})
+    wait_until(lambda: plain.state(run.id) == "Completed", "its end", deadline=60)
+    return run.id

@@ -13,16 +13,20 @@ from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
 import redis
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 
 from deployments.as_json import entry_object, line
 from deployments.dead import dead
 from deployments.ledger import Ledger
+from deployments.prefect_server import said_by
 from deployments.redis_server import RedisServer
 from deployments.tables import entry_table, letters_table, levels_table
 from tasks.deadletters import newest_letters
@@ -218,7 +222,9 @@ def test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look(
     assert process.returncode == 1  # no Prefect
 
 
-@pytest.mark.skipif(not shutil.which("script"), reason="no script(1), which makes a terminal for it")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("script"), reason="no util-linux' script(1) for a terminal"
+)
 def test_status_on_a_terminal_is_drawn_in_place(
     tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer
 ) -> None:
@@ -350,6 +356,19 @@ def test_up_with_a_redis_that_does_not_answer_starts_nothing(tmp_path: Path) -> 
     assert not (tmp_path / "logs" / "prefect-server.log").exists()
 
 
+@pytest.mark.parametrize(
+    ("status", "says"), [(401, "without the right key (401); set PREFECT_API_AUTH_STRING"), (503, "an error (503)")]
+)
+def test_a_prefect_server_that_refuses_is_told_in_a_sentence(status: int, says: str) -> None:
+    request = httpx.Request("GET", "http://user:hunter2@127.0.0.1:1/api/flows")
+    error = httpx.HTTPStatusError("hunter2", request=request, response=httpx.Response(status, request=request))
+    with temporary_settings({PREFECT_API_URL: "http://user:hunter2@127.0.0.1:1/api"}):
+        said = said_by(error)
+    assert says in said
+    assert "at http://127.0.0.1:1/api" in said
+    assert "hunter2" not in said
+
+
 def test_a_python_without_the_project_says_how_to_install_it(tmp_path: Path) -> None:
     bare = [sys.executable, "-S", "-m", "deployments", "status"]  # -S: without what is installed
     result = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
@@ -366,11 +385,23 @@ def test_the_command_works_from_any_folder(tmp_path: Path, real_redis: redis.Red
 
 def test_a_wide_frame_shows_its_first_and_its_last_columns_in_the_room_there_is() -> None:
     frame = pd.DataFrame({f"column_{n}": [n] * 20 for n in range(30)})
-    table = entry_table("t", Entry({"frame": frame}, topic="t", id="1-0"), width=60)
-    names = [str(column.header) for column in table.columns]  # type: ignore[union-attr]
+    shown = entry_table("t", Entry({"frame": frame}, topic="t", id="1-0"), width=60)
+    _, table, left_out = shown.renderables
+    assert isinstance(table, Table)
+    names = [str(column.header) for column in table.columns]
     assert names == ["column_0", "column_1", "column_2", "column_28", "column_29"]
-    assert table.row_count == 10  # type: ignore[union-attr]
-    assert table.caption == "of 20 rows and 30 columns"  # type: ignore[union-attr]
+    assert table.row_count == 10
+    assert str(left_out) == "of 20 rows and 30 columns"
+
+
+def test_what_others_wrote_is_shown_as_it_reads_and_obeyed_by_nobody() -> None:
+    bad = "[/red] \x1b[2J [bold]"
+    console = Console(width=100, force_terminal=False)
+    for value in (bad, pd.DataFrame({bad: [bad]}), pd.DataFrame({"n": [1]})):
+        with console.capture() as capture:
+            console.print(entry_table("t", Entry({bad: 1, "value": value}, topic="t", id="1-0"), width=100))
+        assert "[/red]  [2J [bold]" in capture.get()
+        assert "\x1b" not in capture.get()
 
 
 @pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame({"a": []}), pd.DataFrame(index=[1, 2])])

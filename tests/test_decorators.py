@@ -154,6 +154,11 @@ def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
         ({"keep": "4000, 1h, 2h"}, "keep: expected each limit once"),
         ({"max_waiting": "1h"}, "max_waiting: expected a number of entries or a size above zero"),
         ({"when_full": "drop"}, "when_full: expected 'spill' or 'wait'"),
+        ({"every": 0}, "every: expected a duration above zero"),
+        ({"threads": -1}, "threads: expected a whole number from 0 on, got -1"),
+        ({"timeout": "1s"}, "timeout: .* set threads to 1 or more"),
+        ({"max_failures": 0}, "max_failures: expected a whole number from 1 on"),
+        ({"compression": "gzip"}, "compression: expected 'lz4' or 'zstd' or None, got 'gzip'"),
     ],
 )
 def test_a_bad_option_of_an_inlet_is_an_error_at_import(options: dict[str, Any], why: str) -> None:
@@ -169,6 +174,9 @@ def test_a_bad_option_of_an_inlet_is_an_error_at_import(options: dict[str, Any],
         ({"into": "t"}, "come back to it"),
         ({"run_for": "-1s"}, "run_for"),
         ({"start_from": "yesterday-ish"}, "start_from"),
+        ({"topics": []}, "topics: expected the name of a topic, or a list of them"),
+        ({"on_error": "ignore"}, "on_error: expected 'dead_letter' or 'stop', got 'ignore'"),
+        ({"max_deliveries": 0}, "max_deliveries: expected a whole number from 1 on"),
     ],
 )
 def test_a_bad_option_of_an_outlet_is_an_error_at_import(options: dict[str, Any], why: str) -> None:

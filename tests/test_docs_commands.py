@@ -6,17 +6,21 @@ What runs them for real is another test, which is named here, or the one below f
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 import typer.main
 from prefect.cli._app import _app as prefect_cli
+from prefect.client.orchestration import get_client
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import Settings
 
 from deployments.cli import app as sluice_cli
+from flows.market import quotes
 from tasks import Reservoir, settings
 from tests.documents import (
     PAGES,
@@ -31,41 +35,56 @@ from tests.documents import (
 )
 from tests.test_prefect_yaml import DEPLOYMENTS
 
-UP = "test_end_to_end.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
+UP = "test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
 RESTART = "test_end_to_end.py::test_restart_ends_what_runs_in_good_order_and_runs_it_again"
 BY_PREFECT = "test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
 SHOWN = "test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
 SECURED = "test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
 
+HERE = "test_docs_commands.py::test_schedules_pools_and_automations_are_had_by_the_commands_that_pages_show"
+
 # Which test runs the commands that begin so.
 RUN_BY = {
     "make up": UP,
-    "sluice up": UP,
     "sluice restart": RESTART,
     "sluice status": SHOWN,
+    "sluice status --watch": "test_cli.py::test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look",
     "sluice peek": SHOWN,
+    "sluice peek signals --follow": "test_cli.py::test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touches_no_group",
+    "sluice dead": "test_cli.py::test_dead_shows_where_and_why_and_how_to_replay",
+    "sluice doctor": "test_doctor.py::test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does",
     "prefect deployment run": BY_PREFECT,
     "prefect deploy --all": BY_PREFECT,
-    "prefect work-pool create": BY_PREFECT,
-    "prefect automation create": "test_prefect_yaml.py::test_the_automations_are_what_prefect_understands",
+    "prefect worker start": BY_PREFECT,
+    "prefect server start": UP,  # by deployments/serve.py
+    "prefect work-pool create": HERE,
+    "prefect automation create": HERE,
+    "prefect deployment schedule": HERE,
     "openssl": SECURED,
     "redis-cli ACL": SECURED,
 }
 
 
 def words_of(line: str) -> list[str]:
-    first, *others = shlex.split(line)
+    first, *others = shlex.split(line.partition(" | ")[0])
     return [first.removeprefix(".venv/bin/"), *others]
 
 
 def typed() -> Iterator[tuple[str, str]]:
-    """Yield each command with where it is: of blocks, and what is one in a sentence."""
+    """Yield each command of a block, with where that is."""
     for block in blocks("sh"):
         for line in commands(block):
             yield str(block), line
+
+
+def mentioned() -> Iterator[tuple[str, str]]:
+    """Yield each command in a sentence, with the page; those of the reference are made of the commands themselves."""
     for page in PAGES:
+        if page.name == "reference.md":
+            continue
         for line in re.findall(r"`((?:make|sluice|prefect|redis-cli) [^`]+)`", without_blocks(page.read_text())):
-            yield page.name, line
+            if " " in (said := line.removesuffix(" ...")):
+                yield page.name, said
 
 
 class Commands:
@@ -82,14 +101,20 @@ class Commands:
         done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    def sluice(self, *arguments: str) -> None:
+    def sluice(self, name: str, *arguments: str) -> None:
         group: Any = typer.main.get_command(sluice_cli)
-        command = group.commands[arguments[0]]
-        if not arguments[1:]:  # a sentence may name it without what it needs
-            return
-        given = command.make_context(arguments[0], list(arguments[1:])).params
-        if arguments[0] == "restart":
+        given = group.commands[name].make_context(name, list(arguments)).params
+        if name == "restart":
             self._deployed(given["name"])
+
+    def sluice_in_a_sentence(self, *arguments: str) -> None:
+        """A sentence may name a command or an option without what it needs."""
+        group: Any = typer.main.get_command(sluice_cli)
+        options, names = [], [word for word in arguments if word in group.commands]
+        for command in [group, *(group.commands[name] for name in names[:1])]:
+            options += [option for each in command.params for option in each.opts]
+        assert names or arguments[0] in options
+        assert {word for word in arguments if word.startswith("-")} <= set(options)
 
     def prefect(self, *arguments: str) -> None:
         _, bound, *_ = prefect_cli.parse_args(arguments, print_error=False, exit_on_error=False)
@@ -148,11 +173,15 @@ PROGRAMS: dict[str, Callable[..., None]] = {
 
 def test_every_command_is_one_with_the_options_names_and_parameters_it_is_given(tmp_path: Path) -> None:
     checks = Commands(checkout_with(files_shown(), tmp_path))
-    for where, line in typed():
+    mentions = {"sluice": Commands.sluice_in_a_sentence}
+    for where, line, programs in [
+        *((*each, PROGRAMS) for each in typed()),
+        *((*each, PROGRAMS | mentions) for each in mentioned()),
+    ]:
         program, *arguments = words_of(line)
-        assert program in PROGRAMS, f"{where}: nothing checks {line!r}"
+        assert program in programs, f"{where}: nothing checks {line!r}"
         try:
-            PROGRAMS[program](checks, *arguments)
+            programs[program](checks, *arguments)
         except BaseException as error:
             error.add_note(f"{where}: {line}")
             raise
@@ -165,15 +194,43 @@ def test_a_command_of_sluice_or_prefect_in_a_block_is_run_by_a_test() -> None:
         assert name in names_of_tests(ROOT / "tests" / file), test
         assert any(line.startswith(beginning) for line in said), f"no page says {beginning!r} any more"
     for line in said:
-        if line.startswith(("sluice ", "openssl ", "redis-cli ACL")):
+        if line.startswith(("sluice ", "prefect ", "openssl ", "redis-cli ACL")):
             assert any(line.startswith(beginning) for beginning in RUN_BY), f"no test is named that runs {line!r}"
 
 
 def test_what_redis_cli_is_told_is_what_a_server_understands(real_redis: redis.Redis) -> None:
     Reservoir(real_redis).push("market", {"n": 1})
     real_redis.xgroup_create("market", "movers")
-    told = [words_of(line) for _, line in typed() if line.startswith("redis-cli -s")]
+    told = [words_of(line) for _, line in [*typed(), *mentioned()] if line.startswith("redis-cli -s")]
     assert told
     for _, _, socket, *words in told:
         assert socket == ".sluice/redis/redis.sock"
         real_redis.execute_command(*words)
+
+
+def run_by_prefect(line: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        sys.exit(prefect_cli(words_of(line)[1:], exit_on_error=False, print_error=False))
+    assert not end.value.code, line
+
+
+@pytest.mark.usefixtures("prefect")
+def test_schedules_pools_and_automations_are_had_by_the_commands_that_pages_show() -> None:
+    told = {line for _, line in typed()}
+    with get_client(sync_client=True) as client:
+        for line in sorted(told):
+            if line.startswith(("prefect work-pool create", "prefect automation create")):
+                run_by_prefect(line)
+        pools = {pool.name for pool in client.read_work_pools()}
+        automations = client.read_automations()
+        for automation in automations:
+            client.delete_automation(automation.id)
+        deployed = client.read_deployment(quotes.to_deployment("main", interval=60).apply())  # type: ignore[arg-type]
+        (schedule,) = deployed.schedules
+        for verb, active in (("ls", True), ("pause", False), ("resume", True)):
+            (line,) = [each for each in told if each.startswith(f"prefect deployment schedule {verb} quotes/main")]
+            run_by_prefect(re.sub(r"[0-9a-f-]{36}", str(schedule.id), line))
+            assert client.read_deployment(deployed.id).schedules[0].active is active
+        client.delete_deployment(deployed.id)
+    assert {"sluice", "large"} <= pools
+    assert len(automations) == 2

@@ -1,27 +1,19 @@
 """Inlets without a beat: one pump and one push in each run, as Prefect tasks with retries, on a real Prefect server."""
 
-import os
-import signal
-import subprocess
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 import redis
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_API_URL
-from prefect.states import AwaitingRetry, Pending, Scheduled
+from prefect.states import Pending, Scheduled
 
 from deployments.redis_server import RedisServer
 from flows import inlet
 from tasks import EncodeError, PumpError, Reservoir, oneshot
-from tests.chaos.dying import dying
-
-ROOT = Path(__file__).resolve().parents[1]
+from tasks.ticks import Beat
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -121,31 +113,20 @@ def test_a_run_on_a_grid_leaves_one_artifact_that_says_what_became_of_its_ticks(
     assert f"| pushed | {len(reservoir.peek('daily', 9))} |" in artifact.data
 
 
-def as_prefect_runs_it(run: UUID, **env: str) -> int:
-    """Run a flow run in a process of its own and return its exit code."""
-    settings = {
-        "PREFECT__FLOW_ENTRYPOINT": f"{ROOT}/tests/chaos/dying.py:dying",
-        "PREFECT_API_URL": PREFECT_API_URL.value(),
-    }
-    command = [sys.executable, "-m", "prefect.engine", str(run)]
-    return subprocess.run(command, env=os.environ | settings | env, cwd=ROOT, timeout=60, check=False).returncode
-
-
-def test_a_run_that_was_killed_between_its_push_and_its_state_pushes_nothing_more_when_it_is_retried(
-    reservoir: Reservoir,
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_run_that_begins_after_its_window_pumps_only_if_nobody_else_does(
+    reservoir: Reservoir, *, is_kept: bool
 ) -> None:
+    beat = Beat(reservoir, "daily", "briefly", every=0.1)
+    # Kept by one that is a little ahead, so that it is so for as long as this takes.
+    assert beat.claim(beat.start(time.time() + (200 if is_kept else -3600))) == "claimed"
     with get_client(sync_client=True) as server:
-        run = server.create_flow_run(dying, state=Scheduled(scheduled_time=datetime.now(UTC))).id
+        late = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=1))
+        run = server.create_flow_run(briefly, state=late).id
         server.set_flow_run_state(run, Pending())
-        assert as_prefect_runs_it(run, DIE="1") == -signal.SIGKILL
-        assert server.read_flow_run(run).state_name == "Running"
-        before = reservoir.peek("daily", 9)
-        assert len(before) == 1
-        server.set_flow_run_state(run, AwaitingRetry(scheduled_time=datetime.now(UTC)), force=True)  # the UI's Retry
-        server.set_flow_run_state(run, Pending())
-        assert as_prefect_runs_it(run) == 0
-        assert server.read_flow_run(run).state_name == "Completed"
-    assert reservoir.peek("daily", 9) == before
+        outcome = run_flow(briefly, flow_run=server.read_flow_run(run))
+    assert (outcome == "too late") is is_kept
+    assert bool(reservoir.topics()) is not is_kept
 
 
 def test_two_runs_for_one_moment_of_a_schedule_push_once_and_each_moment_has_its_own(reservoir: Reservoir) -> None:

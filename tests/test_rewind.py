@@ -1,6 +1,7 @@
 """Rewinds: what a group reads again, once; what it does not any more; and never behind a consumer's back."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tasks import Reservoir, SettingsError
 from tasks import rewind as module
 from tasks.consumer import Consumer
+from tasks.results import result_record
 from tasks.rewind import rewind
 from tests.streams import pending, push_all, run
 
@@ -104,3 +106,53 @@ def test_a_group_that_is_not_there_is_named_with_those_that_are(client: redis.Re
         SettingsError, match=rf"expected a group of topic '{topic}' \((group|it has none)\), got '{group}'"
     ):
         rewind(client, topic, group, "end")
+
+
+@contextmanager
+def cut_after(client: redis.Redis, commands: int) -> Iterator[None]:
+    """Let a client send so many commands, and raise instead of any more: what a process killed there has done."""
+    left, send = iter(range(commands)), client.execute_command
+
+    def sent(*args: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            raise redis.ConnectionError
+        return send(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "execute_command", sent)
+        yield
+
+
+@given(
+    n=st.integers(1, 12),
+    read=st.integers(0, 12),
+    acked=st.integers(0, 12),
+    to=st.integers(-1, 12),
+    commands=st.integers(0, 12),
+    again=st.booleans(),
+)
+@pytest.mark.usefixtures("small_pages")
+def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
+    fresh_client: Fresh, *, n: int, read: int, acked: int, to: int, commands: int, again: bool
+) -> None:
+    client: Any = fresh_client()
+    ids = push_all(client, "topic", range(n))
+    client.xgroup_create("topic", "group", "0")
+    if read:
+        client.xreadgroup("group", "dead", {"topic": ">"}, count=read)
+    acknowledged = range(min(acked, read, n))
+    for entry in acknowledged:
+        client.xack("topic", "group", ids[entry])
+    for entry_id in ids:
+        client.hset(result_record("group", "topic", entry_id), "a result", "=1-0")
+    place = "beginning" if to < 0 else ids[to] if to < n else "end"
+    with cut_after(client, commands), suppress(redis.ConnectionError):
+        rewind(client, "topic", "group", place)
+    behind = range(max(to, 0), n)
+    if not again:
+        assert set(behind) - set(acknowledged) <= set(read_all(client))
+        return
+    rewind(client, "topic", "group", place)
+    assert not pending(client)
+    assert not client.keys(result_record("group", "topic", "*"))
+    assert read_all(client) == list(behind)

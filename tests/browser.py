@@ -1,0 +1,86 @@
+"""A real browser on Prefect's UI: Chromium as the system has it, driven by Playwright."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+__all__ = ["Browser", "browser_on"]
+
+_PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the UI asks Amplitude for its settings (3.8.8)
+]
+_WIDTH, _HEIGHT = 1200, 900
+_PATIENCE_MS = 60_000
+
+
+class Browser:
+    """One page of Prefect's UI, version 2, which is what its root leads to.
+
+    screenshots    the folder they go to; None: none are taken
+    """
+
+    def __init__(self, page: Page, root: str, screenshots: Path | None) -> None:
+        self.page = page
+        self.shoots = screenshots is not None
+        self._root = root
+        self._screenshots = screenshots
+
+    def open(self, path: str = "") -> Page:
+        """Go to a page of the UI."""
+        self.page.goto(f"{self._root}/v2/{path}")
+        return self.page
+
+    def open_run_form(self, deployment: UUID) -> Page:
+        """Go to a deployment, and from there to the form for a run of it."""
+        page = self.open(f"deployments/deployment/{deployment}")
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Custom run").click()
+        page.get_by_role("heading", name="Parameters").wait_for()
+        return page
+
+    def open_drawn(self, artifact: UUID) -> str:
+        """Go to an artifact, wait until all its diagrams are drawn, and return what is written in the first."""
+        page = self.open(f"artifacts/artifact/{artifact}")
+        drawing = page.locator("svg[id^=mermaid]").first
+        drawing.wait_for()
+        page.locator("[data-slot=skeleton]").wait_for(state="detached")
+        return drawing.inner_html()
+
+    def shoot(self, name: str, *, height: int = _HEIGHT) -> None:
+        """Take a screenshot as wide as the page and `height` pixels high, if they are wanted."""
+        if not self._screenshots:
+            return
+        self.page.set_viewport_size({"width": _WIDTH, "height": height})
+        self.page.mouse.move(0, 0)
+        self.page.wait_for_load_state("networkidle")
+        self.page.screenshot(path=self._screenshots / f"{name}.png")
+        self.page.set_viewport_size({"width": _WIDTH, "height": _HEIGHT})
+
+
+@contextmanager
+def browser_on(api_url: str, screenshots: Path | None) -> Iterator[Browser]:
+    """Give a browser with an empty profile that reaches this machine and nothing else; skip the test if there is none."""
+    program = next(filter(None, map(shutil.which, _PROGRAMS)), None)
+    if program is None:
+        pytest.skip("nobody looked at Prefect's UI: there is no Chromium (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=_FLAGS)
+        page = chromium.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
+        page.set_default_timeout(_PATIENCE_MS)
+        try:
+            yield Browser(page, api_url.removesuffix("/api"), screenshots)
+        finally:
+            chromium.close()

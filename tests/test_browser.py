@@ -1,0 +1,148 @@
+"""Prefect's UI as a person meets it, in a real browser: forms, schedules, reports."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from playwright.sync_api import Page
+from prefect.client.schemas.objects import FlowRun
+
+from flows.market import quotes, with_prefix
+from flows.vitals import vitals
+from tasks.reservoir import Reservoir
+from tests.browser import Browser, browser_on
+from tests.plain import Plain, entries
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, three flow runs
+
+
+@pytest.fixture(scope="module")
+def browser(plain: Plain, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    folder = request.config.getoption("--screenshots")
+    with browser_on(plain.env["PREFECT_API_URL"], Path(folder) if folder else None) as browser:
+        yield browser
+
+
+def described(page: Page, parameter: str) -> str:
+    """Return what the form says of a parameter."""
+    label = page.locator("label", has_text=re.compile(rf"^{parameter} \(Optional\)$"))
+    return label.locator("xpath=following-sibling::p").inner_text()
+
+
+def submitted(plain: Plain, page: Page, flow: str) -> FlowRun:
+    """Send the form off and return the run that comes of it."""
+    before = len(plain.runs(flow))
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/deployment/*?tab=Runs")  # where the form leads
+    runs = plain.runs(flow)
+    assert len(runs) == before + 1
+    return runs[-1]
+
+
+def test_the_form_of_an_inlet_describes_all_parameters_and_runs_it(plain: Plain, browser: Browser) -> None:
+    page = browser.open_run_form(plain.deployment("quotes/main"))
+    assert described(page, "seed") == "The simulated exchange's. Each seed is another market."
+    assert described(page, "threads") == "How many pumps may run at once. 0 - one, in the run's own thread."
+    browser.shoot("inlet-form", height=1400)
+    page.get_by_label("topic (Optional)", exact=True).fill("quoted")
+    page.get_by_label("window (Optional)", exact=True).fill("45s")
+    run = submitted(plain, page, "quotes")
+    assert (run.parameters["topic"], run.parameters["window"]) == ("quoted", "45s")
+    wait_until(lambda: entries(plain.redis_url, "quoted"), "its first quotes", deadline=60)
+
+
+@contextmanager
+def vital_signs(url: str) -> Iterator[None]:
+    """Push what the inlet `vitals` pumps, for as long as this lasts."""
+    reservoir, stop = Reservoir.from_url(url), threading.Event()
+
+    def pump() -> None:
+        while not stop.wait(0.5):
+            reservoir.push("machine", vitals.pump())
+
+    thread = threading.Thread(target=pump)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_an_outlet_started_from_its_form_draws_its_pipeline_and_is_cancelled_in_the_ui(
+    plain: Plain, browser: Browser
+) -> None:
+    page = browser.open_run_form(plain.deployment("busiest/main"))
+    assert described(page, "top") == "How many processes."
+    assert described(page, "group") == "The consumer group. Each group sees every entry; runs of one group share them."
+    browser.shoot("outlet-form", height=1650)
+    page.get_by_label("top (Optional)", exact=True).fill("4")
+    with vital_signs(plain.redis_url):
+        run = submitted(plain, page, "busiest")
+        wait_until(lambda: "latest result" in str(plain.artifact(run.id)), "its report", deadline=60)
+        artifact = plain.artifact(run.id)
+        assert artifact
+        drawn = browser.open_drawn(artifact.id)
+        for node in ("from_redis", "filter(has(vitals))", "pluck", "sliding_window", "map(most_used)", "to_redis"):
+            assert node in drawn
+        assert re.search(r"[1-9]/s", drawn)
+        assert page.locator("table").last.locator("tr").count() == 1 + 4
+        browser.shoot("live-diagram", height=1250)
+
+    browser.open(f"runs/flow-run/{run.id}").get_by_role("button", name="Open menu").click()
+    page.get_by_role("menuitem", name="Cancel").click()
+    page.get_by_role("button", name="Cancel Flow Run").click()
+    wait_until(lambda: plain.state(run.id) == "Cancelled", "its end", deadline=60)
+
+
+def test_a_schedule_is_paused_and_resumed_with_its_switch(plain: Plain, browser: Browser) -> None:
+    def active() -> bool:
+        (schedule,) = plain.client.read_deployment_by_name("slow_seconds/main").schedules
+        return bool(schedule.active)
+
+    page = browser.open(f"deployments/deployment/{plain.deployment('slow_seconds/main')}")
+    switch = page.get_by_role("switch", name="toggle Every 1 minute")
+    assert active()
+    switch.click()
+    wait_until(lambda: not active(), "the pause")
+    browser.shoot("schedule", height=700)
+    switch.click()
+    wait_until(active, "the end of the pause")
+
+
+def test_a_replay_shows_how_far_it_is(plain: Plain, browser: Browser) -> None:
+    frame = with_prefix(quotes.pump(), "150")
+    reservoir = Reservoir.from_url(plain.redis_url)
+    for _ in range(100 if browser.shoots else 3):  # a picture wants a replay that is under way
+        reservoir.push_many("replayed", [{"quotes": frame}] * 10)
+    replay = plain.client.create_flow_run_from_deployment(
+        plain.deployment("movers/replay"), parameters={"topics": "replayed"}
+    )
+
+    def percent() -> float:
+        progress = plain.artifact(replay.id, "progress")
+        return float(str(progress.data)) if progress else -1
+
+    wait_until(lambda: percent() >= (20 if browser.shoots else 0), "its progress", deadline=120)
+    report, progress = plain.artifact(replay.id), plain.artifact(replay.id, "progress")
+    assert report
+    assert progress
+    browser.open_drawn(report.id)
+    browser.shoot("replay-progress", height=700)
+    wait_until(lambda: plain.state(replay.id) == "Completed", "its end", deadline=120)
+    browser.open(f"artifacts/artifact/{progress.id}").get_by_text("Progress: 100%").wait_for()
+    browser.open(f"artifacts/artifact/{report.id}").get_by_text("100 % of a replay up to replayed").wait_for()
+
+
+def test_lag_over_time_is_drawn_in_a_colour_that_is_seen(plain: Plain, browser: Browser, levels_run: UUID) -> None:
+    artifact = plain.artifact(levels_run)
+    assert artifact
+    drawn = browser.open_drawn(artifact.id)
+    assert "movers on market" in drawn
+    assert browser.page.locator("svg[id^=mermaid] path[stroke='#c0392b']").count() == 1
+    browser.shoot("levels", height=1450)

@@ -1,0 +1,185 @@
+"""`sluice new`: what it writes works as it is, leaves all else as it was, and is all there or not at all."""
+
+import errno
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from deployments.blueprint import read_blueprint
+from deployments.scaffold import new, with_deployment
+from tasks.errors import SettingsError
+from tasks.testing import Pushed
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a checkout with what the command reads and no more."""
+    for name in ("flows", "tests"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / "prefect.yaml", tmp_path)
+    shutil.copy(ROOT / "flows" / "clock.py", tmp_path / "flows")
+    return tmp_path
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.suffix in {".py", ".yaml"}
+    }
+
+
+def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, said = tmp_path / "checkout", io.StringIO()
+    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "docs"))
+    monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect puts the folder of a flow there that it imports
+    new(Console(file=said), "inlet", "rooms", root=root)
+    new(Console(file=said), "inlet", "bids", root=root, topic="market")  # all its inlets say what it keeps
+    assert "wrote flows/rooms.py" in said.getvalue()
+    assert "make test ARGS=tests/test_bids.py" in said.getvalue()
+    command = [sys.executable, "-m", "deployments", "new", "outlet", "warm", "--topic", "rooms"]
+    subprocess.run(command, cwd=root, capture_output=True, timeout=60, check=True)
+    made = {each.entrypoint.rpartition(":")[2]: each for each in read_blueprint(root / "prefect.yaml").deployments}
+    assert (made["rooms"].beats, made["warm"].stays_up, made["bids"].beats) == (True, True, True)
+    tests = [f"tests/test_{name}.py" for name in ("rooms", "warm", "bids", "prefect_yaml")]
+    others = "not cannot_be_imported and not whatever_its_function"  # on files of their own, in processes of their own
+    for check in (["pytest", "-q", "-k", others, *tests], ["ruff", "check", "."]):
+        done = subprocess.run(
+            [sys.executable, "-m", *check], cwd=root, capture_output=True, text=True, timeout=110, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_command_says_in_one_sentence_what_is_wrong_with_a_name() -> None:
+    command = [sys.executable, "-m", "deployments", "new", "inlet", "redis", "--topic", "rooms"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("sluice: 'redis' is a name")
+
+
+def test_a_new_test_fails_when_its_pipeline_drops_an_entry(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new(Console(file=io.StringIO()), "outlet", "warm", root=checkout)
+    flow = (checkout / "flows" / "warm.py").read_text()
+    (checkout / "dropping.py").write_text(flow.replace("wanted.map", "wanted.unique(key=tuple).map"))
+    monkeypatch.syspath_prepend(checkout)
+    namespace = {}
+    exec((checkout / "tests" / "test_warm.py").read_text().replace("flows.warm", "dropping"), namespace)
+    pushed = [Pushed({"number": n}, topic="machine", id=f"{n}-0") for n in (1, 2)]
+    with pytest.raises(AssertionError):
+        namespace["test_the_wanted_entries_come_out_in_push_order"].hypothesis.inner_test(pushed, None)
+
+
+def test_prefect_yaml_keeps_every_line_it_had(checkout: Path) -> None:
+    before = (checkout / "prefect.yaml").read_text()
+    new(Console(file=io.StringIO()), "outlet", "warm", root=checkout)
+    added = (checkout / "prefect.yaml").read_text()
+    assert added.startswith(before.rstrip("\n"))
+    assert yaml.safe_load(added)["deployments"][-1]["triggers"][0]["name"] == "run warm again"
+    assert not list(checkout.glob(".*")), "nothing is left of the writing"
+
+
+BLOCK = "# new\n- name: new\n  tags: [a]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("deployments:\n  - name: a\n", "deployments:\n  - name: a\n\n  # new\n  - name: new\n    tags: [a]\n"),
+        ("deployments:\n- name: a # last", "deployments:\n- name: a # last\n\n# new\n- name: new\n  tags: [a]\n"),
+        (
+            "deployments:\n  - {name: a}\n  # of a\n\n# of b\nb: 1\n",
+            "deployments:\n  - {name: a}\n  # of a\n\n  # new\n  - name: new\n    tags: [a]\n\n# of b\nb: 1\n",
+        ),
+        (
+            "x: &x 1\ndeployments:\n  - name: a\n    x: *x\n\nname: sluice\n",
+            "x: &x 1\ndeployments:\n  - name: a\n    x: *x\n\n  # new\n  - name: new\n    tags: [a]\n\nname: sluice\n",
+        ),
+        (
+            "deployments:\n  - name: |\n      a\n",
+            "deployments:\n  - name: |\n      a\n\n  # new\n  - name: new\n    tags: [a]\n",
+        ),
+    ],
+)
+def test_a_deployment_goes_behind_the_others_whatever_follows_them(text: str, made: str) -> None:
+    assert with_deployment(text, BLOCK, where=Path("prefect.yaml")) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "block"),
+    [
+        ("deployments: []\n", BLOCK),
+        ("deployments: [{name: a}]\n", BLOCK),
+        ("deployments:\n  - name: a\n", "- <<: *inlet\n"),
+    ],
+)
+def test_a_list_that_cannot_be_added_to_is_left_alone(text: str, block: str) -> None:
+    with pytest.raises(SettingsError, match="nothing was written; add the block by hand"):
+        with_deployment(text, block, where=Path("prefect.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("inlet", "Rooms", "expected a name of up to 40 small letters"),
+        ("inlet", "2rooms", "expected a name of up to 40 small letters"),
+        ("inlet", "../rooms", "expected a name of up to 40 small letters"),
+        ("outlet", "a" * 41, "expected a name of up to 40 small letters"),
+        ("outlet", "class", "expected a name of up to 40 small letters"),
+        ("outlet", "redis", "which flows/redis.py would hide; choose another, such as 'redis_outlet'"),
+        ("inlet", "queue", "which flows/queue.py would hide"),
+        ("inlet", "print", "which flows/print.py would hide"),
+        ("inlet", "scale", "the new files use for something else"),
+        ("outlet", "described", "the new files use for something else"),
+        ("outlet", "run", "the new files use for something else"),
+        ("outlet", "clock", "flows/clock.py is there already"),
+        ("outlet", "mine", "tests/test_mine.py is there already"),
+        ("inlet", "movers", "a deployment of a flow 'movers' already"),
+    ],
+)
+def test_a_name_that_means_something_else_is_refused_and_nothing_is_written(
+    checkout: Path, kind: str, name: str, message: str
+) -> None:
+    (checkout / "tests" / "test_mine.py").touch()
+    before = contents(checkout)
+    with pytest.raises(SettingsError, match=message):
+        new(Console(file=io.StringIO()), kind, name, root=checkout)  # type: ignore[arg-type]
+    assert contents(checkout) == before
+
+
+@pytest.mark.parametrize("breaks", ["the last step", "the test's folder"])
+def test_what_cannot_be_written_leaves_nothing_behind(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if breaks == "the last step":
+        monkeypatch.setattr(os, "replace", full)
+    else:
+        (checkout / "tests").rmdir()
+    before = contents(checkout)
+    with pytest.raises(SettingsError, match=r"cannot be written \(No .*\); nothing was written"):
+        new(Console(file=io.StringIO()), "outlet", "warm", root=checkout)
+    assert contents(checkout) == before
+    assert not list(checkout.glob(".*"))
+
+
+def test_schedules_of_new_inlets_begin_apart_from_those_there_are(checkout: Path) -> None:
+    (checkout / "prefect.yaml").write_text(
+        "definitions: {inlet: &inlet {name: main, tags: [inlet]}, every_minute: &every_minute {slug: a, interval: 60}}\n"
+        "deployments:\n  - name: trim\n    entrypoint: a.py:b\n    schedules:\n"
+        '      - {slug: a, interval: 300, anchor_date: "2026-01-01T00:00:10+00:00"}\n'
+    )
+    for name in ("one", "two", "three"):
+        new(Console(file=io.StringIO()), "inlet", name, root=checkout)
+    schedules = yaml.safe_load((checkout / "prefect.yaml").read_text())["deployments"]
+    assert [each["schedules"][0]["anchor_date"][17:19] for each in schedules] == ["10", "40", "25", "55"]
