@@ -186,6 +186,7 @@ def _run(
             log.info("%s -> %s: %s", name, topic, summary)
             key = re.sub(r"[^a-z0-9]+", "-", f"inlet-{name}-{topic}".lower()).strip("-")
             publish(summary.markdown(), key=key, description=f"What became of the ticks of {name} -> {topic}")
+            reservoir.client.close()
     return str(summary)
 
 
