@@ -41,7 +41,7 @@ def _told(letter: Letter) -> Text:
     return Text.assemble(
         (f"letter {letter.id}", "bold"),
         f"  entry {letter.entry_id}, node {letter.node}, deliveries {letter.deliveries}, replays {letter.retries}\n",
-        (letter.traceback.rstrip() or letter.exception, "red"),
+        ((letter.traceback.rstrip() or letter.exception).replace("\x1b", ""), "red"),
         "\n",
     )
 

@@ -66,8 +66,8 @@ class RedisServer:
     log       its log; default `folder`/redis.log
     tied      whether it ends with a killed supervisor (on Linux)
 
-    Acknowledged writes survive a killed server; of a power cut's last second they may not (append-only file,
-    synced every second).
+    Acknowledged writes survive a killed server, but for those it was given while its append-only file was being
+    synced, as it is every second: they wait for that, two seconds at most. Of a power cut's last second they may not.
     """
 
     def __init__(self, folder: Path, *, socket: Path | None = None, log: Path | None = None, tied: bool = True) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.cells import cell_len
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -33,22 +34,23 @@ _FOLDED = 40  # characters of a column that are enough to read it
 _COLOURS = {"RUNNING": "green", "FAILED": "red", "CRASHED": "red", "CANCELLED": "yellow", "CANCELLING": "yellow"}
 
 
-def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> Table | Text:
+def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> Group:
     """Return an entry as a table at most `width` wide: its first DataFrame's rows, or the fields one by one."""
     if not isinstance(entry, Entry):
-        return Text(f"{topic}: {entry}", style="red")
+        return Group(Text(f"{topic}: {entry}", style="red"))
+    # Not the table's own title and caption, which are folded to its width: a frame can be one character wide.
     title = f"{topic}  {entry.time.astimezone():%H:%M:%S}  ({entry.id})"
     frames = [(name, value) for name, value in entry.items() if isinstance(value, pd.DataFrame)]
     if frames:
         name, frame = frames[0]
-        others = "".join(f"  {field}={_short(value)}" for field, value in entry.items() if field != name)
-        return _frame_table(f"{title}{others}", frame, width)
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+        others = "".join(f"  {_short(field)}={_short(value)}" for field, value in entry.items() if field != name)
+        return Group(Text(f"{title}{others}", style="italic"), *_frame_table(frame, width))
+    table = Table(show_edge=False, pad_edge=False)
     table.add_column("field")
     table.add_column("value", overflow="fold")
     for field, value in entry.items():
-        table.add_row(field, _short(value))
-    return table
+        table.add_row(Text(_short(field)), Text(_short(value)))
+    return Group(Text(title, style="italic"), table)
 
 
 def levels_table(levels: Iterable[TopicLevel], *, width: int = 160) -> Table:
@@ -140,24 +142,25 @@ def runs_table(deployments: Iterable["Deployed"]) -> Table:
     return table
 
 
-def _frame_table(title: str, frame: pd.DataFrame, width: int) -> Table:
+def _frame_table(frame: pd.DataFrame, width: int) -> Iterator[Table | Text]:
     named = not isinstance(frame.index, pd.RangeIndex) and frame.index.name is not None
     shown = frame.head(_ROWS).reset_index() if named else frame.head(_ROWS)
-    columns = [[str(name), *map(_short, shown.iloc[:, position])] for position, name in enumerate(shown.columns)]
+    columns = [
+        [_short(str(name)), *map(_short, shown.iloc[:, position])] for position, name in enumerate(shown.columns)
+    ]
     chosen = _fitting([max(map(cell_len, column)) for column in columns], width)
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(show_edge=False, pad_edge=False)
     for position in chosen:
         right = shown.iloc[:, position].dtype.kind in "iuf"
-        table.add_column(columns[position][0], justify="right" if right else "left", no_wrap=True)
+        table.add_column(Text(columns[position][0]), justify="right" if right else "left", no_wrap=True)
     for row in range(1, len(shown) + 1):
-        table.add_row(*(columns[position][row] for position in chosen))
+        table.add_row(*(Text(columns[position][row]) for position in chosen))
     left_out = [f"{len(frame)} rows"] * (len(frame) > _ROWS) + [f"{len(columns)} columns"] * (
         len(chosen) < len(columns)
     )
+    yield table
     if left_out:
-        table.caption = f"of {' and '.join(left_out)}"
-        table.caption_justify = "left"
-    return table
+        yield Text(f"of {' and '.join(left_out)}", style="dim italic")
 
 
 def _fitting(widths: list[int], room: int) -> list[int]:
@@ -180,7 +183,8 @@ def _short(value: object) -> str:
             return f"<{len(value)} bytes>"
         case pd.DataFrame():
             return f"<DataFrame, {len(value)} x {len(value.columns)}>"
-    text = str(value).replace("\n", " ")
+    # Anybody may have written it: what a terminal would obey is not shown.
+    text = "".join(one if one.isprintable() else " " for one in str(value))
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 

@@ -21,6 +21,7 @@ import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 
 from deployments.as_json import entry_object, line
 from deployments.dead import dead
@@ -384,11 +385,23 @@ def test_the_command_works_from_any_folder(tmp_path: Path, real_redis: redis.Red
 
 def test_a_wide_frame_shows_its_first_and_its_last_columns_in_the_room_there_is() -> None:
     frame = pd.DataFrame({f"column_{n}": [n] * 20 for n in range(30)})
-    table = entry_table("t", Entry({"frame": frame}, topic="t", id="1-0"), width=60)
-    names = [str(column.header) for column in table.columns]  # type: ignore[union-attr]
+    shown = entry_table("t", Entry({"frame": frame}, topic="t", id="1-0"), width=60)
+    _, table, left_out = shown.renderables
+    assert isinstance(table, Table)
+    names = [str(column.header) for column in table.columns]
     assert names == ["column_0", "column_1", "column_2", "column_28", "column_29"]
-    assert table.row_count == 10  # type: ignore[union-attr]
-    assert table.caption == "of 20 rows and 30 columns"  # type: ignore[union-attr]
+    assert table.row_count == 10
+    assert str(left_out) == "of 20 rows and 30 columns"
+
+
+def test_what_others_wrote_is_shown_as_it_reads_and_obeyed_by_nobody() -> None:
+    bad = "[/red] \x1b[2J [bold]"
+    console = Console(width=100, force_terminal=False)
+    for value in (bad, pd.DataFrame({bad: [bad]}), pd.DataFrame({"n": [1]})):
+        with console.capture() as capture:
+            console.print(entry_table("t", Entry({bad: 1, "value": value}, topic="t", id="1-0"), width=100))
+        assert "[/red]  [2J [bold]" in capture.get()
+        assert "\x1b" not in capture.get()
 
 
 @pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame({"a": []}), pd.DataFrame(index=[1, 2])])
