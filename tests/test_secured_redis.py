@@ -7,6 +7,7 @@ import asyncio
 import io
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -79,6 +80,8 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl to make a certificate with (Debian: apt-get install openssl)")
     server = None
     try:
         server = Secured(tmp_path_factory.mktemp("secured"))
