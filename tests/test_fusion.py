@@ -1,6 +1,7 @@
 """Fused or not, nobody can tell: not by outputs, order, acknowledgements, dead letters, meters or the nodes' last values."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -67,19 +68,19 @@ def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | Non
             stream = stream.map(noted(f"left{i}", bad, lambda x: x)).union(stream.filter(noted(f"right{i}", bad, bool)))
         elif kind == "later":
             below: list[Stream] = []
-            stream = stream.map(grafting(below, seen, at=bad)).map(noted(name, bad, lambda x: x))
+            stream = stream.map(grafting(f"grafted{i}", below, seen, at=bad)).map(noted(name, bad, lambda x: x))
             below.append(stream)
     kept += [stream.sink(noted("last", 1, lambda x: later(x) if number(x) % 2 else x))]
     return [stream, *kept]
 
 
-def grafting(below: list[Stream], seen: list[Any], at: int) -> Callable[[Any], Any]:
+def grafting(name: str, below: list[Stream], seen: list[Any], at: int) -> Callable[[Any], Any]:
     """Return a function that connects a node further down, or takes it away again, while an element passes here."""
     grafted: list[Stream] = []
 
     def graft(x: Any) -> Any:
         if number(x) == at and not grafted:
-            grafted.append(below[0].map(lambda x: seen.append(("grafted", x))))
+            grafted.append(below[0].map(lambda x: seen.append((name, x))))
         elif number(x) == at + 2 and grafted:
             grafted.pop().destroy()
         return x
@@ -92,6 +93,17 @@ async def later(x: Any) -> None:
     if number(x) % 5 == 4:
         msg = "too late"
         raise RuntimeError(msg)
+
+
+def by_buffers(seen: list[Any], plan: list[Step]) -> list[list[Any]]:
+    """Return what was seen before the first buffer, between it and the next, and so on: these go on beside each other."""
+    buffers = [i for i, (kind, _) in enumerate(plan) if kind == "buffer"]
+
+    def before(name: str) -> int:
+        number = re.search(r"\d+$", name)
+        return len(buffers) if name == "last" else sum(i < int(number[0]) for i in buffers) if number else 0
+
+    return [[one for one in seen if before(one[0]) == n] for n in range(len(buffers) + 1)]
 
 
 def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | None, *, fuse: bool) -> dict[str, Any]:
@@ -109,7 +121,7 @@ def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | N
         await source.step()  # acknowledges what was done since the last one
         meters = [(meter.name, meter.received, meter.failed) for meter in reading.secured.meters]
         found = {
-            "seen": seen,
+            "seen": by_buffers(seen, plan),
             "meters": meters,
             "pending": [ids.index(id_) for id_ in pending(client)],
             "dead": [
