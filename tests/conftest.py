@@ -46,6 +46,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     return OneStack(config, log)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, most of it waiting for Prefect: the rest goes on beside it."""
+    longest = ("test_up.py", "test_end_to_end.py", "test_browser.py")
+    items.sort(key=lambda item: item.path.name not in longest)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="FOLDER", help="where the browser tests put what the documents show")
 
@@ -127,11 +133,15 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
 
 
 @pytest.fixture(scope="session")
-def plain(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> "Iterator[Plain]":
-    """Return a Prefect server and a worker, which take most of a minute to start: `OneStack` sees to it that one is enough."""
+def plain(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Plain]":
+    """Return a Prefect server and a worker, which take most of a minute to start: `OneStack` sees to it that one is enough.
+
+    They have a Redis to themselves: what tests have started there goes on for a while, beside the tests that follow.
+    """
     from tests.plain import Plain
 
-    with Plain(tmp_path_factory.mktemp("plain"), redis_server) as stack:
+    folder = tmp_path_factory.mktemp("plain")
+    with RedisServer(folder / "redis") as reservoir, Plain(folder, reservoir) as stack:
         yield stack
 
 
