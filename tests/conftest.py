@@ -46,12 +46,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     return OneStack(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, most of it waiting for Prefect: the rest goes on beside it."""
-    longest = ("test_up.py", "test_end_to_end.py", "test_browser.py")
-    items.sort(key=lambda item: item.path.name not in longest)
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="FOLDER", help="where the browser tests put what the documents show")
 
