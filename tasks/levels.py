@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from tasks.keep import Keep
-from tasks.retention import IDS, beside
+from tasks.retention import GROUPS, IDS, beside
 
 __all__ = ["GroupLevel", "Levels", "TopicLevel"]
 
@@ -22,7 +22,8 @@ __all__ = ["GroupLevel", "Levels", "TopicLevel"]
 # that was delivered is counted, entry by entry, if that is little. A sample is no use once entries that it counts were
 # trimmed from the start, or swept from before the id `swept`; or if another client deleted anything.
 _LEVEL = (
-    IDS
+    GROUPS
+    + IDS
     + """
 local topic, state, index, groups, spilled, tally = unpack(KEYS)
 if redis.call('EXISTS', topic) == 0 then return false end
@@ -96,9 +97,7 @@ if known and length > 0 then
   end
 end
 local answer = {length, first, last, string.format('%.0f', now), string.format('%.0f', bytes), came, string.format('%.0f', during), stored[3] or ''}
-for _, raw in ipairs(redis.call('XINFO', 'GROUPS', topic)) do
-  local group = {}
-  for i = 1, #raw, 2 do group[raw[i]] = raw[i + 1] end
+for _, group in ipairs(groups_of(topic)) do
   local oldest = group.pending > 0 and redis.call('XPENDING', topic, group.name, '-', '+', 1)[1][1] or ''
   answer[#answer + 1] = {
     group.name, group.consumers, group.pending, behind(group['last-delivered-id']) or -1, oldest,

@@ -45,9 +45,7 @@ local keys = {topic = KEYS[1], state = KEYS[2], index = KEYS[3], groups = KEYS[4
 local appended
 if ARGV[8] == '0' then
   redis.call('XGROUP', 'CREATE', keys.topic, KEYS[7], '$')
-  for _, reply in ipairs(redis.call('XINFO', 'GROUPS', keys.topic)) do
-    local group = {}
-    for j = 1, #reply, 2 do group[reply[j]] = reply[j + 1] end
+  for _, group in ipairs(groups_of(keys.topic)) do
     if group.name == KEYS[7] then appended = group['last-delivered-id'] end
   end
   redis.call('XGROUP', 'DESTROY', keys.topic, KEYS[7])

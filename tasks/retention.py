@@ -19,12 +19,25 @@ from tasks.errors import SettingsError
 from tasks.keep import Keep
 from tasks.settings import check_topic
 
-__all__ = ["IDS", "RETENTION", "TTL_MS", "Retention", "Trimmed", "beside", "mark_seen"]
+__all__ = ["GROUPS", "IDS", "RETENTION", "TTL_MS", "Retention", "Trimmed", "beside", "mark_seen"]
 
 # Longer than any schedule's pause; renewed by each append and by the `trim` flow.
 TTL_MS = 30 * 86_400_000
 # An inlet's run declares at its start, and the next one relieves it after a minute.
 LATELY_MS = 180_000
+
+# groups_of(topic) returns what XINFO GROUPS tells of each group, by the names it tells it under.
+GROUPS = """
+local function groups_of(topic)
+  local found = {}
+  for _, reply in ipairs(redis.call('XINFO', 'GROUPS', topic)) do
+    local group = {}
+    for i = 1, #reply, 2 do group[reply[i]] = reply[i + 1] end
+    found[#found + 1] = group
+  end
+  return found
+end
+"""
 
 IDS = """
 local function before(a, b)
@@ -65,16 +78,15 @@ end
 # or a live group lags: then the oldest entries are looked at one by one, and what is pending nowhere goes. The
 # cursor remembers how far that has come, and how many pending entries it has passed.
 RETENTION = (
-    """
+    GROUPS
+    + """
 local function retain(keys, keep, appended)
 """
     + IDS
     + """
 local function unfinished(keys, now)
   local live, floor, pending = {}, '18446744073709551615-18446744073709551615', 0
-  for _, reply in ipairs(redis.call('XINFO', 'GROUPS', keys.topic)) do
-    local group = {}
-    for j = 1, #reply, 2 do group[reply[j]] = reply[j + 1] end
+  for _, group in ipairs(groups_of(keys.topic)) do
     local seen = redis.call('HGET', keys.groups, group.name)
     if not seen then
       redis.call('HSET', keys.groups, group.name, now)

@@ -38,16 +38,22 @@ def read_all(client: redis.Redis, *, acknowledge: bool = True) -> list[int]:
     return values
 
 
+def pushed_and_read(client: Any, n: int, read: int) -> list[str]:
+    """Push `n` entries and have a consumer that is dead read the first `read` of them; return their ids."""
+    ids = push_all(client, "topic", range(n))
+    client.xgroup_create("topic", "group", "0")
+    if read:
+        client.xreadgroup("group", "dead", {"topic": ">"}, count=read)
+    return ids
+
+
 @given(n=st.integers(1, 12), read=st.integers(0, 12), acked=st.integers(0, 12), to=st.integers(-1, 12))
 @pytest.mark.usefixtures("small_pages")
 def test_after_a_rewind_the_group_reads_all_from_there_on_once(
     fresh_client: Fresh, n: int, read: int, acked: int, to: int
 ) -> None:
     client: Any = fresh_client()
-    ids = push_all(client, "topic", range(n))
-    client.xgroup_create("topic", "group", "0")
-    if read:
-        client.xreadgroup("group", "dead", {"topic": ">"}, count=read)
+    ids = pushed_and_read(client, n, read)
     for entry_id in ids[: min(acked, read)]:
         client.xack("topic", "group", entry_id)
     place = "beginning" if to < 0 else ids[to] if to < n else "end"
@@ -136,10 +142,7 @@ def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
     fresh_client: Fresh, *, n: int, read: int, acked: int, to: int, commands: int, again: bool
 ) -> None:
     client: Any = fresh_client()
-    ids = push_all(client, "topic", range(n))
-    client.xgroup_create("topic", "group", "0")
-    if read:
-        client.xreadgroup("group", "dead", {"topic": ">"}, count=read)
+    ids = pushed_and_read(client, n, read)
     acknowledged = range(min(acked, read, n))
     for entry in acknowledged:
         client.xack("topic", "group", ids[entry])
