@@ -93,19 +93,23 @@ class Fusion:
     def _fused(self, run: list[Any]) -> Callable[..., list[Any]]:  # noqa: C901 - one case a type
         guards, last, version = self._guards, run[-1], self._version
         map_, filter_, pluck, starmap = _FUSED
-        steps = [(node, node.meter, type(node)) for node in run]
+        # Calling with no further arguments takes a third of the time that spreading none of them takes.
+        steps = [
+            (node, node.meter, type(node), not (getattr(node, "args", ()) or getattr(node, "kwargs", ())))
+            for node in run
+        ]
 
         def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
             outer, guards.nested = guards.nested, 0.0
             began = then = perf_counter()
             node, meter, waiting = last, last.meter, []
             try:
-                for node, meter, kind in steps:
+                for node, meter, kind, is_plain in steps:
                     meter.received += 1
                     if kind is map_:
-                        x = node.func(x, *node.args, **node.kwargs)
+                        x = node.func(x) if is_plain else node.func(x, *node.args, **node.kwargs)
                     elif kind is filter_:
-                        if not node.predicate(x, *node.args, **node.kwargs):
+                        if not (node.predicate(x) if is_plain else node.predicate(x, *node.args, **node.kwargs)):
                             break
                     elif kind is pluck:
                         pick = node.pick
@@ -113,7 +117,7 @@ class Fusion:
                     elif kind is starmap:
                         x = node.func(*x, *node.args, **node.kwargs)
                     else:
-                        result = node.func(x, *node.args, **node.kwargs)
+                        result = node.func(x) if is_plain else node.func(x, *node.args, **node.kwargs)
                         if result is not None and isawaitable(result):
                             waiting = [result]
                         break

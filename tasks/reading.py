@@ -136,11 +136,7 @@ class Reading:
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit what came and acknowledge what is done, in one thread; return how many entries came."""
         entries = self.consumer.step(block_ms)
-        emit = self._emitter()
-        for element in self._elements(entries):
-            for one in emit(element):
-                await one
-            self._let_go()
+        await self._emit_read(entries)
         self._flush()
         if self.consumer.is_careful:
             self._watch_suspects(entries)
@@ -171,12 +167,14 @@ class Reading:
 
     async def _emit_read(self, read: list[Entry | Poison]) -> None:
         self._room.set()
-        emit = self._emitter()
+        emit = secure(self._node).fusion.emitter(self._node)  # nodes may have been added
+        emitted, is_batch = self._emitted, self._batch is not None
         began = time.monotonic()
         for element in self._elements(read):
             if self._stopping.is_set():
                 return
-            for one in emit(element):
+            emitted.entries = element if is_batch else (element,)
+            for one in emit(element, emitted):
                 await one
             self._let_go()
             if time.monotonic() - began > _SLICE:
@@ -192,17 +190,6 @@ class Reading:
         if self._batch is None:
             return entries
         return [entries[start : start + self._batch] for start in range(0, len(entries), self._batch)]
-
-    def _emitter(self) -> Callable[[Any], list[Any]]:
-        """Return what emits an element, and holds what receipts are made of its entries until `_let_go`."""
-        emit = secure(self._node).fusion.emitter(self._node)  # nodes may have been added
-        emitted, is_batch = self._emitted, self._batch is not None
-
-        def emit_element(element: Any) -> list[Any]:
-            emitted.entries = element if is_batch else (element,)
-            return emit(element, emitted)
-
-        return emit_element
 
     def _receipts(self, entries: Sequence[Entry]) -> list[Receipt]:
         fence, done, failed = self._fence, self._finish, self._fail
