@@ -200,15 +200,15 @@ class Reading:
     def _let_go(self) -> None:
         """Let go of what was emitted last and has been awaited."""
         emitted = self._emitted
-        if emitted.made:
-            for receipt in emitted.made:
+        entries, made = emitted.entries, emitted.made
+        emitted.entries, emitted.made = (), []
+        if made:
+            for receipt in made:
                 receipt.release()
-            emitted.made = []
         elif self._batch is None:
-            self._through.append(emitted.entries[0].origin)
+            self._through.append(entries[0].origin)
         else:
-            self._through.extend([entry.origin for entry in emitted.entries])
-        emitted.entries = ()
+            self._through.extend([entry.origin for entry in entries])
 
     def _finish(self, receipt: Receipt) -> None:
         self._open.discard(receipt)
