@@ -1,9 +1,9 @@
 """Runs of `map`, `starmap`, `filter` and `pluck`, and the `sink` at their end, done in one call: quicker, and nobody can tell.
 
 What is left out between the nodes of a run is streamz' way from one to the next: looking for downstream nodes, holding
-the receipts once more, a guard's frame. Behind a source even the receipts are left out, until somebody wants them: a node
-behind the run, a function that is not done yet, a failure. What a guard does is done here for each node: elements counted, an exception
-caught at the node where it happened. As soon as a node is connected or disconnected anywhere in the graph, even by a
+the receipts once more, a guard's frame. Behind a source even the receipts are left out, until somebody wants them: a
+node behind the run, a function that is not done yet, a failure. What a guard does is done here for each node: elements
+counted, an exception caught at the node where it happened. As soon as a node is connected or disconnected anywhere in the graph, even by a
 function of the run itself, all of it goes the plain way again, until the graph is looked through the next time.
 """
 
@@ -75,18 +75,18 @@ class Fusion:
             self._plain.clear()
 
     def emitter(self, source: Stream) -> Callable[[Any, LazyReceipts], list[Any]]:
-        """Return what emits an element of a source, quicker than its `_emit` if a run follows it and nothing else.
+        """Return what emits an element of a source, quicker than its `_emit` if one node follows it.
 
         The caller holds what receipts are made, until what is returned has been awaited.
         """
-        head = _only(source)
-        run, version = head.update if head in self._plain else None, self._version
+        head, version = _only(source) if self._enabled else None, self._version
+        is_run = head in self._plain
 
         def emit(x: Any, lazy: LazyReceipts) -> list[Any]:
-            if run is None or self._version != version:
+            if head is None or self._version != version:
                 return source._emit(x, metadata=lazy.metadata())
             source.current_value = x
-            return run(x, source, lazy)
+            return head.update(x, who=source, metadata=lazy if is_run else lazy.metadata())
 
         return emit
 
@@ -122,25 +122,25 @@ class Fusion:
                             waiting = [result]
                         break
                     if node is last or self._version != version:
-                        waiting = node._emit(x, metadata=_told(metadata))
+                        waiting = node._emit(x, metadata=_in_full(metadata))
                         break
                     node.current_value = x
                     now = perf_counter()
                     meter.seconds += now - then
                     then = now
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever a user's function may raise
-                guards.fail(node, _told(metadata), error)
+                guards.fail(node, _in_full(metadata), error)
                 waiting = []
             now = perf_counter()
             meter.seconds += now - then - guards.nested
             guards.nested = outer + now - began
-            return guards.hold(node, waiting, _told(metadata)) if waiting else waiting
+            return guards.hold(node, waiting, _in_full(metadata)) if waiting else waiting
 
         return update
 
 
-def _told(metadata: Any) -> Any:
-    """Return an element's metadata in full, as all but a fused run want it."""
+def _in_full(metadata: Any) -> Any:
+    """Return an element's metadata as all but a fused run want it, with its receipts."""
     return metadata.metadata() if isinstance(metadata, LazyReceipts) else metadata
 
 
