@@ -41,7 +41,7 @@ class Poison:
     error: PoisonEntryError
 
 
-def _is_gone(error: redis.ResponseError) -> bool:
+def _is_gone(error: redis.RedisError) -> bool:
     """Return whether the group, or its stream, was deleted. A blocked read is 'UNBLOCKED'; XINFO says 'no such key'."""
     return any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "no such key"))
 
@@ -142,19 +142,17 @@ class Consumer:
         """Return the next entries, waiting up to `block_ms` for new ones; none is returned twice.
 
         First what is pending here and was never returned (claimed from the dead, or lost with a reply), then
-        what is new. After an error of the connection call it again: it looks to what may have been lost.
+        what is new. After an error of Redis' call it again: it looks to what may have been lost.
 
         raises    LeaseLostError: taken for dead; this consumer can do nothing more
-                  redis.ConnectionError, redis.TimeoutError: no answer
+                  redis.RedisError: no answer, or none but that it cannot be done now
         """
         try:
             return self._step(block_ms)
-        except (redis.ConnectionError, redis.TimeoutError):
-            # Whatever was under way may or may not have happened.
+        except redis.RedisError as error:
+            # Whatever was under way may or may not have happened, and what came before it is not known to the caller.
             self._recover_all()
             self._next_renewal = 0.0
-            raise
-        except redis.ResponseError as error:
             if not _is_gone(error):
                 raise
             self._restore_groups()

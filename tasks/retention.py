@@ -10,10 +10,12 @@ Kept beside each topic, all with a TTL:
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import redis
+from redis.exceptions import OutOfMemoryError
 
 from tasks.errors import SettingsError
 from tasks.keep import Keep
@@ -291,7 +293,8 @@ return false
 def mark_seen(client: Any, topic: str, group: str) -> None:
     """Say that somebody reads `topic` with `group`: then nothing that it has not finished is removed."""
     key = beside(topic)[3]
-    with client.pipeline(transaction=False) as pipe:
+    # A full server refuses it, and what was said before holds for days: who reads on makes room.
+    with suppress(OutOfMemoryError), client.pipeline(transaction=False) as pipe:
         pipe.hset(key, group, int(time.time() * 1000))
         pipe.pexpire(key, TTL_MS)
         pipe.execute()
