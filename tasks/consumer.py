@@ -67,7 +67,7 @@ class Consumer:
     start_from  where a group that does not exist yet begins; see `group_start`
     until       where a bounded replay ends; see `group_end`. Nothing behind it is returned, acknowledged or counted
                 as delivered
-    max_entries, max_bytes   what one step returns at most; a single larger entry is returned alone
+    max_entries, max_bytes   what one step returns at most, but one entry of each topic, however many and large
     max_deliveries   how often an entry is delivered to consumers that die with it, before it is a dead letter.
                 What is taken over from the dead is returned in parts, the smaller the more often they died, in the end
                 one at a time: only the one they die of becomes a dead letter
@@ -339,7 +339,7 @@ class Consumer:
 
     def _read(self, block_ms: int) -> list[Entry | Poison]:
         if self._bound:
-            reply = self._bound.read(self.topics, self.membership.name, self._fitting())
+            reply = self._bound.read(self.topics, self.membership.name, self._of_each_topic())
             self.is_through = not reply and self._bound.is_reached(self.topics)
         else:
             # As one word, so that redis-py hands on the reply as it came: it would take it apart and put it together again.
@@ -348,7 +348,7 @@ class Consumer:
                 self.group,
                 self.membership.name,
                 "COUNT",
-                self._fitting(),
+                self._of_each_topic(),
                 *(("BLOCK", block_ms) if block_ms else ()),  # 0 would be for ever
                 "STREAMS",
                 *self.topics,
@@ -391,4 +391,8 @@ class Consumer:
         """Return how many entries to ask for, from the size of those that came lately."""
         if self._entry_bytes is None:
             return min(self.max_entries, _FIRST_READ)
+
+    def _of_each_topic(self) -> int:
+        """Return how many entries to ask each topic for, which is what a read's COUNT is of."""
+        return max(1, self._fitting() // len(self.topics))
         return max(1, min(self.max_entries, int(self.max_bytes / max(self._entry_bytes, 1))))
