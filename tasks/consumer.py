@@ -325,7 +325,8 @@ class Consumer:
             self.membership.count(topic, counted)
             deliveries.update(counted)
             self.is_careful = True
-        self._suspects.clear(topic, chosen)  # only now: an outage on the way, and they still are
+        # Only now: an outage on the way, and they still are. At the end nothing is left but what is pending no more.
+        self._suspects.clear(topic, chosen if topic in self._recover_from else None)
         raws = [(id_, entries[0][1]) for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
         return self._delivered(topic, [(id_, list(itertools.chain(*raw.items()))) for id_, raw in raws], deliveries)
 
