@@ -116,8 +116,7 @@ class Consumer:
         self._entry_bytes: float | None = None
         self._joined = False
         self._settled = False
-        self._next_renewal = 0.0
-        self._next_claim = 0.0
+        self._next_renewal = self._next_claim = 0.0
 
     @property
     def held(self) -> int:
@@ -204,8 +203,7 @@ class Consumer:
         now = time.monotonic()
         if now < self._next_renewal:
             return
-        if not self.membership.renew() and self._joined:
-            # It had lapsed, and others' may have as well, in the same outage: let them come back first.
+        if not self.membership.renew() and self._joined:  # after an outage of all: let the others come back first
             self._next_claim = now + self.membership.lease_ttl
         self._next_renewal = now + self.membership.lease_ttl / 4
 
@@ -392,8 +390,8 @@ class Consumer:
         """Return how many entries to ask for, from the size of those that came lately."""
         if self._entry_bytes is None:
             return min(self.max_entries, _FIRST_READ)
+        return max(1, min(self.max_entries, int(self.max_bytes / max(self._entry_bytes, 1))))
 
     def _of_each_topic(self) -> int:
         """Return how many entries to ask each topic for, which is what a read's COUNT is of."""
         return max(1, self._fitting() // len(self.topics))
-        return max(1, min(self.max_entries, int(self.max_bytes / max(self._entry_bytes, 1))))

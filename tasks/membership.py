@@ -24,6 +24,8 @@ HANDED_BACK = "handed-back"
 # How long a consumer that comes back from the dead can still learn that its entries were claimed.
 TOMBSTONE_TTL_MS = 86_400_000
 TOMBSTONE = "claimed"
+# Leases are renewed every quarter of their TTL: after so much of it without a renewal, others' may have lapsed.
+_EXPIRES_SOON = 0.7
 # Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
 _MOVED_AT_ONCE = 1_000
 
@@ -174,16 +176,18 @@ class Membership:
         self._dead_letter = client.register_script(_DEAD_LETTER)
 
     def renew(self) -> bool:
-        """Hold the lease for another TTL; False if it had lapsed meanwhile, though nobody has claimed anything.
+        """Hold the lease for another TTL; False if it came so late that others' may have lapsed, or even this one.
 
         raises    LeaseLostError: somebody took this consumer for dead and claimed its entries
         """
         began = _uptime()
-        if self._renewed is not None and began - self._renewed > TOMBSTONE_TTL_MS / 2000:
+        since = 0.0 if self._renewed is None else began - self._renewed
+        if since > TOMBSTONE_TTL_MS / 2000:
             self._still_held(-1)
         answer = self._renew(keys=[self._lease()], args=[self._token, int(self.lease_ttl * 1000)])
         self._renewed = began
-        return bool(self._still_held(answer))
+        # In an outage that all share, who renewed last before it comes back with a lease that still runs.
+        return bool(self._still_held(answer)) and since < _EXPIRES_SOON * self.lease_ttl
 
     def release(self) -> None:
         """Give the lease up, so that what is still pending can be claimed at once."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from tasks import LeaseLostError, Reservoir
+from tasks import LeaseLostError, Reservoir, membership
 from tests.streams import consumer, crash, dead, drain, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until
 
