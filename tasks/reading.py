@@ -92,6 +92,11 @@ class Reading:
         return len(self._open)
 
     @property
+    def receipts(self) -> frozenset[Receipt]:
+        """The receipts of the entries that the graph holds."""
+        return frozenset(self._open)
+
+    @property
     def is_busy(self) -> bool:
         """Whether something is being done with an entry, more than keeping it for elements to come."""
         return not all(receipt.is_at_rest for receipt in list(self._open))
@@ -134,12 +139,8 @@ class Reading:
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit what came and acknowledge what is done, in one thread; return how many entries came."""
         entries = self.consumer.step(block_ms)
-        emit = self._emitter()
-        for element in self._elements(entries):
-            for one in emit(element):
-                await one
-            self._let_go()
-        self._flush()
+        await self.emit(entries)
+        self.flush()
         if self.consumer.is_careful:
             self._watch_suspects(entries)
             self._see_through()
@@ -156,7 +157,7 @@ class Reading:
         try:
             while not self._stopping.is_set():
                 if self._batches:
-                    await self._emit_read(self._batches.popleft())
+                    await self.emit(self._batches.popleft())
                 else:
                     await self._arrived.wait()
                     self._arrived.clear()
@@ -167,7 +168,8 @@ class Reading:
             self.stop()
             self._drained.set()
 
-    async def _emit_read(self, read: list[Entry | Poison]) -> None:
+    async def emit(self, read: list[Entry | Poison]) -> None:
+        """Emit what was read, one element after the other, each once the one before has been awaited; until told to stop."""
         self._room.set()
         emit = self._emitter()
         began = time.monotonic()
@@ -296,11 +298,12 @@ class Reading:
         if self.consumer.held > self.in_flight or self._progress != progress:
             self._stopping.wait(_BLOCK_MS / 1000)
             return
-        self._flush_nodes()
+        self.flush_nodes()
         if not self.is_busy:
             self.stop()
 
-    def _flush_nodes(self) -> None:
+    def flush_nodes(self) -> None:
+        """Have nodes write what they hold to be written later."""
         for meter in list(self.secured.meters):
             if before_stop := getattr(meter.node, "before_stop", None):
                 before_stop()
@@ -324,9 +327,9 @@ class Reading:
 
     def _tend(self) -> None:
         self.consumer.renew()
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Acknowledge what is done, and put away what failed or is poison."""
         while self._poison:
             bad = self._poison[0]
@@ -363,7 +366,7 @@ class Reading:
         """
         end = time.monotonic() + self._grace
         if self._drained.wait(min(1.0, self._grace)):
-            self._flush_nodes()
+            self.flush_nodes()
         held, since = -1, time.monotonic()
         while (now := time.monotonic()) < end and self.consumer.held:
             self._through_outages(self._tend)
