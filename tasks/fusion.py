@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from streamz import Stream
 from streamz import core as nodes
-from streamz.orderedweakset import OrderedSet
 from streamz.sinks import sink
 
 __all__ = ["Fusion"]
@@ -52,12 +51,8 @@ class Fusion:
         if not self._enabled or self._fused_version == self._version:
             return
         with self._lock:
-            found = list(reachable)
-            for node in found:
-                if not isinstance(node.downstreams.data, _Watched):
-                    node.downstreams.data = _Watched(node.downstreams.data, self.unfuse)
             self.unfuse()
-            for node in found:
+            for node in reachable:
                 if _can_fuse(node) and not _is_within(node) and len(run := _run_from(node)) > 1:
                     self._plain[node] = node.update
                     node.update = self._fused(run)
@@ -128,22 +123,6 @@ class Fusion:
             return guards.hold(node, waiting, metadata) if waiting else waiting
 
         return update
-
-
-class _Watched(OrderedSet):
-    """A node's downstream nodes, which tells when they change."""
-
-    def __init__(self, values: Iterable[Any], changed: Callable[[], None]) -> None:
-        super().__init__(values)
-        self._changed = changed
-
-    def add(self, value: Any) -> None:
-        super().add(value)
-        self._changed()
-
-    def discard(self, value: Any) -> None:
-        super().discard(value)
-        self._changed()
 
 
 def _only(node: Stream) -> Stream | None:

@@ -8,6 +8,7 @@ at is refused.
 """
 
 import asyncio
+import itertools
 import logging
 import sys
 import traceback
@@ -21,6 +22,7 @@ from typing import Any
 from streamz import Stream
 from streamz import core as nodes
 from streamz import sinks as streamz_sinks
+from streamz.orderedweakset import OrderedSet
 from streamz.sources import Source
 
 from tasks.errors import PipelineError
@@ -172,6 +174,7 @@ class Secured:
     """A graph made safe to acknowledge on: all its nodes wrapped, and what each has done. Made by `secure`."""
 
     def __init__(self, *, fuse: bool) -> None:
+        self._late: weakref.WeakKeyDictionary[Stream, Callable[..., Any]] = weakref.WeakKeyDictionary()
         self.meters: list[Meter] = []
         self.waiting = 0
         """How much asynchronous work is under way."""
@@ -184,7 +187,10 @@ class Secured:
         """Guard one node's `update`."""
         meter = Meter(name, node)
         self.meters.append(meter)
+        if vars(node).get("update") is (late := self._late.pop(node, None)) and late is not None:
+            del node.update
         node.secured, node.meter = self, meter
+        node.downstreams.data = _Watched(node.downstreams.data, before=self._secure_late, after=self.fusion.unfuse)
         if isinstance(node, Source):
             return
         if repair := REPAIRS.get(type(node)):
@@ -210,6 +216,22 @@ class Secured:
             return self.hold(node, waiting, metadata) if waiting else waiting
 
         node.update = guarded
+
+    def _secure_late(self, node: Stream) -> None:
+        """Have a node that is being connected guarded before its first element; until then it may be half made."""
+        reference = weakref.ref(node)
+
+        def update(x: Any, who: Any = None, metadata: Metadata = None) -> Any:
+            late: Any = reference()
+            try:
+                secure(late)
+            except PipelineError as error:
+                _fail(who.meter, metadata, error)
+                return []
+            return late.update(x, who=who, metadata=metadata)
+
+        if not hasattr(node, "secured"):
+            self._late[node] = node.update = update
 
     def fail(self, node: Stream, metadata: Metadata, error: BaseException) -> None:
         """Count a failure of a node, and mark the receipts of what it failed on."""
@@ -264,9 +286,8 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
     found = [node.secured for node in reachable if hasattr(node, "secured")]
     secured = found[0] if found else Secured(fuse=fuse)
     for node, name in _named(reachable):
-        if not hasattr(node, "secured"):
-            secured.wrap(node, name)
-            secured.fusion.unfuse()
+        secured.wrap(node, name)
+        secured.fusion.unfuse()
     secured.fusion.fuse(reachable)
     return secured
 
@@ -281,6 +302,23 @@ def stuck_at(secured: Secured, thread: int) -> list[str]:
             return [*waiting, meter.name] if meter.name not in waiting else waiting
         frame = frame.f_back
     return waiting
+
+
+class _Watched(OrderedSet):
+    """References to a node's downstream nodes, which tells before one is added, and after they have changed."""
+
+    def __init__(self, values: Iterable[Any], *, before: Callable[[Stream], None], after: Callable[[], None]) -> None:
+        super().__init__(values)
+        self._before, self._after = before, after
+
+    def add(self, value: Any) -> None:
+        self._before(value())
+        super().add(value)
+        self._after()
+
+    def discard(self, value: Any) -> None:
+        super().discard(value)
+        self._after()
 
 
 def _count_what_it_keeps(node: Stream) -> None:
@@ -332,14 +370,17 @@ def graph(start: Stream) -> Iterator[Stream]:
 
 
 def _named(found: Iterable[Stream]) -> Iterator[tuple[Stream, str]]:
-    """Name each node by its own name or by its type and function; the second of a name gets a '#2'."""
-    seen: Counter[str] = Counter()
+    """Name each node that has no name yet by its own or by its type and function; the second of a name gets a '#2'."""
+    taken = {node.meter.name for node in found if hasattr(node, "meter")}
     for node in found:
+        if hasattr(node, "meter"):
+            continue
         function = getattr(node, "func", None) or getattr(node, "predicate", None)
         told = getattr(function, "__name__", "")
-        name = node.name or (f"{type(node).__name__}({told})" if told else type(node).__name__)
-        seen[name] += 1
-        yield node, name if seen[name] == 1 else f"{name}#{seen[name]}"
+        first = node.name or (f"{type(node).__name__}({told})" if told else type(node).__name__)
+        names = itertools.chain([first], (f"{first}#{n}" for n in itertools.count(2)))
+        taken.add(name := next(name for name in names if name not in taken))
+        yield node, name
 
 
 def _awaitables(result: Any) -> Iterator[Awaitable[Any]]:
