@@ -326,13 +326,16 @@ def _count_what_it_keeps(node: Stream) -> None:
 
     def retain_refs(metadata: Metadata, n: int = 1) -> None:
         retain(metadata, n)
-        for m in metadata or ():
-            m["ref"].kept += n
+        keep(metadata, n)
 
     def release_refs(metadata: Metadata, n: int = 1) -> None:
-        for m in metadata or ():
-            m["ref"].kept -= n
+        keep(metadata, -n)
         release(metadata, n)
+
+    def keep(metadata: Metadata, n: int) -> None:
+        for m in metadata or ():
+            if isinstance(kept := m.get("ref"), Receipt):  # not what another source counts its elements by
+                kept.kept += n
 
     node._retain_refs, node._release_refs = retain_refs, release_refs
 
