@@ -5,6 +5,8 @@ from typing import Any
 
 import redis
 
+from tasks.groups import groups_of
+from tasks.ids import id_numbers
 from tasks.settings import group_end
 
 __all__ = ["Bound", "Journey"]
@@ -84,15 +86,14 @@ class Bound:
 
     def _is_reached(self, topic: str) -> bool:
         end = self.end(topic)
-        groups = {g["name"].decode(): g["last-delivered-id"].decode() for g in self._client.xinfo_groups(topic)}
-        position = groups.get(self._group, "0-0")
-        if _numbers(position) >= _numbers(end):
+        position = _position(self._client, topic, self._group)
+        if id_numbers(position) >= id_numbers(end):
             return True
         if self._client.xrange(topic, f"({position}", end, count=1):
             return False
         newest = self._client.xinfo_stream(topic)["last-generated-id"].decode()
         seconds, micros = self._client.time()
-        return _numbers(newest) >= _numbers(end) or seconds * 1000 + micros // 1000 > _numbers(end)[0]
+        return id_numbers(newest) >= id_numbers(end) or seconds * 1000 + micros // 1000 > id_numbers(end)[0]
 
 
 class Journey:
@@ -105,21 +106,21 @@ class Journey:
 
     def share(self, ends: Mapping[str, str]) -> float:
         """Return what was delivered of the way from where the group began to the ends, from 0 to 1."""
-        shares = [self._share(topic, _numbers(end)[0]) for topic, end in ends.items()]
+        shares = [self._share(topic, id_numbers(end)[0]) for topic, end in ends.items()]
         return sum(shares) / len(shares) if shares else 0.0
 
     def _share(self, topic: str, end: int) -> float:
-        groups = {g["name"].decode(): g["last-delivered-id"].decode() for g in self._client.xinfo_groups(topic)}
-        position = groups.get(self._group, "0-0")
+        position = _position(self._client, topic, self._group)
         if topic not in self._starts:
             following = self._client.xrange(topic, f"({position}", count=1)
-            self._starts[topic] = _numbers(following[0][0].decode())[0] if following else end
+            self._starts[topic] = id_numbers(following[0][0].decode())[0] if following else end
         start = self._starts[topic]
         if end <= start:
             return 1.0
-        return min(1.0, max(0.0, (_numbers(position)[0] - start) / (end - start)))
+        return min(1.0, max(0.0, (id_numbers(position)[0] - start) / (end - start)))
 
 
-def _numbers(entry_id: str) -> tuple[int, int]:
-    ms, _, sequence = entry_id.partition("-")
-    return int(ms), int(sequence)
+def _position(client: redis.Redis, topic: str, group: str) -> str:
+    """Return the id of the last entry that a group was delivered."""
+    found = groups_of(client, topic).get(group)
+    return found["last-delivered-id"].decode() if found else "0-0"

@@ -16,6 +16,7 @@ from tasks.codec import SMALL, decode_small
 from tasks.deadletters import take_out_id
 from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
+from tasks.groups import groups_of
 from tasks.membership import HANDED_BACK, Membership
 from tasks.reservoir import decoded
 from tasks.results import forget_results
@@ -227,9 +228,9 @@ class Consumer:
     def _join(self) -> None:
         for topic in self.topics:
             self._create_group(topic, self._start)
-            for group in self._client.xinfo_groups(topic):
-                if group["name"].decode() == self.group:  # where it goes on if it is deleted before the first read
-                    self._last_read[topic] = group["last-delivered-id"].decode()
+            if group := groups_of(self._client, topic).get(self.group):
+                # Where it goes on if it is deleted before the first read.
+                self._last_read[topic] = group["last-delivered-id"].decode()
         self._find_retries()
         self._joined = True
         self._next_claim = 0.0
@@ -243,9 +244,7 @@ class Consumer:
                 self.topics.append(stream)
 
     def _create_group(self, topic: str, start: str) -> bool:
-        if not self._client.exists(topic) or self.group not in {
-            group["name"].decode() for group in self._client.xinfo_groups(topic)
-        }:
+        if self.group not in groups_of(self._client, topic):
             forget_results(self._client, self.group, topic)  # of a group of this name that was deleted
         try:
             self._client.xgroup_create(topic, self.group, start, mkstream=True)

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import redis
 
 from tasks.errors import SettingsError
+from tasks.groups import groups_of
+from tasks.ids import id_numbers, id_time
 from tasks.settings import check_group, check_topic, dead_topic, retry_topic
 
 __all__ = ["DeadLetters", "Letter", "Outcome", "newest_letters", "take_out_id"]
@@ -102,7 +104,7 @@ class Letter:
     @property
     def time(self) -> datetime:
         """When it was moved to the dead letters, in UTC."""
-        return datetime.fromtimestamp(_key(self.id)[0] / 1000, UTC)
+        return id_time(self.id)
 
 
 class DeadLetters:
@@ -155,12 +157,12 @@ class DeadLetters:
         chosen = [
             each
             for each in found
-            if first <= _key(each.id) <= last
+            if first <= id_numbers(each.id) <= last
             and (not node or each.node == node)
             and (not exception or exception in each.exception)
         ]
         chosen += map(Letter, missing)
-        return sorted(chosen, key=lambda each: _key(each.entry_id or each.id))[:limit]
+        return sorted(chosen, key=lambda each: id_numbers(each.entry_id or each.id))[:limit]
 
     def replay(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, Outcome]]:
         """Move letters to the retry topic, one after the other, and yield what became of each.
@@ -199,8 +201,7 @@ def _walk(look: Any, dead: str, command: str, start: str, end: str, *, traceback
 
 def _no_such_group(client: Any, topic: str, group: str) -> str:
     """Return a sentence on what there is instead of `group`, '' if it is there."""
-    is_there = client.exists(topic)
-    groups = sorted(one["name"].decode() for one in client.xinfo_groups(topic)) if is_there else []
+    groups = sorted(groups_of(client, topic))
     if group in groups:
         return ""
     found = f"{topic!r} has {', '.join(map(repr, groups)) or 'none'}" if is_there else f"there is no {topic!r}"

@@ -195,10 +195,12 @@ class Membership:
 
     def peers(self, topic: str) -> list[Peer]:
         """Return the group's other consumers on `topic`."""
-        others = [c for c in self._client.xinfo_consumers(topic, self.group) if c["name"].decode() != self.name]
-        names = [consumer["name"].decode() for consumer in others]
+        found = self._client.xinfo_consumers(topic, self.group)
+        # A name that is no text, which none of ours has, must not stop those that are.
+        others = {c["name"].decode(errors="backslashreplace"): c for c in found}
+        others.pop(self.name, None)
         with self._client.pipeline(transaction=False) as pipe:
-            for name in names:
+            for name in others:
                 pipe.get(self._lease(name))
                 pipe.pttl(self._lease(name))
             answers = pipe.execute() if names else []

@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from tasks.ids import id_numbers
+
 __all__ = ["RESULT_TTL_MS", "STRAGGLERS_MS", "Input", "forget_results", "newest", "result_name", "result_record"]
 
 # For what no acknowledgement clears away: an entry that was trimmed while pending, a group that was deleted.
@@ -52,5 +54,4 @@ def forget_results(client: Any, group: str, topic: str) -> None:
 
 
 def _age(one: Input) -> tuple[int, int, str]:
-    ms, _, sequence = one.id.partition("-")
-    return int(ms), int(sequence), one.topic
+    return *id_numbers(one.id), one.topic
