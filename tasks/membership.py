@@ -106,7 +106,8 @@ if #pending == 0 then return 0 end
 local entry = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
 local values = entry and #entry[2] < 7900 and entry[2] or {}
 local id, retries, n = ARGV[3], nil, #values
-if ARGV[6] ~= KEYS[2] and values[n - 3] == 'retry:id' then
+if ARGV[6] ~= KEYS[2] and values[n - 3] == 'retry:id' and string.match(values[n - 2], '^%d+%-%d+$')
+    and string.match(values[n], '^%d+$') then
   id, retries = values[n - 2], values[n]
   for i = n - 3, n do values[i] = nil end
 end
@@ -203,10 +204,10 @@ class Membership:
             for name in others:
                 pipe.get(self._lease(name))
                 pipe.pttl(self._lease(name))
-            answers = pipe.execute() if names else []
+            answers = pipe.execute() if others else []
         return [
             Peer(name, consumer["pending"], 0 if holder in (None, TOMBSTONE.encode()) else max(ttl, 1))
-            for name, consumer, holder, ttl in zip(names, others, answers[::2], answers[1::2], strict=True)
+            for (name, consumer), holder, ttl in zip(others.items(), answers[::2], answers[1::2], strict=True)
         ]
 
     def living(self) -> int:

@@ -49,7 +49,8 @@ def newest(made_of: Sequence[One]) -> One:
 
 def forget_results(client: Any, group: str, topic: str) -> None:
     """Remove all records of results that `group` made of entries of `topic`: it begins anew there."""
-    for key in client.scan_iter(match=result_record(group, topic, "*"), count=1000):
+    # Ids begin with a digit, what a retry topic adds to the name of its topic does not.
+    for key in client.scan_iter(match=result_record(group, topic, "[0-9]*"), count=1000):
         client.unlink(key)
 
 
