@@ -7,6 +7,7 @@ import redis
 
 from tasks.groups import groups_of
 from tasks.ids import id_numbers
+from tasks.retention import GROUPS, IDS
 from tasks.settings import group_end
 
 __all__ = ["Bound", "Journey"]
@@ -15,33 +16,27 @@ __all__ = ["Bound", "Journey"]
 # script, with the group's position, so that no other consumer misses it, and nothing counts it as delivered.
 # KEYS: the topic. ARGV: group, consumer, how many, the bound.
 # Returns the entries up to the bound, as XRANGE does; false if there are none.
-_READ = """
-local function more(a, b) return #a > #b or (#a == #b and a > b) end  -- decimal numbers of any size
-local end_ms, end_sequence = string.match(ARGV[4], '(%d+)-(%d+)')
-local function behind(id)
-  local ms, sequence = string.match(id, '(%d+)-(%d+)')
-  if ms ~= end_ms then return more(ms, end_ms) end
-  return more(sequence, end_sequence)
-end
-local before
-for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local fields = {}
-  for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
-  if fields['name'] == ARGV[1] then before = fields end
+_READ = (
+    GROUPS
+    + IDS
+    + """
+local group
+for _, each in ipairs(groups_of(KEYS[1])) do
+  if each.name == ARGV[1] then group = each end
 end
 local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
 if not reply then return false end
 local entries, found = reply[1][2], {}
 for _, entry in ipairs(entries) do
-  if behind(entry[1]) then
+  if before(ARGV[4], entry[1]) then
     redis.call('XACK', KEYS[1], ARGV[1], entry[1])
   else
     found[#found + 1] = entry
   end
 end
 if #found < #entries then
-  local position = #found > 0 and found[#found][1] or before['last-delivered-id']
-  local count = tonumber(before['entries-read'])  -- Redis 6.2 has none; later ones may not know it
+  local position = #found > 0 and found[#found][1] or group['last-delivered-id']
+  local count = tonumber(group['entries-read'])  -- Redis 6.2 has none; later ones may not know it
   if count then
     redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', count + #found)
   else
@@ -50,6 +45,7 @@ if #found < #entries then
 end
 return found
 """
+)
 
 
 class Bound:
@@ -75,10 +71,15 @@ class Bound:
 
     def read(self, topics: Iterable[str], consumer: str, count: int) -> list[tuple[bytes, list[Any]]]:
         """Read without blocking, and no further than the bound; return what XREADGROUP does, as it comes."""
-        read = (
-            (topic, self._read(keys=[topic], args=[self._group, consumer, count, self.end(topic)])) for topic in topics
-        )
-        return [(topic.encode(), found) for topic, found in read if found]
+        found: list[tuple[bytes, list[Any]]] = []
+        for topic in topics:
+            if topic in self._reached:
+                continue  # or what lies behind the bound, which may be much, is read and given back each time
+            if entries := self._read(keys=[topic], args=[self._group, consumer, count, self.end(topic)]):
+                found.append((topic.encode(), entries))
+            elif self._is_reached(topic):
+                self._reached.add(topic)
+        return found
 
     def is_reached(self, topics: Iterable[str]) -> bool:
         """Return whether the group has been delivered all there is up to the bound, and no more can come."""

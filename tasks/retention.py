@@ -41,19 +41,28 @@ local function groups_of(topic)
 end
 """
 
+# before(a, b) and after(id) of entry ids: two decimal numbers up to 2^64, of which Lua counts to 2^53.
 IDS = """
+local function less(a, b)
+  return #a < #b or (#a == #b and a < b)
+end
+
 local function before(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)%-(%d+)$')
   local b_ms, b_seq = string.match(b, '^(%d+)%-(%d+)$')
-  if a_ms ~= b_ms then return tonumber(a_ms) < tonumber(b_ms) end
-  return tonumber(a_seq) < tonumber(b_seq)
+  if a_ms ~= b_ms then return less(a_ms, b_ms) end
+  return less(a_seq, b_seq)
 end
 
--- What comes next after an id. Beyond 2^53 Lua cannot count: there the next millisecond does.
+local function one_more(number)
+  local head, nines = string.match('0' .. number, '^(%d-)(9*)$')
+  return (string.gsub(string.sub(head, 1, -2) .. string.sub(head, -1) + 1 .. string.rep('0', #nines), '^0', ''))
+end
+
 local function after(id)
   local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-  if #seq > 15 then return string.format('%.0f-0', ms + 1) end
-  return string.format('%s-%.0f', ms, seq + 1)
+  if seq == '18446744073709551615' then return one_more(ms) .. '-0' end
+  return ms .. '-' .. one_more(seq)
 end
 
 -- A sample's id and bytes; and the rank of the last sample of the index for which `holds` is true, -1 if there is none.
