@@ -60,6 +60,7 @@ class Bound:
         self._until = group_end(until)
         self.ends: dict[str, str] = {}
         """The id of the last entry, of each topic where it is known yet."""
+        self._reached: set[str] = set()
         self._read = client.register_script(_READ)
 
     def end(self, topic: str) -> str:
@@ -82,8 +83,8 @@ class Bound:
         return found
 
     def is_reached(self, topics: Iterable[str]) -> bool:
-        """Return whether the group has been delivered all there is up to the bound, and no more can come."""
-        return all(self._is_reached(topic) for topic in topics)
+        """Return whether reads have shown that all there is up to the bound was delivered, and no more can come."""
+        return self._reached.issuperset(topics)
 
     def _is_reached(self, topic: str) -> bool:
         end = self.end(topic)
