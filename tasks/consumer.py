@@ -192,7 +192,7 @@ class Consumer:
             with _unless_gone():
                 given_back += len(self.membership.hand_back(topic))
             self._held[topic].clear()
-        self.membership.release()
+        self.membership.release(given_back=given_back > 0)
         for topic in self.topics:
             with _unless_gone():
                 self.membership.retire(topic, self.membership.name)

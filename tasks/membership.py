@@ -43,6 +43,14 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 0
 """
 
+# KEYS: the lease. ARGV: the tombstone and its TTL, 1 to set it. A tombstone that is there stays. DEL goes first: a
+# server that is out of memory does not refuse a script that has written already.
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return end
+redis.call('DEL', KEYS[1])
+if ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+"""
+
 # KEYS: own lease, the lease of who has them, the topic. ARGV: own token, group, who takes them, who has them, how many,
 # the tombstone and its TTL, 1 to set it. Returns the ids that were moved; nil if we were taken for dead.
 _MOVE = """
@@ -170,6 +178,7 @@ class Membership:
         self._lease_seen: dict[str, int] = {}
         self._renewed: float | None = None
         self._renew = client.register_script(_RENEW)
+        self._release = client.register_script(_RELEASE)
         self._move = client.register_script(_MOVE)
         self._count = client.register_script(_COUNT)
         self._retire = client.register_script(_RETIRE)
@@ -190,9 +199,12 @@ class Membership:
         # In an outage that all share, who renewed last before it comes back with a lease that still runs.
         return bool(self._still_held(answer)) and since < _EXPIRES_SOON * self.lease_ttl
 
-    def release(self) -> None:
-        """Give the lease up, so that what is still pending can be claimed at once."""
-        self._client.delete(self._lease())
+    def release(self, *, given_back: bool = False) -> None:
+        """Give the lease up, so that what is still pending can be claimed at once.
+
+        given_back   entries were: what is still made of them here is neither acknowledged nor appended any more
+        """
+        self._release(keys=[self._lease()], args=[TOMBSTONE, TOMBSTONE_TTL_MS, int(given_back)])
 
     def peers(self, topic: str) -> list[Peer]:
         """Return the group's other consumers on `topic`."""
