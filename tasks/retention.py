@@ -250,15 +250,9 @@ elseif state.cursor ~= stored[1] then
 end
 if removed > 0 then
   redis.call('HINCRBY', keys.state, 'gone', removed)
-  -- Of the samples before the first entry the last one stays: bytes are counted from it. Where nothing was ever swept
-  -- from the midst, they are as many as are gone; else the first entry has to be asked, which may be a large one.
-  local old
-  if state.swept == '0-0' and swept == 0 then
-    old = redis.call('ZCOUNT', keys.index, '-inf', redis.call('HGET', keys.state, 'gone')) - 1
-  else
-    local first = redis.call('XRANGE', keys.topic, '-', '+', 'COUNT', 1)[1]
-    old = last_sample(keys.index, function(id) return not first or before(id, first[1]) end)
-  end
+  -- The samples of no more entries than are gone are of no use any more, but for the last one: bytes are counted from it.
+  -- Where entries were swept from the midst they are older than `swept`, and those before it count what has gone.
+  local old = redis.call('ZCOUNT', keys.index, '-inf', redis.call('HGET', keys.state, 'gone')) - 1
   if old > 0 then redis.call('ZREMRANGEBYRANK', keys.index, 0, old - 1) end
 end
 return removed, spilled, status
