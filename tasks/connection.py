@@ -58,7 +58,9 @@ def in_words(error: redis.RedisError) -> str:
 
 def is_outage(error: Exception) -> bool:
     """Return whether a command failed for a while only: no answer, out of memory, busy, or a server that takes no writes."""
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OutOfMemoryError | ReadOnlyError | MasterDownError):
+    if isinstance(
+        error, redis.ConnectionError | redis.TimeoutError | OutOfMemoryError | ReadOnlyError | MasterDownError
+    ):
         return True
     return isinstance(error, redis.ResponseError) and any(word in str(error) for word in _FOR_A_WHILE)
 

@@ -205,7 +205,9 @@ def _no_such_group(client: Any, topic: str, group: str) -> str:
     groups = sorted(groups_of(client, topic))
     if group in groups:
         return ""
-    found = f"{topic!r} has {', '.join(map(repr, groups)) or 'none'}" if client.exists(topic) else f"there is no {topic!r}"
+    found = (
+        f"{topic!r} has {', '.join(map(repr, groups)) or 'none'}" if client.exists(topic) else f"there is no {topic!r}"
+    )
     return f"expected a topic and one of its groups, got group {group!r} of topic {topic!r}: {found}"
 
 
@@ -234,5 +236,3 @@ def _bound(text: str | None, name: str, default: int) -> tuple[int, int]:
         raise SettingsError(msg) from error
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
     return max(0, round(aware.timestamp() * 1000)), default
-
-

@@ -142,7 +142,7 @@ def test_what_a_stopped_pipeline_still_makes_of_entries_that_it_gave_back_is_not
             client.delete(key)  # their short time is over
         wake.set()
         async with asyncio.timeout(5):
-            while not stopped.reading.secured.meters[-1].received:  # the sink's
+            while not stopped.reading.secured.meters[-1].received:  # noqa: ASYNC110 - the sink's, polled
                 await asyncio.sleep(0.001)
         del kept, also_kept
 
