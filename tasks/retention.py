@@ -359,21 +359,27 @@ class Retention:
         """
         now = int(time.time() * 1000) if now_ms is None else now_ms
         key = beside(topic)[3]
-        seen = {name: abs(int(at)) for name, at in self._client.hgetall(key).items()}
-        forgotten = []
-        marks: dict[bytes, int] = {}
-        for name in self._groups(topic):
-            last = max(seen.get(name, 0), now - self._idle(topic, name, after_ms))
-            if name not in seen and last <= now - after_ms:
-                last = now  # seen for the first time: from now on it has as long as the others
-            is_forgotten = now - last >= after_ms
-            marks[name] = -last if is_forgotten else last
-            if is_forgotten:
-                forgotten.append(name.decode(errors="replace"))
-        if marks:
-            self._client.hset(key, mapping=marks)
-            self._client.pexpire(key, TTL_MS)
-        return forgotten
+
+        def judge(pipe: Any) -> list[str]:
+            seen = {name: abs(int(at)) for name, at in pipe.hgetall(key).items()}
+            forgotten = []
+            marks: dict[bytes, int] = {}
+            for name in self._groups(topic):
+                last = max(seen.get(name, 0), now - self._idle(topic, name, after_ms))
+                if name not in seen and last <= now - after_ms:
+                    last = now  # seen for the first time: from now on it has as long as the others
+                is_forgotten = now - last >= after_ms
+                marks[name] = -last if is_forgotten else last
+                if is_forgotten:
+                    forgotten.append(name.decode(errors="replace"))
+            pipe.multi()
+            if marks:
+                pipe.hset(key, mapping=marks)
+                pipe.pexpire(key, TTL_MS)
+            return forgotten
+
+        # Who begins to read with a group meanwhile says so there: then they are judged again.
+        return self._client.transaction(judge, key, value_from_callable=True)
 
     def _groups(self, topic: str) -> Iterator[bytes]:
         for group in self._client.xinfo_groups(topic):

@@ -4,6 +4,7 @@ from typing import Any
 
 from tasks import Reservoir
 from tasks.levels import Levels
+from tasks.retention import Retention, mark_seen
 from tests.streams import pending
 
 SIZE = 1_500  # two of them fill a node, and a trim leaves a node of which something stays
@@ -57,3 +58,18 @@ def test_the_lag_is_known_from_the_next_sample_on_when_somebody_has_deleted_entr
         client.xadd("topic", {"n": n})
     read(client, 30)
     assert lag() == 3 + 20
+
+
+def test_a_group_that_is_read_with_while_it_is_judged_is_not_forgotten(client: Any, monkeypatch: Any) -> None:
+    client.xgroup_create("topic", "group", "0", mkstream=True)
+    client.hset("sluice:groups:topic", "group", 1)
+    retention = Retention(client)
+
+    def idle(topic: str, group: bytes, longest: int) -> int:
+        monkeypatch.undo()
+        mark_seen(client, topic, group.decode())
+        return longest
+
+    monkeypatch.setattr(retention, "_idle", idle)
+    assert retention.forget("topic", after_ms=1_000_000) == []
+    assert int(client.hget("sluice:groups:topic", "group")) > 0
