@@ -9,7 +9,7 @@ from typing import Any
 from streamz import Stream
 
 from tasks.errors import PipelineError
-from tasks.pipeline import graph
+from tasks.graphs import graph
 from tasks.reading import Reading
 from tasks.source import from_redis
 from tasks.virtual_time import VirtualLoop

@@ -60,7 +60,7 @@ local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[6] then return {} end
 local ids = {}
 for _, entry in ipairs(redis.call('XPENDING', KEYS[3], ARGV[2], '-', '+', ARGV[5], ARGV[4])) do
-  redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'RETRYCOUNT', entry[4], 'JUSTID')
+  redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'JUSTID') -- counts no delivery
   ids[#ids + 1] = entry[1]
 end
 if #ids > 0 and ARGV[8] == '1' then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 _MAX_PAUSE = 30.0
 
 
-@trust
+@partial(trust, keeps=True)
 @Stream.register_api()
 class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
     """Write entries to a Parquet dataset, by topic, kind and day (`tasks.dataset`).
@@ -102,9 +103,9 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
             self._release_refs(metadata or [])
         return paths
 
-    def before_stop(self) -> None:
-        """Write what is held, so that a stop leaves nothing of it to the next run."""
-        self._try_flush(0)
+    def before_stop(self) -> bool:
+        """Write what is held, so that a stop leaves nothing of it to the next run; return whether that succeeded."""
+        return self._try_flush(0)
 
     def destroy(self) -> None:
         """Write what is held and leave the graph."""

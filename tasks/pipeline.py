@@ -22,15 +22,15 @@ from typing import Any
 from streamz import Stream
 from streamz import core as nodes
 from streamz import sinks as streamz_sinks
-from streamz.orderedweakset import OrderedSet
 from streamz.sources import Source
 
 from tasks.errors import PipelineError
 from tasks.fusion import Fusion
+from tasks.graphs import Watched, graph
 from tasks.membership import Fence
 from tasks.repairs import REPAIRS
 
-__all__ = ["Failure", "Metadata", "Meter", "Receipt", "Secured", "graph", "receipts", "secure", "stuck_at", "trust"]
+__all__ = ["Failure", "Metadata", "Meter", "Receipt", "Secured", "receipts", "secure", "stuck_at", "trust"]
 
 logger = logging.getLogger(__name__)
 
@@ -160,13 +160,18 @@ _KEEPING: set[type[Stream]] = {
 }  # fmt: skip
 
 
-def trust(node_type: type[Stream]) -> type[Stream]:
+def trust(node_type: type[Stream], *, keeps: bool = False) -> type[Stream]:
     """Admit a node type to pipelines that acknowledge; usable as a decorator.
 
     What it promises: it retains the metadata of what it keeps, releases it when that is done with, passes it on with
     what it emits, and returns what must be awaited from `update`.
+
+    keeps    what it retains waits for elements to come, as in a window, or to be written with them: nothing is being done
+             with it. If it has a `before_stop`, that is called to write it, and returns False where it could not
     """
     _SAFE.add(node_type)
+    if keeps:
+        _KEEPING.add(node_type)
     return node_type
 
 
@@ -190,7 +195,7 @@ class Secured:
         if vars(node).get("update") is (late := self._late.pop(node, None)) and late is not None:
             del node.update
         node.secured, node.meter = self, meter
-        node.downstreams.data = _Watched(node.downstreams.data, before=self._secure_late, after=self.fusion.unfuse)
+        node.downstreams.data = Watched(node.downstreams.data, before=self._secure_late, after=self.fusion.unfuse)
         if isinstance(node, Source):
             return
         if repair := REPAIRS.get(type(node)):
@@ -304,23 +309,6 @@ def stuck_at(secured: Secured, thread: int) -> list[str]:
     return waiting
 
 
-class _Watched(OrderedSet):
-    """References to a node's downstream nodes, which tells before one is added, and after they have changed."""
-
-    def __init__(self, values: Iterable[Any], *, before: Callable[[Stream], None], after: Callable[[], None]) -> None:
-        super().__init__(values)
-        self._before, self._after = before, after
-
-    def add(self, value: Any) -> None:
-        self._before(value())
-        super().add(value)
-        self._after()
-
-    def discard(self, value: Any) -> None:
-        super().discard(value)
-        self._after()
-
-
 def _count_what_it_keeps(node: Stream) -> None:
     retain, release = node._retain_refs, node._release_refs
 
@@ -358,18 +346,6 @@ def _fail(meter: Meter, metadata: Metadata, error: BaseException) -> None:
     if not failed and meter.failed == 1:
         # An element that no entry went into, of another source in the graph.
         logger.error("node %r raised; later errors there are counted only", meter.name, exc_info=error)
-
-
-def graph(start: Stream) -> Iterator[Stream]:
-    """Yield every node that is connected with `start`, upstream or downstream, each once, `start` first."""
-    seen, queue = {start}, [start]
-    while queue:
-        node = queue.pop(0)
-        yield node
-        for other in [*node.downstreams, *node.upstreams]:
-            if other is not None and other not in seen:
-                seen.add(other)
-                queue.append(other)
 
 
 def _named(found: Iterable[Stream]) -> Iterator[tuple[Stream, str]]:

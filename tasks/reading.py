@@ -298,15 +298,13 @@ class Reading:
         if self.consumer.held > self.in_flight or self._progress != progress:
             self._stopping.wait(_BLOCK_MS / 1000)
             return
-        self.flush_nodes()
-        if not self.is_busy:
+        if self.flush_nodes() and not self.is_busy:
             self.stop()
 
-    def flush_nodes(self) -> None:
-        """Have nodes write what they hold to be written later."""
-        for meter in list(self.secured.meters):
-            if before_stop := getattr(meter.node, "before_stop", None):
-                before_stop()
+    def flush_nodes(self) -> bool:
+        """Have nodes write what they hold to be written later; return whether all could."""
+        calls = [getattr(meter.node, "before_stop", None) for meter in list(self.secured.meters)]
+        return False not in [call() for call in calls if call]
 
     def _watch_suspects(self, entries: list[Entry | Poison]) -> None:
         """Have nothing read until these are seen through, so that no others are in flight if one kills this consumer."""
