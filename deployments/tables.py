@@ -14,6 +14,7 @@ from tasks.deadletters import Letter
 from tasks.entry import Entry
 from tasks.errors import SluiceError
 from tasks.history import short_bytes
+from tasks.ids import id_time
 from tasks.levels import TopicLevel
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
         "entries": str(level.length),
         "bytes": short_bytes(level.bytes),
         "rate": "?" if level.rate is None else f"{level.rate:.3g}/s",
-        "newest": "-" if level.last_id is None else ago(_time_of(level.last_id)),
+        "newest": "-" if level.last_id is None else ago(id_time(level.last_id)),
     }
     if not level.groups:
         yield row | {"group": "-"}
@@ -195,7 +196,3 @@ def ago(moment: datetime) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{max(seconds, 0):.0f} s ago"
-
-
-def _time_of(entry_id: str) -> datetime:
-    return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)

@@ -4,7 +4,7 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import MasterDownError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
 
 from tasks.errors import SettingsError, UnavailableError
@@ -15,6 +15,9 @@ __all__ = ["MIN_REDIS_VERSION", "connect", "in_words", "is_outage"]
 # XAUTOCLAIM's relatives, XADD NOMKSTREAM and trims by MINID came with it.
 MIN_REDIS_VERSION = (6, 2)
 SOCKET_TIMEOUT = 5.0
+# A server that cannot save, misses its replicas or runs somebody's script for long; and what Redis 6.2 says of a script that
+# met what has a class of its own.
+_FOR_A_WHILE = ("MISCONF", "NOREPLICAS", "BUSY Redis", "OOM ", "READONLY ")
 
 
 def connect(url: str, *, retries: int = 3) -> redis.Redis:
@@ -54,11 +57,12 @@ def in_words(error: redis.RedisError) -> str:
 
 
 def is_outage(error: Exception) -> bool:
-    """Return whether a command failed for a while only: no answer, out of memory, or a server that takes no writes."""
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OutOfMemoryError | ReadOnlyError):
+    """Return whether a command failed for a while only: no answer, out of memory, busy, or a server that takes no writes."""
+    if isinstance(
+        error, redis.ConnectionError | redis.TimeoutError | OutOfMemoryError | ReadOnlyError | MasterDownError
+    ):
         return True
-    # It cannot save; and what Redis 6.2 says of a script that met one of these.
-    return isinstance(error, redis.ResponseError) and any(w in str(error) for w in ("MISCONF", "OOM ", "READONLY "))
+    return isinstance(error, redis.ResponseError) and any(word in str(error) for word in _FOR_A_WHILE)
 
 
 def _check_server(info: dict[str, Any], where: str) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from streamz import Stream
 from streamz import core as nodes
-from streamz.orderedweakset import OrderedSet
 from streamz.sinks import sink
 
 from tasks.receipts import LazyReceipts
@@ -55,13 +54,9 @@ class Fusion:
         if not self._enabled or self._fused_version == self._version:
             return
         with self._lock:
-            found = list(reachable)
-            for node in found:
-                if not isinstance(node.downstreams.data, _Watched):
-                    node.downstreams.data = _Watched(node.downstreams.data, self.unfuse)
             self.unfuse()
-            for node in found:
-                if type(node) in _FUSED and not _is_within(node) and len(run := _run_from(node)) > 1:
+            for node in reachable:
+                if _can_fuse(node) and not _is_within(node) and len(run := _run_from(node)) > 1:
                     self._plain[node] = node.update
                     node.update = self._fused(run)
             self._fused_version = self._version
@@ -144,36 +139,28 @@ def _in_full(metadata: Any) -> Any:
     return metadata.metadata() if isinstance(metadata, LazyReceipts) else metadata
 
 
-class _Watched(OrderedSet):
-    """A node's downstream nodes, which tells when they change."""
-
-    def __init__(self, values: Iterable[Any], changed: Callable[[], None]) -> None:
-        super().__init__(values)
-        self._changed = changed
-
-    def add(self, value: Any) -> None:
-        super().add(value)
-        self._changed()
-
-    def discard(self, value: Any) -> None:
-        super().discard(value)
-        self._changed()
-
-
 def _only(node: Stream) -> Stream | None:
     """Return the one node that follows, or None if it is another number of them."""
     following = list(node.downstreams)
     return following[0] if len(following) == 1 else None
 
 
+def _can_fuse(node: Stream) -> bool:
+    """Return whether a node can be in a run: where several meet, it is counted which one an element came from."""
+    return type(node) in _FUSED and len(node.upstreams) == 1
+
+
 def _is_within(node: Stream) -> bool:
-    """Return whether elements come only from nodes whose run goes on here."""
-    return bool(node.upstreams) and all(type(up) in _FUSED and _only(up) is node for up in node.upstreams)
+    """Return whether elements come only from a node whose run goes on here."""
+    [upstream] = node.upstreams
+    return upstream is not None and _can_fuse(upstream) and _only(upstream) is node
 
 
 def _run_from(node: Stream) -> list[Any]:
     """Return the nodes from this one on that follow each other alone and can be fused, a sink at the end included."""
     run: list[Any] = [node]
-    while type(run[-1]) in _FUSED and type(following := _only(run[-1])) in (*_FUSED, sink):
+    while _can_fuse(run[-1]) and (following := _only(run[-1])) is not None:
+        if not _can_fuse(following) and not (type(following) is sink and len(following.upstreams) == 1):
+            break
         run.append(following)
     return run

@@ -94,6 +94,11 @@ class Reading:
         return len(self._open) + (0 if self._emitted.made else len(self._emitted.entries))
 
     @property
+    def receipts(self) -> frozenset[Receipt]:
+        """The receipts of the entries that the graph holds."""
+        return frozenset(self._open)
+
+    @property
     def is_busy(self) -> bool:
         """Whether something is being done with an entry, more than keeping it for elements to come."""
         return bool(self._emitted.entries) or not all(receipt.is_at_rest for receipt in list(self._open))
@@ -136,8 +141,8 @@ class Reading:
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit what came and acknowledge what is done, in one thread; return how many entries came."""
         entries = self.consumer.step(block_ms)
-        await self._emit_read(entries)
-        self._flush()
+        await self.emit(entries)
+        self.flush()
         if self.consumer.is_careful:
             self._watch_suspects(entries)
             self._see_through()
@@ -154,7 +159,7 @@ class Reading:
         try:
             while not self._stopping.is_set():
                 if self._batches:
-                    await self._emit_read(self._batches.popleft())
+                    await self.emit(self._batches.popleft())
                 else:
                     await self._arrived.wait()
                     self._arrived.clear()
@@ -165,7 +170,8 @@ class Reading:
             self.stop()
             self._drained.set()
 
-    async def _emit_read(self, read: list[Entry | Poison]) -> None:
+    async def emit(self, read: list[Entry | Poison]) -> None:
+        """Emit what was read, one element after the other, each once the one before has been awaited; until told to stop."""
         self._room.set()
         emit = secure(self._node).fusion.emitter(self._node)  # nodes may have been added
         emitted, is_batch = self._emitted, self._batch is not None
@@ -290,14 +296,13 @@ class Reading:
         if self.consumer.held > self.in_flight or self._progress != progress:
             self._stopping.wait(_BLOCK_MS / 1000)
             return
-        self._flush_nodes()
-        if not self.is_busy:
+        if self.flush_nodes() and not self.is_busy:
             self.stop()
 
-    def _flush_nodes(self) -> None:
-        for meter in list(self.secured.meters):
-            if before_stop := getattr(meter.node, "before_stop", None):
-                before_stop()
+    def flush_nodes(self) -> bool:
+        """Have nodes write what they hold to be written later; return whether all could."""
+        calls = [getattr(meter.node, "before_stop", None) for meter in list(self.secured.meters)]
+        return False not in [call() for call in calls if call]
 
     def _watch_suspects(self, entries: list[Entry | Poison]) -> None:
         """Have nothing read until these are seen through, so that no others are in flight if one kills this consumer."""
@@ -318,9 +323,9 @@ class Reading:
 
     def _tend(self) -> None:
         self.consumer.renew()
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Acknowledge what is done, and put away what failed or is poison."""
         while self._poison:
             bad = self._poison[0]
@@ -361,7 +366,7 @@ class Reading:
         """
         end = time.monotonic() + self._grace
         if self._drained.wait(min(1.0, self._grace)):
-            self._flush_nodes()
+            self.flush_nodes()
         held, since = -1, time.monotonic()
         while (now := time.monotonic()) < end and self.consumer.held:
             self._through_outages(self._tend)
