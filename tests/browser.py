@@ -1,13 +1,14 @@
 """A real browser on Prefect's UI: Chromium as the system has it, driven by Playwright."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Response, sync_playwright
 
 __all__ = ["Browser", "browser_on"]
 
@@ -24,6 +25,7 @@ _FLAGS = [
 ]
 _WIDTH, _HEIGHT = 1200, 900
 _PATIENCE_MS = 60_000
+_TRIES = 5
 
 
 class Browser:
@@ -48,6 +50,24 @@ class Browser:
         page = self.open(f"deployments/deployment/{deployment}/run?parameters=%7B%7D")
         page.get_by_role("heading", name="Parameters").wait_for()
         return page
+
+    def send(self, clicks: Callable[[], None], where: str) -> Response:
+        """Do the clicks that send a request, again where the server wants it again, and return its answer.
+
+        A server on SQLite answers 503 at once when a transaction that began with reading comes to write and another has
+        written meanwhile. Prefect's client then tries again; its UI says that there was an error, and leaves the rest to
+        whoever sits before it (3.8.8).
+
+        where    a pattern of the request's URL
+        """
+        for _ in range(_TRIES):
+            with self.page.expect_response(where) as answered:
+                clicks()
+            answer = answered.value
+            if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                break
+        assert answer.ok, f"{answer.request.method} {answer.url}: {answer.status} {answer.text()}"
+        return answer
 
     def open_drawn(self, artifact: UUID) -> str:
         """Go to an artifact, wait until all its diagrams are drawn, and return what is written in the first."""
