@@ -1,4 +1,4 @@
-"""A Prefect server, a worker and a Redis of real ones, with `prefect.yaml` deployed, and what tests ask of them."""
+"""A Prefect server of the tests' own, a worker beside it with `prefect.yaml` deployed, and what tests ask of them."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def entries(url: str, topic: str) -> int:
 
 
 class Plain:
-    """A Prefect server and a worker as somebody has them who never heard of `sluice up`."""
+    """A Prefect server, and once `deploy` was called a worker, as somebody has them who never heard of `sluice up`."""
 
     def __init__(self, folder: Path, reservoir: RedisServer) -> None:
         port = free_port()
@@ -63,9 +63,6 @@ class Plain:
         self.client.__enter__()
         try:
             self.start_server()
-            self.prefect("work-pool", "create", "sluice", "--type", "process")
-            self.prefect("deploy", "--all")
-            self.worker.start()
         except BaseException:
             self.__exit__()
             raise
@@ -77,6 +74,12 @@ class Plain:
             process.kill()
         self.server.kill()
         self.client.__exit__(None, None, None)
+
+    def deploy(self) -> None:
+        """Deploy `prefect.yaml` and start the worker."""
+        rollout.ensure_pool(self.client)
+        self.prefect("deploy", "--all")
+        self.worker.start()
 
     def start_server(self) -> None:
         """Start the server, at first or again, and wait until it answers."""

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 from prefect import flow
+from prefect.blocks.system import Secret
 from rich.console import Console
 
 from deployments.check_redis import check_redis
@@ -32,7 +33,7 @@ from tasks.keep import Keep
 from tasks.reservoir import LARGE
 from tasks.retention import Retention
 from tasks.rewind import rewind
-from tasks.settings import REDIS_URL, STATE_DIR, redis_url
+from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR, redis_url
 from tests.streams import crash, drain, here, run
 from tests.waiting import wait_until
 
@@ -193,6 +194,7 @@ def test_a_flow_run_takes_the_address_from_the_secret_block_of_the_page(monkeypa
     assert flow(redis_url)() == "rediss://sluice:correct-horse@redis.example:6380/0"
     with pytest.raises(SettingsError, match="found none"):  # only flow runs read it
         redis_url()
+    Secret.delete(SECRET_BLOCK)
 
 
 def test_the_doctor_finds_nothing_wrong_with_the_page(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
