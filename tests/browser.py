@@ -51,8 +51,8 @@ class Browser:
         page.get_by_role("heading", name="Parameters").wait_for()
         return page
 
-    def send(self, clicks: Callable[[], None], where: str) -> Response:
-        """Do the clicks that send a request, again where the server wants it again, and return its answer.
+    def send(self, click: Callable[[], None], where: str) -> Response:
+        """Do the click that sends a request, again where the server wants it again, and return its answer.
 
         A server on SQLite answers 503 at once when a transaction that began with reading comes to write and another has
         written meanwhile. Prefect's client then tries again; its UI says that there was an error, and leaves the rest to
@@ -62,7 +62,7 @@ class Browser:
         """
         for _ in range(_TRIES):
             with self.page.expect_response(where) as answered:
-                clicks()
+                click()
             answer = answered.value
             if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
                 break

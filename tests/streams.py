@@ -23,6 +23,12 @@ def push_all(client: redis.Redis, topic: str, values: Iterable[Any]) -> list[str
     return [reservoir.push(topic, {"n": value}) for value in values]
 
 
+def at_work(client: redis.Redis, *groups: str) -> None:
+    """Have groups that read a topic from its beginning, which need not be there yet."""
+    for group in groups:
+        client.xgroup_create("topic", group, "0", mkstream=True)
+
+
 def here(client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any) -> from_redis:
     """Return a source in the running loop, opened and ready to be stepped."""
     return from_redis(topics, group=group, client=client, loop=IOLoop.current(), asynchronous=True, **options)

@@ -92,13 +92,9 @@ def test_an_outlet_started_from_its_form_draws_its_pipeline_and_is_cancelled_in_
         browser.shoot("live-diagram", height=1250)
 
     browser.open(f"runs/flow-run/{run.id}")
-
-    def cancel() -> None:
-        page.get_by_role("button", name="Open menu").click()
-        page.get_by_role("menuitem", name="Cancel").click()
-        page.get_by_role("button", name="Cancel Flow Run").click()
-
-    browser.send(cancel, "**/set_state")
+    page.get_by_role("button", name="Open menu").click()
+    page.get_by_role("menuitem", name="Cancel").click()
+    browser.send(page.get_by_role("button", name="Cancel Flow Run").click, "**/set_state")
     wait_until(lambda: plain.state(run.id) == "Cancelled", "its end", deadline=60)
 
 
