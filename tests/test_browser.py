@@ -36,9 +36,10 @@ def described(page: Page, parameter: str) -> str:
 
 def submitted(plain: Plain, browser: Browser) -> FlowRun:
     """Send the form off and return the run that comes of it."""
-    answer = browser.send(browser.page.get_by_role("button", name="Submit").click, "**/create_flow_run")
+    made = browser.send(browser.page.get_by_role("button", name="Submit").click, "**/create_flow_run").json()
     browser.page.wait_for_url("**/deployment/*?tab=Runs")  # where the form leads
-    return plain.client.read_flow_run(UUID(answer.json()["id"]))
+    browser.leave()
+    return plain.client.read_flow_run(UUID(made["id"]))
 
 
 def test_the_form_of_an_inlet_describes_all_parameters_and_runs_it(plain: Plain, browser: Browser) -> None:
@@ -95,6 +96,7 @@ def test_an_outlet_started_from_its_form_draws_its_pipeline_and_is_cancelled_in_
     page.get_by_role("button", name="Open menu").click()
     page.get_by_role("menuitem", name="Cancel").click()
     browser.send(page.get_by_role("button", name="Cancel Flow Run").click, "**/set_state")
+    browser.leave()
     wait_until(lambda: plain.state(run.id) == "Cancelled", "its end", deadline=60)
 
 
@@ -132,6 +134,7 @@ def test_a_replay_shows_how_far_it_is(plain: Plain, browser: Browser) -> None:
     assert progress
     browser.open_drawn(report.id)
     browser.shoot("replay-progress", height=700)
+    browser.leave()
     wait_until(lambda: plain.state(replay.id) == "Completed", "its end", deadline=120)
     browser.open(f"artifacts/artifact/{progress.id}").get_by_text("Progress: 100%").wait_for()
     browser.open(f"artifacts/artifact/{report.id}").get_by_text("100 % of a replay up to replayed").wait_for()
