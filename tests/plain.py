@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -23,9 +24,15 @@ from tasks import history
 from tests.streams import push_all
 from tests.waiting import wait_until
 
-__all__ = ["ROOT", "Plain", "entries", "free_port", "run_levels"]
+__all__ = ["ROOT", "Plain", "clean_environment", "entries", "free_port", "run_levels"]
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def clean_environment(**added: str) -> dict[str, str]:
+    """Return this process's environment without settings of Prefect's and ours, and with what is added."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
+    return mine | added
 
 
 def free_port() -> int:

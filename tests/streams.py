@@ -79,7 +79,13 @@ lives = st.lists(
 """Lives of a pipeline, one after the other."""
 
 
-def live_through(lives: Any, client: redis.Redis, build: Callable[[Stream], Any]) -> list[str]:
+def live_through(
+    lives: Any,
+    client: redis.Redis,
+    build: Callable[[Stream], Any],
+    *,
+    before_a_crash: Callable[[from_redis], None] = lambda _: None,
+) -> list[str]:
     """Run one life of a pipeline after the other, the last one to its end; return the ids that were pushed."""
     pushed: list[str] = []
 
@@ -93,6 +99,7 @@ def live_through(lives: Any, client: redis.Redis, build: Callable[[Stream], Any]
         if end == "stop":
             source.close()
         else:
+            before_a_crash(source)
             crash(source, client)
         del kept
 

@@ -26,17 +26,16 @@ from deployments.prefect_server import said_by
 from deployments.redis_server import RedisServer
 from tasks.entry import Entry
 from tasks.reservoir import Reservoir
-from tests.plain import ROOT, free_port
+from tests.plain import ROOT, clean_environment, free_port
 from tests.streams import push_all, run
 from tests.waiting import wait_until
 
 
 def sluice(*arguments: str, state: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command with a state folder of its own and nothing of ours in its environment."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
     return subprocess.run(
         [sys.executable, "-m", "deployments", *arguments],
-        env={**inherited, "SLUICE_STATE_DIR": str(state), "COLUMNS": "120", **env},
+        env=clean_environment(SLUICE_STATE_DIR=str(state), COLUMNS="120", **env),
         capture_output=True,
         text=True,
         timeout=60,
@@ -172,14 +171,13 @@ def running(
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Run the command on, what it prints in a file, in a terminal of its own if asked; end it whatever happens."""
     output = Path(env["SLUICE_STATE_DIR"]) / "output"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
     command = [sys.executable, "-m", "deployments", *arguments]
     if terminal:  # script(1) gives it one, and writes down what it shows
         command = ["script", "--quiet", "--flush", "--return", "--command", shlex.join(command), str(output)]
     with output.open("wb") as file:
         process = subprocess.Popen(
             command,
-            env={**inherited, "COLUMNS": "120", "LINES": "40", "TERM": "xterm", **env},
+            env=clean_environment(COLUMNS="120", LINES="40", TERM="xterm", **env),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL if terminal else file,
             stderr=subprocess.STDOUT,

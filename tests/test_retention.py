@@ -197,35 +197,32 @@ class World:
             assert group.is_forgotten == (group.name in self.forgotten)
 
 
+def do_all(world: World, operations: list[tuple[Any, ...]]) -> None:
+    for each in [("new", "a", False), *operations]:
+        world.do(*each)
+        world.check_levels()
+
+
 @pytest.mark.usefixtures("every_way_to_append")
 @given(keep=keeps, operations=operations())
 def test_nothing_a_live_group_has_not_finished_goes_uncounted_and_the_topic_stays_bounded(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
 ) -> None:
-    world = World(fresh_client(), keep)
-    for each in [("new", "a", False), *operations]:
-        world.do(*each)
-        world.check_levels()
+    do_all(World(fresh_client(), keep), operations)
 
 
 @given(keep=keeps, operations=operations(foreign))
 def test_what_other_clients_append_is_kept_and_counted_like_the_rest(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
 ) -> None:
-    world = World(fresh_client(), keep)
-    for each in [("new", "a", False), *operations]:
-        world.do(*each)
-        world.check_levels()
+    do_all(World(fresh_client(), keep), operations)
 
 
 @given(keep=keeps, operations=operations(deletion))
 def test_levels_know_the_lag_or_that_they_do_not_after_another_client_deleted_entries(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
 ) -> None:
-    world = World(fresh_client(), keep)
-    for each in [("new", "a", False), *operations]:
-        world.do(*each)
-        world.check_levels()
+    do_all(World(fresh_client(), keep), operations)
 
 
 def test_after_another_client_deleted_entries_the_lag_is_known_again_behind_the_next_sample(

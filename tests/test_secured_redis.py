@@ -8,7 +8,6 @@ import io
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +33,7 @@ from tasks.reservoir import LARGE
 from tasks.retention import Retention
 from tasks.rewind import rewind
 from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR, redis_url
+from tests.plain import free_port
 from tests.streams import crash, drain, here, run
 from tests.waiting import wait_until
 
@@ -50,9 +50,7 @@ class Secured:
     def __init__(self, folder: Path) -> None:
         (openssl,) = [shlex.split(line.replace("redis.example", "localhost")) for line in LINES if "openssl" in line]
         subprocess.run(openssl, cwd=folder, check=True, capture_output=True, timeout=60)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         (folder / "users.acl").touch()
         (conf,) = re.findall(r"```text\n# redis.conf\n(.*?)```", PAGE, re.DOTALL)
         (folder / "redis.conf").write_text(conf.replace("6380", str(port)).replace("/etc/redis", str(folder)))
