@@ -4,6 +4,7 @@ import builtins
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
@@ -19,6 +20,13 @@ pytest.importorskip("easyquotation", reason="the extra `quotes` is not installed
 SUSPENDED = "万科A,0.000,7.010,0.000,0.000,0.000,0.000,0.000,0,0.000" + ",0,0.000" * 10 + ",2026-11-23,15:00:00,03"
 
 
+@cache
+def market() -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return the quotes of a simulated exchange, and each code's as Sina writes them."""
+    frame = Exchange(7).snapshot(1_795_500_000)
+    return frame, {code: ",".join(map(str, row)) for code, *row in frame.itertuples()}
+
+
 class Stub(ThreadingHTTPServer):
     """Answers each request for quotes with those of a simulated exchange, but where a test says otherwise.
 
@@ -30,8 +38,7 @@ class Stub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.frame = Exchange(7).snapshot(1_795_500_000)
-        self.listed = {code: ",".join(map(str, row)) for code, *row in self.frame.itertuples()}
+        self.frame, self.listed = market()
         self.lines: dict[str, str] = {}
         self.asked: list[list[str]] = []
         self.referers: set[str | None] = set()
