@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 __all__ = ["wait_until"]
 
-_SHARE = 10  # of the time is spent on looking: what is waited for may need the same two cores
-_SHORTEST, _LONGEST = 0.01, 0.5  # seconds between two looks
+_REST = 10  # times as long as a look took: what is waited for may need the same two cores
+_SHORTEST, _LONGEST = 0.01, 0.5  # seconds of it
 
 
 def wait_until(condition: Callable[[], object], what: str, *, deadline: float = 20.0) -> None:
@@ -22,4 +22,4 @@ def wait_until(condition: Callable[[], object], what: str, *, deadline: float = 
             return
         now = time.monotonic()
         assert now < end, f"waited {deadline:g} s for {what}"
-        time.sleep(min(max(_SHARE * (now - began), _SHORTEST), _LONGEST))  # the poll itself
+        time.sleep(min(max(_REST * (now - began), _SHORTEST), _LONGEST))  # the poll itself
