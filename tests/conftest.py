@@ -58,6 +58,7 @@ class OneServer(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    config.option.loadscopereorder = False  # by the number of their tests: what takes longest has few
     return OneServer(config, log)
 
 
