@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.deadletters import Letter
-from tasks.entry import Entry
+from tasks.entry import Entry, moment
 from tasks.errors import SluiceError
 from tasks.history import short_bytes
 from tasks.levels import TopicLevel
@@ -74,7 +74,7 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
         "entries": str(level.length),
         "bytes": short_bytes(level.bytes),
         "rate": "?" if level.rate is None else f"{level.rate:.3g}/s",
-        "newest": "-" if level.last_id is None else ago(_time_of(level.last_id)),
+        "newest": "-" if level.last_id is None else ago(moment(level.last_id)),
     }
     if not level.groups:
         yield row | {"group": "-"}
@@ -188,14 +188,10 @@ def _short(value: object) -> str:
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
-def ago(moment: datetime) -> str:
+def ago(then: datetime) -> str:
     """Return how long ago a moment was, in words."""
-    seconds = (datetime.now(UTC) - moment).total_seconds()
+    seconds = (datetime.now(UTC) - then).total_seconds()
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{max(seconds, 0):.0f} s ago"
-
-
-def _time_of(entry_id: str) -> datetime:
-    return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)

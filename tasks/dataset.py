@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import dataset
 
-from tasks.entry import Entry
+from tasks.entry import Entry, moment
 from tasks.errors import EncodeError
 
 __all__ = ["Rows", "open_kind", "rows_of", "write"]
@@ -53,8 +53,7 @@ class Rows:
     @property
     def partition(self) -> Path:
         """The folder they belong in, below the dataset's."""
-        day = datetime.fromtimestamp(self.order[0] / 1000, UTC)
-        return _kind_folder(self.topic, self.kind) / f"day={day:%Y-%m-%d}"
+        return _kind_folder(self.topic, self.kind) / f"day={moment(self.id):%Y-%m-%d}"
 
 
 def rows_of(entry: Entry) -> list[Rows]:

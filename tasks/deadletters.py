@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import redis
 
+from tasks.entry import moment
 from tasks.errors import SettingsError
 from tasks.settings import check_group, check_topic, dead_topic, retry_topic
 
@@ -102,7 +103,7 @@ class Letter:
     @property
     def time(self) -> datetime:
         """When it was moved to the dead letters, in UTC."""
-        return datetime.fromtimestamp(_key(self.id)[0] / 1000, UTC)
+        return moment(self.id)
 
 
 class DeadLetters:

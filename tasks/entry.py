@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["Entry", "has", "made"]
+__all__ = ["Entry", "has", "made", "moment"]
+
+# Of an id that another program made of microseconds, say. The last day but one: it is a date in every time zone.
+_LAST_MS = 253_402_214_399_000
 
 
 class Entry(dict[str, Any]):
@@ -36,7 +39,7 @@ class Entry(dict[str, Any]):
     @property
     def time(self) -> datetime:
         """When Redis took the entry in, to the millisecond, in UTC."""
-        return datetime.fromtimestamp(int(self.id.partition("-")[0]) / 1000, UTC)
+        return moment(self.id)
 
     def __repr__(self) -> str:
         return f"Entry({self.topic!r}, {self.id!r}, fields={list(self)!r}, deliveries={self.deliveries})"
@@ -50,6 +53,15 @@ def made(topic: str, id: str, deliveries: int) -> Entry:  # noqa: A002 - the fie
     entry.deliveries = deliveries
     entry.origin = (topic, id)
     return entry
+
+
+def moment(id: str) -> datetime:  # noqa: A002 - the field's own name
+    """Return the time in an entry id, in UTC; the last there is if the id is of no time.
+
+    >>> moment("1000-0").isoformat()
+    '1970-01-01T00:00:01+00:00'
+    """
+    return datetime.fromtimestamp(min(int(id.partition("-")[0]), _LAST_MS) / 1000, UTC)
 
 
 def has(*fields: str) -> Callable[[Mapping[str, Any]], bool]:
