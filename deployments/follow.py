@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from deployments.prefect_server import POOL
-from deployments.tables import entry_table
+from deployments.tables import entry_table, printable
 from tasks.reservoir import Reservoir
 
 __all__ = ["Follower"]
@@ -118,6 +118,6 @@ class Follower:
             (f"{run.state.timestamp.astimezone():%H:%M:%S} ", "dim"),
             (f"{name} ", "bold"),
             (run.state.name or "", _COLOURS.get(run.state_type, "") if run.state_type else ""),
-            f" {run.state.message}" if run.state.message and run.state_type in _BAD else "",
+            f" {printable(run.state.message)}" if run.state.message and run.state_type in _BAD else "",
         )
         self._console.print(line, soft_wrap=True)
