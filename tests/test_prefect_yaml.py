@@ -240,6 +240,15 @@ def test_a_deployment_is_named_after_its_flow_whatever_its_function_is_called(tm
     assert [each.full_name for each in blueprint.deployments] == ["other/b"]
 
 
+def test_two_deployments_of_one_name_are_refused_since_one_would_replace_the_other(tmp_path: Path) -> None:
+    points = ["one.py:quotes", "two.py:quotes"]
+    blocks = [{"name": "main", "entrypoint": point} for point in points]
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"deployments": blocks}))
+    blueprint = read_blueprint(tmp_path / "prefect.yaml")
+    with pytest.raises(SettingsError, match=r"quotes/main once, got it from one\.py:quotes and two\.py:quotes"):
+        blueprint.named(dict.fromkeys(points, "quotes"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -247,6 +256,13 @@ def test_a_deployment_is_named_after_its_flow_whatever_its_function_is_called(tm
         ("deployments: 3", "expected a list"),
         ("deployments: [{name: x}]", "an entrypoint such as"),
         ("deployments: [3]", "in deployment 1, got 3"),
+        (
+            "deployments: [{name: x, entrypoint: 'a.py:b', tags: sluice}]",
+            "expected lists under 'tags' and 'schedules' of a.py:b",
+        ),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: {interval: 60}}]", "of a.py:b, each schedule with"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [interval]}]", "of a.py:b, each schedule with"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [{interval: 1min}]}]", "a number of seconds"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
