@@ -46,11 +46,13 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
 def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
     from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
 
+    from deployments.deployed import deployed  # noqa: PLC0415
+
     try:
         return client.read_deployment_by_name(full)
     except ObjectNotFound as error:
-        known = sorted(f"{client.read_flow(each.flow_id).name}/{each.name}" for each in client.read_deployments())
-        msg = f"expected the name of a deployment, got {full!r}; there are: {', '.join(known) or 'none'}; `prefect deploy --all` brings those of prefect.yaml"
+        known = ", ".join(deployed(client)) or "none"
+        msg = f"expected the name of a deployment, got {full!r}; there are: {known}; `prefect deploy --all` brings those of prefect.yaml"
         raise SettingsError(msg) from error
 
 

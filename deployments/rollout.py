@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.filters import DeploymentFilter, WorkPoolFilter
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from deployments.blueprint import Blueprint
 from deployments.child import last_lines
+from deployments.deployed import deployed
 from deployments.prefect_server import POOL
 from tasks.errors import UnavailableError
 
@@ -81,9 +81,9 @@ def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str
     `prefect deploy` leaves them where they are when the file declares none (3.8.8). Those without a slug were
     made by hand, in the UI, and stay.
     """
-    cleared = []
+    cleared, there = [], deployed(client)
     for declared in blueprint.deployments:
-        deployment = client.read_deployment_by_name(declared.full_name)
+        deployment = there[declared.full_name]
         for schedule in deployment.schedules:
             if schedule.slug and schedule.slug not in declared.slugs:
                 client.delete_deployment_schedule(deployment.id, schedule.id)
@@ -94,12 +94,8 @@ def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str
 def strangers(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
     """Return the names of the pool's deployments that `prefect.yaml` does not have (any more)."""
     declared = {each.full_name for each in blueprint.deployments}
-    found = client.read_deployments(
-        deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": ["sluice"]}}),
-        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
-    )
-    names = {f"{client.read_flow(each.flow_id).name}/{each.name}" for each in found}
-    return sorted(names - declared)
+    ours = {name for name, each in deployed(client).items() if each.work_pool_name == POOL and "sluice" in each.tags}
+    return sorted(ours - declared)
 
 
 class Rollout:
