@@ -121,7 +121,7 @@ def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> N
 
 
 def _welcome(stack: Stack, console: Console, seconds: float) -> None:
-    url = stack.api_url.removesuffix("/api")
+    url = without_password(stack.api_url).removesuffix("/api")
     console.print(f"[bold]{len(stack.blueprint.deployments)} deployments[/] after {seconds:.0f} s", highlight=False)
     console.print(f"  Prefect UI  {url}", highlight=False)
     console.print(f"  Redis       {without_password(stack.env[REDIS_URL])}", highlight=False, soft_wrap=True)
