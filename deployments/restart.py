@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.responses import DeploymentResponse
 
-__all__ = ["restart"]
+__all__ = ["end_runs", "restart"]
 
 _POLL = 0.3
 _BEGIN = 30.0  # seconds in which a worker takes a run
@@ -36,7 +36,7 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
     full = name if "/" in name else f"{name}/main"
     with get_client(sync_client=True) as client:
         deployment = _deployment(client, full)
-        for run in _end(client, deployment.id, full, timeout):
+        for run in end_runs(client, deployment.id, full, timeout):
             console.print(f"{full}: run {run.name} ended as {run.state_name}", highlight=False)
         started = client.create_flow_run_from_deployment(deployment.id)
         taken = _wait_until_taken(client, started.id)
@@ -56,7 +56,11 @@ def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
         raise SettingsError(msg) from error
 
 
-def _end(client: "SyncPrefectClient", deployment: "UUID", full: str, timeout: float) -> list["FlowRun"]:
+def end_runs(client: "SyncPrefectClient", deployment: "UUID", full: str, timeout: float) -> list["FlowRun"]:
+    """Cancel the runs of a deployment and return them when they have ended.
+
+    raises    UnavailableError: one has not, within `timeout` seconds
+    """
     from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter  # noqa: PLC0415
     from prefect.client.schemas.objects import StateType  # noqa: PLC0415
     from prefect.states import Cancelled, Cancelling  # noqa: PLC0415
@@ -73,9 +77,12 @@ def _end(client: "SyncPrefectClient", deployment: "UUID", full: str, timeout: fl
             client.set_flow_run_state(run.id, Cancelling(message=why))
         elif run.state_type != StateType.CANCELLING:  # nothing is in flight yet, and its process ends when it sees this
             client.set_flow_run_state(run.id, Cancelled(message=why), force=True)
+    if not ending:
+        return []
+    them = FlowRunFilter.model_validate({"id": {"any_": [run.id for run in ending]}})
     deadline = time.monotonic() + timeout
     while True:
-        runs = [client.read_flow_run(run.id) for run in ending]
+        runs = client.read_flow_runs(flow_run_filter=them)  # without those that somebody has deleted meanwhile
         left = [run for run in runs if not (run.state and run.state.is_final())]
         if not left:
             return runs

@@ -1,7 +1,9 @@
-"""What `sluice up` tells of runs and results while it runs, on a real Prefect server."""
+"""What `sluice up` and `sluice restart` make of runs, on a real Prefect server."""
 
+import contextvars
 import io
 import socket
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -16,10 +18,11 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed, Failed, Running
 from rich.console import Console
 
-from deployments import deployed, runs
+from deployments import deployed, restart, runs
 from deployments.follow import Follower
 from deployments.prefect_server import POOL
-from tasks import Reservoir
+from tasks import Reservoir, UnavailableError
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -89,3 +92,23 @@ def test_a_deployment_that_cannot_be_started_now_is_started_later_and_one_that_i
     begun = client.read_flow_runs(limit=1, sort="START_TIME_DESC")  # type: ignore[arg-type]
     assert begun[0].created
     assert begun[0].created > since
+
+
+def test_a_run_that_somebody_deletes_has_ended_for_who_restarts_its_deployment(client: SyncPrefectClient) -> None:
+    of = deployment(client, "deleted")
+    left = run(client, of)
+
+    def delete_it() -> None:
+        with get_client(sync_client=True) as another:
+            wait_until(lambda: another.read_flow_run(left).state_name == "Cancelling", "it to be cancelled")
+            another.delete_flow_run(left)
+
+    helper = threading.Thread(target=contextvars.copy_context().run, args=(delete_it,))
+    helper.start()
+    assert restart.end_runs(client, of, "followed/deleted", timeout=20) == []
+    helper.join()
+    run(client, of)
+    with pytest.raises(
+        UnavailableError, match=r"followed/deleted: run .* has not ended after 1 s \(state Cancelling\)"
+    ):
+        restart.end_runs(client, of, "followed/deleted", timeout=1)
