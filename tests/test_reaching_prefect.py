@@ -1,21 +1,26 @@
-"""A proxy in the environment is none of the own servers' business, and what is shown and noted tells no password."""
+"""How a Prefect server is reached - around proxies, with slashes, certificates and keys - and that no password is told."""
 
 import http.server
 import io
 import os
+import ssl
 import stat
+import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 from deployments import cli, local
 from deployments.ledger import Ledger
-from deployments.prefect_server import answers
+from deployments.prefect_server import answers, find_server
 from deployments.stack import Stack
+from tasks import UnavailableError
 from tasks.settings import REDIS_URL
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,11 +28,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 class Healthy(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200)
+        self.send_response(200 if self.path == "/api/health" else 404)
         self.end_headers()
         self.wfile.write(b"true")
 
     def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def no_proxy_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which urllib makes once a process
 
 
 @pytest.fixture
@@ -50,9 +60,33 @@ def test_a_proxy_is_not_asked_for_what_is_on_this_machine(
     assert not answers(url)
     cli.leave_out_proxies()
     assert answers(url)
-    assert httpx.get(url).status_code == 200
+    assert httpx.get(f"{url}/health").status_code == 200
     hosts = {"127.0.0.1", "localhost", *given.values()}
     assert set(os.environ["no_proxy"].split(",")) == set(os.environ["NO_PROXY"].split(",")) == hosts
+
+
+def test_a_slash_at_the_end_of_the_address_changes_nothing(url: str) -> None:
+    assert answers(f"{url}/")
+
+
+def test_a_server_is_asked_with_the_certificate_that_prefect_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *names, "-keyout", "key", "-out", "cert"]
+    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    with http.server.HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"https://localhost:{server.server_port}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_API_SSL_CERT_FILE: str(tmp_path / "cert")}):
+            assert find_server(Ledger(tmp_path)) == url
+        with temporary_settings({PREFECT_API_URL: url}), pytest.raises(UnavailableError, match="no Prefect server"):
+            find_server(Ledger(tmp_path))
+        server.shutdown()
 
 
 def test_up_shows_no_password_and_notes_one_only_for_its_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
