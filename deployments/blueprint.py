@@ -14,7 +14,7 @@ import yaml
 
 from tasks.errors import SettingsError
 
-__all__ = ["Blueprint", "Deployment", "EntrypointCheck", "import_flows", "read_blueprint"]
+__all__ = ["Blueprint", "Deployment", "EntrypointCheck", "allowance", "import_flows", "read_blueprint"]
 
 _MARK = "\x1e"
 _SOON = 300  # a schedule rarer than this is no beat: its first run can wait for its time
@@ -162,6 +162,11 @@ def _is_users(file: str) -> bool:
     )
 
 
+def allowance(blueprint: Blueprint) -> float:
+    """Return how many seconds all deployments may take to be imported, or deployed: more of them take longer."""
+    return 90 + 5.0 * len(blueprint.deployments)
+
+
 class EntrypointCheck:
     """`import_flows` in a process of its own, beside whatever else there is to do.
 
@@ -185,18 +190,21 @@ class EntrypointCheck:
     def _entrypoints(self) -> list[str]:
         return [deployment.entrypoint for deployment in self._blueprint.deployments]
 
-    def result(self, *, timeout: float = 120) -> Blueprint:
-        """Wait for the end of the check; return the blueprint with the flows' names.
+    def result(self, *, timeout: float | None = None) -> Blueprint:
+        """Wait for the end of the check, by default for its `allowance`; return the blueprint with the flows' names.
 
         raises    SettingsError: one or more cannot be imported, or two deployments have the same name
         """
+        patience = allowance(self._blueprint) if timeout is None else timeout
         try:
-            self._process.wait(timeout)
+            self._process.wait(patience)
             self._answer.seek(0)
             flows, errors = json.loads(self._answer.read().rpartition(_MARK)[2])
         except (subprocess.TimeoutExpired, ValueError) as error:
+            code = self._process.poll()
+            what = f"gave no answer within {patience:g} s" if code is None else f"ended without one (exit code {code})"
             msg = (
-                f"{self._blueprint.path}: importing its flows ended without an answer (exit code {self._process.poll()}); "
+                f"{self._blueprint.path}: importing its flows {what}; "
                 f"try it: python -c 'import runpy; runpy.run_path(\"{self._entrypoints[0].rpartition(':')[0]}\")'"
             )
             raise SettingsError(msg) from error

@@ -16,7 +16,7 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from deployments.blueprint import Blueprint
+from deployments.blueprint import Blueprint, allowance
 from deployments.child import last_lines
 from deployments.deployed import deployed
 from deployments.prefect_server import POOL
@@ -103,6 +103,7 @@ class Rollout:
 
     def __init__(self, blueprint: Blueprint, *, log: Path, env: Mapping[str, str]) -> None:
         self._log = log
+        self._allowance = allowance(blueprint)
         folder = blueprint.path.parent
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - Prefect's own command
@@ -124,16 +125,18 @@ class Rollout:
                 cwd=folder,
             )
 
-    def result(self, *, timeout: float = 120) -> None:
-        """Wait for the end of it; raises UnavailableError if it failed, and quotes what it said last."""
+    def result(self, *, timeout: float | None = None) -> None:
+        """Wait for the end of it, by default for its `allowance`; raises UnavailableError if it failed, with what it said."""
+        patience = self._allowance if timeout is None else timeout
         try:
-            code = self._process.wait(timeout)
+            code = self._process.wait(patience)
+            what = f"failed (exit code {code})"
         except subprocess.TimeoutExpired:
-            code = None
+            code, what = None, f"was not done within {patience:g} s"
         finally:
             self.close()
         if code != os.EX_OK:
-            msg = f"`prefect deploy --all` failed (exit code {code}); the last lines of {self._log}:\n{last_lines(self._log, 8)}"
+            msg = f"`prefect deploy --all` {what}; the last lines of {self._log}:\n{last_lines(self._log, 8)}"
             raise UnavailableError(msg)
 
     def close(self) -> None:
