@@ -47,7 +47,11 @@ def of_pool(
     due_before: datetime | None = None,
     or_ended_after: datetime | None = None,
 ) -> list[FlowRun]:
-    """Return the runs of the pool in one of `states`, of those the ones that were due; or besides those that have ended."""
+    """Return the runs of the pool in one of `states`.
+
+    due_before       only those that were to begin before then
+    or_ended_after   besides them all that have ended since then
+    """
     criteria: dict[str, Any] = {"state": {"type": {"any_": sorted(states)}}}
     if due_before:
         criteria["expected_start_time"] = {"before_": due_before}
@@ -102,7 +106,11 @@ def to_start(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
     is paused.
     """
     there = deployed(client)
-    wanted = [(each, there[each.full_name]) for each in blueprint.deployments if each.full_name in there]
+    wanted = [
+        (each, there[each.full_name])
+        for each in blueprint.deployments
+        if (each.stays_up or each.beats) and each.full_name in there
+    ]
     of_them = {"any_": [deployment.id for _, deployment in wanted]}
 
     def having(*states: StateType) -> set[UUID | None]:
