@@ -1,6 +1,7 @@
 """`@outlet`: a pipeline function becomes a flow that streams a group's entries through it until it is stopped."""
 
 import asyncio
+import inspect
 import logging
 import threading
 import time
@@ -75,6 +76,10 @@ def outlet(
 
     def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
         _check(given)
+        if inspect.iscoroutinefunction(function):
+            name = function.__name__
+            msg = f"outlet {name!r}: expected a function that builds a pipeline, got one to be awaited; write `def {name}`, without async"
+            raise SettingsError(msg)
 
         def run(own: dict[str, Any], options: dict[str, Any]) -> State | None:
             log: Log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
@@ -102,12 +107,13 @@ def outlet(
 
 def _check(options: dict[str, Any]) -> None:
     topics = options["topics"]
-    if not topics or not isinstance(topics, str | list | tuple):
-        msg = f"topics: expected the name of a topic, or a list of them, got {topics!r}"
+    named = [topics] if isinstance(topics, str) else topics
+    if not topics or not isinstance(named, list | tuple) or len({*map(repr, named)}) < len(named):
+        msg = f"topics: expected the name of a topic, or a list of different ones, got {topics!r}"
         raise SettingsError(msg)
     check_choice(options["on_error"], get_args(OnError), name="on_error")
     check_number(options["max_deliveries"], least=1, name="max_deliveries")
-    for topic in [topics] if isinstance(topics, str) else topics:
+    for topic in named:
         check_topic(topic, derived=True)
         if topic == options["into"]:
             msg = f"into: {topic!r} is what the outlet reads; its results would come back to it for ever"
@@ -148,7 +154,13 @@ def _run(
     async def stream() -> None:
         # In this loop and thread, the main one: no other run's pipeline can hold this one up.
         source = from_redis(topics, group=group, loop=IOLoop.current(), asynchronous=True, **reading)
-        result: Stream | None = function(source, **own)
+        result = function(source, **own)
+        if not isinstance(result, Stream | None):
+            msg = (
+                f"outlet {name!r}: expected the stream of its results or None, if branches end in sinks of their own, got a "
+                f"{type(result).__name__}; return the stream before the sink"
+            )
+            raise SettingsError(msg)
         if result is not None:
             result.sink(watch.show, stream_name="shown in the report")
             if into:

@@ -7,7 +7,6 @@ again at the next look.
 import contextlib
 import contextvars
 import logging
-import re
 import textwrap
 import threading
 import time
@@ -16,14 +15,14 @@ from typing import Any, Self
 from uuid import UUID
 
 import redis
-from httpx import HTTPError
+from httpx import HTTPError, HTTPStatusError, codes
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 
-from flows.prefect_api import impatient_client
+from flows.prefect_api import artifact_key, impatient_client
 from tasks import report
 from tasks.bound import Journey
 from tasks.codec import is_pandas
@@ -66,7 +65,7 @@ class Watch:
         self._log = log
         context = FlowRunContext.get()
         self._run: UUID | None = context.flow_run.id if context and context.flow_run else None
-        self._key = _slug(f"outlet-{name}" if group == name else f"outlet-{name}-{group}")
+        self._key = artifact_key("outlet", name, *([] if group == name else [group]))
         self._source: from_redis | None = None
         self._loop_thread = threading.get_ident()
         self._result: Any = None
@@ -131,7 +130,8 @@ class Watch:
             act()
         except Exception as error:  # noqa: BLE001 - nothing here may end the stream
             if what not in self._silent:
-                who = "the Prefect server does not answer" if isinstance(error, HTTPError) else "it will be tried again"
+                is_away = isinstance(error, HTTPError) and not isinstance(error, HTTPStatusError)
+                who = "the Prefect server does not answer" if is_away else "it will be tried again"
                 self._log.warning(
                     "%s: the %s failed (%s), the stream goes on; %s", self._name, what, type(error).__name__, who,
                     exc_info=None if isinstance(error, HTTPError) else error,
@@ -241,16 +241,27 @@ class Watch:
     def _write(self, client: SyncPrefectClient, kind: str, key: str, data: Any) -> None:
         """Create the run's artifact of this kind, or change it if there is something new."""
         written = self._artifacts.get(kind)
-        if written is None:
+        if written and written[1] == data:
+            return
+        if not (written and _change(client, written[0], data)):
             about = "How far a replay is" if kind == "progress" else "The pipeline and what flows through it"
             made = client.create_artifact(
                 ArtifactCreate(type=kind, key=key, description=about, data=data, flow_run_id=self._run)
             )
-            self._artifacts[kind] = made.id, data
-        elif written[1] != data:
-            # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.8.8).
-            client.request("PATCH", "/artifacts/{id}", json={"data": data}, path_params={"id": written[0]})
-            self._artifacts[kind] = written[0], data
+            written = made.id, data
+        self._artifacts[kind] = written[0], data
+
+
+def _change(client: SyncPrefectClient, artifact: UUID, data: Any) -> bool:
+    """Change an artifact; return False if somebody has deleted it."""
+    try:
+        # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.8.8).
+        client.request("PATCH", "/artifacts/{id}", json={"data": data}, path_params={"id": artifact})
+    except HTTPStatusError as error:
+        if error.response.status_code != codes.NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
@@ -275,8 +286,3 @@ def _shown(value: Any) -> str:
     if is_pandas(value, "DataFrame"):
         return value.head(_SHOWN_ROWS).to_string(max_cols=12) + f"\n[{len(value)} rows x {len(value.columns)} columns]"
     return textwrap.shorten(repr(value), 1_000)
-
-
-def _slug(name: str) -> str:
-    """Return a name as Prefect wants an artifact's key: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

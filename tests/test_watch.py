@@ -163,6 +163,39 @@ def test_what_a_window_keeps_is_no_stall(real_redis: redis.Redis, caplog: pytest
     assert "no progress" not in caplog.text
 
 
+def test_a_report_that_somebody_deleted_is_made_anew(
+    real_redis: redis.Redis,
+    client: SyncPrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(reporting, "_REPORT", 0.1)
+    push_all(real_redis, "topic", range(5))
+    deleted: list[str] = []
+
+    @outlet(topics="topic", group="group", run_for="20s")
+    def reported(source: Stream) -> Stream:
+        return source.map(lambda e: e["n"]).rate_limit(0.2)  # there is something new to report
+
+    def delete_it() -> None:
+        def found() -> list[str]:
+            return [each["id"] for each in artifacts(client, "outlet-reported-group")]
+
+        wait_until(found, "a report")
+        deleted.extend(found())
+        client.request("DELETE", "/artifacts/{id}", path_params={"id": deleted[0]})
+        wait_until(found, "another report")
+        _stop_all()
+
+    helper = threading.Thread(target=delete_it)
+    helper.start()
+    reported()
+    helper.join()
+    [artifact] = artifacts(client, "outlet-reported-group")
+    assert artifact["id"] not in deleted
+    assert "report failed" not in caplog.text
+
+
 @pytest.mark.parametrize("how", ["refuses", "hangs"])
 def test_a_dead_prefect_server_holds_up_neither_the_stream_nor_its_end(
     real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, how: str
