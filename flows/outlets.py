@@ -14,7 +14,7 @@ from streamz import Stream
 from tornado.ioloop import IOLoop
 
 from flows.comeback import wait_before_beginning
-from flows.parameters import Options, flow_of
+from flows.parameters import Options, flow_of, takes_options
 from flows.patience import Patience
 from flows.reporting import Watch, await_server
 from flows.stopping import outlast_the_slot, stop_on_signals
@@ -30,6 +30,7 @@ _POLL = 0.2  # seconds in which a signal is heeded
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
+@takes_options
 def outlet(
     *,
     topics: str | list[str],
