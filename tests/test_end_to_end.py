@@ -84,7 +84,7 @@ def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
     wait_until(lambda: "ok worker" in found(ROOT), "the worker to be online")
     rollout.ensure_automations(plain.client)
     as_it_is = found(ROOT)
-    assert {"ok Prefect", "ok work pool", "ok worker", "ok automations"} <= set(as_it_is)
+    assert {"ok Prefect", "ok work pool", "ok worker", "ok automations", "ok Secret block"} <= set(as_it_is)
     vitals = plain.client.read_deployment_by_name("vitals/main")
     plain.client.update_deployment_schedule(vitals.id, vitals.schedules[0].id, active=False)
     assert "vitals/main" in found(ROOT)["warn schedules"]
