@@ -8,6 +8,7 @@ import yaml
 from httpx import HTTPError
 
 from deployments.blueprint import Blueprint, Deployment, read_blueprint
+from deployments.check_secret import check_secret
 from deployments.findings import Finding, failure, fine, warning
 from deployments.ledger import Ledger
 from deployments.prefect_server import POOL, find_server, said_by
@@ -24,7 +25,7 @@ _DEPLOY = "`prefect deploy --all`, or `make up`"
 
 
 def check_prefect(root: Path) -> Iterator[Finding]:
-    """Check that the server answers and is of the right version, and that pool, worker, deployments and schedules are there."""
+    """Check the server's version, pool, worker, automations, deployments and schedules, and the Secret block that names a Redis."""
     try:
         url = find_server(Ledger(state_dir()))
     except UnavailableError as error:
@@ -37,6 +38,7 @@ def check_prefect(root: Path) -> Iterator[Finding]:
             yield _version(client.api_version(), url)
             yield from _worker(client)
             yield from _automations(client)
+            yield check_secret(client)
             yield from _deployments(client, root)
     except HTTPError as error:
         yield failure("Prefect", said_by(error))

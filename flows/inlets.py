@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 
-from flows.parameters import Options, flow_of
+from flows.parameters import Options, flow_of, takes_options
 from flows.patience import Patience
 from flows.prefect_api import artifact_key, publish
 from flows.stopping import stop_on_signals
@@ -31,6 +31,7 @@ MAX_EVERY = 60.0
 _declared: dict[str, dict[str, Keep]] = {}
 
 
+@takes_options
 def inlet(
     *,
     topic: str,

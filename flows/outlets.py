@@ -10,12 +10,12 @@ from typing import Any, get_args
 
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
-from prefect.states import Cancelled, Failed
+from prefect.states import Cancelled, Completed, Failed
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
 from flows.comeback import wait_before_beginning
-from flows.parameters import Options, flow_of
+from flows.parameters import Options, flow_of, takes_options
 from flows.patience import Patience
 from flows.reporting import Watch, await_server
 from flows.stopping import outlast_the_slot, stop_on_signals
@@ -31,6 +31,7 @@ _POLL = 0.2  # seconds in which a signal is heeded
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
+@takes_options
 def outlet(
     *,
     topics: str | list[str],
@@ -167,7 +168,6 @@ def _run(
                 result.to_redis(into)
         source.start()
         watch.follow(source)
-        log.info("%s: group %r reads %s", name, group, ", ".join(topics))
         outcome = asyncio.wrap_future(source.outcome)
         while not outcome.done():
             if stop.is_set() or time.monotonic() > end:
@@ -179,8 +179,8 @@ def _run(
 
     with Watch(name, topics=topics, group=group, stop=stop, stall_after=seconds(stall_after), log=log) as watch:
         _until_its_end(stream, stop, log, Patience(end, log, stop.wait))
-    log.info("%s: group %r stopped", name, group)
-    return Cancelled(message="Stopped in good order.") if watch.is_cancelled else None
+    # Prefect shows it with the run's state, and logs it: that line need not be one of ours.
+    return (Cancelled if watch.is_cancelled else Completed)(message=f"Stopped in good order: {watch.sentence()}.")
 
 
 def _until_its_end(

@@ -162,6 +162,31 @@ def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
 
 
 @pytest.mark.parametrize(
+    ("decorator", "written", "said"),
+    [
+        (
+            "inlet",
+            "@inlet",
+            r"@inlet: expected @inlet\(topic=\"...\"\), got @inlet alone on 'f'; it takes topic, every,",
+        ),
+        ("outlet", "@outlet", r"expected @outlet\(topics=\"...\", group=\"...\"\), got @outlet alone on 'f'; it takes"),
+        ("inlet", "@inlet()", r"expected @inlet\(topic=.*got missing a required .*'topic'"),
+        ("inlet", "@inlet('t')", r"got too many positional arguments"),
+        (
+            "outlet",
+            "@outlet(topics='t', group='g', topic='t')",
+            r"unexpected keyword argument 'topic'; it takes topics",
+        ),
+    ],
+)
+def test_a_decorator_without_what_it_needs_says_at_import_how_it_is_written(
+    decorator: str, written: str, said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        exec(f"{written}\ndef f(source): ...", {decorator: {"inlet": inlet, "outlet": outlet}[decorator]})
+
+
+@pytest.mark.parametrize(
     ("options", "why"),
     [
         ({"topic": "a b"}, "topic name"),
