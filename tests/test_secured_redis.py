@@ -8,6 +8,7 @@ import io
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
