@@ -42,3 +42,13 @@ def test_who_was_taken_for_dead_can_neither_take_nor_give_nor_count(client: redi
             act()
     assert holders(client) == before
     assert pending(client) == ids
+
+
+def test_who_lives_and_has_nothing_is_not_cleared_away(client: redis.Redis) -> None:
+    push_all(client, "topic", range(1))
+    living, other = consumer(client), consumer(client)
+    [entry] = read_all(living)
+    living.ack("topic", [entry.id])
+    other.membership.renew()
+    assert not other.membership.retire("topic", living.membership.name)
+    assert [one["name"].decode() for one in client.xinfo_consumers("topic", "group")] == [living.membership.name]
