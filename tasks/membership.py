@@ -43,10 +43,9 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 0
 """
 
-# KEYS: the lease. ARGV: the tombstone and its TTL, 1 to set it. A tombstone that is there stays. DEL goes first: a
-# server that is out of memory does not refuse a script that has written already.
+# KEYS: the lease. ARGV: the tombstone and its TTL, 1 to set it. DEL goes first: a server that is out of memory does not
+# refuse a script that has written already.
 _RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return end
 redis.call('DEL', KEYS[1])
 if ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 """
