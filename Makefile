@@ -15,7 +15,7 @@ up: $(VENV)/installed ## Run it all on this machine until Ctrl-C (ARGS="--port 4
 	@$(BIN)/sluice up $(ARGS)
 
 test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=true: thoroughly)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 times for each pipeline (many minutes)
 	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/test_handovers.py $(ARGS)

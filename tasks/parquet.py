@@ -13,7 +13,8 @@ from streamz.sinks import Sink
 from tasks.dataset import Rows, rows_of, write
 from tasks.entry import Entry
 from tasks.errors import PipelineError, SettingsError
-from tasks.pipeline import Metadata, trust
+from tasks.pipeline import trust
+from tasks.receipts import Metadata
 from tasks.repeated import Repeated
 
 __all__ = ["to_parquet"]

@@ -1,13 +1,14 @@
 """A real browser on Prefect's UI: Chromium as the system has it, driven by Playwright."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Response, sync_playwright
 
 __all__ = ["Browser", "browser_on"]
 
@@ -24,6 +25,7 @@ _FLAGS = [
 ]
 _WIDTH, _HEIGHT = 1200, 900
 _PATIENCE_MS = 60_000
+_TRIES = 5
 
 
 class Browser:
@@ -43,11 +45,33 @@ class Browser:
         self.page.goto(f"{self._root}/v2/{path}")
         return self.page
 
+    def leave(self) -> None:
+        """Go where there is nothing to draw: a page of the UI costs a core while its spinners turn, without a GPU."""
+        self.page.goto("about:blank")
+
     def open_run_form(self, deployment: UUID) -> Page:
         """Go to the form for a run of a deployment, where *Run*, *Custom run* leads."""
         page = self.open(f"deployments/deployment/{deployment}/run?parameters=%7B%7D")
         page.get_by_role("heading", name="Parameters").wait_for()
         return page
+
+    def send(self, click: Callable[[], None], where: str) -> Response:
+        """Do the click that sends a request, again where the server wants it again, and return its answer.
+
+        A server on SQLite answers 503 at once when a transaction that began with reading comes to write and another has
+        written meanwhile. Prefect's client then tries again; its UI says that there was an error, and leaves the rest to
+        whoever sits before it (3.8.8).
+
+        where    a pattern of the request's URL
+        """
+        for _ in range(_TRIES):
+            with self.page.expect_response(where) as answered:
+                click()
+            answer = answered.value
+            if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                break
+        assert answer.ok, f"{answer.request.method} {answer.url}: {answer.status} {answer.text()}"
+        return answer
 
     def open_drawn(self, artifact: UUID) -> str:
         """Go to an artifact, wait until all its diagrams are drawn, and return what is written in the first."""

@@ -35,15 +35,44 @@ settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 
 
-class OneStack(LoadFileScheduling):
-    """Gives the tests of one file to one process, and what needs the stack `plain` to one as well."""
+# What uses the one Prefect server of the tests: in one process, before whatever else there is.
+ON_PREFECT = {
+    "tests/chaos/test_retries.py",
+    "tests/test_browser.py",
+    "tests/test_docs_commands.py",
+    "tests/test_end_to_end.py",
+    "tests/test_one_shot.py",
+    "tests/test_secured_redis.py",
+    "tests/test_upkeep.py",
+    "tests/test_watch.py",
+}
+NEXT = "tests/test_up.py"  # which is the longest of the others
+
+
+class OneServer(LoadFileScheduling):
+    """Gives the tests of one file to one process, and what needs a Prefect server to one as well."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return super()._split_scope(nodeid).replace("test_browser.py", "test_end_to_end.py")
+        file = super()._split_scope(nodeid)
+        return "on Prefect" if file in ON_PREFECT else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return OneStack(config, log)
+    config.option.loadscopereorder = False  # by the number of their tests: what takes longest has few
+    return OneServer(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest first, and of what is on the Prefect server what needs a worker there last: it takes some CPU."""
+
+    def turn(item: pytest.Item) -> int:
+        file, uses = item.nodeid.partition("::")[0], getattr(item, "fixturenames", ())
+        if "prefect_server" in uses and file not in ON_PREFECT:
+            msg = f"{file} uses the Prefect server: add it to ON_PREFECT in tests/conftest.py, or a second one starts"
+            raise pytest.UsageError(msg)
+        return [file in ON_PREFECT and "plain" not in uses, file in ON_PREFECT, file == NEXT, True].index(True)
+
+    items.sort(key=turn)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,19 +97,45 @@ def real_redis(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(scope="session")
-def prefect() -> Iterator[None]:
-    """Give all that follows a real Prefect server, which takes 10 s to start; flow calls are quick with these settings."""
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Plain]":
+    """Return a Prefect server, which takes 10 s to start: `OneServer` sees to it that one is enough.
+
+    Its worker, once there is one, has a Redis to itself: what tests have started there goes on for a while, beside the
+    tests that follow.
+    """
+    from tests.plain import Plain
+
+    folder = tmp_path_factory.mktemp("plain")
+    with RedisServer(folder / "redis") as reservoir, Plain(folder, reservoir) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def plain(prefect_server: "Plain") -> "Plain":
+    """Return the Prefect server with `prefect.yaml` deployed and a worker."""
+    prefect_server.deploy()
+    return prefect_server
+
+
+@pytest.fixture(scope="session")
+def prefect(prefect_server: "Plain") -> Iterator[None]:
+    """Have all that follows in this process use the Prefect server; flow calls are quick with these settings."""
+    from prefect.events.worker import EventsWorker
     from prefect.settings import (
+        PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOGGING_TO_API_ENABLED,
         temporary_settings,
     )
-    from prefect.testing.utilities import prefect_test_harness
 
-    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
-    # 30 s are not enough on a machine that is busy with other things.
-    with prefect_test_harness(server_startup_timeout=120), temporary_settings(quiet):
+    settings = {
+        PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"],
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        PREFECT_LOGGING_TO_API_ENABLED: False,
+    }
+    with temporary_settings(settings):
         yield
+        EventsWorker.drain_all()  # while there is a server to take them
 
 
 @pytest.fixture
@@ -124,19 +179,6 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
             return client
 
         yield flushed
-
-
-@pytest.fixture(scope="session")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Plain]":
-    """Return a Prefect server and a worker, which take most of a minute to start: `OneStack` sees to it that one is enough.
-
-    They have a Redis to themselves: what tests have started there goes on for a while, beside the tests that follow.
-    """
-    from tests.plain import Plain
-
-    folder = tmp_path_factory.mktemp("plain")
-    with RedisServer(folder / "redis") as reservoir, Plain(folder, reservoir) as stack:
-        yield stack
 
 
 @pytest.fixture(scope="session")

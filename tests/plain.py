@@ -1,7 +1,8 @@
-"""A Prefect server, a worker and a Redis of real ones, with `prefect.yaml` deployed, and what tests ask of them."""
+"""A Prefect server of the tests' own, a worker beside it with `prefect.yaml` deployed, and what tests ask of them."""
 
 import json
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -23,9 +24,15 @@ from tasks import history
 from tests.streams import push_all
 from tests.waiting import wait_until
 
-__all__ = ["ROOT", "Plain", "entries", "free_port", "run_levels"]
+__all__ = ["ROOT", "Plain", "clean_environment", "entries", "free_port", "run_levels"]
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def clean_environment(**added: str) -> dict[str, str]:
+    """Return this process's environment without settings of Prefect's and ours, and with what is added."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
+    return mine | added
 
 
 def free_port() -> int:
@@ -43,7 +50,7 @@ def entries(url: str, topic: str) -> int:
 
 
 class Plain:
-    """A Prefect server and a worker as somebody has them who never heard of `sluice up`."""
+    """A Prefect server, and once `deploy` was called a worker, as somebody has them who never heard of `sluice up`."""
 
     def __init__(self, folder: Path, reservoir: RedisServer) -> None:
         port = free_port()
@@ -63,9 +70,6 @@ class Plain:
         self.client.__enter__()
         try:
             self.start_server()
-            self.prefect("work-pool", "create", "sluice", "--type", "process")
-            self.prefect("deploy", "--all")
-            self.worker.start()
         except BaseException:
             self.__exit__()
             raise
@@ -77,6 +81,12 @@ class Plain:
             process.kill()
         self.server.kill()
         self.client.__exit__(None, None, None)
+
+    def deploy(self) -> None:
+        """Deploy `prefect.yaml` and start the worker."""
+        rollout.ensure_pool(self.client)
+        self.prefect("deploy", "--all")
+        self.worker.start()
 
     def start_server(self) -> None:
         """Start the server, at first or again, and wait until it answers."""

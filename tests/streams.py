@@ -23,6 +23,12 @@ def push_all(client: redis.Redis, topic: str, values: Iterable[Any]) -> list[str
     return [reservoir.push(topic, {"n": value}) for value in values]
 
 
+def at_work(client: redis.Redis, *groups: str) -> None:
+    """Have groups that read a topic from its beginning, which need not be there yet."""
+    for group in groups:
+        client.xgroup_create("topic", group, "0", mkstream=True)
+
+
 def here(client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any) -> from_redis:
     """Return a source in the running loop, opened and ready to be stepped."""
     return from_redis(topics, group=group, client=client, loop=IOLoop.current(), asynchronous=True, **options)
@@ -73,7 +79,13 @@ lives = st.lists(
 """Lives of a pipeline, one after the other."""
 
 
-def live_through(lives: Any, client: redis.Redis, build: Callable[[Stream], Any]) -> list[str]:
+def live_through(
+    lives: Any,
+    client: redis.Redis,
+    build: Callable[[Stream], Any],
+    *,
+    before_a_crash: Callable[[from_redis], None] = lambda _: None,
+) -> list[str]:
     """Run one life of a pipeline after the other, the last one to its end; return the ids that were pushed."""
     pushed: list[str] = []
 
@@ -87,6 +99,7 @@ def live_through(lives: Any, client: redis.Redis, build: Callable[[Stream], Any]
         if end == "stop":
             source.close()
         else:
+            before_a_crash(source)
             crash(source, client)
         del kept
 

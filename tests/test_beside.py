@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import redis
@@ -31,7 +30,7 @@ def test_two_outlets_that_are_stopped_and_resumed_again_and_again_never_disturb_
     def flows_on(name: str) -> None:
         """Push until the outlet has seen something of it."""
         at = pushed
-        wait_until(lambda: (push(), time.sleep(0.01), any(n >= at for n in seen(name)[-50:]))[-1], f"{name} to see it")
+        wait_until(lambda: (push(), any(n >= at for n in seen(name)[-50:]))[-1], f"{name} to see it")
 
     command = [sys.executable, "-m", "tests.beside", redis_server.url, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as outlets:

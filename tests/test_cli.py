@@ -1,4 +1,4 @@
-"""The `sluice` command, as a user meets it: in a process of its own."""
+"""The `sluice` command, as a user meets it: each of its commands in a process of its own, once."""
 
 import json
 import os
@@ -8,42 +8,34 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from decimal import Decimal
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pandas as pd
 import pytest
 import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 
-from deployments.as_json import entry_object, line
+from deployments.cli import main
 from deployments.dead import dead
 from deployments.ledger import Ledger
 from deployments.prefect_server import said_by
 from deployments.redis_server import RedisServer
-from deployments.tables import entry_table, letters_table, levels_table
-from tasks.deadletters import newest_letters
 from tasks.entry import Entry
 from tasks.reservoir import Reservoir
+from tests.plain import ROOT, clean_environment, free_port
 from tests.streams import push_all, run
 from tests.waiting import wait_until
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def sluice(*arguments: str, state: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command with a state folder of its own and nothing of ours in its environment."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
     return subprocess.run(
         [sys.executable, "-m", "deployments", *arguments],
-        env={**inherited, "SLUICE_STATE_DIR": str(state), "COLUMNS": "120", **env},
+        env=clean_environment(SLUICE_STATE_DIR=str(state), COLUMNS="120", **env),
         capture_output=True,
         text=True,
         timeout=60,
@@ -60,10 +52,21 @@ def the_sentence(result: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.fixture
+def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs the command in this process, a second quicker, and returns the line of its error."""
+
+    def told(*arguments: str, **env: str) -> str:
+        monkeypatch.delenv("SLUICE_REDIS_URL", raising=False)
+        for name, value in {"SLUICE_STATE_DIR": str(tmp_path), **env}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["sluice", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return the_sentence(subprocess.CompletedProcess(arguments, int(end.value.code or 0), out, err))
+
+    return told
 
 
 def test_help_names_the_commands_and_needs_no_prefect(tmp_path: Path) -> None:
@@ -78,9 +81,8 @@ def test_without_a_redis_the_error_is_one_sentence_that_says_what_to_do(tmp_path
     assert "run `make up`, or set SLUICE_REDIS_URL" in the_sentence(sluice("peek", "market", state=tmp_path))
 
 
-def test_a_redis_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
-    url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
-    line = the_sentence(sluice("peek", "market", state=tmp_path, SLUICE_REDIS_URL=url))
+def test_a_redis_that_does_not_answer_is_named_without_its_password(refusal: Callable[..., str]) -> None:
+    line = refusal("peek", "market", SLUICE_REDIS_URL=f"redis://user:hunter2@127.0.0.1:{free_port()}/0")
     assert "does not answer" in line
     assert "hunter2" not in line
 
@@ -94,9 +96,16 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         assert result.returncode == 1
 
 
-def test_a_name_that_is_no_topic_is_refused(tmp_path: Path, redis_server: RedisServer) -> None:
-    line = the_sentence(sluice("peek", "no topic", state=tmp_path, SLUICE_REDIS_URL=redis_server.url))
-    assert "got 'no topic'" in line
+def test_a_name_that_is_no_topic_is_refused(refusal: Callable[..., str], redis_server: RedisServer) -> None:
+    assert "got 'no topic'" in refusal("peek", "no topic", SLUICE_REDIS_URL=redis_server.url)
+
+
+def test_a_topic_that_is_not_there_is_told_with_those_that_are(
+    refusal: Callable[..., str], redis_server: RedisServer, real_redis: redis.Redis
+) -> None:
+    real_redis.xadd("signals", {"n": 7})
+    line = refusal("peek", "nothing", SLUICE_REDIS_URL=redis_server.url)
+    assert line == "sluice: expected a topic, got 'nothing'; there are: signals"
 
 
 def test_up_refuses_a_folder_where_another_one_runs(tmp_path: Path) -> None:
@@ -130,23 +139,21 @@ def test_restart_says_so_when_no_prefect_server_answers(tmp_path: Path) -> None:
     assert f"no Prefect server answers at {url}; run `make up`" in line
 
 
-def test_peek_shows_the_newest_entries_and_status_what_there_is(tmp_path: Path, redis_server: RedisServer) -> None:
-    reservoir = Reservoir.from_url(redis_server.url)
-    reservoir.client.flushall()
+def test_peek_shows_the_newest_entries_and_status_what_there_is(
+    tmp_path: Path, redis_server: RedisServer, real_redis: redis.Redis
+) -> None:
+    reservoir = Reservoir(real_redis)
     reservoir.push("signals", {"moved": pd.DataFrame({"code": ["150001", "150002"], "change": [1.5, -2.0]})})
     reservoir.push("signals", {"n": 7})
     url = {"SLUICE_REDIS_URL": redis_server.url}
     shown = sluice("peek", "signals", "-n", "2", state=tmp_path, **url).stdout
     assert shown.index("150002") < shown.index("n ")
     assert "7" in shown
-    unknown = the_sentence(sluice("peek", "nothing", state=tmp_path, **url))
-    assert unknown == "sluice: expected a topic, got 'nothing'; there are: signals"
     status = sluice("status", state=tmp_path, PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api", **url)
     assert status.returncode == 1  # no Prefect
     assert "not running here" in status.stdout
     assert "no Prefect server answers" in status.stdout
     assert "signals" in status.stdout
-    reservoir.client.flushall()
 
 
 def redis_of(tmp_path: Path, server: RedisServer) -> dict[str, str]:
@@ -164,14 +171,13 @@ def running(
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Run the command on, what it prints in a file, in a terminal of its own if asked; end it whatever happens."""
     output = Path(env["SLUICE_STATE_DIR"]) / "output"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
     command = [sys.executable, "-m", "deployments", *arguments]
     if terminal:  # script(1) gives it one, and writes down what it shows
         command = ["script", "--quiet", "--flush", "--return", "--command", shlex.join(command), str(output)]
     with output.open("wb") as file:
         process = subprocess.Popen(
             command,
-            env={**inherited, "COLUMNS": "120", "LINES": "40", "TERM": "xterm", **env},
+            env=clean_environment(COLUMNS="120", LINES="40", TERM="xterm", **env),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL if terminal else file,
             stderr=subprocess.STDOUT,
@@ -278,70 +284,12 @@ def reciprocal(entry: Entry) -> float:
     return 1 / entry["n"]
 
 
-def test_letters_of_a_group_that_is_gone_are_shown_newest_first(client: redis.Redis) -> None:
-    push_all(client, "topic", [0] * 250)
-    run(lambda source: source.map(reciprocal).sink(lambda _: None), client)
-    client.xgroup_destroy("topic", "group")
-    letters = newest_letters(client, "topic", "group", 240)  # more than one look's
-    ids = [id_.decode() for id_, _ in client.xrevrange("topic:dead:group")]
-    assert [each.id for each in letters] == ids[:240]
-    assert all("ZeroDivisionError" in each.traceback for each in letters)
-
-
-def test_whatever_an_entry_holds_has_one_form_in_json() -> None:
-    frame = pd.DataFrame({"code": ["a", "b"], "now": [1.5, float("nan")]})
-    twice = pd.DataFrame([[1, 2, 3]], columns=["x", "x", "x.1"], index=pd.Index(["i"], name="key"))
-    fields = {
-        "frame": frame,
-        "twice": twice,
-        "raw": b"hi",
-        "at": pd.Timestamp("2026-01-01", tz="UTC"),
-        "took": pd.Timedelta("1500ms"),
-        "times": np.array(["2026-01-01", "NaT"], dtype="M8[ns]"),
-        "deep": [{"a": float("inf")}],
-        "one": np.int64(3),
-        "exact": Decimal("1.10"),
-    }
-    told = json.loads(line(entry_object(Entry(fields, topic="t", id="1000-0"), "t")))
-    assert told["time"] == "1970-01-01T00:00:01+00:00"
-    assert told["fields"] == {
-        "frame": [{"code": "a", "now": 1.5}, {"code": "b", "now": None}],
-        "twice": [{"key": "i", "x": 1, "x.1": 2, "x.1.1": 3}],
-        "raw": "aGk=",
-        "at": "2026-01-01T00:00:00+00:00",
-        "took": 1.5,
-        "times": ["2026-01-01T00:00:00", None],
-        "deep": [{"a": None}],
-        "one": 3,
-        "exact": "1.10",
-    }
-
-
-@pytest.mark.parametrize("width", [40, 80, 160])
-def test_tables_leave_out_what_matters_least_where_there_is_no_room(width: int, fake_redis: redis.Redis) -> None:
-    push_all(fake_redis, "market", [0] * 3)
-    run(lambda source: source.map(reciprocal).sink(lambda _: None), fake_redis, "market", group="movers")
-    levels = levels_table(Reservoir(fake_redis).levels(), width=width)
-    letters = letters_table(newest_letters(fake_redis, "market", "movers", 3), width=width)
-    console = Console(width=width)
-    shown = []
-    for table in (levels, letters):
-        with console.capture() as capture:
-            console.print(table)
-        assert max(map(cell_len, capture.get().splitlines())) <= width
-        shown.append([str(column.header) for column in table.columns])
-    assert {"topic", "group", "lag", "dead"} <= set(shown[0])
-    assert {"letter", "node", "exception"} <= set(shown[1])
-    assert ("consumers" in shown[0], "deliveries" in shown[1]) == (width == 160, width == 160)
-
-
 def test_a_redis_that_ends_a_command_is_told_in_one_sentence(
-    tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer
+    refusal: Callable[..., str], real_redis: redis.Redis, redis_server: RedisServer
 ) -> None:
     real_redis.execute_command("ACL", "SETUSER", "half", "on", ">hunter2", "~*", "+@all", "-xrevrange")
     real_redis.xadd("signals", {"n": 1})
-    url = f"unix://half:hunter2@{redis_server.socket}"
-    line = the_sentence(sluice("peek", "signals", state=tmp_path, SLUICE_REDIS_URL=url))
+    line = refusal("peek", "signals", SLUICE_REDIS_URL=f"unix://half:hunter2@{redis_server.socket}")
     assert "NoPermissionError" in line
     assert "xrevrange" in line
     assert "hunter2" not in line
@@ -381,29 +329,3 @@ def test_the_command_works_from_any_folder(tmp_path: Path, real_redis: redis.Red
     env = {**os.environ, **redis_of(tmp_path, redis_server)}
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert json.loads(result.stdout)["fields"] == {"n": 1}
-
-
-def test_a_wide_frame_shows_its_first_and_its_last_columns_in_the_room_there_is() -> None:
-    frame = pd.DataFrame({f"column_{n}": [n] * 20 for n in range(30)})
-    shown = entry_table("t", Entry({"frame": frame}, topic="t", id="1-0"), width=60)
-    _, table, left_out = shown.renderables
-    assert isinstance(table, Table)
-    names = [str(column.header) for column in table.columns]
-    assert names == ["column_0", "column_1", "column_2", "column_28", "column_29"]
-    assert table.row_count == 10
-    assert str(left_out) == "of 20 rows and 30 columns"
-
-
-def test_what_others_wrote_is_shown_as_it_reads_and_obeyed_by_nobody() -> None:
-    bad = "[/red] \x1b[2J [bold]"
-    console = Console(width=100, force_terminal=False)
-    for value in (bad, pd.DataFrame({bad: [bad]}), pd.DataFrame({"n": [1]})):
-        with console.capture() as capture:
-            console.print(entry_table("t", Entry({bad: 1, "value": value}, topic="t", id="1-0"), width=100))
-        assert "[/red]  [2J [bold]" in capture.get()
-        assert "\x1b" not in capture.get()
-
-
-@pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame({"a": []}), pd.DataFrame(index=[1, 2])])
-def test_an_empty_frame_can_be_shown(frame: pd.DataFrame) -> None:
-    entry_table("t", Entry({"frame": frame}, topic="t", id="1-0"))

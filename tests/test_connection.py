@@ -1,5 +1,6 @@
 """A server that cannot be used is told by one sentence that says what to do."""
 
+import contextlib
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ class Answers(socketserver.StreamRequestHandler):
     info = b""
 
     def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a client that has read enough closes at once
+            self._answer()
+
+    def _answer(self) -> None:
         while head := self.rfile.readline():
             words = []
             for _ in range(int(head[1:])):

@@ -234,4 +234,6 @@ def test_schedules_pools_and_automations_are_had_by_the_commands_that_pages_show
             run_by_prefect(re.sub(r"[0-9a-f-]{36}", str(schedule.id), line))
             assert client.read_deployment(deployed.id).schedules[0].active is active
         client.delete_deployment(deployed.id)
+        for name in ("sluice", "large"):
+            client.delete_work_pool(name)
     assert {"sluice", "large"} <= pools

@@ -1,7 +1,7 @@
 """Every streamz node behind `from_redis`: what comes out, in which order, what is acknowledged, and what a failure costs."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +10,9 @@ import redis
 from streamz import Stream
 
 from tasks import PipelineError
-from tasks.pipeline import graph
+from tasks.graphs import graph
+from tests.nodes import PUSHED, Build, feed, members
 from tests.streams import dead, drain, here, pending, push_all
-
-Build = Callable[[Stream], Stream]
-PUSHED = list(range(7))
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,6 @@ def collected(source: Stream) -> Stream:
 
 def all_in_order(emitted: list[Any]) -> bool:
     return list(members(emitted)) == PUSHED
-
-
-def members(element: Any) -> Iterable[int]:
-    """Yield the numbers an element is made of."""
-    if isinstance(element, int):
-        yield element
-    elif isinstance(element, list | tuple):
-        for one in element:
-            yield from members(one)
 
 
 CASES: dict[str, Case] = {
@@ -127,23 +116,6 @@ def telling(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-def run(client: redis.Redis, build: Callable[[Stream], Any], *, until: Callable[[], bool]) -> list[str]:
-    """Feed 0 to 6 through a pipeline, wait until it is at rest, and return what is still pending then."""
-    ids = push_all(client, "topic", PUSHED)
-
-    async def main() -> list[int]:
-        source = here(client)
-        kept = build(source.pluck("n"))
-        source.open()
-        await drain(source, until=until)
-        at_rest = [ids.index(id_) for id_ in pending(client)]
-        source.close()
-        del kept
-        return at_rest
-
-    return asyncio.run(main())
-
-
 def at_rest_when(client: redis.Redis, emitted: list[Any], case: Case) -> Callable[[], bool]:
     def at_rest() -> bool:
         if len(pending(client)) > len(case.held):
@@ -155,7 +127,7 @@ def at_rest_when(client: redis.Redis, emitted: list[Any], case: Case) -> Callabl
 
 def test_a_node_emits_what_streamz_says_and_holds_only_what_it_may_still_need(client: redis.Redis, case: Case) -> None:
     emitted: list[Any] = []
-    held = run(client, lambda s: case.build(s).sink(emitted.append), until=at_rest_when(client, emitted, case))
+    held = feed(client, lambda s: case.build(s).sink(emitted.append), until=at_rest_when(client, emitted, case))
     assert held == case.held
     assert case.any_of(emitted) if case.any_of else emitted == case.emitted
     assert dead(client) == []
@@ -178,7 +150,7 @@ def test_nothing_is_acknowledged_before_an_asynchronous_sink_has_it(fake_redis: 
         ids.extend(id_.decode() for id_, _ in fake_redis.xrange("topic"))
         return telling.build(source).sink(slow)
 
-    held = run(fake_redis, build, until=at_rest_when(fake_redis, emitted, telling))
+    held = feed(fake_redis, build, until=at_rest_when(fake_redis, emitted, telling))
     assert too_early == []
     assert held == telling.held
 
@@ -193,7 +165,7 @@ def test_an_entry_that_fails_before_a_node_becomes_a_dead_letter_and_the_others_
         return n
 
     seen: list[Any] = []
-    run(
+    feed(
         client,
         lambda s: case.build(s.map(check)).sink(seen.append),
         until=lambda: bool(seen) and at_most_windows(client),
@@ -226,7 +198,7 @@ def test_an_element_that_fails_behind_a_node_costs_exactly_the_entries_it_was_ma
         await asyncio.sleep(0)
         check(element)
 
-    held = run(
+    held = feed(
         fake_redis,
         lambda s: telling.build(s).sink(check_later if asynchronous else check),
         until=at_rest_when(fake_redis, seen, telling),
@@ -236,75 +208,6 @@ def test_an_element_that_fails_behind_a_node_costs_exactly_the_entries_it_was_ma
     assert {letter["n"] for letter in letters} == failed - set(held)
     assert len(letters) == len(failed - set(held))
     assert {letter["dead:node"] for letter in letters} <= {"sink(check)", "sink(check_later)"}
-
-
-def bad(n: Any, *_: Any) -> Any:
-    """Raise on what has a 3 in it."""
-    if 3 in list(members(n)):
-        msg = "three"
-        raise ValueError(msg)
-    return n
-
-
-async def cancelled(n: Any) -> None:
-    """End as a call that somebody else cancelled."""
-    if n == 3:
-        raise asyncio.CancelledError
-
-
-def cancelled_at_once(n: Any) -> Any:
-    if n == 3:
-        raise asyncio.CancelledError
-    return n
-
-
-async def bad_later(n: Any) -> Any:
-    await asyncio.sleep(0)
-    return bad(n)
-
-
-def bad_at_once(n: Any) -> Any:
-    bad(n)
-    return bad_later(n)
-
-
-FAILING: dict[str, Build] = {
-    "map": lambda s: s.map(bad),
-    "starmap": lambda s: s.map(lambda n: (n,)).starmap(bad),
-    "filter": lambda s: s.filter(lambda n: bad(n) is n),
-    "pluck": lambda s: s.map(lambda n: {} if n == 3 else {"n": n}).pluck("n"),
-    "accumulate": lambda s: s.accumulate(lambda a, n: bad(n), start=None),
-    "unique": lambda s: s.unique(key=bad),
-    "partition": lambda s: s.partition(1, key=bad),
-    "partition_unique": lambda s: s.partition_unique(1, key=bad),
-    "timed_window_unique": lambda s: s.timed_window_unique(0.01, key=bad),
-    "flatten": lambda s: s.map(lambda n: (bad(m) for m in [n])).flatten(),
-    "map_async": lambda s: s.map_async(bad_later),
-    "map_async that raises at once": lambda s: s.map_async(bad_at_once),
-    "sink": lambda s: s.sink(bad),
-    "cancelled map": lambda s: s.map(cancelled_at_once),
-    "cancelled map_async": lambda s: s.map_async(cancelled),
-    "cancelled sink": lambda s: s.sink(cancelled),
-    "async sink": lambda s: s.sink(bad_later),
-    "one of two branches": lambda s: (s.map(lambda n: n).sink(lambda _: None), s.map(bad))[1],
-    "buffer": lambda s: s.buffer(2).map(bad),
-    "delay": lambda s: s.delay(0.001).map(bad),
-    "rate_limit": lambda s: s.rate_limit(0.001).map(bad),
-    "latest": lambda s: s.map(bad).latest(),
-}
-
-
-@pytest.mark.parametrize("name", FAILING, ids=lambda name: name.replace(" ", "_"))
-def test_a_function_that_raises_stops_nothing_and_its_entry_alone_is_a_dead_letter(
-    client: redis.Redis, name: str
-) -> None:
-    run(client, FAILING[name], until=lambda: not pending(client))
-    [letter] = dead(client)
-    assert letter["n"] == 3
-    assert letter["dead:topic"] == "topic"
-    assert letter["dead:group"] == "group"
-    assert letter["dead:deliveries"] == 1
-    assert "Error" in letter["dead:exception"]
 
 
 def test_a_node_that_nobody_has_looked_at_is_refused_by_its_name(client: redis.Redis) -> None:
@@ -319,16 +222,6 @@ def test_a_node_that_nobody_has_looked_at_is_refused_by_its_name(client: redis.R
         assert not any(hasattr(node, "secured") for node in graph(kept))
 
     asyncio.run(main())
-
-
-def test_an_item_of_a_flattened_list_that_fails_later_fails_the_entry(client: redis.Redis) -> None:
-    async def check(item: int) -> None:
-        await asyncio.sleep(0.001)
-        bad(item)
-
-    build = lambda s: s.map(lambda n: [n, n + 10]).flatten().sink(check)
-    run(client, build, until=lambda: not pending(client))
-    assert [letter["n"] for letter in dead(client)] == [3]
 
 
 def test_one_side_of_a_zip_may_run_far_ahead_when_one_source_feeds_both(client: redis.Redis) -> None:
@@ -351,23 +244,8 @@ def test_one_side_of_a_zip_may_run_far_ahead_when_one_source_feeds_both(client: 
 
 def test_a_starmap_takes_lists_as_well_as_tuples(client: redis.Redis) -> None:
     seen: list[Any] = []
-    run(client, lambda s: s.map(lambda n: [n, 1]).starmap(lambda a, b: a + b).sink(seen.append), until=lambda: True)
+    feed(client, lambda s: s.map(lambda n: [n, 1]).starmap(lambda a, b: a + b).sink(seen.append), until=lambda: True)
     assert seen == [n + 1 for n in PUSHED]
-
-
-@pytest.mark.parametrize("name", ["map", "starmap", "accumulate"])
-def test_failing_entries_do_not_flood_the_log(client: redis.Redis, caplog: pytest.LogCaptureFixture, name: str) -> None:
-    def always(*_: Any) -> None:
-        raise ValueError
-
-    build = {
-        "map": lambda s: s.map(always),
-        "starmap": lambda s: s.map(lambda n: (n,)).starmap(always),
-        "accumulate": lambda s: s.accumulate(always, start=0),
-    }[name]
-    run(client, build, until=lambda: not pending(client))
-    assert len(dead(client)) == len(PUSHED)
-    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("build", [lambda s: s.rate_limit(0.001), lambda s: s.delay(0.001)])
@@ -377,7 +255,7 @@ def test_a_wall_clock_that_is_set_back_holds_up_no_node(
     hours = iter(range(1_000, 0, -1))
     monkeypatch.setattr("streamz.core.time", lambda: 3600.0 * next(hours))
     seen: list[int] = []
-    run(fake_redis, lambda s: build(s).sink(seen.append), until=lambda: not pending(fake_redis))
+    feed(fake_redis, lambda s: build(s).sink(seen.append), until=lambda: not pending(fake_redis))
     assert seen == PUSHED
 
 
@@ -417,7 +295,7 @@ def test_a_sink_that_does_not_wait_for_delivery_is_refused_by_its_name(fake_redi
 
 def test_a_line_is_in_the_text_file_before_its_entry_is_acknowledged(fake_redis: redis.Redis, tmp_path: Any) -> None:
     file = (tmp_path / "lines.txt").open("w", buffering=1)
-    run(fake_redis, lambda s: s.map(str).sink_to_textfile(file), until=lambda: not pending(fake_redis))
+    feed(fake_redis, lambda s: s.map(str).sink_to_textfile(file), until=lambda: not pending(fake_redis))
     assert (tmp_path / "lines.txt").read_text().split() == [str(n) for n in PUSHED]
     file.close()
 
@@ -453,5 +331,5 @@ def test_a_streaming_dataframe_is_safe_to_acknowledge_on(fake_redis: redis.Redis
 
     sums: list[Any] = []
     frames = lambda s: s.map(lambda n: pd.DataFrame({"n": [n, n]})).to_dataframe(pd.DataFrame({"n": [0]}))
-    run(fake_redis, lambda s: frames(s).n.sum().stream.sink(sums.append), until=lambda: not pending(fake_redis))
+    feed(fake_redis, lambda s: frames(s).n.sum().stream.sink(sums.append), until=lambda: not pending(fake_redis))
     assert sums == [0, 2, 6, 12, 20, 30, 42]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks import LeaseLostError, Reservoir, membership
+from tasks.source import from_redis
 from tests.streams import consumer, crash, dead, drain, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until
 
@@ -23,39 +24,20 @@ def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliverie
     fresh_client: Fresh, lives: Any
 ) -> None:
     client = fresh_client()
-    pushed: list[str] = []
     first: list[str] = []
-    again: list[str] = []
     in_flight: set[str] = set()
 
     def see(entry: Any) -> None:
         if entry.id in first:
-            again.append(entry.id)
             assert entry.id in in_flight, "only what was in flight at a crash may come again"
         else:
             first.append(entry.id)
 
-    async def live(pushes: int, steps: int, max_entries: int, end: str) -> None:
-        pushed.extend(push_all(client, "topic", range(pushes)))
-        source = here(client, max_entries=max_entries)
-        kept = source.sink(see)
-        source.open()
-        for _ in range(steps):
-            await source.step()
-        if end == "stop":
-            source.close()
-        else:
-            # What was read and not acknowledged: a read ahead of the pipeline, as the reading thread makes it.
-            in_flight.update(e.id for e in source.reading.consumer.step(0))
-            crash(source, client)
-        del kept
+    def read_ahead(source: from_redis) -> None:
+        """Read on before the crash, as the thread that reads does: what is not acknowledged then may come again."""
+        in_flight.update(entry.id for entry in source.reading.consumer.step(0))
 
-    async def main() -> None:
-        for life in lives:
-            await live(*life)
-        await live(0, 200, 10, "stop")
-
-    asyncio.run(main())
+    pushed = live_through(lives, client, lambda source: source.sink(see), before_a_crash=read_ahead)
     assert first == pushed
     assert pending(client) == []
 

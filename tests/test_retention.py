@@ -1,6 +1,5 @@
 """What a topic keeps, against a model: whatever groups read, leave, hold open or forget, and however much is pushed."""
 
-import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -15,13 +14,9 @@ from tasks import Reservoir, SettingsError, TopicFullError, consumer
 from tasks.consumer import Consumer
 from tasks.keep import Keep, WhenFull
 from tasks.levels import _LEVEL, Levels
-from tasks.pump import Pumping
 from tasks.reservoir import _APPEND
 from tasks.retention import LATELY_MS, Retention
-from tasks.sinks import to_redis
-from tasks.ticks import Beat
-from tests.streams import drain, here, pending, push_all, run
-from tests.waiting import wait_until
+from tests.streams import at_work, push_all, run
 
 Fresh = Callable[[], redis.Redis]
 Id = tuple[int, int]
@@ -202,35 +197,32 @@ class World:
             assert group.is_forgotten == (group.name in self.forgotten)
 
 
+def do_all(world: World, operations: list[tuple[Any, ...]]) -> None:
+    for each in [("new", "a", False), *operations]:
+        world.do(*each)
+        world.check_levels()
+
+
 @pytest.mark.usefixtures("every_way_to_append")
 @given(keep=keeps, operations=operations())
 def test_nothing_a_live_group_has_not_finished_goes_uncounted_and_the_topic_stays_bounded(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
 ) -> None:
-    world = World(fresh_client(), keep)
-    for each in [("new", "a", False), *operations]:
-        world.do(*each)
-        world.check_levels()
+    do_all(World(fresh_client(), keep), operations)
 
 
 @given(keep=keeps, operations=operations(foreign))
 def test_what_other_clients_append_is_kept_and_counted_like_the_rest(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
 ) -> None:
-    world = World(fresh_client(), keep)
-    for each in [("new", "a", False), *operations]:
-        world.do(*each)
-        world.check_levels()
+    do_all(World(fresh_client(), keep), operations)
 
 
 @given(keep=keeps, operations=operations(deletion))
 def test_levels_know_the_lag_or_that_they_do_not_after_another_client_deleted_entries(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
 ) -> None:
-    world = World(fresh_client(), keep)
-    for each in [("new", "a", False), *operations]:
-        world.do(*each)
-        world.check_levels()
+    do_all(World(fresh_client(), keep), operations)
 
 
 def test_after_another_client_deleted_entries_the_lag_is_known_again_behind_the_next_sample(
@@ -249,11 +241,6 @@ def test_after_another_client_deleted_entries_the_lag_is_known_again_behind_the_
     level = world.levels.of("topic")
     assert level is not None
     assert level.groups[0].lag == 24
-
-
-def at_work(client: redis.Redis, *groups: str) -> None:
-    for group in groups:
-        client.xgroup_create("topic", group, "0", mkstream=True)
 
 
 @given(
@@ -332,69 +319,6 @@ def test_a_consumer_of_ours_says_that_its_group_is_alive(client: redis.Redis) ->
     Consumer(client, "topic", "group").step(1)
     assert not Reservoir(client).levels()[0].groups[0].is_forgotten
     assert client.pttl("sluice:groups:topic") > 0
-
-
-def test_a_full_topic_costs_an_inlet_that_waits_its_ticks_and_no_failure(client: redis.Redis) -> None:
-    at_work(client, "group")
-    beat = Beat(Reservoir(client), "topic", "inlet", every=1.0, keep=Keep(entries=1, when_full="wait"))
-    now = 100.0
-    pumping = Pumping(
-        lambda: {"n": b"x" * 5_000}, name="inlet", beat=beat, max_failures=1, clock=lambda: now, timer=lambda: now
-    )
-    pumping.begin()
-    summary = pumping.summary
-
-    def tick() -> None:
-        nonlocal now
-        now += 1.0
-        pumping.step()
-        wait_until(lambda: not pumping._pusher.jobs, "the push")
-
-    for _ in range(10):
-        tick()
-    assert (summary.failed, summary.lost) == (0, 0)
-    assert set(summary.reasons) == {"the topic is full"}
-    assert summary.pushed + summary.missed == summary.due == 10
-    assert client.xlen("topic") == summary.pushed
-    pushed = summary.pushed
-    client.xreadgroup("group", "c", {"topic": ">"}, noack=True)
-    tick()
-    assert summary.pushed == pushed + 1
-    pumping.stop()
-    wait_until(lambda: pumping.step() is None, "the end")
-
-
-def test_results_wait_for_a_full_topic_and_come_in_order(client: Any) -> None:
-    at_work(client, "group")
-    client.rename("topic", "results")
-    push_all(client, "source", range(8))
-    read: list[int] = []
-    waited: list[list[str]] = []
-
-    async def read_one(kept: to_redis) -> None:
-        while len(read) < 8:
-            if kept._waiting or not pending(client, "source", "g"):
-                waited.append(pending(client, "source", "g"))
-                for _, entries in client.xreadgroup("group", "c", {"results": ">"}, noack=True) or ():
-                    read.extend(int(fields[b"n"]) for _, fields in entries)
-            await asyncio.sleep(0.001)
-
-    async def main() -> None:
-        source = here(client, "source", group="g")
-        kept = source.pluck("n").map(as_large).to_redis("results", keep=1, when_full="wait")
-        source.open()
-        reading = asyncio.create_task(read_one(kept))
-        await drain(source, until=lambda: len(read) == 8)
-        await reading
-        source.close()
-
-    asyncio.run(main())
-    assert read == list(range(8))
-    assert any(waited)  # and what waited was not acknowledged
-
-
-def as_large(n: int) -> dict[str, Any]:
-    return {"n": n, "x": b"x" * 5_000}
 
 
 def test_inlets_that_declare_differently_are_told_until_one_of_them_has_not_been_seen_for_a_while(

@@ -8,7 +8,6 @@ import io
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 from prefect import flow
+from prefect.blocks.system import Secret
 from rich.console import Console
 
 from deployments.check_redis import check_redis
@@ -32,7 +32,8 @@ from tasks.keep import Keep
 from tasks.reservoir import LARGE
 from tasks.retention import Retention
 from tasks.rewind import rewind
-from tasks.settings import REDIS_URL, STATE_DIR, redis_url
+from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR, redis_url
+from tests.plain import free_port
 from tests.streams import crash, drain, here, run
 from tests.waiting import wait_until
 
@@ -49,9 +50,7 @@ class Secured:
     def __init__(self, folder: Path) -> None:
         (openssl,) = [shlex.split(line.replace("redis.example", "localhost")) for line in LINES if "openssl" in line]
         subprocess.run(openssl, cwd=folder, check=True, capture_output=True, timeout=60)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         (folder / "users.acl").touch()
         (conf,) = re.findall(r"```text\n# redis.conf\n(.*?)```", PAGE, re.DOTALL)
         (folder / "redis.conf").write_text(conf.replace("6380", str(port)).replace("/etc/redis", str(folder)))
@@ -193,6 +192,7 @@ def test_a_flow_run_takes_the_address_from_the_secret_block_of_the_page(monkeypa
     assert flow(redis_url)() == "rediss://sluice:correct-horse@redis.example:6380/0"
     with pytest.raises(SettingsError, match="found none"):  # only flow runs read it
         redis_url()
+    Secret.delete(SECRET_BLOCK)
 
 
 def test_the_doctor_finds_nothing_wrong_with_the_page(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """The live feed, through easyquotation, against a server that speaks Sina's format."""
 
 import builtins
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
@@ -18,6 +20,13 @@ pytest.importorskip("easyquotation", reason="the extra `quotes` is not installed
 SUSPENDED = "万科A,0.000,7.010,0.000,0.000,0.000,0.000,0.000,0,0.000" + ",0,0.000" * 10 + ",2026-11-23,15:00:00,03"
 
 
+@cache
+def market() -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return the quotes of a simulated exchange, and each code's as Sina writes them."""
+    frame = Exchange(7).snapshot(1_795_500_000)
+    return frame, {code: ",".join(map(str, row)) for code, *row in frame.itertuples()}
+
+
 class Stub(ThreadingHTTPServer):
     """Answers each request for quotes with those of a simulated exchange, but where a test says otherwise.
 
@@ -29,8 +38,7 @@ class Stub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.frame = Exchange(7).snapshot(1_795_500_000)
-        self.listed = {code: ",".join(map(str, row)) for code, *row in self.frame.itertuples()}
+        self.frame, self.listed = market()
         self.lines: dict[str, str] = {}
         self.asked: list[list[str]] = []
         self.referers: set[str | None] = set()
@@ -61,6 +69,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # who has given up waiting takes no answer
+            super().handle()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         """Say nothing."""

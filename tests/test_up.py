@@ -11,14 +11,10 @@ import psutil
 import pytest
 
 from deployments.child import Child
-from tests.plain import entries, free_port
+from tests.plain import clean_environment, entries, free_port
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
-
-
-def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
 
 
 class Up:
@@ -33,7 +29,7 @@ class Up:
             "sluice up",
             ["bash", "-c", f"trap : INT; {command} | tee {self.log}; exit ${{PIPESTATUS[0]}}"],
             log=state.parent / "bash.log",
-            env={**clean_environment(), "SLUICE_STATE_DIR": str(state), "COLUMNS": "150"},
+            env=clean_environment(SLUICE_STATE_DIR=str(state), COLUMNS="150"),
             cwd=state.parent,
         )
         self.url = f"unix://{state / 'redis' / 'redis.sock'}"

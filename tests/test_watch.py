@@ -19,6 +19,7 @@ from streamz import Stream
 from deployments.redis_server import RedisServer
 from flows import outlet, outlets, prefect_api, reporting
 from tasks import SluiceError
+from tests.plain import free_port
 from tests.streams import pending, push_all
 from tests.waiting import wait_until
 
@@ -162,12 +163,6 @@ def test_what_a_window_keeps_is_no_stall(real_redis: redis.Redis, caplog: pytest
     assert "no progress" not in caplog.text
 
 
-def dead_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("how", ["refuses", "hangs"])
 def test_a_dead_prefect_server_holds_up_neither_the_stream_nor_its_end(
     real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, how: str
@@ -179,7 +174,7 @@ def test_a_dead_prefect_server_holds_up_neither_the_stream_nor_its_end(
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        port = dead_port() if how == "refuses" else silent.getsockname()[1]
+        port = free_port() if how == "refuses" else silent.getsockname()[1]
         dead = SyncPrefectClient(f"http://127.0.0.1:{port}/api", httpx_settings={"timeout": prefect_api.PATIENCE})
         monkeypatch.setattr(prefect_api, "get_client", lambda **_: dead)
 

@@ -1,0 +1,31 @@
+"""What the tests of dead letters share: to make some, to replay them, and to look at what waits to be retried."""
+
+from typing import Any
+
+import redis
+
+from tasks.deadletters import DeadLetters, Letter
+from tests.streams import run
+
+
+def retrying(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[tuple[str, int]]:
+    """Return what is in the retry topic: the entries' own ids, and how often each was replayed."""
+    found = client.xrange(f"{topic}:retry:{group}")
+    return [(fields[b"retry:id"].decode(), int(fields[b"retry:times"])) for _, fields in found]
+
+
+def replay_all(client: redis.Redis, **choice: Any) -> list[tuple[Letter, str]]:
+    letters = DeadLetters(client, "topic", "group")
+    return list(letters.replay(letters.choose(**choice)))
+
+
+def failing(client: redis.Redis, bad: set[int], *, seen: list[Any] | None = None, **options: Any) -> None:
+    """Run the group's pipeline over all there is; it raises on the numbers in `bad`."""
+
+    def check(entry: Any) -> Any:
+        if entry["n"] in bad:
+            msg = f"number {entry['n']}"
+            raise ValueError(msg)
+        return entry
+
+    run(lambda source: source.map(check).sink([].append if seen is None else seen.append), client, **options)

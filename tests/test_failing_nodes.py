@@ -1,0 +1,104 @@
+"""A function that raises, in every node that calls one: its entry alone is a dead letter, and nothing stops."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis
+
+from tests.nodes import PUSHED, Build, feed, members
+from tests.streams import dead, pending
+
+
+def bad(n: Any, *_: Any) -> Any:
+    """Raise on what has a 3 in it."""
+    if 3 in list(members(n)):
+        msg = "three"
+        raise ValueError(msg)
+    return n
+
+
+async def cancelled(n: Any) -> None:
+    """End as a call that somebody else cancelled."""
+    if n == 3:
+        raise asyncio.CancelledError
+
+
+def cancelled_at_once(n: Any) -> Any:
+    if n == 3:
+        raise asyncio.CancelledError
+    return n
+
+
+async def bad_later(n: Any) -> Any:
+    await asyncio.sleep(0)
+    return bad(n)
+
+
+def bad_at_once(n: Any) -> Any:
+    bad(n)
+    return bad_later(n)
+
+
+FAILING: dict[str, Build] = {
+    "map": lambda s: s.map(bad),
+    "starmap": lambda s: s.map(lambda n: (n,)).starmap(bad),
+    "filter": lambda s: s.filter(lambda n: bad(n) is n),
+    "pluck": lambda s: s.map(lambda n: {} if n == 3 else {"n": n}).pluck("n"),
+    "accumulate": lambda s: s.accumulate(lambda a, n: bad(n), start=None),
+    "unique": lambda s: s.unique(key=bad),
+    "partition": lambda s: s.partition(1, key=bad),
+    "partition_unique": lambda s: s.partition_unique(1, key=bad),
+    "timed_window_unique": lambda s: s.timed_window_unique(0.01, key=bad),
+    "flatten": lambda s: s.map(lambda n: (bad(m) for m in [n])).flatten(),
+    "map_async": lambda s: s.map_async(bad_later),
+    "map_async that raises at once": lambda s: s.map_async(bad_at_once),
+    "sink": lambda s: s.sink(bad),
+    "cancelled map": lambda s: s.map(cancelled_at_once),
+    "cancelled map_async": lambda s: s.map_async(cancelled),
+    "cancelled sink": lambda s: s.sink(cancelled),
+    "async sink": lambda s: s.sink(bad_later),
+    "one of two branches": lambda s: (s.map(lambda n: n).sink(lambda _: None), s.map(bad))[1],
+    "buffer": lambda s: s.buffer(2).map(bad),
+    "delay": lambda s: s.delay(0.001).map(bad),
+    "rate_limit": lambda s: s.rate_limit(0.001).map(bad),
+    "latest": lambda s: s.map(bad).latest(),
+}
+
+
+@pytest.mark.parametrize("name", FAILING, ids=lambda name: name.replace(" ", "_"))
+def test_a_function_that_raises_stops_nothing_and_its_entry_alone_is_a_dead_letter(
+    client: redis.Redis, name: str
+) -> None:
+    feed(client, FAILING[name], until=lambda: not pending(client))
+    [letter] = dead(client)
+    assert letter["n"] == 3
+    assert letter["dead:topic"] == "topic"
+    assert letter["dead:group"] == "group"
+    assert letter["dead:deliveries"] == 1
+    assert "Error" in letter["dead:exception"]
+
+
+def test_an_item_of_a_flattened_list_that_fails_later_fails_the_entry(client: redis.Redis) -> None:
+    async def check(item: int) -> None:
+        await asyncio.sleep(0.001)
+        bad(item)
+
+    build = lambda s: s.map(lambda n: [n, n + 10]).flatten().sink(check)
+    feed(client, build, until=lambda: not pending(client))
+    assert [letter["n"] for letter in dead(client)] == [3]
+
+
+@pytest.mark.parametrize("name", ["map", "starmap", "accumulate"])
+def test_failing_entries_do_not_flood_the_log(client: redis.Redis, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    def always(*_: Any) -> None:
+        raise ValueError
+
+    build = {
+        "map": lambda s: s.map(always),
+        "starmap": lambda s: s.map(lambda n: (n,)).starmap(always),
+        "accumulate": lambda s: s.accumulate(always, start=0),
+    }[name]
+    feed(client, build, until=lambda: not pending(client))
+    assert len(dead(client)) == len(PUSHED)
+    assert len(caplog.records) == 1

@@ -1,0 +1,106 @@
+"""What the command shows of entries, topics and dead letters: as tables that fit, and as JSON."""
+
+import json
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+import redis
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from deployments.as_json import entry_object, line
+from deployments.tables import entry_table, letters_table, levels_table
+from tasks.deadletters import newest_letters
+from tasks.entry import Entry
+from tasks.reservoir import Reservoir
+from tests.streams import push_all, run
+
+
+def reciprocal(entry: Entry) -> float:
+    return 1 / entry["n"]
+
+
+def test_letters_of_a_group_that_is_gone_are_shown_newest_first(client: redis.Redis) -> None:
+    push_all(client, "topic", [0] * 250)
+    run(lambda source: source.map(reciprocal).sink(lambda _: None), client)
+    client.xgroup_destroy("topic", "group")
+    letters = newest_letters(client, "topic", "group", 240)  # more than one look's
+    ids = [id_.decode() for id_, _ in client.xrevrange("topic:dead:group")]
+    assert [each.id for each in letters] == ids[:240]
+    assert all("ZeroDivisionError" in each.traceback for each in letters)
+
+
+def test_whatever_an_entry_holds_has_one_form_in_json() -> None:
+    frame = pd.DataFrame({"code": ["a", "b"], "now": [1.5, float("nan")]})
+    twice = pd.DataFrame([[1, 2, 3]], columns=["x", "x", "x.1"], index=pd.Index(["i"], name="key"))
+    fields = {
+        "frame": frame,
+        "twice": twice,
+        "raw": b"hi",
+        "at": pd.Timestamp("2026-01-01", tz="UTC"),
+        "took": pd.Timedelta("1500ms"),
+        "times": np.array(["2026-01-01", "NaT"], dtype="M8[ns]"),
+        "deep": [{"a": float("inf")}],
+        "one": np.int64(3),
+        "exact": Decimal("1.10"),
+    }
+    told = json.loads(line(entry_object(Entry(fields, topic="t", id="1000-0"), "t")))
+    assert told["time"] == "1970-01-01T00:00:01+00:00"
+    assert told["fields"] == {
+        "frame": [{"code": "a", "now": 1.5}, {"code": "b", "now": None}],
+        "twice": [{"key": "i", "x": 1, "x.1": 2, "x.1.1": 3}],
+        "raw": "aGk=",
+        "at": "2026-01-01T00:00:00+00:00",
+        "took": 1.5,
+        "times": ["2026-01-01T00:00:00", None],
+        "deep": [{"a": None}],
+        "one": 3,
+        "exact": "1.10",
+    }
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_tables_leave_out_what_matters_least_where_there_is_no_room(width: int, fake_redis: redis.Redis) -> None:
+    push_all(fake_redis, "market", [0] * 3)
+    run(lambda source: source.map(reciprocal).sink(lambda _: None), fake_redis, "market", group="movers")
+    levels = levels_table(Reservoir(fake_redis).levels(), width=width)
+    letters = letters_table(newest_letters(fake_redis, "market", "movers", 3), width=width)
+    console = Console(width=width)
+    shown = []
+    for table in (levels, letters):
+        with console.capture() as capture:
+            console.print(table)
+        assert max(map(cell_len, capture.get().splitlines())) <= width
+        shown.append([str(column.header) for column in table.columns])
+    assert {"topic", "group", "lag", "dead"} <= set(shown[0])
+    assert {"letter", "node", "exception"} <= set(shown[1])
+    assert ("consumers" in shown[0], "deliveries" in shown[1]) == (width == 160, width == 160)
+
+
+def test_a_wide_frame_shows_its_first_and_its_last_columns_in_the_room_there_is() -> None:
+    frame = pd.DataFrame({f"column_{n}": [n] * 20 for n in range(30)})
+    shown = entry_table("t", Entry({"frame": frame}, topic="t", id="1-0"), width=60)
+    _, table, left_out = shown.renderables
+    assert isinstance(table, Table)
+    names = [str(column.header) for column in table.columns]
+    assert names == ["column_0", "column_1", "column_2", "column_28", "column_29"]
+    assert table.row_count == 10
+    assert str(left_out) == "of 20 rows and 30 columns"
+
+
+def test_what_others_wrote_is_shown_as_it_reads_and_obeyed_by_nobody() -> None:
+    bad = "[/red] \x1b[2J [bold]"
+    console = Console(width=100, force_terminal=False)
+    for value in (bad, pd.DataFrame({bad: [bad]}), pd.DataFrame({"n": [1]})):
+        with console.capture() as capture:
+            console.print(entry_table("t", Entry({bad: 1, "value": value}, topic="t", id="1-0"), width=100))
+        assert "[/red]  [2J [bold]" in capture.get()
+        assert "\x1b" not in capture.get()
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame({"a": []}), pd.DataFrame(index=[1, 2])])
+def test_an_empty_frame_can_be_shown(frame: pd.DataFrame) -> None:
+    entry_table("t", Entry({"frame": frame}, topic="t", id="1-0"))

@@ -1,0 +1,340 @@
+"""Values of every kind that the codec carries or refuses, drawn by hypothesis, and how two of them are compared."""
+
+import datetime as dt
+import math
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+__all__ = [
+    "KEPT",
+    "assert_same",
+    "columns",
+    "foreign_object_column",
+    "frames",
+    "indexes",
+    "json_values",
+    "names",
+    "refused_column",
+    "scalars",
+    "stream",
+    "text",
+]
+
+
+def stream(table: pa.Table, *, compression: str | None = None) -> bytes:
+    """Return a table as somebody else's Arrow client writes it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def assert_same(got: Any, want: Any) -> None:
+    """Fail unless two values are equal with the same types all the way down; NaN equals NaN, -0.0 not 0.0."""
+    assert type(got) is type(want)
+    if isinstance(want, pd.DataFrame):
+        pd.testing.assert_frame_equal(got, want, check_exact=True, check_freq=True, check_flags=True)
+        assert_same(got.columns, want.columns)
+        assert_same(got.index, want.index)
+        assert_same(got.attrs, want.attrs)
+        for i in range(want.shape[1]):
+            assert_same_values(got.iloc[:, i], want.iloc[:, i])
+    elif isinstance(want, pd.Series):
+        pd.testing.assert_series_equal(got, want, check_exact=True, check_freq=True, check_flags=True)
+        assert_same(got.index, want.index)
+        assert_same(got.attrs, want.attrs)
+        assert_same_values(got, want)
+    elif isinstance(want, pd.Index):
+        pd.testing.assert_index_equal(got, want, exact=True, check_exact=True)
+        assert getattr(got, "freq", None) == getattr(want, "freq", None)
+        assert_same(list(got.names), list(want.names))
+        if isinstance(want, pd.MultiIndex):
+            assert [level.dtype for level in got.levels] == [level.dtype for level in want.levels]
+        else:
+            assert_same_values(got, want)
+    elif isinstance(want, np.ndarray):
+        assert (got.dtype, got.shape) == (want.dtype, want.shape)
+        assert got.tobytes() == want.tobytes()
+    elif isinstance(want, np.generic):
+        assert got.dtype == want.dtype
+        assert got.tobytes() == want.tobytes() or got == want  # a long double has bytes that mean nothing
+    elif isinstance(want, float):
+        assert math.isnan(got) if math.isnan(want) else (got, math.copysign(1, got)) == (want, math.copysign(1, want))
+    elif isinstance(want, (list, tuple)):
+        assert len(got) == len(want)
+        for one, other in zip(got, want, strict=True):
+            assert_same(one, other)
+    elif isinstance(want, dict):
+        assert list(got) == list(want)
+        for key in want:
+            assert_same(got[key], want[key])
+    elif isinstance(want, Decimal):
+        assert str(got) == str(want)
+    elif isinstance(want, (dt.datetime, dt.time)):
+        assert (got.isoformat(), got.fold, getattr(got, "unit", None)) == (
+            want.isoformat(),
+            want.fold,
+            getattr(want, "unit", None),
+        )
+    else:
+        assert got == want
+
+
+def assert_same_values(got: Any, want: Any) -> None:
+    if isinstance(want.dtype, np.dtype) and want.dtype.kind == "f":
+        assert (np.signbit(got.to_numpy()) == np.signbit(want.to_numpy()))[~np.isnan(want.to_numpy())].all()
+    if want.dtype == object:
+        for one, other in zip(got.tolist(), want.tolist(), strict=True):
+            assert_same(one, other)
+
+
+text = st.text(st.characters(codec="utf-8"))
+atoms = st.none() | st.booleans() | st.integers() | st.floats() | text
+json_values = st.recursive(
+    atoms, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(text, inner, max_size=5), max_leaves=20
+)
+
+ZONES = ["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/New_York"]
+zones = st.sampled_from([ZoneInfo(name) for name in ZONES]) | st.sampled_from(
+    [dt.UTC, dt.timezone(dt.timedelta(hours=1)), dt.timezone(-dt.timedelta(hours=5, minutes=30))]
+)
+UNITS = ["s", "ms", "us", "ns"]
+
+
+def moments(unit: str) -> st.SearchStrategy[int]:
+    """Return counts of `unit` since 1970 that reach about 100 years both ways."""
+    reach = 100 * 366 * 86400 * 10 ** (3 * UNITS.index(unit))
+    return st.integers(-reach, reach)
+
+
+plain_times = st.times().map(lambda time: time.replace(fold=0))
+scalars = st.one_of(
+    st.datetimes(),
+    st.datetimes(timezones=zones),
+    st.dates(),
+    st.times(),
+    st.timedeltas(dt.timedelta(days=-(10**8)), dt.timedelta(days=10**8)),
+    st.decimals(),
+    st.sampled_from(UNITS).flatmap(
+        lambda unit: st.builds(lambda count: pd.Timestamp(np.datetime64(count, unit)), moments(unit))
+    ),
+    st.sampled_from(UNITS).flatmap(
+        lambda unit: st.builds(
+            lambda count, tz: pd.Timestamp(np.datetime64(count, unit)).tz_localize("UTC").tz_convert(tz),
+            moments(unit),
+            zones,
+        )
+    ),
+    st.sampled_from(UNITS).flatmap(
+        lambda unit: st.builds(lambda count: pd.Timedelta(np.timedelta64(count, unit)), moments(unit))
+    ),
+)
+
+
+def object_array(items: list[Any]) -> np.ndarray:
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def masked(dtype: Any) -> Any:
+    integer = np.issubdtype(dtype.numpy_dtype, np.integer)
+    if integer:
+        info = np.iinfo(dtype.numpy_dtype)
+        values = st.integers(int(info.min), int(info.max))
+    elif dtype.name == "boolean":
+        values = st.booleans()
+    else:
+        values = st.floats(width=32, allow_nan=False)
+    return lambda n: st.builds(lambda items: pd.array(items, dtype=dtype), lists(values | st.none(), n))
+
+
+def lists(values: st.SearchStrategy[Any], n: int) -> st.SearchStrategy[list[Any]]:
+    return st.lists(values, min_size=n, max_size=n)
+
+
+def numpy_column(n: int) -> st.SearchStrategy[Any]:
+    dtypes = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+    dtypes += ["float16", "float32", "float64"]
+    dtypes += [f"{kind}64[{unit}]" for kind in ("datetime", "timedelta") for unit in UNITS]
+    return st.sampled_from(dtypes).flatmap(lambda dtype: npst.arrays(dtype, n))
+
+
+def zoned_column(n: int) -> st.SearchStrategy[Any]:
+    def build(unit: str, tz: dt.tzinfo, counts: list[int]) -> Any:
+        naive = pd.Series(np.array(counts, dtype="i8").view(f"M8[{unit}]"))
+        return naive.dt.tz_localize("UTC").dt.tz_convert(tz).array
+
+    return st.sampled_from(UNITS).flatmap(
+        lambda unit: st.builds(build, st.just(unit), zones, lists(moments(unit) | st.just(-(2**63)), n))
+    )
+
+
+STRINGS = [pd.StringDtype(storage, na_value=na) for storage in ("python", "pyarrow") for na in (pd.NA, np.nan)]
+
+
+def string_column(n: int) -> st.SearchStrategy[Any]:
+    return st.builds(
+        lambda items, dtype: pd.array(items, dtype=dtype),
+        lists(text | st.none(), n),
+        st.sampled_from(STRINGS),
+    )
+
+
+def object_column(n: int) -> st.SearchStrategy[Any]:
+    decimals = st.decimals().filter(lambda value: not value.is_snan())  # pandas cannot compare it
+    kinds = [text, st.binary(), decimals, st.dates(), plain_times, st.nothing()]
+    missing = st.sampled_from([None, math.nan])
+    return st.one_of(
+        [missing.flatmap(lambda gap, kind=kind: lists(kind | st.just(gap), n)).map(object_array) for kind in kinds]
+    )
+
+
+def foreign_object_column(n: int) -> st.SearchStrategy[Any]:
+    things = st.one_of(atoms, st.dates(), st.datetimes(), st.just(pd.NA), st.just(pd.NaT), st.lists(st.integers()))
+    return lists(things, n).map(object_array)
+
+
+def categorical_column(n: int) -> st.SearchStrategy[Any]:
+    categories = st.one_of(
+        st.lists(text, unique=True, min_size=1, max_size=5),
+        st.lists(st.integers(-5, 5), unique=True, min_size=1, max_size=5),
+        st.lists(
+            st.dates(dt.date(1800, 1, 1), dt.date(2200, 1, 1)).map(pd.Timestamp),
+            unique=True,
+            min_size=1,
+            max_size=5,
+        ),
+        st.lists(st.floats(allow_nan=False), unique=True, min_size=1, max_size=5),
+        st.just([True, False]),
+        st.lists(text, unique=True, min_size=1, max_size=5).map(lambda items: pd.Index(items, dtype=object)),
+        st.lists(text, unique=True, min_size=1, max_size=5).map(lambda items: pd.Index(items, dtype="string")),
+    )
+    return categories.flatmap(
+        lambda known: st.builds(
+            lambda codes, ordered: pd.Categorical.from_codes(codes, categories=known, ordered=ordered),
+            lists(st.integers(-1, len(known) - 1), n),
+            st.booleans(),
+        )
+    )
+
+
+def arrow_column(n: int) -> st.SearchStrategy[Any]:
+    typed = [
+        (pa.int16(), st.integers(-5, 5)),
+        (pa.string(), text),
+        (pa.binary(), st.binary()),
+        (pa.date32(), st.dates()),
+        (pa.decimal128(10, 2), st.decimals(-100, 100, places=2)),
+        (pa.list_(pa.int64()), st.lists(st.integers(0, 5), max_size=3)),
+        (
+            pa.struct([("a", pa.float64())]),
+            st.fixed_dictionaries({"a": st.none() | st.floats(allow_nan=False)}),
+        ),
+        (pa.timestamp("ms", "Europe/Berlin"), st.integers(0, 2**40)),
+    ]
+    return st.one_of(
+        [
+            lists(values | st.none(), n).map(
+                lambda items, kind=kind: pd.arrays.ArrowExtensionArray(pa.chunked_array([items], type=kind))
+            )
+            for kind, values in typed
+        ]
+    )
+
+
+def refused_column(n: int) -> st.SearchStrategy[Any]:
+    return st.sampled_from(
+        [
+            pd.period_range("2020", periods=n, freq="M").array,
+            pd.arrays.SparseArray(np.zeros(n)),
+            pd.interval_range(0, n).array[:n],
+            pd.array(np.zeros(n, dtype=complex)),
+            pd.arrays.ArrowExtensionArray(pa.chunked_array([pa.nulls(n)])),
+        ]
+    )
+
+
+MASKED = [
+    pd.Int8Dtype(),
+    pd.Int64Dtype(),
+    pd.UInt64Dtype(),
+    pd.Float32Dtype(),
+    pd.Float64Dtype(),
+    pd.BooleanDtype(),
+]
+KEPT = [
+    numpy_column,
+    zoned_column,
+    string_column,
+    object_column,
+    categorical_column,
+    arrow_column,
+    *map(masked, MASKED),
+]
+
+
+def columns(n: int) -> st.SearchStrategy[Any]:
+    return st.one_of([build(n) for build in KEPT])
+
+
+names = st.one_of(
+    st.none(),
+    text,
+    st.integers(),
+    st.tuples(text, st.integers()),
+    st.just(pd.Timestamp("2024")),
+    st.just(np.int64(1)),
+)
+
+
+@st.composite
+def indexes(draw: st.DrawFn, n: int) -> pd.Index:
+    name = draw(names)
+    match draw(st.sampled_from(["range", "range", "one", "multi", "freq"])):
+        case "range":
+            start, step = draw(st.integers(-3, 3)), draw(st.sampled_from([-2, 1, 3]))
+            return pd.RangeIndex(start, start + n * step, step, name=name)
+        case "one":
+            array = draw(columns(n).filter(lambda array: array.dtype != np.float16))
+            return pd.Index(array, dtype=array.dtype, name=name)
+        case "freq":
+            freq = draw(st.sampled_from(["D", "2h", "ME", "B", "W-TUE", "15min"]))
+            return pd.date_range("2024-01-01", periods=n, freq=freq, tz=draw(st.sampled_from([None, "UTC"])), name=name)
+        case _:
+            arrays = [
+                draw(numpy_column(n).filter(lambda a: a.dtype != np.float16)),
+                draw(string_column(n) | categorical_column(n)),
+            ]
+            return pd.MultiIndex.from_arrays(arrays, names=[name, draw(names)])
+
+
+labels = st.one_of(
+    st.lists(text, unique=True, max_size=5),
+    st.lists(text, unique=True, max_size=5).map(lambda items: pd.Index(items, dtype=object, name="n")),
+    st.lists(st.integers(), unique=True, max_size=5),
+    st.lists(st.tuples(text, st.integers(0, 3)), unique=True, min_size=1, max_size=5).map(pd.MultiIndex.from_tuples),
+    st.integers(0, 5).map(pd.RangeIndex),
+    st.integers(0, 5).map(lambda n: pd.date_range("2024", periods=n, freq="D", name="day")),
+    st.lists(st.integers(0, 9) | text, unique=True, max_size=5),
+)
+
+
+@st.composite
+def frames(draw: st.DrawFn, column: Any = columns) -> pd.DataFrame:
+    n = draw(st.integers(0, 6))
+    known = draw(labels)
+    arrays = [draw(column(n)) for _ in known]
+    frame = pd.DataFrame({i: pd.Series(array, dtype=array.dtype) for i, array in enumerate(arrays)}, index=range(n))
+    frame.columns = known
+    frame.index = draw(indexes(n))
+    if draw(st.booleans()):
+        frame.attrs = draw(st.dictionaries(text, json_values, max_size=2))
+    return frame
