@@ -43,16 +43,15 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 0
 """
 
-# KEYS: the lease. ARGV: the tombstone and its TTL, 1 to set it. A tombstone that is there stays. DEL goes first: a
-# server that is out of memory does not refuse a script that has written already.
+# KEYS: the lease. ARGV: the tombstone and its TTL, 1 to set it. DEL goes first: a server that is out of memory does not
+# refuse a script that has written already.
 _RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return end
 redis.call('DEL', KEYS[1])
 if ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 """
 
-# KEYS: own lease, the lease of who has them, the topic. ARGV: own token, group, who takes them, who has them, how many,
-# the tombstone and its TTL, 1 to set it. Returns the ids that were moved; nil if we were taken for dead.
+# KEYS: own lease, the other's, the topic. ARGV: own token, group, who takes them, who has them, how many,
+# the tombstone and its TTL. Returns the ids that were moved; nil if we were taken for dead.
 _MOVE = """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return false end
@@ -63,7 +62,7 @@ for _, entry in ipairs(redis.call('XPENDING', KEYS[3], ARGV[2], '-', '+', ARGV[5
   redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'JUSTID') -- counts no delivery
   ids[#ids + 1] = entry[1]
 end
-if #ids > 0 and ARGV[8] == '1' then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
+if #ids > 0 then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
 return ids
 """
 
@@ -79,11 +78,13 @@ return 1
 """
 
 # KEYS: the other's lease, the topic. ARGV: group, the other's name, the tombstone.
-# XGROUP DELCONSUMER throws away what is pending: only for those that have nothing.
+# XGROUP DELCONSUMER throws away what is pending: only for those that have nothing. When it is out of memory Redis 6.2 lets it
+# pass only behind another write, for which an XACK of nothing will do.
 _RETIRE = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[3] then return 0 end
 if #redis.call('XPENDING', KEYS[2], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return 0 end
+redis.call('XACK', KEYS[2], ARGV[1], '0-0')
 redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[2])
 return 1
 """
@@ -233,11 +234,11 @@ class Membership:
 
         No delivery is counted by that: see `count`.
         """
-        return self._moved(topic, peer, self.name, lease=self._lease(peer), dead=peer != HANDED_BACK)
+        return self._moved(topic, peer, to=self.name)
 
     def hand_back(self, topic: str) -> list[str]:
         """Give back all that is pending here on `topic`, for anybody to claim at once; return its ids, in order."""
-        return self._moved(topic, self.name, HANDED_BACK, lease=self._lease(HANDED_BACK), dead=False)
+        return self._moved(topic, self.name, to=HANDED_BACK)
 
     def count(self, topic: str, deliveries: Mapping[str, int]) -> None:
         """Set how often entries that are pending here count as delivered, by their ids."""
@@ -293,8 +294,9 @@ class Membership:
                     waiting = True
         return waiting
 
-    def _moved(self, topic: str, holder: str, to: str, *, lease: str, dead: bool) -> list[str]:
-        args = [self._token, self.group, to, holder, _MOVED_AT_ONCE, TOMBSTONE, TOMBSTONE_TTL_MS, int(dead)]
+    def _moved(self, topic: str, holder: str, *, to: str) -> list[str]:
+        lease = self._lease(to if holder == self.name else holder)  # of the two the other's
+        args = [self._token, self.group, to, holder, _MOVED_AT_ONCE, TOMBSTONE, TOMBSTONE_TTL_MS]
         moved: list[str] = []
         while True:
             ids = self._move(keys=[self._lease(), lease, topic], args=args)

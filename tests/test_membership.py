@@ -4,7 +4,7 @@ import pytest
 import redis
 
 from tasks import LeaseLostError
-from tests.streams import consumer, pending, push_all, read_all
+from tests.streams import consumer, push_all, read_all
 
 
 def holders(client: redis.Redis) -> dict[str, str]:
@@ -37,8 +37,19 @@ def test_who_was_taken_for_dead_can_neither_take_nor_give_nor_count(client: redi
         lambda: zombie.membership.claim("topic", victim.membership.name),
         lambda: zombie.membership.hand_back("topic"),
         lambda: zombie.membership.count("topic", {ids[0]: 7}),
+        lambda: zombie.membership.dead_letter("topic", ids[0], {}, keep=9),
     ):
         with pytest.raises(LeaseLostError):
             act()
     assert holders(client) == before
-    assert pending(client) == ids
+    assert not client.exists("topic:dead:group")
+
+
+def test_who_lives_and_has_nothing_is_not_cleared_away(client: redis.Redis) -> None:
+    push_all(client, "topic", range(1))
+    living, other = consumer(client), consumer(client)
+    [entry] = read_all(living)
+    living.ack("topic", [entry.id])
+    other.membership.renew()
+    assert not other.membership.retire("topic", living.membership.name)
+    assert [one["name"].decode() for one in client.xinfo_consumers("topic", "group")] == [living.membership.name]
