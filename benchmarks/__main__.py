@@ -10,7 +10,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +39,7 @@ class Sizes:
     large_frames: int = 300
     memory_seconds: float = 8.0
     growth: int = 10_000
+    writes: bool = False  # into the README and docs
 
 
 QUICK = Sizes(
@@ -211,7 +212,6 @@ def growth(url: str, sizes: Sizes) -> list[Row]:
         fill(connected(url), n, f"{TOPIC}-{n}")
     reservoir = of(lengths, topic=lambda n: f"{TOPIC}-{n}", first=lambda n: n - unit)
     connected(url).flushall()
-    folder = ROOT / "docs"
     for name, title, label, points in (
         ("entries", "Entries in one run", "entries", entries),
         ("nodes", "Nodes of the pipeline", "map nodes before the sink", nodes),
@@ -219,7 +219,8 @@ def growth(url: str, sizes: Sizes) -> list[Row]:
         ("reservoir", "Length of the topic", "entries in the topic, the last of them new", reservoir),
     ):
         drawn = plot(title, label, "microseconds an entry", points, logarithmic=name in ("backlog", "reservoir"))
-        folder.joinpath(f"performance-{name}.svg").write_text(drawn, encoding="utf-8")
+        if sizes.writes:
+            (ROOT / "docs" / f"performance-{name}.svg").write_text(drawn, encoding="utf-8")
     return [
         (
             title,
@@ -257,7 +258,8 @@ def main() -> None:
         "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="only these; writes no files"
     )
     options = parser.parse_args()
-    sizes = QUICK if options.quick else Sizes()
+    writes = not options.quick and len(options.only) == len(SECTIONS)
+    sizes = replace(QUICK if options.quick else Sizes(), writes=writes)
     began = time.monotonic()
     parts = []
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
@@ -269,7 +271,7 @@ def main() -> None:
             parts.append(table(measure(server.url, sizes), heads))
             print(f"\n{parts[-1]}\n", flush=True)
     print(f"{time.monotonic() - began:.0f} s")
-    if not options.quick and len(options.only) == len(SECTIONS):
+    if writes:
         text = "\n\n".join(parts)
         between_markers(ROOT / "docs" / "performance.md", f"\nMeasured on {where}.\n\n{text}\n")
         between_markers(ROOT / "README.md", f"\n{parts[0]}\n\nMeasured on {where}.\n")
