@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from tests.nodes import PUSHED, Build, feed, members
-from tests.streams import dead, pending
+from tests.streams import dead, drain, here, pending, push_all
 
 
 def bad(n: Any, *_: Any) -> Any:
@@ -102,3 +102,26 @@ def test_failing_entries_do_not_flood_the_log(client: redis.Redis, caplog: pytes
     feed(client, build, until=lambda: not pending(client))
     assert len(dead(client)) == len(PUSHED)
     assert len(caplog.records) == 1
+
+
+def test_an_entry_whose_work_is_cancelled_with_its_loop_stays_pending_and_has_not_failed(
+    fake_redis: redis.Redis,
+) -> None:
+    ids = push_all(fake_redis, "topic", [1])
+
+    async def main() -> None:
+        source = here(fake_redis)
+        kept = source.buffer(1).sink(lambda _: asyncio.get_running_loop().create_future())
+        source.open()
+        await drain(source, until=lambda: source.reading.secured.waiting > 0)
+        guards = asyncio.all_tasks() - {asyncio.current_task()}
+        for guard in guards:
+            guard.cancel()
+        await asyncio.wait(guards, timeout=1)
+        await source.step()
+        source.close()
+        del kept
+
+    asyncio.run(main())
+    assert dead(fake_redis) == []
+    assert pending(fake_redis) == ids

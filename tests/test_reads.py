@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from tasks.consumer import Consumer
+from tasks.groups import groups_of
 from tasks.keep import Keep
 from tasks.retention import IDS, Retention
 from tests.streams import push_all
@@ -87,3 +88,11 @@ def test_what_is_pending_is_kept_also_where_ids_are_larger_than_lua_can_count(cl
     assert left[-4:] == ids[-4:]
     assert trimmed.removed == 200 - len(left)
     assert trimmed.spilled == len([id_ for id_ in ids[30:] if id_ not in left]) > 0
+
+
+def test_a_bounded_read_counts_for_redis_too_only_what_is_up_to_its_bound(real_redis: redis.Redis) -> None:
+    ids = push_all(real_redis, "topic", range(10))
+    reader = Consumer(real_redis, "topic", "group", until=ids[5], max_entries=4)
+    assert [len(reader.step(0)) for _ in range(3)] == [4, 2, 0]
+    group = groups_of(real_redis, "topic")["group"]
+    assert (group["entries-read"], group["lag"]) == (6, 4)

@@ -3,7 +3,8 @@
 from typing import Any
 
 from tasks import Reservoir
-from tasks.levels import Levels
+from tasks.levels import _LEVEL, Levels
+from tasks.reservoir import _APPEND
 from tasks.retention import Retention, mark_seen
 from tests.streams import pending
 
@@ -37,8 +38,8 @@ def test_what_was_pending_when_a_sweep_passed_it_goes_once_it_is_finished(client
 
 def test_the_lag_is_known_from_the_next_sample_on_when_somebody_has_deleted_entries(client: Any) -> None:
     reservoir, levels = Reservoir(client), Levels(client)
-    reservoir._append = client.register_script(reservoir._append.script.replace("since >= 64", "since >= 3"))
-    levels._level = client.register_script(levels._level.script.replace("n > 2000", "n > 13"))
+    reservoir._append = client.register_script(_APPEND.replace("since >= 64", "since >= 3"))
+    levels._level = client.register_script(_LEVEL.replace("n > 2000", "n > 13"))
     client.xgroup_create("topic", "group", "0", mkstream=True)
     push_and_finish(client, reservoir, 80, keep=70)
     assert client.xlen("topic") < 80
