@@ -27,7 +27,7 @@ OURS, RAW = "Sluice", "redis-py, read and ack alone"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: the whole, or what fits into a minute."""
+    """How much is measured: the whole, or what takes two minutes."""
 
     rounds: int = 3
     entries: int = 60_000
@@ -252,7 +252,7 @@ SECTIONS: dict[str, tuple[Callable[[str, Sizes], list[Row]], Row]] = {
 def main() -> None:
     """Run the sections asked for; the files are written only by a run of all of them in full."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute's version; writes no files")
+    parser.add_argument("--quick", action="store_true", help="less of everything, in two minutes; writes no files")
     parser.add_argument(
         "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="only these; writes no files"
     )

@@ -64,4 +64,4 @@ def measure(url: str, topic: str, seconds: float, work: float = 0.0) -> dict[str
     over.set()
     watcher.join()
     del kept
-    return {"peak": (peak - start) / _MB, "start": start / _MB, "seen": seen, "length": length}
+    return {"peak": (peak - start) / _MB, "start": start / _MB, "seen": seen}

@@ -302,6 +302,6 @@ CANDIDATES: dict[str, Callable[[], Candidate]] = {
     "streamz alone": streamz_alone,
     "Sluice": sluice,
     "Sluice, lists of up to 512": lambda: sluice(in_lists, batch=512),
-    "Sluice, DataFrames of up to 512": lambda: sluice(in_frames, batch=512),
+    "Sluice, DataFrames of up to 4,096": lambda: sluice(in_frames, batch=4_096),
     "Sluice, nodes not fused": lambda: sluice(fuse=False),
 }

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tasks.entry import Entry
 from tasks.errors import PoisonEntryError
 
-__all__ = ["entry_object", "line", "plain"]
+__all__ = ["entry_object", "line", "plain", "with_index"]
 
 
 def line(value: Any) -> str:
@@ -46,6 +46,11 @@ def plain(value: Any) -> Any:
     return _scalar(value)
 
 
+def with_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with its index among its columns, unless that only counts."""
+    return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(allow_duplicates=True)
+
+
 def _scalar(value: Any) -> Any:
     if value is pd.NaT or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return None
@@ -59,8 +64,8 @@ def _scalar(value: Any) -> Any:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows; the index is among the columns unless it only counts."""
-    named = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(allow_duplicates=True)
+    """Return the rows as objects."""
+    named = with_index(frame)
     names: list[str] = []
     for name in map(str, named.columns):
         seen = sum(each == name or each.rpartition(".")[0] == name for each in names)

@@ -14,7 +14,7 @@ import yaml
 
 from tasks.errors import SettingsError
 
-__all__ = ["Blueprint", "Deployment", "EntrypointCheck", "import_flows", "read_blueprint"]
+__all__ = ["Blueprint", "Deployment", "EntrypointCheck", "allowance", "import_flows", "read_blueprint"]
 
 _MARK = "\x1e"
 _SOON = 300  # a schedule rarer than this is no beat: its first run can wait for its time
@@ -55,8 +55,23 @@ class Blueprint:
     deployments: tuple[Deployment, ...]
 
     def named(self, flows: Mapping[str, str]) -> "Blueprint":
-        """Return it with the flows' names filled in, from a mapping of entrypoints to names."""
-        return replace(self, deployments=tuple(replace(each, flow=flows[each.entrypoint]) for each in self.deployments))
+        """Return it with the flows' names filled in, from a mapping of entrypoints to names.
+
+        raises    SettingsError: two deployments have one name. On the server one would replace the other; Prefect says
+                  nothing (3.8.8)
+        """
+        named = tuple(replace(each, flow=flows[each.entrypoint]) for each in self.deployments)
+        points: dict[str, list[str]] = {}
+        for each in named:
+            points.setdefault(each.full_name, []).append(each.entrypoint)
+        for name, several in points.items():
+            if len(several) > 1:
+                msg = (
+                    f"{self.path}: expected a deployment {name} once, got it from {' and '.join(several)}; nothing was deployed; "
+                    "give one another name (`name: second`), or its function"
+                )
+                raise SettingsError(msg)
+        return replace(self, deployments=named)
 
 
 def read_blueprint(path: Path) -> Blueprint:
@@ -85,12 +100,19 @@ def _deployment(path: Path, position: int, block: object) -> Deployment:
     if not isinstance(block, dict) or not name or not isinstance(entrypoint, str) or ":" not in entrypoint:
         msg = f"{path}: expected a name and an entrypoint such as 'flows/clock.py:seconds' in deployment {position}, got {block!r}"
         raise SettingsError(msg)
-    schedules = block.get("schedules") or []
+    tags, schedules = block.get("tags") or [], block.get("schedules") or []
+    lists = isinstance(tags, list) and isinstance(schedules, list)
+    if not lists or not all(isinstance(s, dict) and isinstance(s.get("interval", 0), int | float) for s in schedules):
+        msg = (
+            f"{path}: expected lists under 'tags' and 'schedules' of {entrypoint}, each schedule with its keys and an interval that is "
+            f"a number of seconds, got {tags!r} and {schedules!r}"
+        )
+        raise SettingsError(msg)
     return Deployment(
-        name=name,
+        name=str(name),
         entrypoint=entrypoint,
         flow="",
-        tags=frozenset(block.get("tags") or []),
+        tags=frozenset(tags),
         slugs=frozenset(schedule["slug"] for schedule in schedules if schedule.get("slug")),
         interval=next((float(schedule["interval"]) for schedule in schedules if "interval" in schedule), None),
     )
@@ -140,6 +162,11 @@ def _is_users(file: str) -> bool:
     )
 
 
+def allowance(blueprint: Blueprint) -> float:
+    """Return how many seconds all deployments may take to be imported, or deployed: more of them take longer."""
+    return 90 + 5.0 * len(blueprint.deployments)
+
+
 class EntrypointCheck:
     """`import_flows` in a process of its own, beside whatever else there is to do.
 
@@ -163,18 +190,21 @@ class EntrypointCheck:
     def _entrypoints(self) -> list[str]:
         return [deployment.entrypoint for deployment in self._blueprint.deployments]
 
-    def result(self, *, timeout: float = 120) -> Blueprint:
-        """Wait for the end of the check; return the blueprint with the flows' names.
+    def result(self, *, timeout: float | None = None) -> Blueprint:
+        """Wait for the end of the check, by default for its `allowance`; return the blueprint with the flows' names.
 
-        raises    SettingsError: one or more cannot be imported
+        raises    SettingsError: one or more cannot be imported, or two deployments have the same name
         """
+        patience = allowance(self._blueprint) if timeout is None else timeout
         try:
-            self._process.wait(timeout)
+            self._process.wait(patience)
             self._answer.seek(0)
             flows, errors = json.loads(self._answer.read().rpartition(_MARK)[2])
         except (subprocess.TimeoutExpired, ValueError) as error:
+            code = self._process.poll()
+            what = f"gave no answer within {patience:g} s" if code is None else f"ended without one (exit code {code})"
             msg = (
-                f"{self._blueprint.path}: importing its flows ended without an answer (exit code {self._process.poll()}); "
+                f"{self._blueprint.path}: importing its flows {what}; "
                 f"try it: python -c 'import runpy; runpy.run_path(\"{self._entrypoints[0].rpartition(':')[0]}\")'"
             )
             raise SettingsError(msg) from error

@@ -1,6 +1,6 @@
 """Checks of the Prefect server: a worker, and what of `prefect.yaml` is deployed there. Nothing is changed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ import yaml
 from httpx import HTTPError
 
 from deployments.blueprint import Blueprint, Deployment, read_blueprint
+from deployments.check_secret import check_secret
 from deployments.findings import Finding, failure, fine, warning
 from deployments.ledger import Ledger
 from deployments.prefect_server import POOL, find_server, said_by
@@ -24,7 +25,7 @@ _DEPLOY = "`prefect deploy --all`, or `make up`"
 
 
 def check_prefect(root: Path) -> Iterator[Finding]:
-    """Check that the server answers and is of the right version, and that pool, worker, deployments and schedules are there."""
+    """Check the server's version, pool, worker, automations, deployments and schedules, and the Secret block that names a Redis."""
     try:
         url = find_server(Ledger(state_dir()))
     except UnavailableError as error:
@@ -37,6 +38,7 @@ def check_prefect(root: Path) -> Iterator[Finding]:
             yield _version(client.api_version(), url)
             yield from _worker(client)
             yield from _automations(client)
+            yield check_secret(client)
             yield from _deployments(client, root)
     except HTTPError as error:
         yield failure("Prefect", said_by(error))
@@ -94,8 +96,11 @@ def _deployments(client: "SyncPrefectClient", root: Path) -> Iterator[Finding]:
     except SettingsError as error:
         yield failure("deployments", error)
         return
+    from deployments.deployed import deployed, schedule_of  # noqa: PLC0415 - see check_prefect
+
+    named = deployed(client)
     # By the entrypoint: the flow's name is not known without importing it.
-    there = {(each.entrypoint or "", each.name): each for each in client.read_deployments()}
+    there = {(each.entrypoint or "", each.name): each for each in named.values()}
     applied = [(each, there[key]) for each in blueprint.deployments if (key := (each.entrypoint, each.name)) in there]
     absent = [_label(each) for each in blueprint.deployments if (each.entrypoint, each.name) not in there]
     other = [_label(declared) for declared, found in applied if _differs(declared, found)]
@@ -103,11 +108,15 @@ def _deployments(client: "SyncPrefectClient", root: Path) -> Iterator[Finding]:
         yield failure("deployments", f"in prefect.yaml, but not on the server: {', '.join(absent)}", _DEPLOY)
     if other:
         yield warning("deployments", f"tags or schedules are not those of prefect.yaml: {', '.join(other)}", _DEPLOY)
-    if strange := _strangers(blueprint, there.values()):
+    if strange := _strangers(blueprint, named):
         yield warning("deployments", f"on the server, but not in prefect.yaml: {', '.join(strange)}", "`prefect deployment delete` them, if nobody needs them")  # fmt: skip
     if not (absent or other or strange):
         yield fine("deployments", f"{len(applied)} of {len(applied)} in prefect.yaml are on the server")
-    yield _schedules(applied)
+    scheduled = [(declared, found) for declared, found in applied if declared.slugs]
+    if paused := [_label(declared) for declared, found in scheduled if schedule_of(found) == "paused"]:
+        yield warning("schedules", f"paused: {', '.join(paused)}", "resume them in the Prefect UI, on the page of the deployment")  # fmt: skip
+    else:
+        yield fine("schedules", f"{len(scheduled)} of {len(scheduled)} on")
 
 
 def _differs(declared: Deployment, found: "DeploymentResponse") -> bool:
@@ -115,24 +124,10 @@ def _differs(declared: Deployment, found: "DeploymentResponse") -> bool:
     return set(found.tags) != declared.tags or slugs != declared.slugs
 
 
-def _strangers(blueprint: Blueprint, there: Iterable["DeploymentResponse"]) -> list[str]:
+def _strangers(blueprint: Blueprint, named: Mapping[str, "DeploymentResponse"]) -> list[str]:
     declared = {(each.entrypoint, each.name) for each in blueprint.deployments}
-    ours = [each for each in there if each.work_pool_name == POOL and "sluice" in each.tags]
-    return sorted(f"{each.entrypoint}/{each.name}" for each in ours if (each.entrypoint, each.name) not in declared)
-
-
-def _schedules(applied: Iterable[tuple[Deployment, "DeploymentResponse"]]) -> Finding:
-    scheduled = [(declared, found) for declared, found in applied if declared.slugs]
-    paused = [_label(declared) for declared, found in scheduled if _is_paused(found)]
-    if paused:
-        return warning(
-            "schedules", f"paused: {', '.join(paused)}", "resume them in the Prefect UI, on the page of the deployment"
-        )
-    return fine("schedules", f"{len(scheduled)} of {len(scheduled)} on")
-
-
-def _is_paused(deployment: "DeploymentResponse") -> bool:
-    return deployment.paused or (bool(deployment.schedules) and not any(each.active for each in deployment.schedules))
+    ours = {name: each for name, each in named.items() if each.work_pool_name == POOL and "sluice" in each.tags}
+    return [name for name, each in ours.items() if (each.entrypoint, each.name) not in declared]
 
 
 def _label(declared: Deployment) -> str:

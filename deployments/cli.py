@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["app", "main"]
+__all__ = ["app", "leave_out_proxies", "main"]
 
 app = typer.Typer(
     name="sluice",
@@ -147,6 +147,7 @@ def new(
 
 def main() -> None:
     """Run the command; say what is wrong in one sentence, not in a traceback."""
+    leave_out_proxies()
     try:
         app()
     except BrokenPipeError:  # `sluice peek ... | head`
@@ -157,6 +158,15 @@ def main() -> None:
             raise
         print(f"sluice: {sentence}", file=sys.stderr)  # noqa: T201 - a command's error
         sys.exit(1)
+
+
+def leave_out_proxies() -> None:
+    """See to it that neither this process nor those it starts ask a proxy for what is on this machine."""
+    if not {name.lower() for name in os.environ} & {"http_proxy", "all_proxy"}:
+        return
+    hosts = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(",")
+    joined = ",".join(dict.fromkeys([*filter(None, hosts), "127.0.0.1", "localhost"]))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = joined  # programs differ in which of them they read
 
 
 def _sentence(error: Exception) -> str:

@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.text import Text
 
 from deployments.as_json import line
-from deployments.tables import letters_table
+from deployments.tables import letters_table, printable
 from tasks.connection import connect
 from tasks.deadletters import Letter, newest_letters
 from tasks.settings import dead_topic, redis_url
 
-__all__ = ["dead"]
+__all__ = ["dead", "told"]
 
 
 def dead(console: Console, topic: str, group: str, n: int, *, tracebacks: bool = False, as_json: bool = False) -> None:
@@ -31,17 +31,21 @@ def dead(console: Console, topic: str, group: str, n: int, *, tracebacks: bool =
         return
     if tracebacks:
         for letter in letters:
-            console.print(_told(letter), soft_wrap=True)
+            console.print(told(letter), soft_wrap=True)
     else:
         console.print(letters_table(letters, width=console.width))
     _say_what_to_do(console, topic, group, letters, total=client.xlen(dead_topic(topic, group)))  # type: ignore[arg-type]
 
 
-def _told(letter: Letter) -> Text:
+def told(letter: Letter) -> Text:
+    """Return a dead letter in full, with its traceback."""
+    lines = (letter.traceback.rstrip() or letter.exception).splitlines()
     return Text.assemble(
         (f"letter {letter.id}", "bold"),
-        f"  entry {letter.entry_id}, node {letter.node}, deliveries {letter.deliveries}, replays {letter.retries}\n",
-        ((letter.traceback.rstrip() or letter.exception).replace("\x1b", ""), "red"),
+        printable(
+            f"  entry {letter.entry_id}, node {letter.node}, deliveries {letter.deliveries}, replays {letter.retries}"
+        ),
+        ("".join(f"\n{printable(line)}" for line in lines), "red"),
         "\n",
     )
 
@@ -55,7 +59,7 @@ def _say_what_to_do(console: Console, topic: str, group: str, letters: list[Lett
     if nodes:
         lines += [f"those of one node        {replay} --param node={shlex.quote(nodes[0][0])}"]
     for text in lines:
-        console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(text), style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _object(letter: Letter, topic: str, group: str) -> dict[str, object]:

@@ -2,18 +2,17 @@
 
 import time
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from deployments.prefect_server import POOL
-from deployments.tables import entry_table
+from deployments.runs import of_pool
+from deployments.tables import entry_table, printable
 from tasks.reservoir import Reservoir
 
 __all__ = ["Follower"]
@@ -25,6 +24,8 @@ _COLOURS = {
     StateType.CRASHED: "red",
     StateType.CANCELLED: "yellow",
 }
+_GOING = frozenset({StateType.RUNNING, StateType.CANCELLING})
+_OVERLAP = timedelta(minutes=1)  # of two looks: a run's end is known a moment later, by another clock
 _QUIET_EVERY = 10.0  # seconds between two tables of one topic where they cannot be drawn in place
 
 
@@ -49,7 +50,7 @@ class Follower:
         self._topics = list(topics)
         self._outlets = outlets
         self._told: dict[Any, Any] = {}
-        self._since = datetime.now(UTC)
+        self._since = self._looked = datetime.now(UTC)
         self._shown: dict[str, tuple[str, float]] = {}
         self._names: dict[Any, str] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -92,21 +93,14 @@ class Follower:
                 self._shown[topic] = (entry_id, now)
 
     def _changed(self) -> list[FlowRun]:
-        runs = self._client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(
-                {"state": {"type": {"any_": [*_COLOURS, StateType.CANCELLING, StateType.COMPLETED]}}}
-            ),
-            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
-            limit=50,
-            sort="START_TIME_DESC",  # type: ignore[arg-type]
-        )
-        changed = []
-        for run in reversed(runs):
-            if run.state and run.state.timestamp >= self._since and self._told.get(run.id) != run.state.id:
-                self._told[run.id] = run.state.id
-                changed.append(run)
-        self._told = {run.id: run.state.id for run in runs if run.state and run.id in self._told}
-        return changed
+        """Return the runs whose state is another than at the last look, in the order of the changes."""
+        now = datetime.now(UTC)
+        found = of_pool(self._client, _GOING, or_ended_after=self._looked - _OVERLAP)
+        self._looked = now
+        states = {run.id: run.state for run in found if run.state and run.state.timestamp >= self._since}
+        changed = [run for run in found if run.id in states and self._told.get(run.id) != states[run.id].id]
+        self._told = {run: state.id for run, state in states.items()}
+        return sorted(changed, key=lambda run: states[run.id].timestamp)
 
     def _tell(self, run: FlowRun) -> None:
         if run.state is None or not (run.deployment_id in self._outlets or run.state_type in _BAD):
@@ -118,6 +112,6 @@ class Follower:
             (f"{run.state.timestamp.astimezone():%H:%M:%S} ", "dim"),
             (f"{name} ", "bold"),
             (run.state.name or "", _COLOURS.get(run.state_type, "") if run.state_type else ""),
-            f" {run.state.message}" if run.state.message and run.state_type in _BAD else "",
+            f" {printable(run.state.message)}" if run.state.message and run.state_type in _BAD else "",
         )
         self._console.print(line, soft_wrap=True)

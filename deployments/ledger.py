@@ -32,7 +32,7 @@ class Ledger:
 
         raises    SettingsError: one is running
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock.open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,6 +68,7 @@ class Ledger:
             "processes": [_identity(pid) for pid in pids if pid is not None and psutil.pid_exists(pid)],
         }
         fresh = self._notes.with_suffix(".new")
+        fresh.touch(mode=0o600)  # a password may be in the address
         fresh.write_text(json.dumps(notes))
         fresh.replace(self._notes)
 

@@ -65,28 +65,41 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     # Prefect reads its settings when it is imported: start() has put them into the environment.
     from httpx import HTTPError  # noqa: PLC0415
     from prefect.client.orchestration import get_client  # noqa: PLC0415
+    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     from deployments import runs  # noqa: PLC0415
+    from deployments.deployed import deployed  # noqa: PLC0415
     from deployments.follow import Follower  # noqa: PLC0415
+    from flows.prefect_api import impatient_client  # noqa: PLC0415
     from tasks.reservoir import Reservoir  # noqa: PLC0415
 
     with get_client(sync_client=True) as client:
         stack.deploy(client)
         waiting = runs.to_start(client, stack.blueprint)
-        _welcome(stack, console, time.monotonic() - began)
-        outlets = runs.ids(client, (each.full_name for each in stack.blueprint.deployments if each.stays_up))
-        reservoir = Reservoir.from_url(stack.env[REDIS_URL])
-        with Follower(console, client, reservoir, topics=TOPICS, outlets=set(outlets.values())) as follower:
-            while True:
-                if stack.worker and stack.worker.name in stack.tend():
+        there = deployed(client)
+        outlets = {there[each.full_name].id for each in stack.blueprint.deployments if each.stays_up}
+    _welcome(stack, console, time.monotonic() - began)
+    reservoir = Reservoir.from_url(stack.env[REDIS_URL])
+    is_swept = True
+    with (
+        # Prefect's own patience would keep a server that has died from being started again for a minute.
+        impatient_client() as client,
+        Follower(console, client, reservoir, topics=TOPICS, outlets=outlets) as follower,
+    ):
+        while True:
+            if stack.worker and stack.worker.name in stack.tend():
+                is_swept = False
+            # A server is away: tend() sees to ours, others come back. Or somebody deletes what is looked at.
+            with suppress(HTTPError, RedisError, ObjectNotFound):
+                if not is_swept:
                     stack.sweep(client)
                     waiting = runs.to_start(client, stack.blueprint)
-                with suppress(HTTPError, RedisError):  # a server is away: tend() sees to ours, others come back
-                    if waiting:  # one a second: each start is 3 s of CPU, and the first ones are to be first
-                        runs.start(client, waiting.pop(0))
-                    follower.step()
-                time.sleep(1)
+                    is_swept = True
+                if waiting:  # one a second: each start is 3 s of CPU, and the first ones are to be first
+                    runs.start_first(client, waiting)
+                follower.step()
+            time.sleep(1)
 
 
 def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> None:
@@ -108,7 +121,7 @@ def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> N
 
 
 def _welcome(stack: Stack, console: Console, seconds: float) -> None:
-    url = stack.api_url.removesuffix("/api")
+    url = without_password(stack.api_url).removesuffix("/api")
     console.print(f"[bold]{len(stack.blueprint.deployments)} deployments[/] after {seconds:.0f} s", highlight=False)
     console.print(f"  Prefect UI  {url}", highlight=False)
     console.print(f"  Redis       {without_password(stack.env[REDIS_URL])}", highlight=False, soft_wrap=True)

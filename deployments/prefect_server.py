@@ -23,6 +23,7 @@ __all__ = [
     "answers",
     "check_port",
     "find_server",
+    "is_reachable",
     "prefect_server",
     "said_by",
     "settings_of_other_server",
@@ -33,6 +34,7 @@ __all__ = [
 
 POOL = "sluice"
 _LOOPBACK = "127.0.0.1"
+_LETS_NOBODY_IN = (401, 403)
 
 # For whoever talks to a server or runs flows, wherever the server is.
 _CLIENT_SETTINGS = {
@@ -122,12 +124,28 @@ def check_port(port: int) -> None:
 
 
 def answers(api_url: str, *, timeout: float = 2) -> bool:
-    """Tell whether a Prefect server answers at `api_url`."""
+    """Tell whether a Prefect server answers at `api_url`, without loading Prefect."""
     try:
-        with urllib.request.urlopen(f"{api_url}/health", timeout=timeout) as reply:  # noqa: S310 - http(s), from settings
+        with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=timeout) as reply:  # noqa: S310 - http(s), from settings
             return reply.status == 200 and reply.read(16).strip() == b"true"  # noqa: PLR2004 - HTTP's OK
     except (OSError, ValueError):
         return False
+
+
+def is_reachable(api_url: str) -> bool:
+    """Tell whether the server at `api_url`, which Prefect's settings name, answers; with TLS it is asked as Prefect asks.
+
+    The certificate that it takes, a key and headers are in its settings, too.
+    """
+    if not api_url.startswith("https://"):
+        return answers(api_url)
+    from httpx import HTTPStatusError  # noqa: PLC0415 - as Prefect, for those who need it
+
+    from flows.prefect_api import impatient_client  # noqa: PLC0415
+
+    with impatient_client() as client:
+        error = client.api_healthcheck()
+    return error is None or (isinstance(error, HTTPStatusError) and error.response.status_code in _LETS_NOBODY_IN)
 
 
 def find_server(ledger: Ledger) -> str:
@@ -141,7 +159,7 @@ def find_server(ledger: Ledger) -> str:
     from prefect.settings import get_current_settings  # noqa: PLC0415
 
     url = str(get_current_settings().api.url or "")
-    if url and answers(url):
+    if url and is_reachable(url):
         return url
     msg = f"no Prefect server answers{f' at {without_password(url)}' if url else ''}; run `make up`, or set PREFECT_API_URL"
     raise UnavailableError(msg)
@@ -156,7 +174,7 @@ def said_by(error: "HTTPError") -> str:
     if not isinstance(error, HTTPStatusError):
         return f"{where} does not answer in time ({type(error).__name__}); try again, or look into its log"
     status = error.response.status_code
-    if status in (401, 403):
+    if status in _LETS_NOBODY_IN:
         return (
             f"{where} lets nobody in without the right key ({status}); set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
         )

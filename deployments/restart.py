@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.responses import DeploymentResponse
 
-__all__ = ["restart"]
+__all__ = ["end_runs", "restart"]
 
 _POLL = 0.3
 _BEGIN = 30.0  # seconds in which a worker takes a run
@@ -36,7 +36,7 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
     full = name if "/" in name else f"{name}/main"
     with get_client(sync_client=True) as client:
         deployment = _deployment(client, full)
-        for run in _end(client, deployment.id, full, timeout):
+        for run in end_runs(client, deployment.id, full, timeout):
             console.print(f"{full}: run {run.name} ended as {run.state_name}", highlight=False)
         started = client.create_flow_run_from_deployment(deployment.id)
         taken = _wait_until_taken(client, started.id)
@@ -46,15 +46,21 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
 def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
     from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
 
+    from deployments.deployed import deployed  # noqa: PLC0415
+
     try:
         return client.read_deployment_by_name(full)
     except ObjectNotFound as error:
-        known = sorted(f"{client.read_flow(each.flow_id).name}/{each.name}" for each in client.read_deployments())
-        msg = f"expected the name of a deployment, got {full!r}; there are: {', '.join(known) or 'none'}; `prefect deploy --all` brings those of prefect.yaml"
+        known = ", ".join(deployed(client)) or "none"
+        msg = f"expected the name of a deployment, got {full!r}; there are: {known}; `prefect deploy --all` brings those of prefect.yaml"
         raise SettingsError(msg) from error
 
 
-def _end(client: "SyncPrefectClient", deployment: "UUID", full: str, timeout: float) -> list["FlowRun"]:
+def end_runs(client: "SyncPrefectClient", deployment: "UUID", full: str, timeout: float) -> list["FlowRun"]:
+    """Cancel the runs of a deployment and return them when they have ended.
+
+    raises    UnavailableError: one has not, within `timeout` seconds
+    """
     from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter  # noqa: PLC0415
     from prefect.client.schemas.objects import StateType  # noqa: PLC0415
     from prefect.states import Cancelled, Cancelling  # noqa: PLC0415
@@ -71,9 +77,12 @@ def _end(client: "SyncPrefectClient", deployment: "UUID", full: str, timeout: fl
             client.set_flow_run_state(run.id, Cancelling(message=why))
         elif run.state_type != StateType.CANCELLING:  # nothing is in flight yet, and its process ends when it sees this
             client.set_flow_run_state(run.id, Cancelled(message=why), force=True)
+    if not ending:
+        return []
+    them = FlowRunFilter.model_validate({"id": {"any_": [run.id for run in ending]}})
     deadline = time.monotonic() + timeout
     while True:
-        runs = [client.read_flow_run(run.id) for run in ending]
+        runs = client.read_flow_runs(flow_run_filter=them)  # without those that somebody has deleted meanwhile
         left = [run for run in runs if not (run.state and run.state.is_final())]
         if not left:
             return runs

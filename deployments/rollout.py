@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.filters import DeploymentFilter, WorkPoolFilter
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from deployments.blueprint import Blueprint
+from deployments.blueprint import Blueprint, allowance
 from deployments.child import last_lines
+from deployments.deployed import deployed
 from deployments.prefect_server import POOL
 from tasks.errors import UnavailableError
 
@@ -81,9 +81,9 @@ def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str
     `prefect deploy` leaves them where they are when the file declares none (3.8.8). Those without a slug were
     made by hand, in the UI, and stay.
     """
-    cleared = []
+    cleared, there = [], deployed(client)
     for declared in blueprint.deployments:
-        deployment = client.read_deployment_by_name(declared.full_name)
+        deployment = there[declared.full_name]
         for schedule in deployment.schedules:
             if schedule.slug and schedule.slug not in declared.slugs:
                 client.delete_deployment_schedule(deployment.id, schedule.id)
@@ -94,12 +94,8 @@ def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str
 def strangers(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
     """Return the names of the pool's deployments that `prefect.yaml` does not have (any more)."""
     declared = {each.full_name for each in blueprint.deployments}
-    found = client.read_deployments(
-        deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": ["sluice"]}}),
-        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
-    )
-    names = {f"{client.read_flow(each.flow_id).name}/{each.name}" for each in found}
-    return sorted(names - declared)
+    ours = {name for name, each in deployed(client).items() if each.work_pool_name == POOL and "sluice" in each.tags}
+    return sorted(ours - declared)
 
 
 class Rollout:
@@ -107,6 +103,7 @@ class Rollout:
 
     def __init__(self, blueprint: Blueprint, *, log: Path, env: Mapping[str, str]) -> None:
         self._log = log
+        self._allowance = allowance(blueprint)
         folder = blueprint.path.parent
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - Prefect's own command
@@ -128,16 +125,18 @@ class Rollout:
                 cwd=folder,
             )
 
-    def result(self, *, timeout: float = 120) -> None:
-        """Wait for the end of it; raises UnavailableError if it failed, and quotes what it said last."""
+    def result(self, *, timeout: float | None = None) -> None:
+        """Wait for the end of it, by default for its `allowance`; raises UnavailableError if it failed, with what it said."""
+        patience = self._allowance if timeout is None else timeout
         try:
-            code = self._process.wait(timeout)
+            code = self._process.wait(patience)
+            what = f"failed (exit code {code})"
         except subprocess.TimeoutExpired:
-            code = None
+            code, what = None, f"was not done within {patience:g} s"
         finally:
             self.close()
         if code != os.EX_OK:
-            msg = f"`prefect deploy --all` failed (exit code {code}); the last lines of {self._log}:\n{last_lines(self._log, 8)}"
+            msg = f"`prefect deploy --all` {what}; the last lines of {self._log}:\n{last_lines(self._log, 8)}"
             raise UnavailableError(msg)
 
     def close(self) -> None:

@@ -1,29 +1,31 @@
 """Flow runs as the local stack sees them: left over, started, followed, cancelled."""
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from httpx import HTTPStatusError, codes
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
 from deployments.blueprint import Blueprint
+from deployments.deployed import deployed, paged, schedule_of
 from deployments.prefect_server import POOL
 
 __all__ = [
     "ABANDONED",
     "cancel",
     "discard_late",
-    "ids",
     "last_runs",
     "of_pool",
-    "start",
+    "start_first",
     "sweep",
     "to_start",
     "workers_online",
@@ -35,28 +37,31 @@ BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
 # the outlets itself, and a run that every trigger starts besides would only be cancelled again.
 ABANDONED = "Abandoned"
 _STOPPING = "`sluice up` is stopping."
-_PAGE = 200  # the server gives no more at once (3.8.8) ...
-_BULK = 50  # ... and deletes no more at once
+_BULK = 50  # the server deletes no more at once (3.8.8)
 
 
 def of_pool(
-    client: SyncPrefectClient, states: Collection[StateType], *, due_before: datetime | None = None
+    client: SyncPrefectClient,
+    states: Collection[StateType],
+    *,
+    due_before: datetime | None = None,
+    or_ended_after: datetime | None = None,
 ) -> list[FlowRun]:
-    """Return the runs of the pool in one of `states`."""
-    criteria: dict = {"state": {"type": {"any_": sorted(states)}}}
+    """Return the runs of the pool in one of `states`.
+
+    due_before       only those that were to begin before then
+    or_ended_after   besides them all that have ended since then
+    """
+    criteria: dict[str, Any] = {"state": {"type": {"any_": sorted(states)}}}
     if due_before:
         criteria["expected_start_time"] = {"before_": due_before}
-    flow_runs: list[FlowRun] = []
-    while True:
-        page = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(criteria),
-            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
-            limit=_PAGE,
-            offset=len(flow_runs),
-        )
-        flow_runs += page
-        if len(page) < _PAGE:
-            return flow_runs
+    if or_ended_after:
+        criteria |= {"operator": "or_", "end_time": {"after_": or_ended_after}}
+    return paged(
+        client.read_flow_runs,
+        flow_run_filter=FlowRunFilter.model_validate(criteria),
+        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
+    )
 
 
 def sweep(
@@ -84,7 +89,8 @@ def discard_late(client: SyncPrefectClient, blueprint: Blueprint) -> int:
 
     Each would start a process (2 s of CPU), only to find that its window is over.
     """
-    ours = ids(client, (each.full_name for each in blueprint.deployments if each.beats)).values()
+    there = deployed(client)
+    ours = {there[each.full_name].id for each in blueprint.deployments if each.beats and each.full_name in there}
     late = of_pool(client, {StateType.SCHEDULED}, due_before=datetime.now(UTC) - timedelta(seconds=5))
     old = [str(run.id) for run in late if run.deployment_id in ours and run.auto_scheduled]
     for first in range(0, len(old), _BULK):
@@ -99,22 +105,36 @@ def to_start(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
     Outlets: if none runs and none is coming. Inlets: if none runs, so that nobody waits for their schedule, unless that
     is paused.
     """
-    running = {run.deployment_id for run in of_pool(client, ALIVE)}
-    coming = running | {run.deployment_id for run in of_pool(client, {StateType.SCHEDULED})}
+    there = deployed(client)
+    wanted = [
+        (each, there[each.full_name])
+        for each in blueprint.deployments
+        if (each.stays_up or each.beats) and each.full_name in there
+    ]
+    of_them = {"any_": [deployment.id for _, deployment in wanted]}
+
+    def having(*states: StateType) -> set[UUID | None]:
+        them = FlowRunFilter.model_validate({"deployment_id": of_them, "state": {"type": {"any_": sorted(states)}}})
+        return {run.deployment_id for run in paged(client.read_flow_runs, flow_run_filter=them)}
+
+    running, coming = having(*ALIVE), having(StateType.SCHEDULED)
     names = []
-    for declared in blueprint.deployments:
-        if not (declared.stays_up or declared.beats):
-            continue
-        deployment = client.read_deployment_by_name(declared.full_name)
-        paused = deployment.paused or (declared.beats and not any(each.active for each in deployment.schedules))
-        if not paused and deployment.id not in (running if declared.beats else coming):
+    for declared, deployment in wanted:
+        if declared.stays_up and not deployment.paused and deployment.id not in running | coming:
+            names.append(declared.full_name)
+        if declared.beats and schedule_of(deployment) == "on" and deployment.id not in running:
             names.append(declared.full_name)
     return names
 
 
-def start(client: SyncPrefectClient, name: str) -> None:
-    """Start a deployment, as `prefect deployment run` does."""
-    client.create_flow_run_from_deployment(client.read_deployment_by_name(name).id)
+def start_first(client: SyncPrefectClient, waiting: list[str]) -> None:
+    """Start the first of the deployments, as `prefect deployment run` does, and take it from the list.
+
+    It stays there if the server does not answer, and is left out if somebody has deleted it.
+    """
+    with suppress(ObjectNotFound):
+        client.create_flow_run_from_deployment(client.read_deployment_by_name(waiting[0]).id)
+    del waiting[0]
 
 
 def cancel(
@@ -153,21 +173,16 @@ def cancel(
 
 def last_runs(client: SyncPrefectClient) -> list[tuple[str, str, FlowRun | None]]:
     """Return the pool's deployments: name, schedule in a word, and the run that began last."""
-    pool = WorkPoolFilter.model_validate({"name": {"any_": [POOL]}})
-    deployments = client.read_deployments(work_pool_filter=pool)
-    of_them = FlowFilter.model_validate({"id": {"any_": sorted({each.flow_id for each in deployments})}})
-    flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=of_them)}
     found = []
-    for deployment in deployments:
+    for name, deployment in deployed(client).items():
+        if deployment.work_pool_name != POOL:
+            continue
         begun = FlowRunFilter.model_validate(
             {"deployment_id": {"any_": [deployment.id]}, "state": {"type": {"any_": sorted(BEGUN)}}}
         )
-        newest = client.read_flow_runs(flow_run_filter=begun, limit=1, sort="START_TIME_DESC")  # type: ignore[arg-type]
-        active = [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
-        word = "on" if active else "paused" if deployment.schedules else "-"
-        name = f"{flows[deployment.flow_id]}/{deployment.name}"
-        found.append((name, word, newest[0] if newest else None))
-    return sorted(found, key=lambda each: each[0])
+        newest = client.read_flow_runs(flow_run_filter=begun, limit=1, sort=FlowRunSort.START_TIME_DESC)
+        found.append((name, schedule_of(deployment), newest[0] if newest else None))
+    return found
 
 
 def workers_online(client: SyncPrefectClient) -> list[str]:
@@ -178,12 +193,3 @@ def workers_online(client: SyncPrefectClient) -> list[str]:
         if error.response.status_code == codes.NOT_FOUND:  # no pool; not ObjectNotFound, as elsewhere (3.8.8)
             return []
         raise
-
-
-def ids(client: SyncPrefectClient, names: Iterable[str]) -> dict[str, UUID]:
-    """Return the ids of those of the deployments that are on the server."""
-    found = {}
-    for name in names:
-        with suppress(ObjectNotFound):
-            found[name] = client.read_deployment_by_name(name).id
-    return found

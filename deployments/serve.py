@@ -32,7 +32,8 @@ def collect_aside(young: float = _YOUNG) -> threading.Thread:
                 gc.collect(1)
             else:
                 gc.collect()
-                gc.freeze() if turn == _ALL else None  # what the start left is there to stay: spare it from now on
+            if turn == _ALL:
+                gc.freeze()  # what the start left is there to stay: spare it from now on
 
     gc.disable()
     thread = threading.Thread(target=collect, name="garbage collection", daemon=True)

@@ -10,8 +10,8 @@ from deployments.blueprint import EntrypointCheck, read_blueprint
 from deployments.child import Child, last_lines
 from deployments.ledger import Ledger, flow_run_processes
 from deployments.prefect_server import (
-    answers,
     check_port,
+    is_reachable,
     prefect_server,
     settings_of_other_server,
     settings_of_own_server,
@@ -96,7 +96,7 @@ class Stack:
             os.environ.update(self.env)  # before Prefect is imported here: it reads its settings then
             if self.server:
                 wait_for_server(self.api_url, self.server)
-            elif not answers(self.api_url):
+            elif not is_reachable(self.api_url):
                 msg = f"no Prefect server answers at PREFECT_API_URL ({without_password(self.api_url)}); start it, or unset the variable"
                 raise UnavailableError(msg)
             self.blueprint = check.result()

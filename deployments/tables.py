@@ -10,16 +10,18 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from deployments.as_json import with_index
 from tasks.deadletters import Letter
 from tasks.entry import Entry
 from tasks.errors import SluiceError
 from tasks.history import short_bytes
+from tasks.ids import id_time
 from tasks.levels import TopicLevel
 
 if TYPE_CHECKING:
     from deployments.status import Deployed
 
-__all__ = ["ago", "entry_table", "letters_table", "levels_table", "runs_table"]
+__all__ = ["ago", "entry_table", "letters_table", "levels_table", "printable", "runs_table"]
 
 _ROWS = 10
 _SEPARATOR = 3  # characters between two columns
@@ -37,7 +39,7 @@ _COLOURS = {"RUNNING": "green", "FAILED": "red", "CRASHED": "red", "CANCELLED": 
 def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> Group:
     """Return an entry as a table at most `width` wide: its first DataFrame's rows, or the fields one by one."""
     if not isinstance(entry, Entry):
-        return Group(Text(f"{topic}: {entry}", style="red"))
+        return Group(Text(printable(f"{topic}: {entry}"), style="red"))
     # Not the table's own title and caption, which are folded to its width: a frame can be one character wide.
     title = f"{topic}  {entry.time.astimezone():%H:%M:%S}  ({entry.id})"
     frames = [(name, value) for name, value in entry.items() if isinstance(value, pd.DataFrame)]
@@ -74,13 +76,13 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
         "entries": str(level.length),
         "bytes": short_bytes(level.bytes),
         "rate": "?" if level.rate is None else f"{level.rate:.3g}/s",
-        "newest": "-" if level.last_id is None else ago(_time_of(level.last_id)),
+        "newest": "-" if level.last_id is None else ago(id_time(level.last_id)),
     }
     if not level.groups:
         yield row | {"group": "-"}
     for group in level.groups:
         yield row | {
-            "group": f"{group.name} (forgotten)" if group.is_forgotten else group.name,
+            "group": printable(group.name) + " (forgotten)" * group.is_forgotten,
             "consumers": str(group.consumers),
             "pending": str(group.pending),
             "lag": "?" if group.lag is None else str(group.lag),
@@ -100,9 +102,9 @@ def letters_table(letters: Iterable[Letter], *, width: int = 160) -> Table:
         {
             "letter": one.id,
             "failed": ago(one.time),
-            "entry": one.entry_id,
-            "node": one.node,
-            "exception": one.exception,
+            "entry": printable(one.entry_id),
+            "node": printable(one.node),
+            "exception": printable(one.exception),
             "deliveries": str(one.deliveries),
             "replays": str(one.retries),
         }
@@ -143,8 +145,7 @@ def runs_table(deployments: Iterable["Deployed"]) -> Table:
 
 
 def _frame_table(frame: pd.DataFrame, width: int) -> Iterator[Table | Text]:
-    named = not isinstance(frame.index, pd.RangeIndex) and frame.index.name is not None
-    shown = frame.head(_ROWS).reset_index() if named else frame.head(_ROWS)
+    shown = with_index(frame.head(_ROWS))
     columns = [
         [_short(str(name)), *map(_short, shown.iloc[:, position])] for position, name in enumerate(shown.columns)
     ]
@@ -183,19 +184,19 @@ def _short(value: object) -> str:
             return f"<{len(value)} bytes>"
         case pd.DataFrame():
             return f"<DataFrame, {len(value)} x {len(value.columns)}>"
-    # Anybody may have written it: what a terminal would obey is not shown.
-    text = "".join(one if one.isprintable() else " " for one in str(value))
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+    text = str(value)
+    return printable(text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…")
 
 
-def ago(moment: datetime) -> str:
+def printable(text: str) -> str:
+    """Return text that anybody may have written without what a terminal would obey."""
+    return "".join(one if one.isprintable() else " " for one in text)
+
+
+def ago(then: datetime) -> str:
     """Return how long ago a moment was, in words."""
-    seconds = (datetime.now(UTC) - moment).total_seconds()
+    seconds = (datetime.now(UTC) - then).total_seconds()
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{max(seconds, 0):.0f} s ago"
-
-
-def _time_of(entry_id: str) -> datetime:
-    return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)

@@ -167,12 +167,14 @@ def _prose(text: str) -> str:
 def _definitions(lines: Iterable[str]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for line in lines:
-        match = _DEFINITION.fullmatch(line)
-        if match and not line.startswith(" "):
-            found.append((match[1], match[2]))
-        else:
+        if line.startswith(" "):
             name, said = found[-1]
             found[-1] = (name, f"{said} {line.strip()}")
+        elif match := _DEFINITION.fullmatch(line):
+            found.append((match[1], match[2]))
+        else:
+            msg = f"expected a name, two spaces or more and what it is, or an indented line, got {line!r}"
+            raise ValueError(msg)
     return found
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,9 +10,9 @@ from typing import Any, Literal, get_args
 from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 
-from flows.parameters import Options, flow_of
+from flows.parameters import Options, flow_of, takes_options
 from flows.patience import Patience
-from flows.prefect_api import publish
+from flows.prefect_api import artifact_key, publish
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError, UnavailableError
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
@@ -32,6 +31,7 @@ MAX_EVERY = 60.0
 _declared: dict[str, dict[str, Keep]] = {}
 
 
+@takes_options
 def inlet(
     *,
     topic: str,
@@ -184,8 +184,11 @@ def _run(
         finally:
             summary = pumping.summary
             log.info("%s -> %s: %s", name, topic, summary)
-            key = re.sub(r"[^a-z0-9]+", "-", f"inlet-{name}-{topic}".lower()).strip("-")
-            publish(summary.markdown(), key=key, description=f"What became of the ticks of {name} -> {topic}")
+            publish(
+                summary.markdown(),
+                key=artifact_key("inlet", name, topic),
+                description=f"What became of the ticks of {name} -> {topic}",
+            )
             reservoir.client.close()
     return str(summary)
 

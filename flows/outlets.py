@@ -1,6 +1,7 @@
 """`@outlet`: a pipeline function becomes a flow that streams a group's entries through it until it is stopped."""
 
 import asyncio
+import inspect
 import logging
 import threading
 import time
@@ -9,12 +10,12 @@ from typing import Any, get_args
 
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
-from prefect.states import Cancelled, Failed
+from prefect.states import Cancelled, Completed, Failed
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
 from flows.comeback import wait_before_beginning
-from flows.parameters import Options, flow_of
+from flows.parameters import Options, flow_of, takes_options
 from flows.patience import Patience
 from flows.reporting import Watch, await_server
 from flows.stopping import outlast_the_slot, stop_on_signals
@@ -30,6 +31,7 @@ _POLL = 0.2  # seconds in which a signal is heeded
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
+@takes_options
 def outlet(
     *,
     topics: str | list[str],
@@ -75,6 +77,10 @@ def outlet(
 
     def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
         _check(given)
+        if inspect.iscoroutinefunction(function):
+            name = function.__name__
+            msg = f"outlet {name!r}: expected a function that builds a pipeline, got one to be awaited; write `def {name}`, without async"
+            raise SettingsError(msg)
 
         def run(own: dict[str, Any], options: dict[str, Any]) -> State | None:
             log: Log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
@@ -102,12 +108,13 @@ def outlet(
 
 def _check(options: dict[str, Any]) -> None:
     topics = options["topics"]
-    if not topics or not isinstance(topics, str | list | tuple):
-        msg = f"topics: expected the name of a topic, or a list of them, got {topics!r}"
+    named = [topics] if isinstance(topics, str) else topics
+    if not topics or not isinstance(named, list | tuple) or len({*map(repr, named)}) < len(named):
+        msg = f"topics: expected the name of a topic, or a list of different ones, got {topics!r}"
         raise SettingsError(msg)
     check_choice(options["on_error"], get_args(OnError), name="on_error")
     check_number(options["max_deliveries"], least=1, name="max_deliveries")
-    for topic in [topics] if isinstance(topics, str) else topics:
+    for topic in named:
         check_topic(topic, derived=True)
         if topic == options["into"]:
             msg = f"into: {topic!r} is what the outlet reads; its results would come back to it for ever"
@@ -148,14 +155,19 @@ def _run(
     async def stream() -> None:
         # In this loop and thread, the main one: no other run's pipeline can hold this one up.
         source = from_redis(topics, group=group, loop=IOLoop.current(), asynchronous=True, **reading)
-        result: Stream | None = function(source, **own)
+        result = function(source, **own)
+        if not isinstance(result, Stream | None):
+            msg = (
+                f"outlet {name!r}: expected the stream of its results or None, if branches end in sinks of their own, got a "
+                f"{type(result).__name__}; return the stream before the sink"
+            )
+            raise SettingsError(msg)
         if result is not None:
             result.sink(watch.show, stream_name="shown in the report")
             if into:
                 result.to_redis(into)
         source.start()
         watch.follow(source)
-        log.info("%s: group %r reads %s", name, group, ", ".join(topics))
         outcome = asyncio.wrap_future(source.outcome)
         while not outcome.done():
             if stop.is_set() or time.monotonic() > end:
@@ -167,8 +179,8 @@ def _run(
 
     with Watch(name, topics=topics, group=group, stop=stop, stall_after=seconds(stall_after), log=log) as watch:
         _until_its_end(stream, stop, log, Patience(end, log, stop.wait))
-    log.info("%s: group %r stopped", name, group)
-    return Cancelled(message="Stopped in good order.") if watch.is_cancelled else None
+    # Prefect shows it with the run's state, and logs it: that line need not be one of ours.
+    return (Cancelled if watch.is_cancelled else Completed)(message=f"Stopped in good order: {watch.sentence()}.")
 
 
 def _until_its_end(

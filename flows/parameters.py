@@ -1,10 +1,11 @@
 """One flow out of two sets of parameters: the decorated function's own, and its decorator's."""
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
@@ -14,10 +15,35 @@ from flows.sentences import say_errors_in_one_sentence
 from flows.stopping import leave_no_run_cancelling, outlast_the_worker
 from tasks.errors import SettingsError
 
-__all__ = ["Options", "flow_of"]
+__all__ = ["Options", "flow_of", "takes_options"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Prefect takes these out of a call before the flow sees them.
 _RESERVED = {"return_state", "wait_for"}
+
+
+def takes_options(decorator: Callable[P, T]) -> Callable[P, T]:
+    """Have a decorator say in a sentence what it takes when it is written without that, as in a bare `@inlet`.
+
+    raises    SettingsError: it does, where Python would raise a TypeError on its own signature
+    """
+    signature, name = inspect.signature(decorator), decorator.__name__
+    needed = ", ".join(f'{p.name}="..."' for p in signature.parameters.values() if p.default is p.empty)
+
+    @functools.wraps(decorator)
+    def decorate(*given: P.args, **options: P.kwargs) -> T:
+        try:
+            signature.bind(*given, **options)
+        except TypeError as error:
+            bare = len(given) == 1 and not options and inspect.isroutine(given[0])
+            got = f"@{name} alone on {given[0].__name__!r}" if bare else str(error)
+            msg = f"@{name}: expected @{name}({needed}), got {got}; it takes {', '.join(signature.parameters)}"
+            raise SettingsError(msg) from error
+        return decorator(*given, **options)
+
+    return decorate
 
 
 class Options:

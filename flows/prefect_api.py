@@ -2,6 +2,7 @@
 
 import contextvars
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-__all__ = ["PATIENCE", "impatient_client", "publish"]
+__all__ = ["PATIENCE", "artifact_key", "impatient_client", "publish"]
 
 PATIENCE = 3.0  # seconds a request may take
 
@@ -26,6 +27,11 @@ def impatient_client() -> Iterator[SyncPrefectClient]:
         get_client(sync_client=True, httpx_settings={"timeout": PATIENCE}) as client,
     ):
         yield client
+
+
+def artifact_key(*names: str) -> str:
+    """Return names as Prefect wants an artifact's key: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
 
 
 def publish(markdown: str, *, key: str, description: str, patience: float = 5.0) -> None:

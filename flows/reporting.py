@@ -7,7 +7,6 @@ again at the next look.
 import contextlib
 import contextvars
 import logging
-import re
 import textwrap
 import threading
 import time
@@ -16,14 +15,15 @@ from typing import Any, Self
 from uuid import UUID
 
 import redis
-from httpx import HTTPError
+from httpx import HTTPError, HTTPStatusError, codes
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 
-from flows.prefect_api import impatient_client
+from flows.prefect_api import artifact_key, impatient_client
+from flows.runlog import told_meanwhile
 from tasks import report
 from tasks.bound import Journey
 from tasks.codec import is_pandas
@@ -38,7 +38,8 @@ __all__ = ["Watch", "await_server"]
 
 _LOOK = 2.0  # seconds between two looks at the run's own state
 _REPORT = 5.0  # seconds between two reports: each is up to 44 ms of the server's
-_WORD = 60.0  # seconds between the results that are logged
+_WORD = 60.0  # seconds between two lines in the run's log
+_FIRST_WORD = 10.0  # seconds after which the first one comes also without a result
 _SHOWN_ROWS = 10
 _AWAITED = 120.0  # seconds the end of the run waits for the Prefect server
 _GOING = 4.0  # seconds the end of the run waits for the last report
@@ -66,12 +67,14 @@ class Watch:
         self._log = log
         context = FlowRunContext.get()
         self._run: UUID | None = context.flow_run.id if context and context.flow_run else None
-        self._key = _slug(f"outlet-{name}" if group == name else f"outlet-{name}-{group}")
+        self._key = artifact_key("outlet", name, *([] if group == name else [group]))
         self._source: from_redis | None = None
         self._loop_thread = threading.get_ident()
         self._result: Any = None
-        self._logged: Any = None
-        self._next_word = 0.0
+        self._said: int | None = None
+        self._said_result: Any = None
+        self._next_word = time.monotonic() + _FIRST_WORD
+        self._earlier = (0, 0)
         self._closing = threading.Event()
         self._silent: set[str] = set()
         self._progress: object = None
@@ -96,12 +99,32 @@ class Watch:
 
     def follow(self, source: from_redis) -> None:
         """Watch this source from now on; it has been started."""
+        self._earlier = self._counts
         self._source = source
         self._began = self._flow = report.flow_of(list(source.reading.secured.meters))
 
     def show(self, value: Any) -> None:
         """Take a result, to be shown if no other comes before the next report."""
         self._result = value
+
+    def sentence(self) -> str:
+        """Return what the run has done so far, in a line, with what is told of it by `tasks` and was not yet."""
+        read, failures = self._counts
+        failed = f", {failures:,} failure{'s' * (failures != 1)}" if failures else ""
+        told = [
+            f"group {self._group!r} has read {read:,} entries of {', '.join(self._topics)}{failed}",
+            *told_meanwhile(),
+        ]
+        return "; ".join(told)
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        """How many entries were read, and how often a node failed, also by the sources before this one."""
+        read, failures = self._earlier
+        if self._source:
+            flow = report.flow_of(list(self._source.reading.secured.meters))
+            read, failures = read + flow.received[0], failures + sum(flow.failed)
+        return read, failures
 
     def _work(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -117,7 +140,7 @@ class Watch:
 
     def _look(self, client: SyncPrefectClient | None) -> None:
         self._attempt("watch for stalls", self._watch_for_stalls)
-        self._attempt("log of the result", self._log_result)
+        self._attempt("word in the log", self._speak)
         if not client:
             return
         self._attempt("look", lambda: self._heed(client))
@@ -131,7 +154,8 @@ class Watch:
             act()
         except Exception as error:  # noqa: BLE001 - nothing here may end the stream
             if what not in self._silent:
-                who = "the Prefect server does not answer" if isinstance(error, HTTPError) else "it will be tried again"
+                is_away = isinstance(error, HTTPError) and not isinstance(error, HTTPStatusError)
+                who = "the Prefect server does not answer" if is_away else "it will be tried again"
                 self._log.warning(
                     "%s: the %s failed (%s), the stream goes on; %s", self._name, what, type(error).__name__, who,
                     exc_info=None if isinstance(error, HTTPError) else error,
@@ -186,12 +210,16 @@ class Watch:
                     payload={"entries": reading.in_flight, "nodes": self.stalled},
                 )
 
-    def _log_result(self) -> None:
-        """Log the latest result, once a minute at most."""
+    def _speak(self) -> None:
+        """Log what was done and the latest result, once a minute at most; the first time as soon as there is one."""
         result, now = self._result, time.monotonic()
-        if result is not self._logged and now >= self._next_word:
-            self._log.info("%s: the latest result\n%s", self._name, _shown(result))
-            self._logged, self._next_word = result, now + _WORD
+        is_first = self._said is None and (result is not None or self._closing.is_set())
+        if self._source is None or (now < self._next_word and not is_first):
+            return
+        if self._said != (read := self._counts[0]):
+            shown = "" if result is self._said_result else f"; the latest result\n{_shown(result)}"
+            self._log.info("%s: %s%s", self._name, self.sentence(), shown)
+            self._said, self._said_result, self._next_word = read, result, now + _WORD
 
     def _report(self, client: SyncPrefectClient) -> None:
         if self._source is None:
@@ -241,16 +269,27 @@ class Watch:
     def _write(self, client: SyncPrefectClient, kind: str, key: str, data: Any) -> None:
         """Create the run's artifact of this kind, or change it if there is something new."""
         written = self._artifacts.get(kind)
-        if written is None:
+        if written and written[1] == data:
+            return
+        if not (written and _change(client, written[0], data)):
             about = "How far a replay is" if kind == "progress" else "The pipeline and what flows through it"
             made = client.create_artifact(
                 ArtifactCreate(type=kind, key=key, description=about, data=data, flow_run_id=self._run)
             )
-            self._artifacts[kind] = made.id, data
-        elif written[1] != data:
-            # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.8.8).
-            client.request("PATCH", "/artifacts/{id}", json={"data": data}, path_params={"id": written[0]})
-            self._artifacts[kind] = written[0], data
+            written = made.id, data
+        self._artifacts[kind] = written[0], data
+
+
+def _change(client: SyncPrefectClient, artifact: UUID, data: Any) -> bool:
+    """Change an artifact; return False if somebody has deleted it."""
+    try:
+        # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.8.8).
+        client.request("PATCH", "/artifacts/{id}", json={"data": data}, path_params={"id": artifact})
+    except HTTPStatusError as error:
+        if error.response.status_code != codes.NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
@@ -275,8 +314,3 @@ def _shown(value: Any) -> str:
     if is_pandas(value, "DataFrame"):
         return value.head(_SHOWN_ROWS).to_string(max_cols=12) + f"\n[{len(value)} rows x {len(value.columns)} columns]"
     return textwrap.shorten(repr(value), 1_000)
-
-
-def _slug(name: str) -> str:
-    """Return a name as Prefect wants an artifact's key: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

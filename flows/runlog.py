@@ -1,25 +1,39 @@
 """What `tasks` logs is told in the log of the run, too: Prefect shows there only what its own loggers are given."""
 
 import logging
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
-__all__ = ["tell_what_tasks_log"]
+__all__ = ["tell_what_tasks_log", "told_meanwhile"]
+
+_KEPT = 20  # of what waits to be told, the last ones
+
+# What waits to be told with the run's next line; None outside of a run. A run's threads share it.
+_waiting: ContextVar[deque[str] | None] = ContextVar("waiting", default=None)
 
 
 class _ToTheRun(logging.Handler):
-    """Hands records on to a run's logger, which knows the run in any thread: a consumer's have no Prefect context."""
+    """Hands records on to a run's logger, which knows the run in any thread: a consumer's have no Prefect context.
 
-    def __init__(self, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    What is no warning waits: a run tells one line a minute.
+    """
+
+    def __init__(self, log: logging.Logger | logging.LoggerAdapter[Any], waiting: deque[str]) -> None:
         super().__init__(logging.INFO)
         self._log = log
+        self._waiting = waiting
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info)
+        if record.levelno > logging.INFO:
+            self._log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info)
+        else:
+            self._waiting.append(record.getMessage())
 
 
 @contextmanager
@@ -28,14 +42,23 @@ def tell_what_tasks_log() -> Iterator[None]:
     if FlowRunContext.get() is None:
         yield
         return
-    logger, handler = logging.getLogger("tasks"), _ToTheRun(get_run_logger())
+    waiting: deque[str] = deque(maxlen=_KEPT)
+    logger, handler = logging.getLogger("tasks"), _ToTheRun(get_run_logger(), waiting)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False  # or the worker's log has every line twice
+    token = _waiting.set(waiting)
     try:
         yield
     finally:
+        _waiting.reset(token)
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+def told_meanwhile() -> list[str]:
+    """Take what `tasks` has logged in this run since the last call, warnings and worse left out: they are told already."""
+    waiting = _waiting.get()
+    return [waiting.popleft() for _ in range(len(waiting))] if waiting else []

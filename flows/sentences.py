@@ -1,6 +1,8 @@
-"""A user's mistake is told in one sentence, not in the tracebacks that Prefect logs of it."""
+"""A user's mistake is told in one sentence, not in the tracebacks that Prefect logs of it; a run that was stopped, in none."""
 
 import logging
+
+from prefect.exceptions import CancelledRun, FailedRun
 
 from tasks.errors import EncodeError, PumpError, SettingsError, SluiceError, UnavailableError
 
@@ -18,8 +20,15 @@ def _says_it_all(error: BaseException | None) -> bool:
     return isinstance(error, _TOLD)
 
 
+# A flow that returned a state, Cancelled or Failed, is asked for its result behind that: of what comes of it Prefect
+# 3.8.8 logs a traceback of its own, after it has logged the state.
+_SAID_BY_THE_STATE = (CancelledRun, FailedRun)
+
+
 class _OneSentence(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], _SAID_BY_THE_STATE):
+            return False
         if record.exc_info and _says_it_all(error := record.exc_info[1]):
             record.msg, record.args = f"{record.getMessage().partition(': ')[0]}: {error}", ()
             record.exc_info = record.exc_text = None

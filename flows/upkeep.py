@@ -59,7 +59,7 @@ def trim(forget_after: str = "7 days") -> str:
     after_ms = round(seconds(forget_after, name="forget_after") * 1000)
     reservoir = Reservoir.from_url()
     retention = Retention(reservoir.client)
-    removed = 0
+    removed: dict[str, int] = {}
     for topic in reservoir.topics():
         if ":" in topic:  # dead letters and retries: they have caps of their own
             continue
@@ -68,11 +68,12 @@ def trim(forget_after: str = "7 days") -> str:
                 "topic %r: nobody has read with group %r for %s; it holds nothing back", topic, group, forget_after
             )
         if (trimmed := retention.trim(topic)) and trimmed.removed:
-            removed += trimmed.removed
-            log.info("topic %r: %d entries removed", topic, trimmed.removed)
+            removed[topic] = trimmed.removed
             if trimmed.spilled:
                 log.warning("topic %r: %d of them had not been read by some group", topic, trimmed.spilled)
-    return f"{removed} entries removed"
+    if removed:
+        log.info("entries removed: %s", ", ".join(f"{count:,} of {topic}" for topic, count in removed.items()))
+    return f"{sum(removed.values())} entries removed"
 
 
 @flow(persist_result=False)

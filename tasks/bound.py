@@ -5,6 +5,9 @@ from typing import Any
 
 import redis
 
+from tasks.groups import groups_of
+from tasks.ids import id_numbers
+from tasks.retention import GROUPS, IDS
 from tasks.settings import group_end
 
 __all__ = ["Bound", "Journey"]
@@ -13,33 +16,27 @@ __all__ = ["Bound", "Journey"]
 # script, with the group's position, so that no other consumer misses it, and nothing counts it as delivered.
 # KEYS: the topic. ARGV: group, consumer, how many, the bound.
 # Returns the entries up to the bound, as XRANGE does; false if there are none.
-_READ = """
-local function more(a, b) return #a > #b or (#a == #b and a > b) end  -- decimal numbers of any size
-local end_ms, end_sequence = string.match(ARGV[4], '(%d+)-(%d+)')
-local function behind(id)
-  local ms, sequence = string.match(id, '(%d+)-(%d+)')
-  if ms ~= end_ms then return more(ms, end_ms) end
-  return more(sequence, end_sequence)
-end
-local before
-for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local fields = {}
-  for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
-  if fields['name'] == ARGV[1] then before = fields end
+_READ = (
+    GROUPS
+    + IDS
+    + """
+local group
+for _, each in ipairs(groups_of(KEYS[1])) do
+  if each.name == ARGV[1] then group = each end
 end
 local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
 if not reply then return false end
 local entries, found = reply[1][2], {}
 for _, entry in ipairs(entries) do
-  if behind(entry[1]) then
+  if before(ARGV[4], entry[1]) then
     redis.call('XACK', KEYS[1], ARGV[1], entry[1])
   else
     found[#found + 1] = entry
   end
 end
 if #found < #entries then
-  local position = #found > 0 and found[#found][1] or before['last-delivered-id']
-  local count = tonumber(before['entries-read'])  -- Redis 6.2 has none; later ones may not know it
+  local position = #found > 0 and found[#found][1] or group['last-delivered-id']
+  local count = tonumber(group['entries-read'])  -- Redis 6.2 has none; later ones may not know it
   if count then
     redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', count + #found)
   else
@@ -48,6 +45,7 @@ if #found < #entries then
 end
 return found
 """
+)
 
 
 class Bound:
@@ -62,6 +60,7 @@ class Bound:
         self._until = group_end(until)
         self.ends: dict[str, str] = {}
         """The id of the last entry, of each topic where it is known yet."""
+        self._reached: set[str] = set()
         self._read = client.register_script(_READ)
 
     def end(self, topic: str) -> str:
@@ -73,26 +72,30 @@ class Bound:
 
     def read(self, topics: Iterable[str], consumer: str, count: int) -> list[tuple[bytes, list[Any]]]:
         """Read without blocking, and no further than the bound; return what XREADGROUP does, as it comes."""
-        read = (
-            (topic, self._read(keys=[topic], args=[self._group, consumer, count, self.end(topic)])) for topic in topics
-        )
-        return [(topic.encode(), found) for topic, found in read if found]
+        found: list[tuple[bytes, list[Any]]] = []
+        for topic in topics:
+            if topic in self._reached:
+                continue  # or what lies behind the bound, which may be much, is read and given back each time
+            if entries := self._read(keys=[topic], args=[self._group, consumer, count, self.end(topic)]):
+                found.append((topic.encode(), entries))
+            elif self._is_reached(topic):
+                self._reached.add(topic)
+        return found
 
     def is_reached(self, topics: Iterable[str]) -> bool:
-        """Return whether the group has been delivered all there is up to the bound, and no more can come."""
-        return all(self._is_reached(topic) for topic in topics)
+        """Return whether reads have shown that all there is up to the bound was delivered, and no more can come."""
+        return self._reached.issuperset(topics)
 
     def _is_reached(self, topic: str) -> bool:
         end = self.end(topic)
-        groups = {g["name"].decode(): g["last-delivered-id"].decode() for g in self._client.xinfo_groups(topic)}
-        position = groups.get(self._group, "0-0")
-        if _numbers(position) >= _numbers(end):
+        position = _position(self._client, topic, self._group)
+        if id_numbers(position) >= id_numbers(end):
             return True
         if self._client.xrange(topic, f"({position}", end, count=1):
             return False
         newest = self._client.xinfo_stream(topic)["last-generated-id"].decode()
         seconds, micros = self._client.time()
-        return _numbers(newest) >= _numbers(end) or seconds * 1000 + micros // 1000 > _numbers(end)[0]
+        return id_numbers(newest) >= id_numbers(end) or seconds * 1000 + micros // 1000 > id_numbers(end)[0]
 
 
 class Journey:
@@ -105,21 +108,21 @@ class Journey:
 
     def share(self, ends: Mapping[str, str]) -> float:
         """Return what was delivered of the way from where the group began to the ends, from 0 to 1."""
-        shares = [self._share(topic, _numbers(end)[0]) for topic, end in ends.items()]
+        shares = [self._share(topic, id_numbers(end)[0]) for topic, end in ends.items()]
         return sum(shares) / len(shares) if shares else 0.0
 
     def _share(self, topic: str, end: int) -> float:
-        groups = {g["name"].decode(): g["last-delivered-id"].decode() for g in self._client.xinfo_groups(topic)}
-        position = groups.get(self._group, "0-0")
+        position = _position(self._client, topic, self._group)
         if topic not in self._starts:
             following = self._client.xrange(topic, f"({position}", count=1)
-            self._starts[topic] = _numbers(following[0][0].decode())[0] if following else end
+            self._starts[topic] = id_numbers(following[0][0].decode())[0] if following else end
         start = self._starts[topic]
         if end <= start:
             return 1.0
-        return min(1.0, max(0.0, (_numbers(position)[0] - start) / (end - start)))
+        return min(1.0, max(0.0, (id_numbers(position)[0] - start) / (end - start)))
 
 
-def _numbers(entry_id: str) -> tuple[int, int]:
-    ms, _, sequence = entry_id.partition("-")
-    return int(ms), int(sequence)
+def _position(client: redis.Redis, topic: str, group: str) -> str:
+    """Return the id of the last entry that a group was delivered."""
+    found = groups_of(client, topic).get(group)
+    return found["last-delivered-id"].decode() if found else "0-0"

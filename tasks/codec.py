@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
-from tasks.jsontext import cure, from_json, json_weight, named, scan_json, to_json
+from tasks.jsontext import cure, from_json, json_weight, named, quick_json, to_json
 from tasks.limits import DEFAULT_LIMITS, Budget, Limits
 
 __all__ = [
@@ -195,18 +195,15 @@ def decode_fields(raw: Mapping[bytes, bytes], *, limits: Limits = DEFAULT_LIMITS
 
 
 def decode_small(flat: Sequence[bytes], into: dict[str, Any]) -> bool:
-    """Put the fields of most entries `into` a dict, four times as fast as `decode_fields`: a little JSON, no more.
+    """Put the fields of most entries `into` a dict, many times as fast as `decode_fields`: a little JSON, no more.
 
     flat      name, data, name, data, ... of at most `SMALL` bytes, so that the default limits hold whatever it says
     returns   False for all else, and for whatever is wrong: then `decode_fields` says what it is; `into` is spoilt
     """
     try:
         for i in range(0, len(flat), 2):
-            text = flat[i + 1].decode()
-            into[flat[i].decode()], end = scan_json(text, 0)
-            if end != len(text):
-                return False
-    except (ValueError, StopIteration, RecursionError):
+            into[flat[i].decode()] = quick_json(flat[i + 1])
+    except (ValueError, RecursionError):
         return False
     return True
 

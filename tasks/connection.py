@@ -4,24 +4,28 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import MasterDownError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
 
 from tasks.errors import SettingsError, UnavailableError
-from tasks.settings import check_url, without_password
+from tasks.settings import REDIS_URL, check_url, without_password
 
 __all__ = ["MIN_REDIS_VERSION", "connect", "in_words", "is_outage"]
 
 # XAUTOCLAIM's relatives, XADD NOMKSTREAM and trims by MINID came with it.
 MIN_REDIS_VERSION = (6, 2)
 SOCKET_TIMEOUT = 5.0
+# A server that cannot save, misses its replicas or runs somebody's script for long; and what Redis 6.2 says of a script that
+# met what has a class of its own.
+_FOR_A_WHILE = ("MISCONF", "NOREPLICAS", "BUSY Redis", "OOM ", "READONLY ")
 
 
-def connect(url: str, *, retries: int = 3) -> redis.Redis:
+def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redis:
     """Return a client of the server at `url`, after it has answered and shown that it is new enough.
 
     retries   how often a command is sent again after a lost connection. Only idempotent commands
               may be: redis-py repeats them whether or not the server has already run them.
+    named     what says the address, for the errors
     raises    UnavailableError: no answer, or no leave; SettingsError: a bad URL, a server too old, a cluster
     """
     where = without_password(check_url(url))
@@ -42,7 +46,7 @@ def connect(url: str, *, retries: int = 3) -> redis.Redis:
         )
         raise SettingsError(msg) from error
     except redis.RedisError as error:
-        msg = f"Redis at {where} {_what_is_wrong(error, url)}"
+        msg = f"Redis at {where} {_what_is_wrong(error, url, named)}"
         raise UnavailableError(msg) from error
     _check_server(info, where)
     return client
@@ -54,11 +58,12 @@ def in_words(error: redis.RedisError) -> str:
 
 
 def is_outage(error: Exception) -> bool:
-    """Return whether a command failed for a while only: no answer, out of memory, or a server that takes no writes."""
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OutOfMemoryError | ReadOnlyError):
+    """Return whether a command failed for a while only: no answer, out of memory, busy, or a server that takes no writes."""
+    if isinstance(
+        error, redis.ConnectionError | redis.TimeoutError | OutOfMemoryError | ReadOnlyError | MasterDownError
+    ):
         return True
-    # It cannot save; and what Redis 6.2 says of a script that met one of these.
-    return isinstance(error, redis.ResponseError) and any(w in str(error) for w in ("MISCONF", "OOM ", "READONLY "))
+    return isinstance(error, redis.ResponseError) and any(word in str(error) for word in _FOR_A_WHILE)
 
 
 def _check_server(info: dict[str, Any], where: str) -> None:
@@ -72,17 +77,17 @@ def _check_server(info: dict[str, Any], where: str) -> None:
         raise SettingsError(msg)
 
 
-def _what_is_wrong(error: redis.RedisError, url: str) -> str:
+def _what_is_wrong(error: redis.RedisError, url: str, named: str) -> str:
     """Return what happened without the address, which may hold a password and is said already."""
     if isinstance(error, redis.AuthenticationError):
-        return "refuses the user or password; check SLUICE_REDIS_URL"
+        return f"refuses the user or password; check {named}"
     if isinstance(error, NoPermissionError):
-        return "does not let this user run INFO; give it the right (ACL SETUSER), or set SLUICE_REDIS_URL"
+        return f"does not let this user run INFO; give it the right (ACL SETUSER), or set {named}"
     if isinstance(error, redis.InvalidResponse):
-        return "answers, but not as a Redis does; check host and port in SLUICE_REDIS_URL"
+        return f"answers, but not as a Redis does; check host and port in {named}"
     if isinstance(error, redis.ResponseError):
-        return f"refuses to be used ({error}); check SLUICE_REDIS_URL"
+        return f"refuses to be used ({error}); check {named}"
     cause = error.__cause__ or error.__context__ or error
     reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(error).__name__
     tls = " and that it speaks TLS, as rediss:// asks for" if url.startswith("rediss:") else ""
-    return f"does not answer ({reason}); check that it runs there{tls}, or set SLUICE_REDIS_URL"
+    return f"does not answer ({reason}); check that it runs there{tls}, or set {named}"

@@ -16,6 +16,7 @@ from tasks.codec import SMALL, decode_small
 from tasks.deadletters import take_out_id
 from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
+from tasks.groups import groups_of
 from tasks.membership import HANDED_BACK, Membership
 from tasks.reservoir import decoded
 from tasks.results import forget_results
@@ -41,7 +42,7 @@ class Poison:
     error: PoisonEntryError
 
 
-def _is_gone(error: redis.ResponseError) -> bool:
+def _is_gone(error: redis.RedisError) -> bool:
     """Return whether the group, or its stream, was deleted. A blocked read is 'UNBLOCKED'; XINFO says 'no such key'."""
     return any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "no such key"))
 
@@ -67,7 +68,7 @@ class Consumer:
     start_from  where a group that does not exist yet begins; see `group_start`
     until       where a bounded replay ends; see `group_end`. Nothing behind it is returned, acknowledged or counted
                 as delivered
-    max_entries, max_bytes   what one step returns at most; a single larger entry is returned alone
+    max_entries, max_bytes   what one step returns at most, but one entry of each topic, however many and large
     max_deliveries   how often an entry is delivered to consumers that die with it, before it is a dead letter.
                 What is taken over from the dead is returned in parts, the smaller the more often they died, in the end
                 one at a time: only the one they die of becomes a dead letter
@@ -116,8 +117,7 @@ class Consumer:
         self._entry_bytes: float | None = None
         self._joined = False
         self._settled = False
-        self._next_renewal = 0.0
-        self._next_claim = 0.0
+        self._next_renewal = self._next_claim = 0.0
 
     @property
     def held(self) -> int:
@@ -142,19 +142,17 @@ class Consumer:
         """Return the next entries, waiting up to `block_ms` for new ones; none is returned twice.
 
         First what is pending here and was never returned (claimed from the dead, or lost with a reply), then
-        what is new. After an error of the connection call it again: it looks to what may have been lost.
+        what is new. After an error of Redis' call it again: it looks to what may have been lost.
 
         raises    LeaseLostError: taken for dead; this consumer can do nothing more
-                  redis.ConnectionError, redis.TimeoutError: no answer
+                  redis.RedisError: no answer, or none but that it cannot be done now
         """
         try:
             return self._step(block_ms)
-        except (redis.ConnectionError, redis.TimeoutError):
-            # Whatever was under way may or may not have happened.
+        except redis.RedisError as error:
+            # Whatever was under way may or may not have happened, and what came before it is not known to the caller.
             self._recover_all()
             self._next_renewal = 0.0
-            raise
-        except redis.ResponseError as error:
             if not _is_gone(error):
                 raise
             self._restore_groups()
@@ -194,7 +192,7 @@ class Consumer:
             with _unless_gone():
                 given_back += len(self.membership.hand_back(topic))
             self._held[topic].clear()
-        self.membership.release()
+        self.membership.release(given_back=given_back > 0)
         for topic in self.topics:
             with _unless_gone():
                 self.membership.retire(topic, self.membership.name)
@@ -206,8 +204,7 @@ class Consumer:
         now = time.monotonic()
         if now < self._next_renewal:
             return
-        if not self.membership.renew() and self._joined:
-            # It had lapsed, and others' may have as well, in the same outage: let them come back first.
+        if not self.membership.renew() and self._joined:  # after an outage of all: let the others come back first
             self._next_claim = now + self.membership.lease_ttl
         self._next_renewal = now + self.membership.lease_ttl / 4
 
@@ -231,9 +228,9 @@ class Consumer:
     def _join(self) -> None:
         for topic in self.topics:
             self._create_group(topic, self._start)
-            for group in self._client.xinfo_groups(topic):
-                if group["name"].decode() == self.group:  # where it goes on if it is deleted before the first read
-                    self._last_read[topic] = group["last-delivered-id"].decode()
+            if group := groups_of(self._client, topic).get(self.group):
+                # Where it goes on if it is deleted before the first read.
+                self._last_read[topic] = group["last-delivered-id"].decode()
         self._find_retries()
         self._joined = True
         self._next_claim = 0.0
@@ -247,9 +244,7 @@ class Consumer:
                 self.topics.append(stream)
 
     def _create_group(self, topic: str, start: str) -> bool:
-        if not self._client.exists(topic) or self.group not in {
-            group["name"].decode() for group in self._client.xinfo_groups(topic)
-        }:
+        if self.group not in groups_of(self._client, topic):
             forget_results(self._client, self.group, topic)  # of a group of this name that was deleted
         try:
             self._client.xgroup_create(topic, self.group, start, mkstream=True)
@@ -327,7 +322,8 @@ class Consumer:
             self.membership.count(topic, counted)
             deliveries.update(counted)
             self.is_careful = True
-        self._suspects.clear(topic, chosen)  # only now: an outage on the way, and they still are
+        # Only now: an outage on the way, and they still are. At the end nothing is left but what is pending no more.
+        self._suspects.clear(topic, chosen if topic in self._recover_from else None)
         raws = [(id_, entries[0][1]) for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
         return self._delivered(topic, [(id_, list(itertools.chain(*raw.items()))) for id_, raw in raws], deliveries)
 
@@ -341,7 +337,7 @@ class Consumer:
 
     def _read(self, block_ms: int) -> list[Entry | Poison]:
         if self._bound:
-            reply = self._bound.read(self.topics, self.membership.name, self._fitting())
+            reply = self._bound.read(self.topics, self.membership.name, self._of_each_topic())
             self.is_through = not reply and self._bound.is_reached(self.topics)
         else:
             # As one word, so that redis-py hands on the reply as it came: it would take it apart and put it together again.
@@ -350,7 +346,7 @@ class Consumer:
                 self.group,
                 self.membership.name,
                 "COUNT",
-                self._fitting(),
+                self._of_each_topic(),
                 *(("BLOCK", block_ms) if block_ms else ()),  # 0 would be for ever
                 "STREAMS",
                 *self.topics,
@@ -394,3 +390,7 @@ class Consumer:
         if self._entry_bytes is None:
             return min(self.max_entries, _FIRST_READ)
         return max(1, min(self.max_entries, int(self.max_bytes / max(self._entry_bytes, 1))))
+
+    def _of_each_topic(self) -> int:
+        """Return how many entries to ask each topic for, which is what a read's COUNT is of."""
+        return max(1, self._fitting() // len(self.topics))

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pyarrow import dataset
 
 from tasks.entry import Entry
 from tasks.errors import EncodeError
+from tasks.ids import id_numbers, id_time
 
 __all__ = ["Rows", "open_kind", "rows_of", "write"]
 
@@ -48,13 +49,12 @@ class Rows:
     @property
     def order(self) -> tuple[int, int]:
         """The entry id as numbers, which sort as the entries came."""
-        return _order(self.id)
+        return id_numbers(self.id)
 
     @property
     def partition(self) -> Path:
         """The folder they belong in, below the dataset's."""
-        day = datetime.fromtimestamp(self.order[0] / 1000, UTC)
-        return _kind_folder(self.topic, self.kind) / f"day={day:%Y-%m-%d}"
+        return _kind_folder(self.topic, self.kind) / f"day={id_time(self.id):%Y-%m-%d}"
 
 
 def rows_of(entry: Entry) -> list[Rows]:
@@ -196,7 +196,7 @@ def _ids_on_disk(partition: Path, first: tuple[int, int], last: tuple[int, int])
     found: set[str] = set()
     for path in partition.glob("[0-9]*.parquet"):
         file_first, _, file_last = path.stem.partition("_")
-        if _order(file_first) <= last and _order(file_last) >= first:
+        if id_numbers(file_first) <= last and id_numbers(file_last) >= first:
             found.update(pq.ParquetFile(path).read(columns=["entry_id"])["entry_id"].unique().to_pylist())
     return found
 
@@ -239,11 +239,6 @@ def _quoted(name: str) -> str:
     if len(quoted) <= _MAX_NAME_BYTES:
         return quoted
     return hashlib.sha256(name.encode()).hexdigest()
-
-
-def _order(id: str) -> tuple[int, int]:  # noqa: A002 - the field's own name
-    milliseconds, _, sequence = id.partition("-")
-    return int(milliseconds), int(sequence)
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:

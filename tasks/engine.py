@@ -34,11 +34,11 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
     every       the time between ticks, above zero: '5s', 0.5, timedelta(seconds=1)
     threads     how many pumps may run at once; 0 for one, in the source's own thread
     timeout     how long one pump may take; needs threads
-    url, client the reservoir; by default what the settings name
+    url, client  the reservoir; by default what the settings name
     keep        what of the topic is kept: entries, age and size, such as '4000, 1h, 500MB'; None for everything
     when_full   what happens when a live group has not read what is beyond that: 'spill', it is dropped and counted, or
                 'wait', ticks are missed until it has
-    max_waiting how much may wait in memory while Redis is away, such as '1000, 10MB'; beyond, ticks are missed
+    max_waiting  how much may wait in memory while Redis is away, such as '1000, 10MB'; beyond, ticks are missed
     raises      SettingsError, UnavailableError, at the start; PumpError, as the outcome
     """
 

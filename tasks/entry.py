@@ -1,8 +1,10 @@
 """What a pipeline receives: one entry of a topic, decoded."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
+
+from tasks.ids import id_time
 
 __all__ = ["Entry", "has", "made"]
 
@@ -36,7 +38,7 @@ class Entry(dict[str, Any]):
     @property
     def time(self) -> datetime:
         """When Redis took the entry in, to the millisecond, in UTC."""
-        return datetime.fromtimestamp(int(self.id.partition("-")[0]) / 1000, UTC)
+        return id_time(self.id)
 
     def __repr__(self) -> str:
         return f"Entry({self.topic!r}, {self.id!r}, fields={list(self)!r}, deliveries={self.deliveries})"

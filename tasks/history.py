@@ -4,12 +4,13 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 import redis
 
+from tasks.ids import id_time
 from tasks.levels import GroupLevel, TopicLevel
 from tasks.report import MERMAID, cell, table
 
@@ -58,7 +59,7 @@ class History:
             rows = json.loads(fields[b"groups"])
             samples.append(
                 Sample(
-                    datetime.fromtimestamp(int(id_.partition(b"-")[0]) / 1000, UTC),
+                    id_time(id_.decode()),
                     lags={(topic, group): lag for topic, group, lag, _, _ in rows},
                     dead={(topic, group): dead for topic, group, _, dead, _ in rows},
                     spilled={(topic, group): spilled for topic, group, _, _, spilled in rows},
@@ -166,4 +167,4 @@ def _or_unknown(value: float | None, form: str, unknown: str = "?") -> str:
 def _moment(entry_id: str | None) -> str:
     if entry_id is None:
         return "-"
-    return f"{datetime.fromtimestamp(int(entry_id.partition('-')[0]) / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{id_time(entry_id):%Y-%m-%d %H:%M:%S}"

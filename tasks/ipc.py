@@ -6,6 +6,7 @@ take no bytes a row. So a stream is weighed from its messages' own words before 
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import types
@@ -92,13 +93,24 @@ def _flattened(kind: pa.DataType) -> Iterator[pa.DataType]:
 def write_stream(data: pa.RecordBatch | pa.Table, *, compression: str | None) -> bytes:
     """Return `data` as one IPC stream; an empty batch is written too, for its dictionaries."""
     options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, data.schema, options=options) as writer:
-        if isinstance(data, pa.RecordBatch):
-            writer.write_batch(data)
-        else:
-            writer.write_table(data)
-    return sink.getvalue().to_pybytes()
+
+    def write_to(sink: Any) -> None:
+        with pa.ipc.new_stream(sink, data.schema, options=options) as writer:
+            if isinstance(data, pa.RecordBatch):
+                writer.write_batch(data)
+            else:
+                writer.write_table(data)
+
+    if compression:
+        sink = pa.BufferOutputStream()
+        write_to(sink)
+        return sink.getvalue().to_pybytes()
+    # Its size is known for next to nothing, and a buffer that grows would be copied again and again.
+    size = pa.MockOutputStream()
+    write_to(size)
+    buffer = pa.allocate_buffer(size.size())
+    write_to(pa.FixedSizeBufferWriter(buffer))
+    return buffer.to_pybytes()
 
 
 def open_stream(data: bytes) -> pa.Table:

@@ -9,7 +9,7 @@ from typing import Any
 from streamz import Stream
 
 from tasks.errors import PipelineError
-from tasks.pipeline import graph
+from tasks.graphs import graph
 from tasks.reading import Reading
 from tasks.source import from_redis
 from tasks.virtual_time import VirtualLoop
@@ -50,11 +50,11 @@ class Life:
         """Return what `work` returns, unless the pipeline is busy with the same entries for longer than anything takes."""
         task, patience = asyncio.ensure_future(work), _LONGEST + _patience(self.source)
         while True:
-            before = set(self._reading._open)
+            before = self._reading.receipts
             done, _ = await asyncio.wait([task], timeout=patience)
             if done:
                 return task.result()
-            if self._is_busy and before == self._reading._open:
+            if self._is_busy and before == self._reading.receipts:
                 task.cancel()
                 busy = [repr(meter.name) for meter in self._reading.secured.meters if meter.waiting]
                 msg = f"the pipeline does not come to rest: for a day of its clock it was busy with the same entries, in {', '.join(busy)}"
@@ -89,10 +89,10 @@ class Life:
             read.extend([] if read else consumer.step(0))
             if not read:
                 break
-            await self._reading._emit_read([read.popleft()])
+            await self._reading.emit([read.popleft()])
             if left > 1:
                 await self._loop.idle()
-                self._reading._flush()
+                self._reading.flush()
         if not read:
             consumer.step(0)
         await self._loop.idle()
@@ -101,7 +101,7 @@ class Life:
         """Let what is in work finish, acknowledge it, give back the rest and leave the group."""
         while (nap := await self._loop.idle()) and self._is_busy:  # noqa: ASYNC110 - time passes at once
             await asyncio.sleep(nap)
-        self._reading._flush_nodes()
+        self._reading.flush_nodes()
         self.source.close()
 
     def kill(self) -> None:
@@ -120,7 +120,7 @@ class Life:
         while await self.source.step():
             pass
         await self._loop.idle()
-        self._reading._flush()
+        self._reading.flush()
 
     @property
     def _loop(self) -> VirtualLoop:

@@ -24,6 +24,8 @@ HANDED_BACK = "handed-back"
 # How long a consumer that comes back from the dead can still learn that its entries were claimed.
 TOMBSTONE_TTL_MS = 86_400_000
 TOMBSTONE = "claimed"
+# Leases are renewed every quarter of their TTL: after so much of it without a renewal, others' may have lapsed.
+_EXPIRES_SOON = 0.7
 # Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
 _MOVED_AT_ONCE = 1_000
 
@@ -41,8 +43,15 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 0
 """
 
-# KEYS: own lease, the lease of who has them, the topic. ARGV: own token, group, who takes them, who has them, how many,
-# the tombstone and its TTL, 1 to set it. Returns the ids that were moved; nil if we were taken for dead.
+# KEYS: the lease. ARGV: the tombstone and its TTL, 1 to set it. DEL goes first: a server that is out of memory does not
+# refuse a script that has written already.
+_RELEASE = """
+redis.call('DEL', KEYS[1])
+if ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+"""
+
+# KEYS: own lease, the other's, the topic. ARGV: own token, group, who takes them, who has them, how many,
+# the tombstone and its TTL. Returns the ids that were moved; nil if we were taken for dead.
 _MOVE = """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return false end
@@ -50,10 +59,10 @@ local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[6] then return {} end
 local ids = {}
 for _, entry in ipairs(redis.call('XPENDING', KEYS[3], ARGV[2], '-', '+', ARGV[5], ARGV[4])) do
-  redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'RETRYCOUNT', entry[4], 'JUSTID')
+  redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'JUSTID') -- counts no delivery
   ids[#ids + 1] = entry[1]
 end
-if #ids > 0 and ARGV[8] == '1' then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
+if #ids > 0 then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
 return ids
 """
 
@@ -69,11 +78,13 @@ return 1
 """
 
 # KEYS: the other's lease, the topic. ARGV: group, the other's name, the tombstone.
-# XGROUP DELCONSUMER throws away what is pending: only for those that have nothing.
+# XGROUP DELCONSUMER throws away what is pending: only for those that have nothing. When it is out of memory Redis 6.2 lets it
+# pass only behind another write, for which an XACK of nothing will do.
 _RETIRE = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[3] then return 0 end
 if #redis.call('XPENDING', KEYS[2], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return 0 end
+redis.call('XACK', KEYS[2], ARGV[1], '0-0')
 redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[2])
 return 1
 """
@@ -104,7 +115,8 @@ if #pending == 0 then return 0 end
 local entry = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
 local values = entry and #entry[2] < 7900 and entry[2] or {}
 local id, retries, n = ARGV[3], nil, #values
-if ARGV[6] ~= KEYS[2] and values[n - 3] == 'retry:id' then
+if ARGV[6] ~= KEYS[2] and values[n - 3] == 'retry:id' and string.match(values[n - 2], '^%d+%-%d+$')
+    and string.match(values[n], '^%d+$') then
   id, retries = values[n - 2], values[n]
   for i = n - 3, n do values[i] = nil end
 end
@@ -167,6 +179,7 @@ class Membership:
         self._lease_seen: dict[str, int] = {}
         self._renewed: float | None = None
         self._renew = client.register_script(_RENEW)
+        self._release = client.register_script(_RELEASE)
         self._move = client.register_script(_MOVE)
         self._count = client.register_script(_COUNT)
         self._retire = client.register_script(_RETIRE)
@@ -174,33 +187,40 @@ class Membership:
         self._dead_letter = client.register_script(_DEAD_LETTER)
 
     def renew(self) -> bool:
-        """Hold the lease for another TTL; False if it had lapsed meanwhile, though nobody has claimed anything.
+        """Hold the lease for another TTL; False if it came so late that others' may have lapsed, or even this one.
 
         raises    LeaseLostError: somebody took this consumer for dead and claimed its entries
         """
         began = _uptime()
-        if self._renewed is not None and began - self._renewed > TOMBSTONE_TTL_MS / 2000:
+        since = 0.0 if self._renewed is None else began - self._renewed
+        if since > TOMBSTONE_TTL_MS / 2000:
             self._still_held(-1)
         answer = self._renew(keys=[self._lease()], args=[self._token, int(self.lease_ttl * 1000)])
         self._renewed = began
-        return bool(self._still_held(answer))
+        # In an outage that all share, who renewed last before it comes back with a lease that still runs.
+        return bool(self._still_held(answer)) and since < _EXPIRES_SOON * self.lease_ttl
 
-    def release(self) -> None:
-        """Give the lease up, so that what is still pending can be claimed at once."""
-        self._client.delete(self._lease())
+    def release(self, *, given_back: bool = False) -> None:
+        """Give the lease up, so that what is still pending can be claimed at once.
+
+        given_back   entries were: what is still made of them here is neither acknowledged nor appended any more
+        """
+        self._release(keys=[self._lease()], args=[TOMBSTONE, TOMBSTONE_TTL_MS, int(given_back)])
 
     def peers(self, topic: str) -> list[Peer]:
         """Return the group's other consumers on `topic`."""
-        others = [c for c in self._client.xinfo_consumers(topic, self.group) if c["name"].decode() != self.name]
-        names = [consumer["name"].decode() for consumer in others]
+        found = self._client.xinfo_consumers(topic, self.group)
+        # A name that is no text, which none of ours has, must not stop those that are.
+        others = {c["name"].decode(errors="backslashreplace"): c for c in found}
+        others.pop(self.name, None)
         with self._client.pipeline(transaction=False) as pipe:
-            for name in names:
+            for name in others:
                 pipe.get(self._lease(name))
                 pipe.pttl(self._lease(name))
-            answers = pipe.execute() if names else []
+            answers = pipe.execute() if others else []
         return [
             Peer(name, consumer["pending"], 0 if holder in (None, TOMBSTONE.encode()) else max(ttl, 1))
-            for name, consumer, holder, ttl in zip(names, others, answers[::2], answers[1::2], strict=True)
+            for (name, consumer), holder, ttl in zip(others.items(), answers[::2], answers[1::2], strict=True)
         ]
 
     def living(self) -> int:
@@ -214,11 +234,11 @@ class Membership:
 
         No delivery is counted by that: see `count`.
         """
-        return self._moved(topic, peer, self.name, lease=self._lease(peer), dead=peer != HANDED_BACK)
+        return self._moved(topic, peer, to=self.name)
 
     def hand_back(self, topic: str) -> list[str]:
         """Give back all that is pending here on `topic`, for anybody to claim at once; return its ids, in order."""
-        return self._moved(topic, self.name, HANDED_BACK, lease=self._lease(HANDED_BACK), dead=False)
+        return self._moved(topic, self.name, to=HANDED_BACK)
 
     def count(self, topic: str, deliveries: Mapping[str, int]) -> None:
         """Set how often entries that are pending here count as delivered, by their ids."""
@@ -274,8 +294,9 @@ class Membership:
                     waiting = True
         return waiting
 
-    def _moved(self, topic: str, holder: str, to: str, *, lease: str, dead: bool) -> list[str]:
-        args = [self._token, self.group, to, holder, _MOVED_AT_ONCE, TOMBSTONE, TOMBSTONE_TTL_MS, int(dead)]
+    def _moved(self, topic: str, holder: str, *, to: str) -> list[str]:
+        lease = self._lease(to if holder == self.name else holder)  # of the two the other's
+        args = [self._token, self.group, to, holder, _MOVED_AT_ONCE, TOMBSTONE, TOMBSTONE_TTL_MS]
         moved: list[str] = []
         while True:
             ids = self._move(keys=[self._lease(), lease, topic], args=args)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from streamz.sinks import Sink
 from tasks.dataset import Rows, rows_of, write
 from tasks.entry import Entry
 from tasks.errors import PipelineError, SettingsError
-from tasks.pipeline import Metadata, trust
+from tasks.pipeline import trust
+from tasks.receipts import Metadata
 from tasks.repeated import Repeated
 
 __all__ = ["to_parquet"]
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 _MAX_PAUSE = 30.0
 
 
-@trust
+@partial(trust, keeps=True)
 @Stream.register_api()
 class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
     """Write entries to a Parquet dataset, by topic, kind and day (`tasks.dataset`).
@@ -102,9 +104,9 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
             self._release_refs(metadata or [])
         return paths
 
-    def before_stop(self) -> None:
-        """Write what is held, so that a stop leaves nothing of it to the next run."""
-        self._try_flush(0)
+    def before_stop(self) -> bool:
+        """Write what is held, so that a stop leaves nothing of it to the next run; return whether that succeeded."""
+        return self._try_flush(0)
 
     def destroy(self) -> None:
         """Write what is held and leave the graph."""

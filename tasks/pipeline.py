@@ -8,9 +8,9 @@ at is refused.
 """
 
 import asyncio
+import itertools
 import logging
 import sys
-import traceback
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -25,105 +25,13 @@ from streamz.sources import Source
 
 from tasks.errors import PipelineError
 from tasks.fusion import Fusion
-from tasks.membership import Fence
+from tasks.graphs import Watched, graph
+from tasks.receipts import Failure, Metadata, Receipt, receipts
 from tasks.repairs import REPAIRS
 
-__all__ = ["Failure", "Metadata", "Meter", "Receipt", "Secured", "graph", "receipts", "secure", "stuck_at", "trust"]
+__all__ = ["Meter", "Secured", "secure", "stuck_at", "trust"]
 
 logger = logging.getLogger(__name__)
-
-Metadata = list[dict[str, Any]] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an entry could not be processed: at which node, and what was raised there."""
-
-    node: str
-    error: BaseException
-
-    @property
-    def traceback(self) -> str:
-        """What Python prints of the error."""
-        return "".join(traceback.format_exception(self.error))
-
-
-class Receipt:
-    """One entry's receipt: handed through the graph with it, done when nobody holds it any more.
-
-    It stands where streamz expects its RefCounter, in the metadata under 'ref'. Unlike that, it calls back
-    at once, in the thread that let go last, and not by way of a loop that may be busy.
-    """
-
-    __slots__ = ("_count", "_done", "_failed", "_results", "failure", "fence", "id", "kept", "topic")
-
-    def __init__(
-        self,
-        topic: str,
-        id: str,  # noqa: A002 - the field's own name
-        *,
-        fence: Fence,
-        done: Callable[["Receipt"], None],
-        failed: Callable[["Receipt"], None] | None = None,
-    ) -> None:
-        self.topic = topic
-        self.id = id
-        self.fence = fence
-        self.failure: Failure | None = None
-        self._results: Counter[Any] | None = None
-        self.kept = 0
-        """How many of its holders are nodes that keep it for elements to come, a window or a zip."""
-        self._count = 1
-        self._done = done
-        self._failed = failed
-
-    def retain(self, n: int = 1) -> None:
-        """Hold the entry `n` times more."""
-        self._count += n
-
-    def release(self, n: int = 1) -> None:
-        """Let go of the entry `n` times; the last to let go makes it done."""
-        self._count -= n
-        if self._count == 0:
-            self._done(self)
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether nothing is being done with the entry: it is done, or only kept for elements to come."""
-        return self._count == self.kept
-
-    @property
-    def has_results(self) -> bool:
-        """Whether the entry keeps records of results."""
-        return self._results is not None
-
-    def count_result(self, *made_by: Any) -> int:
-        """Return how many results the same sink has made of the same entries before, and count one more."""
-        if self._results is None:
-            self._results = Counter()
-        self._results[made_by] += 1
-        return self._results[made_by] - 1
-
-    def fail(self, failure: Failure) -> None:
-        """Mark the entry as failed; the first failure is the one that counts."""
-        if self.failure is None:
-            self.failure = failure
-            if self._failed is not None:
-                self._failed(self)
-
-    def __repr__(self) -> str:
-        return f"Receipt({self.topic!r}, {self.id!r}, held={self._count})"
-
-
-def receipts(metadata: Metadata) -> list[Receipt]:
-    """Return the receipts of the entries an element was made of, each once, in the order they came in."""
-    if not metadata:
-        return []
-    if len(metadata) == 1:
-        only = metadata[0].get("ref")
-        return [only] if isinstance(only, Receipt) else []
-    found: Iterable[Any] = (m["ref"] for m in metadata if isinstance(m.get("ref"), Receipt))
-    return list(dict.fromkeys(found))
 
 
 @dataclass(slots=True, eq=False)
@@ -158,13 +66,18 @@ _KEEPING: set[type[Stream]] = {
 }  # fmt: skip
 
 
-def trust(node_type: type[Stream]) -> type[Stream]:
+def trust(node_type: type[Stream], *, keeps: bool = False) -> type[Stream]:
     """Admit a node type to pipelines that acknowledge; usable as a decorator.
 
     What it promises: it retains the metadata of what it keeps, releases it when that is done with, passes it on with
     what it emits, and returns what must be awaited from `update`.
+
+    keeps    what it retains waits for elements to come, as in a window, or to be written with them: nothing is being done
+             with it. If it has a `before_stop`, that is called to write it, and returns False where it could not
     """
     _SAFE.add(node_type)
+    if keeps:
+        _KEEPING.add(node_type)
     return node_type
 
 
@@ -172,6 +85,7 @@ class Secured:
     """A graph made safe to acknowledge on: all its nodes wrapped, and what each has done. Made by `secure`."""
 
     def __init__(self, *, fuse: bool) -> None:
+        self._late: weakref.WeakKeyDictionary[Stream, Callable[..., Any]] = weakref.WeakKeyDictionary()
         self.meters: list[Meter] = []
         self.waiting = 0
         """How much asynchronous work is under way."""
@@ -184,7 +98,10 @@ class Secured:
         """Guard one node's `update`."""
         meter = Meter(name, node)
         self.meters.append(meter)
+        if vars(node).get("update") is (late := self._late.pop(node, None)) and late is not None:
+            del node.update
         node.secured, node.meter = self, meter
+        node.downstreams.data = Watched(node.downstreams.data, before=self._secure_late, after=self.fusion.unfuse)
         if isinstance(node, Source):
             return
         if repair := REPAIRS.get(type(node)):
@@ -210,6 +127,22 @@ class Secured:
             return self.hold(node, waiting, metadata) if waiting else waiting
 
         node.update = guarded
+
+    def _secure_late(self, node: Stream) -> None:
+        """Have a node that is being connected guarded before its first element; until then it may be half made."""
+        reference = weakref.ref(node)
+
+        def update(x: Any, who: Any = None, metadata: Metadata = None) -> Any:
+            late: Any = reference()
+            try:
+                secure(late)
+            except PipelineError as error:
+                _fail(who.meter, metadata, error)
+                return []
+            return late.update(x, who=who, metadata=metadata)
+
+        if not hasattr(node, "secured"):
+            self._late[node] = node.update = update
 
     def fail(self, node: Stream, metadata: Metadata, error: BaseException) -> None:
         """Count a failure of a node, and mark the receipts of what it failed on."""
@@ -264,9 +197,8 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
     found = [node.secured for node in reachable if hasattr(node, "secured")]
     secured = found[0] if found else Secured(fuse=fuse)
     for node, name in _named(reachable):
-        if not hasattr(node, "secured"):
-            secured.wrap(node, name)
-            secured.fusion.unfuse()
+        secured.wrap(node, name)
+        secured.fusion.unfuse()
     secured.fusion.fuse(reachable)
     return secured
 
@@ -288,13 +220,16 @@ def _count_what_it_keeps(node: Stream) -> None:
 
     def retain_refs(metadata: Metadata, n: int = 1) -> None:
         retain(metadata, n)
-        for m in metadata or ():
-            m["ref"].kept += n
+        keep(metadata, n)
 
     def release_refs(metadata: Metadata, n: int = 1) -> None:
-        for m in metadata or ():
-            m["ref"].kept -= n
+        keep(metadata, -n)
         release(metadata, n)
+
+    def keep(metadata: Metadata, n: int) -> None:
+        for m in metadata or ():
+            if isinstance(kept := m.get("ref"), Receipt):  # not what another source counts its elements by
+                kept.kept += n
 
     node._retain_refs, node._release_refs = retain_refs, release_refs
 
@@ -319,27 +254,18 @@ def _fail(meter: Meter, metadata: Metadata, error: BaseException) -> None:
         logger.error("node %r raised; later errors there are counted only", meter.name, exc_info=error)
 
 
-def graph(start: Stream) -> Iterator[Stream]:
-    """Yield every node that is connected with `start`, upstream or downstream, each once, `start` first."""
-    seen, queue = {start}, [start]
-    while queue:
-        node = queue.pop(0)
-        yield node
-        for other in [*node.downstreams, *node.upstreams]:
-            if other is not None and other not in seen:
-                seen.add(other)
-                queue.append(other)
-
-
 def _named(found: Iterable[Stream]) -> Iterator[tuple[Stream, str]]:
-    """Name each node by its own name or by its type and function; the second of a name gets a '#2'."""
-    seen: Counter[str] = Counter()
+    """Name each node that has no name yet by its own or by its type and function; the second of a name gets a '#2'."""
+    taken = {node.meter.name for node in found if hasattr(node, "meter")}
     for node in found:
+        if hasattr(node, "meter"):
+            continue
         function = getattr(node, "func", None) or getattr(node, "predicate", None)
         told = getattr(function, "__name__", "")
-        name = node.name or (f"{type(node).__name__}({told})" if told else type(node).__name__)
-        seen[name] += 1
-        yield node, name if seen[name] == 1 else f"{name}#{seen[name]}"
+        first = node.name or (f"{type(node).__name__}({told})" if told else type(node).__name__)
+        names = itertools.chain([first], (f"{first}#{n}" for n in itertools.count(2)))
+        taken.add(name := next(name for name in names if name not in taken))
+        yield node, name
 
 
 def _awaitables(result: Any) -> Iterator[Awaitable[Any]]:

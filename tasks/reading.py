@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from streamz import Stream
@@ -14,7 +14,8 @@ from tasks.connection import is_outage
 from tasks.consumer import Consumer, Poison
 from tasks.entry import Entry
 from tasks.errors import PipelineError
-from tasks.pipeline import Receipt, Secured, secure
+from tasks.pipeline import Secured, secure
+from tasks.receipts import LazyReceipts, Receipt
 from tasks.repeated import Repeated
 
 __all__ = ["OnError", "Reading"]
@@ -40,8 +41,8 @@ _SLICE = 0.005
 class Reading:
     """A consumer and the source node it reads for, from a start to a stop.
 
-    Three lists join the two threads, all of them deques that one side appends to and the other takes from: batches
-    that were read, entries that are done, and entries that cannot be decoded.
+    Four lists join the two threads, all of them deques that one side appends to and the other takes from: batches that
+    were read, entries that went through in one go, receipts of others that are done, and entries that cannot be decoded.
 
     grace    seconds a stop waits for what is in flight
     batch    how many entries an element is a list of, at most; None: an element is an entry
@@ -72,15 +73,16 @@ class Reading:
         self._arrived = asyncio.Event()
         self._room = threading.Event()
         self._drained = threading.Event()
+        self._through: deque[tuple[str, str]] = deque()
         self._done: deque[Receipt] = deque()
-        self._ended: list[Receipt] = []
+        self._acknowledging: tuple[list[tuple[str, str]], list[Receipt]] = ([], [])
         self._poison: deque[Poison] = deque()
         self._told: set[str] = set()
         self._warn = Repeated(logger)
         self._pause = 0.0
         self._next_flush = 0.0
         self._was_busy = False
-        self._emitting: list[Receipt] = []
+        self._emitted = LazyReceipts(self._receipts)
         self._suspects: set[tuple[str, str]] = set()
         self._careful_until = 0.0
         self._open: set[Receipt] = set()
@@ -89,17 +91,22 @@ class Reading:
     @property
     def in_flight(self) -> int:
         """How many entries the graph holds."""
-        return len(self._open)
+        return len(self._open) + (0 if self._emitted.made else len(self._emitted.entries))
+
+    @property
+    def receipts(self) -> frozenset[Receipt]:
+        """The receipts of the entries that the graph holds."""
+        return frozenset(self._open)
 
     @property
     def is_busy(self) -> bool:
         """Whether something is being done with an entry, more than keeping it for elements to come."""
-        return not all(receipt.is_at_rest for receipt in list(self._open))
+        return bool(self._emitted.entries) or not all(receipt.is_at_rest for receipt in list(self._open))
 
     @property
     def progress(self) -> tuple[int, int]:
         """What changes whenever an entry gets any further: how many are in flight, and what all nodes received."""
-        return len(self._open), sum(meter.received for meter in list(self.secured.meters))
+        return self.in_flight, sum(meter.received for meter in list(self.secured.meters))
 
     @property
     def ends(self) -> dict[str, str]:
@@ -134,12 +141,8 @@ class Reading:
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit what came and acknowledge what is done, in one thread; return how many entries came."""
         entries = self.consumer.step(block_ms)
-        emit = self._emitter()
-        for element in self._elements(entries):
-            for one in emit(element):
-                await one
-            self._let_go()
-        self._flush()
+        await self.emit(entries)
+        self.flush()
         if self.consumer.is_careful:
             self._watch_suspects(entries)
             self._see_through()
@@ -156,7 +159,7 @@ class Reading:
         try:
             while not self._stopping.is_set():
                 if self._batches:
-                    await self._emit_read(self._batches.popleft())
+                    await self.emit(self._batches.popleft())
                 else:
                     await self._arrived.wait()
                     self._arrived.clear()
@@ -167,14 +170,17 @@ class Reading:
             self.stop()
             self._drained.set()
 
-    async def _emit_read(self, read: list[Entry | Poison]) -> None:
+    async def emit(self, read: list[Entry | Poison]) -> None:
+        """Emit what was read, one element after the other, each once the one before has been awaited; until told to stop."""
         self._room.set()
-        emit = self._emitter()
+        emit = secure(self._node).fusion.emitter(self._node)  # nodes may have been added
+        emitted, is_batch = self._emitted, self._batch is not None
         began = time.monotonic()
         for element in self._elements(read):
             if self._stopping.is_set():
                 return
-            for one in emit(element):
+            emitted.entries = element if is_batch else (element,)
+            for one in emit(element, emitted):
                 await one
             self._let_go()
             if time.monotonic() - began > _SLICE:
@@ -191,30 +197,24 @@ class Reading:
             return entries
         return [entries[start : start + self._batch] for start in range(0, len(entries), self._batch)]
 
-    def _emitter(self) -> Callable[[Any], list[Any]]:
-        """Return what emits an element, and holds a receipt of each of its entries until `_let_go`."""
-        emit = secure(self._node).fusion.emitter(self._node)  # nodes may have been added
+    def _receipts(self, entries: Sequence[Entry]) -> list[Receipt]:
         fence, done, failed = self._fence, self._finish, self._fail
-        held, opened = self._emitting, self._open
-
-        def emit_entry(entry: Entry) -> list[Any]:
-            receipt = Receipt(*entry.origin, fence=fence, done=done, failed=failed)
-            held.append(receipt)
-            opened.add(receipt)
-            return emit(entry, [{"ref": receipt}])
-
-        def emit_batch(entries: list[Entry]) -> list[Any]:
-            held.extend([Receipt(*one.origin, fence=fence, done=done, failed=failed) for one in entries])
-            opened.update(held)
-            return emit(entries, [{"ref": receipt} for receipt in held])
-
-        return emit_entry if self._batch is None else emit_batch
+        made = [Receipt(*entry.origin, fence=fence, done=done, failed=failed) for entry in entries]
+        self._open.update(made)
+        return made
 
     def _let_go(self) -> None:
         """Let go of what was emitted last and has been awaited."""
-        for receipt in self._emitting:
-            receipt.release()
-        self._emitting.clear()
+        emitted = self._emitted
+        entries, made = emitted.entries, emitted.made
+        emitted.entries, emitted.made = (), []
+        if made:
+            for receipt in made:
+                receipt.release()
+        elif self._batch is None:
+            self._through.append(entries[0].origin)
+        else:
+            self._through.extend([entry.origin for entry in entries])
 
     def _finish(self, receipt: Receipt) -> None:
         self._open.discard(receipt)
@@ -296,14 +296,13 @@ class Reading:
         if self.consumer.held > self.in_flight or self._progress != progress:
             self._stopping.wait(_BLOCK_MS / 1000)
             return
-        self._flush_nodes()
-        if not self.is_busy:
+        if self.flush_nodes() and not self.is_busy:
             self.stop()
 
-    def _flush_nodes(self) -> None:
-        for meter in list(self.secured.meters):
-            if before_stop := getattr(meter.node, "before_stop", None):
-                before_stop()
+    def flush_nodes(self) -> bool:
+        """Have nodes write what they hold to be written later; return whether all could."""
+        calls = [getattr(meter.node, "before_stop", None) for meter in list(self.secured.meters)]
+        return False not in [call() for call in calls if call]
 
     def _watch_suspects(self, entries: list[Entry | Poison]) -> None:
         """Have nothing read until these are seen through, so that no others are in flight if one kills this consumer."""
@@ -324,9 +323,9 @@ class Reading:
 
     def _tend(self) -> None:
         self.consumer.renew()
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Acknowledge what is done, and put away what failed or is poison."""
         while self._poison:
             bad = self._poison[0]
@@ -335,11 +334,14 @@ class Reading:
             self._warn(
                 f"moved to the dead letters of group {self._group!r} what cannot be decoded", detail=str(bad.error)
             )
-        while self._done:
-            self._ended.append(self._done.popleft())
+        through, ended = self._acknowledging
+        through += _taken(self._through)
+        ended += _taken(self._done)
         done: defaultdict[str, list[str]] = defaultdict(list)
+        for topic, id_ in through:
+            done[topic].append(id_)
         with_results: set[str] = set()
-        for receipt in self._ended:
+        for receipt in ended:
             if receipt.failure is None:
                 done[receipt.topic].append(receipt.id)
                 if receipt.has_results:
@@ -354,7 +356,8 @@ class Reading:
                 )
         for topic, ids in done.items():
             self.consumer.ack(topic, ids, with_results=with_results)
-        self._ended.clear()  # only now: an outage on the way, and all of it is sent again
+        through.clear()  # only now: an outage on the way, and all of it is sent again
+        ended.clear()
 
     def _drain(self) -> None:
         """Wait until nothing in flight gets any further, acknowledge what is done and give back the rest.
@@ -363,7 +366,7 @@ class Reading:
         """
         end = time.monotonic() + self._grace
         if self._drained.wait(min(1.0, self._grace)):
-            self._flush_nodes()
+            self.flush_nodes()
         held, since = -1, time.monotonic()
         while (now := time.monotonic()) < end and self.consumer.held:
             self._through_outages(self._tend)
@@ -378,3 +381,8 @@ class Reading:
             )
         if not self._through_outages(self.close):
             logger.warning("group %r: what is in flight is redelivered when its lease has run out", self._group)
+
+
+def _taken(queue: deque[Any]) -> list[Any]:
+    """Take what is in a queue by now, to which another thread appends."""
+    return [queue.popleft() for _ in range(len(queue))]

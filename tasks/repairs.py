@@ -7,6 +7,7 @@ the same. tests/test_nodes.py has for each a test that fails without it.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 from streamz import Stream, sinks
@@ -98,32 +99,46 @@ def _partition(node: nodes.partition, fail: Fail) -> None:  # noqa: ARG001
     node.update = keyed
 
 
+def _one_by_one(queue: deque[tuple[Any, Any]], do: Callable[[Any, Any], Awaitable[None]]) -> Callable[[], None]:
+    """Return what sees to it that `do` is called with all that is put into a queue, each time when the last is done."""
+    working: list[asyncio.Task[None]] = []
+
+    async def work() -> None:
+        try:
+            while queue:
+                await do(*queue.popleft())
+        finally:
+            working.clear()
+
+    def begin() -> None:
+        if not working:
+            working.append(asyncio.ensure_future(work()))
+
+    return begin
+
+
+async def _emit_held(node: Any, x: Any, metadata: Any) -> None:
+    """Emit an element that was held, and let go of it once what follows is done with it."""
+    for one in node._emit(x, metadata=metadata):
+        await one
+    node._release_refs(metadata)
+
+
 def _latest(node: nodes.latest, fail: Fail) -> None:  # noqa: ARG001
     """It missed an element that came while it was busy, if none came after; and held on to one already done with.
 
     An element that a later one supersedes is done with: it is let go of, unseen.
     """
-    waiting: deque[tuple[Any, Any]] = deque(maxlen=1)
-    working: list[asyncio.Task[None]] = []
+    newest: deque[tuple[Any, Any]] = deque(maxlen=1)
+    begin = _one_by_one(newest, partial(_emit_held, node))
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         node._retain_refs(metadata or [])
-        if waiting:
-            node._release_refs(waiting.pop()[1])
-        waiting.append((x, metadata or []))
-        if not working:
-            working.append(asyncio.ensure_future(work()))
+        if newest:
+            node._release_refs(newest.pop()[1])
+        newest.append((x, metadata or []))
+        begin()
         return []
-
-    async def work() -> None:
-        try:
-            while waiting:
-                x, metadata = waiting.pop()
-                for one in node._emit(x, metadata=metadata):
-                    await one
-                node._release_refs(metadata)
-        finally:
-            working.clear()
 
     node.update = update
 
@@ -152,76 +167,62 @@ def _delay(node: nodes.delay, fail: Fail) -> None:  # noqa: ARG001
     """As rate_limit. Its loop, which is already under way, is left with an empty queue."""
     clock = _clock(node)
     queue: deque[tuple[Any, Any]] = deque()
-    working: list[asyncio.Task[None]] = []
     last = clock()
+
+    async def emit(x: Any, metadata: Any) -> None:
+        nonlocal last
+        await _emit_held(node, x, metadata)
+        if (rest := last + node.interval - clock()) > 0:
+            await asyncio.sleep(rest)
+        last = clock()
+
+    begin = _one_by_one(queue, emit)
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         node._retain_refs(metadata or [])
         queue.append((x, metadata or []))
-        if not working:
-            working.append(asyncio.ensure_future(work()))
+        begin()
         return []
-
-    async def work() -> None:
-        nonlocal last
-        try:
-            while queue:
-                x, metadata = queue.popleft()
-                for one in node._emit(x, metadata=metadata):
-                    await one
-                node._release_refs(metadata)
-                if (rest := last + node.interval - clock()) > 0:
-                    await asyncio.sleep(rest)
-                last = clock()
-        finally:
-            working.clear()
 
     node.update = update
 
 
-def _map_async(node: nodes.map_async, fail: Fail) -> None:  # noqa: C901 - four small functions that share its queue
+def _map_async(node: nodes.map_async, fail: Fail) -> None:
     """A failed call passed for a done one; a result could be let go of before it was held; waiting burned the CPU."""
     slots = asyncio.Semaphore(node.work_queue.maxsize or 1)
-    queue: deque[tuple[Awaitable[Any], Any]] = deque()
-    working: list[asyncio.Task[None]] = []
+    calls: deque[tuple[Any, Any]] = deque()
+
+    async def emit(call: Awaitable[Any], metadata: Any) -> None:
+        try:
+            try:
+                result = await call
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # it is this that is cancelled, and not the call
+                    raise
+                fail(metadata, error)
+                node._release_refs(metadata)
+            else:
+                await _emit_held(node, result, metadata)
+        finally:
+            slots.release()
+
+    begin = _one_by_one(calls, emit)
 
     async def insert(x: Any, metadata: Any) -> None:
         await slots.acquire()
-        queue.append((asyncio.ensure_future(node.func(x, *node.args, **node.kwargs)), metadata))
-        if not working:
-            working.append(asyncio.ensure_future(work()))
-
-    async def work() -> None:
         try:
-            while queue:
-                call, metadata = queue.popleft()
-                try:
-                    result = await call
-                except (Exception, asyncio.CancelledError) as error:
-                    if working[0].cancelling():
-                        raise
-                    fail(metadata, error)
-                else:
-                    for one in node._emit(result, metadata=metadata):
-                        await one
-                finally:
-                    slots.release()
-                node._release_refs(metadata)
-        finally:
-            working.clear()
+            calls.append((asyncio.ensure_future(node.func(x, *node.args, **node.kwargs)), metadata))
+        except Exception as error:  # noqa: BLE001 - the function may raise before it returns its coroutine
+            slots.release()
+            fail(metadata, error)
+            node._release_refs(metadata)
+        else:
+            begin()
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> Awaitable[None]:  # noqa: ARG001
         node._retain_refs(metadata or [])
-
-        async def inserted() -> None:
-            try:
-                await insert(x, metadata or [])
-            except Exception as error:  # noqa: BLE001 - the function may raise before it returns its coroutine
-                slots.release()
-                fail(metadata, error)
-                node._release_refs(metadata or [])
-
-        return inserted()
+        return insert(x, metadata or [])
 
     node.update = update
 

@@ -15,7 +15,7 @@ from tasks.keep import Keep
 from tasks.levels import Levels, TopicLevel
 from tasks.membership import Fence
 from tasks.retention import RETENTION, TTL_MS, beside
-from tasks.settings import check_topic, redis_url
+from tasks.settings import check_topic, is_topic, redis_url
 
 __all__ = ["Reservoir"]
 
@@ -251,9 +251,9 @@ class Reservoir:
         return [decoded(topic, id_.decode(), raw) for _, entries in reply or () for id_, raw in entries]
 
     def topics(self) -> list[str]:
-        """Return the names of all topics, sorted; those of dead letters too."""
+        """Return the names of all topics, sorted; those of dead letters too. Streams of other names are no topics."""
         keys = {key.decode(errors="replace") for key in self.client.scan_iter(_type="STREAM", count=1000)}
-        return sorted(key for key in keys if not key.startswith("sluice:"))
+        return sorted(filter(is_topic, keys))
 
     def levels(self) -> list[TopicLevel]:
         """Return what every topic holds and how far each of its groups has come."""

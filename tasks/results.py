@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from tasks.ids import id_numbers
+
 __all__ = ["RESULT_TTL_MS", "STRAGGLERS_MS", "Input", "forget_results", "newest", "result_name", "result_record"]
 
 # For what no acknowledgement clears away: an entry that was trimmed while pending, a group that was deleted.
@@ -47,10 +49,10 @@ def newest(made_of: Sequence[One]) -> One:
 
 def forget_results(client: Any, group: str, topic: str) -> None:
     """Remove all records of results that `group` made of entries of `topic`: it begins anew there."""
-    for key in client.scan_iter(match=result_record(group, topic, "*"), count=1000):
+    # Ids begin with a digit, what a retry topic adds to the name of its topic does not.
+    for key in client.scan_iter(match=result_record(group, topic, "[0-9]*"), count=1000):
         client.unlink(key)
 
 
 def _age(one: Input) -> tuple[int, int, str]:
-    ms, _, sequence = one.id.partition("-")
-    return int(ms), int(sequence), one.topic
+    return *id_numbers(one.id), one.topic

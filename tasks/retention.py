@@ -10,10 +10,12 @@ Kept beside each topic, all with a TTL:
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import redis
+from redis.exceptions import OutOfMemoryError
 
 from tasks.errors import SettingsError
 from tasks.keep import Keep
@@ -39,19 +41,28 @@ local function groups_of(topic)
 end
 """
 
+# before(a, b) and after(id) of entry ids: two decimal numbers up to 2^64, of which Lua counts to 2^53.
 IDS = """
+local function less(a, b)
+  return #a < #b or (#a == #b and a < b)
+end
+
 local function before(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)%-(%d+)$')
   local b_ms, b_seq = string.match(b, '^(%d+)%-(%d+)$')
-  if a_ms ~= b_ms then return tonumber(a_ms) < tonumber(b_ms) end
-  return tonumber(a_seq) < tonumber(b_seq)
+  if a_ms ~= b_ms then return less(a_ms, b_ms) end
+  return less(a_seq, b_seq)
 end
 
--- What comes next after an id. Beyond 2^53 Lua cannot count: there the next millisecond does.
+local function one_more(number)
+  local head, nines = string.match('0' .. number, '^(%d-)(9*)$')
+  return (string.gsub(string.sub(head, 1, -2) .. string.sub(head, -1) + 1 .. string.rep('0', #nines), '^0', ''))
+end
+
 local function after(id)
   local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-  if #seq > 15 then return string.format('%.0f-0', ms + 1) end
-  return string.format('%s-%.0f', ms, seq + 1)
+  if seq == '18446744073709551615' then return one_more(ms) .. '-0' end
+  return ms .. '-' .. one_more(seq)
 end
 
 -- A sample's id and bytes; and the rank of the last sample of the index for which `holds` is true, -1 if there is none.
@@ -239,15 +250,9 @@ elseif state.cursor ~= stored[1] then
 end
 if removed > 0 then
   redis.call('HINCRBY', keys.state, 'gone', removed)
-  -- Of the samples before the first entry the last one stays: bytes are counted from it. Where nothing was ever swept
-  -- from the midst, they are as many as are gone; else the first entry has to be asked, which may be a large one.
-  local old
-  if state.swept == '0-0' and swept == 0 then
-    old = redis.call('ZCOUNT', keys.index, '-inf', redis.call('HGET', keys.state, 'gone')) - 1
-  else
-    local first = redis.call('XRANGE', keys.topic, '-', '+', 'COUNT', 1)[1]
-    old = last_sample(keys.index, function(id) return not first or before(id, first[1]) end)
-  end
+  -- The samples of no more entries than are gone are of no use any more, but for the last one: bytes are counted from it.
+  -- Where entries were swept from the midst they are older than `swept`, and those before it count what has gone.
+  local old = redis.call('ZCOUNT', keys.index, '-inf', redis.call('HGET', keys.state, 'gone')) - 1
   if old > 0 then redis.call('ZREMRANGEBYRANK', keys.index, 0, old - 1) end
 end
 return removed, spilled, status
@@ -291,7 +296,8 @@ return false
 def mark_seen(client: Any, topic: str, group: str) -> None:
     """Say that somebody reads `topic` with `group`: then nothing that it has not finished is removed."""
     key = beside(topic)[3]
-    with client.pipeline(transaction=False) as pipe:
+    # A full server refuses it, and what was said before holds for days: who reads on makes room.
+    with suppress(OutOfMemoryError), client.pipeline(transaction=False) as pipe:
         pipe.hset(key, group, int(time.time() * 1000))
         pipe.pexpire(key, TTL_MS)
         pipe.execute()
@@ -353,21 +359,27 @@ class Retention:
         """
         now = int(time.time() * 1000) if now_ms is None else now_ms
         key = beside(topic)[3]
-        seen = {name: abs(int(at)) for name, at in self._client.hgetall(key).items()}
-        forgotten = []
-        marks: dict[bytes, int] = {}
-        for name in self._groups(topic):
-            last = max(seen.get(name, 0), now - self._idle(topic, name, after_ms))
-            if name not in seen and last <= now - after_ms:
-                last = now  # seen for the first time: from now on it has as long as the others
-            is_forgotten = now - last >= after_ms
-            marks[name] = -last if is_forgotten else last
-            if is_forgotten:
-                forgotten.append(name.decode(errors="replace"))
-        if marks:
-            self._client.hset(key, mapping=marks)
-            self._client.pexpire(key, TTL_MS)
-        return forgotten
+
+        def judge(pipe: Any) -> list[str]:
+            seen = {name: abs(int(at)) for name, at in pipe.hgetall(key).items()}
+            forgotten = []
+            marks: dict[bytes, int] = {}
+            for name in self._groups(topic):
+                last = max(seen.get(name, 0), now - self._idle(topic, name, after_ms))
+                if name not in seen and last <= now - after_ms:
+                    last = now  # seen for the first time: from now on it has as long as the others
+                is_forgotten = now - last >= after_ms
+                marks[name] = -last if is_forgotten else last
+                if is_forgotten:
+                    forgotten.append(name.decode(errors="replace"))
+            pipe.multi()
+            if marks:
+                pipe.hset(key, mapping=marks)
+                pipe.pexpire(key, TTL_MS)
+            return forgotten
+
+        # Who begins to read with a group meanwhile says so there: then they are judged again.
+        return self._client.transaction(judge, key, value_from_callable=True)
 
     def _groups(self, topic: str) -> Iterator[bytes]:
         for group in self._client.xinfo_groups(topic):

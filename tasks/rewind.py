@@ -6,6 +6,7 @@ from typing import Any
 import redis
 
 from tasks.errors import SettingsError
+from tasks.groups import groups_of
 from tasks.membership import TOMBSTONE
 from tasks.results import forget_results, result_record
 from tasks.settings import check_group, check_topic, group_start
@@ -71,23 +72,18 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
     """
     start = group_start("new" if to == "end" else to)
     check_group(group)
-    known: Any = client
-    groups = (
-        {g["name"].decode() for g in known.xinfo_groups(topic)}
-        if known.exists(check_topic(topic, derived=True))
-        else set()
-    )
+    groups = groups_of(client, check_topic(topic, derived=True))
     if group not in groups:
         msg = f"expected a group of topic {topic!r} ({', '.join(sorted(groups)) or 'it has none'}), got {group!r}"
         raise SettingsError(msg)
     script: Any = client.register_script(_REWIND)
     acknowledged, alive = 0, set()
-    pages = 1 + next(g["pending"] for g in known.xinfo_groups(topic) if g["name"].decode() == group) // _AT_ONCE
+    pages = 1 + groups[group]["pending"] // _AT_ONCE
     while True:
         leases, records = f"sluice:lease:{group}:", result_record(group, topic, "")
         args = [group, start, _AT_ONCE, TOMBSTONE, leases, records, int(force)]
         done, left, names = script(keys=[topic], args=args)
-        alive |= {name.decode() for name in names}
+        alive |= {name.decode(errors="backslashreplace") for name in names}
         if alive and not force:
             msg = (
                 f"group {group!r} on topic {topic!r}: expected no consumer to be alive, got {', '.join(sorted(alive))}; "

@@ -19,6 +19,7 @@ __all__ = [
     "dead_topic",
     "group_end",
     "group_start",
+    "is_topic",
     "local_redis_url",
     "redis_url",
     "retried_topic",
@@ -41,6 +42,11 @@ _MAX_SEQUENCE = 2**64 - 1
 _SCHEMES = ("redis", "rediss", "unix")
 # The longest path a unix socket can be bound to on Linux, its closing NUL left out (sun_path, unix(7)).
 _MAX_SOCKET_PATH = 107
+
+
+def is_topic(name: str) -> bool:
+    """Return whether a stream of that name can be a topic, or one of its dead letters or retries."""
+    return bool(_READABLE.fullmatch(name))
 
 
 def check_topic(name: str, *, derived: bool = False) -> str:

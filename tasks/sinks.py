@@ -15,7 +15,8 @@ from streamz.sinks import Sink
 from tasks.connection import connect, is_outage
 from tasks.errors import TopicFullError
 from tasks.keep import DEFAULT_KEEP, Keep, WhenFull
-from tasks.pipeline import Metadata, Receipt, receipts, trust
+from tasks.pipeline import trust
+from tasks.receipts import Metadata, Receipt, receipts
 from tasks.repeated import Repeated
 from tasks.reservoir import Reservoir
 from tasks.results import RESULT_TTL_MS, newest, result_name, result_record

@@ -27,7 +27,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
 
     topics      a topic or several
     group       the consumer group; made if it does not exist
-    url, client the reservoir; by default what the settings name
+    url, client  the reservoir; by default what the settings name
     start_from  where a new group begins: 'beginning', 'new', an ISO time or an entry id
     until       where a bounded replay ends: 'now', an ISO time or an entry id, itself included. The source then stops by
                 itself, once what it read is done with; what windows still hold stays pending. Default: never

@@ -72,7 +72,7 @@ class Suspects:
         suspects = self._deliveries[topic]
         return {id_: suspects[id_] for id_ in ids if id_ in suspects}
 
-    def clear(self, topic: str, ids: Iterable[str]) -> None:
-        """Forget entries that are handed out, or gone."""
-        for id_ in ids:
+    def clear(self, topic: str, ids: Iterable[str] | None = None) -> None:
+        """Forget entries that are handed out, or gone; by default all of the topic."""
+        for id_ in list(self._deliveries[topic]) if ids is None else ids:
             self._deliveries[topic].pop(id_, None)

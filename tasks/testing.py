@@ -25,6 +25,8 @@ from tornado.ioloop import IOLoop
 from tasks.codec import decode_fields, encode_fields
 from tasks.entry import Entry
 from tasks.errors import PoisonEntryError, SettingsError
+from tasks.groups import groups_of
+from tasks.ids import id_numbers
 from tasks.life import Life
 from tasks.ownloop import OwnLoop
 from tasks.pump import as_entries
@@ -277,9 +279,8 @@ class Bench:
 
     def _groups(self) -> Iterator[tuple[str, Any]]:
         for topic in self.topics:
-            for group in self.client.xinfo_groups(topic) if self.client.exists(topic) else ():
-                if group["name"].decode() == self.group:
-                    yield topic, group
+            if group := groups_of(self.client, topic).get(self.group):
+                yield topic, group
 
     def _pending(self) -> Iterator[tuple[str, str]]:
         for topic, group in self._groups():
@@ -288,16 +289,11 @@ class Bench:
                 yield from ((topic, one["message_id"].decode()) for one in found)
 
     def _unread(self) -> Iterator[tuple[str, str]]:
-        read = {topic: _numbers(group["last-delivered-id"].decode()) for topic, group in self._groups()}
+        read = {topic: id_numbers(group["last-delivered-id"].decode()) for topic, group in self._groups()}
         for topic, id_ in self._pushed:
-            if topic not in read or _numbers(id_) > read[topic]:
+            if topic not in read or id_numbers(id_) > read[topic]:
                 yield topic, id_
 
     def _dead(self) -> dict[tuple[str, str], Mapping[bytes, bytes]]:
         letters = (raw for topic in self.topics for _, raw in self.client.xrange(dead_topic(topic, self.group)))
         return {(raw[b"dead:topic"].decode(), raw[b"dead:id"].decode()): raw for raw in letters}
-
-
-def _numbers(id_: str) -> tuple[int, int]:
-    ms, _, sequence = id_.partition("-")
-    return int(ms), int(sequence)

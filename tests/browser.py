@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from playwright.sync_api import Page, Response, sync_playwright
 
-__all__ = ["Browser", "browser_on"]
+__all__ = ["Browser", "browser_on", "find_chromium"]
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = [
@@ -92,17 +92,22 @@ class Browser:
         self.page.set_viewport_size({"width": _WIDTH, "height": _HEIGHT})
 
 
-@contextmanager
-def browser_on(api_url: str, screenshots: Path | None) -> Iterator[Browser]:
-    """Give a browser with an empty profile that reaches this machine and nothing else; skip the test if there is none."""
+def find_chromium() -> str:
+    """Return where the system has a Chromium; skip the test if it has none."""
     program = next(filter(None, map(shutil.which, _PROGRAMS)), None)
     if program is None:
         pytest.skip("nobody looked at Prefect's UI: there is no Chromium (Debian: apt-get install chromium)")
+    return program
+
+
+@contextmanager
+def browser_on(api_url: str, program: str, screenshots: Path | None) -> Iterator[Browser]:
+    """Give a browser with an empty profile that reaches this machine and nothing else."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=_FLAGS)
-        page = chromium.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
+        browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
+        page = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
         page.set_default_timeout(_PATIENCE_MS)
         try:
             yield Browser(page, api_url.removesuffix("/api"), screenshots)
         finally:
-            chromium.close()
+            browser.close()

@@ -47,7 +47,7 @@ def test_each_measurement_runs_at_a_tiny_size(real_redis: redis.Redis, redis_ser
 def test_processes_of_their_own_are_driven_and_asked(real_redis: redis.Redis, redis_server: RedisServer) -> None:
     work.fill(real_redis, 20)
     assert scaling.replicas(redis_server.url, "group", 1, 20, 0.0) > 0
-    assert latency.measure(redis_server.url, 100, 0.2)["lost"] == 0
+    assert latency.measure(redis_server.url, 100, 0.2)["p50"] > 0
     with pytest.raises(RuntimeError, match="exit code 1"):
         children.call("work:value")
 

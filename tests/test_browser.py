@@ -14,17 +14,25 @@ from prefect.client.schemas.objects import FlowRun
 from flows.market import quotes, with_prefix
 from flows.vitals import vitals
 from tasks.reservoir import Reservoir
-from tests.browser import Browser, browser_on
+from tests.browser import Browser, browser_on, find_chromium
 from tests.plain import Plain, entries
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, three flow runs
+pytestmark = [
+    pytest.mark.timeout(300),  # on a busy machine of two cores: three servers, three flow runs
+    pytest.mark.usefixtures("chromium"),  # first of all: without it no server has to be started
+]
+
+
+@pytest.fixture(scope="session")  # as the servers are, or it came after them
+def chromium() -> str:
+    return find_chromium()
 
 
 @pytest.fixture(scope="module")
-def browser(plain: Plain, request: pytest.FixtureRequest) -> Iterator[Browser]:
+def browser(plain: Plain, chromium: str, request: pytest.FixtureRequest) -> Iterator[Browser]:
     folder = request.config.getoption("--screenshots")
-    with browser_on(plain.env["PREFECT_API_URL"], Path(folder) if folder else None) as browser:
+    with browser_on(plain.env["PREFECT_API_URL"], chromium, Path(folder) if folder else None) as browser:
         yield browser
 
 

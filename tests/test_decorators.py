@@ -135,11 +135,55 @@ def test_inlets_of_one_topic_that_keep_differently_are_an_error_at_import() -> N
             inlet(topic="shared", **differently)(other)
 
 
+def test_an_outlet_that_has_to_be_awaited_is_an_error_at_import() -> None:
+    async def build(source: Stream) -> Stream:
+        return source
+
+    with pytest.raises(SettingsError, match=r"outlet 'build'.* write `def build`, without async"):
+        outlet(topics="t", group="g")(build)
+
+
+def test_an_outlet_that_returns_something_else_than_its_results_says_so() -> None:
+    @outlet(topics="t", group="g", into="results")
+    def listed(source: Stream) -> list[Any]:
+        return source.sink_to_list()
+
+    with pytest.raises(
+        SettingsError, match=r"outlet 'listed': expected the stream of its results or None, .* got a list"
+    ):
+        listed.fn()
+
+
 def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
     def build() -> None: ...
 
     with pytest.raises(SettingsError, match=r"def build\(source: Stream\)"):
         outlet(topics="t", group="g")(build)
+
+
+@pytest.mark.parametrize(
+    ("decorator", "written", "said"),
+    [
+        (
+            "inlet",
+            "@inlet",
+            r"@inlet: expected @inlet\(topic=\"...\"\), got @inlet alone on 'f'; it takes topic, every,",
+        ),
+        ("outlet", "@outlet", r"expected @outlet\(topics=\"...\", group=\"...\"\), got @outlet alone on 'f'; it takes"),
+        ("inlet", "@inlet()", r"expected @inlet\(topic=.*got missing a required .*'topic'"),
+        ("inlet", "@inlet('t')", r"got too many positional arguments"),
+        (
+            "outlet",
+            "@outlet(topics='t', group='g', topic='t')",
+            r"unexpected keyword argument 'topic'; it takes topics",
+        ),
+    ],
+)
+def test_a_decorator_without_what_it_needs_says_at_import_how_it_is_written(
+    decorator: str, written: str, said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        exec(f"{written}\ndef f(source): ...", {decorator: {"inlet": inlet, "outlet": outlet}[decorator]})
 
 
 @pytest.mark.parametrize(
@@ -170,11 +214,12 @@ def test_a_bad_option_of_an_inlet_is_an_error_at_import(options: dict[str, Any],
     ("options", "why"),
     [
         ({"topics": ["a", "b c"]}, "topic name"),
+        ({"topics": ["a", "a"]}, "or a list of different ones"),
         ({"group": "a:b"}, "group name"),
         ({"into": "t"}, "come back to it"),
         ({"run_for": "-1s"}, "run_for"),
         ({"start_from": "yesterday-ish"}, "start_from"),
-        ({"topics": []}, "topics: expected the name of a topic, or a list of them"),
+        ({"topics": []}, "topics: expected the name of a topic, or a list of different ones"),
         ({"on_error": "ignore"}, "on_error: expected 'dead_letter' or 'stop', got 'ignore'"),
         ({"max_deliveries": 0}, "max_deliveries: expected a whole number from 1 on"),
     ],

@@ -132,7 +132,7 @@ class Commands:
 
     def export(self, assignment: str) -> None:
         name = assignment.partition("=")[0]
-        assert name in {settings.REDIS_URL, settings.STATE_DIR} | prefects_variables()
+        assert name in {settings.REDIS_URL, settings.STATE_DIR, "REDISCLI_AUTH"} | prefects_variables()
 
     def pip(self, *arguments: str) -> None:
         for extra in re.findall(r"\[(\w+)\]", " ".join(arguments)):
@@ -168,7 +168,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
     "export": Commands.export,
     "pip": Commands.pip,
     "python": Commands.python,
-    **dict.fromkeys([".", "openssl", "redis-cli", "sudo", "journalctl"], Commands.nothing),
+    **dict.fromkeys([".", "openssl", "echo", "chown", "alias", "redis-cli", "sudo"], Commands.nothing),
 }
 
 

@@ -5,17 +5,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from deployments.check_install import check_install
 from deployments.check_redis import check_redis
+from deployments.check_secret import check_secret
 from deployments.child import Child
 from deployments.findings import Finding
 from deployments.redis_server import find_redis_server
+from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,6 +150,57 @@ def test_a_redis_that_is_not_there_fails(tmp_path: Path, monkeypatch: pytest.Mon
     (finding,) = check_redis()
     assert "does not answer (No such file or directory)" in told(finding)
     assert "hunter2" not in told(finding)
+
+
+@pytest.fixture
+def with_secret(prefect: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], str]]:
+    """Return what saves a value in the Secret block, if there is one, and tells what is found of it; no Redis is set."""
+    from prefect.blocks.system import Secret
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    monkeypatch.delenv(REDIS_URL, raising=False)
+    monkeypatch.setenv(STATE_DIR, str(tmp_path))
+    with get_client(sync_client=True) as client:
+
+        def found(value: Any = None) -> str:
+            with suppress(ObjectNotFound):
+                client.delete_block_document(client.read_block_document_by_name(SECRET_BLOCK, "secret").id)
+            if value is not None:
+                Secret(value=value).save(SECRET_BLOCK)  # type: ignore[unused-coroutine]
+            return told(check_secret(client))
+
+        yield found
+        found()
+
+
+def test_the_secret_block_is_read_tried_and_not_told(
+    with_secret: Callable[..., str], server: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = server.get_connection_kwargs()["path"]
+    server.execute_command("ACL", "SETUSER", "runs", "on", ">hunter2", "~*", "+@all")
+    assert with_secret().startswith("ok: there is no 'sluice-redis-url'")
+    good = with_secret(f"unix://runs:hunter2@{path}?db=3")
+    assert good.startswith(
+        f"ok: 'sluice-redis-url' names database 3 of Redis at unix://{path}, which answers; only runs read it"
+    )
+    for wrong, why in (
+        ("runs:hunter2@redis.example", "expected an address like redis://HOST:6379/0"),
+        ({"user": "runs", "password": "hunter2"}, "expected an address like redis://HOST:6379/0"),
+        (f"unix://runs:hunter3@{path}", "refuses the user or password; check the Secret block 'sluice-redis-url'"),
+        (f"unix://runs:hunter2@{tmp_path}/none.sock", "does not answer (No such file or directory)"),
+    ):
+        said = with_secret(wrong)
+        assert said.startswith("fail: ")
+        assert why in said
+        assert "the Secret block 'sluice-redis-url'" in said
+        assert "hunter" not in said
+
+    monkeypatch.setenv(REDIS_URL, f"unix://{path}?db=3")  # by another user: the same
+    assert with_secret(f"unix://runs:hunter2@{path}?db=3").startswith("ok: ")
+    another = with_secret(f"unix://runs:hunter2@{path}")  # another database of the same server
+    assert another.startswith("warn: ")
+    assert f"names database 0 of Redis at unix://{path}, which answers; here it is database 3 of" in another
 
 
 def project(folder: Path, dependencies: str, constraints: str = "", *, python: str = ">=3.11") -> Path:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import LogFilter
+from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
@@ -84,7 +86,7 @@ def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
     wait_until(lambda: "ok worker" in found(ROOT), "the worker to be online")
     rollout.ensure_automations(plain.client)
     as_it_is = found(ROOT)
-    assert {"ok Prefect", "ok work pool", "ok worker", "ok automations"} <= set(as_it_is)
+    assert {"ok Prefect", "ok work pool", "ok worker", "ok automations", "ok Secret block"} <= set(as_it_is)
     vitals = plain.client.read_deployment_by_name("vitals/main")
     plain.client.update_deployment_schedule(vitals.id, vitals.schedules[0].id, active=False)
     assert "vitals/main" in found(ROOT)["warn schedules"]
@@ -195,8 +197,29 @@ def test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_bac
 
     plain.client.set_flow_run_state(second.id, Cancelling())
     wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled", deadline=60)
+    assert_says_one_line_of_its_own(plain, second)
     # Were there a trigger for it, the run it starts would be there by now: it is created when the state is seen.
     assert len(plain.runs("ticking")) == 3
+
+
+def assert_says_one_line_of_its_own(plain: Plain, run: FlowRun) -> None:
+    """Assert that a run of less than a minute logged one line beside Prefect's, which say at its end what it has done."""
+    assert plain.client.read_flow_run(run.id).total_run_time < timedelta(minutes=1)
+    of_the_run = LogFilter.model_validate({"level": {"ge_": logging.INFO}, "flow_run_id": {"any_": [run.id]}})
+
+    def lines() -> list[str]:
+        found = plain.client.read_logs(of_the_run)
+        return [line.message for line in found if line.name in ("prefect.flow_runs", "prefect.engine")]
+
+    wait_until(lambda: any(line.startswith("Finished in state") for line in lines()), "its last line")
+    *_, last = lines()
+    assert last.startswith("Finished in state Cancelled(\"Stopped in good order: group 'ticking' has read ")
+    by_prefect = re.compile(
+        "(Running 1|Executing|All) deployment|Deployment step|Beginning flow run|View at|Finished in"
+    )
+    own = [line for line in lines() if not by_prefect.match(line)]
+    assert len(own) == 1, own
+    assert own[0].startswith("ticking: group 'ticking' has read ")
 
 
 def test_restart_ends_what_runs_in_good_order_and_runs_it_again(plain: Plain) -> None:

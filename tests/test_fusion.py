@@ -16,7 +16,7 @@ from tests.streams import dead, drain, here, pending
 Fresh = Callable[[], redis.Redis]
 Step = tuple[str, int]
 
-STEPS = ["map", "map_more", "starmap", "filter", "pluck", "window", "buffer", "branch", "join", "later"]
+STEPS = ["map", "map_more", "starmap", "filter", "pluck", "window", "buffer", "branch", "join", "meet", "later"]
 steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 4)), max_size=7)
 
 
@@ -66,6 +66,10 @@ def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | Non
             kept.append(stream.map(noted(f"side{i}", bad, lambda x: x)).sink(noted(f"end{i}", bad, lambda _: None)))
         elif kind == "join":
             stream = stream.map(noted(f"left{i}", bad, lambda x: x)).union(stream.filter(noted(f"right{i}", bad, bool)))
+        elif kind == "meet":
+            others = stream.filter(noted(f"right{i}", bad, bool))
+            stream = stream.map(noted(f"left{i}", bad, lambda x: x)).map(noted(name, bad, lambda x: x))
+            others.connect(stream)
         elif kind == "later":
             below: list[Stream] = []
             stream = stream.map(grafting(f"grafted{i}", below, seen, at=bad)).map(noted(name, bad, lambda x: x))
@@ -119,7 +123,7 @@ def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | N
         reading = source.open()
         await drain(source, until=lambda: not reading.secured.waiting and not reading.is_busy)
         await source.step()  # acknowledges what was done since the last one
-        meters = [(meter.name, meter.received, meter.failed) for meter in reading.secured.meters]
+        meters = [(meter.name, meter.received, meter.failed, *meter.came.values()) for meter in reading.secured.meters]
         found = {
             "seen": by_buffers(seen, plan),
             "meters": meters,

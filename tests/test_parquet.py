@@ -25,7 +25,8 @@ from tasks.entry import Entry
 from tasks.errors import EncodeError, PipelineError, SettingsError
 from tasks.membership import Fence
 from tasks.parquet import to_parquet
-from tasks.pipeline import Receipt, secure
+from tasks.pipeline import secure
+from tasks.receipts import Receipt
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
 FRAME = pd.DataFrame({"price": [1.5, 2.5]}, index=pd.Index(["a", "b"], name="code"))

@@ -16,9 +16,10 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import load_flow_from_entrypoint
 from pydantic import TypeAdapter
 
-from deployments.blueprint import EntrypointCheck, import_flows, read_blueprint
+from deployments.blueprint import EntrypointCheck, allowance, import_flows, read_blueprint
 from deployments.prefect_server import POOL
-from tasks.errors import SettingsError
+from deployments.rollout import Rollout
+from tasks.errors import SettingsError, UnavailableError
 
 ROOT = Path(__file__).resolve().parents[1]
 RAW = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -240,6 +241,28 @@ def test_a_deployment_is_named_after_its_flow_whatever_its_function_is_called(tm
     assert [each.full_name for each in blueprint.deployments] == ["other/b"]
 
 
+def test_two_deployments_of_one_name_are_refused_since_one_would_replace_the_other(tmp_path: Path) -> None:
+    points = ["one.py:quotes", "two.py:quotes"]
+    blocks = [{"name": "main", "entrypoint": point} for point in points]
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"deployments": blocks}))
+    blueprint = read_blueprint(tmp_path / "prefect.yaml")
+    with pytest.raises(SettingsError, match=r"quotes/main once, got it from one\.py:quotes and two\.py:quotes"):
+        blueprint.named(dict.fromkeys(points, "quotes"))
+
+
+def test_what_takes_too_long_says_so_and_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(600)\n")
+    (tmp_path / "prefect.yaml").write_text("deployments: [{name: a, entrypoint: 'slow.py:b'}]")
+    blueprint = read_blueprint(tmp_path / "prefect.yaml")
+    with pytest.raises(SettingsError, match=r"importing its flows gave no answer within 0\.01 s; try it: python -c"):
+        EntrypointCheck(blueprint, env=os.environ).result(timeout=0.01)
+    deploying = Rollout(blueprint, log=tmp_path / "deploy.log", env=os.environ)
+    with pytest.raises(UnavailableError, match=r"`prefect deploy --all` was not done within 0\.01 s; the last lines"):
+        deploying.result(timeout=0.01)
+    assert allowance(blueprint) > 60
+    assert allowance(read_blueprint(ROOT / "prefect.yaml")) > allowance(blueprint) + len(DEPLOYMENTS)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -247,6 +270,13 @@ def test_a_deployment_is_named_after_its_flow_whatever_its_function_is_called(tm
         ("deployments: 3", "expected a list"),
         ("deployments: [{name: x}]", "an entrypoint such as"),
         ("deployments: [3]", "in deployment 1, got 3"),
+        (
+            "deployments: [{name: x, entrypoint: 'a.py:b', tags: sluice}]",
+            "expected lists under 'tags' and 'schedules' of a.py:b",
+        ),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: {interval: 60}}]", "of a.py:b, each schedule with"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [interval]}]", "of a.py:b, each schedule with"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [{interval: 1min}]}]", "a number of seconds"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:

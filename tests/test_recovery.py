@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from tasks import LeaseLostError, Reservoir
+from tasks import LeaseLostError, Reservoir, membership
 from tasks.source import from_redis
 from tests.streams import consumer, crash, dead, drain, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until
@@ -368,3 +368,35 @@ def test_an_entry_that_every_consumer_dies_with_becomes_a_dead_letter(client: re
     [letter] = Reservoir(client).peek("topic:dead:group", 9)
     assert (letter["n"], letter["dead:id"], letter["dead:node"]) == ("deadly", ids[0], "delivery")
     assert pending(client) == []
+
+
+def test_what_was_trimmed_of_a_dead_consumers_entries_makes_nobody_careful_for_ever(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(3))
+    victim = consumer(client)
+    read_all(victim)
+    client.xdel("topic", ids[1])
+    client.delete(victim.membership.fence.lease)
+    successor = consumer(client)
+    assert [e.id for e in read_all(successor)] == [ids[0], ids[2]]
+    assert not successor.has_suspects
+
+
+def test_nobody_claims_right_behind_an_outage_in_which_others_leases_may_have_lapsed(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = push_all(client, "topic", range(3))
+    holder = consumer(client)
+    read_all(holder)
+    other = consumer(client)
+    while not other._settled:
+        holder._next_renewal = 0.0
+        holder.renew()
+        other.step(1)
+    # 8 seconds without Redis: the lease that was renewed first has run out, the other has not.
+    later = membership._uptime() + 8.0
+    monkeypatch.setattr(membership, "_uptime", lambda: later)
+    client.delete(holder.membership.fence.lease)
+    other._next_renewal = other._next_claim = 0.0
+    assert read_all(other) == []
+    holder.renew()
+    assert holder.ack("topic", ids) == 3

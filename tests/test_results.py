@@ -118,6 +118,38 @@ def test_who_wakes_up_after_its_entries_were_claimed_and_done_appends_nothing(cl
     assert not client.exists("topic:dead:group"), "an entry of a successor's does not fail here"
 
 
+def test_what_a_stopped_pipeline_still_makes_of_entries_that_it_gave_back_is_not_appended(client: redis.Redis) -> None:
+    push_all(client, "topic", [1])
+
+    async def main() -> None:
+        wake = asyncio.Event()
+
+        async def sleep(n: int) -> int:
+            await wake.wait()
+            return n
+
+        stopped = here(client)
+        kept = stopped.pluck("n").map_async(sleep).to_redis("results")
+        stopped.open()
+        await stopped.step()
+        stopped.close()
+        successor = here(client)
+        also_kept = successor.pluck("n").to_redis("results")
+        successor.open()
+        await drain(successor, until=lambda: not pending(client))
+        successor.close()
+        for key in client.keys("sluice:output:*"):
+            client.delete(key)  # their short time is over
+        wake.set()
+        async with asyncio.timeout(5):
+            while not stopped.reading.secured.meters[-1].received:  # noqa: ASYNC110 - the sink's, polled
+                await asyncio.sleep(0.001)
+        del kept, also_kept
+
+    asyncio.run(main())
+    assert results(client) == [1]
+
+
 def test_a_group_that_was_deleted_and_begins_anew_makes_its_results_anew(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks import Reservoir, SettingsError
@@ -137,6 +137,7 @@ def cut_after(client: redis.Redis, commands: int) -> Iterator[None]:
     commands=st.integers(0, 12),
     again=st.booleans(),
 )
+@example(n=12, read=12, acked=0, to=-1, commands=4, again=False)  # in the midst of its pages
 @pytest.mark.usefixtures("small_pages")
 def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
     fresh_client: Fresh, *, n: int, read: int, acked: int, to: int, commands: int, again: bool
@@ -152,6 +153,8 @@ def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
     with cut_after(client, commands), suppress(redis.ConnectionError):
         rewind(client, "topic", "group", place)
     behind = range(max(to, 0), n)
+    rewound = set(ids[:read]) - {ids[entry] for entry in acknowledged} - set(pending(client))
+    assert not any(client.exists(result_record("group", "topic", entry_id)) for entry_id in rewound)
     if not again:
         assert set(behind) - set(acknowledged) <= set(read_all(client))
         return

@@ -8,11 +8,13 @@ import io
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from prefect import flow
@@ -50,8 +52,9 @@ class Secured:
     def __init__(self, folder: Path) -> None:
         (openssl,) = [shlex.split(line.replace("redis.example", "localhost")) for line in LINES if "openssl" in line]
         subprocess.run(openssl, cwd=folder, check=True, capture_output=True, timeout=60)
+        (users,) = [line for line in LINES if line.endswith("> users.acl")]
+        subprocess.run(users, shell=True, cwd=folder, check=True, timeout=60)
         port = free_port()
-        (folder / "users.acl").touch()
         (conf,) = re.findall(r"```text\n# redis.conf\n(.*?)```", PAGE, re.DOTALL)
         (folder / "redis.conf").write_text(conf.replace("6380", str(port)).replace("/etc/redis", str(folder)))
         command = [str(find_redis_server().path), str(folder / "redis.conf"), "--dir", str(folder)]
@@ -61,8 +64,14 @@ class Secured:
         address = next(line.partition("=")[2].strip('"') for line in LINES if "ssl_ca_certs" in line)
         address = address.replace("/etc/sluice", str(folder)).replace("redis.example:6380", f"localhost:{port}")
         self.url = address.replace("/0?", "/3?")
+        (password,) = [line.partition("=")[2] for line in LINES if line.startswith("export REDISCLI_AUTH=")]
         self.admin: Any = redis.Redis(
-            host="localhost", port=port, ssl=True, ssl_ca_certs=str(self.certificate), decode_responses=True
+            host="localhost",
+            port=port,
+            password=password,
+            ssl=True,
+            ssl_ca_certs=str(self.certificate),
+            decode_responses=True,
         )
         wait_until(self._answers, "the server")
         for rule in RULES:
@@ -174,6 +183,18 @@ def test_the_user_of_the_page_may_neither_empty_the_server_nor_read_what_is_not_
         for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "GET elsewhere", "XADD elsewhere * a 1", "ACL LIST"):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*command.split())
+
+
+def test_the_server_of_the_page_serves_other_machines_and_nobody_without_a_password(secured: Secured) -> None:
+    found = [each.address for name in psutil.net_if_addrs().values() for each in name if each.family is socket.AF_INET]
+    ours = [address for address in found if not address.startswith("127.")]
+    if not ours:
+        pytest.skip("this machine has no address but that of its loopback")
+    # Who comes by that address is no local client: one that protected mode turns away while a password is lacking.
+    url = secured.url.replace("localhost", ours[0]) + "&ssl_check_hostname=false"
+    connect(url, retries=0).close()
+    with pytest.raises(UnavailableError, match="refuses the user or password|refuses to be used"):
+        connect(url.replace("sluice:correct-horse@", ""), retries=0)
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(secured: Secured) -> None:

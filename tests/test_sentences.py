@@ -4,20 +4,26 @@ import logging
 import sys
 
 import pytest
+from prefect.exceptions import CancelledRun, FailedRun
 
 from flows.sentences import say_errors_in_one_sentence
 from tasks import EncodeError, PipelineError, PumpError, SettingsError, UnavailableError
 
 
-def logged(name: str, error: Exception) -> logging.LogRecord:
-    """Return the record that Prefect's logger makes of an error, as the handlers get it."""
+def is_logged(name: str, error: Exception) -> tuple[logging.LogRecord, bool]:
+    """Return the record that Prefect's logger makes of an error, as the handlers get it, and whether they do."""
     say_errors_in_one_sentence()
     logger = logging.getLogger(name)
     try:
         raise error
     except type(error):
         record = logger.makeRecord(name, logging.ERROR, "", 0, "Execution failed: %r", (error,), sys.exc_info())
-    assert logger.filter(record)
+    return record, bool(logger.filter(record))
+
+
+def logged(name: str, error: Exception) -> logging.LogRecord:
+    record, is_told = is_logged(name, error)
+    assert is_told
     return record
 
 
@@ -42,3 +48,8 @@ def test_what_a_pump_returned_needs_no_traceback_and_what_it_raised_keeps_its_ow
 
 def test_an_error_in_a_users_pipeline_keeps_its_traceback() -> None:
     assert logged("prefect.flow_runs", PipelineError("node 'map' raised")).exc_info is not None
+
+
+@pytest.mark.parametrize("error", [CancelledRun("Stopped in good order."), FailedRun("node 'map' raised")])
+def test_what_a_returned_state_has_said_is_not_said_again_as_an_error(error: Exception) -> None:
+    assert not is_logged("prefect.flow_runs", error)[1]

@@ -119,6 +119,28 @@ def test_a_pipeline_that_blocks_its_loop_keeps_its_lease(url: str, real_redis: r
     wait_until(lambda: not pending(real_redis, group="lab"), "the acknowledgement")
 
 
+@pytest.mark.parametrize(("batch", "held"), [(None, 1), (2, 2)])
+def test_what_a_function_is_at_work_on_is_in_flight_though_nobody_wants_its_receipts(
+    url: str, real_redis: redis.Redis, started: list[Any], batch: int | None, held: int
+) -> None:
+    let_go, busy = threading.Event(), threading.Event()
+
+    def block(_: Any) -> None:
+        busy.set()
+        let_go.wait(20)
+
+    source = Stream.from_redis("topic", group="lab", url=url, batch=batch)
+    source.map(lambda element: element).sink(block)
+    started.append(source)
+    push_all(real_redis, "topic", [1, 2])
+    source.start()
+    assert busy.wait(20)
+    assert (source.reading.in_flight, source.reading.is_busy) == (held, True)
+    let_go.set()
+    wait_until(lambda: not pending(real_redis, group="lab"), "the acknowledgement")
+    assert (source.reading.in_flight, source.reading.is_busy) == (0, False)
+
+
 def test_a_source_outlives_its_redis(tmp_path: Path, started: list[Any]) -> None:
     server = RedisServer(tmp_path)
     server.start()

@@ -92,6 +92,26 @@ def test_what_befalls_entries_is_in_the_log_of_the_run_a_line_for_a_thousand(
     assert "what cannot be decoded (99 times), at last " in more
 
 
+def test_what_a_run_took_over_is_told_with_what_it_did_in_one_line(
+    real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_all(real_redis, "topic", range(3))
+    real_redis.xgroup_create("topic", "group", "0")
+    real_redis.xreadgroup("group", "gone", {"topic": ">"})
+
+    @outlet(topics="topic", group="group", start_from="new", until="now")
+    def numbers(source: Stream) -> None:
+        source.sink(lambda _: None)
+
+    state = numbers(return_state=True)
+    told = [r.getMessage() for r in caplog.records if "entries" in r.getMessage() and r.levelname == "INFO"]
+    [own] = [line for line in told if not line.startswith("Finished in state")]
+    assert own.startswith("numbers: group 'group' has read 3 entries of topic; ")
+    assert "3 entries taken over from dead consumer 'gone'" in own
+    assert "goes on where it was; start_from='new' is for new groups" in own
+    assert state.message == "Stopped in good order: group 'group' has read 3 entries of topic."
+
+
 def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, client: SyncPrefectClient) -> None:
     ids = push_all(real_redis, "topic", range(20))
 
@@ -161,6 +181,39 @@ def test_what_a_window_keeps_is_no_stall(real_redis: redis.Redis, caplog: pytest
     windows.fn()
     assert len(pending(real_redis)) == 2
     assert "no progress" not in caplog.text
+
+
+def test_a_report_that_somebody_deleted_is_made_anew(
+    real_redis: redis.Redis,
+    client: SyncPrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(reporting, "_REPORT", 0.1)
+    push_all(real_redis, "topic", range(5))
+    deleted: list[str] = []
+
+    @outlet(topics="topic", group="group", run_for="20s")
+    def reported(source: Stream) -> Stream:
+        return source.map(lambda e: e["n"]).rate_limit(0.2)  # there is something new to report
+
+    def delete_it() -> None:
+        def found() -> list[str]:
+            return [each["id"] for each in artifacts(client, "outlet-reported-group")]
+
+        wait_until(found, "a report")
+        deleted.extend(found())
+        client.request("DELETE", "/artifacts/{id}", path_params={"id": deleted[0]})
+        wait_until(found, "another report")
+        _stop_all()
+
+    helper = threading.Thread(target=delete_it)
+    helper.start()
+    reported()
+    helper.join()
+    [artifact] = artifacts(client, "outlet-reported-group")
+    assert artifact["id"] not in deleted
+    assert "report failed" not in caplog.text
 
 
 @pytest.mark.parametrize("how", ["refuses", "hangs"])

@@ -1,0 +1,41 @@
+"""What is on a Prefect server, all of it: deployments by name, whatever is asked for page by page."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowFilter
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import DeploymentSort
+
+__all__ = ["deployed", "paged", "schedule_of"]
+
+_PAGE = 200  # the server gives no more at once (3.8.8)
+
+T = TypeVar("T")
+
+
+def paged(read: Callable[..., list[T]], **asked: Any) -> list[T]:
+    """Return all that one of a client's methods finds, not only its first page."""
+    found: list[T] = []
+    while True:
+        page = read(**asked, limit=_PAGE, offset=len(found))
+        found += page
+        if len(page) < _PAGE:
+            return found
+
+
+def deployed(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
+    """Return the server's deployments by their full names, such as 'quotes/main', sorted."""
+    found = paged(client.read_deployments, sort=DeploymentSort.CREATED_DESC)
+    of_them = FlowFilter.model_validate({"id": {"any_": sorted({each.flow_id for each in found})}})
+    flows = {flow.id: flow.name for flow in paged(client.read_flows, flow_filter=of_them)}
+    named = {f"{flows[each.flow_id]}/{each.name}": each for each in found if each.flow_id in flows}
+    return dict(sorted(named.items()))
+
+
+def schedule_of(deployment: DeploymentResponse) -> str:
+    """Return in a word whether a schedule brings runs: 'on', 'paused', or '-' if there is none."""
+    if not deployment.schedules:
+        return "-"
+    return "on" if not deployment.paused and any(each.active for each in deployment.schedules) else "paused"

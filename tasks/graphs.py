@@ -1,0 +1,40 @@
+"""Graphs of streamz nodes: walking through one, and knowing when it changes."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from streamz import Stream
+from streamz.orderedweakset import OrderedSet
+
+__all__ = ["Watched", "graph"]
+
+
+def graph(start: Stream) -> Iterator[Stream]:
+    """Yield every node that is connected with `start`, upstream or downstream, each once, `start` first."""
+    seen, queue = {start}, [start]
+    while queue:
+        node = queue.pop(0)
+        yield node
+        for other in [*node.downstreams, *node.upstreams]:
+            if other is not None and other not in seen:
+                seen.add(other)
+                queue.append(other)
+
+
+class Watched(OrderedSet):
+    """References to a node's downstream nodes, which tells before one is added, and after they have changed."""
+
+    def __init__(self, values: Iterable[Any], *, before: Callable[[Stream], None], after: Callable[[], None]) -> None:
+        super().__init__(values)
+        self._before, self._after = before, after
+
+    def add(self, value: Any) -> None:
+        """Add a reference."""
+        self._before(value())
+        super().add(value)
+        self._after()
+
+    def discard(self, value: Any) -> None:
+        """Take a reference away, if it is there."""
+        super().discard(value)
+        self._after()

@@ -1,0 +1,88 @@
+"""Pipelines that are changed while entries go through them."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis
+from streamz import Stream
+
+from tasks import PipelineError
+from tests.streams import dead, drain, here, pending, push_all
+
+
+def at_once(_: Any) -> None:
+    msg = "at once"
+    raise ValueError(msg)
+
+
+async def later(_: Any) -> None:
+    await asyncio.sleep(0)
+    msg = "later"
+    raise ValueError(msg)
+
+
+@pytest.mark.parametrize("fail", [at_once, later])
+@pytest.mark.parametrize(("connect_to", "first"), [("the source", 3), ("a node that follows", 2)])
+def test_a_node_that_is_connected_on_the_way_is_guarded_from_its_first_element_on(
+    fake_redis: redis.Redis, connect_to: str, first: int, fail: Any
+) -> None:
+    ids = push_all(fake_redis, "topic", range(6))
+    seen: list[int] = []
+
+    async def main() -> None:
+        source = here(fake_redis)
+        kept: list[Any] = []
+
+        def graft(entry: Any) -> Any:
+            if entry["n"] == 2:
+                kept.append((source if connect_to == "the source" else kept[0]).sink(fail))
+            return entry
+
+        kept.append(source.map(graft).map(lambda entry: entry["n"]))
+        kept.append(kept[0].sink(seen.append))
+        source.open()
+        await drain(source)
+        source.close()
+
+    asyncio.run(main())
+    assert seen == list(range(6))
+    assert [letter["dead:id"] for letter in dead(fake_redis)] == ids[first:]
+    assert pending(fake_redis) == []
+
+
+def test_a_node_that_nobody_has_looked_at_gets_no_element_when_it_is_connected_later(fake_redis: redis.Redis) -> None:
+    push_all(fake_redis, "topic", range(6))
+    got: list[Any] = []
+
+    class Unknown(Stream):
+        def update(self, x: Any, who: Any = None, metadata: Any = None) -> None:
+            got.append(x)
+
+    async def main() -> None:
+        source = here(fake_redis)
+        kept: list[Any] = []
+        kept.append(source.map(lambda entry: kept.append(Unknown(kept[0])) if entry["n"] == 2 else None))
+        source.open()
+        with pytest.raises(PipelineError, match="behind a 'Unknown'"):
+            await drain(source)
+
+    asyncio.run(main())
+    assert got == []
+
+
+def test_a_node_that_is_connected_later_gets_a_name_of_its_own(fake_redis: redis.Redis) -> None:
+    push_all(fake_redis, "topic", range(2))
+
+    async def main() -> list[str]:
+        source = here(fake_redis)
+        kept: list[Any] = [source.pluck("n")]
+        reading = source.open()
+        await source.step()
+        kept += [source.pluck("n"), source.pluck("n")]
+        push_all(fake_redis, "topic", range(2))
+        await source.step()
+        source.close()
+        return [meter.name for meter in reading.secured.meters]
+
+    assert asyncio.run(main()) == ["from_redis", "pluck", "pluck#2", "pluck#3"]

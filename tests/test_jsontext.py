@@ -1,0 +1,44 @@
+"""JSON is read by a quicker library than Python's own, which must not be seen in any value."""
+
+import json
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tasks.jsontext import from_json
+
+TOKENS = [
+    *'{}[]:,"\\ \n\t', "0", "1", "-", "+", ".", "e", "E", "9" * 19, "null", "true", "false", "NaN", "Infinity",
+    '"a"', '"b":', "\\u00e9", "\\ud83d", "\\ude00", "\\n", "é", "\x00", "\x7f",
+]  # fmt: skip
+numbers = st.builds(
+    lambda form, number: form % number, st.sampled_from(["%r", "%.17g", "%.25e", "%.3f", "%.0f"]), st.floats()
+)
+integers = st.integers(-(10**40), 10**40).map(str)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+texts = st.builds(json.dumps, values, ensure_ascii=st.booleans(), indent=st.none() | st.just(1))
+
+
+def outcome(read: Any, text: str) -> str:
+    """Return what is read, with its types and signs and in its order, or that it is none."""
+    try:
+        return repr(read(text))
+    except (ValueError, RecursionError) as error:
+        return type(error).__name__
+
+
+@given(text=texts | numbers | integers | st.lists(st.sampled_from(TOKENS), max_size=12).map("".join) | st.text())
+@example(text="18446744073709551616")  # other libraries make a float of it
+@example(text="-0")
+@example(text="1e400")
+@example(text='{"a": 1, "a": 2}')
+@example(text='"\\ud800"')
+@example(text="9" * 5_000)
+@example(text="[" * 5_000 + "]" * 5_000)
+def test_json_is_read_as_python_reads_it(text: str) -> None:
+    assert outcome(from_json, text) == outcome(json.loads, text)

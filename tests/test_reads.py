@@ -1,0 +1,89 @@
+"""What one read returns: bounded, whatever is there, and of all topics alike."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import redis
+
+from tasks.consumer import Consumer
+from tasks.keep import Keep
+from tasks.retention import IDS, Retention
+from tests.streams import push_all
+
+
+@pytest.mark.parametrize("until", [None, "now"])
+def test_a_read_of_several_topics_returns_no_more_than_of_one(client: redis.Redis, until: str | None) -> None:
+    topics = ["one", "two", "three"]
+    for topic in topics:
+        push_all(client, topic, range(20))
+    reader = Consumer(client, topics, "group", until=until, max_entries=9)
+    read: list[Any] = reader.step(0)
+    while step := reader.step(0):
+        assert len(step) <= 9
+        read += step
+    assert Counter(entry.topic for entry in read) == dict.fromkeys(topics, 20)
+
+
+def test_every_topic_is_read_however_many_there_are(client: redis.Redis) -> None:
+    topics = [f"topic{n}" for n in range(5)]
+    for topic in topics:
+        push_all(client, topic, range(2))
+    reader = Consumer(client, topics, "group", max_entries=2)
+    assert [[entry.topic for entry in reader.step(0)] for _ in range(3)] == [topics, topics, []]
+
+
+def test_what_lies_behind_the_bound_of_one_topic_is_not_read_again_and_again_while_another_is_behind(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_all(client, "short", range(2))
+    push_all(client, "long", range(30))
+    reader = Consumer(client, ["short", "long"], "group", until="now", max_entries=2)
+    read = reader.step(0)
+    push_all(client, "short", range(50))
+    assert reader._bound is not None
+    script, asked = reader._bound._read, Counter[str]()
+
+    def asking(keys: list[str], args: list[Any]) -> Any:
+        asked.update(keys)
+        return script(keys=keys, args=args)
+
+    monkeypatch.setattr(reader._bound, "_read", asking)
+    while step := reader.step(0):
+        read += step
+    assert reader.is_through
+    assert len(read) == 32
+    assert asked["short"] < 3
+    assert asked["long"] > 28
+
+
+def test_ids_are_compared_and_counted_on_to_their_last_digit(client: redis.Redis) -> None:
+    last = 2**64 - 1
+    numbers = [0, 8, 9, 10, 99, 10**15 - 1, 2**53, 2**53 + 1, 10**18, 10**18 + 1, last]
+    ids = [(ms, sequence) for ms in numbers for sequence in numbers]
+    after = client.register_script(IDS + "local t = {} for i, id in ipairs(ARGV) do t[i] = after(id) end return t")
+    assert after(args=[f"{ms}-{sequence}" for ms, sequence in ids[:-1]]) == [
+        (f"{ms}-{sequence + 1}" if sequence < last else f"{ms + 1}-0").encode() for ms, sequence in ids[:-1]
+    ]
+    before = client.register_script(
+        IDS + "local n = 0 for i = 1, #ARGV - 1 do if before(ARGV[i], ARGV[i + 1]) then n = n + 1 end end return n"
+    )
+    assert before(args=["{}-{}".format(*id_) for id_ in ids]) == len(ids) - 1
+    assert before(args=["{}-{}".format(*id_) for id_ in [*reversed(ids), ids[0]]]) == 0
+
+
+@pytest.mark.parametrize("first", [1, 1_767_225_600_000_000_000])
+def test_what_is_pending_is_kept_also_where_ids_are_larger_than_lua_can_count(client: Any, first: int) -> None:
+    ids = [client.xadd("topic", {"b": b"x" * 500}, id=f"{first + n}-0").decode() for n in range(200)]
+    client.xgroup_create("topic", "group", "0")
+    client.xreadgroup("group", "one", {"topic": ">"}, count=30)
+    client.xack("topic", "group", *ids[1:30])
+    retention = Retention(client)
+    retention.declare("topic", Keep(4), inlet="inlet")
+    trimmed = retention.trim("topic")
+    left = [id_.decode() for id_, _ in client.xrange("topic")]
+    assert trimmed is not None
+    assert left[0] == ids[0]
+    assert left[-4:] == ids[-4:]
+    assert trimmed.removed == 200 - len(left)
+    assert trimmed.spilled == len([id_ for id_ in ids[30:] if id_ not in left]) > 0

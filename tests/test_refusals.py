@@ -1,0 +1,110 @@
+"""A server that refuses in the middle of something: nothing that was under way is left behind."""
+
+import threading
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+
+from tasks.connection import is_outage
+from tasks.consumer import Consumer
+from tests.streams import consumer, dead, pending, push_all, read_all
+from tests.waiting import wait_until
+
+
+def test_what_a_full_server_refuses_to_put_away_is_put_away_later(real_redis: redis.Redis) -> None:
+    client: Any = real_redis
+    successor = consumer(client, max_deliveries=1)
+    successor.step(0)
+    ids = push_all(client, "topic", range(3))
+    victim = consumer(client)
+    read_all(victim)
+    client.delete(victim.membership.fence.lease)
+    successor._next_claim = 0.0
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.RedisError) as refused:
+            read_all(successor)
+        assert is_outage(refused.value)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert read_all(successor) == []
+    assert [letter["dead:id"] for letter in dead(client)] == ids
+    assert pending(client) == []
+
+
+def test_a_full_server_is_read_on(real_redis: redis.Redis) -> None:
+    client: Any = real_redis
+    one = consumer(client)
+    one.step(0)
+    ids = push_all(client, "topic", range(3))
+    one._next_claim = 0.0
+    client.config_set("maxmemory", 1)
+    try:
+        assert [entry.id for entry in read_all(one)] == ids
+        assert one.ack("topic", ids) == 3
+    finally:
+        client.config_set("maxmemory", 0)
+
+
+def test_a_server_that_runs_somebodys_script_for_long_is_waited_for(real_redis: redis.Redis) -> None:
+    client: Any = real_redis
+    one = consumer(client)
+    one.step(0)
+    [id_] = push_all(client, "topic", [1])
+    threshold = client.config_get("lua-time-limit")["lua-time-limit"]
+    client.config_set("lua-time-limit", 1)
+
+    def run_for_long() -> None:
+        with suppress(redis.ResponseError):  # when it is killed
+            client.eval("while true do end", 0)
+
+    busy = threading.Thread(target=run_for_long)
+    busy.start()
+    try:
+        wait_until(lambda: is_busy(client), "a busy server")
+        with pytest.raises(redis.RedisError) as refused:
+            one.step(0)
+        assert is_outage(refused.value)
+    finally:
+        client.script_kill()
+        busy.join()
+        client.config_set("lua-time-limit", threshold)
+    assert [entry.id for entry in read_all(one)] == [id_]
+
+
+def is_busy(client: Any) -> bool:
+    try:
+        return not client.ping()
+    except redis.ResponseError:
+        return True
+
+
+def test_a_server_that_misses_its_replicas_or_its_master_is_waited_for(real_redis: redis.Redis) -> None:
+    client: Any = real_redis
+    [id_] = push_all(client, "topic", [1])
+    one = consumer(client)
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(redis.RedisError) as no_replicas:
+            one.step(0)
+        client.config_set("replica-serve-stale-data", "no")
+        client.replicaof("127.0.0.1", 1)
+        with pytest.raises(redis.RedisError) as no_master:
+            one.step(0)
+        assert is_outage(no_replicas.value)
+        assert is_outage(no_master.value)
+    finally:
+        client.replicaof("no", "one")
+        client.config_set("replica-serve-stale-data", "yes")
+        client.config_set("min-replicas-to-write", 0)
+    assert [entry.id for entry in read_all(one)] == [id_]
+
+
+def test_what_was_read_before_a_topic_whose_group_is_gone_comes_all_the_same(client: redis.Redis) -> None:
+    bounded = Consumer(client, ["one", "two"], "group", until="9999999999999-0")
+    bounded.step(0)
+    ids = push_all(client, "one", range(3))
+    client.xgroup_destroy("two", "group")
+    assert [entry.id for entry in read_all(bounded)] == ids

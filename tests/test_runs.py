@@ -1,0 +1,114 @@
+"""What `sluice up` and `sluice restart` make of runs, on a real Prefect server."""
+
+import contextvars
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+import redis
+from httpx import HTTPError
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Crashed, Failed, Running
+from rich.console import Console
+
+from deployments import deployed, restart, runs
+from deployments.follow import Follower
+from deployments.prefect_server import POOL
+from tasks import Reservoir, UnavailableError
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("prefect")
+
+
+@flow
+def followed() -> None: ...
+
+
+@pytest.fixture
+def client() -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+        yield client
+        client.request("DELETE", "/work_pools/{name}", path_params={"name": POOL})
+
+
+def deployment(client: SyncPrefectClient, name: str) -> UUID:
+    return client.create_deployment(client.create_flow(followed), name, work_pool_name=POOL)
+
+
+def run(client: SyncPrefectClient, of: UUID) -> UUID:
+    """Return a new run of the deployment that is Running."""
+    made = client.create_flow_run_from_deployment(of).id
+    client.set_flow_run_state(made, Running(), force=True)
+    return made
+
+
+def test_every_change_of_an_outlet_is_told_however_many_runs_have_begun_since(
+    client: SyncPrefectClient, fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployed, "_PAGE", 1)  # Prefect has 200: so many runs take their time
+    outlet, inlet = deployment(client, "outlet"), deployment(client, "inlet")
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    with Follower(console, client, Reservoir(fake_redis), topics=["none"], outlets={outlet}) as follower:
+        first = run(client, outlet)
+        others = [run(client, inlet) for _ in range(2)]
+        follower.step()
+        client.set_flow_run_state(first, Failed(message="no \x1b[2Jluck"), force=True)
+        client.set_flow_run_state(others[0], Crashed(message="gone"), force=True)
+        follower.step()
+        follower.step()
+    told = [line.partition(" ")[2] for line in said.getvalue().splitlines()]
+    assert told[0] == "followed Running"
+    assert sorted(told[1:]) == ["followed Crashed gone", "followed Failed no  [2Jluck"]
+
+
+def test_a_deployment_that_cannot_be_started_now_is_started_later_and_one_that_is_gone_never(
+    client: SyncPrefectClient,
+) -> None:
+    deployment(client, "there")
+    waiting = ["followed/gone", "followed/there"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        SyncPrefectClient(f"http://127.0.0.1:{port}/api") as nobody,
+        pytest.raises(HTTPError),
+    ):
+        runs.start_first(nobody, waiting)
+    assert waiting == ["followed/gone", "followed/there"]
+    since = datetime.now(UTC) - timedelta(seconds=1)
+    runs.start_first(client, waiting)
+    runs.start_first(client, waiting)
+    assert waiting == []
+    begun = client.read_flow_runs(limit=1, sort="START_TIME_DESC")  # type: ignore[arg-type]
+    assert begun[0].created
+    assert begun[0].created > since
+
+
+def test_a_run_that_somebody_deletes_has_ended_for_who_restarts_its_deployment(client: SyncPrefectClient) -> None:
+    of = deployment(client, "deleted")
+    left = run(client, of)
+
+    def delete_it() -> None:
+        with get_client(sync_client=True) as another:
+            wait_until(lambda: another.read_flow_run(left).state_name == "Cancelling", "it to be cancelled")
+            another.delete_flow_run(left)
+
+    helper = threading.Thread(target=contextvars.copy_context().run, args=(delete_it,))
+    helper.start()
+    assert restart.end_runs(client, of, "followed/deleted", timeout=20) == []
+    helper.join()
+    run(client, of)
+    with pytest.raises(
+        UnavailableError, match=r"followed/deleted: run .* has not ended after 1 s \(state Cancelling\)"
+    ):
+        restart.end_runs(client, of, "followed/deleted", timeout=1)

@@ -1,0 +1,75 @@
+"""Retention where something old is still pending: what it passes by, and what it comes back for."""
+
+from typing import Any
+
+from tasks import Reservoir
+from tasks.levels import Levels
+from tasks.retention import Retention, mark_seen
+from tests.streams import pending
+
+SIZE = 1_500  # two of them fill a node, and a trim leaves a node of which something stays
+
+
+def read(client: Any, count: int) -> list[str]:
+    reply = client.xreadgroup("group", "consumer", {"topic": ">"}, count=count)
+    return [id_.decode() for _, entries in reply for id_, _ in entries]
+
+
+def push_and_finish(client: Any, reservoir: Reservoir, n: int, *, keep: int = 10) -> None:
+    for _ in range(n):
+        reservoir.push("topic", {"b": b"x" * SIZE}, keep=keep)
+        client.xack("topic", "group", *read(client, 1))
+
+
+def test_what_was_pending_when_a_sweep_passed_it_goes_once_it_is_finished(client: Any) -> None:
+    reservoir = Reservoir(client)
+    client.xgroup_create("topic", "group", "0", mkstream=True)
+    reservoir.push_many("topic", [{"b": b"x" * SIZE}] * 40)
+    held = read(client, 40)
+    push_and_finish(client, reservoir, 20)
+    assert client.xlen("topic") >= 50
+    client.xack("topic", "group", *held[1:])
+    push_and_finish(client, reservoir, 20)
+    assert pending(client) == held[:1]
+    assert client.xrange("topic", count=1)[0][0].decode() == held[0]
+    assert client.xlen("topic") <= 1 + 10 + 2 * 3  # a node, and what may come until retention looks again, twice
+
+
+def test_the_lag_is_known_from_the_next_sample_on_when_somebody_has_deleted_entries(client: Any) -> None:
+    reservoir, levels = Reservoir(client), Levels(client)
+    reservoir._append = client.register_script(reservoir._append.script.replace("since >= 64", "since >= 3"))
+    levels._level = client.register_script(levels._level.script.replace("n > 2000", "n > 13"))
+    client.xgroup_create("topic", "group", "0", mkstream=True)
+    push_and_finish(client, reservoir, 80, keep=70)
+    assert client.xlen("topic") < 80
+    reservoir.push_many("topic", [{"n": n} for n in range(30)])
+
+    def lag() -> int | None:
+        level = levels.of("topic")
+        assert level is not None
+        return level.groups[0].lag
+
+    assert lag() == 30
+    client.xdel("topic", *[id_ for id_, _ in client.xrange("topic", count=7)][3:])
+    for _ in range(3):  # one of them is the next sample
+        reservoir.push("topic", {"n": 1})
+        assert lag() is None  # too many to be counted on either side
+    for n in range(20):  # by a client that takes no samples
+        client.xadd("topic", {"n": n})
+    read(client, 30)
+    assert lag() == 3 + 20
+
+
+def test_a_group_that_is_read_with_while_it_is_judged_is_not_forgotten(client: Any, monkeypatch: Any) -> None:
+    client.xgroup_create("topic", "group", "0", mkstream=True)
+    client.hset("sluice:groups:topic", "group", 1)
+    retention = Retention(client)
+
+    def idle(topic: str, group: bytes, longest: int) -> int:
+        monkeypatch.undo()
+        mark_seen(client, topic, group.decode())
+        return longest
+
+    monkeypatch.setattr(retention, "_idle", idle)
+    assert retention.forget("topic", after_ms=1_000_000) == []
+    assert int(client.hget("sluice:groups:topic", "group")) > 0
