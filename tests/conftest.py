@@ -40,8 +40,10 @@ ON_PREFECT = {
     "tests/chaos/test_retries.py",
     "tests/test_browser.py",
     "tests/test_docs_commands.py",
+    "tests/test_doctor.py",
     "tests/test_end_to_end.py",
     "tests/test_one_shot.py",
+    "tests/test_runs.py",
     "tests/test_secured_redis.py",
     "tests/test_upkeep.py",
     "tests/test_watch.py",
@@ -66,11 +68,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest first, and of what is on the Prefect server what needs a worker there last: it takes some CPU."""
 
     def turn(item: pytest.Item) -> int:
-        file, uses = item.nodeid.partition("::")[0], getattr(item, "fixturenames", ())
-        if "prefect_server" in uses and file not in ON_PREFECT:
-            msg = f"{file} uses the Prefect server: add it to ON_PREFECT in tests/conftest.py, or a second one starts"
-            raise pytest.UsageError(msg)
-        return [file in ON_PREFECT and "plain" not in uses, file in ON_PREFECT, file == NEXT, True].index(True)
+        file = item.nodeid.partition("::")[0]
+        needs_a_worker = "plain" in getattr(item, "fixturenames", ())
+        return [file in ON_PREFECT and not needs_a_worker, file in ON_PREFECT, file == NEXT, True].index(True)
 
     items.sort(key=turn)
 

@@ -14,7 +14,7 @@ from deployments.child import Child
 from tests.plain import clean_environment, entries, free_port
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
+pytestmark = pytest.mark.timeout(600)  # on a busy machine of two cores: three servers, ten flow runs
 
 
 class Up:
@@ -56,7 +56,7 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
         up.child.start()
         for topic in ("busiest", "signals"):
             wait_until(
-                lambda topic=topic: up.said("after") and entries(up.url, topic), f"results in {topic}", deadline=120
+                lambda topic=topic: up.said("after") and entries(up.url, topic), f"results in {topic}", deadline=240
             )
         before = {topic: entries(up.url, topic) for topic in ("busiest", "signals", "market")}
 
