@@ -9,7 +9,6 @@ Kept beside each topic, all with a TTL:
 """
 
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ import redis
 from redis.exceptions import OutOfMemoryError
 
 from tasks.errors import SettingsError
+from tasks.groups import groups_of
 from tasks.keep import Keep
 from tasks.settings import check_topic
 
@@ -364,7 +364,7 @@ class Retention:
             seen = {name: abs(int(at)) for name, at in pipe.hgetall(key).items()}
             forgotten = []
             marks: dict[bytes, int] = {}
-            for name in self._groups(topic):
+            for name in [group["name"] for group in groups_of(self._client, topic).values()]:
                 last = max(seen.get(name, 0), now - self._idle(topic, name, after_ms))
                 if name not in seen and last <= now - after_ms:
                     last = now  # seen for the first time: from now on it has as long as the others
@@ -380,10 +380,6 @@ class Retention:
 
         # Who begins to read with a group meanwhile says so there: then they are judged again.
         return self._client.transaction(judge, key, value_from_callable=True)
-
-    def _groups(self, topic: str) -> Iterator[bytes]:
-        for group in self._client.xinfo_groups(topic):
-            yield group["name"]
 
     def _idle(self, topic: str, group: bytes, longest: int) -> int:
         """Return for how many ms none of a group's consumers has asked for anything; `longest` if it has none."""

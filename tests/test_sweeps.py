@@ -74,3 +74,7 @@ def test_a_group_that_is_read_with_while_it_is_judged_is_not_forgotten(client: A
     monkeypatch.setattr(retention, "_idle", idle)
     assert retention.forget("topic", after_ms=1_000_000) == []
     assert int(client.hget("sluice:groups:topic", "group")) > 0
+
+
+def test_a_topic_that_was_deleted_meanwhile_has_no_groups_to_forget(client: Any) -> None:
+    assert Retention(client).forget("topic", after_ms=0) == []
