@@ -31,15 +31,16 @@ def takes_options(decorator: Callable[P, T]) -> Callable[P, T]:
     """
     signature, name = inspect.signature(decorator), decorator.__name__
     needed = ", ".join(f'{p.name}="..."' for p in signature.parameters.values() if p.default is p.empty)
+    others = ", ".join(p.name for p in signature.parameters.values() if p.default is not p.empty)
 
     @functools.wraps(decorator)
     def decorate(*given: P.args, **options: P.kwargs) -> T:
         try:
             signature.bind(*given, **options)
         except TypeError as error:
-            bare = len(given) == 1 and not options and inspect.isroutine(given[0])
-            got = f"@{name} alone on {given[0].__name__!r}" if bare else str(error)
-            msg = f"@{name}: expected @{name}({needed}), got {got}; it takes {', '.join(signature.parameters)}"
+            is_bare = len(given) == 1 and not options and inspect.isroutine(given[0])
+            what = f"written without options on {given[0].__name__!r}" if is_bare else error
+            msg = f"@{name}: {what}; expected @{name}({needed}), and as you like {others}"
             raise SettingsError(msg) from error
         return decorator(*given, **options)
 

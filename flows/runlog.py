@@ -43,7 +43,8 @@ def tell_what_tasks_log() -> Iterator[None]:
         yield
         return
     waiting: deque[str] = deque(maxlen=_KEPT)
-    logger, handler = logging.getLogger("tasks"), _ToTheRun(get_run_logger(), waiting)
+    log = get_run_logger()
+    logger, handler = logging.getLogger("tasks"), _ToTheRun(log, waiting)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -52,6 +53,8 @@ def tell_what_tasks_log() -> Iterator[None]:
     try:
         yield
     finally:
+        if left := told_meanwhile():  # of a run that failed, say, before its next line
+            log.info("%s", "; ".join(left))
         _waiting.reset(token)
         logger.removeHandler(handler)
         logger.setLevel(before[0])

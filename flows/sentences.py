@@ -20,16 +20,18 @@ def _says_it_all(error: BaseException | None) -> bool:
     return isinstance(error, _TOLD)
 
 
-# A flow that returned a state, Cancelled or Failed, is asked for its result behind that: of what comes of it Prefect
-# 3.8.8 logs a traceback of its own, after it has logged the state.
+# A flow that returned a state, Cancelled or Failed, is asked for its result behind that. What comes of it Prefect 3.8.8
+# logs with a traceback and these words, of the run and of the engine, after it has logged the state.
 _SAID_BY_THE_STATE = (CancelledRun, FailedRun)
+_WORDS = "exited with unexpected exception"
 
 
 class _OneSentence(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], _SAID_BY_THE_STATE):
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, _SAID_BY_THE_STATE) and record.getMessage().endswith(_WORDS):
             return False
-        if record.exc_info and _says_it_all(error := record.exc_info[1]):
+        if _says_it_all(error):
             record.msg, record.args = f"{record.getMessage().partition(': ')[0]}: {error}", ()
             record.exc_info = record.exc_text = None
         return True

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 __all__ = ["id_numbers", "id_time"]
 
-# The 30th of December 9999: the last day that there is in every time zone.
-_LAST_MS = 253_402_128_000_000
+# The end of the 30th of December 9999: the last day that there is in every time zone.
+_LAST_MS = 253_402_214_399_000
 
 
 def id_numbers(entry_id: str) -> tuple[int, int]:

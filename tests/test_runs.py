@@ -2,7 +2,6 @@
 
 import contextvars
 import io
-import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from deployments import deployed, restart, runs
 from deployments.follow import Follower
 from deployments.prefect_server import POOL
 from tasks import Reservoir, UnavailableError
+from tests.plain import free_port
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -36,6 +36,7 @@ def client() -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
         yield client
+        client.delete_flow(client.create_flow(followed))  # and its deployments
         client.request("DELETE", "/work_pools/{name}", path_params={"name": POOL})
 
 
@@ -75,12 +76,9 @@ def test_a_deployment_that_cannot_be_started_now_is_started_later_and_one_that_i
 ) -> None:
     deployment(client, "there")
     waiting = ["followed/gone", "followed/there"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with (
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-        SyncPrefectClient(f"http://127.0.0.1:{port}/api") as nobody,
+        SyncPrefectClient(f"http://127.0.0.1:{free_port()}/api") as nobody,
         pytest.raises(HTTPError),
     ):
         runs.start_first(nobody, waiting)

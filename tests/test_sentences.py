@@ -10,20 +10,20 @@ from flows.sentences import say_errors_in_one_sentence
 from tasks import EncodeError, PipelineError, PumpError, SettingsError, UnavailableError
 
 
-def is_logged(name: str, error: Exception) -> tuple[logging.LogRecord, bool]:
-    """Return the record that Prefect's logger makes of an error, as the handlers get it, and whether they do."""
+def is_told(name: str, error: Exception, message: str) -> tuple[bool, logging.LogRecord]:
+    """Return whether Prefect's logger hands its record of an error on, and the record as the handlers get it."""
     say_errors_in_one_sentence()
     logger = logging.getLogger(name)
     try:
         raise error
     except type(error):
-        record = logger.makeRecord(name, logging.ERROR, "", 0, "Execution failed: %r", (error,), sys.exc_info())
-    return record, bool(logger.filter(record))
+        record = logger.makeRecord(name, logging.ERROR, "", 0, message, (), sys.exc_info())
+    return bool(logger.filter(record)), record
 
 
 def logged(name: str, error: Exception) -> logging.LogRecord:
-    record, is_told = is_logged(name, error)
-    assert is_told
+    told, record = is_told(name, error, f"Execution failed: {error!r}")
+    assert told
     return record
 
 
@@ -52,4 +52,5 @@ def test_an_error_in_a_users_pipeline_keeps_its_traceback() -> None:
 
 @pytest.mark.parametrize("error", [CancelledRun("Stopped in good order."), FailedRun("node 'map' raised")])
 def test_what_a_returned_state_has_said_is_not_said_again_as_an_error(error: Exception) -> None:
-    assert not is_logged("prefect.flow_runs", error)[1]
+    assert not is_told("prefect.flow_runs", error, "Engine execution exited with unexpected exception")[0]
+    assert logged("prefect.flow_runs", error).exc_info, "a pump's own error of that kind"

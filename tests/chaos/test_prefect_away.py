@@ -4,7 +4,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,18 +46,22 @@ def steady_load(client: redis.Redis) -> Iterator[list[int]]:
         pusher.join()
 
 
-def deploy_like_a_shipped_one(stack: Plain, entrypoint: str) -> None:
+def deploy_like_a_shipped_one(stack: Plain, entrypoint: str, *, names: Sequence[str] = ("main",)) -> None:
+    """Deploy an outlet as the shipped ones are; with several names it has replicas."""
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     like = next(each for each in declared["deployments"] if each["entrypoint"] == LIKE and each["name"] == "main")
     [trigger] = like["triggers"]
     flow = entrypoint.rpartition(":")[2]
-    ours = like | {"entrypoint": entrypoint, "triggers": [trigger | {"name": f"run {flow} again"}]}
-    ours["triggers"][0]["match_related"] = [
-        trigger["match_related"][0],
-        {"prefect.resource.role": "flow", "prefect.resource.name": flow},
-    ]
+    ours = []
+    for name in names:
+        related = [("deployment", name), ("flow", flow)]
+        again = trigger | {
+            "name": f"run {flow}/{name} again",
+            "match_related": [{"prefect.resource.role": r, "prefect.resource.name": n} for r, n in related],
+        }
+        ours.append(like | {"entrypoint": entrypoint, "name": name, "triggers": [again]})
     file = stack.folder / "prefect.yaml"
-    file.write_text(yaml.safe_dump({"pull": declared["pull"], "deployments": [ours]}))
+    file.write_text(yaml.safe_dump({"pull": declared["pull"], "deployments": ours}))
     stack.prefect("deploy", "--prefect-file", str(file), "--all")
 
 

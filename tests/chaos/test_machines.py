@@ -1,0 +1,132 @@
+"""Two machines with a worker each and a replica of an outlet on each: one stands still and comes back, one is gone."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
+
+from deployments.ledger import flow_run_processes
+from deployments.prefect_server import worker
+from deployments.redis_server import RedisServer
+from deployments.rollout import ensure_automations
+from tests.chaos.outlet import numbers_in
+from tests.chaos.test_prefect_away import deploy_like_a_shipped_one, steady_load
+from tests.plain import ROOT, Plain
+from tests.waiting import wait_until
+
+FOUND_OUT = 180  # seconds within which a machine that is silent is taken for gone and its run goes on elsewhere
+
+
+class Machine:
+    """A worker of a stack's pool, with the runs on it: what would be on one machine."""
+
+    def __init__(self, stack: Plain, folder: Path) -> None:
+        self.folder = folder
+        env = stack.env | {"SLUICE_STATE_DIR": str(folder)}
+        self.worker = worker(log=folder / "worker.log", env=env, cwd=ROOT)
+
+    def runs(self) -> set[str]:
+        return {str(run) for run, _ in flow_run_processes(self.folder)}
+
+    def send(self, signum: int, *, also_to_runs: bool = True) -> None:
+        """Send a signal to its worker and its runs; SIGSTOP is what the others see of a machine that is cut off."""
+        runs = [process for _, process in flow_run_processes(self.folder)] if also_to_runs else []
+        for process in [psutil.Process(self.worker.pid), *runs]:
+            os.kill(process.pid, signum)
+
+
+@contextmanager
+def machines(stack: Plain, folder: Path) -> Iterator[tuple[Machine, Machine]]:
+    """Give two machines instead of the stack's own worker."""
+    stack.worker.kill()
+    both = Machine(stack, folder / "one"), Machine(stack, folder / "other")
+    try:
+        for each in both:
+            each.worker.start()
+        yield both
+    finally:
+        for each in both:
+            each.worker.kill()
+            for _, process in flow_run_processes(each.folder):
+                process.kill()
+
+
+def running_on(stack: Plain, machine: Machine) -> list[FlowRun]:
+    running = [run for run in stack.runs("passing") if run.state_name == "Running"]
+    there = machine.runs() if running else set()
+    return [run for run in running if str(run.id) in there]
+
+
+def heartbeats(stack: Plain, run: FlowRun) -> int:
+    wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run.id}"]}}
+    return stack.client.request("POST", "/events/filter", json={"filter": wanted}).json()["total"]
+
+
+def run_on(stack: Plain, machine: Machine, deployment: str, *, not_on: Machine) -> FlowRun:
+    """Run a deployment on one machine, while the other one's worker takes nothing."""
+    not_on.send(signal.SIGSTOP, also_to_runs=False)
+    before = len(running_on(stack, machine))
+    stack.prefect("deployment", "run", deployment)
+    wait_until(lambda: len(running_on(stack, machine)) > before, f"{deployment} to run there", deadline=120)
+    not_on.send(signal.SIGCONT, also_to_runs=False)
+    return running_on(stack, machine)[-1]
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1200)
+def test_replicas_relieve_one_that_stands_still_and_one_whose_machine_is_gone_and_every_result_comes_once(
+    redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
+) -> None:
+    with Plain(tmp_path / "plain", redis_server) as stack, machines(stack, tmp_path) as (one, other):
+        ensure_automations(stack.client)  # among them what takes silent runs for dead
+        deploy_like_a_shipped_one(stack, "tests/chaos/deployed.py:passing", names=("main", "second"))
+        with steady_load(real_redis) as pushed:
+
+            def results() -> int:
+                return real_redis.xlen("results")
+
+            def all_so_far_come(what: str) -> None:
+                there = len(pushed)
+                wait_until(lambda: results() >= there, what, deadline=30)
+
+            run_on(stack, one, "passing/main", not_on=other)
+            still = run_on(stack, other, "passing/second", not_on=one)
+            all_so_far_come("the results of both")
+            # One that falls silent before its first heartbeat is missed by nobody.
+            wait_until(lambda: heartbeats(stack, still), "its first heartbeat", deadline=60)
+
+            other.send(signal.SIGSTOP)
+            stood_still = time.monotonic()
+            all_so_far_come("what the one that stands still had")
+            wait_until(lambda: stack.state(still.id) == "Crashed", "it to be taken for dead", deadline=FOUND_OUT)
+            wait_until(lambda: len(running_on(stack, one)) == 2, "it to run elsewhere", deadline=FOUND_OUT)
+            relieved = time.monotonic() - stood_still
+            other.send(signal.SIGCONT)
+            wait_until(lambda: not other.runs(), "the one that was relieved to end", deadline=60)
+            all_so_far_come("results after it was back")
+
+            on_it = running_on(stack, one)
+            wait_until(lambda: all(heartbeats(stack, run) for run in on_it), "their first heartbeats", deadline=60)
+            one.send(signal.SIGKILL)
+            gone = time.monotonic()
+            wait_until(lambda: len(running_on(stack, other)) == 2, "both to run on what is left", deadline=FOUND_OUT)
+            moved = time.monotonic() - gone
+            all_so_far_come("results of what is left")
+        wait_until(lambda: results() >= len(pushed), "the rest", deadline=30)
+        for run in running_on(stack, other):
+            stack.client.set_flow_run_state(run.id, Cancelling())
+        wait_until(lambda: not other.runs(), "the end of both", deadline=60)
+    assert sorted(numbers_in(real_redis, "results").values()) == pushed
+    sys.stdout.write(
+        f"{len(pushed)} entries, a result each; a replica that stood still ran elsewhere after {relieved:.0f} s, "
+        f"two whose machine was gone after {moved:.0f} s\n"
+    )
