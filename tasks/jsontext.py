@@ -20,6 +20,8 @@ _DECODER = json.JSONDecoder()
 # The value of a JSON text or its bytes, in a quarter of the time, or ValueError or RecursionError: for what is no JSON, and for
 # what only Python's dialect knows, such as NaN or a lone surrogate.
 quick_json = msgspec.json.Decoder().decode
+# And the other way, but that it makes `null` of NaN and infinity too.
+_quick_text = msgspec.json.Encoder().encode
 _ATOMS = frozenset((str, int, float, bool, type(None)))
 # Deeper values could be written, but not read by every caller: the parser shares its recursion limit.
 _MAX_DEPTH = 100
@@ -41,6 +43,11 @@ def to_json(value: Any, where: str = "value") -> bytes:
     """
     if type(value) not in _ATOMS:
         check_json(value, where)
+    try:
+        if b"null" not in (text := _quick_text(value)):
+            return text
+    except (ValueError, OverflowError, RecursionError):
+        pass  # to be told apart below
     try:
         return _ENCODER.encode(value).encode()
     except UnicodeEncodeError as error:
