@@ -8,7 +8,9 @@ from prefect.client.schemas.filters import FlowFilter
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import DeploymentSort
 
-__all__ = ["deployed", "paged", "schedule_of"]
+from deployments.blueprint import Blueprint, Deployment
+
+__all__ = ["deployed", "of_blueprint", "paged", "schedule_of"]
 
 _PAGE = 200  # the server gives no more at once (3.8.8)
 
@@ -32,6 +34,12 @@ def deployed(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
     flows = {flow.id: flow.name for flow in paged(client.read_flows, flow_filter=of_them)}
     named = {f"{flows[each.flow_id]}/{each.name}": each for each in found if each.flow_id in flows}
     return dict(sorted(named.items()))
+
+
+def of_blueprint(client: SyncPrefectClient, blueprint: Blueprint) -> list[tuple[Deployment, DeploymentResponse]]:
+    """Return those of a blueprint's deployments that are on the server, as they are declared and as they are there."""
+    there = deployed(client)
+    return [(each, there[each.full_name]) for each in blueprint.deployments if each.full_name in there]
 
 
 def schedule_of(deployment: DeploymentResponse) -> str:

@@ -69,7 +69,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     from deployments import runs  # noqa: PLC0415
-    from deployments.deployed import deployed  # noqa: PLC0415
+    from deployments.deployed import of_blueprint  # noqa: PLC0415
     from deployments.follow import Follower  # noqa: PLC0415
     from flows.prefect_api import impatient_client  # noqa: PLC0415
     from tasks.reservoir import Reservoir  # noqa: PLC0415
@@ -77,8 +77,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     with get_client(sync_client=True) as client:
         stack.deploy(client)
         waiting = runs.to_start(client, stack.blueprint)
-        there = deployed(client)
-        outlets = {there[each.full_name].id for each in stack.blueprint.deployments if each.stays_up}
+        outlets = {there.id for declared, there in of_blueprint(client, stack.blueprint) if declared.stays_up}
     _welcome(stack, console, time.monotonic() - began)
     reservoir = Reservoir.from_url(stack.env[REDIS_URL])
     is_swept = True

@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
 from deployments.blueprint import Blueprint
-from deployments.deployed import deployed, paged, schedule_of
+from deployments.deployed import deployed, of_blueprint, paged, schedule_of
 from deployments.prefect_server import POOL
 
 __all__ = [
@@ -89,8 +89,7 @@ def discard_late(client: SyncPrefectClient, blueprint: Blueprint) -> int:
 
     Each would start a process (2 s of CPU), only to find that its window is over.
     """
-    there = deployed(client)
-    ours = {there[each.full_name].id for each in blueprint.deployments if each.beats and each.full_name in there}
+    ours = {there.id for declared, there in of_blueprint(client, blueprint) if declared.beats}
     late = of_pool(client, {StateType.SCHEDULED}, due_before=datetime.now(UTC) - timedelta(seconds=5))
     old = [str(run.id) for run in late if run.deployment_id in ours and run.auto_scheduled]
     for first in range(0, len(old), _BULK):
@@ -105,12 +104,7 @@ def to_start(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
     Outlets: if none runs and none is coming. Inlets: if none runs, so that nobody waits for their schedule, unless that
     is paused.
     """
-    there = deployed(client)
-    wanted = [
-        (each, there[each.full_name])
-        for each in blueprint.deployments
-        if (each.stays_up or each.beats) and each.full_name in there
-    ]
+    wanted = [each for each in of_blueprint(client, blueprint) if each[0].stays_up or each[0].beats]
     of_them = {"any_": [deployment.id for _, deployment in wanted]}
 
     def having(*states: StateType) -> set[UUID | None]:
