@@ -16,6 +16,7 @@ from deployments.redis_server import RedisServer
 from tasks import LeaseLostError, Reservoir
 from tasks.membership import TOMBSTONE_TTL_MS
 from tasks.results import newest, result_record
+from tasks.source import from_redis
 from tests.streams import consumer, crash, drain, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until
 
@@ -83,28 +84,40 @@ def test_the_latest_of_a_slow_topic_does_not_collect_records_of_a_fast_one(clien
     assert results(client) == [100 + n for n in range(20)]
 
 
+def held_up(client: redis.Redis, wake: asyncio.Event) -> tuple[from_redis, Stream]:
+    """Return an opened source whose entries wait before the sink until `wake`, and what keeps its pipeline."""
+
+    async def sleep(n: int) -> int:
+        await wake.wait()
+        return n
+
+    source = here(client)
+    kept = source.pluck("n").map_async(sleep).to_redis("results")
+    source.open()
+    return source, kept
+
+
+async def succeed(client: redis.Redis) -> tuple[from_redis, Stream]:
+    """Return a successor that is done with all there is, as it is when its records of results are gone, and what keeps it."""
+    successor = here(client)
+    kept = successor.pluck("n").to_redis("results")
+    successor.open()
+    await drain(successor, until=lambda: not pending(client))
+    for key in client.keys("sluice:output:*"):
+        client.delete(key)  # their short time is over
+    return successor, kept
+
+
 def test_who_wakes_up_after_its_entries_were_claimed_and_done_appends_nothing(client: redis.Redis) -> None:
     """The zombie holds an entry in front of its sink; meanwhile its successor is done with that entry and the record gone."""
     push_all(client, "topic", [1])
 
     async def main() -> None:
         wake = asyncio.Event()
-
-        async def sleep(n: int) -> int:
-            await wake.wait()
-            return n
-
-        zombie = here(client)
-        kept = zombie.pluck("n").map_async(sleep).to_redis("results")
-        zombie.open()
+        zombie, kept = held_up(client, wake)
         await zombie.step()
         crash(zombie, client)
-        successor = here(client)
-        also_kept = successor.pluck("n").to_redis("results")
-        successor.open()
-        await drain(successor, until=lambda: not pending(client))
-        for key in client.keys("sluice:output:*"):
-            client.delete(key)  # their short time is over
+        successor, also_kept = await succeed(client)
         wake.set()
         await asyncio.sleep(0)
         zombie.reading.consumer._next_renewal = 0.0
@@ -123,23 +136,11 @@ def test_what_a_stopped_pipeline_still_makes_of_entries_that_it_gave_back_is_not
 
     async def main() -> None:
         wake = asyncio.Event()
-
-        async def sleep(n: int) -> int:
-            await wake.wait()
-            return n
-
-        stopped = here(client)
-        kept = stopped.pluck("n").map_async(sleep).to_redis("results")
-        stopped.open()
+        stopped, kept = held_up(client, wake)
         await stopped.step()
         stopped.close()
-        successor = here(client)
-        also_kept = successor.pluck("n").to_redis("results")
-        successor.open()
-        await drain(successor, until=lambda: not pending(client))
+        successor, also_kept = await succeed(client)
         successor.close()
-        for key in client.keys("sluice:output:*"):
-            client.delete(key)  # their short time is over
         wake.set()
         async with asyncio.timeout(5):
             while not stopped.reading.secured.meters[-1].received:  # noqa: ASYNC110 - the sink's, polled
