@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks.children import Child, ready
 from benchmarks.work import TOPIC, connected, enriched, expected, is_large, is_trade, value, wait
 from tasks import Reservoir
+from tasks.groups import groups_of
 from tasks.source import from_redis
 
 __all__ = ["cost", "push", "push_raw", "replica", "replicas"]
@@ -54,7 +55,7 @@ def replicas(url: str, group: str, count: int, length: int, work: float) -> floa
 
 
 def _is_done(client: Any, group: str, length: int) -> bool:
-    [info] = [one for one in client.xinfo_groups(TOPIC) if one["name"].decode() == group]
+    info = groups_of(client, TOPIC)[group]
     return info["last-delivered-id"] == f"{length}-0".encode() and not info["pending"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from tasks.ids import id_numbers
 from tasks.keep import Keep
 from tasks.retention import GROUPS, IDS, beside
 
@@ -193,7 +194,7 @@ def _group(raw: list[Any], now: int) -> GroupLevel:
         pending=pending,
         lag=lag if lag >= 0 else None,
         dead=dead,
-        oldest_pending=max(0.0, (now - int(oldest.partition(b"-")[0])) / 1000) if oldest else None,
+        oldest_pending=max(0.0, (now - id_numbers(oldest.decode())[0]) / 1000) if oldest else None,
         dead_dropped=int(dropped),
         spilled=int(spilled),
         is_forgotten=seen.startswith(b"-"),

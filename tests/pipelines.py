@@ -12,6 +12,8 @@ from typing import Any
 from hypothesis import strategies as st
 from streamz import Stream
 
+from tasks.ids import id_numbers
+
 __all__ = ["SEGMENTS", "Segment", "Witness", "members", "pipelines"]
 
 
@@ -58,8 +60,7 @@ class Witness:
 
 
 def _number(entry: str) -> int:
-    ms, _, sequence = entry.partition("/")[2].partition("-")
-    return int(ms) + int(sequence)
+    return sum(id_numbers(entry.partition("/")[2]))
 
 
 def _is_even(element: Any) -> bool:

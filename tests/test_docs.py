@@ -21,6 +21,7 @@ from prefect.flows import load_flow_from_entrypoint
 import flows
 from deployments.redis_server import RedisServer
 from tasks import Reservoir
+from tasks.groups import groups_of
 from tasks.pump import as_entries
 from tasks.settings import REDIS_URL
 from tests import test_prefect_yaml as declared
@@ -139,8 +140,8 @@ def test_python_that_a_page_shows_runs(
 def pending_or_unread(client: redis.Redis, group: str) -> bool:
     known: Any = client
     last = known.xinfo_stream("market")["last-generated-id"]
-    found = [each for each in known.xinfo_groups("market") if each["name"].decode() == group]
-    return not found or found[0]["pending"] or found[0]["last-delivered-id"] != last
+    found = groups_of(client, "market").get(group)
+    return not found or found["pending"] or found["last-delivered-id"] != last
 
 
 def test_deployments_that_pages_show_are_complete_and_their_flows_are_there(checkout: Path) -> None:
