@@ -1,19 +1,17 @@
 """Crashes, stops and lapsed leases: nothing lost, order kept, windows as they would have been."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 from hypothesis import given
-from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks import LeaseLostError, Reservoir, membership
 from tasks.source import from_redis
-from tests.streams import consumer, crash, dead, drain, here, live_through, lives, pending, push_all, read_all
+from tests.streams import consumer, crash, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
@@ -208,87 +206,6 @@ def test_dead_consumers_without_entries_are_cleared_away(client: redis.Redis) ->
     assert [c["name"].decode() for c in client.xinfo_consumers("topic", "group")] == [last.membership.name]
 
 
-@given(
-    deadly=st.sets(st.integers(0, 39), min_size=1, max_size=2),
-    window=st.integers(1, 3),
-    max_deliveries=st.integers(2, 6),
-)
-def test_of_all_that_was_in_flight_only_the_entries_they_died_of_become_dead_letters(
-    fresh_client: Fresh, deadly: set[int], window: int, max_deliveries: int
-) -> None:
-    """Forty entries, read ahead; each life ends at a deadly one, however many of the others were in flight with it."""
-    client = fresh_client()
-    ids = Reservoir(client).push_many("topic", [{"n": n} for n in range(40)])
-    windows: list[tuple[int, ...]] = []
-    deaths: Counter[int] = Counter()
-
-    class Killed(BaseException):
-        pass
-
-    def die(n: int) -> int:
-        if n in deadly:
-            deaths[n] += 1
-            raise Killed
-        return n
-
-    async def live() -> bool:
-        source = here(client, max_deliveries=max_deliveries)
-        kept = source.pluck("n").map(die).sliding_window(window, return_partial=False).sink(windows.append)
-        source.open()
-        try:
-            await drain(source)
-        except Killed:
-            crash(source, client)
-            return False
-        source.close()
-        del kept
-        return True
-
-    while not asyncio.run(live()):
-        pass
-    assert {letter["dead:id"] for letter in dead(client)} == {ids[n] for n in deadly}
-    assert deaths[min(deadly)] == max_deliveries
-    others = [n for n in range(40) if n not in deadly]
-    assert set(windows) == {tuple(others[i : i + window]) for i in range(len(others) - window + 1)}
-
-
-def test_what_was_in_flight_at_more_deaths_is_handed_out_in_smaller_parts(client: redis.Redis) -> None:
-    Reservoir(client).push_many("topic", [{"n": n} for n in range(40)])
-    lives = []
-    for _ in range(6):
-        one = consumer(client)
-        lives.append([(len(step), step[0].deliveries) for _ in range(41) if (step := one.step(0))])
-        client.delete(one.membership.fence.lease)
-    first = 8  # as long as sizes are not known
-    assert lives == [
-        [(first, 1), (32, 1)],
-        [(first, 2), (32, 2)],
-        [(first, 3), (16, 3), (16, 3)],
-        [(1, 4)] * 40,
-        [(1, 5)] * 40,
-        [],
-    ]
-
-
-def test_a_lost_reply_counts_no_delivery_twice(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = push_all(client, "topic", range(3))
-    victim = consumer(client)
-    read_all(victim)
-    client.delete(victim.membership.fence.lease)
-    successor = consumer(client)
-    count = successor.membership.count
-
-    def lose(*args: Any) -> None:
-        monkeypatch.undo()
-        count(*args)
-        raise redis.ConnectionError
-
-    monkeypatch.setattr(successor.membership, "count", lose)
-    with pytest.raises(redis.ConnectionError):
-        successor.step(0)
-    assert [(e.id, e.deliveries) for e in read_all(successor)] == [(id_, 2) for id_ in ids]
-
-
 def test_a_lapsed_lease_that_nobody_claimed_costs_nothing(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(4))
     seen: list[str] = []
@@ -355,30 +272,6 @@ def test_a_backlog_of_pending_entries_is_recovered_to_its_end(client: redis.Redi
         assert len(step) <= successor.max_entries
         seen += [e.id for e in step]
     assert seen == ids
-
-
-def test_an_entry_that_every_consumer_dies_with_becomes_a_dead_letter(client: redis.Redis) -> None:
-    ids = push_all(client, "topic", ["deadly", "harmless"])
-    for _ in range(3):
-        victim = consumer(client, max_deliveries=3)
-        assert read_all(victim)[0].id == ids[0]
-        victim.ack("topic", ids[1:])
-        client.delete(f"sluice:lease:group:{victim.membership.name}")
-    assert read_all(consumer(client, max_deliveries=3)) == []
-    [letter] = Reservoir(client).peek("topic:dead:group", 9)
-    assert (letter["n"], letter["dead:id"], letter["dead:node"]) == ("deadly", ids[0], "delivery")
-    assert pending(client) == []
-
-
-def test_what_was_trimmed_of_a_dead_consumers_entries_makes_nobody_careful_for_ever(client: redis.Redis) -> None:
-    ids = push_all(client, "topic", range(3))
-    victim = consumer(client)
-    read_all(victim)
-    client.xdel("topic", ids[1])
-    client.delete(victim.membership.fence.lease)
-    successor = consumer(client)
-    assert [e.id for e in read_all(successor)] == [ids[0], ids[2]]
-    assert not successor.has_suspects
 
 
 def test_nobody_claims_right_behind_an_outage_in_which_others_leases_may_have_lapsed(
