@@ -7,6 +7,7 @@ import pytest
 import redis
 from streamz import Stream
 
+from tasks.consumer import Consumer
 from tests.letters import failing, replay_all, retrying
 from tests.streams import consumer, dead, pending, push_all, read_all, run
 
@@ -86,12 +87,18 @@ def test_what_a_consumer_died_with_is_redelivered_from_the_retry_topic_and_put_a
     assert (letter["dead:id"], letter["dead:node"], letter["dead:retries"]) == (ids[0], "delivery", 1)
 
 
-def test_what_is_handed_back_of_a_retry_topic_comes_first_and_counts_for_no_delivery(client: redis.Redis) -> None:
+def reading_again(client: redis.Redis) -> tuple[list[str], Consumer]:
+    """Return the ids of three entries, of which two wait to be retried, and a consumer that has read the first of these."""
     ids = push_all(client, "topic", range(3))
     failing(client, {0, 1})
     replay_all(client)
     one = consumer(client, max_entries=1)
     assert [entry.id for entry in one.step(0)] == [ids[0]]
+    return ids, one
+
+
+def test_what_is_handed_back_of_a_retry_topic_comes_first_and_counts_for_no_delivery(client: redis.Redis) -> None:
+    ids, one = reading_again(client)
     assert one.leave() == 1
     assert [(entry.id, entry.deliveries) for entry in read_all(consumer(client))] == [(ids[0], 1), (ids[1], 1)]
 
@@ -106,11 +113,7 @@ def test_a_successor_reads_nothing_new_of_a_retry_topic_before_it_knows_who_is_d
 
 
 def test_of_a_group_that_was_deleted_what_was_to_be_retried_is_read_all_the_same(real_redis: redis.Redis) -> None:
-    ids = push_all(real_redis, "topic", range(3))
-    failing(real_redis, {0, 1})
-    replay_all(real_redis)
-    one = consumer(real_redis, max_entries=1)
-    assert [entry.id for entry in one.step(0)] == [ids[0]]
+    ids, one = reading_again(real_redis)
     real_redis.xgroup_destroy("topic:retry:group", "group")
     assert [entry.id for entry in read_all(one)] == [ids[0], ids[1]]
 
