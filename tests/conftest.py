@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +78,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="FOLDER", help="where the browser tests put what the documents show")
+
+
+@pytest.fixture
+def stop_run() -> Iterator[Callable[[], None]]:
+    """Return what stops the run in this process as its worker does, by SIGTERM. One that has ended is past it, and so are the tests."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield lambda: os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

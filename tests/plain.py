@@ -133,5 +133,5 @@ def run_levels(plain: Plain) -> UUID:
                 id=f"{now - (60 - n) * 300_000}-0",
             )
     run = plain.client.create_flow_run_from_deployment(plain.deployment("levels/main"), parameters={"max_lag": 3})
-    wait_until(lambda: plain.state(run.id) == "Completed", "its end", deadline=60)
+    wait_until(lambda: plain.state(run.id) == "Completed", "its end")
     return run.id

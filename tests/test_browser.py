@@ -59,7 +59,7 @@ def test_the_form_of_an_inlet_describes_all_parameters_and_runs_it(plain: Plain,
     page.get_by_label("window (Optional)", exact=True).fill("45s")
     run = submitted(plain, browser)
     assert (run.parameters["topic"], run.parameters["window"]) == ("quoted", "45s")
-    wait_until(lambda: entries(plain.redis_url, "quoted"), "its first quotes", deadline=60)
+    wait_until(lambda: entries(plain.redis_url, "quoted"), "its first quotes")
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def test_an_outlet_started_from_its_form_draws_its_pipeline_and_is_cancelled_in_
     page.get_by_label("top (Optional)", exact=True).fill("4")
     with vital_signs(plain.redis_url):
         run = submitted(plain, browser)
-        wait_until(lambda: "latest result" in str(plain.artifact(run.id)), "its report", deadline=60)
+        wait_until(lambda: "latest result" in str(plain.artifact(run.id)), "its report")
         artifact = plain.artifact(run.id)
         assert artifact
         drawn = browser.open_drawn(artifact.id)
@@ -105,7 +105,7 @@ def test_an_outlet_started_from_its_form_draws_its_pipeline_and_is_cancelled_in_
     page.get_by_role("menuitem", name="Cancel").click()
     browser.send(page.get_by_role("button", name="Cancel Flow Run").click, "**/set_state")
     browser.leave()
-    wait_until(lambda: plain.state(run.id) == "Cancelled", "its end", deadline=60)
+    wait_until(lambda: plain.state(run.id) == "Cancelled", "its end")
 
 
 def test_a_schedule_is_paused_and_resumed_with_its_switch(plain: Plain, browser: Browser) -> None:

@@ -196,7 +196,7 @@ def test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touc
         RedisServer(tmp_path / "redis") as server,
         running("peek", "signals", "--follow", "--json", env=redis_of(tmp_path, server)) as (process, output),
     ):
-        wait_until(lambda: "there are: none yet; waiting for one" in output.read_text(), "it to wait", deadline=60)
+        wait_until(lambda: "there are: none yet; waiting for one" in output.read_text(), "it to wait")
         reservoir = Reservoir.from_url(server.url)
         reservoir.push_many("signals", [{"n": 1}, {"n": 2}])
         wait_until(lambda: '"fields": {"n": 2}' in output.read_text(), "the first two")
@@ -218,7 +218,7 @@ def test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look(
 ) -> None:
     Reservoir(real_redis).push("signals", {"n": 7})
     with running("status", "--watch", "--json", env=redis_of(tmp_path, redis_server)) as (process, output):
-        wait_until(lambda: output.read_text().count("\n") >= 2, "two looks", deadline=60)
+        wait_until(lambda: output.read_text().count("\n") >= 2, "two looks")
         process.send_signal(signal.SIGINT)
         wait_until(lambda: process.poll() is not None, "Ctrl-C to end it")
     first, second, *_ = map(json.loads, output.read_text().splitlines())
@@ -236,7 +236,7 @@ def test_status_on_a_terminal_is_drawn_in_place(
 ) -> None:
     Reservoir(real_redis).push("signals", {"n": 7})
     with running("status", "--watch", env=redis_of(tmp_path, redis_server), terminal=True) as (process, output):
-        wait_until(lambda: output.read_text().count("Ctrl-C ends this") >= 2, "two looks", deadline=60)
+        wait_until(lambda: output.read_text().count("Ctrl-C ends this") >= 2, "two looks")
         assert process.stdin
         process.stdin.write(b"\x03")
         process.stdin.flush()

@@ -148,13 +148,13 @@ def test_the_automations_are_created_once_renewed_and_left_alone_when_somebody_h
 
 @pytest.mark.usefixtures("levels_run")
 def test_a_group_that_lags_is_told_of_by_the_automation_once_an_hour(plain: Plain) -> None:
-    wait_until(lambda: plain.runs("alert"), "the automation to run it", deadline=60)
+    wait_until(lambda: plain.runs("alert"), "the automation to run it")
     (told,) = plain.runs("alert")
-    wait_until(lambda: plain.state(told.id) == "Completed", "its end", deadline=60)
+    wait_until(lambda: plain.state(told.id) == "Completed", "its end")
     message = "group 'slow' on topic 'flooded': 5 entries behind"
     assert plain.client.read_flow_run(told.id).name == message
     warnings = LogFilter.model_validate({"level": {"ge_": logging.WARNING}, "flow_run_id": {"any_": [told.id]}})
-    wait_until(lambda: plain.client.read_logs(warnings), "its log line", deadline=30)
+    wait_until(lambda: plain.client.read_logs(warnings), "its log line")
     assert [line.message for line in plain.client.read_logs(warnings)] == [message]
 
     def told_of() -> list[str]:
@@ -171,7 +171,7 @@ def test_a_group_that_lags_is_told_of_by_the_automation_once_an_hour(plain: Plai
     event = reply.json()["events"][0]
     for group in ("fresh", "fresh", "another"):
         emit(group)
-    wait_until(lambda: {"fresh", "another"} <= set(told_of()), "two more groups to be told of", deadline=30)
+    wait_until(lambda: {"fresh", "another"} <= set(told_of()), "two more groups to be told of")
     assert told_of() == sorted([message, "fresh", "another"])
 
 
@@ -180,23 +180,23 @@ def test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_bac
 ) -> None:
     assert "/v2/runs/flow-run/" in plain.prefect("deployment", "run", "seconds/main", "--param", "window=60s")
     plain.prefect("deployment", "run", "ticking/main", "--param", "into=ticks")
-    wait_until(lambda: entries(plain.redis_url, "ticks"), "results of ticking in its topic", deadline=60)
+    wait_until(lambda: entries(plain.redis_url, "ticks"), "results of ticking in its topic")
     newest = Reservoir.from_url(plain.redis_url).peek("ticks")[0]
     assert newest, "an entry with the counts"
 
     (first,) = plain.runs("ticking")
     assert plain.state(first.id) == "Running"
     os.kill(int(first.infrastructure_pid or 0), signal.SIGKILL)
-    wait_until(lambda: plain.state(first.id) == "Crashed", "the worker to notice the crash", deadline=30)
-    wait_until(lambda: len(plain.runs("ticking")) == 2, "the trigger to run it again", deadline=30)
+    wait_until(lambda: plain.state(first.id) == "Crashed", "the worker to notice the crash")
+    wait_until(lambda: len(plain.runs("ticking")) == 2, "the trigger to run it again")
     second = plain.runs("ticking")[1]
-    wait_until(lambda: plain.state(second.id) == "Running", "the second run to run", deadline=60)
+    wait_until(lambda: plain.state(second.id) == "Running", "the second run to run")
 
     third = plain.client.create_flow_run_from_deployment(second.deployment_id)  # type: ignore[arg-type]
-    wait_until(lambda: plain.state(third.id) == "Cancelled", "a run beside it to be cancelled", deadline=30)
+    wait_until(lambda: plain.state(third.id) == "Cancelled", "a run beside it to be cancelled")
 
     plain.client.set_flow_run_state(second.id, Cancelling())
-    wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled", deadline=60)
+    wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled")
     assert_says_one_line_of_its_own(plain, second)
     # Were there a trigger for it, the run it starts would be there by now: it is created when the state is seen.
     assert len(plain.runs("ticking")) == 3
@@ -237,7 +237,7 @@ def test_restart_ends_what_runs_in_good_order_and_runs_it_again(plain: Plain) ->
     assert f"run {second.name} is Running" in said
     assert (plain.state(first.id), plain.state(second.id)) == ("Cancelled", "Running")
     plain.client.set_flow_run_state(second.id, Cancelling())
-    wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled", deadline=60)
+    wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled")
 
     unknown = restart("nothing")
     assert unknown.returncode == 1
@@ -248,6 +248,6 @@ def test_restart_ends_what_runs_in_good_order_and_runs_it_again(plain: Plain) ->
 
 def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain) -> None:
     run = plain.client.create_flow_run_from_deployment(plain.client.read_deployment_by_name("busiest/main").id)
-    wait_until(lambda: plain.state(run.id) == "Submitting", "its process to start", deadline=30)
+    wait_until(lambda: plain.state(run.id) == "Submitting", "its process to start")
     plain.client.set_flow_run_state(run.id, Cancelling())
-    wait_until(lambda: plain.state(run.id) == "Cancelled", "its end", deadline=60)
+    wait_until(lambda: plain.state(run.id) == "Cancelled", "its end")

@@ -1,8 +1,7 @@
 """An inlet's run that begins before its Redis does waits for it, unless that is of no use. Outlets: tests/test_watch.py."""
 
-import os
-import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,10 @@ def numbers() -> dict[str, int]:
 
 
 def test_an_inlet_waits_for_a_redis_that_is_not_there_yet(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    stop_run: Callable[[], None],
 ) -> None:
     server = RedisServer(tmp_path, tied=False)  # it outlives the thread that starts it
     monkeypatch.setenv("SLUICE_REDIS_URL", server.url)
@@ -30,7 +32,7 @@ def test_an_inlet_waits_for_a_redis_that_is_not_there_yet(
         server.start()
         with redis.Redis.from_url(server.url, protocol=2) as client:
             wait_until(lambda: client.xlen("numbers"), "a push")
-        os.kill(os.getpid(), signal.SIGTERM)  # the inlet's own handler is in place by now
+        stop_run()
 
     helper = threading.Thread(target=come)
     helper.start()

@@ -66,16 +66,16 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
         wait_until(lambda: not up.processes(), "all of it to be gone")
 
         up.child.start()
-        wait_until(lambda: up.said("without a process as crashed"), "the lost runs to be found", deadline=60)
+        wait_until(lambda: up.said("without a process as crashed"), "the lost runs to be found")
         wait_until(lambda: up.said("movers Running"), "the outlets to be back", deadline=90)
-        wait_until(lambda: entries(up.url, "signals") > before["signals"], "more results than before", deadline=60)
+        wait_until(lambda: entries(up.url, "signals") > before["signals"], "more results than before")
         assert all(entries(up.url, topic) >= length for topic, length in before.items())
 
         (tee,) = (process for process in up.processes() if process.name() == "tee")
         os.killpg(up.child.pid or 0, signal.SIGINT)
         with contextlib.suppress(psutil.NoSuchProcess):
             tee.kill()  # where it ignores the Ctrl-C: nobody reads what is said from now on
-        wait_until(lambda: not up.child.running, "Ctrl-C to end it", deadline=60)
+        wait_until(lambda: not up.child.running, "Ctrl-C to end it")
         assert up.child.exit_code == 0
         assert up.processes() == []
         with contextlib.closing(sqlite3.connect(state / "prefect" / "prefect.db")) as db:

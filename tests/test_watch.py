@@ -5,7 +5,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import pytest
@@ -188,24 +188,25 @@ def test_a_report_that_somebody_deleted_is_made_anew(
     client: SyncPrefectClient,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    stop_run: Callable[[], None],
 ) -> None:
     monkeypatch.setattr(reporting, "_REPORT", 0.1)
-    push_all(real_redis, "topic", range(5))
     deleted: list[str] = []
 
-    @outlet(topics="topic", group="group", run_for="20s")
+    @outlet(topics="topic", group="group", run_for="90s")
     def reported(source: Stream) -> Stream:
-        return source.map(lambda e: e["n"]).rate_limit(0.2)  # there is something new to report
+        return source.map(lambda e: e["n"])
 
     def delete_it() -> None:
         def found() -> list[str]:
+            push_all(real_redis, "topic", range(1))  # there is something new to report
             return [each["id"] for each in artifacts(client, "outlet-reported-group")]
 
         wait_until(found, "a report")
         deleted.extend(found())
         client.request("DELETE", "/artifacts/{id}", path_params={"id": deleted[0]})
         wait_until(found, "another report")
-        _stop_all()
+        stop_run()
 
     helper = threading.Thread(target=delete_it)
     helper.start()
@@ -263,11 +264,11 @@ def test_a_run_waits_at_its_end_for_a_server_that_is_away(monkeypatch: pytest.Mo
 
 
 def test_a_run_waits_for_a_redis_that_is_not_there_yet_and_fails_at_once_on_a_wrong_password(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stop_run: Callable[[], None]
 ) -> None:
     seen: list[int] = []
 
-    @outlet(topics="topic", group="group", run_for="20s")
+    @outlet(topics="topic", group="group", run_for="90s")
     def patient(source: Stream) -> None:
         source.map(lambda e: e["n"]).sink(seen.append)
 
@@ -281,7 +282,7 @@ def test_a_run_waits_for_a_redis_that_is_not_there_yet_and_fails_at_once_on_a_wr
 
     helper = threading.Thread(target=come)
     helper.start()
-    stop_when = threading.Thread(target=lambda: (wait_until(lambda: len(seen) == 3, "entries"), _stop_all()))
+    stop_when = threading.Thread(target=lambda: (wait_until(lambda: len(seen) == 3, "entries"), stop_run()))
     stop_when.start()
     try:
         patient.fn()
@@ -293,10 +294,3 @@ def test_a_run_waits_for_a_redis_that_is_not_there_yet_and_fails_at_once_on_a_wr
         helper.join()
         stop_when.join()
         server.__exit__(None, None, None)
-
-
-def _stop_all() -> None:
-    import os
-    import signal
-
-    os.kill(os.getpid(), signal.SIGTERM)  # the outlet's own handler is in place

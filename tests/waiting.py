@@ -9,7 +9,7 @@ _REST = 10  # times as long as a look took: what is waited for may need the same
 _SHORTEST, _LONGEST = 0.01, 0.5  # seconds of it
 
 
-def wait_until(condition: Callable[[], object], what: str, *, deadline: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, *, deadline: float = 60.0) -> None:
     """Return once `condition` is true; fail with `what` was waited for after `deadline` seconds.
 
     The more a look costs, the longer until the next one: a question to Prefect's server costs it more than the answer

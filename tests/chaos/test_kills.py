@@ -51,7 +51,7 @@ def kill_under_load(url: str, client: redis.Redis, shape: str, folder: Path, *, 
             os.kill(outlet, signal.SIGKILL)
             in_flight.append(client.xinfo_groups("numbers")[0]["pending"])
         outlets.start()
-        wait_until(is_done, "the rest", deadline=60)
+        wait_until(is_done, "the rest")
     return pushed, in_flight
 
 

@@ -102,7 +102,7 @@ def test_replicas_relieve_one_that_stands_still_and_one_whose_machine_is_gone_an
             still = run_on(stack, other, "passing/second", not_on=one)
             all_so_far_come("the results of both")
             # One that falls silent before its first heartbeat is missed by nobody.
-            wait_until(lambda: heartbeats(stack, still), "its first heartbeat", deadline=60)
+            wait_until(lambda: heartbeats(stack, still), "its first heartbeat")
 
             other.send(signal.SIGSTOP)
             stood_still = time.monotonic()
@@ -111,11 +111,11 @@ def test_replicas_relieve_one_that_stands_still_and_one_whose_machine_is_gone_an
             wait_until(lambda: len(running_on(stack, one)) == 2, "it to run elsewhere", deadline=FOUND_OUT)
             relieved = time.monotonic() - stood_still
             other.send(signal.SIGCONT)
-            wait_until(lambda: not other.runs(), "the one that was relieved to end", deadline=60)
+            wait_until(lambda: not other.runs(), "the one that was relieved to end")
             all_so_far_come("results after it was back")
 
             on_it = running_on(stack, one)
-            wait_until(lambda: all(heartbeats(stack, run) for run in on_it), "their first heartbeats", deadline=60)
+            wait_until(lambda: all(heartbeats(stack, run) for run in on_it), "their first heartbeats")
             one.send(signal.SIGKILL)
             gone = time.monotonic()
             wait_until(lambda: len(running_on(stack, other)) == 2, "both to run on what is left", deadline=FOUND_OUT)
@@ -124,7 +124,7 @@ def test_replicas_relieve_one_that_stands_still_and_one_whose_machine_is_gone_an
         wait_until(lambda: results() >= len(pushed), "the rest", deadline=30)
         for run in running_on(stack, other):
             stack.client.set_flow_run_state(run.id, Cancelling())
-        wait_until(lambda: not other.runs(), "the end of both", deadline=60)
+        wait_until(lambda: not other.runs(), "the end of both")
     assert sorted(numbers_in(real_redis, "results").values()) == pushed
     sys.stdout.write(
         f"{len(pushed)} entries, a result each; a replica that stood still ran elsewhere after {relieved:.0f} s, "

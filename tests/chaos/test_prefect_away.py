@@ -100,12 +100,12 @@ def test_results_go_on_once_each_while_the_server_is_away_and_the_run_can_be_can
             back = time.time()
             stack.start_server()
             wait_until(lambda: time.time() > back + away, "whatever comes of it", deadline=away + 10)
-            wait_until(lambda: running(stack), "a run that is Running", deadline=60)
+            wait_until(lambda: running(stack), "a run that is Running")
         wait_until(lambda: real_redis.xlen("results") >= len(pushed), "the rest")
         last = running(stack)
         assert last
         stack.client.set_flow_run_state(last.id, Cancelling())
-        wait_until(lambda: stack.state(last.id) == "Cancelled", "the end of the run", deadline=60)
+        wait_until(lambda: stack.state(last.id) == "Cancelled", "the end of the run")
         states = [run.state_name for run in stack.runs("passing")]
     times = result_times(real_redis)
     gap, meanwhile = longest_gap(times, stopped, back), sum(stopped < t < back for t in times)
