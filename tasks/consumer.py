@@ -18,6 +18,7 @@ from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.groups import groups_of
 from tasks.membership import HANDED_BACK, Membership
+from tasks.readahead import ReadAhead
 from tasks.reservoir import decoded
 from tasks.results import forget_results
 from tasks.retention import mark_seen
@@ -110,6 +111,7 @@ class Consumer:
         self._held: dict[str, set[str]] = {stream: set() for stream in streams}
         # Topics whose own pending entries must be looked through before anything new is read, and from which id on.
         self._recover_from: dict[str, str] = {}
+        self._reads = ReadAhead(client, group, self.membership.name)
         self._suspects = Suspects(max_deliveries=max_deliveries)
         self.is_careful = False
         """Whether the last step returned suspects: be done with them, or `absolve` them, before the next step."""
@@ -138,17 +140,18 @@ class Consumer:
         """Return whether an entry was returned here and is neither acknowledged nor dead-lettered."""
         return id in self._held[topic]
 
-    def step(self, block_ms: int = 100) -> list[Entry | Poison]:
+    def step(self, block_ms: int = 100, *, ahead: bool = False) -> list[Entry | Poison]:
         """Return the next entries, waiting up to `block_ms` for new ones; none is returned twice.
 
         First what is pending here and was never returned (claimed from the dead, or lost with a reply), then
         what is new. After an error of Redis' call it again: it looks to what may have been lost.
 
+        ahead     have Redis read on meanwhile if there seems to be more: what the next step returns is delivered by then
         raises    LeaseLostError: taken for dead; this consumer can do nothing more
                   redis.RedisError: no answer, or none but that it cannot be done now
         """
         try:
-            return self._step(block_ms)
+            return self._step(block_ms, ahead=ahead)
         except redis.RedisError as error:
             # Whatever was under way may or may not have happened, and what came before it is not known to the caller.
             self._recover_all()
@@ -187,6 +190,7 @@ class Consumer:
         """Give back what is pending and leave the group; return how many entries were given back."""
         if not self._joined:
             return 0
+        self._reads.close()  # first: what is under way is given back, too
         given_back = 0
         for topic in self.topics:
             with _unless_gone():
@@ -208,7 +212,7 @@ class Consumer:
             self._next_claim = now + self.membership.lease_ttl
         self._next_renewal = now + self.membership.lease_ttl / 4
 
-    def _step(self, block_ms: int) -> list[Entry | Poison]:
+    def _step(self, block_ms: int, *, ahead: bool) -> list[Entry | Poison]:
         self.is_careful = False
         self.renew()
         if not self._joined:
@@ -218,12 +222,14 @@ class Consumer:
                 time.sleep(min(block_ms, 50) / 1000)
                 return []
             self._settled = True
+        if self._reads.is_under_way:  # or a recovery would find what comes with it, too
+            return self._read(block_ms, ahead=ahead)
         if time.monotonic() >= self._next_claim:
             self._claim()
         while self._recover_from:
             if recovered := self._recover():
                 return recovered
-        return self._read(block_ms)
+        return self._read(block_ms, ahead=ahead)
 
     def _join(self) -> None:
         for topic in self.topics:
@@ -324,8 +330,9 @@ class Consumer:
             self.is_careful = True
         # Only now: an outage on the way, and they still are. At the end nothing is left but what is pending no more.
         self._suspects.clear(topic, chosen if topic in self._recover_from else None)
-        raws = [(id_, entries[0][1]) for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
-        return self._delivered(topic, [(id_, list(itertools.chain(*raw.items()))) for id_, raw in raws], deliveries)
+        left = [entries[0] for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
+        raws = self._weighed((id_, list(itertools.chain(*fields.items()))) for id_, fields in left)
+        return self._delivered(topic, raws, deliveries)
 
     def _put_away(self, topic: str, ids: list[str], deliveries: Mapping[str, int]) -> list[str]:
         """Make dead letters of what was delivered too often; return their ids."""
@@ -335,41 +342,40 @@ class Consumer:
             logger.warning("topic %r entry %s: %s; moved to the dead letters", topic, id_, why)
         return ids
 
-    def _read(self, block_ms: int) -> list[Entry | Poison]:
+    def _read(self, block_ms: int, *, ahead: bool) -> list[Entry | Poison]:
         if self._bound:
             reply = self._bound.read(self.topics, self.membership.name, self._of_each_topic())
             self.is_through = not reply and self._bound.is_reached(self.topics)
         else:
-            # As one word, so that redis-py hands on the reply as it came: it would take it apart and put it together again.
-            reply = self._client.execute_command(
-                "XREADGROUP GROUP",
-                self.group,
-                self.membership.name,
-                "COUNT",
-                self._of_each_topic(),
-                *(("BLOCK", block_ms) if block_ms else ()),  # 0 would be for ever
-                "STREAMS",
-                *self.topics,
-                *[">"] * len(self.topics),
-            )
+            reply = self._reads.read(self.topics, self._of_each_topic(), block_ms)
+        come = [(name.decode(), self._weighed(raws)) for name, raws in reply]
+        # The dead are looked for when nothing is under way, which in a backlog would be never.
+        if ahead and self._reads.has_more and time.monotonic() < self._next_claim:
+            self._reads.send(self.topics, self._of_each_topic())
         entries: list[Entry | Poison] = []
-        for name, raws in reply or ():
-            topic = name.decode()
-            entries += self._delivered(topic, [(id_.decode(), flat) for id_, flat in raws], {})
-            self._last_read[topic] = raws[-1][0].decode()
+        for topic, raws in come:
+            entries += self._delivered(topic, raws, {})
+            self._last_read[topic] = raws[-1][0]
         return entries
 
+    def _weighed(self, raws: Iterable[tuple[bytes, list[bytes]]]) -> list[tuple[str, list[bytes], int]]:
+        """Return entries that have come as name, data, name, data, ... with their sizes, and mind the largest."""
+        weighed = [(id_.decode(), flat, sum(map(len, flat))) for id_, flat in raws]
+        if weighed:
+            largest = max([size for _, _, size in weighed])
+            # It is forgotten slowly: small entries between large ones do not make the next read large.
+            known = self._entry_bytes
+            self._entry_bytes = largest if known is None or largest > known else known + (largest - known) / 8
+        return weighed
+
     def _delivered(
-        self, topic: str, raws: list[tuple[str, list[bytes]]], deliveries: dict[str, int]
+        self, topic: str, raws: list[tuple[str, list[bytes], int]], deliveries: dict[str, int]
     ) -> list[Entry | Poison]:
-        """Return entries that have come as name, data, name, data, ... and are held from now on."""
-        self._held[topic].update([id_ for id_, _ in raws])
+        """Return entries that are held from now on."""
+        self._held[topic].update([id_ for id_, _, _ in raws])
         entries: list[Entry | Poison] = []
         retried = retried_topic(topic, self.group)
-        largest = 0
-        for id_, flat in raws:
-            if (size := sum(map(len, flat))) > largest:
-                largest = size
+        for id_, flat, size in raws:
             entry = made(topic, id_, deliveries.get(id_, 1))
             if retried is not None:
                 entry.topic, entry.id = retried, take_out_id(flat) or id_
@@ -379,10 +385,6 @@ class Consumer:
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
             value = decoded(entry.topic, entry.id, fields, deliveries=entry.deliveries, origin=entry.origin)
             entries.append(Poison(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
-        if raws:
-            # The largest one is forgotten slowly: small entries between large ones do not make the next read large.
-            known = self._entry_bytes
-            self._entry_bytes = largest if known is None or largest > known else known + (largest - known) / 8
         return entries
 
     def _fitting(self) -> int:

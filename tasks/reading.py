@@ -284,7 +284,7 @@ class Reading:
         began = time.monotonic()
         # Behind the last of many entries only briefly, so that it is soon acknowledged.
         block_ms = _SHORT_BLOCK_MS if self._was_busy else _BLOCK_MS
-        entries = self.consumer.step(block_ms)
+        entries = self.consumer.step(block_ms, ahead=True)
         if not entries:  # fakeredis does not block
             self._stopping.wait(began + block_ms / 1000 - time.monotonic())
         self._was_busy = bool(entries)

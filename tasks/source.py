@@ -32,7 +32,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     until       where a bounded replay ends: 'now', an ISO time or an entry id, itself included. The source then stops by
                 itself, once what it read is done with; what windows still hold stays pending. Default: never
     lease       how long this consumer may be silent before it counts as dead
-    max_entries, max_bytes   bounds of what is read at once; up to four reads are in memory
+    max_entries, max_bytes   bounds of what is read at once; up to four reads are in memory, and a fifth is on its way
     batch       emit lists of up to so many entries instead, of what has come by then: none waits for another. If the
                 pipeline raises on a list, all of its entries have failed
     fuse        do runs of `map`, `filter`... in one call: quicker, and nothing else; False is for doubt

@@ -1,6 +1,7 @@
 """What the tests of streams share: feed a topic, run a pipeline on it step by step, look at what is left."""
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -32,6 +33,12 @@ def at_work(client: redis.Redis, *groups: str) -> None:
 def here(client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any) -> from_redis:
     """Return a source in the running loop, opened and ready to be stepped."""
     return from_redis(topics, group=group, client=client, loop=IOLoop.current(), asynchronous=True, **options)
+
+
+def read_ahead(source: from_redis, *, ahead: bool = True) -> None:
+    """Have a source that is opened, and stepped from now on, read ahead as one that is started does."""
+    consumer = source.reading.consumer
+    consumer.step = functools.partial(Consumer.step, consumer, ahead=ahead)
 
 
 async def drain(source: from_redis, *, until: Callable[[], bool] | None = None, deadline: float = 20.0) -> None:
@@ -72,6 +79,7 @@ lives = st.lists(
         st.integers(0, 6),  # how many entries are pushed meanwhile
         st.integers(0, 5),  # how many steps it lives
         st.integers(1, 4),  # how many entries it reads in a step
+        st.booleans(),  # whether it reads ahead
         st.sampled_from(["crash", "stop"]),
     ),
     max_size=8,
@@ -89,11 +97,12 @@ def live_through(
     """Run one life of a pipeline after the other, the last one to its end; return the ids that were pushed."""
     pushed: list[str] = []
 
-    async def live(pushes: int, steps: int, max_entries: int, end: str) -> None:
+    async def live(pushes: int, steps: int, max_entries: int, ahead: bool, end: str) -> None:
         pushed.extend(push_all(client, "topic", range(pushes)))
         source = here(client, max_entries=max_entries)
         kept = build(source)
         source.open()
+        read_ahead(source, ahead=ahead)
         for _ in range(steps):
             await source.step()
         if end == "stop":
@@ -103,7 +112,7 @@ def live_through(
             crash(source, client)
         del kept
 
-    for life in [*lives, (0, 200, 10, "stop")]:
+    for life in [*lives, (0, 200, 10, False, "stop")]:
         asyncio.run(live(*life))
     return pushed
 

@@ -16,7 +16,7 @@ from streamz import Stream
 from tasks import Reservoir, SettingsError
 from tasks.deadletters import DeadLetters, Letter
 from tests.letters import failing, replay_all, retrying
-from tests.streams import consumer, crash, dead, here, pending, push_all, read_all, run
+from tests.streams import consumer, crash, dead, here, pending, push_all, read_ahead, read_all, run
 
 Fresh = Callable[[], redis.Redis]
 
@@ -24,6 +24,7 @@ Fresh = Callable[[], redis.Redis]
 def breaking(client: redis.Redis, at: int, how: str) -> redis.Redis:
     """Return a client of the same server whose script number `at` is not sent, or not answered, or sent once more for that."""
     made: Any = copy.copy(client)
+    made.auto_close_connection_pool = False  # which at its end would hang up on `client`, too
     scripts: Counter[str] = Counter()
 
     def execute_command(*args: Any, **options: Any) -> Any:
@@ -115,10 +116,11 @@ class World:
             assert letter.get("dead:retries", 0) == self.replays[letter["dead:id"]]
         assert all(times == self.replays[id_] for id_, times in retrying(self.client))
 
-    async def live(self, steps: int, max_entries: int, replay: Any, end: str) -> None:
+    async def live(self, steps: int, max_entries: int, ahead: bool, replay: Any, end: str) -> None:
         source = here(self.client, max_entries=max_entries)
         kept = self.build(source)
         reading = source.open()
+        read_ahead(source, ahead=ahead)
         for _ in range(steps):
             await source.step()
         if replay is not None and self.client.exists("topic"):
@@ -143,7 +145,8 @@ replays = st.none() | st.tuples(
 )
 rounds = st.lists(
     st.tuples(
-        st.integers(0, 6), remainders, remainders, st.integers(0, 5), st.integers(1, 4), replays, st.sampled_from(["crash", "stop"])
+        st.integers(0, 6), remainders, remainders, st.integers(0, 5), st.integers(1, 4), st.booleans(), replays,
+        st.sampled_from(["crash", "stop"])
     ),
     max_size=8,
 )  # fmt: skip
@@ -157,14 +160,14 @@ def test_whatever_fails_is_replayed_or_breaks_off_each_entry_is_in_one_place_and
     world.push(1)
 
     async def main() -> None:
-        for pushes, first, second, steps, max_entries, replay, end in rounds:
+        for pushes, first, second, steps, max_entries, ahead, replay, end in rounds:
             world.push(pushes)
             world.bad = {"map(first)": first, "map(second)": second}
-            await world.live(steps, max_entries, replay, end)
+            await world.live(steps, max_entries, ahead, replay, end)
             if b"group" in {one["name"] for one in client.xinfo_groups("topic")}:
                 world.check()
         world.bad = {"map(first)": set(), "map(second)": set()}
-        await world.live(100, 10, ("all", set(), None), "stop")
+        await world.live(100, 10, False, ("all", set(), None), "stop")
         world.check()
 
     asyncio.run(main())

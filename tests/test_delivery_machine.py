@@ -27,7 +27,7 @@ from tasks import LeaseLostError, Reservoir
 from tasks.results import STRAGGLERS_MS
 from tasks.source import from_redis
 from tests.pipelines import SEGMENTS, Witness, members, pipelines
-from tests.streams import dead, pending
+from tests.streams import dead, pending, read_ahead
 
 Fresh = Callable[[], redis.Redis]
 TOPICS = ["one", "two"]
@@ -37,6 +37,7 @@ def lossy(client: redis.Redis) -> Any:
     """Return a client of the same server that loses the reply of command number `loses_in` from now on, once."""
     made: Any = copy.copy(client)
     made.loses_in = 0
+    made.auto_close_connection_pool = False  # which at its end would hang up on `client`, too
 
     def lose() -> None:
         made.loses_in -= 1
@@ -61,7 +62,13 @@ def lossy(client: redis.Redis) -> Any:
         pipe.execute = execute_and_lose
         return pipe
 
+    def parse_response(*args: Any, **kwargs: Any) -> Any:
+        reply = client.parse_response(*args, **kwargs)
+        lose()
+        return reply
+
     made.execute_command, made.pipeline = execute_command, pipeline
+    made.parse_response = parse_response  # of what was sent ahead: all else goes through `client`
     return made
 
 
@@ -83,8 +90,8 @@ class Life:
         self.reading = self.source.open()
         self.membership = self.reading.consumer.membership
 
-    def step(self) -> int:
-        """Step once, with the lease renewed and the dead looked for, and give asynchronous work some time."""
+    def step(self, *, ahead: bool = False) -> int:
+        """Step once, the lease renewed, and give asynchronous work some time. Who does not read ahead looks for the dead."""
 
         async def step() -> int:
             came = await self.source.step()
@@ -92,7 +99,10 @@ class Life:
             return came
 
         consumer = self.reading.consumer
-        consumer._next_renewal = consumer._next_claim = 0.0
+        consumer._next_renewal = 0.0
+        if not ahead:
+            consumer._next_claim = 0.0
+        read_ahead(self.source, ahead=ahead)
         try:
             return self._runner.run(step())
         except redis.ConnectionError:
@@ -221,15 +231,15 @@ class Delivery(RuleBasedStateMachine):
         if len([life for life in group.lives if not life.asleep]) < (2 if self.shared else 1):
             group.lives.append(Life(group, self.client))
 
-    @rule(which=st.integers(0, 1), nth=st.integers(0, 2), times=st.integers(1, 4))
-    def step(self, which: int, nth: int, times: int) -> None:
+    @rule(which=st.integers(0, 1), nth=st.integers(0, 2), times=st.integers(1, 4), ahead=st.booleans())
+    def step(self, which: int, nth: int, times: int, ahead: bool) -> None:
         for life in self._life(which, nth):
             if life.asleep:
                 self._wake(life)
                 return
             for _ in range(times):
                 try:
-                    life.step()
+                    life.step(ahead=ahead)
                 except LeaseLostError:
                     life.lost()
                     return

@@ -1,0 +1,212 @@
+"""Reads that are sent before their entries are wanted: the same entries in the same order, none twice, none left behind."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.redis_server import RedisServer
+from tasks.consumer import Consumer
+from tests.streams import consumer, pending, push_all
+from tests.test_delivery_machine import lossy
+from tests.waiting import wait_until
+
+Fresh = Callable[[], redis.Redis]
+
+
+def ids_of(entries: list[Any]) -> list[str]:
+    return [entry.id for entry in entries]
+
+
+def rest_of(one: Consumer, *, ahead: bool = True) -> list[str]:
+    """Return the ids of all that comes until a step brings nothing, each step's acknowledged before the next."""
+    found: list[str] = []
+    while entries := one.step(0, ahead=ahead):
+        found += ids_of(entries)
+        one.ack("topic", ids_of(entries))
+    return found
+
+
+def die(one: Consumer, client: redis.Redis) -> None:
+    client.delete(one.membership.fence.lease)
+
+
+@given(
+    rounds=st.lists(
+        st.tuples(
+            st.integers(0, 7),  # entries pushed
+            st.lists(st.booleans(), max_size=4),  # steps, and whether they read ahead
+            st.none() | st.integers(1, 4),  # the command whose reply is lost next
+            st.sampled_from(["go on", "claim", "leave", "die"]),
+        ),
+        max_size=10,
+    ),
+    at_once=st.integers(1, 4),
+)
+def test_whatever_is_lost_on_the_way_each_entry_comes_once_to_each_life_and_in_order(
+    fresh_client: Fresh, rounds: Any, at_once: int
+) -> None:
+    """Of two consumers the second has some entries of its own, which the first takes over at a `claim`."""
+    client: Any = fresh_client()
+    pushed: list[str] = []
+    first: list[str] = []
+    second = consumer(client, max_entries=1, max_deliveries=100)
+    second.step(0)
+
+    def join() -> tuple[Any, Consumer, list[str]]:
+        through = lossy(client)
+        return through, consumer(through, max_entries=at_once, max_deliveries=100), []
+
+    through, one, seen = join()
+    for pushes, steps, loses_in, then in rounds:
+        pushed += push_all(client, "topic", range(pushes))
+        through.loses_in = loses_in or 0
+        for ahead in steps:
+            with contextlib.suppress(redis.ConnectionError):
+                seen += ids_of(one.step(0, ahead=ahead))
+        assert len(set(seen)) == len(seen), "none is returned twice"
+        through.loses_in = 0
+        if then == "claim":
+            first += ids_of(second.step(0))
+            die(second, client)
+            one._next_claim = 0.0
+            second = consumer(client, max_entries=1, max_deliveries=100)
+        elif then != "go on":
+            if then == "leave":
+                one.leave()
+            else:
+                die(one, client)
+            first += [id_ for id_ in seen if id_ not in first]
+            through, one, seen = join()
+    one._next_claim = 0.0
+    for _ in range(100):
+        seen += ids_of(one.step(0, ahead=True))
+    assert len(set(seen)) == len(seen)
+    die(one, client)
+    die(second, client)
+    last = consumer(client, max_deliveries=100)
+    left = rest_of(last)
+    assert set(first) | set(seen) | set(left) == set(pushed)
+    assert pending(client) == []
+
+
+def test_the_next_read_is_under_way_before_its_entries_are_wanted(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(5))
+    one = consumer(client, max_entries=2)
+    assert ids_of(one.step(0, ahead=True)) == ids[:2]
+    assert pending(client) == ids[:4]
+    ids += push_all(client, "topic", [5])
+    assert ids_of(one.step(0, ahead=True)) == ids[2:4]
+    assert pending(client) == ids
+    assert rest_of(one) == ids[4:]
+
+
+def test_a_read_that_brought_less_than_it_asked_for_is_the_last_one_ahead(client: redis.Redis) -> None:
+    push_all(client, "topic", range(3))
+    one = consumer(client, max_entries=2)
+    one.step(0, ahead=True)
+    one.step(0, ahead=True)
+    [late] = push_all(client, "topic", [3])
+    assert late not in pending(client)
+    assert ids_of(one.step(0)) == [late]
+
+
+def test_when_nothing_had_come_for_the_read_ahead_the_step_still_waits_for_new_entries(real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", range(2))
+    one = consumer(real_redis, max_entries=2)
+    one.step(0, ahead=True)
+    [late] = push_all(real_redis, "topic", [2])
+    assert ids_of(one.step(60_000, ahead=True)) == [late]
+
+
+def test_what_is_under_way_at_the_end_is_given_back_and_comes_first_to_the_next(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(5))
+    one = consumer(client, max_entries=2)
+    one.step(0, ahead=True)
+    assert one.leave() == 4
+    other = consumer(client)
+    assert [(entry.id, entry.deliveries) for entry in other.step(0)] == [(id_, 1) for id_ in ids[:4]]
+    assert ids_of(other.step(0)) == ids[4:]
+
+
+def connections(client: redis.Redis) -> list[dict[str, str]]:
+    """Return those of consumers that read ahead here."""
+    return [each for each in client.client_list() if each["name"] == "ahead"]
+
+
+def hang_up(client: redis.Redis) -> None:
+    for each in connections(client):
+        client.client_kill_filter(_id=each["id"])
+
+
+@pytest.fixture
+def reading(redis_server: RedisServer, real_redis: redis.Redis) -> Iterator[Consumer]:
+    """Return a consumer that has returned two of nine entries, with a read of two under way."""
+    push_all(real_redis, "topic", range(9))
+    with redis.Redis.from_url(redis_server.url, protocol=2, client_name="ahead") as client:
+        one = consumer(client, max_entries=2)
+        one.step(0, ahead=True)
+        yield one
+
+
+def test_who_leaves_hangs_up(reading: Consumer, real_redis: redis.Redis) -> None:
+    assert len(connections(real_redis)) == 2
+    reading.leave()
+    wait_until(lambda: len(connections(real_redis)) == 1, "it to hang up")  # but for what the client has
+
+
+def test_what_is_under_way_is_given_back_or_found_also_where_its_connection_is_gone(
+    reading: Consumer, real_redis: redis.Redis
+) -> None:
+    ids = pending(real_redis)
+    assert len(ids) == 4
+    hang_up(real_redis)
+    with pytest.raises(redis.ConnectionError):
+        reading.step(0, ahead=True)
+    assert ids_of(reading.step(0, ahead=True)) == ids[2:]
+    reading.step(0, ahead=True)
+    hang_up(real_redis)
+    assert reading.leave() == 8
+
+
+def test_a_backlog_keeps_nobody_from_looking_for_the_dead(client: redis.Redis) -> None:
+    ids = push_all(client, "topic", range(9))
+    victim = consumer(client, max_entries=1, max_deliveries=100)
+    victim.step(0)
+    one = consumer(client, max_entries=2)
+    one._settled = True
+    assert ids_of(one.step(0, ahead=True)) == ids[1:3]
+    die(victim, client)
+    one._next_claim = 0.0
+    assert ids_of(one.step(0, ahead=True)) == ids[3:5], "what was under way, and nothing is sent behind it"
+    assert ids_of(one.step(0, ahead=True)) == ids[:1]
+    assert one.is_careful
+    assert pending(client) == ids[:5], "nothing is in flight beside what the other may have died of"
+    one.absolve("topic", ids[:1])
+    assert rest_of(one) == ids[5:]
+
+
+def test_of_a_group_that_is_deleted_meanwhile_it_goes_on_behind_what_it_has_read(real_redis: redis.Redis) -> None:
+    ids = push_all(real_redis, "topic", range(6))
+    one = consumer(real_redis, max_entries=2)
+    one.step(0, ahead=True)
+    real_redis.xgroup_destroy("topic", "group")
+    found = [id_ for _ in range(5) for id_ in ids_of(one.step(0, ahead=True))]
+    assert found == ids[2:]
+
+
+@pytest.mark.parametrize("options", [{"single_connection_client": True}, {"max_connections": 1}])
+def test_a_client_that_has_no_connection_to_spare_reads_ahead_all_the_same(
+    redis_server: Any, real_redis: redis.Redis, options: Any
+) -> None:
+    ids = push_all(real_redis, "topic", range(5))
+    with redis.Redis.from_url(redis_server.url, protocol=2, **options) as narrow:
+        one = consumer(narrow, max_entries=2)
+        assert ids_of(one.step(0, ahead=True)) == ids[:2]
+        assert pending(real_redis) == ids[:4]
+        assert rest_of(one) == ids[2:]
+        assert one.leave() == 2
