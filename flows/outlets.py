@@ -14,6 +14,7 @@ from prefect.states import Cancelled, Completed, Failed
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
+from flows.collector import spare_what_is_loaded
 from flows.comeback import wait_before_beginning
 from flows.parameters import Options, flow_of, takes_options
 from flows.patience import Patience
@@ -166,6 +167,7 @@ def _run(
             result.sink(watch.show, stream_name="shown in the report")
             if into:
                 result.to_redis(into)
+        spare_what_is_loaded()
         source.start()
         watch.follow(source)
         outcome = asyncio.wrap_future(source.outcome)

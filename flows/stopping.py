@@ -16,7 +16,13 @@ from rich.console import Console
 
 from flows.prefect_api import impatient_client
 
-__all__ = ["leave_no_run_cancelling", "outlast_the_slot", "outlast_the_worker", "stop_on_signals"]
+__all__ = [
+    "is_in_a_process_of_its_own",
+    "leave_no_run_cancelling",
+    "outlast_the_slot",
+    "outlast_the_worker",
+    "stop_on_signals",
+]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _RUN_ID = "PREFECT__FLOW_RUN_ID"  # set by whatever runs a flow in a process of its own
@@ -49,12 +55,17 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(s, handler)
 
 
+def is_in_a_process_of_its_own() -> bool:
+    """Return whether this process was started for a run, and ends with it."""
+    return bool(os.environ.get(_RUN_ID))
+
+
 def leave_no_run_cancelling() -> None:
     """See to it that this process' run is Cancelled at its end, if somebody wanted it cancelled.
 
     Prefect 3.8.8 does not when the run was still starting: its flow is never called, and it stays Cancelling for ever.
     """
-    if os.environ.get(_RUN_ID) and not _promises:
+    if is_in_a_process_of_its_own() and not _promises:
         _promises.append(atexit.register(_end_cancelled))
 
 
@@ -85,7 +96,7 @@ def outlast_the_worker() -> None:
     rich, with which Prefect 3.8.8 prints what is logged, ends the thread that logs at that moment: the one that reads the
     topics, say, or the one that finds out that the run is to be cancelled.
     """
-    if os.environ.get(_RUN_ID):
+    if is_in_a_process_of_its_own():
         Console.on_broken_pipe = _print_no_more
 
 

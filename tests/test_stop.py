@@ -1,6 +1,7 @@
 """Stopping: what is in flight finishes and is acknowledged, the rest is given back, and nothing waits for ever."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import redis
+from rich.console import Console
 from streamz import Stream
 
 from deployments.redis_server import RedisServer
@@ -97,6 +99,28 @@ def test_an_outlet_runs_for_as_long_as_it_is_told(real_redis: redis.Redis) -> No
     doubles.fn()
     assert real_redis.xlen("doubles") == 10
     assert pending(real_redis) == []
+
+
+def test_what_a_run_has_loaded_is_not_looked_at_by_the_collector_where_the_process_is_its_own(
+    real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_all(real_redis, "topic", range(3))
+    frozen: list[int] = []
+
+    @outlet(topics="topic", group="group", until="now")
+    def looks(source: Stream) -> None:
+        source.sink(lambda _: frozen.append(gc.get_freeze_count()))
+
+    monkeypatch.setattr(Console, "on_broken_pipe", Console.on_broken_pipe)  # which a run's process has changed
+    try:
+        looks.fn()
+        assert frozen == [0, 0, 0]
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "00000000-0000-0000-0000-000000000000")
+        push_all(real_redis, "topic", [3])
+        looks.fn()
+        assert frozen[3] > 100_000
+    finally:
+        gc.unfreeze()
 
 
 def test_an_outlet_logs_what_it_did_and_its_latest_result_in_one_line_a_minute_at_most(
