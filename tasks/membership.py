@@ -90,14 +90,16 @@ return 1
 """
 
 # KEYS: own lease, the topic, the records of results that cannot come again once this is done. ARGV: own token, group,
-# how long the records stay, 1 if the topic is one of retries, ids. Returns how many were acknowledged; -1 if we were
-# taken for dead. What is retried is nobody else's: it goes with its acknowledgement.
+# how long the records stay, 1 if the topic is one of retries, ids in one text, which redis-py sends in half the time. Returns
+# how many were acknowledged; -1 if we were taken for dead. What is retried is nobody else's: it goes with its acknowledgement.
 _ACK = """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
 for i = 3, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
-local acknowledged = redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 5))
-if ARGV[4] == '1' then redis.call('XDEL', KEYS[2], unpack(ARGV, 5)) end
+local ids = {}
+for id in string.gmatch(ARGV[5], '%S+') do ids[#ids + 1] = id end
+local acknowledged = redis.call('XACK', KEYS[2], ARGV[2], unpack(ids))
+if ARGV[4] == '1' then redis.call('XDEL', KEYS[2], unpack(ids)) end
 return acknowledged
 """
 
@@ -259,8 +261,10 @@ class Membership:
         is_retried = int(retried_topic(topic, self.group) is not None)
         for start in range(0, len(ids), _MOVED_AT_ONCE):
             some = ids[start : start + _MOVED_AT_ONCE]
-            records = [result_record(self.group, topic, id_) for id_ in some if id_ in with_results]
-            args = [self._token, self.group, STRAGGLERS_MS, is_retried, *some]
+            records = (
+                [result_record(self.group, topic, id_) for id_ in some if id_ in with_results] if with_results else []
+            )
+            args = [self._token, self.group, STRAGGLERS_MS, is_retried, " ".join(some)]
             done += self._still_held(self._ack(keys=[self._lease(), topic, *records], args=args))
         return done
 
