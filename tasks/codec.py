@@ -201,6 +201,10 @@ def decode_small(flat: Sequence[bytes], into: dict[str, Any]) -> bool:
     returns   False for all else, and for whatever is wrong: then `decode_fields` says what it is; `into` is spoilt
     """
     try:
+        if len(flat) == 2:  # noqa: PLR2004 - one field, as most have: in two thirds of the time
+            name, data = flat
+            into[name.decode()] = quick_json(data)
+            return True
         for i in range(0, len(flat), 2):
             into[flat[i].decode()] = quick_json(flat[i + 1])
     except (ValueError, RecursionError):

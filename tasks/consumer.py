@@ -19,6 +19,7 @@ from tasks.errors import PoisonEntryError, SettingsError
 from tasks.groups import groups_of
 from tasks.membership import HANDED_BACK, Membership
 from tasks.readahead import ReadAhead
+from tasks.readsize import ReadSize
 from tasks.reservoir import decoded
 from tasks.results import forget_results
 from tasks.retention import mark_seen
@@ -30,7 +31,6 @@ __all__ = ["Consumer", "Poison"]
 logger = logging.getLogger(__name__)
 
 _ZERO = "0-0"
-_FIRST_READ = 8  # entries, before their size is known
 # Dead letters have a cap of their own, whatever their topic keeps.
 KEEP_DEAD_LETTERS = 10_000
 
@@ -95,8 +95,6 @@ class Consumer:
             raise SettingsError(msg)
         self.group = check_group(group)
         self.membership = Membership(client, group, name=name, lease_ttl=lease_ttl)
-        self.max_entries = max_entries
-        self.max_bytes = max_bytes
         self.max_deliveries = max_deliveries
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._start_from = start_from
@@ -116,7 +114,7 @@ class Consumer:
         self.is_careful = False
         """Whether the last step returned suspects: be done with them, or `absolve` them, before the next step."""
         self._last_read: dict[str, str] = dict.fromkeys(self.topics, _ZERO)
-        self._entry_bytes: float | None = None
+        self._size = ReadSize(max_entries, max_bytes)
         self._joined = False
         self._settled = False
         self._next_renewal = self._next_claim = 0.0
@@ -305,7 +303,7 @@ class Consumer:
         pending = self._client.xpending_range(topic, self.group, start, end, 1000, consumername=self.membership.name)
         deliveries = {p["message_id"].decode(): p["times_delivered"] for p in pending}
         missing = [id_ for id_ in deliveries if id_ not in self._held[topic]]
-        chosen = self._suspects.first(topic, missing, deliveries)[: self._fitting()]
+        chosen = self._suspects.first(topic, missing, deliveries)[: self._size.entries]
         if len(chosen) < len(missing):
             self._recover_from[topic] = missing[len(chosen)]
         elif len(pending) == 1000:  # noqa: PLR2004 - as many as were asked for
@@ -331,7 +329,7 @@ class Consumer:
         # Only now: an outage on the way, and they still are. At the end nothing is left but what is pending no more.
         self._suspects.clear(topic, chosen if topic in self._recover_from else None)
         left = [entries[0] for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
-        raws = self._weighed((id_, list(itertools.chain(*fields.items()))) for id_, fields in left)
+        raws = self._size.weigh((id_, list(itertools.chain(*fields.items()))) for id_, fields in left)
         return self._delivered(topic, raws, deliveries)
 
     def _put_away(self, topic: str, ids: list[str], deliveries: Mapping[str, int]) -> list[str]:
@@ -344,29 +342,19 @@ class Consumer:
 
     def _read(self, block_ms: int, *, ahead: bool) -> list[Entry | Poison]:
         if self._bound:
-            reply = self._bound.read(self.topics, self.membership.name, self._of_each_topic())
+            reply = self._bound.read(self.topics, self.membership.name, self._size.of_each(len(self.topics)))
             self.is_through = not reply and self._bound.is_reached(self.topics)
         else:
-            reply = self._reads.read(self.topics, self._of_each_topic(), block_ms)
-        come = [(name.decode(), self._weighed(raws)) for name, raws in reply]
+            reply = self._reads.read(self.topics, self._size.of_each(len(self.topics)), block_ms)
+        come = [(name.decode(), self._size.weigh(raws)) for name, raws in reply]
         # The dead are looked for when nothing is under way, which in a backlog would be never.
         if ahead and self._reads.has_more and time.monotonic() < self._next_claim:
-            self._reads.send(self.topics, self._of_each_topic())
+            self._reads.send(self.topics, self._size.of_each(len(self.topics)))
         entries: list[Entry | Poison] = []
         for topic, raws in come:
             entries += self._delivered(topic, raws, {})
             self._last_read[topic] = raws[-1][0]
         return entries
-
-    def _weighed(self, raws: Iterable[tuple[bytes, list[bytes]]]) -> list[tuple[str, list[bytes], int]]:
-        """Return entries that have come as name, data, name, data, ... with their sizes, and mind the largest."""
-        weighed = [(id_.decode(), flat, sum(map(len, flat))) for id_, flat in raws]
-        if weighed:
-            largest = max([size for _, _, size in weighed])
-            # It is forgotten slowly: small entries between large ones do not make the next read large.
-            known = self._entry_bytes
-            self._entry_bytes = largest if known is None or largest > known else known + (largest - known) / 8
-        return weighed
 
     def _delivered(
         self, topic: str, raws: list[tuple[str, list[bytes], int]], deliveries: dict[str, int]
@@ -376,7 +364,7 @@ class Consumer:
         entries: list[Entry | Poison] = []
         retried = retried_topic(topic, self.group)
         for id_, flat, size in raws:
-            entry = made(topic, id_, deliveries.get(id_, 1))
+            entry = made(topic, id_, deliveries.get(id_, 1) if deliveries else 1)
             if retried is not None:
                 entry.topic, entry.id = retried, take_out_id(flat) or id_
             if size <= SMALL and decode_small(flat, entry):
@@ -386,13 +374,3 @@ class Consumer:
             value = decoded(entry.topic, entry.id, fields, deliveries=entry.deliveries, origin=entry.origin)
             entries.append(Poison(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
         return entries
-
-    def _fitting(self) -> int:
-        """Return how many entries to ask for, from the size of those that came lately."""
-        if self._entry_bytes is None:
-            return min(self.max_entries, _FIRST_READ)
-        return max(1, min(self.max_entries, int(self.max_bytes / max(self._entry_bytes, 1))))
-
-    def _of_each_topic(self) -> int:
-        """Return how many entries to ask each topic for, which is what a read's COUNT is of."""
-        return max(1, self._fitting() // len(self.topics))

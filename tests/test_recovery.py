@@ -270,7 +270,7 @@ def test_a_backlog_of_pending_entries_is_recovered_to_its_end(client: redis.Redi
     successor = consumer(client)
     seen: list[str] = []
     while step := successor.step(0):
-        assert len(step) <= successor.max_entries
+        assert len(step) <= 256
         seen += [e.id for e in step]
     assert seen == ids
 
