@@ -173,19 +173,20 @@ class Reading:
     async def emit(self, read: list[Entry | Poison]) -> None:
         """Emit what was read, one element after the other, each once the one before has been awaited; until told to stop."""
         self._room.set()
-        emit = secure(self._node).fusion.emitter(self._node)  # nodes may have been added
-        emitted, is_batch = self._emitted, self._batch is not None
-        began = time.monotonic()
+        secured = secure(self._node)  # nodes may have been added
+        emit = secured.fusion.emitter(self._node)
+        emitted, is_batch, is_stopping = self._emitted, self._batch is not None, self._stopping.is_set
+        secured.nested = 0.0
         for element in self._elements(read):
-            if self._stopping.is_set():
+            if is_stopping():
                 return
             emitted.entries = element if is_batch else (element,)
             for one in emit(element, emitted):
                 await one
             self._let_go()
-            if time.monotonic() - began > _SLICE:
+            if secured.nested > _SLICE:
                 await asyncio.sleep(0)
-                began = time.monotonic()
+                secured.nested = 0.0
 
     def _elements(self, read: list[Entry | Poison]) -> list[Any]:
         """Return what is to be emitted; put aside what cannot be decoded."""
@@ -206,9 +207,9 @@ class Reading:
     def _let_go(self) -> None:
         """Let go of what was emitted last and has been awaited."""
         emitted = self._emitted
-        entries, made = emitted.entries, emitted.made
-        emitted.entries, emitted.made = (), []
-        if made:
+        entries, emitted.entries = emitted.entries, ()
+        if emitted.made:
+            made, emitted.made = emitted.made, []
             for receipt in made:
                 receipt.release()
         elif self._batch is None:

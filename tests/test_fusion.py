@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from tasks import Entry
-from tests.streams import dead, drain, here, pending
+from tasks import Entry, fusion
+from tests.streams import dead, drain, here, pending, push_all
 
 Fresh = Callable[[], redis.Redis]
 Step = tuple[str, int]
@@ -157,9 +158,41 @@ def test_a_chain_from_the_source_to_the_sink_is_one_call(fake_redis: redis.Redis
         kept = chain.sink(print)
         source.open()
         head = next(iter(source.downstreams))
-        assert head.update.__qualname__.startswith("Fusion")
-        assert not chain.update.__qualname__.startswith("Fusion")
+        assert head.update.__module__ == "tasks.fusion"
+        assert chain.update.__module__ != "tasks.fusion"
         kept.destroy()
-        assert not head.update.__qualname__.startswith("Fusion")
+        assert head.update.__module__ != "tasks.fusion"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("period", [1, 2, 7, 8, 100])
+def test_the_time_of_quick_nodes_is_estimated_and_that_of_slow_ones_taken(
+    fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, period: int
+) -> None:
+    """Every so many elements the second node takes ten times as long, on a clock that only the nodes move."""
+    clock = [0.0]
+    monkeypatch.setattr(fusion, "perf_counter", lambda: clock[0])
+
+    def taking(us: float) -> Callable[[Any], Any]:
+        def call(entry: Any) -> Any:
+            clock[0] += 1e-6 * us * (10 if us == 2 and entry["n"] % period == 0 else 1)
+            return entry
+
+        return call
+
+    async def main(us: float) -> dict[str, float]:
+        source = here(fake_redis, group=f"{us}", max_entries=100)
+        kept = source.map(taking(us)).map(taking(2)).sink(taking(4))
+        reading = source.open()
+        began = clock[0]
+        await drain(source)
+        source.close()
+        found = {meter.name: meter.seconds for meter in reading.secured.meters[1:]}
+        assert sum(found.values()) == pytest.approx(clock[0] - began, rel=0.1 if us == 1 else 1e-9), kept
+        return found
+
+    push_all(fake_redis, "topic", range(3_000))
+    quick, slow = asyncio.run(main(1)), asyncio.run(main(1000))
+    assert list(quick.values()) == pytest.approx([3e-3, 6e-3 * (1 + 9 / period), 12e-3], rel=0.1)
+    assert list(slow.values()) == pytest.approx([3, 6e-3 * (1 + 9 / period), 12e-3], rel=1e-3)
