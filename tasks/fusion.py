@@ -67,8 +67,8 @@ class Fusion:
             for node in reachable:
                 if _can_fuse(node) and not _is_within(node) and len(run := _run_from(node)) > 1:
                     self._plain[node] = node.update
-                    do = self._fused(run)
-                    node.update, self._runs[node] = _timed(do), _sampled(do, self._guards)
+                    do, [upstream] = self._fused(run), node.upstreams
+                    node.update, self._runs[node] = _timed(do), self._sampled(upstream, do)
             self._fused_version = self._version
 
     def unfuse(self) -> None:
@@ -88,13 +88,41 @@ class Fusion:
         head, version = _only(source) if self._enabled else None, self._version
         if head is None:
             return lambda x, lazy: source._emit(x, metadata=lazy.metadata())
-        run, update = self._runs.get(head), head.update
+        if run := self._runs.get(head):
+            return run
+        update = head.update
 
         def emit(x: Any, lazy: LazyReceipts) -> list[Any]:
             if self._version != version:
                 return source._emit(x, metadata=lazy.metadata())
             source.current_value = x
-            return run(x, lazy) if run else update(x, source, lazy.metadata())
+            return update(x, source, lazy.metadata())
+
+        return emit
+
+    def _sampled(
+        self, source: Stream, do: Callable[[Any, Any, int], list[Any]]
+    ) -> Callable[[Any, LazyReceipts], list[Any]]:
+        """Return what emits to a run behind a source: of quick elements one in eight is timed, and stands for those before it."""
+        guards, version = self._guards, self._version
+        numbers = itertools.cycle(_UNTIMED)
+        untimed = skipped = 0
+        lately = 0.0
+
+        def emit(x: Any, lazy: LazyReceipts) -> list[Any]:
+            nonlocal untimed, skipped, lately
+            if self._version != version:
+                return source._emit(x, metadata=lazy.metadata())
+            source.current_value = x
+            if skipped < untimed:
+                skipped += 1
+                return do(x, lazy, 0)
+            weight, skipped, before = skipped + 1, 0, guards.nested
+            waiting = do(x, lazy, weight)
+            # The mean, or which ones are timed would depend on what they took.
+            lately += (guards.nested - before - lately) / 8
+            untimed = next(numbers) if lately < _QUICK else 0
+            return waiting
 
         return emit
 
@@ -108,9 +136,12 @@ class Fusion:
             for node in run
         ]
 
-        def do(x: Any, metadata: Any, weight: int) -> list[Any]:  # noqa: C901
-            outer, guards.nested = guards.nested, 0.0
-            began = then = perf_counter() if weight else 0.0
+        def do(x: Any, metadata: Any, weight: int) -> list[Any]:  # noqa: C901, PLR0912
+            if weight:
+                outer, guards.nested = guards.nested, 0.0
+                began = then = perf_counter()
+            else:
+                outer = began = then = 0.0
             node, meter, waiting = last, last.meter, []
             try:
                 for node, meter, kind, is_plain in steps:
@@ -144,8 +175,7 @@ class Fusion:
             if weight:
                 now = perf_counter()
                 meter.seconds += weight * (now - then - guards.nested)
-                guards.nested = now - began
-            guards.nested += outer
+                guards.nested = outer + now - began
             return guards.hold(node, waiting, _in_full(metadata)) if waiting else waiting
 
         return do
@@ -158,27 +188,6 @@ def _timed(do: Callable[[Any, Any, int], list[Any]]) -> Callable[..., list[Any]]
         return do(x, metadata, 1)
 
     return update
-
-
-def _sampled(do: Callable[[Any, Any, int], list[Any]], guards: Guards) -> Callable[[Any, LazyReceipts], list[Any]]:
-    """Return what does a run behind a source: of quick elements one in eight is timed, and stands for those before it."""
-    numbers = itertools.cycle(_UNTIMED)
-    untimed = skipped = 0
-    lately = 0.0
-
-    def sampled(x: Any, lazy: LazyReceipts) -> list[Any]:
-        nonlocal untimed, skipped, lately
-        if skipped < untimed:
-            skipped += 1
-            return do(x, lazy, 0)
-        weight, skipped, before = skipped + 1, 0, guards.nested
-        waiting = do(x, lazy, weight)
-        # The mean, or which ones are timed would depend on what they took.
-        lately += (guards.nested - before - lately) / 8
-        untimed = next(numbers) if lately < _QUICK else 0
-        return waiting
-
-    return sampled
 
 
 def _in_full(metadata: Any) -> Any:

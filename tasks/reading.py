@@ -176,6 +176,7 @@ class Reading:
         secured = secure(self._node)  # nodes may have been added
         emit = secured.fusion.emitter(self._node)
         emitted, is_batch, is_stopping = self._emitted, self._batch is not None, self._stopping.is_set
+        through = self._through.append
         secured.nested = 0.0
         for element in self._elements(read):
             if is_stopping():
@@ -183,7 +184,11 @@ class Reading:
             emitted.entries = element if is_batch else (element,)
             for one in emit(element, emitted):
                 await one
-            self._let_go()
+            if is_batch or emitted.made:
+                self._let_go()
+            else:  # as nearly all
+                emitted.entries = ()
+                through(element.origin)
             if secured.nested > _SLICE:
                 await asyncio.sleep(0)
                 secured.nested = 0.0
@@ -212,8 +217,6 @@ class Reading:
             made, emitted.made = emitted.made, []
             for receipt in made:
                 receipt.release()
-        elif self._batch is None:
-            self._through.append(entries[0].origin)
         else:
             self._through.extend([entry.origin for entry in entries])
 
