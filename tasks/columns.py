@@ -34,6 +34,7 @@ _NUMPY = {
         *(f"{kind}[{unit}]" for kind in ("datetime64", "timedelta64") for unit in ("s", "ms", "us", "ns")),
     )
 }
+_NUMPY_WORDS = {dtype: word for word, dtype in _NUMPY.items()}  # numpy takes its time to make them
 _MASKED: dict[str, Any] = {
     dtype.name: dtype
     for dtype in (
@@ -120,7 +121,7 @@ def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:
     dtype = values.dtype
     try:
         if isinstance(dtype, np.dtype):
-            if (word := str(dtype)) in _NUMPY:
+            if word := _NUMPY_WORDS.get(dtype):
                 return pa.array(values, from_pandas=False), word
             if dtype.kind == "O":
                 return _objects_to_arrow(values)

@@ -34,6 +34,20 @@ def test_a_frame_of_anything_comes_back_equal_or_is_refused(frame: pd.DataFrame)
     assert_same(decode(data), frame)
 
 
+@given(frames(lambda n: foreign_object_column(n) | columns(n)))
+def test_a_frame_is_the_same_bytes_where_pandas_gives_no_arrays_but_of_its_series(frame: pd.DataFrame) -> None:
+    def outcome() -> Any:
+        try:
+            return encode(frame)
+        except EncodeError as error:
+            return str(error)
+
+    at_once = outcome()
+    with pytest.MonkeyPatch.context() as without:
+        without.delattr(pd.DataFrame, "_iter_column_arrays")
+        assert outcome() == at_once
+
+
 @pytest.mark.parametrize("build", [*KEPT], ids=lambda build: build.__name__)
 @given(data=st.data())
 def test_a_series_of_each_supported_dtype_comes_back_equal(build: Any, data: st.DataObject) -> None:
