@@ -221,7 +221,10 @@ class Consumer:
                 return []
             self._settled = True
         if self._reads.is_under_way:  # or a recovery would find what comes with it, too
-            return self._read(block_ms, ahead=ahead)
+            try:
+                return self._read(block_ms, ahead=ahead)
+            except redis.ConnectionError:  # idle for as long as the pipeline took, its connection may have been cut
+                self._recover_all()
         if time.monotonic() >= self._next_claim:
             self._claim()
         while self._recover_from:

@@ -3,9 +3,9 @@
 What is left out between the nodes of a run is streamz' way from one to the next: looking for downstream nodes, holding
 the receipts once more, a guard's frame. Behind a source even the receipts are left out, until somebody wants them: a
 node behind the run, a function that is not done yet, a failure. What a guard does is done here for each node: elements
-counted, an exception caught at the node where it happened; of quick ones the time is estimated. As soon as a node is connected or disconnected anywhere in
-the graph, even by a function of the run itself, all of it goes the plain way again, until the graph is looked through
-the next time.
+counted, an exception caught at the node where it happened; of quick ones the time is estimated. As soon as a node is
+connected or disconnected anywhere in the graph, even by a function of the run itself, all of it goes the plain way
+again, until the graph is looked through the next time.
 """
 
 import asyncio

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Meter:
-    """What one node has done: elements in, calls that failed, and seconds spent in it alone.
+    """What one node has done: elements in, calls that failed, and seconds spent in it alone, of quick ones estimated.
 
     waiting    elements that asynchronous work in it, or behind it, is not done with
     came       elements in by where they came from, of a node that others flow together in
