@@ -195,10 +195,10 @@ class Reading:
 
     def _elements(self, read: list[Entry | Poison]) -> list[Any]:
         """Return what is to be emitted; put aside what cannot be decoded."""
-        for bad in read:
-            if isinstance(bad, Poison):
-                self._poison.append(bad)
-        entries = [entry for entry in read if isinstance(entry, Entry)]
+        entries: list[Any] = read
+        if Poison in map(type, read):
+            self._poison.extend([bad for bad in read if isinstance(bad, Poison)])
+            entries = [entry for entry in read if isinstance(entry, Entry)]
         if self._batch is None:
             return entries
         return [entries[start : start + self._batch] for start in range(0, len(entries), self._batch)]
