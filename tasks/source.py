@@ -127,7 +127,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit what came and acknowledge what is done; return how many entries came.
 
-        The source's unit of work, in one thread. `start` does the same with the reading in a thread of its own.
+        The source's unit of work, in one thread. `start` does the same, reading ahead in a thread of its own.
 
         raises    PipelineError: the pipeline raised, and on_error is 'stop'; the entry stays pending
         """
