@@ -109,6 +109,7 @@ class Consumer:
         self._held: dict[str, set[str]] = {stream: set() for stream in streams}
         # Topics whose own pending entries must be looked through before anything new is read, and from which id on.
         self._recover_from: dict[str, str] = {}
+        self._recover_again = False
         self._reads = ReadAhead(client, group, self.membership.name)
         self._suspects = Suspects(max_deliveries=max_deliveries)
         self.is_careful = False
@@ -201,6 +202,17 @@ class Consumer:
         self._joined = False
         return given_back
 
+    def fetch(self) -> None:
+        """Have what was read ahead here, whenever the next step may be: until then Redis keeps it in its memory."""
+        try:
+            self._reads.fetch()
+        except redis.RedisError:  # it may be of this one connection or read; what is done next will show
+            self._recover_all()
+
+    def hang_up(self) -> None:
+        """Let go of what this consumer has for itself; the end of one that may not leave."""
+        self._reads.hang_up()
+
     def renew(self) -> None:
         """Hold the lease on, if it is time to. Call it at least every third of the lease's TTL."""
         now = time.monotonic()
@@ -220,17 +232,15 @@ class Consumer:
                 time.sleep(min(block_ms, 50) / 1000)
                 return []
             self._settled = True
-        if self._reads.is_under_way:  # or a recovery would find what comes with it, too
-            try:
-                return self._read(block_ms, ahead=ahead)
-            except redis.ConnectionError:  # idle for as long as the pipeline took, its connection may have been cut
-                self._recover_all()
+        self.fetch()
+        if reply := self._reads.take():  # first, or a recovery would find what came with it, too
+            return self._returned(reply, ahead=ahead)
         if time.monotonic() >= self._next_claim:
             self._claim()
         while self._recover_from:
             if recovered := self._recover():
                 return recovered
-        return self._read(block_ms, ahead=ahead)
+        return self._returned(self._read(block_ms), ahead=ahead)
 
     def _join(self) -> None:
         for topic in self.topics:
@@ -294,10 +304,14 @@ class Consumer:
                     )  # fmt: skip
                 self.membership.retire(topic, peer.name)
             mark_seen(self._client, topic, self.group)
+        if self._recover_again:
+            self._recover_all(again=False)
         self._next_claim = time.monotonic() + self.membership.lease_ttl / 2
 
-    def _recover_all(self) -> None:
+    def _recover_all(self, *, again: bool = True) -> None:
+        """Look through all that is pending here; and once more with the next claim, as a lost command may still come through."""
         self._recover_from = dict.fromkeys(self.topics, "-")
+        self._recover_again = again
 
     def _recover(self) -> list[Entry | Poison]:
         """Return some of one topic's own pending entries that were never returned; follow its list to the end."""
@@ -343,15 +357,20 @@ class Consumer:
             logger.warning("topic %r entry %s: %s; moved to the dead letters", topic, id_, why)
         return ids
 
-    def _read(self, block_ms: int, *, ahead: bool) -> list[Entry | Poison]:
-        if self._bound:
-            reply = self._bound.read(self.topics, self.membership.name, self._size.of_each(len(self.topics)))
-            self.is_through = not reply and self._bound.is_reached(self.topics)
-        else:
-            reply = self._reads.read(self.topics, self._size.of_each(len(self.topics)), block_ms)
+    def _read(self, block_ms: int) -> list[tuple[bytes, list[Any]]]:
+        of_each = self._size.of_each(len(self.topics))
+        if not self._bound:
+            return self._reads.read(self.topics, of_each, block_ms)
+        reply = self._bound.read(self.topics, self.membership.name, of_each)
+        self.is_through = not reply and self._bound.is_reached(self.topics)
+        return reply
+
+    def _returned(self, reply: list[tuple[bytes, list[Any]]], *, ahead: bool) -> list[Entry | Poison]:
+        """Return the new entries of a reply, having sent for the next ones, `ahead`, if there seem to be more."""
         come = [(name.decode(), self._size.weigh(raws)) for name, raws in reply]
-        # The dead are looked for when nothing is under way, which in a backlog would be never.
-        if ahead and self._reads.has_more and time.monotonic() < self._next_claim:
+        # What is pending here, and the dead, are looked for when nothing is under way, which in a backlog would be never.
+        is_due = self._recover_from or time.monotonic() >= self._next_claim
+        if ahead and not self._bound and not is_due and self._reads.is_full(reply):
             self._reads.send(self.topics, self._size.of_each(len(self.topics)))
         entries: list[Entry | Poison] = []
         for topic, raws in come:

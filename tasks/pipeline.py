@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Meter:
-    """What one node has done: elements in, calls that failed, and seconds spent in it alone, of quick ones estimated.
+    """What one node has done: elements in, calls that failed, and seconds spent in it alone.
 
+    seconds    estimated where calls are quick: of a slow one among them too much or nothing may be counted
     waiting    elements that asynchronous work in it, or behind it, is not done with
     came       elements in by where they came from, of a node that others flow together in
     """

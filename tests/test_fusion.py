@@ -1,8 +1,10 @@
 """Fused or not, nobody can tell: not by outputs, order, acknowledgements, dead letters, meters or the nodes' last values."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from tasks import Entry, fusion
+from tasks import Entry, fusion, reading
 from tests.streams import dead, drain, here, pending, push_all
 
 Fresh = Callable[[], redis.Redis]
@@ -196,3 +198,38 @@ def test_the_time_of_quick_nodes_is_estimated_and_that_of_slow_ones_taken(
     quick, slow = asyncio.run(main(1)), asyncio.run(main(1000))
     assert list(quick.values()) == pytest.approx([3e-3, 6e-3 * (1 + 9 / period), 12e-3], rel=0.1)
     assert list(slow.values()) == pytest.approx([3, 6e-3 * (1 + 9 / period), 12e-3], rel=1e-3)
+
+
+@pytest.mark.parametrize("us", [10, 100])
+def test_a_pipeline_that_never_waits_lets_others_have_the_loop_all_the_same(
+    fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, us: int
+) -> None:
+    """On a clock that only the node moves, for as long as a pipeline may have the loop, and some elements more."""
+    clock = [0.0]
+    monkeypatch.setattr(fusion, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(reading, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    turns: list[float] = []
+
+    def taking(entry: Any) -> None:
+        clock[0] += 1e-6 * us
+
+    async def main() -> None:
+        source = here(fake_redis)
+        kept = source.map(lambda entry: entry).sink(taking)
+        run = source.open()
+
+        async def others() -> None:
+            while True:
+                turns.append(clock[0])
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(others())
+        entries = [Entry({}, topic="topic", id=f"{n}-0") for n in range(1, 257)]
+        for _ in range(20):
+            await run.emit(list(entries))
+        task.cancel()
+        del kept
+
+    asyncio.run(main())
+    longest = max(later - sooner for sooner, later in itertools.pairwise([*turns, clock[0]]))
+    assert longest <= 0.005 + 33e-6 * us

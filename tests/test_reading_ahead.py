@@ -1,6 +1,7 @@
 """Reads that are sent before their entries are wanted: the same entries in the same order, none twice, none left behind."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.redis_server import RedisServer
+from tasks import LeaseLostError
 from tasks.consumer import Consumer
-from tests.streams import consumer, pending, push_all
+from tasks.source import from_redis
+from tests.streams import at_work, consumer, pending, push_all
 from tests.test_delivery_machine import lossy
 from tests.waiting import wait_until
 
@@ -176,6 +179,87 @@ def test_what_was_under_way_is_found_all_the_same_when_its_connection_was_cut_me
     reading.step(0, ahead=True)
     hang_up(real_redis)
     assert reading.leave() == 8
+
+
+def test_what_has_come_is_returned_though_nothing_can_be_sent_for_more(
+    redis_server: RedisServer, real_redis: redis.Redis
+) -> None:
+    ids = push_all(real_redis, "topic", range(20))
+    with redis.Redis.from_url(redis_server.url, protocol=2) as client:
+        one = consumer(client, max_entries=2)
+        one.step(0)
+        most = real_redis.config_get("maxclients")["maxclients"]
+        real_redis.config_set("maxclients", len(real_redis.client_list()))
+        try:
+            assert [ids_of(one.step(0, ahead=True)) for _ in range(3)] == [ids[2:4], ids[4:6], ids[6:8]]
+        finally:
+            real_redis.config_set("maxclients", most)
+        assert len(pending(real_redis)) == 8, "and for some seconds nothing is tried"
+        one._reads._not_before = 0.0
+        assert ids_of(one.step(0, ahead=True)) == ids[8:10]
+        assert len(pending(real_redis)) == 12
+
+
+def test_a_connection_that_was_cut_while_nothing_was_under_way_costs_nothing(
+    reading: Consumer, real_redis: redis.Redis
+) -> None:
+    ids = push_all(real_redis, "topic", range(20))
+    while reading.step(0, ahead=len(pending(real_redis)) < 10):
+        pass
+    hang_up(real_redis)
+    ids = push_all(real_redis, "topic", range(9))
+    assert [id_ for _ in range(6) for id_ in ids_of(reading.step(0, ahead=True))] == ids
+
+
+def test_a_read_that_comes_through_after_its_reply_was_given_up_is_found_with_the_next_claim(
+    client: redis.Redis,
+) -> None:
+    ids = push_all(client, "topic", range(6))
+    through = lossy(client)
+    one = consumer(through, max_entries=2)
+    one.step(0, ahead=True)
+    through.loses_in = 1
+    assert ids_of(one.step(0)) == ids[2:4]
+    client.xreadgroup("group", one.membership.name, {"topic": ">"}, count=1)  # what had been on its way for long
+    assert ids_of(one.step(0)) == ids[5:]
+    one._next_claim = 0.0
+    assert ids_of(one.step(0)) == ids[4:5]
+
+
+def test_no_reply_waits_in_the_memory_of_redis_for_a_pipeline_that_is_slow(
+    redis_server: RedisServer, real_redis: redis.Redis
+) -> None:
+    push_all(real_redis, "topic", range(600))
+    at_work(real_redis, "group")
+    slow = threading.Event()
+    source: Any = from_redis("topic", group="group", url=redis_server.url, max_entries=100)
+    seen = source.map(lambda entry: slow.wait(20) and entry["n"]).sink_to_list()
+    source.start()
+    reads = source.reading.consumer._reads
+    wait_until(lambda: reads._fetched, "what is read ahead to be fetched")
+    assert not reads._is_sent
+    assert len(pending(real_redis)) == source.reading.consumer.held + 100
+    slow.set()
+    wait_until(lambda: len(seen) == 600, "all of them")
+    assert seen == list(range(600))
+    source.stop()
+    source.join(20)
+
+
+def test_who_was_taken_for_dead_hangs_up(redis_server: RedisServer, real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", range(600))
+    at_work(real_redis, "group")
+    stuck = threading.Event()
+    source: Any = from_redis("topic", group="group", url=redis_server.url, max_entries=100, lease="300ms")
+    kept = source.map(lambda _: stuck.wait(20)).sink(print)
+    source.start()
+    wait_until(lambda: len(pending(real_redis)) >= 200, "reads ahead")
+    real_redis.set(source.reading.consumer.membership.fence.lease, "claimed")
+    with pytest.raises(LeaseLostError):
+        source.join(20)
+    assert source.reading.consumer._reads._connection._sock is None
+    stuck.set()
+    del kept
 
 
 def test_a_backlog_keeps_nobody_from_looking_for_the_dead(client: redis.Redis) -> None:

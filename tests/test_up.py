@@ -67,7 +67,7 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
 
         up.child.start()
         wait_until(lambda: up.said("without a process as crashed"), "the lost runs to be found")
-        wait_until(lambda: up.said("movers Running"), "the outlets to be back", deadline=90)
+        wait_until(lambda: up.said("movers Running"), "the outlets to be back", deadline=240)
         wait_until(lambda: entries(up.url, "signals") > before["signals"], "more results than before")
         assert all(entries(up.url, topic) >= length for topic, length in before.items())
 
