@@ -6,7 +6,6 @@ without that key are frames by somebody else.
 """
 
 import base64
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from pandas.tseries.frequencies import to_offset
 
 from tasks.columns import from_arrow, is_object, is_plain, plain_dtype, to_arrow
 from tasks.errors import EncodeError, PoisonEntryError
+from tasks.foreign import foreign_frame
 from tasks.ipc import check_type, open_stream, weigh, write_stream
 from tasks.jsontext import check_json, from_json, to_json
 from tasks.limits import Budget
@@ -25,7 +25,6 @@ from tasks.scalars import Layout, is_scalar, pack_array, pack_scalar, unpack_arr
 __all__ = ["can_encode", "decode_stream", "encode_stream", "weigh_stream"]
 
 _KEY = b"sluice"
-_PANDAS = b"pandas"
 _ARROW_STRINGS = is_plain("string[pyarrow,nan]")  # pandas 3 keeps text in Arrow; before, each is a str
 _INDEXES = (pd.Index, pd.RangeIndex, pd.DatetimeIndex, pd.TimedeltaIndex, pd.CategoricalIndex, pd.MultiIndex)
 
@@ -59,7 +58,7 @@ def _decode_weighed(data: bytes, budget: Budget) -> Any:
     table = open_stream(data)
     layout = _layout(table.schema)
     if layout is None:
-        return _foreign_frame(table)
+        return foreign_frame(table)
     if table.num_columns and table.num_rows != layout["rows"]:
         msg = "expected as many rows as were written, got others"
         raise PoisonEntryError(msg)
@@ -341,7 +340,7 @@ def _short(name: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004 - enough to find it
 
 
-# --- Arrow's own, and foreign streams -------------------------------------------------------------------
+# --- Arrow's own ----------------------------------------------------------------------------------------
 
 
 def _pack_table(table: pa.Table) -> tuple[pa.Table, Layout]:
@@ -360,29 +359,6 @@ def _pack_table(table: pa.Table) -> tuple[pa.Table, Layout]:
 def _unpack_table(table: pa.Table, layout: Layout, _: Budget) -> pa.Table:
     metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != _KEY}
     return table.replace_schema_metadata(None if layout["bare"] else metadata)
-
-
-_PLAIN_DTYPES = re.compile(
-    r"object|str|string(\[(python|pyarrow)\])?|bool|boolean|category"
-    r"|[Uu]?[Ii]nt(8|16|32|64)|[Ff]loat(16|32|64)"
-    r"|(datetime64|timedelta64)(\[(s|ms|us|ns)(, [\w/+:-]{1,64})?\])?"
-)
-
-
-def _foreign_frame(table: pa.Table) -> pd.DataFrame:
-    """Return somebody else's table as a frame, with the index that pandas' own metadata says.
-
-    raises    PoisonEntryError: metadata with unusual dtypes; one like 'U500000000' would take 2 GB a label
-    """
-    text = (table.schema.metadata or {}).get(_PANDAS)
-    if text is None:
-        return table.to_pandas(ignore_metadata=True, use_threads=False)
-    hints = from_json(text.decode())
-    for column in [*hints.get("columns", []), *hints.get("column_indexes", [])]:
-        if not _PLAIN_DTYPES.fullmatch(column["numpy_type"]):
-            msg = "expected plain dtypes in the metadata of pandas, got another"
-            raise PoisonEntryError(msg)
-    return table.to_pandas(use_threads=False)
 
 
 _PACKERS: dict[type, Callable[[Any], tuple[Any, Layout]]] = {
