@@ -5,15 +5,15 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from streamz import Stream
 
-from tasks.connection import is_outage
 from tasks.consumer import Consumer, Poison
 from tasks.entry import Entry
 from tasks.errors import PipelineError
+from tasks.outages import Outages
 from tasks.pipeline import Secured, secure
 from tasks.receipts import LazyReceipts, Receipt
 from tasks.repeated import Repeated
@@ -26,7 +26,6 @@ OnError = Literal["dead_letter", "stop"]
 
 _BLOCK_MS = 100
 _SHORT_BLOCK_MS = 5
-_MAX_PAUSE = 5.0
 # Seconds without any acknowledgement after which a pipeline that waits for nothing will not finish any more.
 _SETTLED = 0.3
 # Seconds for which the entries behind some that may be deadly wait until one more of these is done or at rest.
@@ -69,6 +68,9 @@ class Reading:
         self._group = consumer.group
         self._fence = consumer.membership.fence
         self._stopping = threading.Event()
+        self._outages = Outages(
+            consumer.group, longest_pause=consumer.membership.lease_ttl / 4, wait=self._stopping.wait
+        )
         self._failure: BaseException | None = None
         self._batches: deque[list[Entry | Poison]] = deque()
         self._arrived = asyncio.Event()
@@ -80,7 +82,6 @@ class Reading:
         self._poison: deque[Poison] = deque()
         self._told: set[str] = set()
         self._warn = Repeated(logger)
-        self._pause = 0.0
         self._next_flush = 0.0
         self._was_busy = False
         self._yielded = 0.0
@@ -249,28 +250,10 @@ class Reading:
     def _wake(self) -> None:
         self._node.loop.add_callback(self._arrived.set)
 
-    def _through_outages(self, act: Callable[[], None]) -> bool:
-        """Return whether `act` came through; if Redis did not answer, say so once and wait a little, ever longer."""
-        try:
-            act()
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            if not self._pause:
-                what = type(error).__name__
-                logger.warning("Redis does not answer (%s); group %r tries again until it does", what, self._group)
-            self._pause = min(_MAX_PAUSE, self.consumer.membership.lease_ttl / 4, max(0.1, self._pause * 2))
-            self._stopping.wait(self._pause)
-            return False
-        if self._pause:
-            logger.warning("Redis answers again; group %r goes on", self._group)
-            self._pause = 0.0
-        return True
-
     def _read_until_stopped(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._through_outages(self._read_on)
+                self._outages.pass_through(self._read_on)
         finally:
             self.stop()
             self._wake()
@@ -384,7 +367,7 @@ class Reading:
             self.flush_nodes()
         held, since = -1, time.monotonic()
         while (now := time.monotonic()) < end and self.consumer.held:
-            self._through_outages(self._tend)
+            self._outages.pass_through(self._tend)
             if self.consumer.held != held or self.secured.waiting or not self._drained.is_set():
                 held, since = self.consumer.held, now
             elif now - since > _SETTLED:
@@ -394,7 +377,7 @@ class Reading:
             logger.warning(
                 "group %r: the pipeline is still busy after %g s; its entry is given back", self._group, self._grace
             )
-        if not self._through_outages(self.close):
+        if not self._outages.pass_through(self.close):
             logger.warning("group %r: what is in flight is redelivered when its lease has run out", self._group)
 
 
