@@ -30,7 +30,7 @@ class ReadAhead:
         self._asked = 0
         self._not_before = 0.0
         self._is_sent = False
-        self._fetched: list[tuple[bytes, list[Any]]] | None = None
+        self._fetched: list[tuple[bytes, list[Any]]] = []
 
     def read(self, topics: Sequence[str], count: int, block_ms: int) -> list[tuple[bytes, list[Any]]]:
         """Return what XREADGROUP does, as it comes, waiting up to `block_ms` for entries."""
@@ -60,7 +60,7 @@ class ReadAhead:
 
     def take(self) -> list[tuple[bytes, list[Any]]]:
         """Return the reply that was fetched, if there is one."""
-        reply, self._fetched = self._fetched or [], None
+        reply, self._fetched = self._fetched, []
         return reply
 
     def is_full(self, reply: list[tuple[bytes, list[Any]]]) -> bool:
@@ -75,7 +75,7 @@ class ReadAhead:
 
     def hang_up(self) -> None:
         """Forget what is under way: it is, or will be, among what is pending."""
-        self._is_sent, self._fetched = False, None
+        self._is_sent, self._fetched = False, []
         if self._connection is not None:
             self._connection.disconnect()
 

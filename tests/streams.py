@@ -1,6 +1,7 @@
 """What the tests of streams share: feed a topic, run a pipeline on it step by step, look at what is left."""
 
 import asyncio
+import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -61,6 +62,45 @@ def run(
 def pending(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[str]:
     """Return the ids that are delivered to the group and not acknowledged, in order."""
     return [p["message_id"].decode() for p in client.xpending_range(topic, group, "-", "+", 100_000)]
+
+
+def lossy(client: redis.Redis) -> Any:
+    """Return a client of the same server that loses the reply of command number `loses_in` from now on, once."""
+    made: Any = copy.copy(client)
+    made.loses_in = 0
+    made.auto_close_connection_pool = False  # which at its end would hang up on `client`, too
+
+    def lose() -> None:
+        made.loses_in -= 1
+        if made.loses_in == 0:
+            msg = "the reply was lost"
+            raise redis.ConnectionError(msg)
+
+    def execute_command(*args: Any, **kwargs: Any) -> Any:
+        reply = client.execute_command(*args, **kwargs)
+        lose()
+        return reply
+
+    def pipeline(**kwargs: Any) -> Any:
+        pipe = client.pipeline(**kwargs)
+        execute = pipe.execute
+
+        def execute_and_lose() -> Any:
+            replies = execute()
+            lose()
+            return replies
+
+        pipe.execute = execute_and_lose
+        return pipe
+
+    def parse_response(*args: Any, **kwargs: Any) -> Any:
+        reply = client.parse_response(*args, **kwargs)
+        lose()
+        return reply
+
+    made.execute_command, made.pipeline = execute_command, pipeline
+    made.parse_response = parse_response  # of what was sent ahead: all else goes through `client`
+    return made
 
 
 def dead(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[Mapping[str, Any]]:

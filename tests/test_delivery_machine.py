@@ -12,7 +12,6 @@ What must hold at every moment, for each group:
 
 import asyncio
 import contextlib
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -27,49 +26,10 @@ from tasks import LeaseLostError, Reservoir
 from tasks.results import STRAGGLERS_MS
 from tasks.source import from_redis
 from tests.pipelines import SEGMENTS, Witness, members, pipelines
-from tests.streams import dead, pending, read_ahead
+from tests.streams import dead, lossy, pending, read_ahead
 
 Fresh = Callable[[], redis.Redis]
 TOPICS = ["one", "two"]
-
-
-def lossy(client: redis.Redis) -> Any:
-    """Return a client of the same server that loses the reply of command number `loses_in` from now on, once."""
-    made: Any = copy.copy(client)
-    made.loses_in = 0
-    made.auto_close_connection_pool = False  # which at its end would hang up on `client`, too
-
-    def lose() -> None:
-        made.loses_in -= 1
-        if made.loses_in == 0:
-            msg = "the reply was lost"
-            raise redis.ConnectionError(msg)
-
-    def execute_command(*args: Any, **kwargs: Any) -> Any:
-        reply = client.execute_command(*args, **kwargs)
-        lose()
-        return reply
-
-    def pipeline(**kwargs: Any) -> Any:
-        pipe = client.pipeline(**kwargs)
-        execute = pipe.execute
-
-        def execute_and_lose() -> Any:
-            replies = execute()
-            lose()
-            return replies
-
-        pipe.execute = execute_and_lose
-        return pipe
-
-    def parse_response(*args: Any, **kwargs: Any) -> Any:
-        reply = client.parse_response(*args, **kwargs)
-        lose()
-        return reply
-
-    made.execute_command, made.pipeline = execute_command, pipeline
-    made.parse_response = parse_response  # of what was sent ahead: all else goes through `client`
-    return made
 
 
 class Life:

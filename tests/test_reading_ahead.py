@@ -14,8 +14,7 @@ from deployments.redis_server import RedisServer
 from tasks import LeaseLostError
 from tasks.consumer import Consumer
 from tasks.source import from_redis
-from tests.streams import at_work, consumer, pending, push_all
-from tests.test_delivery_machine import lossy
+from tests.streams import at_work, consumer, lossy, pending, push_all
 from tests.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
