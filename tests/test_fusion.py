@@ -170,7 +170,7 @@ def test_a_chain_from_the_source_to_the_sink_is_one_call(fake_redis: redis.Redis
 
 @pytest.mark.parametrize("period", [1, 2, 7, 8, 100])
 def test_the_time_of_quick_nodes_is_estimated_and_that_of_slow_ones_taken(
-    fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, period: int
+    real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, period: int
 ) -> None:
     """Every so many elements the second node takes ten times as long, on a clock that only the nodes move."""
     clock = [0.0]
@@ -184,7 +184,7 @@ def test_the_time_of_quick_nodes_is_estimated_and_that_of_slow_ones_taken(
         return call
 
     async def main(us: float) -> dict[str, float]:
-        source = here(fake_redis, group=f"{us}", max_entries=100)
+        source = here(real_redis, group=f"{us}", max_entries=100)
         kept = source.map(taking(us)).map(taking(2)).sink(taking(4))
         reading = source.open()
         began = clock[0]
@@ -194,7 +194,7 @@ def test_the_time_of_quick_nodes_is_estimated_and_that_of_slow_ones_taken(
         assert sum(found.values()) == pytest.approx(clock[0] - began, rel=0.1 if us == 1 else 1e-9), kept
         return found
 
-    push_all(fake_redis, "topic", range(3_000))
+    push_all(real_redis, "topic", range(3_000))
     quick, slow = asyncio.run(main(1)), asyncio.run(main(1000))
     assert list(quick.values()) == pytest.approx([3e-3, 6e-3 * (1 + 9 / period), 12e-3], rel=0.1)
     assert list(slow.values()) == pytest.approx([3, 6e-3 * (1 + 9 / period), 12e-3], rel=1e-3)
