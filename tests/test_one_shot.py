@@ -109,9 +109,14 @@ def briefly() -> dict[str, int]:
 
 
 def test_a_run_on_a_grid_leaves_one_artifact_that_says_what_became_of_its_ticks(reservoir: Reservoir) -> None:
-    briefly()
+    @inlet(topic="daily", every="100ms", window="500ms")
+    def noted() -> dict[str, int]:
+        """Return an entry, five times."""
+        return {"n": 1}
+
+    noted()
     with get_client(sync_client=True) as server:
-        (artifact,) = [one for one in server.read_artifacts() if one.key == "inlet-briefly-daily"]
+        (artifact,) = [one for one in server.read_artifacts() if one.key == "inlet-noted-daily"]
     assert f"| pushed | {len(reservoir.peek('daily', 9))} |" in artifact.data
 
 

@@ -1,5 +1,6 @@
 """Flows for the operator, on a real Prefect server and a real Redis."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -32,15 +33,17 @@ def artifact(key: str) -> str:
     return latest["data"]
 
 
-def events() -> set[tuple[str, str, int]]:
-    found = fetched(
-        "/events/filter",
-        {"filter": {"event": {"prefix": ["sluice.topic.", "sluice.entry.", "sluice.reservoir."]}}, "limit": 50},
-    )["events"]
+def events(since: datetime) -> set[tuple[str, str, int]]:
+    wanted = {
+        "event": {"prefix": ["sluice.topic.", "sluice.entry.", "sluice.reservoir."]},
+        "occurred": {"since": since.isoformat()},
+    }
+    found = fetched("/events/filter", {"filter": wanted, "limit": 50})["events"]
     return {(each["event"], each["related"][0]["prefect.resource.name"], each["payload"]["entries"]) for each in found}
 
 
 def test_levels_leave_an_artifact_and_events_of_what_went_wrong(reservoir: Reservoir, real_redis: redis.Redis) -> None:
+    began = datetime.now(UTC)
     push_all(real_redis, "topic", range(5))
     run(lambda source: source.pluck("missing").sink(print), real_redis, group="failing")
     real_redis.xgroup_create("topic", "slow", "0")
@@ -54,7 +57,7 @@ def test_levels_leave_an_artifact_and_events_of_what_went_wrong(reservoir: Reser
         ("sluice.entry.dead", "failing", 5),  # once: the second run found no more of them
         ("sluice.reservoir.spilled", "slow", 7),
     }
-    wait_until(lambda: events() == expected, "the events of both runs")
+    wait_until(lambda: events(began) == expected, "the events of both runs")
     text = artifact("sluice-levels")
     assert "| topic | slow | 7 | 0 | - | 0 | 0 | 7 |" in text
     assert "| topic | failing | 2 | 0 | - | 0 | 5 | 0 |" in text

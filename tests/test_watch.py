@@ -55,7 +55,7 @@ def test_a_run_has_one_report_with_its_graph_its_failures_and_its_last_result(
 ) -> None:
     push_all(real_redis, "topic", range(5))
 
-    @outlet(topics="topic", group="group", run_for="1500ms")
+    @outlet(topics="topic", group="reported", run_for="1500ms")
     def halves(source: Stream) -> Stream:
         return source.map(half).accumulate(lambda total, n: {"total": total["total"] + n}, start={"total": 0})
 
@@ -63,7 +63,7 @@ def test_a_run_has_one_report_with_its_graph_its_failures_and_its_last_result(
         return 10 / entry["n"]
 
     halves()
-    [artifact] = artifacts(client, "outlet-halves-group")
+    [artifact] = artifacts(client, "outlet-halves-reported")
     assert artifact["type"] == "markdown"
     assert "```mermaid" in artifact["data"]
     assert "| map(half) | 5 | 4 | 1 |" in artifact["data"]
