@@ -109,7 +109,6 @@ class Consumer:
         self._held: dict[str, set[str]] = {stream: set() for stream in streams}
         # Topics whose own pending entries must be looked through before anything new is read, and from which id on.
         self._recover_from: dict[str, str] = {}
-        self._recover_again = False
         self._reads = ReadAhead(client, group, self.membership.name)
         self._suspects = Suspects(max_deliveries=max_deliveries)
         self.is_careful = False
@@ -288,10 +287,13 @@ class Consumer:
                 self._held[topic].clear()
 
     def _claim(self) -> None:
-        """Take over what the dead left, and clear away consumers that are dead and have nothing."""
+        """Find what the dead left, or came here unnoticed, and clear away consumers that are dead and have nothing."""
         self._find_retries()
         for topic in self.topics:
-            for peer in self.membership.peers(topic):
+            peers, own = self.membership.peers(topic)
+            if own > len(self._held[topic]):  # a read that was given up may reach Redis at any time later
+                self._recover_from[topic] = "-"
+            for peer in peers:
                 if peer.lease_ms:
                     continue
                 if peer.pending and (moved := self.membership.claim(topic, peer.name)):
@@ -304,14 +306,11 @@ class Consumer:
                     )  # fmt: skip
                 self.membership.retire(topic, peer.name)
             mark_seen(self._client, topic, self.group)
-        if self._recover_again:
-            self._recover_all(again=False)
         self._next_claim = time.monotonic() + self.membership.lease_ttl / 2
 
-    def _recover_all(self, *, again: bool = True) -> None:
-        """Look through all that is pending here; and once more with the next claim, as a lost command may still come through."""
+    def _recover_all(self) -> None:
+        """Look through all that is pending here, before anything new is read."""
         self._recover_from = dict.fromkeys(self.topics, "-")
-        self._recover_again = again
 
     def _recover(self) -> list[Entry | Poison]:
         """Return some of one topic's own pending entries that were never returned; follow its list to the end."""

@@ -209,21 +209,21 @@ class Membership:
         """
         self._release(keys=[self._lease()], args=[TOMBSTONE, TOMBSTONE_TTL_MS, int(given_back)])
 
-    def peers(self, topic: str) -> list[Peer]:
-        """Return the group's other consumers on `topic`."""
+    def peers(self, topic: str) -> tuple[list[Peer], int]:
+        """Return the group's other consumers on `topic`, and how many entries are pending here."""
         found = self._client.xinfo_consumers(topic, self.group)
         # A name that is no text, which none of ours has, must not stop those that are.
-        others = {c["name"].decode(errors="backslashreplace"): c for c in found}
-        others.pop(self.name, None)
+        pending = {c["name"].decode(errors="backslashreplace"): c["pending"] for c in found}
+        own = pending.pop(self.name, 0)
         with self._client.pipeline(transaction=False) as pipe:
-            for name in others:
+            for name in pending:
                 pipe.get(self._lease(name))
                 pipe.pttl(self._lease(name))
-            answers = pipe.execute() if others else []
+            answers = pipe.execute() if pending else []
         return [
-            Peer(name, consumer["pending"], 0 if holder in (None, TOMBSTONE.encode()) else max(ttl, 1))
-            for (name, consumer), holder, ttl in zip(others.items(), answers[::2], answers[1::2], strict=True)
-        ]
+            Peer(name, count, 0 if holder in (None, TOMBSTONE.encode()) else max(ttl, 1))
+            for (name, count), holder, ttl in zip(pending.items(), answers[::2], answers[1::2], strict=True)
+        ], own
 
     def living(self) -> int:
         """Return how many other consumers of the group live, on whatever topics, those included that have read nothing."""
@@ -288,7 +288,7 @@ class Membership:
         """
         waiting = False
         for topic in topics:
-            for peer in self.peers(topic):
+            for peer in self.peers(topic)[0]:
                 if not peer.pending or not peer.lease_ms or peer.name in self._alive:
                     continue
                 if peer.lease_ms > self._lease_seen.get(peer.name, peer.lease_ms):

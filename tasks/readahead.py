@@ -74,7 +74,7 @@ class ReadAhead:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Forget what is under way: it is, or will be, among what is pending."""
+        """Forget what is under way: it is among what is pending, or will be at any time from now."""
         self._is_sent, self._fetched = False, []
         if self._connection is not None:
             self._connection.disconnect()

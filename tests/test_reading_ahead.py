@@ -210,8 +210,9 @@ def test_a_connection_that_was_cut_while_nothing_was_under_way_costs_nothing(
     assert [id_ for _ in range(6) for id_ in ids_of(reading.step(0, ahead=True))] == ids
 
 
-def test_a_read_that_comes_through_after_its_reply_was_given_up_is_found_with_the_next_claim(
-    client: redis.Redis,
+@pytest.mark.parametrize("claims", [0, 1, 5])
+def test_a_read_that_comes_through_however_long_after_its_reply_was_given_up_is_found_with_the_next_claim(
+    client: redis.Redis, claims: int
 ) -> None:
     ids = push_all(client, "topic", range(6))
     through = lossy(client)
@@ -219,6 +220,8 @@ def test_a_read_that_comes_through_after_its_reply_was_given_up_is_found_with_th
     one.step(0, ahead=True)
     through.loses_in = 1
     assert ids_of(one.step(0)) == ids[2:4]
+    for _ in range(claims):
+        one._claim()
     client.xreadgroup("group", one.membership.name, {"topic": ">"}, count=1)  # what had been on its way for long
     assert ids_of(one.step(0)) == ids[5:]
     one._next_claim = 0.0
