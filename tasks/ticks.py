@@ -10,13 +10,16 @@ claimed again, and a run waits until its clock has passed them. So that a clock 
 waiting for as long, no tick is claimed that is far ahead of Redis' own clock.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from tasks.errors import SettingsError
 from tasks.keep import Keep
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic
@@ -88,6 +91,7 @@ end
 return {alive, lost}
 """
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
 # A newcomer is preferred for its first ticks only: one that died after its start must not slow the older run down.
 _PREFERRED = 3
 _BEAT_TTL_MS = 7 * 86_400_000
@@ -118,10 +122,29 @@ def time_of(tick: int, every: float) -> float:
     return tick * every
 
 
+def _in_text(value: Any) -> Any:
+    """Return what stands for a parameter that is no JSON: the same in every process, whatever its hash seed."""
+    if isinstance(value, set | frozenset):
+        return sorted(json.dumps(one, sort_keys=True, default=_in_text) for one in value)
+    if hasattr(value, "model_dump"):  # of pydantic
+        return [type(value).__name__, value.model_dump()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}]
+    text = repr(value)
+    if _ADDRESS.search(text):
+        msg = (
+            f"parameters: expected values that read the same in all runs, as these tell one beat from another; got {text}; "
+            "give its class a __repr__ of its values, or make it a dataclass"
+        )
+        raise SettingsError(msg)
+    return text
+
+
 class Beat:
     """One inlet's ticks: which run claims them, and the push of what was pumped for them.
 
-    parameters   what the pump is called with: two different sets are two beats
+    parameters   what the pump is called with: two different sets are two beats. Raises SettingsError for objects that
+                 have nothing to be told apart by but their address
     keep         as `Reservoir.push`
 
     skew         seconds that the clock of this run was ahead of Redis' at its start; what the reply's way may have
@@ -145,7 +168,7 @@ class Beat:
         self.last = 0
         self._reservoir = reservoir
         self._keep = keep
-        what = json.dumps([topic, inlet, every, parameters or {}], sort_keys=True, default=repr)
+        what = json.dumps([topic, inlet, every, parameters or {}], sort_keys=True, default=_in_text)
         self.key = f"sluice:beat:{inlet}:{hashlib.sha256(what.encode()).hexdigest()[:16]}"
         self._token = "0"  # noqa: S105 - a number that grows
         self._start = reservoir.client.register_script(_START)

@@ -1,13 +1,17 @@
 """Who owns a tick: overlapping runs never push one twice, and the newcomer begins where the older one ends."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from random import Random
 
+import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import Reservoir
+from tasks import Reservoir, SettingsError
 from tasks.ticks import Beat, tick_at, time_of
 
 Fresh = Callable[[], redis.Redis]
@@ -166,3 +170,45 @@ def test_the_same_inlet_with_other_parameters_is_another_beat(client: redis.Redi
     sh, sz = beat(client, parameters={"board": "sh"}), beat(client, parameters={"board": "sz"})
     for one in (sh, sz):
         assert one.claim(one.start(100.0)) == "claimed"
+
+
+KEY_OF_SETS = """
+from dataclasses import dataclass
+from pydantic import BaseModel
+from tasks import Reservoir
+from tasks.testing import fake_redis
+from tasks.ticks import Beat
+
+class Model(BaseModel):
+    codes: set[str]
+
+@dataclass
+class Board:
+    codes: frozenset[str]
+
+codes = {"sh", "sz", "bj", "hk"}
+parameters = {"codes": codes, "nested": [{"codes": frozenset(codes)}], "model": Model(codes=codes), "board": Board(frozenset(codes))}
+print(Beat(Reservoir(fake_redis()), "topic", "inlet", every=1.0, parameters=parameters).key)
+"""
+
+
+def test_the_same_parameters_are_the_same_beat_in_every_process() -> None:
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", KEY_OF_SETS],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(keys) == 1
+
+
+def test_parameters_that_have_only_an_address_to_be_told_apart_by_are_refused(fake_redis: redis.Redis) -> None:
+    with pytest.raises(SettingsError, match="got <object object at 0x.*make it a dataclass"):
+        beat(fake_redis, parameters={"board": object()})
+    with pytest.raises(SettingsError, match="reads* the same in all runs"):
+        beat(fake_redis, parameters={"boards": [lambda: "sh"]})
