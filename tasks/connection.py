@@ -10,7 +10,7 @@ from redis.retry import Retry
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import REDIS_URL, check_url, without_password
 
-__all__ = ["MIN_REDIS_VERSION", "connect", "in_words", "is_outage"]
+__all__ = ["MIN_REDIS_VERSION", "adapted", "connect", "in_words", "is_outage"]
 
 # XAUTOCLAIM's relatives, XADD NOMKSTREAM and trims by MINID came with it.
 MIN_REDIS_VERSION = (6, 2)
@@ -35,7 +35,7 @@ def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redi
             protocol=2,  # RESP3 gives XREADGROUP's reply another shape
             socket_timeout=SOCKET_TIMEOUT,
             socket_connect_timeout=SOCKET_TIMEOUT,
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
+            retry=_retry(retries),
             decode_responses=False,
         )
         info = client.info("server")
@@ -52,6 +52,21 @@ def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redi
     return client
 
 
+def adapted(client: redis.Redis, *, retries: int | None = None) -> redis.Redis:
+    """Return a client of the same server whose replies are of RESP 2 and bytes, with so many `retries` if that is said.
+
+    If `client` is so, itself; if not, one of the same settings with connections of its own.
+    """
+    settings = client.connection_pool.connection_kwargs
+    is_alike = settings.get("protocol") in (2, "2") and not settings.get("decode_responses")
+    known = client.get_retry()
+    if is_alike and (retries is None or (known is not None and known.get_retries() == retries)):
+        return client
+    ours = {"protocol": 2, "decode_responses": False, "retry": known if retries is None else _retry(retries)}
+    pool = redis.ConnectionPool(connection_class=client.connection_pool.connection_class, **{**settings, **ours})
+    return redis.Redis(connection_pool=pool)
+
+
 def in_words(error: redis.RedisError) -> str:
     """Return what a server said or did that ended a command, in a line."""
     return f"Redis ended a command with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -64,6 +79,10 @@ def is_outage(error: Exception) -> bool:
     ):
         return True
     return isinstance(error, redis.ResponseError) and any(word in str(error) for word in _FOR_A_WHILE)
+
+
+def _retry(retries: int) -> Retry:
+    return Retry(ExponentialBackoff(cap=1.0, base=0.05), retries)
 
 
 def _check_server(info: dict[str, Any], where: str) -> None:

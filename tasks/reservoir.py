@@ -8,7 +8,7 @@ from typing import Any, Self
 import redis
 
 from tasks import codec
-from tasks.connection import connect
+from tasks.connection import adapted, connect
 from tasks.entry import Entry
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.keep import Keep
@@ -146,9 +146,9 @@ class Reservoir:
     """
 
     def __init__(self, client: redis.Redis, *, compression: str | None = None) -> None:
-        self.client: Any = client  # redis-py types replies for all protocols and decodings at once
+        self.client: Any = adapted(client)  # redis-py types replies for all protocols and decodings at once
         self.compression = compression
-        self._append = client.register_script(_APPEND)
+        self._append = self.client.register_script(_APPEND)
 
     @classmethod
     def from_url(cls, url: str | None = None, *, compression: str | None = None) -> Self:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import redis
 from streamz import Stream
 
-from tasks.connection import connect
+from tasks.connection import adapted, connect
 from tasks.consumer import Consumer
 from tasks.errors import PipelineError, SettingsError
 from tasks.membership import Membership
@@ -74,7 +74,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self.topics = [topics] if isinstance(topics, str) else list(topics)
         self.group = group
         self._url = url
-        self._given_client = self._client = client
+        self._given_client = self._client = client and adapted(client)
         self._options = {
             "start_from": start_from,
             "until": until,
@@ -111,7 +111,9 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
                 "and would be in them twice; build the pipeline anew"
             )
             raise PipelineError(msg)
-        client = self._given_client or connect(self._url or redis_url(), retries=0)
+        # One that repeats a read whose reply was lost would go on with later entries, and say nothing.
+        given = self._given_client
+        client = adapted(given, retries=0) if given else connect(self._url or redis_url(), retries=0)
         consumer = Consumer(client, self.topics, self.group, **self._options)
         self._current = reading = Reading(
             consumer, self, on_error=self.on_error, grace=self._grace, batch=self._batch, fuse=self._fuse

@@ -8,6 +8,8 @@ from typing import Any
 
 import redis
 from hypothesis import strategies as st
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
@@ -65,7 +67,7 @@ def pending(client: redis.Redis, topic: str = "topic", group: str = "group") -> 
 
 
 def lossy(client: redis.Redis) -> Any:
-    """Return a client of the same server that loses the reply of command number `loses_in` from now on, once."""
+    """Return a client of the same server, repeating nothing, that loses the reply of command number `loses_in` from now on, once."""
     made: Any = copy.copy(client)
     made.loses_in = 0
     made.auto_close_connection_pool = False  # which at its end would hang up on `client`, too
@@ -98,6 +100,7 @@ def lossy(client: redis.Redis) -> Any:
         lose()
         return reply
 
+    made.get_retry = lambda: Retry(NoBackoff(), 0)  # or it would be replaced by one that loses nothing
     made.execute_command, made.pipeline = execute_command, pipeline
     made.parse_response = parse_response  # of what was sent ahead: all else goes through `client`
     return made
