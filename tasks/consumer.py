@@ -16,12 +16,12 @@ from tasks.codec import SMALL, decode_small
 from tasks.deadletters import take_out_id
 from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
-from tasks.groups import groups_of
+from tasks.groups import create_group, groups_of
+from tasks.ids import id_numbers
 from tasks.membership import HANDED_BACK, Membership
 from tasks.readahead import ReadAhead
 from tasks.readsize import ReadSize
 from tasks.reservoir import decoded
-from tasks.results import forget_results
 from tasks.retention import mark_seen
 from tasks.settings import check_group, check_topic, group_start, retried_topic, retry_topic
 from tasks.suspicion import Suspects
@@ -260,31 +260,30 @@ class Consumer:
                 self.topics.append(stream)
 
     def _create_group(self, topic: str, start: str) -> bool:
-        if self.group not in groups_of(self._client, topic):
-            forget_results(self._client, self.group, topic)  # of a group of this name that was deleted
-        try:
-            self._client.xgroup_create(topic, self.group, start, mkstream=True)
-        except redis.ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
-            if start != _ZERO and not self._joined:
-                logger.info(
-                    "group %r on topic %r exists and goes on where it was; start_from=%r is for new groups",
-                    self.group, topic, self._start_from,
-                )  # fmt: skip
-            return False
-        return True
+        is_new = create_group(self._client, topic, self.group, start)
+        if not is_new and start != _ZERO and not self._joined:
+            logger.info(
+                "group %r on topic %r exists and goes on where it was; start_from=%r is for new groups",
+                self.group, topic, self._start_from,
+            )  # fmt: skip
+        return is_new
 
     def _restore_groups(self) -> None:
         for topic in self.topics:
-            # A retry topic holds nothing but what is not done.
-            last = _ZERO if retried_topic(topic, self.group) else self._last_read[topic]
+            last = self._goes_on_after(topic)
             if self._create_group(topic, last):
                 logger.warning(
                     "group %r on topic %r was gone (deleted, or Redis was flushed); it goes on after entry %s",
                     self.group, topic, last,
                 )  # fmt: skip
                 self._held[topic].clear()
+
+    def _goes_on_after(self, topic: str) -> str:
+        """Return the last id that was read, but of a retry topic, and of a topic that has begun anew: nothing of these was."""
+        if retried_topic(topic, self.group) or not self._client.exists(topic):
+            return _ZERO
+        last, read = self._client.xinfo_stream(topic)["last-generated-id"].decode(), self._last_read[topic]
+        return read if id_numbers(last) >= id_numbers(read) else _ZERO
 
     def _claim(self) -> None:
         """Find what the dead left, or came here unnoticed, and clear away consumers that are dead and have nothing."""

@@ -1,10 +1,20 @@
-"""What Redis tells of the consumer groups of a topic."""
+"""The consumer groups of a topic: what Redis tells of them, and how one begins."""
 
 from typing import Any
 
 import redis
 
-__all__ = ["groups_of"]
+from tasks.results import records_of
+
+__all__ = ["create_group", "groups_of"]
+
+# KEYS: the topic, records of results to be forgotten. ARGV: the group, where it begins.
+_CREATE = """
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM')
+if made.err then return made end
+for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
+return made
+"""
 
 
 def groups_of(client: redis.Redis, topic: str) -> dict[str, dict[str, Any]]:
@@ -20,3 +30,19 @@ def groups_of(client: redis.Redis, topic: str) -> dict[str, dict[str, Any]]:
             raise
         return {}
     return {group["name"].decode(errors="backslashreplace"): group for group in groups}
+
+
+def create_group(client: redis.Redis, topic: str, group: str, start: str) -> bool:
+    """Have a group, and its topic; return whether it was not there yet. It begins behind the id `start`, or at '$'.
+
+    Of one of this name that was deleted the records of results are forgotten, or what is made now would seem to be made
+    already. In one command with the making: another consumer that makes the group first may have results at once.
+    """
+    records = [] if group in groups_of(client, topic) else records_of(client, group, topic)
+    try:
+        client.eval(_CREATE, 1 + len(records), topic, *records, group, start)  # type: ignore[arg-type]
+    except redis.ResponseError as error:
+        if not str(error).startswith("BUSYGROUP"):
+            raise
+        return False
+    return True

@@ -10,7 +10,16 @@ from typing import Any, Protocol, TypeVar
 
 from tasks.ids import id_numbers
 
-__all__ = ["RESULT_TTL_MS", "STRAGGLERS_MS", "Input", "forget_results", "newest", "result_name", "result_record"]
+__all__ = [
+    "RESULT_TTL_MS",
+    "STRAGGLERS_MS",
+    "Input",
+    "forget_results",
+    "newest",
+    "records_of",
+    "result_name",
+    "result_record",
+]
 
 # For what no acknowledgement clears away: an entry that was trimmed while pending, a group that was deleted.
 RESULT_TTL_MS = 30 * 86_400_000
@@ -47,10 +56,15 @@ def newest(made_of: Sequence[One]) -> One:
     return made_of[0] if len(made_of) == 1 else max(made_of, key=_age)
 
 
-def forget_results(client: Any, group: str, topic: str) -> None:
-    """Remove all records of results that `group` made of entries of `topic`: it begins anew there."""
+def records_of(client: Any, group: str, topic: str) -> list[bytes]:
+    """Return the keys of all records of results that `group` made of entries of `topic`."""
     # Ids begin with a digit, what a retry topic adds to the name of its topic does not.
-    for key in client.scan_iter(match=result_record(group, topic, "[0-9]*"), count=1000):
+    return list(client.scan_iter(match=result_record(group, topic, "[0-9]*"), count=1000))
+
+
+def forget_results(client: Any, group: str, topic: str) -> None:
+    """Remove all of these."""
+    for key in records_of(client, group, topic):
         client.unlink(key)
 
 

@@ -1,6 +1,7 @@
 """Crashes, stops and lapsed leases: nothing lost, order kept, windows as they would have been."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -162,6 +163,21 @@ def test_a_reservoir_that_was_flushed_is_read_again_from_what_comes(real_redis: 
     one.step(0)
     later = push_all(real_redis, "topic", range(2))
     assert [e.id for e in read_all(one)] == later
+
+
+@pytest.mark.parametrize("pushes", [0, 2])
+def test_a_reservoir_that_begins_anew_with_lower_ids_is_read_from_its_beginning(
+    real_redis: redis.Redis, pushes: int
+) -> None:
+    """As where the clock was ahead, or another server's was; before or after the group is found to be gone."""
+    one = consumer(real_redis)
+    real_redis.xadd("topic", {"n": "1"}, id=f"{int(time.time() * 1000) + 3_600_000}-0")
+    assert len(read_all(one)) == 1
+    real_redis.flushall()
+    later = push_all(real_redis, "topic", range(pushes))
+    found = read_all(one)
+    later += push_all(real_redis, "topic", [3])
+    assert [e.id for e in found + read_all(one)] == later
 
 
 @pytest.mark.parametrize(

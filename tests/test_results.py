@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from deployments.redis_server import RedisServer
-from tasks import LeaseLostError, Reservoir
+from tasks import LeaseLostError, Reservoir, groups
+from tasks.consumer import Consumer
 from tasks.membership import TOMBSTONE_TTL_MS
 from tasks.results import newest, result_record
 from tasks.source import from_redis
@@ -166,6 +167,32 @@ def test_a_group_that_was_deleted_and_begins_anew_makes_its_results_anew(client:
     client.xgroup_destroy("topic", "group")
     asyncio.run(live())
     assert results(client) == [1, 3, 1, 3]
+
+
+def test_who_comes_second_to_make_a_group_forgets_no_result_of_the_first(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first makes the group and a result between the second's look for the group and its own making of it."""
+    ids = push_all(client, "topic", [1])
+    reservoir, record = Reservoir(client), result_record("group", "topic", ids[0])
+    first, second = consumer(client), consumer(client)
+
+    def append(one: Consumer) -> None:
+        assert [entry.id for entry in read_all(one)] == ids
+        encoded = reservoir.encode([{"n": 1}])
+        reservoir.append("results", encoded, record=record, field=b"x", fence=one.membership.fence)
+
+    def late(*args: Any) -> list[bytes]:
+        monkeypatch.undo()
+        append(first)
+        return groups.records_of(*args)
+
+    monkeypatch.setattr(groups, "records_of", late)
+    second.step(0)
+    client.delete(first.membership.fence.lease)
+    second._next_claim = 0.0
+    append(second)
+    assert client.xlen("results") == 1
 
 
 def test_results_wait_for_a_server_that_is_full_and_fail_no_entry(tmp_path: Path) -> None:
