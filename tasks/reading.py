@@ -363,10 +363,12 @@ class Reading:
         What stays in a window never gets further. Bounded by the grace period; the lease is held on meanwhile.
         """
         end = time.monotonic() + self._grace
-        if self._drained.wait(min(1.0, self._grace)):
-            self.flush_nodes()
-        held, since = -1, time.monotonic()
+        self._drained.wait(min(1.0, self._grace))
+        held, since, is_flushed = -1, time.monotonic(), False
         while (now := time.monotonic()) < end and self.consumer.held:
+            if self._drained.is_set() and not is_flushed:
+                is_flushed = True
+                self.flush_nodes()
             self._outages.pass_through(self._tend)
             if self.consumer.held != held or self.secured.waiting or not self._drained.is_set():
                 held, since = self.consumer.held, now

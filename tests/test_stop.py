@@ -77,6 +77,28 @@ def test_a_sink_that_never_ends_is_given_up_after_the_grace_period_and_its_entry
     del kept
 
 
+def test_what_is_held_to_be_written_is_written_at_a_stop_also_behind_an_element_that_takes_its_time(
+    real_redis: redis.Redis, tmp_path: Path
+) -> None:
+    push_all(real_redis, "topic", range(6))
+    busy, never = threading.Event(), threading.Event()
+
+    def slow(entry: Any) -> Any:
+        if entry["n"] == 5:
+            busy.set()
+            never.wait(1.2)  # longer than a stop waits before it looks
+        return entry
+
+    source = Stream.from_redis("topic", group="group")
+    source.map(slow).to_parquet(tmp_path)
+    source.start()
+    assert busy.wait(20)
+    source.stop()
+    source.join(20)
+    assert pending(real_redis) == []
+    assert len(list(tmp_path.rglob("*.parquet"))) == 1
+
+
 def test_a_source_stops_while_redis_is_away(tmp_path: Any) -> None:
     with RedisServer(tmp_path) as server:
         push_all(client := redis.Redis.from_url(server.url, protocol=2), "topic", range(3))
