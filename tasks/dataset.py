@@ -10,6 +10,7 @@ begin with `entry_id` and `entry_time`. One file has one schema. Days are UTC's.
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from tasks.errors import EncodeError
 from tasks.ids import id_numbers, id_time
 
 __all__ = ["Rows", "open_kind", "rows_of", "write"]
+
+logger = logging.getLogger(__name__)
 
 _TABULAR = (pd.DataFrame, pd.Series, pd.Index, np.ndarray, pa.Table)
 # What Arrow has a type for that does not depend on the value. Everything else is kept as JSON text.
@@ -77,7 +80,8 @@ def write(folder: Path, rows: Iterable[Rows]) -> list[Path]:
     """Write rows to new files and return them, once they are on the disk for good.
 
     All files or an OSError; those written until then stay. An entry that is on the disk already is left out,
-    so the same rows can be written again, in whatever company: each entry is in the dataset once.
+    so the same rows can be written again, in whatever company: each entry is in the dataset once. A file that
+    cannot be read as Parquet counts for nothing; it is named in the log, once.
     """
     written = []
     by_partition: dict[Path, dict[tuple[int, int], Rows]] = {}
@@ -195,10 +199,24 @@ def _ids_on_disk(partition: Path, first: tuple[int, int], last: tuple[int, int])
     """Return the ids in the files whose ranges meet this one: files of this group's, written before a crash."""
     found: set[str] = set()
     for path in partition.glob("[0-9]*.parquet"):
-        file_first, _, file_last = path.stem.partition("_")
-        if id_numbers(file_first) <= last and id_numbers(file_last) >= first:
-            found.update(pq.ParquetFile(path).read(columns=["entry_id"])["entry_id"].unique().to_pylist())
+        try:
+            file_first, _, file_last = path.stem.partition("_")
+            if id_numbers(file_first) <= last and id_numbers(file_last) >= first:
+                found.update(pq.ParquetFile(path).read(columns=["entry_id"])["entry_id"].unique().to_pylist())
+        except (OSError, ValueError, LookupError, NotImplementedError) as error:  # Arrow's are some of these
+            if getattr(error, "errno", None) is not None:  # the disk's, not the file's
+                raise
+            _say_unreadable(path, f"{type(error).__name__}: {error}")
     return found
+
+
+@lru_cache(maxsize=256)
+def _say_unreadable(path: Path, why: str) -> None:
+    logger.warning(
+        "%s cannot be read (%s); entries are written beside it, whether or not it has them; take it out of the dataset",
+        path,
+        why,
+    )
 
 
 def _write_file(path: Path, table: pa.Table) -> None:

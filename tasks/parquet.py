@@ -34,7 +34,8 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
     two members of the group write it at the same moment, as after a lost lease.
 
     While the disk refuses (full, away) it tries again for ever; what it holds stays pending, and when it holds
-    what makes a file, it takes no more. An entry that cannot be written as Parquet fails alone.
+    what makes a file, it takes no more. An entry that cannot be written as Parquet fails alone. A file in the
+    dataset that cannot be read is named in the log, and entries are written beside it.
 
     folder       where the dataset is; made if need be
     max_entries  files are written when so many entries are held,
@@ -123,10 +124,11 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
     def _try_flush(self, pause: float) -> bool:
         try:
             self.flush()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is held must be tried again
+            why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             self._warn(
                 f"entries cannot be written to {self.folder}; they stay pending",
-                detail=f"{len(self._held)} ({error.strerror or type(error).__name__}), tried again in {pause:g} s",
+                detail=f"{len(self._held)} ({why}), tried again in {pause:g} s",
             )
             return False
         return True
