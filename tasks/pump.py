@@ -123,7 +123,7 @@ class Pumping:
         self._warn = Repeated(self._log)
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
-        self._running = 0
+        self._running: set[Job] = set()  # also those whose tick was not to be had after all
         self._failures_in_a_row = 0
         self._fatal: BaseException | None = None
         self._ended = False
@@ -214,7 +214,7 @@ class Pumping:
     def _no_room(self) -> str | None:
         jobs = self._pusher.jobs
         # Who emits what was pushed is slowed down by those who take it.
-        busy = self._running if self._on_pushed is None else len(jobs)
+        busy = len(self._running) if self._on_pushed is None else len(jobs)
         if busy >= max(1, self._threads):
             return f"all {max(1, self._threads)} threads were busy"
         entries, size = sum(len(job.encoded) for job in jobs), sum(job.bytes for job in jobs)
@@ -224,7 +224,7 @@ class Pumping:
 
     def _launch(self, job: Job) -> None:
         with self._lock:
-            self._running += 1
+            self._running.add(job)
         if self._threads:
             # Prefect keeps the run's logger in the context.
             run = contextvars.copy_context().run
@@ -245,14 +245,16 @@ class Pumping:
     def _end_job(self, job: Job, **outcome: Any) -> None:
         if self._pusher.end(job, self._timer(), **outcome):
             with self._lock:
-                self._running -= 1
+                self._running.discard(job)
 
     def _give_up_on_the_slow(self) -> None:
         if self._timeout is None:
             return
         now = self._timer()
-        for job in self._pusher.jobs:
-            if job.began is not None and job.ended is None and now - job.began > self._timeout:
+        with self._lock:
+            running = list(self._running)
+        for job in running:
+            if job.began is not None and now - job.began > self._timeout:
                 self._end_job(job, error=TimeoutError(f"it took longer than {self._timeout:g} s"))
 
     def _settled(self, job: Job) -> None:

@@ -154,6 +154,40 @@ def test_a_pump_that_exceeds_its_timeout_is_a_failed_tick_and_the_order_goes_on(
     assert pushed(client) == [1]
 
 
+@pytest.mark.parametrize("refusal", [None, redis.ResponseError("WRONGTYPE")])
+def test_a_pump_that_hangs_for_a_tick_that_it_did_not_get_after_all_is_timed_out_too(
+    client: redis.Redis, refusal: Exception | None
+) -> None:
+    clock, gate, answer = Clock(), Gate(), threading.Event()
+    one = pumping(client, gate.pump, clock, every=0.25, threads=1, timeout=0.5)
+    claim = one._beat.claim
+
+    def late(tick: int, **options: Any) -> str:
+        one._beat.claim = claim
+        answer.wait(10)
+        if refusal is not None:
+            raise refusal
+        return "taken"
+
+    one._beat.claim = late  # type: ignore[method-assign]
+    clock.now = 1000.25
+    one.step()
+    assert gate.started.acquire(timeout=10)
+    answer.set()
+    wait_until(lambda: not one._pusher.jobs, "the answer")
+    clock.now = 1000.5
+    one.step()
+    assert one.summary.reasons["all 1 threads were busy"] == 1
+    clock.now = 1001.0
+    one.step()
+    assert gate.started.acquire(timeout=1)
+    gate.gates[0].set()
+    gate.gates[1].set()
+    one._stop.set()
+    finish(one)
+    assert pushed(client) == [1]
+
+
 @given(fails=st.lists(st.booleans(), min_size=1, max_size=30))
 def test_a_pump_that_raises_costs_its_own_tick_only(fresh_client: Callable[[], redis.Redis], fails: list[bool]) -> None:
     client, clock, calls = fresh_client(), Clock(), []
