@@ -4,6 +4,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,13 +182,7 @@ class Pusher:
             except TopicFullError as error:
                 job.error = error
         self._beat.done(job.tick, pushed=bool(job.ids))
-        with self._changed:
-            if job not in self._jobs:
-                return 0.0  # closed meanwhile
-        try:
-            self._settled(job)
-        finally:
-            self._remove(job)
+        self._settle(job)
         return 0.0
 
     def _wait_for_earlier(self, tick: int) -> float:
@@ -198,16 +193,26 @@ class Pusher:
         return 0.02 if alive else 0.0
 
     def _drop(self, error: Exception) -> float:
-        """Give up the job that Redis refuses, for its own sake."""
+        """Give up the job that Redis refuses, for its own sake, and its claim: the next run need not wait for it."""
         with self._changed:
             job = self._next()
             if job is None:
                 return 0.05
             job.error, job.claim = error, job.claim or "claimed"
         job.answered.set()
-        self._remove(job)
-        self._settled(job)
+        with suppress(Exception):  # where that is refused as well, the claim stays: the job goes all the same
+            self._beat.done(job.tick, pushed=bool(job.ids))
+        self._settle(job)
         return 0.0
+
+    def _settle(self, job: Job) -> None:
+        with self._changed:
+            if job not in self._jobs:
+                return  # closed meanwhile
+        try:
+            self._settled(job)
+        finally:
+            self._remove(job)
 
     def _remove(self, job: Job) -> None:
         with self._changed:

@@ -348,3 +348,34 @@ def test_a_tick_that_pushed_nothing_leaves_no_record_behind(client: redis.Redis)
     one = pumping(client, lambda: None, clock)
     run_until(one, clock, 1002.5)
     assert not client.exists(one._beat._record(1001), one._beat._open)
+
+
+def test_the_ticks_that_redis_refused_are_not_waited_for_by_the_next_run_nor_lost_to_it(client: redis.Redis) -> None:
+    clock = Clock()
+    client.set("topic", "of another type")
+    old = pumping(client, lambda: {"n": "old"}, clock)
+    run_until(old, clock, 1002.5)
+    assert old.summary.failed == 2
+    assert not client.exists(old._beat._record(1001), old._beat._record(1002), old._beat._open)
+    client.delete("topic")
+    new = pumping(client, lambda: {"n": "new"}, clock)
+    run_until(new, clock, 1004.5)
+    assert pushed(client) == ["new"]
+    assert new.summary.lost == 0
+
+
+def test_a_refused_tick_whose_claim_cannot_be_given_back_holds_nothing_up(client: redis.Redis) -> None:
+    clock = Clock()
+    client.set("topic", "of another type")
+    one = pumping(client, lambda: {"n": clock.now}, clock)
+
+    def fail(tick: int, *, pushed: bool) -> None:
+        raise redis.ConnectionError
+
+    done, one._beat.done = one._beat.done, fail  # type: ignore[method-assign]
+    run_until(one, clock, 1001.5)
+    one._beat.done = done  # type: ignore[method-assign]
+    client.delete("topic")
+    run_until(one, clock, 1002.5)
+    assert pushed(client) == [1002.0]
+    assert one.summary.failed == 1
