@@ -3,9 +3,11 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 from uuid import UUID
 
 import psutil
@@ -16,6 +18,7 @@ from tasks.settings import STATE_DIR
 __all__ = ["Ledger", "flow_run_processes"]
 
 _FLOW_RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of each flow run's process (Prefect 3.8.8)
+_PATIENCE = 1.0  # seconds to try for the lock: who only looks at it, as `sluice status` does, has it for a moment
 
 
 class Ledger:
@@ -34,14 +37,12 @@ class Ledger:
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            if not _locked(file):
                 msg = (
                     f"`sluice up` is already running here (process {self.holder() or 'unknown'}, state in {self.folder}); "
                     "watch it with `sluice status`, stop it with Ctrl-C there"
                 )
-                raise SettingsError(msg) from error
+                raise SettingsError(msg)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -125,6 +126,18 @@ def flow_run_processes(folder: Path | None = None) -> list[tuple[UUID, psutil.Pr
             if run_id := environ.get(_FLOW_RUN_ID):
                 found.append((UUID(run_id), process))
     return found
+
+
+def _locked(file: TextIO) -> bool:
+    """Try for a moment to have a file for this process alone; return whether it is so."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -1,10 +1,12 @@
 """What a killed supervisor leaves behind, and who clears it up."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 from uuid import UUID, uuid4
 
 import psutil
@@ -99,6 +101,31 @@ def test_a_second_supervisor_is_refused_until_the_first_is_gone(tmp_path: Path) 
     assert ledger.holder() is None
     with ledger.held():
         pass
+
+
+def test_a_look_at_who_runs_a_stack_keeps_nobody_from_starting_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.held():
+        pass
+    looks = (tmp_path / "up.lock").open()
+    fcntl.flock(looks, fcntl.LOCK_SH)  # as holder() takes it, for a moment
+    refused: list[int] = []
+    flock = fcntl.flock
+
+    def end_the_look_when_it_is_in_the_way(file: TextIO, operation: int) -> None:
+        try:
+            flock(file, operation)
+        except OSError:
+            refused.append(operation)
+            looks.close()
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", end_the_look_when_it_is_in_the_way)
+    with ledger.held():
+        assert ledger.holder() == os.getpid()
+    assert refused[0] == fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 def test_notes_that_cannot_be_read_are_no_notes(tmp_path: Path) -> None:
