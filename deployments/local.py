@@ -90,13 +90,14 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
             if stack.worker and stack.worker.name in stack.tend():
                 is_swept = False
             # A server is away: tend() sees to ours, others come back. Or somebody deletes what is looked at.
-            with suppress(HTTPError, RedisError, ObjectNotFound):
+            with suppress(HTTPError, ObjectNotFound):
                 if not is_swept:
                     stack.sweep(client)
                     waiting = runs.to_start(client, stack.blueprint)
                     is_swept = True
                 if waiting:  # one a second: each start is 3 s of CPU, and the first ones are to be first
                     runs.start_first(client, waiting)
+            with suppress(HTTPError, RedisError, ObjectNotFound):
                 follower.step()
             time.sleep(1)
 

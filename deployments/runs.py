@@ -37,6 +37,7 @@ BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
 # the outlets itself, and a run that every trigger starts besides would only be cancelled again.
 ABANDONED = "Abandoned"
 _STOPPING = "`sluice up` is stopping."
+_BEREFT = 5.0  # seconds in which the worker tells of a run whose process has ended
 _BULK = 50  # the server deletes no more at once (3.8.8)
 
 
@@ -70,18 +71,35 @@ def sweep(
     alive: Collection[UUID],
     among: Collection[UUID] | None = None,
     state: State | None = None,
-) -> int:
-    """Give the runs that no process stands behind a final state, which also frees their slots; return how many.
+) -> tuple[int, int]:
+    """Give the runs that no process stands behind a final state, which also frees their slots.
 
     alive     the runs that have a process
     among     the runs to look at; None: all of the pool
     state     the final state; default: crashed
+    returns   how many have got it, and how many the server lets have none
     """
     gone = [run for run in of_pool(client, ALIVE) if run.id not in alive and (among is None or run.id in among)]
-    for run in gone:
-        crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process is gone, and what ran it.")
-        client.set_flow_run_state(run.id, state or crashed, force=True)
-    return len(gone)
+    crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process is gone, and what ran it.")
+    done = [_forced(client, run.id, state or crashed) for run in gone]
+    return sum(done), len(done) - sum(done)
+
+
+def _forced(client: SyncPrefectClient, run_id: UUID, state: State) -> bool:
+    """Give a run a state, whatever it has; return whether the server did.
+
+    It has lost count of the slot of a run whose deployment was deleted, and fails (3.8.8), until the slot's lease has run
+    out. No other run is to suffer for that.
+    """
+    try:
+        client.set_flow_run_state(run_id, state, force=True)
+    except HTTPStatusError as error:
+        if error.response.status_code != codes.INTERNAL_SERVER_ERROR:
+            raise
+        return False
+    except ObjectNotFound:  # deleted meanwhile
+        pass
+    return True
 
 
 def discard_late(client: SyncPrefectClient, blueprint: Blueprint) -> int:
@@ -135,14 +153,16 @@ def cancel(
     client: SyncPrefectClient,
     among: Callable[[], Collection[UUID]] | None,
     *,
+    has_processes: Callable[[], bool],
     kill: Callable[[Collection[UUID]], None],
     timeout: float,
 ) -> int:
     """Cancel the pool's runs and wait for their final states; return how many have not got there.
 
-    among     gives the runs that may be cancelled; None: all of the pool
-    kill      ends the processes of some runs at once
-    timeout   seconds to wait at most
+    among           gives the runs that may be cancelled; None: all of the pool
+    has_processes   says whether any run has one still: if not, not much is waited for
+    kill            ends the processes of some runs at once
+    timeout         seconds to wait at most
     """
     deadline = time.monotonic() + timeout
     asked: set[UUID] = set()
@@ -153,13 +173,15 @@ def cancel(
         # Nothing is in flight there yet.
         starting = [run.id for run in alive if run.state_type == StateType.PENDING]
         for run_id in starting:
-            client.set_flow_run_state(run_id, Cancelled(message=_STOPPING), force=True)
+            _forced(client, run_id, Cancelled(message=_STOPPING))
         kill(starting)
         for run in alive:
             if run.state_type == StateType.RUNNING and run.id not in asked:
                 client.set_flow_run_state(run.id, Cancelling(message=_STOPPING))
                 asked.add(run.id)
         left = len(alive) - len(starting)
+        if not has_processes():
+            deadline = min(deadline, time.monotonic() + _BEREFT)
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.3)

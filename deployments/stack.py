@@ -127,15 +127,24 @@ class Stack:
             self.say(f"cleared a schedule that prefect.yaml no longer has: {cleared}")
         for stranger in rollout.strangers(client, self.blueprint):
             self.say(
-                f"{stranger} is deployed but not in prefect.yaml; `prefect deployment delete {stranger}` removes it"
+                f"{stranger} is deployed but not in prefect.yaml; cancel its runs, if it has any, and "
+                f"`prefect deployment delete {stranger}`"
             )
 
     def sweep(self, client: "SyncPrefectClient") -> None:
         """Mark as crashed the runs that lost their process; on somebody else's server the automation does, in 90 s."""
         from deployments import runs  # noqa: PLC0415 - it imports Prefect, see start()
 
-        if self.own_server and (swept := runs.sweep(client, alive={run_id for run_id, _ in flow_run_processes()})):
+        if not self.own_server:
+            return
+        swept, left = runs.sweep(client, alive={run_id for run_id, _ in flow_run_processes()})
+        if swept:
             self.say(f"marked {swept} run{'s' * (swept != 1)} without a process as crashed")
+        if left:
+            self.say(
+                f"{left} run{'s' * (left != 1)} without a process cannot be marked: Prefect's server fails at a run whose "
+                "deployment was deleted, for some minutes"
+            )
 
     def tend(self) -> list[str]:
         """Start again what has died since the last call, and return the names of it.
@@ -179,6 +188,7 @@ class Stack:
         left = runs.cancel(
             client,
             None if self.own_server else ours,
+            has_processes=lambda: any(flow_run_processes(self.folder)),
             kill=self._ledger.kill_flows,
             timeout=timeout,
         )

@@ -23,6 +23,7 @@ _LONGEST = 60.0  # seconds
 _HEALTHY = _LONGEST + 60.0
 _FREE = 1  # failures without a pause: most are mended by a restart
 _LOOKED_AT = 30  # each failure may leave a cancelled run besides: two triggers, one slot
+_NEVER_BEGUN = (StateType.CANCELLED, StateType.CRASHED)
 _ENDED = [StateType.COMPLETED, StateType.CANCELLED, StateType.CRASHED, StateType.FAILED]
 
 
@@ -35,8 +36,9 @@ def failures(newest_first: Iterable[FlowRun]) -> int:
     """Return how many of the runs failed or crashed in a row, up to the last one that lasted or was stopped."""
     count = 0
     for run in newest_first:
-        if run.start_time is None or (run.state_type == StateType.CANCELLED and run.start_time == run.end_time):
-            continue  # it never began, as a second run beside one; Prefect sets its start to its end (3.8.8)
+        if run.start_time is None or (run.state_type in _NEVER_BEGUN and run.start_time == run.end_time):
+            # It never began: a second run beside one, or one whose file could not be imported, which it can by now.
+            continue  # Prefect sets its start to its end (3.8.8)
         if run.state_type not in (StateType.CRASHED, StateType.FAILED):
             break
         count += 1

@@ -34,6 +34,7 @@ def ended(kind: StateType, seconds: float | None = 5.0) -> FlowRun:
         ([ended(FAILED, 65), ended(FAILED, 64)], 2),  # most of it was the pause
         ([ended(CANCELLED, None), ended(FAILED), ended(CANCELLED, None), ended(FAILED)], 2),  # one beside it
         ([ended(CANCELLED, 0), ended(FAILED), ended(CANCELLED, 0), ended(FAILED)], 2),  # as Prefect tells of it
+        ([ended(CRASHED, 0), ended(CRASHED, 0), ended(CRASHED, 0)], 0),  # a file that could not be imported
     ],
 )
 def test_failures_count_up_to_the_last_run_that_was_healthy_or_was_stopped(

@@ -14,7 +14,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Crashed, Failed, Running
+from prefect.states import Cancelled, Crashed, Failed, Pending, Running
 from rich.console import Console
 
 from deployments import deployed, restart, runs
@@ -90,6 +90,32 @@ def test_a_deployment_that_cannot_be_started_now_is_started_later_and_one_that_i
     begun = client.read_flow_runs(limit=1, sort="START_TIME_DESC")  # type: ignore[arg-type]
     assert begun[0].created
     assert begun[0].created > since
+
+
+def test_a_run_whose_deployment_was_deleted_keeps_no_other_from_its_end(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's server fails at each final state of such a run (3.8.8), for as long as the lease of its slot runs."""
+    monkeypatch.setattr(runs, "_BEREFT", 0.5)
+    limited = client.create_deployment(
+        client.create_flow(followed), "limited", work_pool_name=POOL, concurrency_limit=1
+    )
+    orphan = client.create_flow_run_from_deployment(limited).id
+    for state in (Pending(), Running()):
+        client.set_flow_run_state(orphan, state)  # not forced, so that it takes a slot
+    client.delete_deployment(limited)
+    other, starting, running = (run(client, deployment(client, name)) for name in ("other", "starting", "running"))
+    assert runs.sweep(client, alive=(starting, running)) == (1, 1)
+    assert client.read_flow_run(other).state_name == runs.ABANDONED
+    client.set_flow_run_state(starting, Pending(), force=True)
+    killed: list[UUID] = []
+    assert runs.cancel(client, None, has_processes=lambda: False, kill=killed.extend, timeout=60) == 2
+    assert killed == [starting]
+    assert client.read_flow_run(starting).state_name == "Cancelled"
+    assert client.read_flow_run(running).state_name == "Cancelling"
+    assert runs.sweep(client, alive=(), state=Cancelled()) == (1, 1)
+    assert client.read_flow_run(running).state_name == "Cancelled"
+    client.delete_flow_run(orphan)
 
 
 def test_a_run_that_somebody_deletes_has_ended_for_who_restarts_its_deployment(client: SyncPrefectClient) -> None:
