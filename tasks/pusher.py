@@ -71,6 +71,7 @@ class Pusher:
         self._restart = restart
         self._grace = min(beat.every / 4, 0.1)
         self._jobs: list[Job] = []
+        self._at: Job | None = None  # whose command is under way
         self._changed = threading.Condition()
         self._closed = False
         self._is_first = True
@@ -145,6 +146,7 @@ class Pusher:
         """Do one job's next command, and return how long to wait then; None: until something comes."""
         with self._changed:
             job, busy = self._next(), bool(self._jobs)
+            self._at = job
         if busy and time.monotonic() - self._lived > _LIVE_EVERY:
             self._beat.live()
             self._lived = time.monotonic()
@@ -195,8 +197,8 @@ class Pusher:
     def _drop(self, error: Exception) -> float:
         """Give up the job that Redis refuses, for its own sake, and its claim: the next run need not wait for it."""
         with self._changed:
-            job = self._next()
-            if job is None:
+            job = self._at
+            if job is None or job not in self._jobs:
                 return 0.05
             job.error, job.claim = error, job.claim or "claimed"
         job.answered.set()

@@ -1,6 +1,7 @@
 """A pump on its grid, on a clock of the test's: no test waits."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tasks import PumpError, Reservoir, SettingsError
 from tasks.keep import Buffer
 from tasks.pump import Pumping, as_entries
+from tasks.pusher import Job, Pusher
 from tasks.ticks import Beat
 from tests.pumps import Clock, ending_all, pumping, pushed, run_until, settle
 from tests.waiting import wait_until
@@ -379,3 +381,33 @@ def test_a_refused_tick_whose_claim_cannot_be_given_back_holds_nothing_up(client
     run_until(one, clock, 1002.5)
     assert pushed(client) == [1002.0]
     assert one.summary.failed == 1
+
+
+def test_a_push_that_is_refused_costs_its_own_tick_whatever_is_claimed_meanwhile(
+    fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat = Beat(Reservoir(fake_redis), "topic", "inlet", every=1.0)
+    first = beat.start(time.time() - 10)
+    settled: list[Job] = []
+    pusher = Pusher(beat, settled=settled.append, lost=lambda _: None, restart=lambda: None)
+    one, other = Job(first), Job(first + 1)
+    push = beat.push
+
+    def refused(*_: Any) -> None:
+        monkeypatch.setattr(beat, "push", push)
+        pusher.add(other, patience=0.0, timer=time.monotonic)
+        msg = "WRONGTYPE"
+        raise redis.ResponseError(msg)
+
+    monkeypatch.setattr(beat, "push", refused)
+    assert pusher.add(one, patience=20, timer=time.monotonic)
+    pusher.end(one, 1.0, encoded=beat.encode([{"n": 1}]))
+    wait_until(lambda: settled, "the refusal")
+    assert other.answered.wait(20)
+    pusher.end(other, 2.0, encoded=beat.encode([{"n": 2}]))
+    wait_until(lambda: len(settled) == 2, "the other tick")
+    pusher.close()
+    assert settled == [one, other]
+    assert isinstance(one.error, redis.ResponseError)
+    assert other.error is None
+    assert [entry["n"] for entry in Reservoir(fake_redis).peek("topic", 9)] == [2]
