@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable
 
+import redis
+
 from tasks.connection import is_outage
 
 __all__ = ["Outages"]
@@ -33,8 +35,9 @@ class Outages:
             if not is_outage(error):
                 raise
             if not self._pause:
-                what = type(error).__name__
-                logger.warning("Redis does not answer (%s); group %r tries again until it does", what, self._group)
+                is_refused = isinstance(error, redis.AuthenticationError)  # as where it was changed meanwhile
+                what = "refuses the user or password" if is_refused else f"does not answer ({type(error).__name__})"
+                logger.warning("Redis %s; group %r tries again until it answers", what, self._group)
             self._pause = min(self._longest_pause, max(0.1, self._pause * 2))
             self._wait(self._pause)
             return False

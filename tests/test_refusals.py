@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import redis
 
+from deployments.redis_server import RedisServer
 from tasks.connection import is_outage
 from tasks.consumer import Consumer
+from tasks.outages import Outages
 from tests.streams import consumer, dead, pending, push_all, read_all
 from tests.waiting import wait_until
 
@@ -100,6 +102,28 @@ def test_a_server_that_misses_its_replicas_or_its_master_is_waited_for(real_redi
         client.config_set("replica-serve-stale-data", "yes")
         client.config_set("min-replicas-to-write", 0)
     assert [entry.id for entry in read_all(one)] == [id_]
+
+
+def test_a_password_that_is_changed_meanwhile_is_waited_for_and_told_as_what_it_is(
+    redis_server: RedisServer, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    client: Any = real_redis
+    client.acl_setuser("reader", enabled=True, passwords="+one", commands=["+@all"], keys=["*"])
+    with redis.Redis.from_url(redis_server.url, username="reader", password="one", protocol=2) as reader:
+        reader.ping()
+        client.acl_setuser("reader", enabled=True, passwords=["-one", "+another"])
+        client.client_kill_filter(user="reader")
+        pauses: list[float] = []
+        outages = Outages("group", longest_pause=9.0, wait=pauses.append)
+        assert not outages.pass_through(reader.ping)
+        client.acl_setuser("reader", enabled=True, passwords="+one")
+        assert outages.pass_through(reader.ping)
+    client.acl_deluser("reader")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Redis refuses the user or password; group 'group' tries again until it answers",
+        "Redis answers again; group 'group' goes on",
+    ]
+    assert len(pauses) == 1
 
 
 def test_what_was_read_before_a_topic_whose_group_is_gone_comes_all_the_same(client: redis.Redis) -> None:
