@@ -8,7 +8,7 @@ from redis.exceptions import MasterDownError, NoPermissionError, OutOfMemoryErro
 from redis.retry import Retry
 
 from tasks.errors import SettingsError, UnavailableError
-from tasks.settings import REDIS_URL, check_url, without_password
+from tasks.settings import QUOTING, REDIS_URL, check_url, without_password
 
 __all__ = ["MIN_REDIS_VERSION", "adapted", "connect", "in_words", "is_outage"]
 
@@ -39,15 +39,16 @@ def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redi
             decode_responses=False,
         )
         info = client.info("server")
-    except (ValueError, TypeError) as error:  # TypeError: an option it does not have, when it connects
+    except (ValueError, TypeError):  # TypeError: an option it does not have, when it connects
         msg = (
-            f"expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got one redis-py cannot use ({where}); "
-            "in a password, write special characters as %40 (@), %2F (/), %23 (#)"
+            "expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, "
+            f"got one redis-py cannot use ({where}); {QUOTING}"
         )
-        raise SettingsError(msg) from error
+        raise SettingsError(msg) from None  # redis-py's own may repeat the password
     except redis.RedisError as error:
         msg = f"Redis at {where} {_what_is_wrong(error, url, named)}"
-        raise UnavailableError(msg) from error
+        # Where it is in doubt what is the password, redis-py's own error may name a part of it as the host.
+        raise UnavailableError(msg) from (None if where.endswith("://") else error)
     _check_server(info, where)
     return client
 

@@ -32,6 +32,7 @@ __all__ = [
 REDIS_URL = "SLUICE_REDIS_URL"
 SECRET_BLOCK = "sluice-redis-url"  # noqa: S105 - the name of it
 STATE_DIR = "SLUICE_STATE_DIR"
+QUOTING = "in a password, write special characters as %40 (@), %2F (/), %3F (?), %23 (#)"
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9_])?"
 _GROUP = re.compile(_NAME)
@@ -40,6 +41,8 @@ _READABLE = re.compile(rf"{_NAME}(?::(?:dead|retry):{_NAME})?")
 _RULE = "1 to 128 letters, digits, '_', '.' or '-', no '.' or '-' at the ends"
 _MAX_SEQUENCE = 2**64 - 1
 _SCHEMES = ("redis", "rediss", "unix")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_HOST = re.compile(r"(?:\[[^\[\]@]*\]|[^\[\]@:]*)(?::\d*)?")
 # The longest path a unix socket can be bound to on Linux, its closing NUL left out (sun_path, unix(7)).
 _MAX_SOCKET_PATH = 107
 
@@ -221,24 +224,40 @@ def redis_url() -> str:
 
 def check_url(url: str, *, where: str = "url") -> str:
     """Return `url` if it can be an address of Redis. What is wrong with it is said without repeating it."""
-    scheme, found, _ = url.partition("://")
-    if found and scheme in _SCHEMES:
-        database = without_password(url).partition("://")[2].partition("/")[2]
+    scheme, rest = _scheme_and_rest(url)
+    if scheme in _SCHEMES:
+        database = re.split("[?#]", rest)[0].partition("/")[2]
         if scheme == "unix" or not database or database.isdecimal():
             return url
         # redis-py would take database 0.
-        msg = f"{where}: expected a database number behind the host, as in redis://HOST:6379/0, got something else"
+        msg = f"{where}: expected a database number behind the host, as in redis://HOST:6379/0, got something else; {QUOTING}"
         raise SettingsError(msg)
-    msg = f"{where}: expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got {f'one that begins with {scheme!r}' if found else 'one without a scheme'}"
+    msg = f"{where}: expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got {f'one that begins with {scheme!r}' if scheme else 'one without a scheme'}"
     raise SettingsError(msg)
 
 
 def without_password(url: str) -> str:
-    """Return `url` fit to be shown: scheme, host, port and path; no user, no password, no query."""
-    scheme, _, rest = url.partition("://")
-    # A password may hold anything, '/' and '?' too: what is secret ends at the last '@'.
-    address = rest.rpartition("@")[2].partition("?")[0]
-    return f"{scheme}://{address}"
+    """Return `url` fit to be shown: scheme, host, port and path; no user, no password, no query.
+
+    Only the scheme, where it is in doubt what belongs to a password.
+
+    >>> without_password("redis://user:secret@host:6379/0"), without_password("redis://:sec/ret@host:6379/0")
+    ('redis://host:6379/0', 'redis://')
+    """
+    scheme, rest = _scheme_and_rest(url)
+    shown = f"{scheme}://" if scheme else ""
+    address = re.split("[?#]", rest)[0]
+    named, slash, path = address.partition("/")
+    if scheme == "unix" and not named:
+        return shown if "@/" in rest else shown + address  # before '@/' it may be a user
+    host = named.rpartition("@")[2]
+    return shown if "@" in rest[len(named) :] or not _HOST.fullmatch(host) else shown + host + slash + path
+
+
+def _scheme_and_rest(url: str) -> tuple[str, str]:
+    """Return what is before '://' and what follows; '' and all of it, if it does not begin with a scheme."""
+    scheme, found, rest = url.partition("://")
+    return (scheme, rest) if found and _SCHEME.fullmatch(scheme) else ("", url)
 
 
 def _from_secret_block() -> str | None:

@@ -3,9 +3,13 @@
 import contextlib
 import socketserver
 import threading
+import traceback
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks import SettingsError, UnavailableError
 from tasks.connection import connect
@@ -76,19 +80,51 @@ def test_a_server_that_answers_and_cannot_be_used_is_not_said_to_be_silent(serve
     assert "does not answer" not in str(raised.value)
 
 
+def all_of(error: BaseException) -> str:
+    """Return what a traceback says of an error and those it came of, without the lines of code, which name the URL here."""
+    shown = traceback.TracebackException.from_exception(error)
+    for each in (shown, shown.__cause__, shown.__context__):
+        if each:
+            each.stack.clear()
+    return "".join(shown.format())
+
+
 @pytest.mark.parametrize(
     ("rest", "says"),
     [
         (":pa/ss@host:6379/0", "write special characters as"),
         (":hunter2@host:6379/0?no_such_option=1", "got one redis-py cannot use"),
         (":hunter2@host:6379/one", "expected a database number"),
+        (":hunter2/x@127.0.0.1/0", "write special characters as"),
+        (":hunter2#x@127.0.0.1/0", "write special characters as"),
+        ("user:hunter2", "got one redis-py cannot use"),
+        (":hunter2@[127.0.0.1/0", "got one redis-py cannot use"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_without_repeating_its_password(rest: str, says: str) -> None:
     with pytest.raises(SettingsError, match=says) as raised:
         connect(f"redis://{rest}", retries=0)
-    assert "hunter2" not in str(raised.value)
-    assert "pa/" not in str(raised.value)
+    told = all_of(raised.value)
+    assert "hunter2" not in told
+    assert "pa/" not in told
+
+
+def test_a_part_of_a_password_that_could_be_a_host_is_not_repeated_either() -> None:
+    with pytest.raises(UnavailableError, match="Redis at redis:// does not answer") as raised:
+        connect("redis://hunter2.invalid:1?x@127.0.0.1/0", retries=0)
+    assert "hunter2" not in all_of(raised.value)
+
+
+@pytest.mark.parametrize("url", ["user:hunter2@host:6379/0", ":hunter2://x@host:6379/0"])
+def test_an_address_without_a_scheme_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(SettingsError, match="got one without a scheme") as raised:
+        connect(url)
+    assert "hunter2" not in all_of(raised.value)
+
+
+def test_a_query_may_hold_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_REDIS_URL", "redis://elsewhere:6379/0?password=a@b/c")
+    assert redis_url() == "redis://elsewhere:6379/0?password=a@b/c"
 
 
 @pytest.mark.parametrize("server", [b"redis_version:6.2.0\r\nredis_mode:standalone\r\n"], indirect=True)
@@ -117,9 +153,60 @@ def test_a_socket_path_too_long_to_bind_goes_to_the_temporary_folder(monkeypatch
     ("url", "shown"),
     [
         ("redis://user:secret@host:6379/1?password=secret", "redis://host:6379/1"),
-        ("redis://:abc/se?cr@et@host:6379/0", "redis://host:6379/0"),
+        ("redis://127.0.0.1:6379?password=secret", "redis://127.0.0.1:6379"),
+        ("redis://127.0.0.1:6379?password=se@cret", "redis://"),
+        ("redis://:abc/se?cr@et@host:6379/0", "redis://"),
+        ("redis://:se@cret@host:6379/0", "redis://host:6379/0"),
+        ("redis://user:secret", "redis://"),
         ("unix://secret@/run/redis.sock?db=1&password=secret", "unix:///run/redis.sock"),
+        ("unix:///run/redis.sock?db=0&password=se@cret", "unix:///run/redis.sock"),
+        ("unix:///se/cret@/run/redis.sock", "unix://"),
+        ("user:secret@host:4200/api", "host:4200/api"),
+        (":secret://x@host:6379/0", ""),
     ],
 )
 def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host",
+        "redis://host:6379/0",
+        "rediss://[::1]:6380/0",
+        "unix:///run/redis.sock",
+        "unix:///home/u@host/redis.sock",
+        "http://127.0.0.1:4200/api",
+        "127.0.0.1:4200/api",
+    ],
+)
+def test_an_address_without_secrets_is_shown_as_it_is(url: str) -> None:
+    assert without_password(url) == url
+
+
+nasty = st.text("@:/?#%&=[]+ \\\"'ab1\n\u4e2d", min_size=4).flatmap(
+    lambda text: st.sampled_from([text, quote(text, safe="")])
+)
+
+
+@pytest.mark.parametrize("bare", ["redis://host:6379/0", "unix:///run/redis.sock", "unix:///home/u@host/redis.sock"])
+@pytest.mark.parametrize(
+    ("userinfo", "query"),
+    [
+        ("user:{}@", ""),
+        (":{}@", ""),
+        ("{}@", ""),
+        ("{}:secret@", "?db=0"),
+        ("", "?password={}"),
+        ("", "?db=0&username={}&password={}"),
+        ("user:{}@", "?password={}"),
+    ],
+)
+@given(password=nasty)
+def test_whatever_is_in_a_password_only_the_bare_address_or_its_scheme_is_shown(
+    bare: str, userinfo: str, query: str, password: str
+) -> None:
+    scheme, _, rest = bare.partition("://")
+    url = f"{scheme}://{userinfo}{rest}{query}".replace("{}", password)
+    assert without_password(url) in (bare, f"{scheme}://")
