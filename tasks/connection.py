@@ -1,6 +1,7 @@
 """The one way to a Redis server: checked once, time limits set, commands repeated only where that is safe."""
 
 from typing import Any
+from urllib.parse import parse_qs
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -15,6 +16,9 @@ __all__ = ["MIN_REDIS_VERSION", "adapted", "connect", "in_words", "is_outage"]
 # XAUTOCLAIM's relatives, XADD NOMKSTREAM and trims by MINID came with it.
 MIN_REDIS_VERSION = (6, 2)
 SOCKET_TIMEOUT = 5.0
+# What redis-py would take from an address rather than from here, and what else changes replies or repeats commands.
+_OWN = {"protocol", "socket_timeout", "socket_connect_timeout", "decode_responses", "encoding", "encoding_errors"}
+_OWN |= {"legacy_responses", "retry", "retry_on_timeout", "retry_on_error"}
 # A server that cannot save, misses its replicas or runs somebody's script for long; and what Redis 6.2 says of a script that
 # met what has a class of its own.
 _FOR_A_WHILE = ("MISCONF", "NOREPLICAS", "BUSY Redis", "OOM ", "READONLY ")
@@ -29,6 +33,9 @@ def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redi
     raises    UnavailableError: no answer, or no leave; SettingsError: a bad URL, a server too old, a cluster
     """
     where = without_password(check_url(url))
+    if own := _OWN & parse_qs(url.partition("#")[0].partition("?")[2]).keys():
+        msg = f"expected an address without {' and '.join(sorted(own))}, which is Sluice's own to set, got one with it ({where}); leave it out"
+        raise SettingsError(msg)
     try:
         client = redis.Redis.from_url(
             url,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.redis_server import RedisServer
 from tasks import SettingsError, UnavailableError
 from tasks.connection import connect
 from tasks.settings import local_redis_url, redis_url, without_password
@@ -120,6 +121,33 @@ def test_an_address_without_a_scheme_is_refused_without_repeating_it(url: str) -
     with pytest.raises(SettingsError, match="got one without a scheme") as raised:
         connect(url)
     assert "hunter2" not in all_of(raised.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "protocol=3",
+        "decode_responses=true",
+        "encoding=utf-16",
+        "encoding_errors=ignore",
+        "legacy_responses=false",
+        "socket_timeout=0.001",
+        "socket_connect_timeout=60",
+        "retry=3",
+        "retry_on_timeout=true",
+        "retry_on_error=x",
+    ],
+)
+def test_an_option_that_sluice_relies_on_is_refused_in_an_address(redis_server: RedisServer, option: str) -> None:
+    name = option.partition("=")[0]
+    with pytest.raises(SettingsError, match=f"without {name}, which is Sluice's own .*; leave it out"):
+        connect(f"{redis_server.url}?db=0&{option}")
+
+
+def test_other_options_of_redis_py_are_taken_from_an_address(redis_server: RedisServer) -> None:
+    client = connect(f"{redis_server.url}?db=0&client_name=mine&health_check_interval=10")
+    assert client.client_getname() == "mine"
+    client.close()
 
 
 def test_a_query_may_hold_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
