@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from deployments.child import Child, last_lines
 from tasks.errors import SettingsError, UnavailableError
+from tasks.settings import socket_url
 
 __all__ = ["OLDEST", "RedisBinary", "RedisServer", "find_redis_server"]
 
@@ -73,7 +74,7 @@ class RedisServer:
     def __init__(self, folder: Path, *, socket: Path | None = None, log: Path | None = None, tied: bool = True) -> None:
         self.folder = folder
         self.socket = socket or folder / "redis.sock"
-        self.url = f"unix://{self.socket}"
+        self.url = socket_url(self.socket)
         self.log = log or folder / "redis.log"
         self._tied = tied
         self.child: Child | None = None

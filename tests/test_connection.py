@@ -5,6 +5,7 @@ import socketserver
 import threading
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from deployments.redis_server import RedisServer
 from tasks import SettingsError, UnavailableError
 from tasks.connection import connect
-from tasks.settings import local_redis_url, redis_url, without_password
+from tasks.settings import local_socket, redis_url, without_password
 
 
 class Answers(socketserver.StreamRequestHandler):
@@ -174,7 +175,18 @@ def test_without_any_address_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch
 
 def test_a_socket_path_too_long_to_bind_goes_to_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_STATE_DIR", "/" + "d" * 120)
-    assert len(local_redis_url().removeprefix("unix://")) <= 107
+    assert len(str(local_socket())) <= 107
+
+
+@pytest.mark.parametrize("name", ["c#", "what?", "%41", "a b", "u@host", "用户", "tab\t", "\udcff"])
+def test_a_redis_of_our_own_is_reached_whatever_its_folder_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path / name))
+    monkeypatch.delenv("SLUICE_REDIS_URL", raising=False)
+    with RedisServer(local_socket().parent, socket=local_socket()) as server:
+        assert redis_url() == server.url
+        connect(server.url).close()
 
 
 @pytest.mark.parametrize(
