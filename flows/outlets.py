@@ -21,6 +21,7 @@ from flows.patience import Patience
 from flows.reporting import Watch, await_server
 from flows.stopping import outlast_the_slot, stop_on_signals
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
+from tasks.membership import LEAST_LEASE
 from tasks.reading import OnError
 from tasks.settings import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
 from tasks.source import from_redis
@@ -125,7 +126,7 @@ def _check(options: dict[str, Any]) -> None:
         check_topic(options["into"])
     if options["run_for"]:
         seconds(options["run_for"], name="run_for")
-    seconds(options["lease"], name="lease")
+    seconds(options["lease"], name="lease", least=LEAST_LEASE)
     seconds(options["stall_after"], name="stall_after")
     group_start(options["start_from"])
     if options["until"]:

@@ -18,7 +18,7 @@ import redis
 from tasks.errors import SettingsError
 from tasks.groups import groups_of
 from tasks.ids import id_numbers, id_time
-from tasks.settings import check_group, check_topic, dead_topic, retry_topic
+from tasks.settings import check_group, check_number, check_topic, dead_topic, retry_topic
 
 __all__ = ["DeadLetters", "Letter", "Outcome", "newest_letters", "take_out_id"]
 
@@ -146,9 +146,8 @@ class DeadLetters:
         limit          at most so many, those of the oldest entries
         raises         SettingsError: no such id, time or number
         """
-        if limit is not None and limit < 1:
-            msg = f"limit: expected a number of letters above zero, got {limit}"
-            raise SettingsError(msg)
+        if limit is not None:
+            check_number(limit, least=1, name="limit")
         first, last = _bound(since, "since", 0), _bound(until, "until", _LAST)
         found, missing = self._letters(first, last), set[str]()
         if ids is not None:

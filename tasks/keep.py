@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 from tasks.errors import SettingsError
-from tasks.settings import seconds
+from tasks.settings import check_choice, seconds
 
 __all__ = ["DEFAULT_BUFFER", "DEFAULT_KEEP", "Buffer", "Keep", "WhenFull"]
 
@@ -44,9 +44,7 @@ class Keep:
         """
         if isinstance(keep, cls):
             return keep
-        if when_full not in get_args(WhenFull):
-            msg = f"when_full: expected 'spill' or 'wait', got {when_full!r}"
-            raise SettingsError(msg)
+        check_choice(when_full, get_args(WhenFull), name="when_full")
         return cls(**_limits(keep, "keep", _KEEP_FORM, cls), when_full=when_full)
 
     def __str__(self) -> str:

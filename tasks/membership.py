@@ -15,7 +15,7 @@ import redis
 
 from tasks.errors import LeaseLostError
 from tasks.results import STRAGGLERS_MS, result_record
-from tasks.settings import dead_topic, retried_topic
+from tasks.settings import dead_topic, retried_topic, seconds
 
 __all__ = ["HANDED_BACK", "Fence", "Membership", "Peer"]
 
@@ -24,6 +24,8 @@ HANDED_BACK = "handed-back"
 # How long a consumer that comes back from the dead can still learn that its entries were claimed.
 TOMBSTONE_TTL_MS = 86_400_000
 TOMBSTONE = "claimed"
+# Redis counts leases in whole milliseconds.
+LEAST_LEASE = 0.001
 # Leases are renewed every quarter of their TTL: after so much of it without a renewal, others' may have lapsed.
 _EXPIRES_SOON = 0.7
 # Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
@@ -173,7 +175,7 @@ class Membership:
     def __init__(self, client: redis.Redis, group: str, *, name: str | None = None, lease_ttl: float = 10.0) -> None:
         self.group = group
         self.name = name or uuid.uuid4().hex
-        self.lease_ttl = lease_ttl
+        self.lease_ttl = seconds(lease_ttl, name="lease_ttl", least=LEAST_LEASE)
         self._client = client
         self._token = uuid.uuid4().hex
         self.fence = Fence(group, self._lease(), self._token)

@@ -16,6 +16,7 @@ from tasks.keep import Buffer
 from tasks.ownloop import OwnLoop
 from tasks.pusher import Job, Pusher
 from tasks.repeated import Repeated
+from tasks.settings import check_number
 from tasks.summary import Summary
 from tasks.ticks import Beat, tick_at, time_of
 
@@ -100,9 +101,7 @@ class Pumping:
         timer: Callable[[], float] = time.monotonic,
         log: logging.Logger | logging.LoggerAdapter[Any] | None = None,
     ) -> None:
-        if threads < 0:
-            msg = f"threads: expected 0 or more, got {threads}"
-            raise SettingsError(msg)
+        check_number(threads, least=0, name="threads")
         if timeout is not None and not threads:
             msg = f"timeout: a pump in the run's own thread cannot be left behind; give {name!r} threads=1 or more"
             raise SettingsError(msg)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from tasks.settings import check_number
+
 __all__ = ["ReadSize"]
 
 _FIRST = 8  # entries, before their size is known
@@ -14,6 +16,8 @@ class ReadSize:
     """
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
+        check_number(max_entries, least=1, name="max_entries")  # with 0 a consumer would ask for nothing, for ever
+        check_number(max_bytes, least=1, name="max_bytes")
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._largest: float | None = None

@@ -109,10 +109,10 @@ _UNITS = {"ms": Decimal("0.001"), "s": 1, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|min|h|d)")
 
 
-def seconds(duration: str | float | timedelta, *, name: str = "duration") -> float:
+def seconds(duration: str | float | timedelta, *, name: str = "duration", least: float = 0.0) -> float:
     """Return a duration in seconds: a number of seconds, a timedelta, or text such as '500ms', '5s', '1h30min'.
 
-    raises    SettingsError: not a duration, or not above zero; `name` says whose it was
+    raises    SettingsError: not a duration, not above zero, or less than `least`; `name` says whose it was
     """
     try:
         if isinstance(duration, timedelta):
@@ -126,6 +126,9 @@ def seconds(duration: str | float | timedelta, *, name: str = "duration") -> flo
         raise SettingsError(msg) from error
     if not 0 < value < float("inf"):
         msg = f"{name}: expected a duration above zero, got {duration!r}"
+        raise SettingsError(msg)
+    if value < least:
+        msg = f"{name}: expected a duration of {least * 1000:g} ms or more, got {duration!r}"
         raise SettingsError(msg)
     return value
 

@@ -9,10 +9,10 @@ from streamz import Stream
 
 from tasks.connection import adapted, connect
 from tasks.consumer import Consumer
-from tasks.errors import PipelineError, SettingsError
-from tasks.membership import Membership
+from tasks.errors import PipelineError
+from tasks.membership import LEAST_LEASE, Membership
 from tasks.reading import OnError, Reading
-from tasks.settings import redis_url, seconds
+from tasks.settings import check_choice, check_number, redis_url, seconds
 from tasks.threaded import ThreadedSource
 
 __all__ = ["from_redis"]
@@ -64,12 +64,12 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         start: bool = False,
         **kwargs: Any,
     ) -> None:
-        if batch is not None and batch < 1:
-            msg = f"batch: expected a number of entries above zero, got {batch!r}"
-            raise SettingsError(msg)
-        if on_error not in get_args(OnError):
-            msg = f"on_error: expected one of {get_args(OnError)}, got {on_error!r}"
-            raise SettingsError(msg)
+        if batch is not None:
+            check_number(batch, least=1, name="batch")
+        check_number(max_entries, least=1, name="max_entries")
+        check_number(max_bytes, least=1, name="max_bytes")
+        check_number(max_deliveries, least=1, name="max_deliveries")
+        check_choice(on_error, get_args(OnError), name="on_error")
         self.on_error: OnError = on_error
         self.topics = [topics] if isinstance(topics, str) else list(topics)
         self.group = group
@@ -78,7 +78,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self._options = {
             "start_from": start_from,
             "until": until,
-            "lease_ttl": seconds(lease, name="lease"),
+            "lease_ttl": seconds(lease, name="lease", least=LEAST_LEASE),
             "max_entries": max(max_entries, batch or 0),
             "max_bytes": max_bytes,
             "max_deliveries": max_deliveries,

@@ -8,6 +8,8 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from tasks.settings import check_number
+
 __all__ = ["Suspects", "in_flight_together"]
 
 # By how many deaths an entry was in flight at. At one, hundreds were, nearly all by chance; at three, one in few.
@@ -40,6 +42,7 @@ class Suspects:
     """One consumer's suspects: taken over from the dead, and not handed out since. False if there are none."""
 
     def __init__(self, *, max_deliveries: int) -> None:
+        check_number(max_deliveries, least=1, name="max_deliveries")
         self._max_deliveries = max_deliveries
         # How often each was delivered to the dead; 0 until that is known.
         self._deliveries: defaultdict[str, dict[str, int]] = defaultdict(dict)

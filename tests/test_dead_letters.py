@@ -220,7 +220,7 @@ def test_letters_are_chosen_by_time_text_and_id(client: redis.Redis) -> None:
     [
         ({"since": "yesterday"}, "since: expected an ISO time or a dead letter's id"),
         ({"ids": ["1-x"]}, "ids: expected"),
-        ({"limit": 0}, "limit: expected a number of letters above zero, got 0"),
+        ({"limit": 0}, "limit: expected a whole number from 1 on, got 0"),
     ],
 )
 def test_a_choice_that_says_nothing_is_refused(fake_redis: redis.Redis, choice: Any, message: str) -> None:

@@ -218,6 +218,7 @@ def test_a_bad_option_of_an_inlet_is_an_error_at_import(options: dict[str, Any],
         ({"topics": []}, "topics: expected the name of a topic, or a list of different ones"),
         ({"on_error": "ignore"}, "on_error: expected 'dead_letter' or 'stop', got 'ignore'"),
         ({"max_deliveries": 0}, "max_deliveries: expected a whole number from 1 on"),
+        ({"lease": "0.5ms"}, "lease: expected a duration of 1 ms or more, got '0.5ms'"),
     ],
 )
 def test_a_bad_option_of_an_outlet_is_an_error_at_import(options: dict[str, Any], why: str) -> None:

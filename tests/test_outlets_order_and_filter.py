@@ -152,5 +152,5 @@ def test_an_entry_that_cannot_be_decoded_is_left_out_of_its_batch(client: redis.
 
 
 def test_a_batch_of_no_entries_is_refused() -> None:
-    with pytest.raises(SettingsError, match="batch: expected a number of entries above zero, got 0"):
+    with pytest.raises(SettingsError, match="batch: expected a whole number from 1 on, got 0"):
         from_redis("topic", group="group", batch=0)

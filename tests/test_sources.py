@@ -12,6 +12,7 @@ from streamz import Stream
 
 from deployments.redis_server import RedisServer
 from tasks import PipelineError, Reservoir, SettingsError, UnavailableError
+from tasks.consumer import Consumer
 from tests.streams import dead, pending, push_all
 from tests.waiting import wait_until
 
@@ -273,6 +274,41 @@ def test_a_wrong_address_is_one_clear_error_at_the_start(address: str, error: ty
     source.sink(print)
     with pytest.raises(error, match=why):
         source.start()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"max_entries": 0}, "max_entries: expected a whole number from 1 on, got 0"),
+        ({"max_entries": 0, "batch": 5}, "max_entries: expected a whole number from 1 on, got 0"),
+        ({"max_bytes": -1}, "max_bytes: expected a whole number from 1 on, got -1"),
+        ({"max_deliveries": 0}, "max_deliveries: expected a whole number from 1 on, got 0"),
+        ({"batch": 1.5}, "batch: expected a whole number from 1 on, got 1.5"),
+        ({"on_error": "ignore"}, "on_error: expected 'dead_letter' or 'stop', got 'ignore'"),
+        ({"lease": "0.9ms"}, "lease: expected a duration of 1 ms or more, got '0.9ms'"),
+    ],
+)
+def test_an_option_that_a_source_could_not_run_with_is_refused_when_it_is_made(
+    option: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SettingsError, match=says):
+        Stream.from_redis("topic", group="lab", **option)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"max_entries": 0}, "max_entries: expected a whole number from 1 on, got 0"),
+        ({"max_bytes": 0}, "max_bytes: expected a whole number from 1 on, got 0"),
+        ({"max_deliveries": -1}, "max_deliveries: expected a whole number from 1 on, got -1"),
+        ({"lease_ttl": 0.0005}, "lease_ttl: expected a duration of 1 ms or more, got 0.0005"),
+    ],
+)
+def test_a_consumer_refuses_what_it_would_spin_on_or_redis_refuse(
+    real_redis: redis.Redis, option: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SettingsError, match=says):
+        Consumer(real_redis, "topic", "group", **option)
 
 
 def test_a_source_without_a_pipeline_is_refused_before_it_acknowledges_anything(
