@@ -1,9 +1,19 @@
 """Entry ids: '<milliseconds>-<sequence>', as Redis gives them by its clock, or a client by whatever it likes."""
 
+import re
 from datetime import UTC, datetime
 
-__all__ = ["id_numbers", "id_time"]
+from tasks.errors import SettingsError
 
+__all__ = ["MAX_NUMBER", "id_named", "id_numbers", "id_time"]
+
+MAX_NUMBER = 2**64 - 1
+"""The largest that each of an id's two numbers can be."""
+_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+# Not written for a moment of the first seconds of 1970, but for a month.
+_MONTH = re.compile(r"(?:19|20)[0-9]{2}-[0-9]{1,2}")
+# Milliseconds from 2001 to 2286, or the nanoseconds that some clients write; with 8, 12 or 14 digits dates and times are written.
+_FIRST_NUMBER = re.compile(r"0|[0-9]{13}|[0-9]{15,20}")
 # The end of the 30th of December 9999: the last day that there is in every time zone.
 _LAST_MS = 253_402_214_399_000
 
@@ -16,6 +26,34 @@ def id_numbers(entry_id: str) -> tuple[int, int]:
     """
     ms, _, sequence = entry_id.partition("-")
     return int(ms), int(sequence)
+
+
+def id_named(text: str, *, name: str, expected: str, sequence: int) -> tuple[int, int]:
+    """Return the two numbers of the id that text names: an id, its first number, or an ISO 8601 time (UTC unless it says otherwise).
+
+    sequence  the second number where the text has none
+    raises    SettingsError: none of these; `name` says whose it is, `expected` what it could have been
+
+    >>> [id_named(text, name="until", expected="an id", sequence=9) for text in ("5-1", "1700000000000", "19700102")]
+    [(5, 1), (1700000000000, 9), (86400000, 9)]
+    """
+    numbers = None
+    if (found := _ID.fullmatch(text)) and not _MONTH.fullmatch(text):
+        numbers = int(found[1]), int(found[2])
+    elif _FIRST_NUMBER.fullmatch(text):
+        numbers = int(text), sequence
+    if numbers and max(numbers) <= MAX_NUMBER:
+        return numbers
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        msg = (
+            f"{name}: expected {expected}, got {text!r}; "
+            "write a time with its day (2026-11-26T09:30), an id with both its numbers (1700000000000-0)"
+        )
+        raise SettingsError(msg) from error
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return max(0, round(aware.timestamp() * 1000)), sequence
 
 
 def id_time(entry_id: str) -> datetime:

@@ -5,12 +5,13 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import quote
 
 from tasks.errors import SettingsError
+from tasks.ids import MAX_NUMBER, id_named
 
 __all__ = [
     "check_choice",
@@ -41,7 +42,6 @@ _GROUP = re.compile(_NAME)
 _TOPIC = re.compile(_NAME)
 _READABLE = re.compile(rf"{_NAME}(?::(?:dead|retry):{_NAME})?")
 _RULE = "1 to 128 letters, digits, '_', '.' or '-', no '.' or '-' at the ends"
-_MAX_SEQUENCE = 2**64 - 1
 _SCHEMES = ("redis", "rediss", "unix")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST = re.compile(r"(?:\[[^\[\]@]*\]|[^\[\]@:]*)(?::\d*)?")
@@ -154,7 +154,8 @@ def group_start(start_from: str) -> str:
         return "0-0"
     if start_from == "new":
         return "$"
-    return _before(*_moment(start_from, of="start_from", words="'beginning', 'new'", sequence=0))
+    expected = "'beginning', 'new', an ISO time or an entry id"
+    return _before(*id_named(start_from, name="start_from", expected=expected, sequence=0))
 
 
 def group_end(until: str) -> str:
@@ -165,28 +166,15 @@ def group_end(until: str) -> str:
     """
     if until in ("now", "new"):
         return "$"
-    ms, sequence = _moment(until, of="until", words="'now'", sequence=_MAX_SEQUENCE)
+    expected = "'now', an ISO time or an entry id"
+    ms, sequence = id_named(until, name="until", expected=expected, sequence=MAX_NUMBER)
     return f"{ms}-{sequence}"
-
-
-def _moment(text: str, *, of: str, words: str, sequence: int) -> tuple[int, int]:
-    """Return an entry id's two numbers; `sequence` is what an id without one and a time get."""
-    head, found, tail = text.partition("-")
-    if head.isdecimal() and (tail.isdecimal() or not found):
-        return int(head), int(tail) if found else sequence
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        msg = f"{of}: expected {words}, an ISO time or an entry id, got {text!r}"
-        raise SettingsError(msg) from error
-    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return max(0, round(aware.timestamp() * 1000)), sequence
 
 
 def _before(ms: int, sequence: int) -> str:
     if sequence:
         return f"{ms}-{sequence - 1}"
-    return f"{ms - 1}-{_MAX_SEQUENCE}" if ms else "0-0"
+    return f"{ms - 1}-{MAX_NUMBER}" if ms else "0-0"
 
 
 def state_dir() -> Path:

@@ -211,7 +211,7 @@ def test_letters_are_chosen_by_time_text_and_id(client: redis.Redis) -> None:
     assert chosen(until="1970-01-01T00:00:01") == chosen(since="2999-01-01T00:00:00") == []
     assert chosen(ids=[keys[3], keys[0]]) == [ids[0], ids[3]]
     assert chosen(ids=[keys[3], keys[0]], until=keys[2]) == [ids[0]]
-    assert chosen(ids=[keys[1], "1", "1-0", "2000-01-01"]) == [*[""] * 2, ids[1]]
+    assert chosen(ids=[keys[1], "0", "0-0", "2000-01-01"]) == [*[""] * 2, ids[1]]
     assert chosen(ids=[]) == []
 
 
@@ -219,6 +219,8 @@ def test_letters_are_chosen_by_time_text_and_id(client: redis.Redis) -> None:
     ("choice", "message"),
     [
         ({"since": "yesterday"}, "since: expected an ISO time or a dead letter's id"),
+        ({"since": "2026-11"}, "since: expected an ISO time or a dead letter's id, got '2026-11'; write a time"),
+        ({"until": "1700000000"}, "until: expected an ISO time or a dead letter's id, got '1700000000'; write a time"),
         ({"ids": ["1-x"]}, "ids: expected"),
         ({"limit": 0}, "limit: expected a whole number from 1 on, got 0"),
     ],

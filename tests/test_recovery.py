@@ -188,7 +188,8 @@ def test_a_reservoir_that_begins_anew_with_lower_ids_is_read_from_its_beginning(
         ("1970-01-01T00:00:00.002", [2, 3]),
         ("2-5", [2, 3]),
         ("2-6", [3]),
-        ("3", [3]),
+        ("3-0", [3]),
+        ("0", [0, 1, 2, 3]),
     ],
 )
 def test_a_new_group_starts_where_it_is_told(client: redis.Redis, start_from: str, expected: list[int]) -> None:

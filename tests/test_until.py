@@ -15,7 +15,7 @@ from deployments.redis_server import RedisServer
 from flows import outlet
 from tasks import Entry, SettingsError
 from tasks.consumer import Consumer
-from tasks.settings import group_end
+from tasks.settings import group_end, group_start
 from tests.streams import here, pending, push_all
 from tests.waiting import wait_until
 
@@ -118,7 +118,13 @@ def test_an_empty_topic_is_read_through_at_once(client: redis.Redis) -> None:
         ("now", "$"),
         ("new", "$"),
         ("1700-3", "1700-3"),
-        ("1700", f"1700-{2**64 - 1}"),
+        ("5-0", "5-0"),
+        ("0-0", "0-0"),
+        ("0", f"0-{2**64 - 1}"),
+        ("1700000000000", f"1700000000000-{2**64 - 1}"),
+        ("1700000000000000000", f"1700000000000000000-{2**64 - 1}"),  # of nanoseconds
+        ("19700102", f"86400000-{2**64 - 1}"),
+        ("19700102T000001", f"86401000-{2**64 - 1}"),
         ("1970-01-01T00:00:01", f"1000-{2**64 - 1}"),
         ("1970-01-01T01:00:01+01:00", f"1000-{2**64 - 1}"),
     ],
@@ -127,10 +133,25 @@ def test_a_bound_is_inclusive(until: str, end: str) -> None:
     assert group_end(until) == end
 
 
-@pytest.mark.parametrize("until", ["beginning", "tomorrow", "", "-1", "1-2-3"])
+_NO_BOUNDS = ["tomorrow", "", "-1", "1-2-3", f"{2**64}-0", "5-٣"]
+_NO_TIMES = ["2026", "2026-11", "2026-1", "20261399", "1700000000", "202611260930", "20261126093000"]
+
+
+@pytest.mark.parametrize("until", ["beginning", *_NO_BOUNDS, *_NO_TIMES])
 def test_what_is_no_bound_is_refused(until: str) -> None:
-    with pytest.raises(SettingsError, match="until: expected 'now', an ISO time or an entry id"):
+    with pytest.raises(SettingsError, match="until: expected 'now', an ISO time or an entry id, got .* with its day"):
         group_end(until)
+
+
+@pytest.mark.parametrize("start_from", ["now", *_NO_BOUNDS, *_NO_TIMES])
+def test_what_is_no_start_is_refused(start_from: str) -> None:
+    with pytest.raises(SettingsError, match="start_from: expected 'beginning', 'new', an ISO time or an entry id, got"):
+        group_start(start_from)
+
+
+def test_a_date_without_dashes_is_a_date() -> None:
+    assert group_start("20261126") == group_start("2026-11-26")
+    assert group_end("20261126") == group_end("2026-11-26")
 
 
 def test_steps_reach_a_bound_too(client: redis.Redis) -> None:
