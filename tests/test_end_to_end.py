@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from deployments import blueprint, check_prefect, rollout, runs
+from deployments.ledger import flow_run_processes
 from tasks.reservoir import Reservoir
 from tests.plain import ROOT, Plain, entries
 from tests.waiting import wait_until
@@ -222,12 +223,14 @@ def assert_says_one_line_of_its_own(plain: Plain, run: FlowRun) -> None:
     assert own[0].startswith("ticking: group 'ticking' has read ")
 
 
+def sluice(plain: Plain, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deployments", *arguments]
+    return subprocess.run(command, env=plain.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
 def test_restart_ends_what_runs_in_good_order_and_runs_it_again(plain: Plain) -> None:
     def restart(name: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deployments", "restart", name]
-        return subprocess.run(
-            command, env=plain.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-        )
+        return sluice(plain, "restart", name)
 
     before = len(plain.runs("busiest"))
     assert "is Running" in restart("busiest").stdout  # nothing ran: it is just run
@@ -251,3 +254,17 @@ def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain)
     wait_until(lambda: plain.state(run.id) == "Submitting", "its process to start")
     plain.client.set_flow_run_state(run.id, Cancelling())
     wait_until(lambda: plain.state(run.id) == "Cancelled", "its end")
+
+
+@pytest.mark.parametrize("at", ["Pending", "Submitting"])
+def test_restart_of_a_run_that_is_just_starting_leaves_one_run(plain: Plain, at: str) -> None:
+    before = len(plain.runs("busiest"))
+    first = plain.client.create_flow_run_from_deployment(plain.deployment("busiest/main"))
+    wait_until(lambda: plain.state(first.id) in (at, "Submitting"), "its process to start")
+    said = sluice(plain, "restart", "busiest")
+    assert f"run {first.name} ended as Cancelled" in said.stdout, said.stderr
+    _, second = plain.runs("busiest")[before:]
+    wait_until(lambda: first.id not in dict(flow_run_processes(plain.folder)), "the process of the first to end")
+    assert (plain.state(first.id), plain.state(second.id)) == ("Cancelled", "Running")
+    plain.client.set_flow_run_state(second.id, Cancelling())
+    wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled")

@@ -13,11 +13,13 @@ from httpx import HTTPError
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed, Failed, Pending, Running
 from rich.console import Console
 
-from deployments import deployed, restart, runs
+from deployments import deployed, ending, runs
 from deployments.follow import Follower
 from deployments.prefect_server import POOL
 from tasks import Reservoir, UnavailableError
@@ -129,10 +131,46 @@ def test_a_run_that_somebody_deletes_has_ended_for_who_restarts_its_deployment(c
 
     helper = threading.Thread(target=contextvars.copy_context().run, args=(delete_it,))
     helper.start()
-    assert restart.end_runs(client, of, "followed/deleted", timeout=20) == []
+    assert ending.end_runs(client, of, "followed/deleted", 20, why="a test") == []
     helper.join()
     run(client, of)
     with pytest.raises(
         UnavailableError, match=r"followed/deleted: run .* has not ended after 1 s \(state Cancelling\)"
     ):
-        restart.end_runs(client, of, "followed/deleted", timeout=1)
+        ending.end_runs(client, of, "followed/deleted", 1, why="a test")
+
+
+def test_who_ends_runs_waits_for_one_that_is_starting_and_leaves_what_a_schedule_will_bring_and_what_is_newer(
+    client: SyncPrefectClient,
+) -> None:
+    of = deployment(client, "starting")
+    client.create_deployment_schedules(of, [(IntervalSchedule(interval=timedelta(hours=1)), True)])
+    client.request("POST", "/deployments/{id}/schedule", path_params={"id": of}, json={"min_runs": 1, "max_runs": 1})
+    later = client.create_flow_run_from_deployment(of).id
+    starting, newer = run(client, of), run(client, of)
+    client.set_flow_run_state(starting, Pending(), force=True)
+    seen: list[str] = []
+
+    def begin_and_end() -> None:
+        with get_client(sync_client=True) as another:
+            wait_until(lambda: another.read_flow_run(later).state_name == "Cancelled", "what waits to be cancelled")
+            seen.append(another.read_flow_run(starting).state_name or "")
+            another.set_flow_run_state(starting, Running())
+            wait_until(lambda: another.read_flow_run(starting).state_name == "Cancelling", "it to be cancelled")
+            another.set_flow_run_state(starting, Cancelled(), force=True)
+
+    helper = threading.Thread(target=contextvars.copy_context().run, args=(begin_and_end,))
+    helper.start()
+    beside = client.read_flow_run(newer)
+    ended = ending.end_runs(client, of, "followed/starting", 20, why="a test", older_than=beside)
+    helper.join()
+    assert seen == ["Pending"]
+    assert {each.id for each in ended} == {starting, later}
+    assert {each.state_name for each in ended} == {"Cancelled"}
+    assert client.read_flow_run(newer).state_name == "Running"
+    client.set_flow_run_state(newer, Cancelled(), force=True)
+    assert ending.end_runs(client, of, "followed/starting", 20, why="a test") == []
+    its = FlowRunFilter.model_validate({"deployment_id": {"any_": [of]}})
+    assert [each.state_name for each in client.read_flow_runs(flow_run_filter=its) if each.auto_scheduled] == [
+        "Scheduled"
+    ]
