@@ -195,6 +195,19 @@ class EntrypointCheck:
 
         raises    SettingsError: one or more cannot be imported, or two deployments have the same name
         """
+        flows, errors = self.found(timeout=timeout)
+        if errors:
+            msg = (
+                f"{self._blueprint.path} names flows that cannot be imported; nothing was deployed: {'; '.join(errors)}"
+            )
+            raise SettingsError(msg)
+        return self._blueprint.named(flows)
+
+    def found(self, *, timeout: float | None = None) -> tuple[dict[str, str], list[str]]:
+        """Wait likewise, and return what `import_flows` does.
+
+        raises    SettingsError: there is no answer
+        """
         patience = allowance(self._blueprint) if timeout is None else timeout
         try:
             self._process.wait(patience)
@@ -210,12 +223,7 @@ class EntrypointCheck:
             raise SettingsError(msg) from error
         finally:
             self.close()
-        if errors:
-            msg = (
-                f"{self._blueprint.path} names flows that cannot be imported; nothing was deployed: {'; '.join(errors)}"
-            )
-            raise SettingsError(msg)
-        return self._blueprint.named(flows)
+        return flows, errors
 
     def close(self) -> None:
         """End it, whatever it found."""

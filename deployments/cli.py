@@ -122,7 +122,8 @@ def restart(
 ) -> None:
     """Cancel what runs of a deployment, wait until it has finished what is in flight, and run it again.
 
-    An outlet goes on where it stopped, with its code and prefect.yaml as they are deployed now.
+    An outlet goes on where it stopped, with its code and prefect.yaml as they are deployed now. Nothing is stopped if
+    its file cannot be imported. Exit code 1 then, and if the new run fails at its beginning.
     """
     from deployments.restart import restart as run  # noqa: PLC0415
 

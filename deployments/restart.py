@@ -1,26 +1,30 @@
 """`sluice restart`: what runs of a deployment ends in good order, and it runs again."""
 
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from deployments.blueprint import Blueprint, Deployment, EntrypointCheck
 from deployments.ledger import Ledger
 from deployments.prefect_server import find_server
-from tasks.errors import SettingsError
+from tasks.errors import PipelineError, SettingsError
 from tasks.settings import state_dir
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import DeploymentResponse
 
 __all__ = ["restart"]
 
 _POLL = 0.3
 _BEGIN = 30.0  # seconds in which a worker takes a run
+_SETTLED = 2.0  # seconds after which a run that cannot begin has failed
 
 
 def restart(console: Console, name: str, *, timeout: float) -> None:
@@ -28,7 +32,8 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
 
     name      a deployment, or a flow: then its deployment `main`
     timeout   seconds to wait at most for the runs to end
-    raises    SettingsError: no such deployment; UnavailableError: no server, or a run does not end: nothing was started
+    raises    SettingsError: no such deployment, or its file cannot be imported: nothing was stopped; UnavailableError: no
+              server, or a run does not end: nothing was started; PipelineError: the new run failed at its beginning
     """
     find_server(Ledger(state_dir()))
     from prefect.client.orchestration import get_client  # noqa: PLC0415 - only now, see find_server
@@ -39,13 +44,24 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
     full = name if "/" in name else f"{name}/main"
     with get_client(sync_client=True) as client:
         deployment = _deployment(client, full)
+        _check_file(deployment, full)
         nothing = ", nothing was started"
         _tell_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, consequence=nothing))
         started = client.create_flow_run_from_deployment(deployment.id)
-        taken = _wait_until_taken(client, started.id)
+        state = _begun(client, started.id)
         # A worker may have been about to start one that was cancelled before it began: Prefect lets it (3.8.8).
         _tell_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, older_than=started))
-        console.print(f"{full}: run {started.name} {taken}", highlight=False)
+    if state is None:
+        late = f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool? `sluice doctor` says"
+        console.print(f"{full}: run {started.name} {late}", highlight=False)
+    elif state.is_running() or state.is_completed():
+        console.print(f"{full}: run {started.name} is {state.name}", highlight=False)
+    else:
+        from deployments.tables import printable  # noqa: PLC0415 - pandas
+
+        said = " ".join(printable(state.message or "no reason was given").split()).rstrip(".")
+        msg = f"{full}: run {started.name} is {state.name}: {said}; look into its log: `prefect flow-run logs {started.id}`, or the Prefect UI"
+        raise PipelineError(msg)
 
 
 def _tell_ended(console: Console, full: str, runs: "list[FlowRun]") -> None:
@@ -66,11 +82,39 @@ def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
         raise SettingsError(msg) from error
 
 
-def _wait_until_taken(client: "SyncPrefectClient", run: "UUID") -> str:
+def _check_file(deployment: "DeploymentResponse", full: str) -> None:
+    """Import the deployment's flow as its next run will, where its files are on this machine.
+
+    raises    SettingsError: that cannot be done
+    """
+    steps = [step for each in deployment.pull_steps or [] for step in each.items()]
+    folders = [given.get("directory") for step, given in steps if step.endswith(".set_working_directory")]
+    folder = Path(folders[-1] or "") if folders else None
+    if folder is None or not folder.is_dir() or not deployment.entrypoint:
+        return  # of another machine, or an image
+    blueprint = Blueprint(
+        folder / "prefect.yaml",
+        (Deployment(deployment.name, deployment.entrypoint, "", frozenset(), frozenset(), None),),
+    )
+    try:
+        _, errors = EntrypointCheck(blueprint, env=os.environ).found()
+    except SettingsError as error:
+        msg = f"{full} may not begin again, so nothing was stopped: {error}"
+        raise SettingsError(msg) from error
+    if errors:
+        msg = f"{full} cannot be imported, so nothing was stopped: {'; '.join(errors)}; mend it in {folder}, then restart again"
+        raise SettingsError(msg)
+
+
+def _begun(client: "SyncPrefectClient", run: "UUID") -> "State | None":
+    """Return the run's state once it has begun, and was not over at once; None if no worker takes it in time."""
     deadline = time.monotonic() + _BEGIN
-    while time.monotonic() < deadline:
+    settled = None
+    while time.monotonic() < deadline or settled:
         state = client.read_flow_run(run).state
         if state and not (state.is_scheduled() or state.is_pending()):
-            return f"is {state.name}"
+            settled = settled or time.monotonic() + _SETTLED
+            if not state.is_running() or time.monotonic() > settled:
+                return state
         time.sleep(_POLL)
-    return f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool? `sluice doctor` says"
+    return None

@@ -22,9 +22,18 @@ from prefect.states import Cancelling
 
 from deployments import blueprint, check_prefect, rollout, runs
 from deployments.ledger import flow_run_processes
+from deployments.prefect_server import POOL
 from tasks.reservoir import Reservoir
 from tests.plain import ROOT, Plain, entries
 from tests.waiting import wait_until
+
+MENDED = """\
+from flows import outlet
+
+@outlet(topics="machine", group="mended")
+def mended(source):
+    {}
+"""
 
 pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
 
@@ -268,3 +277,42 @@ def test_restart_of_a_run_that_is_just_starting_leaves_one_run(plain: Plain, at:
     assert (plain.state(first.id), plain.state(second.id)) == ("Cancelled", "Running")
     plain.client.set_flow_run_state(second.id, Cancelling())
     wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled")
+
+
+def test_restart_stops_nothing_for_a_file_that_cannot_be_imported_and_tells_why_a_new_run_failed(
+    plain: Plain, tmp_path: Path
+) -> None:
+    file = tmp_path / "mended.py"
+    file.write_text(MENDED.format("return source.map(str)"))
+    of = plain.client.create_deployment(
+        plain.client.create_flow_from_name("mended"),
+        "main",
+        entrypoint="mended.py:mended",
+        work_pool_name=POOL,
+        job_variables={"command": "python -m prefect.engine"},
+        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(tmp_path)}}],
+    )
+    done = sluice(plain, "restart", "mended")
+    assert done.returncode == 0, done.stderr
+    (first,) = plain.runs("mended")
+    for broken, reason in (
+        ("return (", r"SyntaxError: .*\(mended.py, line \d+\)"),
+        ("return source\nimport nowhere", "No module"),
+    ):
+        file.write_text(MENDED.format(broken))
+        refused = sluice(plain, "restart", "mended")
+        assert refused.returncode == 1
+        assert re.search(
+            rf"mended/main cannot be imported, so nothing was stopped: mended.py:mended: .*{reason}", refused.stderr
+        )
+        assert [plain.state(run.id) for run in plain.runs("mended")] == ["Running"]
+
+    file.write_text(MENDED.format("raise ValueError('no such quote')"))
+    failed = sluice(plain, "restart", "mended")
+    assert failed.returncode == 1
+    assert f"run {first.name} ended as Cancelled" in failed.stdout
+    _, second = plain.runs("mended")
+    assert failed.stderr.startswith(f"sluice: mended/main: run {second.name} is Failed: ")
+    assert "no such quote" in failed.stderr
+    assert f"`prefect flow-run logs {second.id}`" in failed.stderr
+    plain.client.delete_flow(plain.client.read_deployment(of).flow_id)
