@@ -20,6 +20,7 @@ from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
 from tasks.settings import check_choice, check_number, check_topic, seconds
+from tasks.summary import Summary
 from tasks.ticks import Beat
 
 __all__ = ["inlet"]
@@ -183,7 +184,7 @@ def _run(
             pumping.run()
         finally:
             summary = pumping.summary
-            log.info("%s -> %s: %s", name, topic, summary)
+            _tell(log, name, topic, summary)
             publish(
                 summary.markdown(),
                 key=artifact_key("inlet", name, topic),
@@ -191,6 +192,14 @@ def _run(
             )
             reservoir.client.close()
     return str(summary)
+
+
+def _tell(log: logging.Logger | logging.LoggerAdapter[Any], name: str, topic: str, summary: Summary) -> None:
+    if summary.had_nothing:
+        why = "no tick had anything to push, as the pump returned no entry; is its `return` missing?"
+        log.warning("%s -> %s: %s %s", name, topic, why, summary)
+    else:
+        log.info("%s -> %s: %s", name, topic, summary)
 
 
 def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir:

@@ -280,6 +280,8 @@ class Pumping:
             self.summary.bytes += job.bytes
             if self._on_pushed is not None:
                 self._on_pushed(job.ids, job.value)
+        else:
+            self.summary.nothing += 1
 
     def _not_claimed(self, job: Job) -> None:
         """Count what is missed: not what another run had in time, or a run that was just relieved would miss ticks."""

@@ -13,6 +13,7 @@ _KEPT = 10_000
 class Summary:
     """What came of a run's ticks.
 
+    nothing    the pump returned no entry: None, or none of several
     reasons    missed ticks by why: no thread was free, the run came too late, another run had them, the topic was full, Redis
                was away too long, a clock is wrong
     failed     the pump raised, took too long, or returned what cannot be pushed
@@ -26,6 +27,7 @@ class Summary:
     pushed: int = 0
     entries: int = 0
     bytes: int = 0
+    nothing: int = 0
     failed: int = 0
     lost: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -38,11 +40,16 @@ class Summary:
         """Return how many ticks were missed, for whatever reason."""
         return self.reasons.total()
 
+    @property
+    def had_nothing(self) -> bool:
+        """Return whether all that the pump returned, at each tick of the run, was no entry."""
+        return self.nothing > 0 and self.pushed == self.failed == 0
+
     def __str__(self) -> str:
         why = "".join(f"; {n} {reason}" for reason, n in sorted(self.reasons.items()))
         return (
-            f"{self.due} ticks due, {self.pushed} pushed ({self.entries} entries, {self.bytes} bytes), {self.missed} missed, "
-            f"{self.failed} failed, {self.lost} lost{why}; the pump took {_ms(self.seconds, 0.5)} (p50), {_ms(self.seconds, 0.99)} (p99) "
+            f"{self.due} ticks due, {self.pushed} pushed ({self.entries} entries, {self.bytes} bytes), "
+            f"{self.nothing} with nothing to push, {self.missed} missed, {self.failed} failed, {self.lost} lost{why}; the pump took {_ms(self.seconds, 0.5)} (p50), {_ms(self.seconds, 0.99)} (p99) "
             f"and began {_ms(self.delays, 0.5)} (p50), {_ms(self.delays, 0.999)} (p99.9) after its tick"
         )
 
@@ -53,6 +60,7 @@ class Summary:
             "pushed": self.pushed,
             "entries": self.entries,
             "bytes": f"{self.bytes:,}",
+            "with nothing to push": self.nothing,
             **{f"missed: {reason}": n for reason, n in sorted(self.reasons.items())},
             "failed": self.failed,
             "lost": self.lost,

@@ -120,6 +120,21 @@ def test_a_run_on_a_grid_leaves_one_artifact_that_says_what_became_of_its_ticks(
     assert f"| pushed | {len(reservoir.peek('daily', 9))} |" in artifact.data
 
 
+@pytest.mark.parametrize(("value", "level"), [(None, "WARNING"), ({"n": 1}, "INFO")])
+def test_a_run_of_a_pump_that_returns_nothing_warns_that_its_return_may_be_missing(
+    caplog: pytest.LogCaptureFixture, value: Any, level: str
+) -> None:
+    @inlet(topic="nones", every="100ms", window="500ms")
+    def nones() -> Any:
+        return value
+
+    nones()
+    [told] = [record for record in caplog.records if "nones -> nones: " in record.getMessage()]
+    assert told.levelname == level
+    assert ("is its `return` missing? " in told.getMessage()) == (value is None)
+    assert ", 0 with nothing to push, " in told.getMessage() or value is None
+
+
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_run_that_begins_after_its_window_pumps_only_if_nobody_else_does(
     reservoir: Reservoir, *, is_kept: bool

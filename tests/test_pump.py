@@ -136,6 +136,29 @@ def test_a_tick_that_finds_no_free_thread_is_missed_and_never_queued(client: red
     assert (one.summary.pushed, one.summary.missed) == (2, 3)
 
 
+@given(st.lists(st.sampled_from([None, [], {"n": 1}, ValueError()]), min_size=1, max_size=9))
+def test_every_tick_that_is_due_is_in_one_of_the_counts(
+    fresh_client: Callable[[], redis.Redis], returned: list[Any]
+) -> None:
+    clock, left = Clock(), list(returned)
+
+    def pump() -> Any:
+        if isinstance(value := left.pop(0), ValueError):
+            raise value
+        return value
+
+    one = pumping(fresh_client(), pump, clock)
+    run_until(one, clock, 1000.5 + len(returned))
+    summary = one.summary
+    pushed, failed = returned.count({"n": 1}), sum(isinstance(value, ValueError) for value in returned)
+    assert (summary.due, summary.missed, summary.lost) == (len(returned), 0, 0)
+    assert (summary.pushed, summary.failed) == (pushed, failed)
+    assert summary.nothing == len(returned) - pushed - failed
+    assert f", {summary.nothing} with nothing to push, 0 missed" in str(summary)
+    assert f"| with nothing to push | {summary.nothing} |" in summary.markdown()
+    assert summary.had_nothing == (not pushed and not failed)
+
+
 def test_a_pump_that_exceeds_its_timeout_is_a_failed_tick_and_the_order_goes_on(client: redis.Redis) -> None:
     clock, gate = Clock(), Gate()
     one = pumping(client, gate.pump, clock, threads=1, timeout=0.5)
