@@ -71,7 +71,7 @@ class Watch:
         self._source: from_redis | None = None
         self._loop_thread = threading.get_ident()
         self._result: Any = None
-        self._said: int | None = None
+        self._said: tuple[int, int] | None = None
         self._said_result: Any = None
         self._next_word = time.monotonic() + _FIRST_WORD
         self._earlier = (0, 0)
@@ -211,15 +211,25 @@ class Watch:
                 )
 
     def _speak(self) -> None:
-        """Log what was done and the latest result, once a minute at most; the first time as soon as there is one."""
+        """Log what was done and the latest result, once a minute at most; the first time as soon as there is one.
+
+        It is a warning if something failed since the last one.
+        """
         result, now = self._result, time.monotonic()
         is_first = self._said is None and (result is not None or self._closing.is_set())
         if self._source is None or (now < self._next_word and not is_first):
             return
-        if self._said != (read := self._counts[0]):
+        if self._said != (counts := self._counts):
+            failed = counts[1] > (self._said[1] if self._said else 0)
             shown = "" if result is self._said_result else f"; the latest result\n{_shown(result)}"
-            self._log.info("%s: %s%s", self._name, self.sentence(), shown)
-            self._said, self._said_result, self._next_word = read, result, now + _WORD
+            level, where = (logging.WARNING, self._where_failures_are()) if failed else (logging.INFO, "")
+            self._log.log(level, "%s: %s%s%s", self._name, self.sentence(), where, shown)
+            self._said, self._said_result, self._next_word = counts, result, now + _WORD
+
+    def _where_failures_are(self) -> str:
+        if self._source is None or self._source.on_error == "stop":
+            return ""  # what failed stays pending
+        return f"; what failed: {', '.join(f'`sluice dead {topic} {self._group}`' for topic in self._topics)}"
 
     def _report(self, client: SyncPrefectClient) -> None:
         if self._source is None:

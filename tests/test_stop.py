@@ -158,7 +158,8 @@ def test_an_outlet_logs_what_it_did_and_its_latest_result_in_one_line_a_minute_a
 
     frames.fn()
     [said] = [record.getMessage() for record in caplog.records if record.name == "flows.outlets"]
-    assert said.startswith("frames: group 'group' has read 10 entries of topic, 1 failure; the latest result\n")
+    first = "frames: group 'group' has read 10 entries of topic, 1 failure; what failed: `sluice dead topic group`"
+    assert said.startswith(f"{first}; the latest result\n")
     assert said.endswith("[20 rows x 1 columns]")
     assert said.count("\n") == 12
 

@@ -112,6 +112,64 @@ def test_what_a_run_took_over_is_told_with_what_it_did_in_one_line(
     assert state.message == "Stopped in good order: group 'group' has read 3 entries of topic."
 
 
+def test_the_line_of_a_run_is_a_warning_with_the_command_that_shows_them_while_failures_come(
+    real_redis: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    stop_run: Callable[[], None],
+) -> None:
+    monkeypatch.setattr(reporting, "_FIRST_WORD", 0.1)
+    monkeypatch.setattr(reporting, "_WORD", 0.1)
+    caplog.set_level("INFO")
+
+    @outlet(topics=["topic", "other"], group="group")
+    def raiser(source: Stream) -> None:
+        source.map(lambda e: 1 // e["n"]).sink(lambda _: None)
+
+    def said(read: int) -> list[str]:
+        texts = [r.getMessage() for r in caplog.records if r.name == "flows.outlets"]
+        return [text for text in texts if f"has read {read} entries of topic, other, " in text]
+
+    def feed() -> None:
+        for numbers, read in (([0, 0], 2), ([1], 3), ([0], 4)):
+            push_all(real_redis, "topic", numbers)
+            wait_until(lambda read=read: said(read), f"the line on {read} entries")
+        stop_run()
+
+    helper = threading.Thread(target=feed)
+    helper.start()
+    try:
+        raiser.fn()
+    finally:
+        helper.join()
+    levels = {text: r.levelname for r in caplog.records if "has read" in (text := r.getMessage())}
+    commands = "; what failed: `sluice dead topic group`, `sluice dead other group`"
+    for read, failures, level in (
+        (2, "2 failures", "WARNING"),
+        (3, "2 failures", "INFO"),
+        (4, "3 failures", "WARNING"),
+    ):
+        [line] = said(read)
+        assert line.endswith(f"{failures}{commands if level == 'WARNING' else ''}")
+        assert levels[line] == level
+
+
+def test_a_run_that_is_to_stop_at_a_failure_names_no_dead_letters(
+    real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_all(real_redis, "topic", [0])
+
+    @outlet(topics="topic", group="group", on_error="stop")
+    def raiser(source: Stream) -> None:
+        source.map(lambda e: 1 // e["n"]).sink(lambda _: None)
+
+    with pytest.raises(SluiceError):
+        raiser.fn()
+    [line] = [r for r in caplog.records if "has read" in r.getMessage()]
+    assert line.levelname == "WARNING"
+    assert line.getMessage().endswith("has read 1 entries of topic, 1 failure")
+
+
 def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, client: SyncPrefectClient) -> None:
     ids = push_all(real_redis, "topic", range(20))
 
