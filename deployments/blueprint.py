@@ -134,8 +134,13 @@ def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's file raises
             file, _, name = entrypoint.rpartition(":")
             cause = error if isinstance(error, MissingFlowError) else error.__cause__ or error
-            reasons.setdefault((file, _reason(cause)), []).append(name)
+            reason = _reason(cause) if Path(file).exists() else _no_file(file)
+            reasons.setdefault((file, reason), []).append(name)
     return flows, [f"{file}:{', '.join(names)}: {reason}" for (file, reason), names in reasons.items()]
+
+
+def _no_file(file: str) -> str:
+    return f"there is no {os.path.relpath(file)}; if it was renamed, correct its entrypoint in prefect.yaml"
 
 
 def _reason(error: BaseException) -> str:
@@ -152,13 +157,14 @@ def _reason(error: BaseException) -> str:
 
 
 def _is_users(file: str) -> bool:
-    """Return whether a file is one that a user writes: not Python's, nor installed, nor what makes a flow of a function."""
-    path = Path(file).resolve()
-    made_by = Path(__file__).resolve().parents[1] / "flows"
+    """Return whether a file is one that a user writes: not Python's, nor installed, nor what a flow file is made with."""
+    path, root = Path(file).resolve(), Path(__file__).resolve().parents[1]
+    made_with = [root / "tasks", *(root / "flows" / name for name in ("inlets.py", "outlets.py", "parameters.py"))]
     return (
-        path.is_relative_to(Path.cwd().resolve())
+        not file.startswith("<")  # <frozen importlib._bootstrap_external>
+        and path.is_relative_to(Path.cwd().resolve())
         and "site-packages" not in path.parts
-        and path not in (made_by / "inlets.py", made_by / "outlets.py", made_by / "parameters.py")
+        and not any(path.is_relative_to(each) for each in made_with)
     )
 
 

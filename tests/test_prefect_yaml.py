@@ -4,6 +4,7 @@ import datetime as dt
 import importlib
 import inspect
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,22 @@ def test_a_flow_that_cannot_be_imported_is_named_with_the_reason_and_the_line(tm
     assert "(helper.py, line 3)" in said
     assert "fine.py:y: MissingFlowError" in said
     assert "fine.py:fine" not in said
+
+
+def test_a_file_that_cannot_be_imported_is_told_with_its_own_line_or_as_one_that_is_not_there(tmp_path: Path) -> None:
+    for name in ("deployments", "flows", "tasks"):  # a checkout: what is called is in the folder, too
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    text = "from flows import inlet\n\n\n@inlet(topic='typo', every='5x')\ndef typo(): ...\n"
+    (tmp_path / "flows" / "typo.py").write_text(text)
+    points = ["flows/typo.py:typo", "flows/gone.py:one", "flows/gone.py:two"]
+    blocks = [{"name": f"n{n}", "entrypoint": point} for n, point in enumerate(points)]
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"deployments": blocks}))
+    with pytest.raises(SettingsError) as raised:
+        EntrypointCheck(read_blueprint(tmp_path / "prefect.yaml"), env=os.environ).result()
+    typo, gone = str(raised.value).partition("flows/typo.py:typo: ")[2].split("; flows/gone.py:one, two: ")
+    assert typo.startswith("SettingsError: every: ")
+    assert typo.endswith(", got '5x' (flows/typo.py, line 4)")
+    assert gone == "there is no flows/gone.py; if it was renamed, correct its entrypoint in prefect.yaml"
 
 
 def test_a_deployment_is_named_after_its_flow_whatever_its_function_is_called(tmp_path: Path) -> None:
