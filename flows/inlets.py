@@ -195,11 +195,9 @@ def _run(
 
 
 def _tell(log: logging.Logger | logging.LoggerAdapter[Any], name: str, topic: str, summary: Summary) -> None:
-    if summary.had_nothing:
-        why = "no tick had anything to push, as the pump returned no entry; is its `return` missing?"
-        log.warning("%s -> %s: %s %s", name, topic, why, summary)
-    else:
-        log.info("%s -> %s: %s", name, topic, summary)
+    # No warning: for many a source it is nothing special.
+    hint = "; the pump returned no entry at any tick (if it should have, is its `return` missing?)"
+    log.info("%s -> %s: %s%s", name, topic, summary, hint if summary.had_nothing else "")
 
 
 def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir:

@@ -120,9 +120,9 @@ def test_a_run_on_a_grid_leaves_one_artifact_that_says_what_became_of_its_ticks(
     assert f"| pushed | {len(reservoir.peek('daily', 9))} |" in artifact.data
 
 
-@pytest.mark.parametrize(("value", "level"), [(None, "WARNING"), ({"n": 1}, "INFO")])
-def test_a_run_of_a_pump_that_returns_nothing_warns_that_its_return_may_be_missing(
-    caplog: pytest.LogCaptureFixture, value: Any, level: str
+@pytest.mark.parametrize("value", [None, {"n": 1}])
+def test_a_run_of_a_pump_that_returns_nothing_says_that_its_return_may_be_missing(
+    caplog: pytest.LogCaptureFixture, value: Any
 ) -> None:
     @inlet(topic="nones", every="100ms", window="500ms")
     def nones() -> Any:
@@ -130,9 +130,9 @@ def test_a_run_of_a_pump_that_returns_nothing_warns_that_its_return_may_be_missi
 
     nones()
     [told] = [record for record in caplog.records if "nones -> nones: " in record.getMessage()]
-    assert told.levelname == level
-    assert ("is its `return` missing? " in told.getMessage()) == (value is None)
-    assert ", 0 with nothing to push, " in told.getMessage() or value is None
+    assert told.levelname == "INFO"  # it may be meant
+    assert ("is its `return` missing?" in told.getMessage()) == (value is None)
+    assert (", 0 with nothing to push, " in told.getMessage()) == (value is not None)
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
