@@ -116,6 +116,21 @@ def doctor(
 
 
 @app.command()
+def stop(
+    name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
+    timeout: Annotated[float, typer.Option(help="How many seconds to wait for the end of what runs.", min=1)] = 90,
+) -> None:
+    """Cancel what runs of a deployment, and wait until it has finished what is in flight.
+
+    An outlet stays stopped until `prefect deployment run`, or `make up`, runs it again. Exit code 1 if something has
+    not ended in time.
+    """
+    from deployments.restart import stop as run  # noqa: PLC0415
+
+    run(_console(), name, timeout=timeout)
+
+
+@app.command()
 def restart(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
     timeout: Annotated[float, typer.Option(help="How many seconds to wait for the end of what runs.", min=1)] = 90,

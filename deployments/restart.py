@@ -1,4 +1,4 @@
-"""`sluice restart`: what runs of a deployment ends in good order, and it runs again."""
+"""`sluice stop` and `sluice restart`: what runs of a deployment ends in good order, and it runs again."""
 
 import os
 import time
@@ -20,11 +20,35 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import DeploymentResponse
 
-__all__ = ["restart"]
+__all__ = ["restart", "stop"]
 
 _POLL = 0.3
 _BEGIN = 30.0  # seconds in which a worker takes a run
 _SETTLED = 2.0  # seconds after which a run that cannot begin has failed
+
+
+def stop(console: Console, name: str, *, timeout: float) -> None:
+    """Cancel the deployment's runs and wait for their final states.
+
+    name      a deployment, or a flow: then its deployment `main`
+    timeout   seconds to wait at most for the runs to end
+    raises    SettingsError: no such deployment; UnavailableError: no server, or a run does not end
+    """
+    full = _full(name)
+    with _client() as client:
+        from deployments.deployed import schedule_of  # noqa: PLC0415 - only now, see find_server
+        from deployments.ending import end_runs  # noqa: PLC0415
+
+        deployment = _deployment(client, full)
+        ended = end_runs(client, deployment.id, full, timeout, why="`sluice stop`")
+        _tell_ended(console, full, ended)
+        if not ended:
+            console.print(f"{full}: nothing runs", highlight=False)
+        if schedule_of(deployment) == "on":
+            pause = (
+                f"`prefect deployment schedule pause {full} ID`, its id from `prefect deployment schedule ls {full}`"
+            )
+            console.print(f"{full}: its schedule brings the next run; to keep it stopped: {pause}", highlight=False)
 
 
 def restart(console: Console, name: str, *, timeout: float) -> None:
@@ -35,14 +59,11 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
     raises    SettingsError: no such deployment, or its file cannot be imported: nothing was stopped; UnavailableError: no
               server, or a run does not end: nothing was started; PipelineError: the new run failed at its beginning
     """
-    find_server(Ledger(state_dir()))
-    from prefect.client.orchestration import get_client  # noqa: PLC0415 - only now, see find_server
+    full = _full(name)
+    with _client() as client:
+        from deployments.ending import end_runs  # noqa: PLC0415 - only now, see find_server
 
-    from deployments.ending import end_runs  # noqa: PLC0415
-
-    why = "`sluice restart`"
-    full = name if "/" in name else f"{name}/main"
-    with get_client(sync_client=True) as client:
+        why = "`sluice restart`"
         deployment = _deployment(client, full)
         _check_file(deployment, full)
         nothing = ", nothing was started"
@@ -67,6 +88,17 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
 def _tell_ended(console: Console, full: str, runs: "list[FlowRun]") -> None:
     for run in runs:
         console.print(f"{full}: run {run.name} ended as {run.state_name}", highlight=False)
+
+
+def _full(name: str) -> str:
+    return name if "/" in name else f"{name}/main"
+
+
+def _client() -> "SyncPrefectClient":
+    find_server(Ledger(state_dir()))
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - only now, see find_server
+
+    return get_client(sync_client=True)
 
 
 def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":

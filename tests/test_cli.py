@@ -72,7 +72,7 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_help_names_the_commands_and_needs_no_prefect(tmp_path: Path) -> None:
     result = sluice("--help", state=tmp_path)
     assert result.returncode == 0
-    assert all(name in result.stdout for name in ("up", "status", "peek", "dead", "doctor", "restart"))
+    assert all(name in result.stdout for name in ("up", "status", "peek", "dead", "doctor", "restart", "stop"))
     loaded = "import deployments.cli, sys; sys.exit(bool({'prefect', 'pandas', 'redis'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
 

@@ -279,6 +279,27 @@ def test_restart_of_a_run_that_is_just_starting_leaves_one_run(plain: Plain, at:
     wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled")
 
 
+def test_what_was_stopped_stays_so_and_is_rewound_and_run_again_as_the_page_on_replays_says(plain: Plain) -> None:
+    assert "is Running" in sluice(plain, "restart", "busiest").stdout
+    *_, first = plain.runs("busiest")
+    idle = sluice(plain, "stop", "rewind")
+    assert (idle.returncode, idle.stdout) == (0, "rewind/main: nothing runs\n")
+    done = sluice(plain, "stop", "busiest")
+    assert (done.returncode, done.stdout) == (0, f"busiest/main: run {first.name} ended as Cancelled\n"), done.stderr
+
+    where = ["--param", "topic=machine", "--param", "group=busiest", "--param", "to=beginning"]
+    plain.prefect("deployment", "run", "rewind/main", *where, "--watch")
+    assert plain.runs("busiest")[-1].id == first.id  # no trigger has run it again
+    plain.prefect("deployment", "run", "busiest/main")
+    *_, second = plain.runs("busiest")
+    wait_until(lambda: plain.state(second.id) == "Running", "it to run again")
+    assert sluice(plain, "stop", "busiest/main").returncode == 0
+    assert plain.state(second.id) == "Cancelled"
+
+    plain.client.create_flow_run_from_deployment(plain.deployment("vitals/main"))
+    assert "vitals/main: its schedule brings the next run" in sluice(plain, "stop", "vitals").stdout
+
+
 def test_restart_stops_nothing_for_a_file_that_cannot_be_imported_and_tells_why_a_new_run_failed(
     plain: Plain, tmp_path: Path
 ) -> None:
