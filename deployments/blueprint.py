@@ -140,7 +140,7 @@ def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]
 
 
 def _no_file(file: str) -> str:
-    return f"there is no {os.path.relpath(file)}; if it was renamed, correct its entrypoint in prefect.yaml"
+    return f"there is no {file}; if it was renamed, correct its entrypoint in prefect.yaml"
 
 
 def _reason(error: BaseException) -> str:
