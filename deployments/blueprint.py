@@ -67,7 +67,7 @@ class Blueprint:
         for name, several in points.items():
             if len(several) > 1:
                 msg = (
-                    f"{self.path}: expected a deployment {name} once, got it from {' and '.join(several)}; nothing was deployed; "
+                    f"{self.path}: expected a deployment {name} once, got it from {' and '.join(several)}; "
                     "give one another name (`name: second`), or its function"
                 )
                 raise SettingsError(msg)
@@ -203,9 +203,7 @@ class EntrypointCheck:
         """
         flows, errors = self.found(timeout=timeout)
         if errors:
-            msg = (
-                f"{self._blueprint.path} names flows that cannot be imported; nothing was deployed: {'; '.join(errors)}"
-            )
+            msg = f"{self._blueprint.path} names flows that cannot be imported: {'; '.join(errors)}"
             raise SettingsError(msg)
         return self._blueprint.named(flows)
 

@@ -20,7 +20,7 @@ from deployments.prefect_server import (
 )
 from deployments.redis_server import RedisServer
 from tasks.connection import connect
-from tasks.errors import UnavailableError
+from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import REDIS_URL, STATE_DIR, local_socket, without_password
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Stack:
             elif not is_reachable(self.api_url):
                 msg = f"no Prefect server answers at PREFECT_API_URL ({without_password(self.api_url)}); start it, or unset the variable"
                 raise UnavailableError(msg)
-            self.blueprint = check.result()
+            self.blueprint = self._result(check)
         finally:
             check.close()
 
@@ -210,6 +210,14 @@ class Stack:
         if self.redis:
             self.redis.stop(hurry=hurry)
         self._ledger.forget()
+
+    @staticmethod
+    def _result(check: EntrypointCheck) -> "Blueprint":
+        try:
+            return check.result()
+        except SettingsError as error:
+            msg = f"nothing was deployed: {error}"
+            raise SettingsError(msg) from error
 
     def _start_redis(self) -> None:
         if url := os.environ.get(REDIS_URL):

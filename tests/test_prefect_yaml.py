@@ -225,6 +225,7 @@ def test_a_flow_that_cannot_be_imported_is_named_with_the_reason_and_the_line(tm
     with pytest.raises(SettingsError) as raised:
         check.result()
     said = str(raised.value)
+    assert "deployed" not in said, "`sluice doctor` asks, too"
     assert "broken.py:x, y: ModuleNotFoundError: No module named 'no_such_module' (broken.py, line 2)" in said
     assert "unfinished.py:x: SyntaxError: invalid syntax (unfinished.py, line 2)" in said
     assert "wrong.py:wrong: SettingsError: expected a topic name" in said
@@ -263,7 +264,7 @@ def test_two_deployments_of_one_name_are_refused_since_one_would_replace_the_oth
     blocks = [{"name": "main", "entrypoint": point} for point in points]
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"deployments": blocks}))
     blueprint = read_blueprint(tmp_path / "prefect.yaml")
-    with pytest.raises(SettingsError, match=r"quotes/main once, got it from one\.py:quotes and two\.py:quotes"):
+    with pytest.raises(SettingsError, match=r"quotes/main once, got it from one\.py:quotes and two\.py:quotes; give"):
         blueprint.named(dict.fromkeys(points, "quotes"))
 
 
