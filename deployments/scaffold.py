@@ -50,7 +50,7 @@ def new(console: Console, kind: Kind, name: str, *, root: Path, topic: str | Non
     for path in written:
         console.print(f"wrote {path.relative_to(root)}", highlight=False)
     console.print(f"added {name}/main to prefect.yaml", highlight=False)
-    console.print(templates.NEXT[kind].format(name=name, topic=topic), highlight=False, soft_wrap=True)
+    console.print(templates.next_steps(kind, name=name, topic=topic), highlight=False, soft_wrap=True)
 
 
 def with_deployment(text: str, block: str, *, where: Path) -> str:

@@ -1,8 +1,9 @@
 """What `sluice new` writes: for an inlet and for an outlet the flow's file, its test, and its block in `prefect.yaml`."""
 
 from string import Template
+from typing import Literal
 
-__all__ = ["INLET", "NEXT", "OUTLET", "filled"]
+__all__ = ["INLET", "OUTLET", "filled", "next_steps"]
 
 
 def filled(template: str, **values: str) -> str:
@@ -123,12 +124,31 @@ _OUTLET_BLOCK = """\
 INLET = (_INLET_FLOW, _INLET_TEST, _INLET_BLOCK)
 OUTLET = (_OUTLET_FLOW, _OUTLET_TEST, _OUTLET_BLOCK)
 
-_FIRST = """
-Next:
-  make test ARGS=tests/test_{name}.py   # passes as it is; edit the flow and its test together
-  make up                               # deploys it with the others (Ctrl-C first, if it runs)
-"""
-NEXT = {
-    "inlet": f"{_FIRST}  .venv/bin/sluice peek {{topic}}           # what it pumps, once the UI shows its first run",
-    "outlet": f"{_FIRST}Its results are in the UI, in the artifact outlet-{{name}}. It reads the topic '{{topic}}'.",
+_TEST = ("make test ARGS=tests/test_{name}.py", "passes as it is; edit the flow and its test together")
+_DEPLOY = ("prefect deploy --all", "`make up` does that and the next at its start")
+_RUN = "prefect deployment run {name}/main"
+_STEPS = {
+    "inlet": (
+        _TEST,
+        _DEPLOY,
+        (_RUN, "pumps now; without it from its schedule's next minute on"),
+        ("sluice peek {topic} --follow", "what it pumps, until Ctrl-C"),
+    ),
+    "outlet": (
+        _TEST,
+        _DEPLOY,
+        (_RUN, "starts it; it runs until it is cancelled"),
+    ),
 }
+_LAST = {
+    "inlet": "",
+    "outlet": "\nIts results are in the UI, in the artifact outlet-{name}. It reads the topic '{topic}'.",
+}
+
+
+def next_steps(kind: Literal["inlet", "outlet"], *, name: str, topic: str) -> str:
+    """Return what to do after the files are written: a command a line, and what each is for."""
+    steps = [(command.format(name=name, topic=topic), what) for command, what in _STEPS[kind]]
+    width = max(len(command) for command, _ in steps)
+    lines = [f"  {command:{width}}   # {what}" for command, what in steps]
+    return "\n".join(["", "Next, after `. .venv/bin/activate`:", *lines]) + _LAST[kind].format(name=name, topic=topic)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from deployments.blueprint import read_blueprint
 from deployments.scaffold import new, with_deployment
+from deployments.templates import next_steps
 from tasks.errors import SettingsError
 from tasks.testing import Pushed
 
@@ -57,6 +59,21 @@ def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
             [sys.executable, "-m", *check], cwd=root, capture_output=True, text=True, timeout=110, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("kind", "peeks"), [("inlet", ["sluice peek rooms --follow"]), ("outlet", [])])
+def test_what_to_do_next_is_what_the_pages_say_with_aligned_comments(
+    kind: Literal["inlet", "outlet"], peeks: list[str]
+) -> None:
+    said = next_steps(kind, name="weather_station", topic="rooms")
+    lines = [line for line in said.splitlines() if line.startswith("  ")]
+    assert [line.partition("#")[0].strip() for line in lines] == [
+        "make test ARGS=tests/test_weather_station.py",
+        "prefect deploy --all",
+        "prefect deployment run weather_station/main",
+        *peeks,
+    ]
+    assert len({line.index("#") for line in lines}) == 1
 
 
 def test_the_command_says_in_one_sentence_what_is_wrong_with_a_name() -> None:
