@@ -27,15 +27,21 @@ def peek(console: Console, topic: str, n: int, *, follow: bool = False, as_json:
     raises    SettingsError: no such topic, unless it is followed: it may come to be
     """
     reservoir = Reservoir(connect(redis_url(), retries=0))
-    missing = _missing(reservoir, check_topic(topic, derived=True))
-    if missing and not follow:
-        raise SettingsError(missing)
+    there = _is_there(reservoir, check_topic(topic, derived=True))
+    others = "" if there else f"there are: {', '.join(reservoir.topics()) or 'none yet'}"
+    if not there and not follow:
+        msg = f"expected a topic, got {topic!r}; {others}"
+        raise SettingsError(msg)
     entries = reservoir.peek(topic, n)
     for entry in entries:
         _print(console, topic, entry, as_json=as_json)
     if follow:
         if not entries:
-            _say(f"{missing or f'{topic} holds no entries'}; waiting for one")
+            _say(
+                f"{topic} holds no entries; waiting for one"
+                if there
+                else f"there is no topic {topic!r} yet ({others}); waiting for it"
+            )
         _follow(console, reservoir, topic, entries[-1].id if entries else _FIRST, as_json=as_json)
     elif not entries and not as_json:
         console.print(f"{topic} holds no entries", highlight=False)
@@ -62,15 +68,12 @@ def _follow(console: Console, reservoir: Reservoir, topic: str, last: str, *, as
             last = entry.id
 
 
-def _missing(reservoir: Reservoir, topic: str) -> str:
-    """Return a sentence on what there is instead of the topic, '' if it is there."""
+def _is_there(reservoir: Reservoir, topic: str) -> bool:
     kind = reservoir.client.type(topic).decode()
-    if kind == "stream":
-        return ""
-    if kind != "none":
+    if kind not in ("stream", "none"):
         msg = f"expected a topic, got {topic!r}, which is a {kind} of another program's; choose another name"
         raise SettingsError(msg)
-    return f"expected a topic, got {topic!r}; there are: {', '.join(reservoir.topics()) or 'none yet'}"
+    return kind == "stream"
 
 
 def _print(console: Console, topic: str, entry: Entry | PoisonEntryError, *, as_json: bool) -> None:

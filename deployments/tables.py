@@ -159,8 +159,11 @@ def _frame_table(frame: pd.DataFrame, width: int) -> Iterator[Table | Text]:
     left_out = [f"{len(frame)} rows"] * (len(frame) > _ROWS) + [f"{len(columns)} columns"] * (
         len(chosen) < len(columns)
     )
-    yield table
-    if left_out:
+    if columns:
+        yield table
+    if frame.empty:
+        yield Text(f"{len(frame)} rows, {len(columns)} columns", style="dim italic")
+    elif left_out:
         yield Text(f"of {' and '.join(left_out)}", style="dim italic")
 
 

@@ -196,7 +196,10 @@ def test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touc
         RedisServer(tmp_path / "redis") as server,
         running("peek", "signals", "--follow", "--json", env=redis_of(tmp_path, server)) as (process, output),
     ):
-        wait_until(lambda: "there are: none yet; waiting for one" in output.read_text(), "it to wait")
+        wait_until(
+            lambda: "there is no topic 'signals' yet (there are: none yet); waiting for it" in output.read_text(),
+            "it to wait",
+        )
         reservoir = Reservoir.from_url(server.url)
         reservoir.push_many("signals", [{"n": 1}, {"n": 2}])
         wait_until(lambda: '"fields": {"n": 2}' in output.read_text(), "the first two")

@@ -62,6 +62,24 @@ def test_whatever_an_entry_holds_has_one_form_in_json() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("frame", "says"),
+    [
+        (pd.DataFrame({"code": [], "now": []}), "0 rows, 2 columns"),
+        (pd.DataFrame(), "0 rows, 0 columns"),
+        (pd.DataFrame(index=range(3)), "3 rows, 0 columns"),
+    ],
+)
+def test_a_frame_without_values_is_shown_as_how_much_it_has_of_rows_and_columns(frame: pd.DataFrame, says: str) -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(entry_table("topic", Entry({"frame": frame}, topic="topic", id="1-0")))
+    lines = capture.get().splitlines()
+    assert lines[-1] == says
+    assert all(lines)
+    assert ("code" in capture.get()) == ("code" in frame)
+
+
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_tables_leave_out_what_matters_least_where_there_is_no_room(width: int, fake_redis: redis.Redis) -> None:
     push_all(fake_redis, "market", [0] * 3)
