@@ -51,9 +51,10 @@ def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
         finally:
             is_stopping = True
             interrupts.disarm()
-            began = time.monotonic()
+            began, has_started = time.monotonic(), stack.has_started
             _stop(stack, say, interrupts)
-            say(f"stopped in {time.monotonic() - began:.1f} s; the data stays in {ledger.folder}")
+            if has_started:
+                say(f"stopped in {time.monotonic() - began:.1f} s; the data stays in {ledger.folder}")
     return 130 if interrupts.impatient() else 0
 
 

@@ -109,7 +109,7 @@ def check_port(port: int) -> None:
         try:
             probe.bind((_LOOPBACK, port))
         except PermissionError as error:
-            msg = f"port {port} cannot be used by this user; choose one above 1023: sluice up --port 4201"
+            msg = f"port {port} cannot be used by this user; choose one above 1023: {_with_port(4201)}"
             raise SettingsError(msg) from error
         except OSError as error:
             url = f"http://{_LOOPBACK}:{port}/api"
@@ -119,8 +119,12 @@ def check_port(port: int) -> None:
                 )
             else:
                 whose = "by another program; start the Prefect server elsewhere"
-            msg = f"port {port} is taken {whose}: sluice up --port {port + 1}"
+            msg = f"port {port} is taken {whose}: {_with_port(port + 1)}"
             raise SettingsError(msg) from error
+
+
+def _with_port(port: int) -> str:
+    return f'sluice up --port {port}, or make up ARGS="--port {port}"'
 
 
 def answers(api_url: str, *, timeout: float = 2) -> bool:

@@ -70,6 +70,11 @@ class Stack:
         return f"{', '.join(servers)} and a worker" if servers else "a worker"
 
     @property
+    def has_started(self) -> bool:
+        """Whether anything was started here."""
+        return any(self._pids)
+
+    @property
     def api_url(self) -> str:
         """The address of the Prefect server."""
         return self.env["PREFECT_API_URL"]
@@ -253,5 +258,8 @@ class Stack:
             raise UnavailableError(msg)
 
     def _record(self) -> None:
-        pids = [self.redis and self.redis.pid, self.server and self.server.pid, self.worker and self.worker.pid]
-        self._ledger.record(self.api_url, pids)
+        self._ledger.record(self.api_url, self._pids)
+
+    @property
+    def _pids(self) -> list[int | None]:
+        return [self.redis and self.redis.pid, self.server and self.server.pid, self.worker and self.worker.pid]

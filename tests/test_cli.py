@@ -122,7 +122,8 @@ def test_up_names_the_program_on_its_port_and_what_to_do(tmp_path: Path) -> None
         result = sluice("up", "--port", str(port), state=tmp_path)
     line = the_sentence(result)
     assert f"port {port} is taken by another program" in line
-    assert f"sluice up --port {port + 1}" in line
+    assert line.endswith(f': sluice up --port {port + 1}, or make up ARGS="--port {port + 1}"')
+    assert "stopped in" not in result.stdout, "nothing had been started"
 
 
 def test_up_says_so_when_the_prefect_server_it_was_given_does_not_answer(
