@@ -37,8 +37,9 @@ from tests.documents import (
 from tests.test_prefect_yaml import DEPLOYMENTS
 
 UP = "test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
-RESTART = "test_end_to_end.py::test_restart_ends_what_runs_in_good_order_and_runs_it_again"
-STOP = "test_end_to_end.py::test_what_was_stopped_stays_so_and_is_rewound_and_run_again_as_the_page_on_replays_says"
+RESTART = (
+    "test_end_to_end.py::test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on_replays_says"
+)
 BY_PREFECT = "test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
 SHOWN = "test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
 SECURED = "test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
@@ -49,7 +50,7 @@ HERE = "test_docs_commands.py::test_schedules_pools_and_automations_are_had_by_t
 RUN_BY = {
     "make up": UP,
     "sluice restart": RESTART,
-    "sluice stop": STOP,
+    "sluice stop": RESTART,
     "sluice status": SHOWN,
     "sluice status --watch": "test_cli.py::test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look",
     "sluice peek": SHOWN,
@@ -57,7 +58,7 @@ RUN_BY = {
     "sluice dead": "test_cli.py::test_dead_shows_where_and_why_and_how_to_replay",
     "sluice doctor": "test_doctor.py::test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does",
     "prefect deployment run": BY_PREFECT,
-    "prefect deployment run rewind/main": STOP,
+    "prefect deployment run rewind/main": RESTART,
     "prefect deploy --all": BY_PREFECT,
     "prefect worker start": BY_PREFECT,
     "prefect server start": UP,  # by deployments/serve.py
