@@ -1,5 +1,6 @@
 """`sluice up`: the whole project on one machine, for as long as somebody looks at it."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ __all__ = ["DEFAULT_PORT", "up"]
 
 DEFAULT_PORT = 4200  # where [tool.prefect.api] in pyproject.toml lets `prefect` look
 TOPICS = ("busiest", "signals")
+_SWEEP_AGAIN = 10.0  # seconds
 _GRACE = 40.0  # seconds; a run has 30 from SIGTERM to SIGKILL (Prefect 3.8.8)
 
 
@@ -81,7 +83,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
         outlets = {there.id for declared, there in of_blueprint(client, stack.blueprint) if declared.stays_up}
     _welcome(stack, console, time.monotonic() - began)
     reservoir = Reservoir.from_url(stack.env[REDIS_URL])
-    is_swept = True
+    sweep_at = math.inf
     with (
         # Prefect's own patience would keep a server that has died from being started again for a minute.
         impatient_client() as client,
@@ -89,13 +91,13 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     ):
         while True:
             if stack.worker and stack.worker.name in stack.tend():
-                is_swept = False
+                sweep_at = 0.0
             # A server is away: tend() sees to ours, others come back. Or somebody deletes what is looked at.
             with suppress(HTTPError, ObjectNotFound):
-                if not is_swept:
-                    stack.sweep(client)
+                if time.monotonic() >= sweep_at:
+                    is_clean = stack.sweep(client)
                     waiting = runs.to_start(client, stack.blueprint)
-                    is_swept = True
+                    sweep_at = math.inf if is_clean else time.monotonic() + _SWEEP_AGAIN
                 if waiting:  # one a second: each start is 3 s of CPU, and the first ones are to be first
                     runs.start_first(client, waiting)
             with suppress(HTTPError, RedisError, ObjectNotFound):

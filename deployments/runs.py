@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from httpx import HTTPStatusError, codes
+from httpx import HTTPStatusError, TimeoutException, codes
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -88,11 +88,13 @@ def sweep(
 def _forced(client: SyncPrefectClient, run_id: UUID, state: State) -> bool:
     """Give a run a state, whatever it has; return whether the server did.
 
-    It has lost count of the slot of a run whose deployment was deleted, and fails (3.8.8), until the slot's lease has run
-    out. No other run is to suffer for that.
+    It has lost count of the slot of a run whose deployment was deleted, and fails (3.8.8), perhaps after many seconds,
+    until the slot's lease has run out. No other run is to suffer for that.
     """
     try:
         client.set_flow_run_state(run_id, state, force=True)
+    except TimeoutException:
+        return False
     except HTTPStatusError as error:
         if error.response.status_code != codes.INTERNAL_SERVER_ERROR:
             raise

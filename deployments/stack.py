@@ -52,6 +52,7 @@ class Stack:
         self._port = port
         self._logs = self.folder / "logs"
         self._paused = self.folder / "pool-paused"  # by us, at the last stop
+        self._unswept = 0
         self._deaths: dict[str, list[float]] = {}
         self.own_server = not os.environ.get("PREFECT_API_URL")
         home = self.folder / "prefect"
@@ -136,20 +137,25 @@ class Stack:
                 f"`prefect deployment delete {stranger}`"
             )
 
-    def sweep(self, client: "SyncPrefectClient") -> None:
-        """Mark as crashed the runs that lost their process; on somebody else's server the automation does, in 90 s."""
+    def sweep(self, client: "SyncPrefectClient") -> bool:
+        """Mark as crashed the runs that lost their process; on somebody else's server the automation does, in 90 s.
+
+        returns   whether none is left
+        """
         from deployments import runs  # noqa: PLC0415 - it imports Prefect, see start()
 
         if not self.own_server:
-            return
+            return True
         swept, left = runs.sweep(client, alive={run_id for run_id, _ in flow_run_processes()})
         if swept:
             self.say(f"marked {swept} run{'s' * (swept != 1)} without a process as crashed")
-        if left:
+        if left and left != self._unswept:
             self.say(
-                f"{left} run{'s' * (left != 1)} without a process cannot be marked: Prefect's server fails at a run whose "
-                "deployment was deleted, for some minutes"
+                f"{left} run{'s' * (left != 1)} without a process cannot be marked yet: Prefect's server is slow, or fails for "
+                "some minutes, as at a run whose deployment was deleted"
             )
+        self._unswept = left
+        return not left
 
     def tend(self) -> list[str]:
         """Start again what has died since the last call, and return the names of it.
