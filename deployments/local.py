@@ -95,7 +95,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
             # A server is away: tend() sees to ours, others come back. Or somebody deletes what is looked at.
             with suppress(HTTPError, ObjectNotFound):
                 if time.monotonic() >= sweep_at:
-                    is_clean = stack.sweep(client)
+                    is_clean = stack.sweep(client, orphans=False)
                     waiting = runs.to_start(client, stack.blueprint)
                     sweep_at = math.inf if is_clean else time.monotonic() + _SWEEP_AGAIN
                 if waiting:  # one a second: each start is 3 s of CPU, and the first ones are to be first

@@ -71,15 +71,19 @@ def sweep(
     alive: Collection[UUID],
     among: Collection[UUID] | None = None,
     state: State | None = None,
+    orphans: bool = True,
 ) -> tuple[int, int]:
     """Give the runs that no process stands behind a final state, which also frees their slots.
 
     alive     the runs that have a process
     among     the runs to look at; None: all of the pool
     state     the final state; default: crashed
+    orphans   those too whose deployment was deleted, at the end: the server fails at them until the lease of their slot has
+              run out, and on SQLite may stand still for a minute after it (3.8.8)
     returns   how many have got it, and how many the server lets have none
     """
     gone = [run for run in of_pool(client, ALIVE) if run.id not in alive and (among is None or run.id in among)]
+    gone = sorted((run for run in gone if orphans or run.deployment_id), key=lambda run: run.deployment_id is None)
     crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process is gone, and what ran it.")
     done = [_forced(client, run.id, state or crashed) for run in gone]
     return sum(done), len(done) - sum(done)
@@ -88,8 +92,7 @@ def sweep(
 def _forced(client: SyncPrefectClient, run_id: UUID, state: State) -> bool:
     """Give a run a state, whatever it has; return whether the server did.
 
-    It has lost count of the slot of a run whose deployment was deleted, and fails (3.8.8), perhaps after many seconds,
-    until the slot's lease has run out. No other run is to suffer for that.
+    It fails at a run whose deployment was deleted, perhaps after many seconds. No other run is to suffer for that.
     """
     try:
         client.set_flow_run_state(run_id, state, force=True)

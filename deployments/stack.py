@@ -137,16 +137,17 @@ class Stack:
                 f"`prefect deployment delete {stranger}`"
             )
 
-    def sweep(self, client: "SyncPrefectClient") -> bool:
+    def sweep(self, client: "SyncPrefectClient", *, orphans: bool = True) -> bool:
         """Mark as crashed the runs that lost their process; on somebody else's server the automation does, in 90 s.
 
+        orphans   see `runs.sweep`
         returns   whether none is left
         """
         from deployments import runs  # noqa: PLC0415 - it imports Prefect, see start()
 
         if not self.own_server:
             return True
-        swept, left = runs.sweep(client, alive={run_id for run_id, _ in flow_run_processes()})
+        swept, left = runs.sweep(client, alive={run_id for run_id, _ in flow_run_processes()}, orphans=orphans)
         if swept:
             self.say(f"marked {swept} run{'s' * (swept != 1)} without a process as crashed")
         if left and left != self._unswept:

@@ -107,6 +107,7 @@ def test_a_run_whose_deployment_was_deleted_keeps_no_other_from_its_end(
         client.set_flow_run_state(orphan, state)  # not forced, so that it takes a slot
     client.delete_deployment(limited)
     other, starting, running = (run(client, deployment(client, name)) for name in ("other", "starting", "running"))
+    assert runs.sweep(client, alive=(other, starting, running), orphans=False) == (0, 0)
     assert runs.sweep(client, alive=(starting, running)) == (1, 1)
     assert client.read_flow_run(other).state_name == runs.ABANDONED
     client.set_flow_run_state(starting, Pending(), force=True)
