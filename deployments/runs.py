@@ -83,7 +83,10 @@ def sweep(
     returns   how many have got it, and how many the server lets have none
     """
     gone = [run for run in of_pool(client, ALIVE) if run.id not in alive and (among is None or run.id in among)]
-    gone = sorted((run for run in gone if orphans or run.deployment_id), key=lambda run: run.deployment_id is None)
+    there = {each.id for each in deployed(client).values()} if gone else set()
+    gone = [run for run in gone if run.deployment_id in there] + [
+        run for run in gone if orphans and run.deployment_id not in there
+    ]
     crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process is gone, and what ran it.")
     done = [_forced(client, run.id, state or crashed) for run in gone]
     return sum(done), len(done) - sum(done)
