@@ -1,5 +1,6 @@
 """What the tests of pumps share: a pump on a clock of the test's, stepped as a run steps it, and what it has pushed."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,3 +65,20 @@ def run_until(one: Pumping, clock: Clock, end: float) -> None:
 def settle(one: Pumping) -> None:
     """Wait until what has ended is pushed."""
     wait_until(lambda: not [job for job in one._pusher.jobs if job.ended is not None], "the pushes")
+
+
+class Gate:
+    """Pumps that each wait until the test lets them go, in any order."""
+
+    def __init__(self) -> None:
+        self.started = threading.Semaphore(0)
+        self.gates: list[threading.Event] = []
+        self.lock = threading.Lock()
+
+    def pump(self) -> dict[str, int]:
+        with self.lock:
+            mine = len(self.gates)
+            self.gates.append(threading.Event())
+        self.started.release()
+        assert self.gates[mine].wait(10)
+        return {"n": mine}

@@ -1,23 +1,18 @@
 """A pump on its grid, on a clock of the test's: no test waits."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import fakeredis
 import pandas as pd
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import PumpError, Reservoir, SettingsError
-from tasks.keep import Buffer
+from tasks import PumpError, SettingsError
 from tasks.pump import Pumping, as_entries
-from tasks.pusher import Job, Pusher
-from tasks.ticks import Beat
-from tests.pumps import Clock, ending_all, pumping, pushed, run_until, settle
+from tests.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
 from tests.waiting import wait_until
 
 
@@ -79,23 +74,6 @@ def test_a_pump_that_takes_longer_than_a_tick_misses_ticks_and_says_how_many(cli
     # Tick 1001 ends at 1003.5: 1002 has gone by, 1003 is current and starts late, and so on.
     assert pushed(client) == [1001.0, 1003.5, 1006.0, 1008.5]
     assert (one.summary.due, one.summary.missed) == (8, 4)
-
-
-class Gate:
-    """Pumps that each wait until the test lets them go, in any order."""
-
-    def __init__(self) -> None:
-        self.started = threading.Semaphore(0)
-        self.gates: list[threading.Event] = []
-        self.lock = threading.Lock()
-
-    def pump(self) -> dict[str, int]:
-        with self.lock:
-            mine = len(self.gates)
-            self.gates.append(threading.Event())
-        self.started.release()
-        assert self.gates[mine].wait(10)
-        return {"n": mine}
 
 
 @given(order=st.permutations(range(5)))
@@ -302,135 +280,3 @@ def test_a_run_that_is_relieved_ends_when_its_successor_begins(client: redis.Red
 def test_a_timeout_without_threads_is_refused(client: redis.Redis) -> None:
     with pytest.raises(SettingsError, match="threads=1"):
         pumping(client, lambda: None, Clock(), timeout=1.0)
-
-
-def test_while_redis_is_away_a_run_goes_on_pumping_and_pushes_in_tick_order_when_it_is_back() -> None:
-    server = fakeredis.FakeServer(version=(7,))
-    client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
-    one = pumping(client, lambda: {"n": clock.now}, clock)
-    run_until(one, clock, 1001.5)
-    settle(one)
-    server.connected = False
-    for clock.now in (1002.0, 1003.0, 1004.0):
-        one.step()
-    assert one.summary.pushed == 1
-    server.connected = True
-    settle(one)
-    assert pushed(client) == [1001.0, 1002.0, 1003.0, 1004.0]
-    assert one.summary.missed == 0
-
-
-def test_what_another_run_pushed_while_this_one_had_no_redis_is_dropped_and_counted_as_missed() -> None:
-    server = fakeredis.FakeServer(version=(7,))
-    client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
-    one = pumping(client, lambda: {"n": clock.now}, clock)
-    server.connected = False
-    for clock.now in (1001.0, 1002.0):
-        one.step()
-    other = Beat(Reservoir(fakeredis.FakeRedis(server=server, protocol=2)), "topic", "pump", every=1.0)
-    with one._pusher._changed:  # the pusher cannot look for work until the other run has pushed
-        server.connected = True
-        other.start(1000.0)
-        assert other.claim(1002) == "claimed"
-        other.push(1002, other.encode([{"n": "other"}]))
-        other.done(1002, pushed=True)
-    settle(one)
-    assert pushed(client) == ["other"]
-    assert one.summary.missed == 2
-
-
-@pytest.mark.parametrize("limit", [2, "14B"])  # an entry here is 7 bytes: its field's name, its value
-def test_no_more_than_the_bound_waits_for_redis_and_the_rest_is_missed(limit: int | str) -> None:
-    server = fakeredis.FakeServer(version=(7,))
-    client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
-    one = pumping(client, lambda: {"n": clock.now}, clock, max_waiting=Buffer.of(limit))
-    server.connected = False
-    for clock.now in (1001.0, 1002.0, 1003.0, 1004.0):
-        one.step()
-    server.connected = True
-    settle(one)
-    assert pushed(client) == [1001.0, 1002.0]
-    assert one.summary.reasons == {"no more may wait for Redis": 2}
-
-
-def test_a_newcomer_pushes_after_the_ticks_that_the_older_run_still_pumps(client: redis.Redis) -> None:
-    clock, gate = Clock(), Gate()
-    old = pumping(client, gate.pump, clock, threads=2)
-    clock.now = 1001.0
-    old.step()
-    assert gate.started.acquire(timeout=10)
-    new = pumping(client, lambda: {"n": "new"}, clock)
-    clock.now = 1002.0
-    new.step()
-    assert pushed(client) == []
-    gate.gates[0].set()
-    settle(new)
-    assert pushed(client) == [0, "new"]
-
-
-def test_a_tick_that_pushed_nothing_leaves_no_record_behind(client: redis.Redis) -> None:
-    clock = Clock()
-    one = pumping(client, lambda: None, clock)
-    run_until(one, clock, 1002.5)
-    assert not client.exists(one._beat._record(1001), one._beat._open)
-
-
-def test_the_ticks_that_redis_refused_are_not_waited_for_by_the_next_run_nor_lost_to_it(client: redis.Redis) -> None:
-    clock = Clock()
-    client.set("topic", "of another type")
-    old = pumping(client, lambda: {"n": "old"}, clock)
-    run_until(old, clock, 1002.5)
-    assert old.summary.failed == 2
-    assert not client.exists(old._beat._record(1001), old._beat._record(1002), old._beat._open)
-    client.delete("topic")
-    new = pumping(client, lambda: {"n": "new"}, clock)
-    run_until(new, clock, 1004.5)
-    assert pushed(client) == ["new"]
-    assert new.summary.lost == 0
-
-
-def test_a_refused_tick_whose_claim_cannot_be_given_back_holds_nothing_up(client: redis.Redis) -> None:
-    clock = Clock()
-    client.set("topic", "of another type")
-    one = pumping(client, lambda: {"n": clock.now}, clock)
-
-    def fail(tick: int, *, pushed: bool) -> None:
-        raise redis.ConnectionError
-
-    done, one._beat.done = one._beat.done, fail  # type: ignore[method-assign]
-    run_until(one, clock, 1001.5)
-    one._beat.done = done  # type: ignore[method-assign]
-    client.delete("topic")
-    run_until(one, clock, 1002.5)
-    assert pushed(client) == [1002.0]
-    assert one.summary.failed == 1
-
-
-def test_a_push_that_is_refused_costs_its_own_tick_whatever_is_claimed_meanwhile(
-    fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    beat = Beat(Reservoir(fake_redis), "topic", "inlet", every=1.0)
-    first = beat.start(time.time() - 10)
-    settled: list[Job] = []
-    pusher = Pusher(beat, settled=settled.append, lost=lambda _: None, restart=lambda: None)
-    one, other = Job(first), Job(first + 1)
-    push = beat.push
-
-    def refused(*_: Any) -> None:
-        monkeypatch.setattr(beat, "push", push)
-        pusher.add(other, patience=0.0, timer=time.monotonic)
-        msg = "WRONGTYPE"
-        raise redis.ResponseError(msg)
-
-    monkeypatch.setattr(beat, "push", refused)
-    assert pusher.add(one, patience=20, timer=time.monotonic)
-    pusher.end(one, 1.0, encoded=beat.encode([{"n": 1}]))
-    wait_until(lambda: settled, "the refusal")
-    assert other.answered.wait(20)
-    pusher.end(other, 2.0, encoded=beat.encode([{"n": 2}]))
-    wait_until(lambda: len(settled) == 2, "the other tick")
-    pusher.close()
-    assert settled == [one, other]
-    assert isinstance(one.error, redis.ResponseError)
-    assert other.error is None
-    assert [entry["n"] for entry in Reservoir(fake_redis).peek("topic", 9)] == [2]
