@@ -29,6 +29,21 @@ _PIPED_WIDTH = 160  # columns, where there is no terminal to say how many
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line each, for scripts.")]
 
 
+def _duration(text: str) -> float:
+    from tasks.errors import SettingsError  # noqa: PLC0415
+    from tasks.settings import seconds  # noqa: PLC0415
+
+    try:
+        return seconds(text, name="timeout", least=1)
+    except SettingsError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+_Timeout = Annotated[
+    float, typer.Option(help="How long to wait for the end of what runs.", parser=_duration, metavar="DURATION")
+]
+
+
 def _console() -> "Console":
     from rich.console import Console  # noqa: PLC0415
 
@@ -118,7 +133,7 @@ def doctor(
 @app.command()
 def stop(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
-    timeout: Annotated[float, typer.Option(help="How many seconds to wait for the end of what runs.", min=1)] = 90,
+    timeout: _Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
 ) -> None:
     """Cancel what runs of a deployment, and wait until it has finished what is in flight.
 
@@ -133,7 +148,7 @@ def stop(
 @app.command()
 def restart(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
-    timeout: Annotated[float, typer.Option(help="How many seconds to wait for the end of what runs.", min=1)] = 90,
+    timeout: _Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
 ) -> None:
     """Cancel what runs of a deployment, wait until it has finished what is in flight, and run it again.
 

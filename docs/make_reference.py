@@ -17,7 +17,7 @@ import flows
 import tasks
 from deployments.cli import app
 from flows import alerts, clock, market, upkeep, vitals
-from tasks import Entry, Reservoir, SluiceError, engine, has, parquet, sinks, source, testing
+from tasks import Entry, Reservoir, SluiceError, engine, has, parquet, quantities, sinks, source, testing
 from tasks.settings import redis_url
 
 __all__ = ["FILE", "reference"]
@@ -41,6 +41,7 @@ def reference() -> str:
     """Return the page."""
     parts = [_HEAD, "## Decorators\n\n`from flows import inlet, outlet`\n"]
     parts += [_options(flows.inlet, "@inlet"), _options(flows.outlet, "@outlet")]
+    parts.append(f"## Durations and sizes\n\n{_prose(quantities.__doc__ or '')}")
     parts.append("## streamz sources and sinks\n\nAfter `import tasks`, or by themselves where Sluice is installed.\n")
     parts.append(_callable(source.from_redis, "Stream.from_redis", skip=1))
     parts.append(_callable(engine.engine, "Stream.engine", skip=1))

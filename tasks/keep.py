@@ -1,10 +1,10 @@
 """How much is kept, as an inlet declares it: of a topic, and in memory while Redis is away. Pure: no Redis."""
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
+from tasks import quantities
 from tasks.errors import SettingsError
 from tasks.settings import check_choice, seconds
 
@@ -16,11 +16,14 @@ WhenFull = Literal["spill", "wait"]
 DEFAULT_KEEP = "10000, 500MB"
 DEFAULT_BUFFER = "10000, 64MiB"
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZES = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 _KEEP_FORM = "a number of entries, an age or a size above zero, or several, such as 4000 or '4000, 1h, 500MB'"
 _BUFFER_FORM = "a number of entries or a size above zero, or both, such as 1000 or '1000, 10MB'"
 _AGES = {"h": 3_600_000, "min": 60_000}
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B)", re.IGNORECASE)
+# '1,5h' might be 1.5 h, or an entry and 5 h.
+_AMBIGUOUS = re.compile(r"[0-9],[0-9]")
+# Lua counts to it.
+_LARGEST = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Keep:
         limits = [
             str(self.entries) if self.entries else "",
             _whole(self.age_ms, _AGES) or f"{self.age_ms / 1000:.10g}s" if self.age_ms else "",
-            _whole(self.max_bytes, {unit: _UNITS[unit] for unit in ("GB", "MB", "KB", "B")}),
+            _whole(self.max_bytes, _SIZES),
         ]
         return ", ".join(filter(None, limits)) + (" (wait)" if self.when_full == "wait" else "")
 
@@ -93,10 +96,13 @@ class Buffer:
 def _limits(text: object, of: str, form: str, kind: type[Keep | Buffer]) -> dict[str, int]:
     """Return the limits that some text names, as fields of `kind`."""
     found: dict[str, int] = {}
+    if _AMBIGUOUS.search(str(text)):
+        msg = f"{of}: expected a space behind the comma between two limits ('4000, 1h') and a point before a fraction (1.5h), got {text!r}"
+        raise SettingsError(msg)
     for part in str(text).split(","):
-        name, value = _limit(part.strip())
-        if value < 1 or name not in kind.__dataclass_fields__:
-            msg = f"{of}: expected {form}, got {text!r}"
+        name, value, why = _limit(part.strip())
+        if not 1 <= value <= _LARGEST or name not in kind.__dataclass_fields__:
+            msg = f"{of}: expected {form}, got {text!r}{why}"
             raise SettingsError(msg)
         if name in found:
             msg = f"{of}: expected each limit once at most, got {text!r}"
@@ -105,13 +111,15 @@ def _limits(text: object, of: str, form: str, kind: type[Keep | Buffer]) -> dict
     return found
 
 
-def _limit(part: str) -> tuple[str, int]:
-    """Return which limit some text is and how much; 0 if it is none."""
-    if part.isdecimal():
-        return "entries", int(part)
-    if size := _BYTES.fullmatch(part):
-        return "max_bytes", int(float(size[1]) * _UNITS[size[2].upper()])
-    if part[-1:].isalpha():  # a bare number would be seconds
-        with suppress(SettingsError):
-            return "age_ms", round(seconds(part) * 1000)
-    return "", 0
+def _limit(part: str) -> tuple[str, int, str]:
+    """Return which limit some text is and how much, 0 if it is none; and why it is none, where that is known."""
+    if part.isascii() and part.isdecimal():
+        return "entries", int(part), ""
+    if (number := quantities.size(part)) is not None:
+        return "max_bytes", number, ""
+    if not part[-1:].isalpha():  # a bare number would be seconds
+        return "", 0, ""
+    try:
+        return "age_ms", round(seconds(part) * 1000), ""
+    except SettingsError as error:
+        return "", 0, f"; {error.__cause__}" if error.__cause__ else ""

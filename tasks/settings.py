@@ -7,9 +7,11 @@ import tempfile
 from collections.abc import Iterable
 from datetime import timedelta
 from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from urllib.parse import quote
 
+from tasks import quantities
 from tasks.errors import SettingsError
 from tasks.ids import MAX_NUMBER, id_named
 
@@ -105,27 +107,25 @@ def retried_topic(stream: str, group: str) -> str | None:
     return topic if of_group == group else None
 
 
-_UNITS = {"ms": Decimal("0.001"), "s": 1, "min": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|min|h|d)")
+# 100 years: a number that every server and clock takes.
+_LONGEST = 36_525 * 86_400
 
 
 def seconds(duration: str | float | timedelta, *, name: str = "duration", least: float = 0.0) -> float:
-    """Return a duration in seconds: a number of seconds, a timedelta, or text such as '500ms', '5s', '1h30min'.
+    """Return a duration in seconds: a number of seconds, a timedelta, or text such as '500ms', '1h30min' or 'PT1H30M'.
 
-    raises    SettingsError: not a duration, not above zero, or less than `least`; `name` says whose it was
+    What text may be is written in `tasks.quantities`.
+
+    raises    SettingsError: not a duration, not above zero, above 100 years, or less than `least`; `name` is the option's
     """
     try:
-        if isinstance(duration, timedelta):
-            value = duration.total_seconds()
-        elif isinstance(duration, str):
-            value = _parsed(duration)
-        else:
-            value = float(duration)
-    except (ValueError, TypeError) as error:
-        msg = f"{name}: expected a duration such as '500ms', '5s' or '1h', got {duration!r}"
+        value = _in_seconds(duration)
+    except (ValueError, TypeError, OverflowError) as error:
+        why = f"; {error}" if isinstance(duration, str) else ""
+        msg = f"{name}: expected a duration such as '500ms', '5s', '1h30min' or 'PT1H30M', got {duration!r}{why}"
         raise SettingsError(msg) from error
-    if not 0 < value < float("inf"):
-        msg = f"{name}: expected a duration above zero, got {duration!r}"
+    if not 0 < value <= _LONGEST:
+        msg = f"{name}: expected a duration above zero and of at most 100 years, got {duration!r}"
         raise SettingsError(msg)
     if value < least:
         msg = f"{name}: expected a duration of {least * 1000:g} ms or more, got {duration!r}"
@@ -133,15 +133,16 @@ def seconds(duration: str | float | timedelta, *, name: str = "duration", least:
     return value
 
 
-def _parsed(text: str) -> float:
-    if simple := _DURATION.fullmatch(text):
-        return float(Decimal(simple[1]) * _UNITS[simple[2]])
-    try:
-        return float(text)  # pandas takes a bare '5' for 5 nanoseconds; everybody else means seconds
-    except ValueError:
-        from pandas import Timedelta  # noqa: PLC0415 - half a second that most durations do not need
-
-        return Timedelta(text).total_seconds()
+def _in_seconds(duration: object) -> float:
+    if isinstance(duration, timedelta):
+        return duration.total_seconds()
+    if isinstance(duration, str):
+        return float(quantities.duration(duration))
+    # numpy registers timedelta64 as a whole number, of units that it would take for seconds here.
+    is_timedelta64 = getattr(getattr(duration, "dtype", None), "kind", "") == "m"
+    if isinstance(duration, Real | Decimal) and not isinstance(duration, bool) and not is_timedelta64:
+        return float(duration)
+    raise TypeError
 
 
 def group_start(start_from: str) -> str:

@@ -140,6 +140,18 @@ def test_restart_says_so_when_no_prefect_server_answers(tmp_path: Path) -> None:
     assert f"no Prefect server answers at {url}; run `make up`" in line
 
 
+def test_a_timeout_is_a_duration_with_a_unit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refusal: Callable[..., str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    assert "no Prefect server answers" in refusal("stop", "movers", "--timeout", "PT1M", PREFECT_API_URL=url)
+    monkeypatch.setattr(sys, "argv", ["sluice", "stop", "movers", "--timeout", "1M"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "timeout: expected a duration such as '500ms'" in capsys.readouterr().err
+
+
 def test_peek_shows_the_newest_entries_and_status_what_there_is(
     tmp_path: Path, redis_server: RedisServer, real_redis: redis.Redis
 ) -> None:

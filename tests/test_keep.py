@@ -14,6 +14,9 @@ from tasks.keep import DEFAULT_BUFFER, Buffer, Keep
         ("4000, 1h, 500MB", Keep(4_000, 3_600_000, 500_000_000)),
         ("1.5GiB,7 days", Keep(0, 7 * 86_400_000, 3 * 2**29)),
         ("10kb", Keep(max_bytes=10_000)),
+        ("PT3.5H, 1TB", Keep(age_ms=12_600_000, max_bytes=10**12)),
+        ("0.7GB", Keep(max_bytes=700_000_000)),
+        ("1h30min, 2 tib", Keep(age_ms=5_400_000, max_bytes=2 * 2**40)),
     ],
 )
 def test_what_is_kept_is_said_in_entries_age_and_size(text: int | str, keep: Keep) -> None:
@@ -23,8 +26,12 @@ def test_what_is_kept_is_said_in_entries_age_and_size(text: int | str, keep: Kee
 
 
 @pytest.mark.parametrize(
-    "text", [0, -1, "", "0", "0s", "-1h", "1h, 2h", "5, 6", "1MB, 2KB", "soon", "1.5", "4000,", "1e3", "nan"]
-)
+    "text",
+    [
+        0, -1, "", "0", "0s", "-1h", "1h, 2h", "5, 6", "1MB, 2KB", "soon", "1.5", "4000,", "1e3", "nan",
+        "0.5B", "1.5.5MB", "5Mb/s", "5 M", "P1M", "\u0665", 2**53 + 1, "9000000TB",
+    ],
+)  # fmt: skip
 def test_what_says_nothing_to_keep_is_refused(text: int | str) -> None:
     with pytest.raises(SettingsError, match="keep: expected"):
         Keep.of(text)
@@ -41,3 +48,16 @@ def test_what_says_nothing_to_keep_is_refused(text: int | str) -> None:
 )
 def test_what_may_wait_in_memory_is_said_in_entries_and_size(text: int | str, buffer: Buffer) -> None:
     assert Buffer.of(text) == buffer
+
+
+@pytest.mark.parametrize("text", ["1,5h", "4000,1h", "1,5s, 4000", "10,000", "PT1,5H", "500MB, 4000,1h"])
+def test_a_comma_between_digits_is_refused_as_a_limit_or_a_fraction(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"keep: expected a space behind the comma between two limits"):
+        Keep.of(text)
+
+
+def test_a_refused_age_says_what_to_write() -> None:
+    with pytest.raises(
+        SettingsError, match=r"keep: expected .*, got '4000, 5M'; write min for minutes; a month has no"
+    ):
+        Keep.of("4000, 5M")
