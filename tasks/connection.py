@@ -7,6 +7,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import MasterDownError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
+from redis.sentinel import SentinelConnectionPool
 
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import QUOTING, REDIS_URL, check_url, without_password
@@ -19,6 +20,13 @@ SOCKET_TIMEOUT = 5.0
 # What redis-py would take from an address rather than from here, and what else changes replies or repeats commands.
 _OWN = {"protocol", "socket_timeout", "socket_connect_timeout", "decode_responses", "encoding", "encoding_errors"}
 _OWN |= {"legacy_responses", "retry", "retry_on_timeout", "retry_on_error"}
+# redis-py's defaults for what decides the form of requests and replies; the protocol is 3 by default from 8.0 on.
+_DEFAULTS = {"decode_responses": False, "legacy_responses": True, "encoding": "utf-8", "encoding_errors": "strict"}
+# At least `SOCKET_TIMEOUT`, so that no blocking read outlasts it, and never without limit.
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+# Settings that a pool adds for its own connections: those of RESP 3 from redis-py 8.0 on (with RESP 2 it refuses
+# them), and those that a Sentinel finds.
+_OF_THE_POOL = ("maint", "oss_cluster_maint", "orig_", "connection_pool")
 # A server that cannot save, misses its replicas or runs somebody's script for long; and what Redis 6.2 says of a script that
 # met what has a class of its own.
 _FOR_A_WHILE = ("MISCONF", "NOREPLICAS", "BUSY Redis", "OOM ", "READONLY ")
@@ -61,18 +69,33 @@ def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redi
 
 
 def adapted(client: redis.Redis, *, retries: int | None = None) -> redis.Redis:
-    """Return a client of the same server whose replies are of RESP 2 and bytes, with so many `retries` if that is said.
+    """Return a client of the same server and database that replies as Sluice expects, whatever `client` is set to.
 
-    If `client` is so, itself; if not, one of the same settings with connections of its own.
+    That is `client` itself if it does so already. Otherwise, and whenever `retries` is given, it is a new client with
+    the same credentials, TLS options and Sentinels, and with a pool of its own: its reads then neither wait for a
+    connection of the caller's pool nor hold one back.
+
+    retries   how often the new client repeats a command after a lost connection; default: as often as `client` does
+    raises    SettingsError: not a synchronous client of a single server
     """
-    settings = client.connection_pool.connection_kwargs
-    is_alike = settings.get("protocol") in (2, "2") and not settings.get("decode_responses")
-    known = client.get_retry()
-    if is_alike and (retries is None or (known is not None and known.get_retries() == retries)):
+    if not isinstance(client, redis.Redis):
+        kind = f"{type(client).__module__}.{type(client).__qualname__}"
+        msg = f"expected a redis.Redis or a subclass, such as redis.Redis.from_url(...), got {kind}; clusters and asyncio clients do not work here"
+        raise SettingsError(msg)
+    pool, given = client.connection_pool, client.connection_pool.connection_kwargs
+    ours: dict[str, Any] = {"protocol": 2} | {name: value for name, value in _DEFAULTS.items() if name in given}
+    ours |= {name: SOCKET_TIMEOUT for name in _TIMEOUTS if name in given and (given[name] or 0) < SOCKET_TIMEOUT}
+    is_alike = all(given.get(name) == value for name, value in ours.items())
+    if is_alike and retries is None and client.connection is None:  # two threads cannot use a single connection
         return client
-    ours = {"protocol": 2, "decode_responses": False, "retry": known if retries is None else _retry(retries)}
-    pool = redis.ConnectionPool(connection_class=client.connection_pool.connection_class, **{**settings, **ours})
-    return redis.Redis(connection_pool=pool)
+    settings = {name: value for name, value in given.items() if not name.startswith(_OF_THE_POOL)} | ours
+    if retries is not None:
+        settings["retry"] = _retry(retries)
+    settings["connection_class"] = pool.connection_class
+    if isinstance(pool, SentinelConnectionPool):
+        settings |= {"is_master": pool.is_master, "check_connection": pool.check_connection}
+        return redis.Redis(connection_pool=SentinelConnectionPool(pool.service_name, pool.sentinel_manager, **settings))
+    return redis.Redis(connection_pool=redis.ConnectionPool(**settings))
 
 
 def in_words(error: redis.RedisError) -> str:
