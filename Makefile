@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help up test chaos screenshots lint bench clean
+.PHONY: help up test chaos screenshots lint bench constraints clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is to make
@@ -29,6 +29,13 @@ lint: $(VENV)/installed-test ## Check style and types
 
 bench: $(VENV)/installed-bench ## Measure beside others, into README and docs (six minutes; ARGS=--quick: two, no files)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+# The oldest Python that Sluice runs on: what is released for it runs on the newer ones, too.
+constraints: ## Renew constraints.txt with the newest of everything (then: make test)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && python3.11 -m venv "$$folder" && \
+	"$$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test,quotes,bench]' && \
+	{ sed '/^[^#]/d' constraints.txt; "$$folder/bin/python" -m pip freeze --exclude-editable | LC_ALL=C sort -f; } \
+	    > "$$folder/constraints.txt" && cp "$$folder/constraints.txt" constraints.txt
 
 clean: ## Remove what was installed and cached; the data in .sluice/ stays
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

@@ -58,7 +58,7 @@ class Blueprint:
         """Return it with the flows' names filled in, from a mapping of entrypoints to names.
 
         raises    SettingsError: two deployments have one name. On the server one would replace the other; Prefect says
-                  nothing (3.8.8)
+                  nothing (3.9.1)
         """
         named = tuple(replace(each, flow=flows[each.entrypoint]) for each in self.deployments)
         points: dict[str, list[str]] = {}
@@ -121,7 +121,7 @@ def _deployment(path: Path, position: int, block: object) -> Deployment:
 def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """Import the flows; return their names by entrypoint, and a sentence for each reason why some cannot be imported.
 
-    `prefect deploy` does not say so: it reads the flow's name from the source and deploys it all the same (3.8.8).
+    `prefect deploy` does not say so: it reads the flow's name from the source and deploys it all the same (3.9.1).
     """
     from prefect.exceptions import MissingFlowError  # noqa: PLC0415 - a second; only the check needs Prefect
     from prefect.flows import load_flow_from_entrypoint  # noqa: PLC0415

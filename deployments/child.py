@@ -24,7 +24,7 @@ class Child:
     env, cwd  as for `subprocess.Popen`
     tied      ask Linux to send it SIGTERM when its supervisor is killed (macOS cannot). Linux takes the *thread* that
               started it for its parent: start it from the main thread. It may get more than one: one for each thread
-              of the supervisor that dies, which a Prefect worker takes for impatience (3.8.8)
+              of the supervisor that dies, which a Prefect worker takes for impatience (3.9.1)
 
     The session of its own keeps the terminal's Ctrl-C away: whoever started the child decides when it ends.
     """

@@ -12,7 +12,7 @@ from deployments.blueprint import Blueprint, Deployment
 
 __all__ = ["deployed", "of_blueprint", "paged", "schedule_of"]
 
-_PAGE = 200  # the server gives no more at once (3.8.8)
+_PAGE = 200  # the server gives no more at once (3.9.1)
 
 T = TypeVar("T")
 

@@ -52,7 +52,7 @@ def end_runs(
             raise UnavailableError(msg)
         for run in left:
             # Not a pending one, whose process is starting: that is deaf to a SIGTERM while Prefect loads its flow, and
-            # makes a run that is Cancelled Running all the same (3.8.8). It will be Running in a moment.
+            # makes a run that is Cancelled Running all the same (3.9.1). It will be Running in a moment.
             if run.state_type not in (StateType.PENDING, StateType.CANCELLING):
                 with suppress(ObjectNotFound):  # somebody has deleted it meanwhile
                     # The server makes it Cancelled at once where there is no process.

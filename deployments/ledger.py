@@ -17,7 +17,7 @@ from tasks.settings import STATE_DIR
 
 __all__ = ["Ledger", "flow_run_processes"]
 
-_FLOW_RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of each flow run's process (Prefect 3.8.8)
+_FLOW_RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of each flow run's process (Prefect 3.9.1)
 _PATIENCE = 1.0  # seconds to try for the lock: who only looks at it, as `sluice status` does, has it for a moment
 
 

@@ -20,7 +20,7 @@ __all__ = ["DEFAULT_PORT", "up"]
 DEFAULT_PORT = 4200  # where [tool.prefect.api] in pyproject.toml lets `prefect` look
 TOPICS = ("busiest", "signals")
 _SWEEP_AGAIN = 10.0  # seconds
-_GRACE = 40.0  # seconds; a run has 30 from SIGTERM to SIGKILL (Prefect 3.8.8)
+_GRACE = 40.0  # seconds; a run has 30 from SIGTERM to SIGKILL (Prefect 3.9.1)
 
 
 def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:

@@ -40,7 +40,7 @@ _LETS_NOBODY_IN = (401, 403)
 _CLIENT_SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the least there is; deployments/automations.yaml counts on it
-    # With these a scheduled run starts 0.1 s after its time (p50; defaults: up to 6 s). Prefect 3.8.8.
+    # With these a scheduled run starts 0.1 s after its time (p50; defaults: up to 6 s). Prefect 3.9.1.
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_WORKER_PREFETCH_SECONDS": "20",
 }
@@ -48,7 +48,7 @@ _CLIENT_SETTINGS = {
 _SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    # Leases in memory do not survive the server, and a run that cannot renew its own is killed (3.8.8).
+    # Leases in memory do not survive the server, and a run that cannot renew its own is killed (3.9.1).
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # Four inlets are 5,760 flow runs a day; by default only events are ever removed.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
@@ -69,7 +69,7 @@ def settings_of_own_server(home: Path, port: int) -> dict[str, str]:
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://{_LOOPBACK}:{port}/api",
         # Where links lead. Version 2 of the UI is its default, but only for who comes to its root; version 1 draws no
-        # diagrams (Prefect 3.8.8).
+        # diagrams (Prefect 3.9.1).
         "PREFECT_UI_URL": f"http://{_LOOPBACK}:{port}/v2",
         "PREFECT_SERVER_API_HOST": _LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
@@ -91,15 +91,12 @@ def worker(*, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
     """Return a process worker of the pool, whose runs use this interpreter.
 
     The deployments' command is `python -m prefect.engine`: the first `python` on the PATH, which is another one where
-    the environment was not activated. Its scratch folder is beside its log: the one that all users of a machine
-    share is the first one's (Prefect 3.8.8 makes it as `runner_storage` in the temporary folder).
+    the environment was not activated.
     """
-    scratch = log.parent / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
     beside_us = str(Path(sys.executable).parent)
     path = os.pathsep.join([beside_us, env.get("PATH", os.defpath)])
     command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process"]
-    return Child("worker", command, log=log, env={**env, "PATH": path, "TMPDIR": str(scratch)}, cwd=cwd)
+    return Child("worker", command, log=log, env={**env, "PATH": path}, cwd=cwd)
 
 
 def check_port(port: int) -> None:

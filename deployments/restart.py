@@ -70,7 +70,7 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
         _tell_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, consequence=nothing))
         started = client.create_flow_run_from_deployment(deployment.id)
         state = _begun(client, started.id)
-        # A worker may have been about to start one that was cancelled before it began: Prefect lets it (3.8.8).
+        # A worker may have been about to start one that was cancelled before it began: Prefect lets it (3.9.1).
         _tell_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, older_than=started))
     if state is None:
         late = f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool? `sluice doctor` says"

@@ -78,7 +78,7 @@ def _in_order(value: Any) -> Any:
 def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
     """Delete the schedules that `prefect.yaml` once had and has no more; return their names.
 
-    `prefect deploy` leaves them where they are when the file declares none (3.8.8). Those without a slug were
+    `prefect deploy` leaves them where they are when the file declares none (3.9.1). Those without a slug were
     made by hand, in the UI, and stay.
     """
     cleared, there = [], deployed(client)

@@ -38,7 +38,7 @@ BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
 ABANDONED = "Abandoned"
 _STOPPING = "`sluice up` is stopping."
 _BEREFT = 5.0  # seconds in which the worker tells of a run whose process has ended
-_BULK = 50  # the server deletes no more at once (3.8.8)
+_BULK = 50  # the server deletes no more at once (3.9.1)
 
 
 def of_pool(
@@ -79,7 +79,7 @@ def sweep(
     among     the runs to look at; None: all of the pool
     state     the final state; default: crashed
     orphans   those too whose deployment was deleted, at the end: the server fails at them until the lease of their slot has
-              run out, and on SQLite may stand still for a minute after it (3.8.8)
+              run out, and on SQLite may stand still for a minute after it (3.9.1)
     returns   how many have got it, and how many the server lets have none
     """
     gone = [run for run in of_pool(client, ALIVE) if run.id not in alive and (among is None or run.id in among)]
@@ -120,7 +120,7 @@ def discard_late(client: SyncPrefectClient, blueprint: Blueprint) -> int:
     old = [str(run.id) for run in late if run.deployment_id in ours and run.auto_scheduled]
     for first in range(0, len(old), _BULK):
         body = {"flow_runs": {"id": {"any_": old[first : first + _BULK]}}}
-        client.request("POST", "/flow_runs/bulk_delete", json=body)  # type: ignore[arg-type] # 3.8.8: no method for it
+        client.request("POST", "/flow_runs/bulk_delete", json=body)  # type: ignore[arg-type] # 3.9.1: no method for it
     return len(old)
 
 
@@ -177,7 +177,7 @@ def cancel(
     while True:
         ours = among() if among else None
         alive = [run for run in of_pool(client, ALIVE) if ours is None or run.id in ours]  # new ones too
-        # A process that gets its SIGTERM while Prefect loads the flow is deaf to it, and killed after 30 s (3.8.8).
+        # A process that gets its SIGTERM while Prefect loads the flow is deaf to it, and killed after 30 s (3.9.1).
         # Nothing is in flight there yet.
         starting = [run.id for run in alive if run.state_type == StateType.PENDING]
         for run_id in starting:
@@ -214,6 +214,6 @@ def workers_online(client: SyncPrefectClient) -> list[str]:
     try:
         return [each.name for each in client.read_workers_for_work_pool(POOL) if each.status == "ONLINE"]
     except HTTPStatusError as error:
-        if error.response.status_code == codes.NOT_FOUND:  # no pool; not ObjectNotFound, as elsewhere (3.8.8)
+        if error.response.status_code == codes.NOT_FOUND:  # no pool; not ObjectNotFound, as elsewhere (3.9.1)
             return []
         raise

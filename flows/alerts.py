@@ -29,7 +29,7 @@ def emit_events(levels: Iterable[TopicLevel], before: Sample | None, *, max_lag:
     """Emit an event for each group that lags by more than `max_lag`, and for what it lost since the sample `before`.
 
     The resource is the topic; related are the group, and the deployment of `alert`, so that an automation can run it
-    as the deployment "inferred" from the event: an action knows no other name for one than its id (Prefect 3.8.8).
+    as the deployment "inferred" from the event: an action knows no other name for one than its id (Prefect 3.9.1).
     """
     found = list(_wrong(levels, before, max_lag))
     told_by = _deployment_of_alert() if found else []

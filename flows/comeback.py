@@ -38,7 +38,7 @@ def failures(newest_first: Iterable[FlowRun]) -> int:
     for run in newest_first:
         if run.start_time is None or (run.state_type in _NEVER_BEGUN and run.start_time == run.end_time):
             # It never began: a second run beside one, or one whose file could not be imported, which it can by now.
-            continue  # Prefect sets its start to its end (3.8.8)
+            continue  # Prefect sets its start to its end (3.9.1)
         if run.state_type not in (StateType.CRASHED, StateType.FAILED):
             break
         count += 1

@@ -1,4 +1,4 @@
-"""Prefect's API for what is worth no waiting: its own client repeats a request for about 70 s (3.8.8)."""
+"""Prefect's API for what is worth no waiting: its own client repeats a request for about 70 s (3.9.1)."""
 
 import contextvars
 import logging
@@ -48,7 +48,7 @@ def publish(markdown: str, *, key: str, description: str, patience: float = 5.0)
 
     def create() -> None:
         try:
-            # Prefect's create_markdown_artifact leaves its connection open (3.8.8).
+            # Prefect's create_markdown_artifact leaves its connection open (3.9.1).
             with impatient_client() as client:
                 client.create_artifact(artifact)
         except Exception as error:  # noqa: BLE001 - a report is worth no run

@@ -293,7 +293,7 @@ class Watch:
 def _change(client: SyncPrefectClient, artifact: UUID, data: Any) -> bool:
     """Change an artifact; return False if somebody has deleted it."""
     try:
-        # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.8.8).
+        # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.9.1).
         client.request("PATCH", "/artifacts/{id}", json={"data": data}, path_params={"id": artifact})
     except HTTPStatusError as error:
         if error.response.status_code != codes.NOT_FOUND:
@@ -305,7 +305,7 @@ def _change(client: SyncPrefectClient, artifact: UUID, data: Any) -> bool:
 def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
     """Wait until the Prefect server answers, for two minutes at most; return whether it does.
 
-    Prefect 3.8.8 tries for about 70 s to report that a flow has ended, then takes its own failure for the flow's.
+    Prefect 3.9.1 tries for about 70 s to report that a flow has ended, then takes its own failure for the flow's.
     """
     with impatient_client() as client:
         end, told = time.monotonic() + _AWAITED, False

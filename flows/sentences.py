@@ -10,7 +10,7 @@ __all__ = ["say_errors_in_one_sentence"]
 
 # What these say is all there is to know; a pipeline's or a pump's own errors keep their tracebacks.
 _TOLD = (EncodeError, SettingsError, UnavailableError)
-# Prefect 3.8.8 logs what ended a run, with the traceback, as the task's, as the flow's and as the engine's.
+# Prefect 3.9.1 logs what ended a run, with the traceback, as the task's, as the flow's and as the engine's.
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 
@@ -20,7 +20,7 @@ def _says_it_all(error: BaseException | None) -> bool:
     return isinstance(error, _TOLD)
 
 
-# A flow that returned a state, Cancelled or Failed, is asked for its result behind that. What comes of it Prefect 3.8.8
+# A flow that returned a state, Cancelled or Failed, is asked for its result behind that. What comes of it Prefect 3.9.1
 # logs with a traceback and these words, of the run and of the engine, after it has logged the state.
 _SAID_BY_THE_STATE = (CancelledRun, FailedRun)
 _WORDS = "exited with unexpected exception"

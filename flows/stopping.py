@@ -63,7 +63,7 @@ def is_in_a_process_of_its_own() -> bool:
 def leave_no_run_cancelling() -> None:
     """See to it that this process' run is Cancelled at its end, if somebody wanted it cancelled.
 
-    Prefect 3.8.8 does not when the run was still starting: its flow is never called, and it stays Cancelling for ever.
+    Prefect 3.9.1 does not when the run was still starting: its flow is never called, and it stays Cancelling for ever.
     """
     if is_in_a_process_of_its_own() and not _promises:
         _promises.append(atexit.register(_end_cancelled))
@@ -80,7 +80,7 @@ def _end_cancelled() -> None:
 def outlast_the_slot() -> None:
     """Let this process' run go on when it loses its place among the deployment's concurrent runs.
 
-    Prefect 3.8.8 ends a run in the middle of whatever it does when its slot's lease could not be renewed: after an
+    Prefect 3.9.1 ends a run in the middle of whatever it does when its slot's lease could not be renewed: after an
     outage of the server of three minutes, at times of less. For a stream that is no reason to stop.
     """
     context = FlowRunContext.get()
@@ -93,7 +93,7 @@ def outlast_the_slot() -> None:
 def outlast_the_worker() -> None:
     """Let this process' run go on when its worker was killed, and nobody takes its output any more.
 
-    rich, with which Prefect 3.8.8 prints what is logged, ends the thread that logs at that moment: the one that reads the
+    rich, with which Prefect 3.9.1 prints what is logged, ends the thread that logs at that moment: the one that reads the
     topics, say, or the one that finds out that the run is to be cancelled.
     """
     if is_in_a_process_of_its_own():

@@ -283,7 +283,7 @@ class Reading:
         # Behind the last of many entries only briefly, so that it is soon acknowledged.
         block_ms = _SHORT_BLOCK_MS if self._was_busy else _BLOCK_MS
         entries = self.consumer.step(block_ms, ahead=True)
-        if not entries:  # fakeredis does not block
+        if not entries:  # it may come back early, having restored its groups, say: no busy loop
             self._stopping.wait(began + block_ms / 1000 - time.monotonic())
         self._was_busy = bool(entries)
         return entries

@@ -21,7 +21,7 @@ _FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the UI asks Amplitude for its settings (3.8.8)
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the UI asks Amplitude for its settings (3.9.1)
 ]
 _WIDTH, _HEIGHT = 1200, 900
 _PATIENCE_MS = 60_000

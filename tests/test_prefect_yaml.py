@@ -1,4 +1,4 @@
-"""`prefect.yaml` against a schema of our own: Prefect 3.8.8 ignores what it does not know, without a word."""
+"""`prefect.yaml` against a schema of our own: Prefect 3.9.1 ignores what it does not know, without a word."""
 
 import datetime as dt
 import importlib

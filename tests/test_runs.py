@@ -97,7 +97,7 @@ def test_a_deployment_that_cannot_be_started_now_is_started_later_and_one_that_i
 def test_a_run_whose_deployment_was_deleted_keeps_no_other_from_its_end(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prefect's server fails at each final state of such a run (3.8.8), for as long as the lease of its slot runs."""
+    """Prefect's server fails at each final state of such a run (3.9.1), for as long as the lease of its slot runs."""
     monkeypatch.setattr(runs, "_BEREFT", 0.5)
     limited = client.create_deployment(
         client.create_flow(followed), "limited", work_pool_name=POOL, concurrency_limit=1
