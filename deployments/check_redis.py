@@ -10,12 +10,14 @@ from deployments.findings import Finding, failure, fine, warning
 from tasks.connection import connect, in_words
 from tasks.errors import SluiceError
 from tasks.history import short_bytes
+from tasks.reservoir import Reservoir
 from tasks.settings import redis_url, without_password
 
 __all__ = ["check_redis"]
 
 _CLOCK = 1.0  # seconds that the clocks may be apart: the shortest usual tick
 _NEARLY_FULL = 0.9
+_TOPICS = 5  # that cannot be read, each named
 
 # What Sluice's own scripts do, as far as it can be tried without writing.
 _SCRIPT = "return redis.call('EXISTS', KEYS[1])"
@@ -37,6 +39,7 @@ def check_redis() -> Iterator[Finding]:
             yield _persistence(info, _saves(client))
             yield _memory(info)
             yield _clock(client)
+            yield from _topics(client)
         except redis.RedisError as error:
             yield failure(
                 "Redis",
@@ -115,6 +118,15 @@ def _memory(info: dict[str, Any]) -> Finding:
             check, f"{said}: inlets and results wait when it is full", "let topics keep less, or raise maxmemory"
         )
     return fine(check, said)
+
+
+def _topics(client: Any) -> Iterator[Finding]:
+    unreadable = [level.unreadable for level in Reservoir(client).levels() if level.unreadable]
+    for why in unreadable[:_TOPICS]:
+        said, _, do = why.rpartition("; ")
+        yield warning("Redis topics", said, do)
+    if len(unreadable) > _TOPICS:
+        yield warning("Redis topics", f"{len(unreadable) - _TOPICS} more cannot be read", "see `sluice status`")
 
 
 def _clock(client: Any) -> Finding:

@@ -17,7 +17,7 @@ from rich.text import Text
 from deployments.as_json import line
 from deployments.ledger import Ledger
 from deployments.prefect_server import find_server, said_by
-from deployments.tables import levels_table, runs_table
+from deployments.tables import levels_table, printable, runs_table
 from tasks.connection import connect, in_words
 from tasks.errors import SluiceError, UnavailableError
 from tasks.levels import TopicLevel
@@ -161,6 +161,7 @@ def _drawn(look: Look, width: int, *, is_watched: bool = False) -> RenderableTyp
     parts.append(_line("Redis", reservoir.error or reservoir.url))
     if not reservoir.error:
         parts.append(levels_table(reservoir.topics, width=width) if reservoir.topics else Text("no topics yet"))
+        parts += [Text(printable(each.unreadable), style="red") for each in reservoir.topics if each.unreadable]
     if not prefect.error:
         parts += ["", runs_table(prefect.deployments) if prefect.deployments else Text(_NO_DEPLOYMENTS)]
     return Group(*parts)

@@ -73,13 +73,13 @@ def levels_table(levels: Iterable[TopicLevel], *, width: int = 160) -> Table:
 def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
     row = dict.fromkeys(_LEVELS, "") | {
         "topic": level.topic,
-        "entries": str(level.length),
+        "entries": "?" if level.unreadable else str(level.length),
         "bytes": short_bytes(level.bytes),
         "rate": "?" if level.rate is None else f"{level.rate:.3g}/s",
         "newest": "-" if level.last_id is None else ago(id_time(level.last_id)),
     }
     if not level.groups:
-        yield row | {"group": "-"}
+        yield row | {"group": "unreadable" if level.unreadable else "-"}
     for group in level.groups:
         yield row | {
             "group": printable(group.name) + " (forgotten)" * group.is_forgotten,
@@ -93,7 +93,8 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
 
 
 def _level_style(name: str, text: str) -> str:
-    return "red" if name in ("dead", "spilled") and text not in ("", "0") else ""
+    lost = name in ("dead", "spilled") and text not in ("", "0")
+    return "red" if lost or (name == "group" and text == "unreadable") else ""
 
 
 def letters_table(letters: Iterable[Letter], *, width: int = 160) -> Table:

@@ -1,5 +1,6 @@
 """Flows for the operator: what the reservoir holds, trims on a schedule, a group set to another place, dead letters replayed."""
 
+import redis
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
@@ -7,11 +8,15 @@ from flows.alerts import emit_events
 from flows.sentences import say_errors_in_one_sentence
 from tasks import history
 from tasks import rewind as rewinding
+from tasks.connection import in_words, is_outage
 from tasks.deadletters import DeadLetters, Letter, Outcome
+from tasks.errors import UnreadableTopicError
+from tasks.levels import TopicLevel
 from tasks.report import letters_table
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
 from tasks.settings import seconds
+from tasks.unreadable import named
 
 __all__ = ["levels", "replay_dead_letters", "rewind", "trim"]
 
@@ -32,16 +37,35 @@ def levels(max_lag: int = 1_000) -> str:
     say_errors_in_one_sentence()
     reservoir = Reservoir.from_url()
     found = reservoir.levels()
-    samples = history.History(reservoir.client)
-    before = samples.latest()
-    samples.add(found)
-    emit_events(found, before[0] if before else None, max_lag=max_lag)
+    unreadable = [level.unreadable for level in found if level.unreadable]
+    for why in unreadable:
+        get_run_logger().warning("%s", why)
+    samples = _sampled(found, history.History(reservoir.client))
+    emit_events(found, samples[-2] if len(samples) > 1 else None, max_lag=max_lag)
     create_markdown_artifact(
-        history.markdown(found, samples.latest(_SHOWN_SAMPLES)),
+        history.markdown(found, samples),
         key="sluice-levels",
         description="What the reservoir's topics hold and how far their groups have come",
     )
-    return f"{len(found)} topics, {sum(len(level.groups) for level in found)} groups"
+    groups = sum(len(level.groups) for level in found)
+    return f"{len(found)} topics, {groups} groups" + (f"; {len(unreadable)} unreadable" if unreadable else "")
+
+
+def _sampled(levels: list[TopicLevel], samples: history.History) -> list[history.Sample]:
+    """Add a sample and return those that are shown, the new one last; none, and a warning, where they cannot be kept."""
+    try:
+        before = samples.latest()
+        samples.add(levels, before[0] if before else None)
+        return samples.latest(_SHOWN_SAMPLES)
+    except redis.ResponseError as error:
+        if is_outage(error):
+            raise
+        get_run_logger().warning(
+            "no sample was kept, so this run has no charts and repeats events: expected %r to be a stream of samples (%s); "
+            "rename or delete it",
+            history.KEY, in_words(error),
+        )  # fmt: skip
+        return []
 
 
 @flow(persist_result=False)
@@ -60,20 +84,28 @@ def trim(forget_after: str = "7 days") -> str:
     reservoir = Reservoir.from_url()
     retention = Retention(reservoir.client)
     removed: dict[str, int] = {}
+    unreadable = 0
     for topic in reservoir.topics():
         if ":" in topic:  # dead letters and retries: they have caps of their own
             continue
-        for group in retention.forget(topic, after_ms=after_ms):
+        try:
+            with named(reservoir.client, topic):
+                forgotten, trimmed = retention.forget(topic, after_ms=after_ms), retention.trim(topic)
+        except UnreadableTopicError as error:
+            unreadable += 1
+            log.warning("%s; it was not trimmed", error)
+            continue
+        for group in forgotten:
             log.warning(
                 "topic %r: nobody has read with group %r for %s; it holds nothing back", topic, group, forget_after
             )
-        if (trimmed := retention.trim(topic)) and trimmed.removed:
+        if trimmed and trimmed.removed:
             removed[topic] = trimmed.removed
             if trimmed.spilled:
                 log.warning("topic %r: %d of them had not been read by some group", topic, trimmed.spilled)
     if removed:
         log.info("entries removed: %s", ", ".join(f"{count:,} of {topic}" for topic, count in removed.items()))
-    return f"{sum(removed.values())} entries removed"
+    return f"{sum(removed.values())} entries removed" + (f"; {unreadable} topics unreadable" if unreadable else "")
 
 
 @flow(persist_result=False)

@@ -16,6 +16,7 @@ from tasks.errors import (
     SluiceError,
     TopicFullError,
     UnavailableError,
+    UnreadableTopicError,
 )
 from tasks.reservoir import Reservoir
 
@@ -31,5 +32,6 @@ __all__ = [
     "SluiceError",
     "TopicFullError",
     "UnavailableError",
+    "UnreadableTopicError",
     "has",
 ]

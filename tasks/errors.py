@@ -3,6 +3,7 @@
 SluiceError
 ├── SettingsError        an address, name, duration or option that cannot be used
 ├── UnavailableError     Redis (or a Prefect server) does not answer
+├── UnreadableTopicError a topic, or a key beside it, that does not hold what Sluice writes there
 ├── TopicFullError       a topic whose readers lag, and that waits for them; nothing was pushed
 ├── EncodeError          a value that no bytes stand for; nothing was pushed
 ├── PoisonEntryError     bytes that no value stands for, or that are refused by the limits
@@ -24,6 +25,7 @@ __all__ = [
     "SluiceError",
     "TopicFullError",
     "UnavailableError",
+    "UnreadableTopicError",
 ]
 
 
@@ -37,6 +39,10 @@ class SettingsError(SluiceError, ValueError):
 
 class UnavailableError(SluiceError, ConnectionError):
     """A server that does not answer, or not as the server it should be."""
+
+
+class UnreadableTopicError(SluiceError, RuntimeError):
+    """A topic, or a key beside it, that does not hold what Sluice writes there; the message names the key."""
 
 
 class TopicFullError(SluiceError, RuntimeError):

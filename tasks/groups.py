@@ -1,12 +1,15 @@
 """The consumer groups of a topic: what Redis tells of them, and how one begins."""
 
+import hashlib
 from typing import Any
 
 import redis
 
 from tasks.results import records_of
 
-__all__ = ["create_group", "groups_of"]
+__all__ = ["create_group", "group_name", "groups_of"]
+
+_LONGEST = 128  # characters; the longest name that a group of ours can have
 
 # KEYS: the topic, records of results to be forgotten. ARGV: the group, where it begins.
 _CREATE = """
@@ -20,7 +23,7 @@ return made
 def groups_of(client: redis.Redis, topic: str) -> dict[str, dict[str, Any]]:
     """Return what XINFO GROUPS tells of each group, by its name; nothing of a topic that is not there.
 
-    The bytes of a name that is no text, which no group of ours has, are escaped.
+    Names are as `group_name` has them.
     """
     known: Any = client  # redis-py types replies for all protocols and decodings at once
     try:
@@ -29,7 +32,20 @@ def groups_of(client: redis.Redis, topic: str) -> dict[str, dict[str, Any]]:
         if "no such key" not in str(error):
             raise
         return {}
-    return {group["name"].decode(errors="backslashreplace"): group for group in groups}
+    return {group_name(group["name"]): group for group in groups}
+
+
+def group_name(raw: bytes) -> str:
+    """Return a group's name as text; what no group of ours has is escaped or, where it is long, cut and told apart by a digest.
+
+    >>> group_name(b"movers"), len(group_name(b"x" * 10**6))
+    ('movers', 128)
+    """
+    text = raw[: 4 * _LONGEST].decode(errors="backslashreplace")
+    if len(text) <= _LONGEST and len(raw) <= 4 * _LONGEST:
+        return text
+    digest = f"...{hashlib.sha256(raw).hexdigest()[:16]}"
+    return text[: _LONGEST - len(digest)] + digest
 
 
 def create_group(client: redis.Redis, topic: str, group: str, start: str) -> bool:

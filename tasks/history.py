@@ -1,18 +1,20 @@
 """Levels over time: samples in a stream of their own, capped, and what an artifact shows of them."""
 
+import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
-from typing import Any
+from itertools import pairwise, starmap
+from typing import Any, NamedTuple
 
 import redis
 
 from tasks.ids import id_time
 from tasks.levels import GroupLevel, TopicLevel
 from tasks.report import MERMAID, cell, table
+from tasks.settings import is_topic
 
 __all__ = ["History", "Sample", "markdown", "short_bytes"]
 
@@ -25,6 +27,7 @@ _STEPS = 500  # of a chart, which is 700 pixels wide
 _LONG = 180  # minutes from which on a chart counts in hours
 # In the colours that Prefect's UI gives Mermaid, a chart's first line is white on white (3.8.8).
 _LINE = '%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#c0392b"}}}}%%'
+_REASON = 500  # characters
 _LAGGING = 2  # entries: a group that is never further behind than that needs no chart
 
 
@@ -38,34 +41,71 @@ class Sample:
     spilled: dict[tuple[str, str], int]
 
 
+class Row(NamedTuple):
+    """One group of a sample, as it is stored."""
+
+    topic: str
+    group: str
+    lag: int | None
+    dead: int
+    spilled: int
+
+    @property
+    def who(self) -> tuple[str, str]:
+        """The topic and the group."""
+        return self.topic, self.group
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its values have the types that they should have: JSON can hold any."""
+        names = isinstance(self.topic, str) and is_topic(self.topic) and isinstance(self.group, str)
+        return names and all(type(n) is int for n in (self.lag or 0, self.dead, self.spilled))
+
+
 class History:
     """The samples in Redis."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
 
-    def add(self, levels: Iterable[TopicLevel]) -> None:
-        """Append a sample; the oldest goes when there are too many."""
-        rows = [[topic, g.name, g.lag, g.dead + g.dead_dropped, g.spilled] for topic, g in _groups(levels)]
+    def add(self, levels: Iterable[TopicLevel], before: Sample | None = None) -> None:
+        """Append a sample; the oldest goes when there are too many. Topics that cannot be read stay as they were `before`."""
+        rows: list[list[Any]] = []
+        for level in levels:
+            rows += [[level.topic, g.name, g.lag, g.dead + g.dead_dropped, g.spilled] for g in level.groups]
+            if level.unreadable and before:
+                known = [who for who in before.dead if who[0] == level.topic]
+                rows += [[*who, None, before.dead[who], before.spilled[who]] for who in known]
         with self._client.pipeline() as pipe:
             pipe.xadd(KEY, {"groups": json.dumps(rows)}, maxlen=KEEP_SAMPLES, approximate=True)
             pipe.pexpire(KEY, _TTL_MS)
             pipe.execute()
 
     def latest(self, n: int = 1) -> list[Sample]:
-        """Return the newest `n` samples, oldest first."""
-        samples = []
-        for id_, fields in reversed(self._client.xrevrange(KEY, count=n)):
-            rows = json.loads(fields[b"groups"])
-            samples.append(
-                Sample(
-                    id_time(id_.decode()),
-                    lags={(topic, group): lag for topic, group, lag, _, _ in rows},
-                    dead={(topic, group): dead for topic, group, _, dead, _ in rows},
-                    spilled={(topic, group): spilled for topic, group, _, _, spilled in rows},
-                )
-            )
-        return samples
+        """Return the newest `n` samples, oldest first; entries that other programs put among them are passed over."""
+        return list(itertools.islice(filter(None, starmap(_sample, self._newest_first(n))), n))[::-1]
+
+    def _newest_first(self, count: int) -> Iterator[tuple[bytes, Mapping[bytes, bytes]]]:
+        end = "+"
+        while page := self._client.xrevrange(KEY, max=end, count=count):
+            yield from page
+            end = f"({page[-1][0].decode()}"
+
+
+def _sample(id_: bytes, fields: Mapping[bytes, bytes]) -> Sample | None:
+    """Return what `History.add` appended; None if it was not that."""
+    try:
+        rows = [Row(*row) for row in json.loads(fields[b"groups"])]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    if not all(row.is_sound for row in rows):
+        return None
+    return Sample(
+        id_time(id_.decode()),
+        lags={row.who: row.lag for row in rows},
+        dead={row.who: row.dead for row in rows},
+        spilled={row.who: row.spilled for row in rows},
+    )
 
 
 def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
@@ -74,6 +114,7 @@ def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
         (level.topic, f"{level.length:,}", _unbroken(short_bytes(level.bytes)), _or_unknown(level.rate, "{:.3g}/s"),
          _moment(level.first_id), _moment(level.last_id), level.keep or "all")
         for level in levels
+        if not level.unreadable
     ]  # fmt: skip
     groups = [
         (topic, cell(g.name + (" (forgotten)" if g.is_forgotten else "")), _or_unknown(g.lag, "{:,}"), f"{g.pending:,}",
@@ -87,6 +128,8 @@ def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
         "## Groups",
         _table(("topic", "group", "lag", "pending", "oldest pending", "consumers", "dead letters", "spilled"), groups),
     ]
+    if unreadable := [(level.topic, cell(level.unreadable, _REASON)) for level in levels if level.unreadable]:
+        parts += ["## Unreadable", _table(("topic", "why"), unreadable)]
     if charts := list(_charts(samples)):
         parts += ["## Lag over time", *charts]
     return "\n\n".join(parts)

@@ -9,9 +9,12 @@ from typing import Any
 
 import redis
 
+from tasks.errors import UnreadableTopicError
+from tasks.groups import group_name
 from tasks.ids import id_numbers
 from tasks.keep import Keep
 from tasks.retention import GROUPS, IDS, beside
+from tasks.unreadable import named
 
 __all__ = ["GroupLevel", "Levels", "TopicLevel"]
 
@@ -141,6 +144,7 @@ class TopicLevel:
     bytes    in Redis' memory, about; None where Redis does not say
     rate     entries a second over the last minute or so; None where appends were not counted
     keep     what is kept of it; None where nobody has said so
+    unreadable   why it cannot be read, '' where it can: then nothing else is known of it
     """
 
     topic: str
@@ -151,6 +155,7 @@ class TopicLevel:
     bytes: int | None = None
     rate: float | None = None
     keep: Keep | None = None
+    unreadable: str = ""
 
 
 class Levels:
@@ -161,7 +166,17 @@ class Levels:
         self._level = client.register_script(_LEVEL)
 
     def of(self, topic: str) -> TopicLevel | None:
-        """Return what one topic holds and how far each of its groups has come; None if there is no such topic."""
+        """Return what one topic holds and how far each of its groups has come; None if there is no such topic.
+
+        One that cannot be read is returned with the reason: it must not hide the others.
+        """
+        try:
+            with named(self._client, topic):
+                return self._read(topic)
+        except UnreadableTopicError as error:
+            return TopicLevel(topic, length=0, first_id=None, last_id=None, groups=(), unreadable=str(error))
+
+    def _read(self, topic: str) -> TopicLevel | None:
         answer = self._level(keys=beside(topic))
         if answer is None:
             return None
@@ -189,7 +204,7 @@ class Levels:
 def _group(raw: list[Any], now: int) -> GroupLevel:
     name, consumers, pending, lag, oldest, dead, dropped, spilled, seen = raw
     return GroupLevel(
-        name=name.decode(errors="replace"),
+        name=group_name(name),
         consumers=consumers,
         pending=pending,
         lag=lag if lag >= 0 else None,

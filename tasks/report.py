@@ -29,6 +29,7 @@ __all__ = [
 
 _ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # the UI leaves a report half the width of a page: 570 of 1,200 pixels
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
+_REASON = 500
 _LYING = 3  # nodes that a diagram has room for side by side
 # Mermaid reads '#' and a number as a character; what it takes for its own syntax inside a label goes that way.
 MERMAID = str.maketrans({one: f"#{ord(one)};" for one in '#"<>&`\\|{}[]()%;'} | {"\n": " ", "\r": " "})
@@ -129,12 +130,15 @@ def nodes_table(flow: Flow) -> str:
 
 def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
     """Return a table of topics: what one group has not read, not finished, and put away."""
-    rows = [
-        (cell(level.topic), "unknown" if one.lag is None else one.lag, one.pending, one.consumers, one.dead)
-        for level in levels
-        for one in level.groups
-        if one.name == group
-    ]
+    rows: list[tuple[object, ...]] = []
+    for level in levels:
+        if level.unreadable:
+            rows.append((cell(level.topic), cell(level.unreadable, _REASON), "-", "-", "-"))
+        rows += [
+            (cell(level.topic), "unknown" if one.lag is None else one.lag, one.pending, one.consumers, one.dead)
+            for one in level.groups
+            if one.name == group
+        ]
     if not rows:  # a replay has dropped it, or none of its topics is there yet
         return "nothing: there is no such group"
     return table(("topic", "lag", "pending", "consumers", "dead letters"), rows)

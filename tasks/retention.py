@@ -17,7 +17,7 @@ import redis
 from redis.exceptions import OutOfMemoryError
 
 from tasks.errors import SettingsError
-from tasks.groups import groups_of
+from tasks.groups import group_name, groups_of
 from tasks.keep import Keep
 from tasks.settings import check_topic
 
@@ -283,7 +283,7 @@ for i = 1, #declared, 2 do
   local inlet = string.match(declared[i], '^inlet:(.*)$')
   if inlet and inlet ~= ARGV[1] then
     local at, keep = string.match(declared[i + 1], '^(%d+) (.*)$')
-    if ARGV[3] - at > tonumber(ARGV[4]) then redis.call('HDEL', KEYS[1], declared[i])
+    if not at or ARGV[3] - at > tonumber(ARGV[4]) then redis.call('HDEL', KEYS[1], declared[i])
     elseif keep ~= ARGV[2] then return {inlet, keep} end
   end
 end
@@ -371,7 +371,7 @@ class Retention:
                 is_forgotten = now - last >= after_ms
                 marks[name] = -last if is_forgotten else last
                 if is_forgotten:
-                    forgotten.append(name.decode(errors="replace"))
+                    forgotten.append(group_name(name))
             pipe.multi()
             if marks:
                 pipe.hset(key, mapping=marks)

@@ -120,6 +120,18 @@ def test_a_redis_that_is_nearly_full_is_told(server: redis.Redis, look: Callable
     server.config_set("maxmemory", "0")
 
 
+def test_topics_that_cannot_be_read_are_named(server: redis.Redis, look: Callable[..., Found]) -> None:
+    for topic in ("alpha", "beta"):
+        server.xadd(topic, {"n": 1})
+    server.set("sluice:spilled:alpha", "x")
+    server.xgroup_create("alpha", "group", "0")
+    assert told(look()["Redis topics"]) == (
+        "warn: topic 'alpha' cannot be read: expected key 'sluice:spilled:alpha' to be a hash, got a string; rename or delete it"
+    )
+    server.flushall()
+    assert "Redis topics" not in look()
+
+
 def test_a_user_with_fewer_rights_is_told_what_is_missing(server: redis.Redis, look: Callable[..., Found]) -> None:
     server.execute_command("ACL", "SETUSER", "reader", "on", ">hunter2", "~*", "+@all", "-config", "-@scripting")
     found = look("reader:hunter2@")

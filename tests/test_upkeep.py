@@ -81,6 +81,22 @@ def test_trim_removes_what_a_forgotten_group_held(reservoir: Reservoir, real_red
     assert upkeep.trim(forget_after="10ms") == "3 entries removed"
 
 
+def test_levels_and_trim_go_on_past_an_unreadable_topic(reservoir: Reservoir, real_redis: redis.Redis) -> None:
+    for topic in ("alpha", "beta"):
+        push_all(real_redis, topic, range(3))
+        real_redis.xgroup_create(topic, "group", "0")
+        reservoir.push(topic, {"n": 3}, keep="1h")
+    real_redis.hset("sluice:topic:alpha", "keep", "x")
+    real_redis.set("alpha:dead:group", "x")
+    real_redis.set("sluice:levels", "x")
+    assert upkeep.levels() == "2 topics, 1 groups; 1 unreadable"
+    assert "| alpha | topic 'alpha' cannot be read: expected key 'alpha:dead:group' to be a " in artifact(
+        "sluice-levels"
+    )
+    assert "| beta | group | 4 | 0 |" in artifact("sluice-levels")
+    assert upkeep.trim() == "0 entries removed; 1 topics unreadable"
+
+
 def test_rewind_sets_a_group_back_and_says_what_it_acknowledged(real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(3))
     real_redis.xgroup_create("topic", "group", "0")

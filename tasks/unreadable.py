@@ -1,0 +1,68 @@
+"""Names the key that keeps a topic from being looked at, so that one odd key blinds nothing else."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from tasks.connection import in_words, is_outage
+from tasks.errors import UnreadableTopicError
+from tasks.retention import beside
+
+__all__ = ["named"]
+
+# Of the keys of `beside`.
+_TYPES = ("stream", "hash", "zset", "hash", "hash", "string")
+_PACKED_KEEP = re.compile(rb"\d+ \d+ \d+ [01]")
+_LINE = 200  # characters of what a server answered
+
+
+@contextmanager
+def named(client: redis.Redis, topic: str) -> Iterator[None]:
+    """Raise UnreadableTopicError, which names the key and the cure, where a look at `topic` meets what Sluice did not write.
+
+    Outages and lost connections pass as they are.
+    """
+    try:
+        yield
+    except (redis.ResponseError, ValueError) as error:
+        if is_outage(error):
+            raise
+        msg = f"topic {topic!r} cannot be read: {_why(client, topic, error)}"
+        raise UnreadableTopicError(msg) from error
+
+
+def _why(client: Any, topic: str, error: redis.ResponseError | ValueError) -> str:
+    said = in_words(error)[:_LINE] if isinstance(error, redis.RedisError) else f"a {type(error).__name__}"
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return f"{said}; give this user the right (docs/redis.md)"
+    try:
+        for key, expected in _keys_of(client, topic):
+            if (found := client.type(key).decode()) not in (expected, "none"):
+                name = key.decode(errors="backslashreplace")[:_LINE]
+                return f"expected key {name!r} to be a {expected}, got a {found}; rename or delete it"
+        keep = client.hget(beside(topic)[1], "keep")
+    except redis.ResponseError as refused:  # a server may forbid TYPE
+        return in_words(refused)[:_LINE]
+    if keep is not None and not _PACKED_KEEP.fullmatch(keep):
+        return (
+            f"expected the field 'keep' of {beside(topic)[1]!r} to be what an inlet's run declares, got something else; "
+            "HDEL it, and the next run writes it anew"
+        )
+    return (
+        f"one of {', '.join(beside(topic)[1:])} does not hold what Sluice writes there ({said}); "
+        "delete it, and what it counted begins anew"
+    )
+
+
+def _keys_of(client: Any, topic: str) -> Iterator[tuple[bytes, str]]:
+    """Yield the keys that a look at a topic reads, with their types: its own, and those of its groups' dead letters and retries."""
+    keys = [key.encode() for key in beside(topic)]
+    yield from zip(keys, _TYPES, strict=True)
+    # The topic is a stream, or the caller has stopped at it; and one that is gone has no groups.
+    groups = client.xinfo_groups(topic) if client.exists(topic) else []
+    for group in groups:
+        for what in (b"dead", b"retry"):
+            yield b":".join((keys[0], what, group["name"])), "stream"

@@ -1,0 +1,154 @@
+"""One odd key beside a topic hides that topic, with the reason, and no other."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from deployments.tables import levels_table
+from tasks import Reservoir, UnreadableTopicError
+from tasks.history import KEY, History, markdown
+from tasks.report import topics_table
+from tasks.retention import Retention
+from tasks.unreadable import named
+from tests.streams import push_all
+
+Fresh = Callable[[], redis.Redis]
+
+# What another program did to the topic 'alpha', or to a key beside it, and what the reason names.
+ODD: dict[str, tuple[Callable[[Any], object], str]] = {
+    "dead letters": (lambda c: c.set("alpha:dead:group", "x"), "key 'alpha:dead:group' to be a stream, got a string"),
+    "spilled": (lambda c: c.set("sluice:spilled:alpha", "x"), "key 'sluice:spilled:alpha' to be a hash, got a string"),
+    "tally": (lambda c: (c.delete("sluice:tally:alpha"), c.rpush("sluice:tally:alpha", 1)), "got a list"),
+    "index": (lambda c: (c.delete("sluice:index:alpha"), c.set("sluice:index:alpha", 1)), "to be a zset, got a string"),
+    "groups": (lambda c: c.set("sluice:groups:alpha", "x"), "key 'sluice:groups:alpha' to be a hash"),
+    "state": (lambda c: c.sadd("sluice:topic:alpha", "x"), "key 'sluice:topic:alpha' to be a hash, got a set"),
+    "keep": (lambda c: c.hset("sluice:topic:alpha", "keep", "x"), "the field 'keep' of 'sluice:topic:alpha'"),
+    "spilled field": (lambda c: c.hset("sluice:spilled:alpha", "group", "many"), "sluice:spilled:alpha, sluice:tally"),
+    "gone field": (lambda c: c.hset("sluice:topic:alpha", "gone", "some"), "one of sluice:topic:alpha"),
+}
+
+
+def two_topics(client: redis.Redis) -> Reservoir:
+    reservoir = Reservoir(client)
+    for topic in ("alpha", "beta"):
+        push_all(client, topic, range(3))
+        client.xgroup_create(topic, "group", "0")
+    return reservoir
+
+
+@given(odd=st.sets(st.sampled_from(list(ODD)), min_size=1))
+def test_an_odd_key_makes_its_topic_unreadable_and_no_other(fresh_client: Fresh, odd: set[str]) -> None:
+    client = fresh_client()
+    reservoir = two_topics(client)
+    [_, before] = reservoir.levels()
+    for name in odd:
+        try:
+            ODD[name][0](client)
+        except redis.ResponseError:  # two of them are about one key
+            continue
+    alpha, beta = reservoir.levels()
+    assert alpha.topic == "alpha"
+    assert alpha.unreadable.startswith("topic 'alpha' cannot be read: ")
+    assert alpha.groups == ()
+    assert replace(beta, rate=None) == replace(before, rate=None)  # which depends on the moment
+    assert not beta.unreadable
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_reason_names_the_odd_key_and_every_table_shows_it(client: redis.Redis, name: str) -> None:
+    reservoir = two_topics(client)
+    ODD[name][0](client)
+    levels = reservoir.levels()
+    assert ODD[name][1] in levels[0].unreadable
+    text = markdown(levels, [])
+    assert "## Unreadable\n\n| topic | why |\n| --- | --- |\n| alpha | topic 'alpha' cannot be read: " in text
+    assert "| beta | group | 3 | 0 |" in text
+    assert "cannot be read" in topics_table(levels[:1], "group")
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(levels_table(levels, width=100))
+    assert [line.split()[0] for line in capture.get().splitlines()[2:]] == ["alpha", "beta"]
+    assert "unreadable" in capture.get()
+
+
+@pytest.mark.parametrize("name", ["tally", "groups", "state", "keep", "groups field"])
+def test_a_trim_that_meets_an_odd_key_names_the_topic(client: redis.Redis, name: str) -> None:
+    reservoir = two_topics(client)
+    reservoir.push("alpha", {"n": 1}, keep=100)
+    client.delete("sluice:groups:alpha", *["sluice:topic:alpha"] * (name == "state"))
+    {**ODD, "groups field": (lambda c: c.hset("sluice:groups:alpha", "group", "yesterday"), "")}[name][0](client)
+
+    def trim() -> None:
+        retention = Retention(client)
+        with named(client, "alpha"):
+            retention.forget("alpha", after_ms=1_000_000)
+            retention.trim("alpha")
+
+    with pytest.raises(UnreadableTopicError, match="topic 'alpha' cannot be read: "):
+        trim()
+
+
+def test_an_outage_is_no_fault_of_the_topic(client: redis.Redis) -> None:
+    for error in (redis.ConnectionError("away"), redis.exceptions.OutOfMemoryError("OOM command not allowed")):
+        with pytest.raises(type(error)), named(client, "alpha"):
+            raise error
+
+
+def test_long_names_of_foreign_groups_are_cut_and_stay_different(client: redis.Redis) -> None:
+    push_all(client, "alpha", [1])
+    for name in (b"x" * 10**6, b"x" * 10**6 + b"y", b"\xff" * 200, b"group"):
+        client.xgroup_create("alpha", name, "0")
+    [level] = Reservoir(client).levels()
+    names = {group.name for group in level.groups}
+    assert "group" in names
+    assert len(names) == 4
+    assert max(map(len, names)) == 128
+    History(client).add([level])
+    assert client.xrange(KEY)[0][1][b"groups"].__len__() < 1_000
+    assert set(Retention(client).forget("alpha", after_ms=0)) == names
+
+
+FOREIGN: list[dict[str, str]] = [
+    {"a": "b"},
+    {"groups": "no JSON"},
+    {"groups": "1"},
+    {"groups": '[["alpha"]]'},
+    {"groups": '[["alpha", "group", "far", 0, 0]]'},
+    {"groups": '[["no topic\\n```", "group", 1, 0, 0]]'},
+    {"groups": '[["alpha", ["group"], 1, 0, 0]]'},
+    {"groups": "[" * 5_000},
+]
+
+
+@given(places=st.lists(st.none() | st.sampled_from(FOREIGN), max_size=12), n=st.integers(1, 5))
+def test_foreign_entries_among_the_samples_are_passed_over(fresh_client: Fresh, places: list[Any], n: int) -> None:
+    client = fresh_client()
+    [level] = two_topics(client).levels()[:1]
+    history, added = History(client), 0
+    for place in places:
+        if place is None:
+            history.add([level])
+            added += 1
+        else:
+            client.xadd(KEY, place)
+    samples = history.latest(n)
+    assert len(samples) == min(n, added)
+    assert [sample.time for sample in samples] == sorted(sample.time for sample in samples)
+    assert all(sample.lags == {("alpha", "group"): 3} for sample in samples)
+
+
+def test_an_unreadable_topic_keeps_its_counts_in_the_samples(client: redis.Redis) -> None:
+    reservoir, history = two_topics(client), History(client)
+    client.hset("sluice:spilled:alpha", mapping={"group": 7, "dead:group": 5})
+    history.add(reservoir.levels())
+    client.hset("sluice:topic:alpha", "gone", "x")
+    history.add(reservoir.levels(), *history.latest())
+    [sample] = history.latest()
+    assert (sample.dead["alpha", "group"], sample.spilled["alpha", "group"]) == (5, 7)
+    assert sample.lags == {("alpha", "group"): None, ("beta", "group"): 3}
