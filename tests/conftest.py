@@ -46,6 +46,7 @@ ON_PREFECT = {
     "tests/test_one_shot.py",
     "tests/test_runs.py",
     "tests/test_secured_redis.py",
+    "tests/test_serve.py",
     "tests/test_upkeep.py",
     "tests/test_watch.py",
 }

@@ -1,7 +1,13 @@
-"""Garbage collection beside the event loop."""
+"""What is mended in Prefect's server: garbage collection beside the event loop, websockets beside the limit."""
 
+import contextlib
 import subprocess
 import sys
+
+from websockets.sync.client import connect
+
+from deployments.prefect_server import answers
+from tests.plain import Plain
 
 CODE = """
 import gc, threading, weakref
@@ -24,3 +30,11 @@ assert set(collected_in) == {"garbage collection"}, set(collected_in)
 
 def test_no_thread_but_one_of_its_own_collects_garbage() -> None:
     subprocess.run([sys.executable, "-c", CODE], check=True, timeout=30)
+
+
+def test_open_websockets_leave_the_server_open_for_requests(prefect_server: Plain) -> None:
+    api = prefect_server.env["PREFECT_API_URL"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(110):  # Prefect's own limit is 100
+            stack.enter_context(connect(f"{api.replace('http', 'ws', 1)}/events/in", proxy=None))
+        assert answers(api, timeout=10)
