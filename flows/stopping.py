@@ -9,12 +9,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from uuid import UUID
 
-from prefect._internal.concurrency.cancellation import shield
+from prefect._internal.concurrency.cancellation import CancelledError, shield
 from prefect.context import FlowRunContext
+from prefect.exceptions import ExternalSignal
 from prefect.states import Cancelled
 from rich.console import Console
 
 from flows.prefect_api import impatient_client
+from tasks.stops import let_end_run
 
 __all__ = [
     "is_in_a_process_of_its_own",
@@ -26,6 +28,9 @@ __all__ = [
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _RUN_ID = "PREFECT__FLOW_RUN_ID"  # set by whatever runs a flow in a process of its own
+
+# Prefect raises these in the middle of whatever a run is at: at a signal, and at the end of a run's `timeout_seconds`.
+let_end_run(ExternalSignal, CancelledError)
 
 # Made once a process, and kept to its end.
 _promises = []

@@ -16,6 +16,7 @@ from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url, seconds
+from tasks.stops import ends_run
 from tasks.threaded import ThreadedSource
 from tasks.ticks import Beat
 
@@ -108,5 +109,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         try:
             for one in self._emit(entry):
                 await one
-        except Exception:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError | GeneratorExit) or ends_run(error):
+                raise
             logger.exception("the pipeline behind %r raised on entry %s; the pump goes on", self, entry.id)

@@ -8,7 +8,6 @@ connected or disconnected anywhere in the graph, even by a function of the run i
 again, until the graph is looked through the next time.
 """
 
-import asyncio
 import itertools
 import random
 import threading
@@ -22,6 +21,7 @@ from streamz import core as nodes
 from streamz.sinks import sink
 
 from tasks.receipts import LazyReceipts
+from tasks.stops import ends_run
 
 __all__ = ["Fusion"]
 
@@ -169,7 +169,9 @@ class Fusion:
                         now = perf_counter()
                         meter.seconds += weight * (now - then)
                         then = now
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever a user's function may raise
+            except BaseException as error:
+                if ends_run(error):
+                    raise
                 guards.fail(node, _in_full(metadata), error)
                 waiting = []
             if weight:

@@ -8,6 +8,7 @@ at is refused.
 """
 
 import asyncio
+import contextvars
 import itertools
 import logging
 import sys
@@ -28,6 +29,7 @@ from tasks.fusion import Fusion
 from tasks.graphs import Watched, graph
 from tasks.receipts import Failure, Metadata, Receipt, receipts
 from tasks.repairs import REPAIRS
+from tasks.stops import ends_run
 
 __all__ = ["Meter", "Secured", "secure", "stuck_at", "trust"]
 
@@ -67,6 +69,10 @@ _KEEPING: set[type[Stream]] = {
 }  # fmt: skip
 
 
+# These emit from a loop that streamz starts when they are made, in the context of that moment.
+_LOOPING: set[type[Stream]] = {nodes.buffer, nodes.timed_window, nodes.timed_window_unique}
+
+
 def trust(node_type: type[Stream], *, keeps: bool = False) -> type[Stream]:
     """Admit a node type to pipelines that acknowledge; usable as a decorator.
 
@@ -92,6 +98,8 @@ class Secured:
         """How much asynchronous work is under way."""
         self.nested = 0.0
         """Seconds spent in the nodes that the one at work has called."""
+        self.context = contextvars.copy_context()
+        """The context variables of the run, which all that the graph calls sees."""
         self.fusion = Fusion(self, enabled=fuse)
         self._guards: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
 
@@ -109,6 +117,8 @@ class Secured:
             repair(node, lambda metadata, error: _fail(meter, metadata, error))
         if type(node) in _KEEPING:
             _count_what_it_keeps(node)
+        if type(node) in _LOOPING:
+            self._emit_in_context(node)
         if len(node.upstreams) > 1:
             _count_by_upstream(node, meter)
         update = node.update
@@ -119,7 +129,9 @@ class Secured:
             began = perf_counter()
             try:
                 waiting = list(_awaitables(update(x, who=who, metadata=metadata)))
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever a user's function may raise
+            except BaseException as error:
+                if ends_run(error):
+                    raise
                 _fail(meter, metadata, error)
                 waiting = []
             took = perf_counter() - began
@@ -128,6 +140,14 @@ class Secured:
             return self.hold(node, waiting, metadata) if waiting else waiting
 
         node.update = guarded
+
+    def _emit_in_context(self, node: Stream) -> None:
+        emit = node._emit
+
+        def emit_in_context(x: Any, metadata: Metadata = None) -> list[Any]:
+            return self.context.copy().run(emit, x, metadata)
+
+        node._emit = emit_in_context
 
     def _secure_late(self, node: Stream) -> None:
         """Have a node that is being connected guarded before its first element; until then it may be half made."""
@@ -167,8 +187,8 @@ class Secured:
             for one in waiting:
                 try:
                     await one
-                except (Exception, asyncio.CancelledError) as error:
-                    if task.cancelling():
+                except BaseException as error:
+                    if task.cancelling() or isinstance(error, GeneratorExit) or ends_run(error):
                         raise
                     _fail(meter, metadata, error)
             self.waiting -= 1

@@ -8,11 +8,15 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from inspect import isawaitable
 from typing import Any
 
 from streamz import Stream, sinks
 from streamz import core as nodes
 from tornado import gen
+
+from tasks.errors import PipelineError
+from tasks.stops import ends_run
 
 __all__ = ["REPAIRS"]
 
@@ -195,15 +199,17 @@ def _map_async(node: nodes.map_async, fail: Fail) -> None:
     async def emit(call: Awaitable[Any], metadata: Any) -> None:
         try:
             try:
-                result = await call
-            except (Exception, asyncio.CancelledError) as error:
+                result, error = await call
+            except asyncio.CancelledError as cancelled:
                 task = asyncio.current_task()
-                if task is not None and task.cancelling():  # it is this that is cancelled, and not the call
+                if task is not None and task.cancelling():  # this task is cancelled, not the call
                     raise
+                result, error = None, cancelled
+            if error is None:
+                await _emit_held(node, result, metadata)
+            else:
                 fail(metadata, error)
                 node._release_refs(metadata)
-            else:
-                await _emit_held(node, result, metadata)
         finally:
             slots.release()
 
@@ -212,9 +218,11 @@ def _map_async(node: nodes.map_async, fail: Fail) -> None:
     async def insert(x: Any, metadata: Any) -> None:
         await slots.acquire()
         try:
-            calls.append((asyncio.ensure_future(node.func(x, *node.args, **node.kwargs)), metadata))
-        except Exception as error:  # noqa: BLE001 - the function may raise before it returns its coroutine
+            calls.append((_begun(node, x), metadata))
+        except BaseException as error:
             slots.release()
+            if ends_run(error):
+                raise
             fail(metadata, error)
             node._release_refs(metadata)
         else:
@@ -225,6 +233,26 @@ def _map_async(node: nodes.map_async, fail: Fail) -> None:
         return insert(x, metadata or [])
 
     node.update = update
+
+
+def _begun(node: nodes.map_async, x: Any) -> asyncio.Future[Any]:
+    call = node.func(x, *node.args, **node.kwargs)
+    if not isawaitable(call):
+        msg = f"{node!r}: expected its function to return what can be awaited, got a {type(call).__name__}; use map for it"
+        raise PipelineError(msg)
+    return asyncio.ensure_future(_outcome(call))
+
+
+async def _outcome(call: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """Return what a call comes to, or what it raises: asyncio lets SystemExit in a task end the loop."""
+    try:
+        return await call, None
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        if ends_run(error):
+            raise
+        return None, error
 
 
 def _map(node: nodes.map, fail: Fail) -> None:  # noqa: ARG001

@@ -1,5 +1,6 @@
 """The streamz source `Stream.from_redis`: one member of a consumer group, and a pipeline behind it."""
 
+import contextvars
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, get_args
@@ -118,6 +119,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self._current = reading = Reading(
             consumer, self, on_error=self.on_error, grace=self._grace, batch=self._batch, fuse=self._fuse
         )
+        reading.secured.context = contextvars.copy_context()
         return reading
 
     @property

@@ -1,5 +1,6 @@
 """A streamz source whose work is done in a thread of its own."""
 
+import contextvars
 import logging
 import threading
 from concurrent.futures import Future
@@ -49,7 +50,10 @@ class ThreadedSource(Source):
         run = self._begin()
         self._current, self.outcome = run, Future()
         self.stopped, self.started = False, True
-        self._thread = threading.Thread(target=self._work, args=(run, self.outcome), name=repr(self), daemon=True)
+        # What the pipeline calls sees the context variables of the start: Prefect's run, say.
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._work, run, self.outcome), name=repr(self), daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:

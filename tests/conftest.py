@@ -44,6 +44,7 @@ ON_PREFECT = {
     "tests/test_doctor.py",
     "tests/test_end_to_end.py",
     "tests/test_one_shot.py",
+    "tests/test_run_context.py",
     "tests/test_runs.py",
     "tests/test_secured_redis.py",
     "tests/test_serve.py",

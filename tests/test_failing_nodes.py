@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import redis
 
+from tasks import stops
 from tests.nodes import PUSHED, Build, feed, members
 from tests.streams import dead, drain, here, pending, push_all
 
@@ -28,6 +29,28 @@ def cancelled_at_once(n: Any) -> Any:
     if n == 3:
         raise asyncio.CancelledError
     return n
+
+
+class PanicError(BaseException):
+    """As a Rust extension raises it: no Exception."""
+
+
+def ending(how: type[BaseException]) -> Any:
+    """Return a function that raises `how` on 3, and one that does so later."""
+
+    def at_once(n: Any, *_: Any) -> Any:
+        if n == 3:
+            raise how
+        return n
+
+    async def later(n: Any) -> Any:
+        await asyncio.sleep(0)
+        return at_once(n)
+
+    return at_once, later
+
+
+ENDS: list[type[BaseException]] = [PanicError, SystemExit, asyncio.CancelledError]
 
 
 async def bad_later(n: Any) -> Any:
@@ -77,6 +100,52 @@ def test_a_function_that_raises_stops_nothing_and_its_entry_alone_is_a_dead_lett
     assert letter["dead:group"] == "group"
     assert letter["dead:deliveries"] == 1
     assert "Error" in letter["dead:exception"]
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("node", ["map", "filter", "sink", "unique", "map_async", "async sink", "buffer"])
+def test_what_is_no_exception_fails_its_entry_alone_too(client: redis.Redis, node: str, how: Any) -> None:
+    at_once, later = ending(how)
+    build: Build = {
+        "map": lambda s: s.map(at_once),
+        "filter": lambda s: s.filter(at_once).sink(lambda _: None),
+        "sink": lambda s: s.map(lambda n: n).sink(at_once),
+        "unique": lambda s: s.unique(key=at_once),
+        "map_async": lambda s: s.map_async(later),
+        "async sink": lambda s: s.sink(later),
+        "buffer": lambda s: s.buffer(2).map(at_once),
+    }[node]
+    feed(client, build, until=lambda: not pending(client))
+    assert [letter["n"] for letter in dead(client)] == [3]
+    assert how.__name__ in dead(client)[0]["dead:exception"]
+
+
+class StopSignalError(BaseException):
+    """As a signal's handler raises it."""
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, StopSignalError])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_what_stops_a_run_goes_past_its_nodes_and_its_entry_stays_pending(
+    fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, how: type[BaseException], fuse: bool
+) -> None:
+    monkeypatch.setattr(stops, "_ending", stops._ending)
+    stops.let_end_run(StopSignalError)
+    at_once, _ = ending(how)
+    ids = push_all(fake_redis, "topic", PUSHED)
+
+    async def main() -> None:
+        source = here(fake_redis, fuse=fuse)
+        kept = source.pluck("n").map(at_once)
+        source.open()
+        with pytest.raises(how):
+            await source.step()
+        source.close()
+        del kept
+
+    asyncio.run(main())
+    assert dead(fake_redis) == []
+    assert pending(fake_redis)[0] == ids[3]
 
 
 def test_an_item_of_a_flattened_list_that_fails_later_fails_the_entry(client: redis.Redis) -> None:
