@@ -18,6 +18,7 @@ import redis
 from tasks.errors import SettingsError
 from tasks.groups import groups_of
 from tasks.ids import MAX_NUMBER, id_named, id_numbers, id_time
+from tasks.scripts import ATTEMPT
 from tasks.settings import check_group, check_number, check_topic, dead_topic, retry_topic
 
 __all__ = ["DeadLetters", "Letter", "Outcome", "newest_letters", "take_out_id"]
@@ -59,7 +60,9 @@ return found
 # KEYS: the dead-letter topic, the retry topic, what this replay moved last. ARGV: the letter's id, the TTL of the third.
 # Returns 1 if the letter was moved, also when it is asked for again; 0 if there is no such letter; -1 if it has no fields
 # of an entry: that was trimmed before it failed, or had more fields than a script can move.
-_REPLAY = """
+_REPLAY = (
+    ATTEMPT
+    + """
 if redis.call('GET', KEYS[3]) == ARGV[1] then return 1 end
 local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not letter then return 0 end
@@ -73,11 +76,19 @@ end
 if n == 0 then return -1 end
 values[n + 1], values[n + 2] = 'retry:id', told['dead:id']
 values[n + 3], values[n + 4] = 'retry:times', tostring((told['dead:retries'] or 0) + 1)
-redis.call('XADD', KEYS[2], '*', unpack(values))
-redis.call('XDEL', KEYS[1], ARGV[1])
-redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
-return 1
+local before, moved = redis.call('GET', KEYS[3]), nil
+return attempt(function()
+  redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
+  redis.call('XDEL', KEYS[1], '0-0') -- who may not do this could not take back what follows
+  moved = redis.call('XADD', KEYS[2], '*', unpack(values))
+  redis.call('XDEL', KEYS[1], ARGV[1])
+  return 1
+end, function()
+  if before then redis.call('SET', KEYS[3], before, 'PX', ARGV[2]) else redis.call('DEL', KEYS[3]) end
+  if moved then redis.call('XDEL', KEYS[2], moved) end
+end)
 """
+)
 _OUTCOMES: dict[int, Outcome] = {1: "replayed", 0: "not there", -1: "nothing to replay"}
 
 

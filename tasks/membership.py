@@ -15,6 +15,7 @@ import redis
 
 from tasks.errors import LeaseLostError
 from tasks.results import STRAGGLERS_MS, result_record
+from tasks.scripts import ATTEMPT
 from tasks.settings import dead_topic, retried_topic, seconds
 
 __all__ = ["HANDED_BACK", "Fence", "Membership", "Peer"]
@@ -111,7 +112,9 @@ return acknowledged
 # 'retry:id' and 'retry:times', see `tasks.deadletters`: it is again what it was at first.
 # Lua's unpack() takes about 8,000 values: an entry of more fields than that, which no push of ours makes, leaves them
 # behind in the topic.
-_DEAD_LETTER = """
+_DEAD_LETTER = (
+    ATTEMPT
+    + """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
 local pending = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
@@ -133,18 +136,26 @@ if retries then
   told[#told + 1] = retries
 end
 for _, value in ipairs(told) do values[#values + 1] = value end
-local dropped = redis.call('XLEN', KEYS[3]) + 1
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(values))
-dropped = dropped - redis.call('XLEN', KEYS[3])
-if dropped > 0 then -- by the cap; `levels` tells
-  redis.call('HINCRBY', 'sluice:spilled:' .. ARGV[6], 'dead:' .. ARGV[2], dropped)
-  redis.call('PEXPIRE', 'sluice:spilled:' .. ARGV[6], 2592000000)
-end
-redis.call('PEXPIRE', KEYS[4], ARGV[5])
-redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
-if ARGV[6] ~= KEYS[2] then redis.call('XDEL', KEYS[2], ARGV[3]) end
-return 1
+local letter
+return attempt(function()
+  local spilled, before = 'sluice:spilled:' .. ARGV[6], redis.call('XLEN', KEYS[3])
+  -- What the cap drops is counted (`levels` shows it): where that is refused, nothing is dropped.
+  if before >= tonumber(ARGV[4]) then redis.call('HINCRBY', spilled, 'dead:' .. ARGV[2], 0) end
+  letter = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(values))
+  local dropped = before + 1 - redis.call('XLEN', KEYS[3])
+  if dropped > 0 then
+    redis.call('HINCRBY', spilled, 'dead:' .. ARGV[2], dropped)
+    redis.call('PEXPIRE', spilled, 2592000000)
+  end
+  redis.call('PEXPIRE', KEYS[4], ARGV[5])
+  redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
+  if ARGV[6] ~= KEYS[2] then redis.call('XDEL', KEYS[2], ARGV[3]) end
+  return 1
+end, function()
+  if letter then redis.call('XDEL', KEYS[3], letter) end
+end)
 """
+)
 
 
 @dataclass(frozen=True, slots=True)

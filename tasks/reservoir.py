@@ -1,7 +1,9 @@
 """The reservoir: topics in Redis, one stream each. Appends happen once, however often they are sent."""
 
+import logging
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Self
 
@@ -14,10 +16,15 @@ from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.keep import Keep
 from tasks.levels import Levels, TopicLevel
 from tasks.membership import Fence
-from tasks.retention import RETENTION, TTL_MS, beside
+from tasks.refused import explained
+from tasks.repeated import Repeated
+from tasks.retention import BESIDE, RETENTION, TTL_MS, beside
+from tasks.scripts import ATTEMPT
 from tasks.settings import check_topic, is_topic, redis_url
 
 __all__ = ["Reservoir"]
+
+logger = logging.getLogger(__name__)
 
 # How long an append is remembered: longer than any client goes on sending it again.
 APPEND_TTL_MS = 600_000
@@ -27,113 +34,155 @@ MAX_FIELDS = 3_500
 # 2 ns a byte, as long as all the rest of the append of a large frame).
 LARGE = 256 * 1024
 
+# KEYS: the topic, the append's record. Marks where the topic ends before the entry of the same transaction is appended, by a
+# group: XINFO STREAM would read the last entry, which may be large.
+_MARK = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('XGROUP', 'CREATE', KEYS[1], KEYS[2], '$') end"
+
 # KEYS: those of `beside`, the append's record and, if only a living consumer may append, its lease. ARGV: the record's
 # expected value ('' for any), its TTL in ms, what to keep ('' for all), the TTL of what is beside the topic, the number of
 # entries, the record's field if it is a hash ('' if not), the lease's token, then for each entry the number of its values
 # and the values: field, bytes, ... Or 0 and the bytes of one entry that the same transaction has appended just before.
 # Returns the entry ids, joined by spaces; the same ones when the append is sent again; nil when the record is not what
-# was expected or the lease is not held, 1 when the topic is full, and then nothing is appended, or it is taken back.
+# was expected or the lease is not held, 1 when the topic is full, and then nothing is appended, or it is taken back. It is
+# taken back as well where anything beside the topic is refused; where even that is refused (XDEL is), it stays with its
+# record, and the reply is the ids and what was refused.
 #
 # Every 64 entries or 64 KB a sample goes into the index, so that from one sample to the next there is never much to
 # read. Retention looks at the topic every so many entries, as it would cost more than the append.
 _APPEND = (
-    RETENTION
+    ATTEMPT
+    + RETENTION
     + """
 local keys = {topic = KEYS[1], state = KEYS[2], index = KEYS[3], groups = KEYS[4], spilled = KEYS[5], tally = KEYS[6], ttl = ARGV[4]}
+local is_large = ARGV[8] == '0'
+local ids, samples, tally_before = {}, 0, nil
 
--- The id of what was appended just before. Only a group that begins there tells it without the entry itself.
-local appended
-if ARGV[8] == '0' then
-  redis.call('XGROUP', 'CREATE', keys.topic, KEYS[7], '$')
-  for _, group in ipairs(groups_of(keys.topic)) do
-    if group.name == KEYS[7] then appended = group['last-delivered-id'] end
+local function take_back()
+  if #ids == 0 then return end
+  for first = 1, #ids, 1000 do redis.call('XDEL', keys.topic, unpack(ids, first, math.min(first + 999, #ids))) end
+  ids = {}
+  if samples > 0 then redis.call('ZREMRANGEBYRANK', keys.index, -samples, -1) end
+  if tally_before then redis.call('SET', keys.tally, tally_before, 'PX', keys.ttl) else redis.call('DEL', keys.tally) end
+end
+
+local function record_all()
+  local joined, field = table.concat(ids, ' '), ARGV[6]
+  if field == '' then
+    redis.call('SET', KEYS[7], '=' .. joined, 'PX', ARGV[2])
+  else
+    redis.call('HSET', KEYS[7], field, '=' .. joined)
+    redis.call('PEXPIRE', KEYS[7], ARGV[2])
   end
-  redis.call('XGROUP', 'DESTROY', keys.topic, KEYS[7])
+  return joined
 end
 
 local function instead(answer)
-  if appended then redis.call('XDEL', keys.topic, appended) end
+  take_back()
   return answer
 end
 
-if KEYS[8] then
-  local holder = redis.call('GET', KEYS[8])
-  if holder and holder ~= ARGV[7] then return instead(false) end
-end
-local field, record = ARGV[6], nil
-if field == '' then record = redis.call('GET', KEYS[7]) else record = redis.call('HGET', KEYS[7], field) end
-if record and string.sub(record, 1, 1) == '=' then return instead(string.sub(record, 2)) end
-if ARGV[1] ~= '' and record ~= ARGV[1] then return instead(false) end
--- Entries and bytes appended; at which of those retention looks again; entries and bytes since the last sample, and
--- the entries up to it, those of other clients too.
-local tally = redis.call('GET', keys.tally)
-local pushed, bytes, due, due_bytes, since, since_bytes, total = string.match(tally or '0 0 0 0 0 0 0', '(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
-local keep, upto = ARGV[3], pushed + ARGV[5]
-
-local function is_full()
-  if upto <= tonumber(due) and tonumber(bytes) <= tonumber(due_bytes) then return false end
-  local entries, limit = string.match(keep, '^(%d+) %d+ (%d+)')
-  local _, _, status = retain(keys, keep, tonumber(ARGV[5]))
-  due, due_bytes = upto, bytes
-  if status == '' then
-    due = upto + (entries == '0' and 64 or math.max(1, math.min(1000, math.floor(entries / 16))))
-    due_bytes = limit == '0' and 9007199254740992 or bytes + math.floor(limit / 16)
+local function last_id_by(group)
+  for _, each in ipairs(groups_of(keys.topic)) do
+    if each.name == group then return each['last-delivered-id'] end
   end
-  redis.call('HSET', keys.state, 'keep', keep)
-  redis.call('PEXPIRE', keys.state, keys.ttl)
-  redis.call('PEXPIRE', keys.groups, keys.ttl)
-  return status == 'full'
 end
 
-local function remember()
-  redis.call('SET', keys.tally, string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', pushed, bytes, due, due_bytes, since,
-    since_bytes, total), 'PX', keys.ttl)
+-- The id of what was appended just before; none if that was refused.
+local function find_appended()
+  if redis.call('EXISTS', keys.topic) == 0 then return end
+  local before = last_id_by(KEYS[7])
+  redis.call('XGROUP', before and 'SETID' or 'CREATE', keys.topic, KEYS[7], '$')
+  local last = last_id_by(KEYS[7])
+  if last ~= before then ids[1] = last end
+  redis.call('XGROUP', 'DESTROY', keys.topic, KEYS[7])
 end
 
--- A topic that waits is looked at before the append, which may be refused; one that spills, after it.
-local waits = string.sub(keep, -1) == '1'
-if waits and is_full() then return 1 end
-if not tally then redis.call('DEL', keys.index) end
-local ids, i = {}, 8
-while i <= #ARGV do
-  local last, size, id = i + ARGV[i], 0, appended
-  if id then
-    last, size = i + 1, tonumber(ARGV[i + 1])
-  else
-    for j = i + 1, last do size = size + #ARGV[j] end
-    id = redis.call('XADD', keys.topic, '*', unpack(ARGV, i + 1, last))
+local function append()
+  if is_large then
+    find_appended()
+    if #ids == 0 then return false end
+    redis.call('XDEL', keys.topic, '0-0') -- who may not do this must not append again in this way
   end
-  ids[#ids + 1] = id
-  bytes, since, since_bytes = bytes + size, since + 1, since_bytes + size
-  if not tally or since >= 64 or since_bytes >= 65536 then
-    local length = redis.call('XLEN', keys.topic)
-    local all = length + (redis.call('HGET', keys.state, 'gone') or 0)
-    if tally and all < total + since then -- another client deleted some, nobody knows where
-      redis.call('DEL', keys.index)
-      redis.call('HSET', keys.state, 'gone', 0)
-      all = length
+  local tally = redis.call('GET', keys.tally)
+  tally_before = tally
+  if KEYS[8] then
+    local holder = redis.call('GET', KEYS[8])
+    if holder and holder ~= ARGV[7] then return instead(false) end
+  end
+  local field, record = ARGV[6], nil
+  if field == '' then record = redis.call('GET', KEYS[7]) else record = redis.call('HGET', KEYS[7], field) end
+  if record and string.sub(record, 1, 1) == '=' then return instead(string.sub(record, 2)) end
+  if ARGV[1] ~= '' and record ~= ARGV[1] then return instead(false) end
+  -- Entries and bytes appended; at which of those retention looks again; entries and bytes since the last sample, and
+  -- the entries up to it, those of other clients too.
+  local pushed, bytes, due, due_bytes, since, since_bytes, total = string.match(tally or '0 0 0 0 0 0 0', '(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
+  local keep, upto = ARGV[3], pushed + ARGV[5]
+
+  local function is_full()
+    if upto <= tonumber(due) and tonumber(bytes) <= tonumber(due_bytes) then return false end
+    local entries, limit = string.match(keep, '^(%d+) %d+ (%d+)')
+    local _, _, status = retain(keys, keep, tonumber(ARGV[5]))
+    due, due_bytes = upto, bytes
+    if status == '' then
+      due = upto + (entries == '0' and 64 or math.max(1, math.min(1000, math.floor(entries / 16))))
+      due_bytes = limit == '0' and 9007199254740992 or bytes + math.floor(limit / 16)
     end
-    tally, total, since, since_bytes = true, all, 0, 0
-    redis.call('ZADD', keys.index, string.format('%.0f', total), id .. string.format(' %.0f', bytes))
-    redis.call('PEXPIRE', keys.index, keys.ttl)
+    redis.call('HSET', keys.state, 'keep', keep)
+    redis.call('PEXPIRE', keys.state, keys.ttl)
+    redis.call('PEXPIRE', keys.groups, keys.ttl)
+    return status == 'full'
   end
-  i = last + 1
+
+  local function remember()
+    redis.call('SET', keys.tally, string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', pushed, bytes, due, due_bytes, since,
+      since_bytes, total), 'PX', keys.ttl)
+  end
+
+  -- A topic that waits is looked at before the append, which may be refused; one that spills, after it.
+  local waits = string.sub(keep, -1) == '1'
+  if waits and is_full() then return 1 end
+  local i = 8
+  while i <= #ARGV do
+    local last, size, id = i + ARGV[i], 0, nil
+    if is_large then
+      last, size, id = i + 1, tonumber(ARGV[i + 1]), ids[1]
+    else
+      for j = i + 1, last do size = size + #ARGV[j] end
+      id = redis.call('XADD', keys.topic, '*', unpack(ARGV, i + 1, last))
+      ids[#ids + 1] = id
+    end
+    bytes, since, since_bytes = bytes + size, since + 1, since_bytes + size
+    if not tally or since >= 64 or since_bytes >= 65536 then
+      if not tally then redis.call('DEL', keys.index) end
+      local length = redis.call('XLEN', keys.topic)
+      local all = length + (redis.call('HGET', keys.state, 'gone') or 0)
+      if tally and all < total + since then -- another client deleted some, nobody knows where
+        redis.call('DEL', keys.index)
+        redis.call('HSET', keys.state, 'gone', 0)
+        all = length
+      end
+      tally, total, since, since_bytes = true, all, 0, 0
+      redis.call('ZADD', keys.index, string.format('%.0f', total), id .. string.format(' %.0f', bytes))
+      samples = samples + 1
+      redis.call('PEXPIRE', keys.index, keys.ttl)
+    end
+    i = last + 1
+  end
+  pushed = upto
+  remember()
+  if keep ~= '' and not waits then
+    local before = due
+    is_full()
+    if due ~= before then remember() end
+  end
+  return record_all()
 end
-pushed = upto
-remember()
-if keep ~= '' and not waits then
-  local before = due
-  is_full()
-  if due ~= before then remember() end
-end
-local joined = table.concat(ids, ' ')
-if field == '' then
-  redis.call('SET', KEYS[7], '=' .. joined, 'PX', ARGV[2])
-else
-  redis.call('HSET', KEYS[7], field, '=' .. joined)
-  redis.call('PEXPIRE', KEYS[7], ARGV[2])
-end
-return joined
+
+local done, answer = pcall(append)
+if done then return answer end
+local is_back = pcall(take_back)
+if is_back or #ids == 0 then return refused(answer) end
+return {record_all(), why(answer)}
 """
 )
 
@@ -149,6 +198,8 @@ class Reservoir:
         self.client: Any = adapted(client)  # redis-py types replies for all protocols and decodings at once
         self.compression = compression
         self._append = self.client.register_script(_APPEND)
+        self._warn = Repeated(logger)
+        self._may_take_back = True  # as far as is known
 
     @classmethod
     def from_url(cls, url: str | None = None, *, compression: str | None = None) -> Self:
@@ -215,30 +266,55 @@ class Reservoir:
         ]
         keys = [*beside(check_topic(topic)), record, *([fence.lease] if fence else [])]
         size = sum(len(name) + len(data) for name, data in entries[0].items())
-        # A topic that waits is looked at before there is anything more in it.
-        if len(entries) == 1 and size >= LARGE and not (kept and kept.when_full == "wait"):
-            joined = self._append_large(entries[0], keys=keys, args=[*told, 0, size])
-        else:
-            values = [each for fields in entries for each in (2 * len(fields), *chain.from_iterable(fields.items()))]
-            joined = self._append(keys=keys, args=[*told, *values])
+        try:
+            # A topic that waits is looked at before there is anything more in it.
+            waits = kept is not None and kept.when_full == "wait"
+            if len(entries) == 1 and size >= LARGE and self._may_take_back and not waits:
+                joined = self._append_large(entries[0], keys=keys, args=[*told, 0, size])
+            else:
+                values = [
+                    each for fields in entries for each in (2 * len(fields), *chain.from_iterable(fields.items()))
+                ]
+                joined = self._append(keys=keys, args=[*told, *values])
+        except redis.ResponseError as error:
+            types = dict(zip(keys, [*BESIDE.values(), "hash" if field else "string", "string"], strict=False))
+            raise explained(error, self.client, types, what=f"topic {topic!r}: nothing was pushed") from error
         if joined == 1:
             msg = (
                 f"topic {topic!r} is full: expected its groups to have read all but {kept}; nothing was pushed; "
                 "start the outlet that lags (`sluice status`), or let the topic spill (when_full='spill')"
             )
             raise TopicFullError(msg)
+        if isinstance(joined, list):
+            joined, refusal = joined
+            self._may_take_back = False
+            self._warn(
+                f"topic {topic!r}: pushed, but Redis refuses what limits the topic and may not take the entry back",
+                detail=f"with {refusal.decode(errors='replace')!r}; give this user the rights that docs/redis.md lists",
+            )
         return None if joined is None else joined.decode().split(" ")
 
     def _append_large(self, fields: Mapping[bytes, bytes], *, keys: list[str], args: list[Any]) -> Any:
         """Append one entry by a command of its own, and have the script see to the rest in the same transaction."""
+        topic, record = keys[0], keys[len(BESIDE)]
         with self.client.pipeline() as pipe:
-            pipe.xadd(keys[0], fields)
+            pipe.eval(_MARK, 2, topic, record)
+            pipe.xadd(topic, fields)
             # Not EVALSHA: where the script is not known any more, the entry would stay without its record.
             pipe.eval(self._append.script, len(keys), *keys, *args)
             try:
-                return pipe.execute()[1]
-            except redis.ResponseError as error:  # redis-py tells the command, which is the entry's bytes
-                raise type(error)(str(error).rpartition(" caused error: ")[2]) from None
+                _, id_, answer = pipe.execute(raise_on_error=False)
+            except redis.ResponseError as error:  # redis-py names the command, which is the entry's bytes
+                raise _without_command(error) from None
+        if isinstance(id_, redis.ResponseError):
+            raise _without_command(id_) from None
+        if isinstance(answer, redis.ResponseError):
+            # The script has taken the entry back, unless that was refused as well, or it was not run at all.
+            for undo in (lambda: self.client.xdel(topic, id_), lambda: self.client.xgroup_destroy(topic, record)):
+                with suppress(redis.ResponseError):
+                    undo()
+            raise _without_command(answer) from None
+        return answer
 
     def peek(self, topic: str, n: int = 1) -> list[Entry | PoisonEntryError]:
         """Return the newest `n` entries, oldest first; one that cannot be decoded as the error that says why."""
@@ -259,6 +335,10 @@ class Reservoir:
         """Return what every topic holds and how far each of its groups has come."""
         levels = Levels(self.client)
         return [level for topic in self.topics() if ":" not in topic and (level := levels.of(topic))]
+
+
+def _without_command(error: redis.ResponseError) -> redis.ResponseError:
+    return type(error)(str(error).rpartition(" caused error: ")[2])
 
 
 def decoded(

@@ -21,12 +21,15 @@ from tasks.groups import group_name, groups_of
 from tasks.keep import Keep
 from tasks.settings import check_topic
 
-__all__ = ["GROUPS", "IDS", "RETENTION", "TTL_MS", "Retention", "Trimmed", "beside", "mark_seen"]
+__all__ = ["BESIDE", "GROUPS", "IDS", "RETENTION", "TTL_MS", "Retention", "Trimmed", "beside", "mark_seen"]
 
 # Longer than any schedule's pause; renewed by each append and by the `trim` flow.
 TTL_MS = 30 * 86_400_000
 # An inlet's run declares at its start, and the next one relieves it after a minute.
 LATELY_MS = 180_000
+
+# What is kept of a topic under which prefix ('' for its entries), and the type of each key.
+BESIDE = {"": "stream", "topic": "hash", "index": "zset", "groups": "hash", "spilled": "hash", "tally": "string"}
 
 # groups_of(topic) returns what XINFO GROUPS tells of each group, by the names it tells it under.
 GROUPS = """
@@ -157,12 +160,11 @@ end
 local function sweep(keys, live, state, over, cut, heavy, waits, budget)
   local cursor, skipped, swept = state.cursor, state.skipped, state.swept
   local removed, spilled, status, room, count = 0, 0, '', 8000000, 1
-  local unread = {}
   while true do
     local page = redis.call('XRANGE', keys.topic, cursor == '' and '-' or '(' .. cursor, '+', 'COUNT', count)
     if #page == 0 then break end
     local taken, upto = pending_in(keys, live, page)
-    local size, stop, doomed = 0, false, {}
+    local size, stop, doomed, unread = 0, false, {}, {}
     for _, entry in ipairs(page) do
       local id = entry[1]
       if before(upto, id) then break end
@@ -194,14 +196,15 @@ local function sweep(keys, live, state, over, cut, heavy, waits, budget)
       end
       cursor = id
     end
+    -- Counted first: where that is refused, nothing is dropped.
+    for name, number in pairs(unread) do redis.call('HINCRBY', keys.spilled, name, number) end
+    if next(unread) then redis.call('PEXPIRE', keys.spilled, keys.ttl) end
     if #doomed > 0 then removed = removed + redis.call('XDEL', keys.topic, unpack(doomed)) end
     if stop then break end
     room = room - size
     count = size < 65536 and math.min(count * 2, 64) or 1
   end
   close_stretch(keys)
-  for name, number in pairs(unread) do redis.call('HINCRBY', keys.spilled, name, number) end
-  if next(unread) then redis.call('PEXPIRE', keys.spilled, keys.ttl) end
   redis.call('HSET', keys.state, 'cursor', cursor, 'skipped', skipped, 'swept', swept)
   return removed, spilled, status
 end
@@ -305,7 +308,7 @@ def mark_seen(client: Any, topic: str, group: str) -> None:
 
 def beside(topic: str) -> list[str]:
     """Return the keys of a topic: itself, its state, index, groups, spilled counts and tally."""
-    return [topic, *(f"sluice:{what}:{topic}" for what in ("topic", "index", "groups", "spilled", "tally"))]
+    return [f"sluice:{what}:{topic}" if what else topic for what in BESIDE]
 
 
 @dataclass(frozen=True, slots=True)

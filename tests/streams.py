@@ -87,8 +87,8 @@ def lossy(client: redis.Redis) -> Any:
         pipe = client.pipeline(**kwargs)
         execute = pipe.execute
 
-        def execute_and_lose() -> Any:
-            replies = execute()
+        def execute_and_lose(**options: Any) -> Any:
+            replies = execute(**options)
             lose()
             return replies
 
