@@ -90,7 +90,7 @@ def prefect_server(port: int, *, log: Path, env: Mapping[str, str], cwd: Path) -
 def worker(*, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
     """Return a process worker of the pool, whose runs use this interpreter.
 
-    The deployments' command is `python -m prefect.engine`: the first `python` on the PATH, which is another one where
+    The deployments' command is `python -m deployments.processes.run`: the first `python` on the PATH, which is another one where
     the environment was not activated.
     """
     beside_us = str(Path(sys.executable).parent)

@@ -1,0 +1,284 @@
+"""The template of flow runs: a process that has imported what all runs import, and forks one for each request.
+
+It forks only while it has a single thread. It ends with the process whose runs it starts (a Prefect worker), and when a
+file that it has imported, or what is installed, has changed: the next run starts a new one. Runs outlive it.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import sysconfig
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployments.processes.meeting import WITHOUT_THREADS, peer_is_us, receive, send, shared
+
+__all__ = ["Template", "main"]
+
+# What runs import before their flow's own file, or because of it. That file is imported in the run only.
+_PRELOADED = (
+    "anyio._backends._asyncio",
+    "encodings.idna",
+    "flows",
+    "pandas",
+    "pandas.io.formats.string",
+    "prefect.deployments.steps.pull",
+    "prefect.engine",
+    "prefect.events.clients",
+    "prefect.events.worker",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "psutil",
+    "pyarrow.dataset",
+    "pyarrow.pandas_compat",
+    "pyarrow.parquet",
+    "pydantic.v1",
+    "rich._emoji_codes",
+    "tasks.frames",
+    "tasks.parquet",
+    "tornado.platform.asyncio",
+)
+_REQUEST_WITHIN = 10.0  # seconds for a request to arrive whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the process of a run is to become."""
+
+    program: list[str]
+    environ: dict[str, str]
+    cwd: str
+    fds: list[int]
+    """Standard input, output and error, and the lifeline: a socket to the command that stands for the run."""
+
+
+@dataclass
+class _Outcome:
+    """How this process, a run, is going to end."""
+
+    lifeline: int
+    code: int = 0
+
+
+def main() -> None:
+    """Serve one socket, whose name is the first argument, until the process that the second one names has ended."""
+    name, owner = sys.argv[1], int(sys.argv[2])
+    ending: list[_Outcome] = []
+    environ = shared(os.environ)
+    atexit.register(_report_end, ending)  # before all others, so that it is called last
+    for module in _PRELOADED:
+        importlib.import_module(module)
+    template = Template(Path(name), owner=owner, environ=environ)
+    gc.collect()
+    gc.freeze()  # or each collection in a run would copy pages that it shares
+    request = template.serve()
+    if request is None:
+        os._exit(0)  # not by way of what the imported modules do at an exit: the runs do that
+    ending.append(outcome := _Outcome(request.fds[3]))
+    _become(request)
+    _run(request.program, outcome)
+
+
+class Template:
+    """Listens for requests, forks a run for each, and reports how each has ended.
+
+    path    of the socket; the folder is the working directory
+    owner   the process to end with
+    environ  the variables that this process began with
+    """
+
+    def __init__(self, path: Path, *, owner: int, environ: Mapping[str, str]) -> None:
+        self._path = path
+        self._environ = dict(environ)
+        self._pid = os.getpid()
+        self._runs: dict[int, socket.socket] = {}
+        self._imported = _fingerprint()
+        self._selector = selectors.DefaultSelector()
+        self._signals, self._wakeup = socket.socketpair()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._owner = os.pidfd_open(owner)
+        for end in (self._signals, self._wakeup):
+            end.settimeout(0)
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.unlink(missing_ok=True)
+        self._listener.bind(str(fresh))
+        self._listener.listen(socket.SOMAXCONN)
+        self._inode = fresh.stat().st_ino
+        fresh.replace(path)  # from now on it can be reached
+
+    def serve(self) -> _Request | None:
+        """Fork a run for each request. Return what to become in the run's process, and None when it is time to end."""
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for source in (self._owner, self._signals, self._listener):
+            self._selector.register(source, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in self._selector.select()}
+            if self._signals in ready:
+                with contextlib.suppress(BlockingIOError):
+                    self._signals.recv(4096)
+                self._report_ended()
+            if self._owner in ready or (self._listener in ready and self._imported != _fingerprint()):
+                self._close()
+                return None
+            if self._listener in ready and (request := self._answer()) is not None:
+                return request
+
+    def _answer(self) -> _Request | None:
+        """Fork a run. Return what to become in its process, and None in this one."""
+        connection, _ = self._listener.accept()
+        connection.settimeout(_REQUEST_WITHIN)
+        try:
+            request = _requested(connection)
+        except (OSError, EOFError, ValueError):
+            request = None
+        if request is None:
+            connection.close()
+            return None
+        try:
+            return self._fork(request, connection)
+        except OSError as error:
+            self._decline(connection, f"it cannot fork: {error.strerror}")
+        finally:
+            for fd in request.fds if os.getpid() == self._pid else ():
+                os.close(fd)
+        return None
+
+    def _fork(self, request: _Request, connection: socket.socket) -> _Request | None:
+        if refusal := self._refusal(request):
+            self._decline(connection, refusal)
+            return None
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            self._leave()
+            return request
+        self._runs[pid] = connection
+        pidfd = os.pidfd_open(pid)  # it has not been reaped yet
+        with contextlib.suppress(OSError):  # a command that was killed: its run ends by the lifeline
+            send(connection, {"pid": pid}, [pidfd])
+        os.close(pidfd)
+        return None
+
+    @staticmethod
+    def _decline(connection: socket.socket, why: str) -> None:
+        with connection, contextlib.suppress(OSError):
+            send(connection, {"refused": why})
+
+    def _refusal(self, request: _Request) -> str | None:
+        """Return why a run cannot be forked from this process, if so."""
+        if {**WITHOUT_THREADS, **shared(request.environ)} != self._environ:
+            return "it has another environment"
+        threads = [Path("/proc/self/task", task, "comm").read_text().strip() for task in os.listdir("/proc/self/task")]  # noqa: PTH208
+        return f"its imports have started threads ({', '.join(threads[1:])})" if len(threads) > 1 else None
+
+    def _report_ended(self) -> None:
+        while self._runs:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            with self._runs.pop(pid) as connection, contextlib.suppress(OSError):
+                send(connection, {"status": status})
+
+    def _leave(self) -> None:
+        """Let go, in a run's process, of what is the template's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._selector.close()
+        os.close(self._owner)
+        for each in (self._listener, self._signals, self._wakeup, *self._runs.values()):
+            each.close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_ino == self._inode:  # else a newer template has it
+                self._path.unlink()
+        self._listener.close()
+
+
+def _requested(connection: socket.socket) -> _Request | None:
+    """Return what was asked for; None if another user asks.
+
+    raises    OSError, EOFError, ValueError: nothing whole came
+    """
+    if not peer_is_us(connection):
+        return None
+    message, fds = receive(connection)
+    return _Request(message["program"], message["environ"], message["cwd"], fds)
+
+
+def _fingerprint() -> dict[str, tuple[int, int]]:
+    """Return size and time of each imported file outside the installation, and of the folders of what is installed.
+
+    They change when code is edited or pulled, and when a package is installed, upgraded or removed.
+    """
+    paths = sysconfig.get_paths()
+    installed = tuple({paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    files = {str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
+    own = {file for file in files if file and not file.startswith(installed)}
+    return {file: _seen(file) for file in {*own, paths["purelib"], paths["platlib"]}}
+
+
+def _seen(file: str) -> tuple[int, int]:
+    try:
+        found = os.stat(file)  # noqa: PTH116 - for each of some hundred files at each request
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+def _become(request: _Request) -> None:
+    """Make this process what a new one would be: its environment, folder and files, and random numbers of its own."""
+    os.setsid()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text("sluice-run")  # as `ps` and `top` show it
+    *standard, lifeline = request.fds
+    for number, fd in enumerate(standard):
+        os.dup2(fd, number)
+        os.close(fd)
+    threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
+    os.environ.clear()
+    os.environ.update(request.environ)
+    os.chdir(request.cwd)
+    sys.path[0] = request.cwd  # as `python -m` does
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # the random module does it by itself
+
+
+def _end_with(lifeline: int) -> None:
+    """End this process when the command that stands for it is killed."""
+    if not os.read(lifeline, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run(program: list[str], outcome: _Outcome) -> None:
+    """Run a module as `python -m` does."""
+    module, *sys.argv[1:] = program
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ending:
+        outcome.code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        raise
+    except BaseException:
+        outcome.code = 1
+        raise
+
+
+def _report_end(ending: list[_Outcome]) -> None:
+    """Leave the exit code where the command finds it if the template has ended by then."""
+    for outcome in ending:
+        with contextlib.suppress(OSError):
+            os.write(outcome.lifeline, str(outcome.code).encode())
+
+
+if __name__ == "__main__":
+    main()
