@@ -109,7 +109,9 @@ def tick_at(now: float, every: float) -> int:
     20
     """
     tick = math.floor(now / every)
-    # 0.3 / 0.1 is 2.999...: a tick that begins at `now` has begun.
+    # The quotient is rounded, both ways: 0.3 / 0.1 is 2.999..., and 1.9 / 0.02 is 95 although 95 * 0.02 is above 1.9.
+    if time_of(tick, every) > now:
+        return tick - 1
     return tick + 1 if time_of(tick + 1, every) <= now else tick
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from streamz import Stream
 
@@ -54,25 +54,40 @@ def model(frame: pd.DataFrame, prefix: str) -> list[tuple[str, float, float]]:
     return [row for row in kept if row[0].startswith(prefix)]
 
 
+ONE = snapshot([("150001", 10.0, 9.0, 9.0, 500)])
+
+
 @given(
     entries(quotes=SNAPSHOTS, seconds=st.integers(0, 59), max_size=6),
     st.sampled_from(["150", "6", ""]),
-    st.none() | st.integers(1, 6),
+    st.none() | st.integers(0, 7),
 )
+@example([{"quotes": ONE.assign(now=float(n))} for n in (1, 2, 3)], "", 4)  # killed when all of it was done
+@example([*({"quotes": ONE.assign(now=float(n))} for n in (1, 2, 3)), {"seconds": 7}], "", 4)
 def test_movers_are_the_rows_of_a_model_for_any_quotes_among_other_entries_also_after_a_crash(
     pushed: list[Pushed], prefix: str, crash_after: int | None
 ) -> None:
     run = drain(movers.build, pushed, prefix=prefix, sample_size=1000, top=1000, crash_after=crash_after)
     snapshots = [entry for entry in pushed if "quotes" in entry]
     wanted = [sorted(model(entry["quotes"], prefix), key=lambda row: -row[1]) for entry in snapshots]
-    windows = [[row for rows in wanted[max(0, n - 2) : n + 1] for row in rows] for n in range(len(wanted))]
-    got = [list(zip(one.index, one["p_change"], one["change"], strict=True)) for one in run.results]
+
+    def windows(first: int, end: int) -> list[list[tuple[str, float, float]]]:
+        """Return what a pipeline makes that begins at one snapshot and ends before another."""
+        return [[row for rows in wanted[max(first, n - 2) : n + 1] for row in rows] for n in range(first, end)]
+
     if crash_after is None:
-        assert len(got) == len(windows)
-        for rows, window in zip(got, windows, strict=True):
-            assert sorted(map(repr, rows)) == sorted(map(repr, window))
-            assert [row[1] for row in rows] == [row[1] for row in window]
-    assert got[-1:] == [] or sorted(map(repr, got[-1])) == sorted(map(repr, windows[-1]))
+        expected = windows(0, len(wanted))
+    else:
+        given = sum("quotes" in entry for entry in pushed[:crash_after])
+        # The acknowledgement of the last entry is lost, and those in the window are pending: the two before the next.
+        acknowledged = pushed if crash_after > len(pushed) else pushed[: max(0, crash_after - 1)]
+        first = max(0, sum("quotes" in entry for entry in acknowledged) - 2)
+        expected = windows(0, given) + windows(first, len(wanted))
+    got = [list(zip(one.index, one["p_change"], one["change"], strict=True)) for one in run.results]
+    assert len(got) == len(expected)
+    for rows, window in zip(got, expected, strict=True):
+        assert sorted(map(repr, rows)) == sorted(map(repr, window))
+        assert [row[1] for row in rows] == [row[1] for row in window]
     assert list(map(id, run.pending)) == list(map(id, snapshots[-2:])), "the next window has them, too"
     assert run.dead == []
 

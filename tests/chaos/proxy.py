@@ -1,7 +1,7 @@
 """A proxy before a Redis that cuts connections at random, also behind a request that was carried out, or stands still."""
 
 import random
-import select
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ class Proxy:
     def _accept(self) -> None:
         number = 0
         while not self._closing.is_set():
-            if select.select([self._listener], [], [], 0.05)[0]:
+            if _readable([self._listener], 0.05):
                 client, _ = self._listener.accept()
                 self._start(self._pass_on, client, random.Random(f"{self._seed} {number}"))
                 number += 1
@@ -80,7 +80,7 @@ class Proxy:
             held: list[tuple[socket.socket, bytes]] = []
             sides = [client, server]
             while not self._closing.is_set():
-                ready, _, _ = select.select(sides, [], [], 0.02)
+                ready = _readable(sides, 0.02)
                 if held and not self._is_hole:
                     if self._delivers:
                         _deliver(held)
@@ -109,6 +109,14 @@ class Proxy:
                         other.sendall(data)
                     except OSError:
                         return
+
+
+def _readable(sockets: list[socket.socket], timeout: float) -> list[socket.socket]:
+    """Return those that have data or were closed, waiting up to `timeout` seconds; `select.select` ends at descriptor 1,023."""
+    with selectors.PollSelector() as selector:
+        for each in sockets:
+            selector.register(each, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(timeout)]  # type: ignore[misc]
 
 
 def _deliver(held: list[tuple[socket.socket, bytes]]) -> None:

@@ -1,5 +1,8 @@
 """Connections cut at random points, replies lost: nothing is lost by it, and nothing doubled."""
 
+import contextlib
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,20 @@ def test_an_outlet_whose_reads_acks_and_results_lose_their_replies_emits_every_e
     assert seen == list(range(pushed))
     assert list(numbers_in(real_redis, "results").values()) == seen
     assert not real_redis.exists("numbers:dead:lab")
+
+
+def test_the_proxy_serves_a_process_that_holds_more_than_1024_descriptors(
+    redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1_200:
+        pytest.skip("this process may not hold so many")
+    with contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1_200), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while (held := os.dup(0)) < 1_050:
+            stack.callback(os.close, held)
+        stack.callback(os.close, held)
+        proxy = stack.enter_context(Proxy(tmp_path, redis_server.socket))
+        with connect(proxy.url, retries=0) as client:
+            assert client.ping()
