@@ -45,10 +45,10 @@ _Timeout = Annotated[
 
 
 def _console() -> "Console":
-    from rich.console import Console  # noqa: PLC0415
+    from deployments.terminal import Terminal  # noqa: PLC0415
 
     is_told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if is_told else _PIPED_WIDTH)
+    return Terminal(width=None if is_told else _PIPED_WIDTH)
 
 
 @app.callback()
@@ -187,7 +187,9 @@ def main() -> None:
     except Exception as error:
         if os.environ.get(DEBUG) or not (sentence := _sentence(error)):
             raise
-        print(f"sluice: {sentence}", file=sys.stderr)  # noqa: T201 - a command's error
+        from deployments.terminal import print_aside  # noqa: PLC0415
+
+        print_aside(f"sluice: {sentence}")
         sys.exit(1)
 
 

@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.text import Text
 
 from deployments.as_json import line
-from deployments.tables import letters_table, printable
+from deployments.tables import letters_table
 from tasks.connection import connect
 from tasks.deadletters import Letter, newest_letters
+from tasks.plaintext import printable
 from tasks.settings import dead_topic, redis_url
 
 __all__ = ["dead", "told"]

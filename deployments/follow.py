@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from deployments.runs import of_pool
-from deployments.tables import entry_table, printable
+from deployments.tables import entry_table
+from tasks.plaintext import printable
 from tasks.reservoir import Reservoir
 
 __all__ = ["Follower"]

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from deployments.guardian import Guardian
 from deployments.interrupts import Interrupts
@@ -125,7 +126,7 @@ def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> N
 
 def _welcome(stack: Stack, console: Console, seconds: float) -> None:
     url = without_password(stack.api_url).removesuffix("/api")
-    console.print(f"[bold]{len(stack.blueprint.deployments)} deployments[/] after {seconds:.0f} s", highlight=False)
+    console.print(Text.assemble((f"{len(stack.blueprint.deployments)} deployments", "bold"), f" after {seconds:.0f} s"))
     console.print(f"  Prefect UI  {url}", highlight=False)
     console.print(f"  Redis       {without_password(stack.env[REDIS_URL])}", highlight=False, soft_wrap=True)
     console.print(f"  logs        {stack.folder / 'logs'}", highlight=False, soft_wrap=True)

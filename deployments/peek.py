@@ -1,6 +1,5 @@
 """`sluice peek`: what entries hold, without a group: nothing is acknowledged, and no reader notices."""
 
-import sys
 import time
 
 import redis
@@ -8,6 +7,7 @@ from rich.console import Console
 
 from deployments.as_json import entry_object, line
 from deployments.tables import entry_table
+from deployments.terminal import print_aside
 from tasks.connection import connect, is_outage
 from tasks.entry import Entry
 from tasks.errors import PoisonEntryError, SettingsError
@@ -37,7 +37,7 @@ def peek(console: Console, topic: str, n: int, *, follow: bool = False, as_json:
         _print(console, topic, entry, as_json=as_json)
     if follow:
         if not entries:
-            _say(
+            print_aside(
                 f"{topic} holds no entries; waiting for one"
                 if there
                 else f"there is no topic {topic!r} yet ({others}); waiting for it"
@@ -56,12 +56,12 @@ def _follow(console: Console, reservoir: Reservoir, topic: str, last: str, *, as
             if not is_outage(error):
                 raise
             if not is_away:
-                _say("Redis does not answer; trying again until it does")
+                print_aside("Redis does not answer; trying again until it does")
             is_away = True
             time.sleep(1)
             continue
         if is_away:
-            _say("Redis answers again")
+            print_aside("Redis answers again")
         is_away = False
         for entry in found:
             _print(console, topic, entry, as_json=as_json)
@@ -81,7 +81,3 @@ def _print(console: Console, topic: str, entry: Entry | PoisonEntryError, *, as_
         print(line(entry_object(entry, topic)), flush=True)  # noqa: T201 - rich would wrap it
     else:
         console.print(entry_table(topic, entry, width=console.width))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - beside what is piped

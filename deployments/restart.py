@@ -11,6 +11,7 @@ from deployments.blueprint import Blueprint, Deployment, EntrypointCheck
 from deployments.ledger import Ledger
 from deployments.prefect_server import find_server
 from tasks.errors import PipelineError, SettingsError
+from tasks.plaintext import one_line
 from tasks.settings import state_dir
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
     elif state.is_running() or state.is_completed():
         console.print(f"{full}: run {started.name} is {state.name}", highlight=False)
     else:
-        from deployments.tables import printable  # noqa: PLC0415 - pandas
-
-        said = " ".join(printable(state.message or "no reason was given").split()).rstrip(".")
+        said = " ".join(one_line(state.message or "no reason was given").split()).rstrip(".")
         msg = f"{full}: run {started.name} is {state.name}: {said}; look into its log: `prefect flow-run logs {started.id}`, or the Prefect UI"
         raise PipelineError(msg)
 

@@ -17,11 +17,12 @@ from tasks.errors import SluiceError
 from tasks.history import short_bytes
 from tasks.ids import id_time
 from tasks.levels import TopicLevel
+from tasks.plaintext import printable
 
 if TYPE_CHECKING:
     from deployments.status import Deployed
 
-__all__ = ["ago", "entry_table", "letters_table", "levels_table", "printable", "runs_table"]
+__all__ = ["ago", "entry_table", "letters_table", "levels_table", "runs_table"]
 
 _ROWS = 10
 _SEPARATOR = 3  # characters between two columns
@@ -72,7 +73,7 @@ def levels_table(levels: Iterable[TopicLevel], *, width: int = 160) -> Table:
 
 def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
     row = dict.fromkeys(_LEVELS, "") | {
-        "topic": level.topic,
+        "topic": printable(level.topic),
         "entries": "?" if level.unreadable else str(level.length),
         "bytes": short_bytes(level.bytes),
         "rate": "?" if level.rate is None else f"{level.rate:.3g}/s",
@@ -140,8 +141,10 @@ def runs_table(deployments: Iterable["Deployed"]) -> Table:
     for column in ("deployment", "schedule", "last run", "since"):
         table.add_column(column, overflow="fold")
     for each in deployments:
-        state = Text(each.state or "never ran", style=_COLOURS.get(each.type, "dim"))
-        table.add_row(Text(each.name), each.schedule, state, ago(each.since).removesuffix(" ago") if each.since else "")
+        state = Text(printable(each.state) or "never ran", style=_COLOURS.get(each.type, "dim"))
+        table.add_row(
+            Text(printable(each.name)), each.schedule, state, ago(each.since).removesuffix(" ago") if each.since else ""
+        )
     return table
 
 
@@ -190,11 +193,6 @@ def _short(value: object) -> str:
             return f"<DataFrame, {len(value)} x {len(value.columns)}>"
     text = str(value)
     return printable(text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…")
-
-
-def printable(text: str) -> str:
-    """Return text that anybody may have written without what a terminal would obey."""
-    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def ago(then: datetime) -> str:

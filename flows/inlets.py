@@ -16,6 +16,7 @@ from flows.prefect_api import artifact_key, publish
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError, UnavailableError
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
+from tasks.logs import get_logger
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
@@ -149,7 +150,7 @@ def _run(
     max_failures: int,
     max_waiting: int | str,
 ) -> str:
-    log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
+    log = get_run_logger() if FlowRunContext.get() else get_logger(__name__)
     reservoir = _reservoir(compression, Patience(time.monotonic() + (seconds(window) if every else 0), log))
     name, scheduled = function.__name__, _scheduled_start()
     kept = Keep.of(keep, when_full)

@@ -21,6 +21,7 @@ from flows.patience import Patience
 from flows.reporting import Watch, await_server
 from flows.stopping import outlast_the_slot, stop_on_signals
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
+from tasks.logs import get_logger
 from tasks.membership import LEAST_LEASE
 from tasks.reading import OnError
 from tasks.settings import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
@@ -85,7 +86,7 @@ def outlet(
             raise SettingsError(msg)
 
         def run(own: dict[str, Any], options: dict[str, Any]) -> State | None:
-            log: Log = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
+            log: Log = get_run_logger() if FlowRunContext.get() else get_logger(__name__)
             with stop_on_signals() as stop:
                 outlast_the_slot()
                 wait_before_beginning(stop, log)

@@ -1,7 +1,6 @@
 """Prefect's API for what is worth no waiting: its own client repeats a request for about 70 s (3.9.1)."""
 
 import contextvars
-import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -12,11 +11,13 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from tasks.logs import get_logger
+
 __all__ = ["PATIENCE", "artifact_key", "impatient_client", "publish"]
 
 PATIENCE = 3.0  # seconds a request may take
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ again at the next look.
 import contextlib
 import contextvars
 import logging
-import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from tasks.codec import is_pandas
 from tasks.connection import connect
 from tasks.levels import Levels
 from tasks.pipeline import stuck_at
+from tasks.plaintext import in_markdown, one_line
 from tasks.reading import Reading
 from tasks.settings import redis_url
 from tasks.source import from_redis
@@ -40,7 +40,7 @@ _LOOK = 2.0  # seconds between two looks at the run's own state
 _REPORT = 5.0  # seconds between two reports: each is up to 44 ms of the server's
 _WORD = 60.0  # seconds between two lines in the run's log
 _FIRST_WORD = 10.0  # seconds after which the first one comes also without a result
-_SHOWN_ROWS = 10
+_SHOWN_ROWS, _WIDTH, _TEXT = 10, 60, 1_000  # of a result in the log; characters of a cell, and of other text
 _AWAITED = 120.0  # seconds the end of the run waits for the Prefect server
 _GOING = 4.0  # seconds the end of the run waits for the last report
 
@@ -253,9 +253,9 @@ class Watch:
         before, self._flow = self._began if self._closing.is_set() else self._flow, flow
         levels_of = Levels(self._connected()).of
         levels = [level for topic in self._topics if (level := levels_of(topic))]
-        parts = [f"# {self._name}"]
+        parts = [f"# {in_markdown(self._name)}"]
         if progress is not None:
-            ends = ", ".join(f"{topic} {end}" for topic, end in reading.ends.items())
+            ends = in_markdown(", ".join(f"{topic} {end}" for topic, end in reading.ends.items()))
             parts.append(f"**{progress:g} %** of a replay up to {ends}")
         if self.stalled:
             parts.append(
@@ -264,7 +264,7 @@ class Watch:
         parts += [
             report.diagram(flow, before, stalled=self.stalled),
             report.nodes_table(flow),
-            f"## What group {self._group} reads",
+            f"## What group {in_markdown(self._group)} reads",
             report.topics_table(levels, self._group),
         ]
         if self._result is not None:
@@ -322,5 +322,8 @@ def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
 def _shown(value: Any) -> str:
     """Return a result as a few lines of text."""
     if is_pandas(value, "DataFrame"):
-        return value.head(_SHOWN_ROWS).to_string(max_cols=12) + f"\n[{len(value)} rows x {len(value.columns)} columns]"
-    return textwrap.shorten(repr(value), 1_000)
+        return (
+            value.head(_SHOWN_ROWS).to_string(max_cols=12, max_colwidth=_WIDTH)
+            + f"\n[{len(value)} rows x {len(value.columns)} columns]"
+        )
+    return one_line(repr(value), _TEXT)

@@ -1,10 +1,16 @@
-"""A user's mistake is told in one sentence, not in the tracebacks that Prefect logs of it; a run that was stopped, in none."""
+"""Keeps the logs of runs readable.
+
+A user's mistake is one sentence, not the tracebacks that Prefect logs for it. No text can forge a line: lines of a record
+after its first are indented, and control characters are written out.
+"""
 
 import logging
 
 from prefect.exceptions import CancelledRun, FailedRun
 
 from tasks.errors import EncodeError, PumpError, SettingsError, SluiceError, UnavailableError
+from tasks.logs import tidy
+from tasks.plaintext import below
 
 __all__ = ["say_errors_in_one_sentence"]
 
@@ -34,6 +40,7 @@ class _OneSentence(logging.Filter):
         if _says_it_all(error):
             record.msg, record.args = f"{record.getMessage().partition(': ')[0]}: {error}", ()
             record.exc_info = record.exc_text = None
+        tidy(record, below)
         return True
 
 
@@ -41,6 +48,6 @@ _FILTER = _OneSentence()
 
 
 def say_errors_in_one_sentence() -> None:
-    """Leave the tracebacks of users' mistakes out of this process's run logs, once and for all."""
+    """Leave the tracebacks of users' mistakes out of this process's run logs, and let no text in them forge a line."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)  # adding it again changes nothing

@@ -1,7 +1,6 @@
 """One member of a consumer group: reads, recovers, acknowledges. A step at a time, in one thread."""
 
 import itertools
-import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.groups import create_group, groups_of
 from tasks.ids import id_numbers
+from tasks.logs import get_logger
 from tasks.membership import HANDED_BACK, Membership
 from tasks.readahead import ReadAhead
 from tasks.readsize import ReadSize
@@ -28,7 +28,7 @@ from tasks.suspicion import Suspects
 
 __all__ = ["Consumer", "Poison"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ZERO = "0-0"
 # Dead letters have a cap of their own, whatever their topic keeps.

@@ -10,7 +10,6 @@ begin with `entry_id` and `entry_time`. One file has one schema. Days are UTC's.
 import hashlib
 import io
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,10 +28,12 @@ from pyarrow import dataset
 from tasks.entry import Entry
 from tasks.errors import EncodeError
 from tasks.ids import id_numbers, id_time
+from tasks.logs import get_logger
+from tasks.plaintext import error_line
 
 __all__ = ["Rows", "open_kind", "rows_of", "write"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _TABULAR = (pd.DataFrame, pd.Series, pd.Index, np.ndarray, pa.Table)
 # What Arrow has a type for that does not depend on the value. Everything else is kept as JSON text.
@@ -206,7 +207,7 @@ def _ids_on_disk(partition: Path, first: tuple[int, int], last: tuple[int, int])
         except (OSError, ValueError, LookupError, NotImplementedError) as error:  # Arrow's are some of these
             if getattr(error, "errno", None) is not None:  # the disk's, not the file's
                 raise
-            _say_unreadable(path, f"{type(error).__name__}: {error}")
+            _say_unreadable(path, error_line(error))
     return found
 
 

@@ -1,7 +1,6 @@
 """The streamz source `Stream.engine`: an inlet in a script or a notebook."""
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -13,6 +12,7 @@ from streamz import Stream
 from tasks.connection import connect
 from tasks.entry import Entry
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
+from tasks.logs import get_logger
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url, seconds
@@ -22,7 +22,7 @@ from tasks.ticks import Beat
 
 __all__ = ["engine"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @Stream.register_api(staticmethod)

@@ -13,7 +13,8 @@ import redis
 
 from tasks.ids import id_time
 from tasks.levels import GroupLevel, TopicLevel
-from tasks.report import MERMAID, cell, table
+from tasks.plaintext import in_mermaid
+from tasks.report import cell, table
 from tasks.settings import is_topic
 
 __all__ = ["History", "Sample", "markdown", "short_bytes"]
@@ -28,6 +29,7 @@ _LONG = 180  # minutes from which on a chart counts in hours
 # In the colours that Prefect's UI gives Mermaid, a chart's first line is white on white (3.8.8).
 _LINE = '%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#c0392b"}}}}%%'
 _REASON = 500  # characters
+_NAME = 60  # characters of a topic or a group in a chart's title
 _LAGGING = 2  # entries: a group that is never further behind than that needs no chart
 
 
@@ -111,13 +113,13 @@ def _sample(id_: bytes, fields: Mapping[bytes, bytes]) -> Sample | None:
 def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
     """Return the levels as two tables, and charts of the lags of the groups that lag."""
     topics = [
-        (level.topic, f"{level.length:,}", _unbroken(short_bytes(level.bytes)), _or_unknown(level.rate, "{:.3g}/s"),
-         _moment(level.first_id), _moment(level.last_id), level.keep or "all")
+        (cell(level.topic), f"{level.length:,}", _unbroken(short_bytes(level.bytes)), _or_unknown(level.rate, "{:.3g}/s"),
+         _moment(level.first_id), _moment(level.last_id), cell(level.keep or "all"))
         for level in levels
         if not level.unreadable
     ]  # fmt: skip
     groups = [
-        (topic, cell(g.name + (" (forgotten)" if g.is_forgotten else "")), _or_unknown(g.lag, "{:,}"), f"{g.pending:,}",
+        (cell(topic), cell(g.name + (" (forgotten)" if g.is_forgotten else "")), _or_unknown(g.lag, "{:,}"), f"{g.pending:,}",
          _or_unknown(g.oldest_pending, "{:,.0f} s", "-"), g.consumers, f"{g.dead:,}" + (f" (+{g.dead_dropped:,} dropped)" if g.dead_dropped else ""),
          f"{g.spilled:,}")
         for topic, g in _groups(levels)
@@ -128,7 +130,7 @@ def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
         "## Groups",
         _table(("topic", "group", "lag", "pending", "oldest pending", "consumers", "dead letters", "spilled"), groups),
     ]
-    if unreadable := [(level.topic, cell(level.unreadable, _REASON)) for level in levels if level.unreadable]:
+    if unreadable := [(cell(level.topic), cell(level.unreadable, _REASON)) for level in levels if level.unreadable]:
         parts += ["## Unreadable", _table(("topic", "why"), unreadable)]
     if charts := list(_charts(samples)):
         parts += ["## Lag over time", *charts]
@@ -172,7 +174,7 @@ def _charts(samples: Sequence[Sample]) -> Iterator[str]:
                 "```mermaid",
                 _LINE,
                 "xychart-beta",
-                f'  title "{who[1].translate(MERMAID)} on {who[0]}"',
+                f'  title "{in_mermaid(who[1], _NAME)} on {in_mermaid(who[0], _NAME)}"',
                 f'  x-axis "{unit} up to now" {-length:.3g} --> 0',
                 f'  y-axis "entries behind" 0 --> {max(most[who], 1)}',
                 f"  line [{', '.join(map(str, _evenly(points)))}]",

@@ -1,15 +1,15 @@
 """Outlasting a Redis that does not answer for a while, under way."""
 
-import logging
 from collections.abc import Callable
 
 import redis
 
 from tasks.connection import is_outage
+from tasks.logs import get_logger
 
 __all__ = ["Outages"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MAX_PAUSE = 5.0  # seconds
 

@@ -1,7 +1,6 @@
 """The streamz sink `to_parquet`: entries into a Parquet dataset, acknowledged when they are there for good."""
 
 import asyncio
-import logging
 import threading
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,15 @@ from streamz.sinks import Sink
 from tasks.dataset import Rows, rows_of, write
 from tasks.entry import Entry
 from tasks.errors import PipelineError, SettingsError
+from tasks.logs import get_logger
 from tasks.pipeline import trust
+from tasks.plaintext import error_line
 from tasks.receipts import Metadata
 from tasks.repeated import Repeated
 
 __all__ = ["to_parquet"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MAX_PAUSE = 30.0
 
@@ -125,7 +126,7 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
         try:
             self.flush()
         except Exception as error:  # noqa: BLE001 - whatever it is, what is held must be tried again
-            why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            why = getattr(error, "strerror", None) or error_line(error)
             self._warn(
                 f"entries cannot be written to {self.folder}; they stay pending",
                 detail=f"{len(self._held)} ({why}), tried again in {pause:g} s",

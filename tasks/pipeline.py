@@ -10,7 +10,6 @@ at is refused.
 import asyncio
 import contextvars
 import itertools
-import logging
 import sys
 import weakref
 from collections import Counter
@@ -27,13 +26,14 @@ from streamz.sources import Source
 from tasks.errors import PipelineError
 from tasks.fusion import Fusion
 from tasks.graphs import Watched, graph
+from tasks.logs import get_logger
 from tasks.receipts import Failure, Metadata, Receipt, receipts
 from tasks.repairs import REPAIRS
 from tasks.stops import ends_run
 
 __all__ = ["Meter", "Secured", "secure", "stuck_at", "trust"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,9 @@ import redis
 from tasks.codec import is_pandas
 from tasks.errors import PumpError, SettingsError, TopicFullError
 from tasks.keep import Buffer
+from tasks.logs import get_logger
 from tasks.ownloop import OwnLoop
+from tasks.plaintext import error_line
 from tasks.pusher import Job, Pusher
 from tasks.repeated import Repeated
 from tasks.settings import check_number
@@ -118,7 +120,7 @@ class Pumping:
         self._on_pushed = on_pushed
         self._clock = clock
         self._timer = timer
-        self._log = log or logging.getLogger(__name__)
+        self._log = log or get_logger(__name__)
         self._warn = Repeated(self._log)
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
@@ -316,9 +318,11 @@ class Pumping:
         if not isinstance(error, redis.RedisError):  # that is no fault of the pump's
             self._failures_in_a_row += 1
         at = datetime.fromtimestamp(time_of(job.tick, self._beat.every), UTC).isoformat()
-        self._warn(f"pump {self._name!r} failed", detail=f"tick {job.tick} ({at}): {type(error).__name__}: {error}")
+        self._warn(f"pump {self._name!r} failed", detail=f"tick {job.tick} ({at}): {error_line(error)}")
         if self._failures_in_a_row >= self._max_failures:
-            msg = f"pump {self._name!r} failed {self._failures_in_a_row} times in a row, at last with {type(error).__name__}: {error}"
+            msg = (
+                f"pump {self._name!r} failed {self._failures_in_a_row} times in a row, at last with {error_line(error)}"
+            )
             self._fatal = PumpError(msg)
             self._fatal.__cause__ = error
 

@@ -1,7 +1,6 @@
 """One run of `Stream.from_redis`: reads ahead in a thread, emits in the graph's loop, acknowledges what is done."""
 
 import asyncio
-import logging
 import threading
 import time
 from collections import defaultdict, deque
@@ -13,14 +12,16 @@ from streamz import Stream
 from tasks.consumer import Consumer, Poison
 from tasks.entry import Entry
 from tasks.errors import PipelineError
+from tasks.logs import get_logger
 from tasks.outages import Outages
 from tasks.pipeline import Secured, secure
+from tasks.plaintext import error_line
 from tasks.receipts import LazyReceipts, Receipt
 from tasks.repeated import Repeated
 
 __all__ = ["OnError", "Reading"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 OnError = Literal["dead_letter", "stop"]
 
@@ -232,7 +233,7 @@ class Reading:
         assert failure is not None  # it has just been set
         what = (
             f"topic {receipt.topic!r} entry {receipt.id}: node {failure.node!r} of group {self._group!r} raised "
-            f"{type(failure.error).__name__}: {failure.error}"
+            f"{error_line(failure.error)}"
         )
         if self._on_error == "stop":
             if self._failure is None:

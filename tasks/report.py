@@ -1,6 +1,5 @@
 """What reports show, as Markdown: a pipeline with what flows through it, its topics, its last result; dead letters."""
 
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -13,9 +12,9 @@ from tasks.codec import is_pandas
 from tasks.deadletters import Letter, Outcome
 from tasks.levels import TopicLevel
 from tasks.pipeline import Meter
+from tasks.plaintext import in_markdown, in_mermaid, one_line
 
 __all__ = [
-    "MERMAID",
     "Flow",
     "cell",
     "diagram",
@@ -30,10 +29,8 @@ __all__ = [
 _ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # the UI leaves a report half the width of a page: 570 of 1,200 pixels
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
 _REASON = 500
+_NAME, _TEXT = 200, 1_000
 _LYING = 3  # nodes that a diagram has room for side by side
-# Mermaid reads '#' and a number as a character; what it takes for its own syntax inside a label goes that way.
-MERMAID = str.maketrans({one: f"#{ord(one)};" for one in '#"<>&`\\|{}[]()%;'} | {"\n": " ", "\r": " "})
-_MARKDOWN = str.maketrans({"|": r"\|", "\n": " ", "\r": " ", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "\\`"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,7 @@ def diagram(flow: Flow, before: Flow | None = None, *, stalled: Collection[str] 
     lines = ["```mermaid", f"flowchart {'LR' if len(flow.names) <= _LYING else 'TD'}"]
     for n, name in enumerate(flow.names):
         trouble = f", {flow.failed[n]:,} failed" * bool(flow.failed[n]) + ", stalled" * (name in stalled)
-        lines.append(f'  n{n}["{(name + trouble).translate(MERMAID)}"]')
+        lines.append(f'  n{n}["{in_mermaid(name, _NAME) + trouble}"]')
     for (tail, head), count in flow.arrows.items():
         rate = ""
         if before and before.names == flow.names:
@@ -160,7 +157,7 @@ def result_table(value: Any) -> str:
         return f"{shown}\n\n{len(value)} rows, {len(value.columns)} columns"
     if isinstance(value, dict):
         return table(("", "value"), [(cell(key), cell(one)) for key, one in list(value.items())[:_ROWS]])
-    return "```\n" + textwrap.shorten(repr(value), 1_000).replace("```", "'''") + "\n```"
+    return "```\n" + one_line(repr(value), _TEXT).replace("```", "'''") + "\n```"
 
 
 def letters_table(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome], *, otherwise: str) -> str:
@@ -170,7 +167,7 @@ def letters_table(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome],
         return "No dead letter was chosen."
     counts = ", ".join(f"{n:,} {outcome}" for outcome, n in Counter(became.values()).items())
     rows = [
-        (one.id, one.entry_id, cell(one.node), cell(one.exception, _EXCEPTION_WIDTH), one.retries, outcome)
+        (cell(one.id), cell(one.entry_id), cell(one.node), cell(one.exception, _EXCEPTION_WIDTH), one.retries, outcome)
         for one, outcome in list(became.items())[:_LETTERS]
     ]
     more = f"\n\nand {len(became) - _LETTERS:,} more" if len(became) > _LETTERS else ""
@@ -181,7 +178,7 @@ def letters_table(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome],
 def cell(value: Any, width: int = _WIDTH) -> str:
     """Return a value as one cell of a Markdown table."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return (text if len(text) <= width else f"{text[:width]}...").translate(_MARKDOWN)
+    return in_markdown(text if len(text) <= width else f"{text[:width]}...", 10 * width)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -1,6 +1,5 @@
 """The reservoir: topics in Redis, one stream each. Appends happen once, however often they are sent."""
 
-import logging
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -15,6 +14,7 @@ from tasks.entry import Entry
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.keep import Keep
 from tasks.levels import Levels, TopicLevel
+from tasks.logs import get_logger
 from tasks.membership import Fence
 from tasks.refused import explained
 from tasks.repeated import Repeated
@@ -24,7 +24,7 @@ from tasks.settings import check_topic, is_topic, redis_url
 
 __all__ = ["Reservoir"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # How long an append is remembered: longer than any client goes on sending it again.
 APPEND_TTL_MS = 600_000

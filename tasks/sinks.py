@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from streamz.sinks import Sink
 from tasks.connection import connect, is_outage
 from tasks.errors import TopicFullError
 from tasks.keep import DEFAULT_KEEP, Keep, WhenFull
+from tasks.logs import get_logger
 from tasks.pipeline import trust
 from tasks.receipts import Metadata, Receipt, receipts
 from tasks.repeated import Repeated
@@ -24,7 +24,7 @@ from tasks.settings import check_topic, redis_url
 
 __all__ = ["as_fields", "to_redis"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MAX_PAUSE = 5.0
 # In a reservoir that is not the source's, where no acknowledgement clears the records away.

@@ -1,7 +1,6 @@
 """A streamz source whose work is done in a thread of its own."""
 
 import contextvars
-import logging
 import threading
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -9,10 +8,11 @@ from typing import Any, Protocol
 from streamz.sources import Source
 
 from tasks.errors import SluiceError
+from tasks.logs import get_logger
 
 __all__ = ["Run", "ThreadedSource"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Run(Protocol):

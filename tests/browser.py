@@ -29,7 +29,7 @@ _TRIES = 5
 
 
 class Browser:
-    """One page of Prefect's UI, version 2, which is what its root leads to.
+    """One page of Prefect's UI: version 2, which is what its root leads to, if nothing else is asked for.
 
     screenshots    the folder they go to; None: none are taken
     """
@@ -40,9 +40,9 @@ class Browser:
         self._root = root
         self._screenshots = screenshots
 
-    def open(self, path: str = "") -> Page:
+    def open(self, path: str = "", *, version: int = 2) -> Page:
         """Go to a page of the UI."""
-        self.page.goto(f"{self._root}/v2/{path}")
+        self.page.goto(f"{self._root}/{'v2/' if version == 2 else ''}{path}")
         return self.page
 
     def leave(self) -> None:

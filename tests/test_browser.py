@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Page
 from prefect.client.schemas.objects import FlowRun
 
 from flows.market import quotes, with_prefix
 from flows.vitals import vitals
+from tasks import report
+from tasks.plaintext import in_markdown, one_line
 from tasks.reservoir import Reservoir
 from tests.browser import Browser, browser_on, find_chromium
 from tests.plain import Plain, entries
@@ -30,9 +33,9 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def browser(plain: Plain, chromium: str, request: pytest.FixtureRequest) -> Iterator[Browser]:
+def browser(prefect_server: Plain, chromium: str, request: pytest.FixtureRequest) -> Iterator[Browser]:
     folder = request.config.getoption("--screenshots")
-    with browser_on(plain.env["PREFECT_API_URL"], chromium, Path(folder) if folder else None) as browser:
+    with browser_on(prefect_server.env["PREFECT_API_URL"], chromium, Path(folder) if folder else None) as browser:
         yield browser
 
 
@@ -155,3 +158,40 @@ def test_lag_over_time_is_drawn_in_a_colour_that_is_seen(plain: Plain, browser: 
     assert "movers on market" in drawn
     assert browser.page.locator("svg[id^=mermaid] path[stroke='#c0392b']").count() == 1
     browser.shoot("levels", height=1450)
+
+
+# As a browser finds them: what could be markup, links of three kinds, columns, diagrams' syntax, line breaks.
+TEXTS = [
+    "![x](http://127.0.0.1:1/x.png)", "[x](http://127.0.0.1:1/)", "http://127.0.0.1:1/", "www.example.com", "me@example.com",
+    "[x]: http://127.0.0.1:1/", "<b>x</b> <img src=x>", "**x** _x_ ~~x~~ `x` # x", "a|b \\| c", "| x | y |", "a &lt; b &#60;",
+    "- x", "1. x", "x\n\n# y", '"]; click n0 "x"', "@`|`",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_text_of_unknown_origin_is_text_in_a_report(prefect_server: Plain, browser: Browser, version: int) -> None:
+    n = len(TEXTS)
+    flow = report.Flow(tuple(TEXTS), (0,) * n, (None,) * n, (0,) * n, (0,) * n, (0.0,) * n, {}, 0.0)
+    parts = [f"# {in_markdown(text)}" for text in TEXTS]
+    parts += [report.result_table(pd.DataFrame({text: [text] for text in TEXTS[at : at + 4]})) for at in range(0, n, 4)]
+    parts += [report.nodes_table(flow), report.diagram(flow), report.result_table(TEXTS)]
+    data = {"type": "markdown", "description": in_markdown("; ".join(TEXTS)), "data": "\n\n".join(parts)}
+    made = prefect_server.client.request("POST", "/artifacts/", json=data).json()["id"]
+    asked: list[str] = []
+    browser.page.on("request", lambda request: asked.append(request.url))
+    page = browser.open(f"artifacts/artifact/{made}", version=version)
+    page.get_by_role("table").nth(n // 4).wait_for()
+    if version == 2:
+        drawn = str(page.locator("svg[id^=mermaid]").text_content())
+        assert all(one_line(text) in drawn for text in TEXTS)
+    meant = [one_line(text) for text in TEXTS]
+    assert page.get_by_role("table").last.locator("td:first-child").all_inner_texts() == meant
+    frames = [page.get_by_role("table").nth(at) for at in range(n // 4)]
+    assert [text for each in frames for text in each.locator("th").all_inner_texts() if text] == meant
+    assert [text for each in frames for text in each.locator("td").all_inner_texts()[1:]] == meant
+    assert set(meant[:-1]) <= set(
+        page.locator("h1").all_inner_texts()
+    )  # the last one gets a backslash outside of a table
+    assert page.locator("table img, table a, h1 a, h1 img, p img, p a, svg a, svg image").count() == 0
+    assert not [url for url in asked if "127.0.0.1:1/" in url]
+    browser.leave()

@@ -60,7 +60,7 @@ def test_no_name_breaks_the_diagram(name: str) -> None:
     label = re.fullmatch(r'  n0\["(.*)"\]', line)
     assert label
     assert re.fullmatch(r"(?:[\w\s%$:.,'*+=/!?@^~-]|#\d+;)*", label[1])
-    assert re.sub(r"#(\d+);", lambda m: chr(int(m[1])), label[1]) == name.replace("\n", " ")
+    assert re.sub(r"#(\d+);", lambda m: chr(int(m[1])), label[1]) == name.replace("\n", r"\n")
 
 
 def test_the_diagram_has_rates_on_its_arrows_and_what_fails_or_stalls_in_red() -> None:
@@ -90,7 +90,7 @@ def test_a_frame_is_shown_by_its_head_with_every_row_as_wide_as_its_header() -> 
     assert len(rows) == 12
     assert rows[0][1] == r"c\|0"
     assert rows[0][-1] == r"c\|29"
-    assert rows[2][1] == r"x\|0 y &lt;b&gt;"
+    assert rows[2][1] == r"x\|0\\ny \<b\>"
     assert size == "40 rows, 30 columns"
 
 

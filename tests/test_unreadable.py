@@ -67,7 +67,8 @@ def test_the_reason_names_the_odd_key_and_every_table_shows_it(client: redis.Red
     levels = reservoir.levels()
     assert ODD[name][1] in levels[0].unreadable
     text = markdown(levels, [])
-    assert "## Unreadable\n\n| topic | why |\n| --- | --- |\n| alpha | topic 'alpha' cannot be read: " in text
+    assert "## Unreadable\n\n| topic | why |\n| --- | --- |\n| alpha | " in text
+    assert "topic 'alpha' cannot be read: " in text
     assert "| beta | group | 3 | 0 |" in text
     assert "cannot be read" in topics_table(levels[:1], "group")
     console = Console(width=100)

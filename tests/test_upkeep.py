@@ -117,7 +117,7 @@ def test_dead_letters_are_shown_and_replayed(real_redis: redis.Redis, monkeypatc
     assert told.endswith("3 dead letters chosen, 2 replayed, 1 skipped; 1 are left")
     text = artifact("sluice-dead-letters")
     assert text.startswith("1 not there, 2 replayed\n")
-    assert f"| {ids[1]} | pluck | KeyError('a\\|&lt;b&gt;') | 0 | replayed |" in text
+    assert f"| {ids[1]} | pluck | KeyError('a\\|\\<b\\>') | 0 | replayed |" in text
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise redis.ConnectionError

@@ -1,0 +1,45 @@
+"""The terminal: whatever is printed is text, which no terminal obeys and rich does not take for markup."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from tasks.plaintext import printable
+
+__all__ = ["Terminal", "print_aside", "without_controls"]
+
+
+class Terminal(Console):
+    """A console without markup and emoji codes that prints a space for each control character in a text.
+
+    Topics, names on a Prefect server and messages can hold anything. Tables clean their cells themselves, as a replaced
+    character is wider than none; this is where everything else passes through.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "markup": False, "emoji": False, "highlight": False})
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render something as rich does, cursor movements and colours included, with clean text."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(without_controls(segment.text), segment.style)
+
+
+def print_aside(text: str) -> None:
+    """Print text to standard error, beside what is piped elsewhere."""
+    print(without_controls(text), file=sys.stderr, flush=True)  # noqa: T201 - a command's error
+
+
+def without_controls(text: str) -> str:
+    r"""Return text of one or more lines with a space for each control character.
+
+    >>> without_controls("a\x1b[2J\nb")
+    'a [2J\nb'
+    """
+    return "\n".join(map(printable, text.split("\n")))
