@@ -1,101 +1,74 @@
-"""Entries as rows of a Parquet dataset, and its files: written whole, once for each entry.
+"""A Parquet dataset of entries' rows: files written whole, each row once, all of them readable together.
 
     <folder>/topic=market/kind=quotes/day=2026-11-23/<first id>_<last id>.parquet
+    <folder>/topic=market/kind=quotes/day=0001-01-01/columns.parquet
+    <folder>/topic=!columns/kind=!columns/day=0001-01-01/columns.parquet
 
 An entry's frames are rows of a kind each, named after the field. Its other fields together are one row, of the
 kind named after them all (`humidity+temperature`); a dict there becomes a column for each of its keys. All rows
-begin with `entry_id` and `entry_time`. One file has one schema. Days are UTC's.
+begin with `entry_id` and `entry_time`. Days are UTC's.
+
+A column name has one type in all files (`tasks.columntypes`). The files `columns.parquet` have no rows. They hold
+the columns of a kind, or of the whole dataset, and sort first, where readers look for the columns of all files.
 """
 
-import hashlib
-import io
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+import re
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import dataset
+from pyarrow import dataset, types
 
-from tasks.entry import Entry
-from tasks.errors import EncodeError
-from tasks.ids import id_numbers, id_time
+from tasks.columntypes import Columns
+from tasks.durable import locked, make_folder, replace, write_new
+from tasks.ids import id_numbers
 from tasks.logs import get_logger
 from tasks.plaintext import error_line
+from tasks.rows import Rows, kind_folder, rows_of
 
-__all__ = ["Rows", "open_kind", "rows_of", "write"]
+__all__ = ["Rows", "check", "open_archive", "open_kind", "rows_of", "write"]
 
 logger = get_logger(__name__)
 
-_TABULAR = (pd.DataFrame, pd.Series, pd.Index, np.ndarray, pa.Table)
-# What Arrow has a type for that does not depend on the value. Everything else is kept as JSON text.
-_TYPED = (bool, int, float, str, bytes, datetime, date, time, timedelta, np.generic, type(None))
-_MAX_NAME_BYTES = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows of one kind that one entry gives."""
-
-    topic: str
-    id: str
-    kind: str
-    table: pa.Table
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """The entry id as numbers, which sort as the entries came."""
-        return id_numbers(self.id)
-
-    @property
-    def partition(self) -> Path:
-        """The folder they belong in, below the dataset's."""
-        return _kind_folder(self.topic, self.kind) / f"day={id_time(self.id):%Y-%m-%d}"
-
-
-def rows_of(entry: Entry) -> list[Rows]:
-    """Return an entry's rows: of each frame's kind, and of that of the other fields together.
-
-    A frame's index becomes columns, unless it only counts the rows. Names that are taken get a '_' at the end.
-
-    raises    EncodeError: a frame that Parquet cannot hold
-    """
-    rest = {name: value for name, value in entry.items() if not isinstance(value, _TABULAR)}
-    kinds = {name: value for name, value in entry.items() if name not in rest}
-    tables = {kind: _frame_columns(value) for kind, value in kinds.items()}
-    if rest:
-        # A frame's field may have the same name: the kind of the rest must be another.
-        tables[_free("+".join(sorted(rest)), tables)] = _row_columns(rest)
-    return [Rows(entry.topic, entry.id, kind, _table(entry, kind, columns)) for kind, columns in tables.items()]
+_FIRST_DAY = "day=0001-01-01"  # sorts before all others
+_COLUMNS = Path(_FIRST_DAY, "columns.parquet")
+_OF_ALL = Path("topic=!columns", "kind=!columns")  # no topic or kind is named so: their '!' is written '%21'
+_FILE = re.compile(r"([0-9]{1,20}-[0-9]{1,20})_([0-9]{1,20}-[0-9]{1,20})(?:_[0-9]+)?\.parquet")
+_SMALL_DICTIONARY = 2**20  # bytes; Parquet's own bound, beyond which it would write each value out
 
 
 def write(folder: Path, rows: Iterable[Rows]) -> list[Path]:
     """Write rows to new files and return them, once they are on the disk for good.
 
-    All files or an OSError; those written until then stay. An entry that is on the disk already is left out,
-    so the same rows can be written again, in whatever company: each entry is in the dataset once. A file that
-    cannot be read as Parquet counts for nothing; it is named in the log, once.
+    All files or an OSError; those written until then stay. Rows of an entry that has some on the disk already are
+    left out, and no file is ever replaced, so the same rows can be written again, in whatever company: each is in
+    the dataset once. Writers of one dataset wait for each other. A file that cannot be read as Parquet counts for
+    nothing; it is named in the log, once.
+
+    raises    OSError: the disk refuses, or another writer takes longer than some seconds; else what `check` raises
     """
-    written = []
-    by_partition: dict[Path, dict[tuple[int, int], Rows]] = {}
+    rows = list(rows)
+    if not rows:
+        return []
+    make_folder(folder)
+    with locked(folder):
+        columns = _columns_of(folder)
+        kinds = {part: _columns_of_kind(folder / part, columns) for part in {one.partition.parent for one in rows}}
+        # All in memory before any of it is on the disk: what raises here is the fault of rows and not of a disk.
+        files = [(path, _parquet(table)) for path, table in _files(folder, rows, columns, kinds)]
+        for part, known in kinds.items():
+            _keep(folder / part, known)
+        _keep(folder / _OF_ALL, columns)
+        return [write_new(path, data) for path, data in files]
+
+
+def check(folder: Path, rows: Iterable[Rows]) -> None:
+    """Raise what `write` would raise of these rows, without a disk."""
+    columns = Columns(_columns_of(folder).types)
     for one in rows:
-        by_partition.setdefault(folder / one.partition, {})[one.order] = one
-    for partition, members in by_partition.items():
-        present = _ids_on_disk(partition, min(members), max(members))
-        new = [members[order] for order in sorted(members) if members[order].id not in present]
-        for same in _by_schema(new):
-            path = partition / f"{same[0].id}_{same[-1].id}.parquet"
-            _write_file(path, pa.concat_tables([one.table for one in same], promote_options="default"))
-            written.append(path)
-    return written
+        _parquet(columns.fit(one.table))
 
 
 def open_kind(folder: str | Path, topic: str, kind: str) -> dataset.Dataset:
@@ -103,97 +76,50 @@ def open_kind(folder: str | Path, topic: str, kind: str) -> dataset.Dataset:
 
     raises    FileNotFoundError: there are none
     """
-    path = Path(folder) / _kind_folder(topic, kind)
-    found = dataset.dataset(path, format="parquet", partitioning="hive")
-    schemas = [fragment.physical_schema for fragment in found.get_fragments()]
-    schema = pa.unify_schemas([*schemas, pa.schema({"day": pa.string()})], promote_options="permissive")
+    return _open(Path(folder) / kind_folder(topic, kind), {"day": pa.string()})
+
+
+def open_archive(folder: str | Path) -> dataset.Dataset:
+    """Return all rows of an archive as a dataset, with `topic`, `kind`, `day` and the columns that any file has.
+
+    raises    FileNotFoundError: there are none
+    """
+    return _open(Path(folder), dict.fromkeys(("topic", "kind", "day"), pa.string()), _OF_ALL)
+
+
+def _open(path: Path, partitions: dict[str, pa.DataType], part: Path = Path()) -> dataset.Dataset:
+    if not (columns := _kept(path / part)):  # written by 0.1.0, which kept none
+        found = dataset.dataset(path, format="parquet", partitioning="hive")
+        columns = Columns()
+        columns.learn((one.physical_schema for one in found.get_fragments()), as_they_are=True)
+    schema = pa.schema([*columns.schema, *partitions.items()])
     return dataset.dataset(path, schema=schema, format="parquet", partitioning="hive")
 
 
-def _table(entry: Entry, kind: str, columns: Mapping[str, Any]) -> pa.Table:
-    try:
-        arrays = {name: _array(values) for name, values in columns.items()}
-        n = len(next(iter(arrays.values())))
-        time_ = pa.scalar(entry.time, pa.timestamp("ms", "UTC"))
-        named = {"entry_id": pa.repeat(entry.id, n), "entry_time": pa.repeat(time_, n)}
-        for name, array in arrays.items():
-            named[_free(name, named)] = array
-        table = pa.table(named)
-        _check_writable(table.schema)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        msg = (
-            f"topic {entry.topic!r} entry {entry.id} field {kind!r}: expected a frame that Parquet can hold, "
-            f"got one it cannot ({type(error).__name__}); it is in no file"
-        )
-        raise EncodeError(msg) from error
-    return table
+# --- rows -----------------------------------------------------------------------------------------------
 
 
-def _array(values: Any) -> pa.Array | pa.ChunkedArray:
-    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
-    # The dictionary of a category is another in each frame; Parquet makes its own.
-    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
-
-
-@lru_cache(maxsize=256)
-def _check_writable(schema: pa.Schema) -> None:
-    """Raise now, where one entry fails, what would be raised later, where a whole file of them did."""
-    pq.write_table(schema.empty_table(), io.BytesIO())
-
-
-def _frame_columns(value: Any) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    if isinstance(value, pa.Table):
-        for name, column in zip(value.column_names, value.columns, strict=True):
-            columns[_free(name, columns)] = column
-        return columns or {"rows": pa.nulls(len(value))}
-    if isinstance(value, pd.Series | pd.Index):
-        value = value.to_frame(name="value" if value.name is None else value.name)
-    elif isinstance(value, np.ndarray):
-        value = pd.DataFrame(value if value.ndim > 1 else {"value": value})
-    frame: pd.DataFrame = value
-    if not (isinstance(frame.index, pd.RangeIndex) and frame.index.equals(pd.RangeIndex(len(frame)))):
-        for number, name in enumerate(frame.index.names):
-            label = f"index{number or ''}" if name is None else str(name)
-            columns[_free(label, columns)] = frame.index.get_level_values(number)
-    for number, name in enumerate(frame.columns):
-        columns[_free(str(name), columns)] = frame.iloc[:, number]
-    return columns or {"rows": pa.nulls(len(frame))}
-
-
-def _row_columns(fields: Mapping[str, Any]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
-    for field, value in fields.items():
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                columns[_free(f"{field}.{key}", columns)] = [_cell(inner)]
-        else:
-            columns[_free(field, columns)] = [_cell(value)]
-    return columns
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)  # Arrow's integers end there
-    return value if isinstance(value, _TYPED) else json.dumps(value, default=str)
-
-
-def _by_schema(rows: Iterable[Rows]) -> Iterator[list[Rows]]:
-    """Group rows that make one table as they are: the same columns and types, or nothing in a column at all."""
-    groups: list[tuple[pa.Schema, list[Rows]]] = []
+def _files(
+    folder: Path, rows: list[Rows], columns: Columns, kinds: dict[Path, Columns]
+) -> Iterator[tuple[Path, pa.Table]]:
+    """Yield a path and a table for each file to be written, and add to the columns what they have."""
+    columns.learn(one.table.schema for one in rows)
+    by_partition: dict[Path, dict[tuple[int, int], Rows]] = {}
     for one in rows:
-        for number, (schema, members) in enumerate(groups):
-            if schema.names != one.table.schema.names:
-                continue
-            try:
-                unified = pa.unify_schemas([schema, one.table.schema])
-            except pa.ArrowException:
-                continue
-            groups[number] = (unified, [*members, one])
-            break
-        else:
-            groups.append((one.table.schema, [one]))
-    return (members for _, members in groups)
+        by_partition.setdefault(one.partition, {})[one.order] = one
+    for partition, members in by_partition.items():
+        ordered = [members[order] for order in sorted(members)]
+        full = [one for one in ordered if one.table.num_rows]
+        present = _ids_on_disk(folder / partition, full[0].order, full[-1].order) if full else set()
+        new = [one for one in full if one.id not in present]
+        names: set[str] = set()
+        table = columns.fit_all([one.table for one in new or ordered[:1]], names)
+        for one in ordered:
+            if not one.table.num_rows:
+                columns.fit(one.table, names)
+        kinds[partition.parent].keep(columns, names)
+        if new:
+            yield folder / partition / f"{new[0].id}_{new[-1].id}.parquet", table
 
 
 def _ids_on_disk(partition: Path, first: tuple[int, int], last: tuple[int, int]) -> set[str]:
@@ -201,14 +127,21 @@ def _ids_on_disk(partition: Path, first: tuple[int, int], last: tuple[int, int])
     found: set[str] = set()
     for path in partition.glob("[0-9]*.parquet"):
         try:
-            file_first, _, file_last = path.stem.partition("_")
-            if id_numbers(file_first) <= last and id_numbers(file_last) >= first:
+            file_first, file_last = _range(path)
+            if file_first <= last and file_last >= first:
                 found.update(pq.ParquetFile(path).read(columns=["entry_id"])["entry_id"].unique().to_pylist())
         except (OSError, ValueError, LookupError, NotImplementedError) as error:  # Arrow's are some of these
             if getattr(error, "errno", None) is not None:  # the disk's, not the file's
                 raise
             _say_unreadable(path, error_line(error))
     return found
+
+
+def _range(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    if found := _FILE.fullmatch(path.name):
+        return id_numbers(found[1]), id_numbers(found[2])
+    msg = "expected a name of its first and last entry id"
+    raise ValueError(msg)
 
 
 @lru_cache(maxsize=256)
@@ -220,47 +153,98 @@ def _say_unreadable(path: Path, why: str) -> None:
     )
 
 
-def _write_file(path: Path, table: pa.Table) -> None:
-    """Write a file that is there whole or not at all, whatever happens, and stays once this has returned."""
-    _make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.tmp")  # readers of datasets pass over names that begin with a dot
-    with temporary.open("wb") as file:
-        pq.write_table(table, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
+# --- columns --------------------------------------------------------------------------------------------
 
 
-def _make_folder(path: Path) -> None:
-    if not path.is_dir():
-        _make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync_folder(path.parent)
+def _columns_of(folder: Path) -> Columns:
+    """Return the columns of a dataset; of one that keeps none, having found them in its files."""
+    return _kept(folder / _OF_ALL) or _found(folder)
 
 
-def _sync_folder(path: Path) -> None:
-    """Make the names in a folder last: fsync of a file does not do it for its name (fsync(2))."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _columns_of_kind(folder: Path, columns: Columns) -> Columns:
+    if known := _kept(folder):
+        return known
+    known = Columns()
+    for schema in _schemas(folder.glob("day=*/[0-9]*.parquet")).values():
+        known.keep(columns, columns.types.keys() & set(schema.names))
+    return known
+
+
+def _kept(folder: Path) -> Columns | None:
+    path = folder / _COLUMNS
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        status = path.stat()
+        return Columns(_schema(path, status.st_mtime_ns, status.st_ino, status.st_size))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        _say_unreadable(path, error_line(error))
+        return None
 
 
-def _kind_folder(topic: str, kind: str) -> Path:
-    return Path(f"topic={_quoted(topic)}", f"kind={_quoted(kind)}")
+@lru_cache(maxsize=1024)
+def _schema(path: Path, *_: int) -> dict[str, pa.DataType]:
+    schema = pq.read_schema(path)
+    return dict(zip(schema.names, schema.types, strict=True))
 
 
-def _quoted(name: str) -> str:
-    """Return a name as a folder can have it and hive readers understand it; too long a one as a hash of it."""
-    quoted = quote(name, safe="+ ")
-    if len(quoted) <= _MAX_NAME_BYTES:
-        return quoted
-    return hashlib.sha256(name.encode()).hexdigest()
+def _keep(folder: Path, columns: Columns) -> None:
+    if columns.is_changed:
+        make_folder(folder / _FIRST_DAY)
+        replace(folder / _COLUMNS, _parquet(columns.schema.empty_table()))
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    while name in taken:
-        name += "_"
-    return name
+def _found(folder: Path) -> Columns:
+    """Return the columns of the files that 0.1.0 wrote, and rewrite those that no reader could read with the others."""
+    schemas = _schemas(sorted(folder.glob("topic=*/kind=*/day=*/[0-9]*.parquet")))
+    columns = Columns()
+    columns.learn(schemas.values(), as_they_are=True)
+    kinds: dict[Path, Columns] = {}
+    rewritten = 0
+    for path, schema in schemas.items():
+        known = kinds.setdefault(path.parent.parent, Columns())
+        names = set(schema.names)
+        if not all(map(columns.has, schema)):
+            names = set()
+            table = pq.ParquetFile(path).read()
+            replace(path, _parquet(columns.fit(table, names)))
+            rewritten += 1
+        known.keep(columns, names)
+    for kind, known in kinds.items():
+        _keep(kind, known)
+    if rewritten:
+        logger.warning("%s: %d files rewritten, so that all files have one type for each column", folder, rewritten)
+    return columns
+
+
+def _schemas(paths: Iterable[Path]) -> dict[Path, pa.Schema]:
+    """Return the schemas of files, but of those that cannot be read."""
+    found: dict[Path, pa.Schema] = {}
+    for path in paths:
+        try:
+            found[path] = pq.read_schema(path)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            _say_unreadable(path, error_line(error))
+    return found
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    """Return a table as a Parquet file."""
+    largest = 0
+    if any(map(types.is_dictionary, table.schema.types)):
+        table = table.unify_dictionaries()  # a second dictionary, or one too large, and each value would be written out
+        largest = max(
+            column.chunk(0).dictionary.nbytes
+            for column in table.columns
+            if types.is_dictionary(column.type) and column.num_chunks
+        )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", dictionary_pagesize_limit=max(_SMALL_DICTIONARY, 2 * largest))
+    return sink.getvalue()

@@ -9,9 +9,9 @@ from typing import Any
 from streamz import Stream
 from streamz.sinks import Sink
 
-from tasks.dataset import Rows, rows_of, write
+from tasks.dataset import Rows, check, rows_of, write
 from tasks.entry import Entry
-from tasks.errors import PipelineError, SettingsError
+from tasks.errors import EncodeError, PipelineError, SettingsError
 from tasks.logs import get_logger
 from tasks.pipeline import trust
 from tasks.plaintext import error_line
@@ -30,13 +30,15 @@ _MAX_PAUSE = 30.0
 class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
     """Write entries to a Parquet dataset, by topic, kind and day (`tasks.dataset`).
 
-    An entry is acknowledged when its files are on the disk for good, so a crash at any moment loses none. What
-    is redelivered is looked for in the files that may have it: each entry is in the dataset once, twice only if
-    two members of the group write it at the same moment, as after a lost lease.
+    An entry is acknowledged when its files are on the disk for good, so a crash at any moment loses none. Each row
+    is in the dataset once, also when entries are redelivered or the group is rewound: entries that the files have
+    are left out, and no file is replaced. Writers of one dataset take turns, by a lock on `<folder>/.lock`.
 
     While the disk refuses (full, away) it tries again for ever; what it holds stays pending, and when it holds
-    what makes a file, it takes no more. An entry that cannot be written as Parquet fails alone. A file in the
-    dataset that cannot be read is named in the log, and entries are written beside it.
+    what makes a file, it takes no more. An entry that cannot be written as Parquet fails alone, and the others'
+    file is written. A file in the dataset that cannot be read is named in the log, and entries are written beside it.
+
+    All files can be read together ([archive.md](archive.md)): a column name has one type in all of them.
 
     folder       where the dataset is; made if need be
     max_entries  files are written when so many entries are held,
@@ -100,11 +102,48 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
         with self._lock:
             if not self._held:
                 return []
-            paths = write(self.folder, [one for rows, _ in self._held for one in rows])
+            paths = self._write()
             done, self._held, self._bytes = self._held, [], 0
         for _, metadata in done:
             self._release_refs(metadata or [])
         return paths
+
+    def _write(self) -> list[Path]:
+        """Write what is held, but for entries that Parquet cannot hold: these have failed then."""
+        try:
+            return write(self.folder, _rows(self._held))
+        except (OSError, MemoryError):
+            raise
+        except Exception:
+            failed = [(held, error) for held in self._held if (error := self._refusal(held[0]))]
+            if not failed:
+                raise
+            refused = [id(held) for held, _ in failed]
+            paths = write(self.folder, _rows([held for held in self._held if id(held) not in refused]))
+        for (_, metadata), error in failed:
+            self._fail(metadata, error)
+        return paths
+
+    def _fail(self, metadata: Metadata, error: Exception) -> None:
+        if secured := getattr(self, "secured", None):
+            secured.fail(self, metadata, error)
+        else:  # of a source that is not Sluice's: nothing but the log takes it
+            logger.error("%s", error, exc_info=error)
+
+    def _refusal(self, rows: list[Rows]) -> Exception | None:
+        try:
+            check(self.folder, rows)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 - it is the entry's, whatever it is
+            one = rows[0]
+            msg = (
+                f"topic {one.topic!r} entry {one.id}: expected rows that Parquet can hold, got others; it is in no file"
+            )
+            refusal = EncodeError(msg)
+            refusal.__cause__ = error
+            return refusal
+        return None
 
     def before_stop(self) -> bool:
         """Write what is held, so that a stop leaves nothing of it to the next run; return whether that succeeded."""
@@ -143,3 +182,7 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
         self._timer = None
         if not self._try_flush(self._max_seconds):
             self._set_timer(self._max_seconds)
+
+
+def _rows(held: list[tuple[list[Rows], Metadata]]) -> list[Rows]:
+    return [one for rows, _ in held for one in rows]

@@ -1,15 +1,22 @@
-"""An archive whose outlet is killed or told to end while a file is unfinished."""
+"""An archive whose outlet is killed or told to end while a file is unfinished, and one whose group begins again."""
 
 import asyncio
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 from streamz import Stream
 
 from deployments.redis_server import RedisServer
-from tasks.dataset import open_kind
+from tasks import Reservoir
+from tasks.dataset import open_archive, open_kind
 from tests.streams import crash, dead, drain, here, pending, push_all
 from tests.waiting import wait_until
 
@@ -62,3 +69,45 @@ def test_a_bounded_archive_does_not_end_before_the_disk_has_taken_it(
     assert archived(folder) == list(range(5))
     assert pending(real_redis) == []
     del kept
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.lists(st.integers(1, 6), min_size=2, max_size=4))
+def test_groups_that_begin_again_with_other_batches_write_each_row_once(
+    fresh_client: Callable[[], redis.Redis], sizes: list[int], batches: list[int]
+) -> None:
+    client = fresh_client()
+    full = pd.DataFrame({"price": [1.5, 2.5]})
+    ids = [Reservoir(client).push("topic", {"quotes": full[:size]}) for size in sizes]
+
+    async def archive(folder: str, group: str, batch: int) -> None:
+        source = here(client, group=group)
+        node: Any = source.to_parquet(folder, max_entries=batch)
+        source.open()
+        await drain(source)
+        node.flush()
+        source.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        for n, batch in enumerate(batches):
+            asyncio.run(archive(folder, f"group{n}", batch))
+            found = open_archive(folder).to_table()["entry_id"].to_pylist()
+            assert sorted(found) == sorted(id_ for id_, size in zip(ids, sizes, strict=True) for _ in range(size))
+
+
+@pytest.mark.parametrize("field", [pd.DataFrame({"at": np.array([2**60], "M8[s]")}), np.zeros((1, 1, 1))])
+def test_an_entry_that_parquet_cannot_hold_is_the_only_dead_letter(
+    client: redis.Redis, tmp_path: Path, field: object
+) -> None:
+    ids = push_all(client, "topic", range(3))
+    bad = Reservoir(client).push("topic", {"f": field})
+
+    async def archive() -> None:
+        source = here(client)
+        source.to_parquet(tmp_path, max_entries=3)
+        source.open()
+        await drain(source)
+        source.close()
+
+    asyncio.run(archive())
+    assert [letter["dead:id"] for letter in dead(client)] == [bad]
+    assert (archived(tmp_path), len(ids), pending(client)) == ([0, 1, 2], 3, [])

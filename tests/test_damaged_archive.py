@@ -1,5 +1,6 @@
 """What is in an archive's folders and no file of its own, and what goes wrong there that nobody foresaw: nothing is lost."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from streamz import Stream
 
+from tasks import dataset
 from tasks.dataset import Rows, open_kind, rows_of, write
 from tasks.entry import Entry
+from tasks.errors import EncodeError
+from tasks.membership import Fence
+from tasks.pipeline import secure
+from tasks.receipts import Receipt
 from tests.waiting import wait_until
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
@@ -70,6 +76,42 @@ def test_a_disk_that_fails_while_a_file_is_read_is_no_damage_to_the_file(
     monkeypatch.setattr(pq, "ParquetFile", fail)
     with pytest.raises(OSError, match="Input/output"):
         write(tmp_path, rows(range(1, 3)))
+
+
+def test_an_entry_that_no_file_can_be_made_of_fails_alone_and_the_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = dataset._parquet
+
+    def serialise(table: pa.Table) -> pa.Buffer:
+        if "x" in table.column_names and 2 in table["x"].to_pylist():
+            raise pa.ArrowNotImplementedError
+        return whole(table)
+
+    monkeypatch.setattr(dataset, "_parquet", serialise)
+    done: list[Receipt] = []
+
+    async def scenario() -> None:
+        source = Stream(asynchronous=True)
+        source.to_parquet(tmp_path, max_entries=4)
+        secure(source)
+        for n in range(4):
+            receipt = Receipt("market", f"{AT + n}-0", fence=Fence("archive", "lease", "token"), done=done.append)
+            await source.emit(entry(n), metadata=[{"ref": receipt}])
+            receipt.release()
+
+    asyncio.run(scenario())
+    assert len(done) == 4
+    [failed] = [receipt for receipt in done if receipt.failure]
+    assert failed.id == f"{AT + 2}-0"
+    assert "expected rows that Parquet can hold" in str(failed.failure and failed.failure.error)
+    assert archived(tmp_path) == [0, 1, 3]
+
+
+@pytest.mark.parametrize("id_", ["x", "-5-0", "1-2-3", "1_0-0", "1/0-0", "9" * 21 + "-0", ""])
+def test_an_entry_of_an_id_that_redis_cannot_have_given_is_refused(id_: str) -> None:
+    with pytest.raises(EncodeError, match="expected an entry id of two numbers"):
+        rows_of(Entry({"x": 1}, topic="market", id=id_))
 
 
 def test_whatever_writing_raises_what_is_held_is_tried_again(
