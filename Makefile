@@ -3,6 +3,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Versions without hashes: with one hash pip asks for all, and refuses an editable install, which is no single file (pip 23.2).
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help up test chaos screenshots lint bench constraints clean

@@ -9,14 +9,18 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn, TypeGuard
 
 import yaml
 
 from tasks.errors import SettingsError
+from tasks.plaintext import one_line
 
 __all__ = ["Blueprint", "Deployment", "EntrypointCheck", "allowance", "import_flows", "read_blueprint"]
 
 _MARK = "\x1e"
+_QUOTED = 200  # characters of what is refused
+_LONGEST = 100 * 366 * 86_400  # seconds between two runs
 _SOON = 300  # a schedule rarer than this is no beat: its first run can wait for its time
 
 
@@ -77,45 +81,71 @@ class Blueprint:
 def read_blueprint(path: Path) -> Blueprint:
     """Return what `prefect.yaml` at `path` declares.
 
-    raises    SettingsError: it is not there, no YAML, or a deployment lacks its name or entrypoint
+    raises    SettingsError: it is not there, no YAML, or a deployment has a name, entrypoint, tag or schedule that cannot be one
     """
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         msg = f"expected the deployments in {path}, found no such file; install Sluice from a checkout of the project: pip install -e ."
         raise SettingsError(msg) from error
-    except yaml.YAMLError as error:
-        msg = f"{path}: expected YAML, got this instead: {str(error).replace(chr(10), ' ')}"
+    except OSError as error:
+        msg = f"expected the deployments in {path}, got no file that can be read: {error.strerror}"
+        raise SettingsError(msg) from error
+    # ValueError: not UTF-8, or what looks like a date or a number and is none. PyYAML lets these through.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        msg = f"{path}: expected YAML, got this instead: {one_line(error, _QUOTED)}"
         raise SettingsError(msg) from error
     blocks = raw.get("deployments") if isinstance(raw, dict) else None
     if not isinstance(blocks, list):
-        msg = f"{path}: expected a list under 'deployments:', got {type(blocks).__name__}"
-        raise SettingsError(msg)
+        _refuse(f"{path}: deployments", "a list", blocks)
     return Blueprint(path, tuple(_deployment(path, position, block) for position, block in enumerate(blocks, 1)))
 
 
 def _deployment(path: Path, position: int, block: object) -> Deployment:
-    name = block.get("name") if isinstance(block, dict) else None
-    entrypoint = block.get("entrypoint") if isinstance(block, dict) else None
-    if not isinstance(block, dict) or not name or not isinstance(entrypoint, str) or ":" not in entrypoint:
-        msg = f"{path}: expected a name and an entrypoint such as 'flows/clock.py:seconds' in deployment {position}, got {block!r}"
-        raise SettingsError(msg)
-    tags, schedules = block.get("tags") or [], block.get("schedules") or []
-    lists = isinstance(tags, list) and isinstance(schedules, list)
-    if not lists or not all(isinstance(s, dict) and isinstance(s.get("interval", 0), int | float) for s in schedules):
-        msg = (
-            f"{path}: expected lists under 'tags' and 'schedules' of {entrypoint}, each schedule with its keys and an interval that is "
-            f"a number of seconds, got {tags!r} and {schedules!r}"
-        )
-        raise SettingsError(msg)
+    where = f"{path}: deployment {position}"
+    if not isinstance(block, dict):
+        _refuse(where, "a block with a name and an entrypoint such as 'flows/clock.py:seconds'", block)
+    name, entrypoint = block.get("name"), block.get("entrypoint")
+    if not _is_text(name):
+        _refuse(f"{where}, name", "text, in quotes where YAML takes it for something else", name)
+    if not _is_text(entrypoint) or not all(entrypoint.rpartition(":")[::2]):
+        _refuse(f"{where}, entrypoint", "a file and a function, such as 'flows/clock.py:seconds'", entrypoint)
+    where = f"{path}: tags of {entrypoint}"
+    tags = block.get("tags") or []
+    if not isinstance(tags, list) or not all(map(_is_text, tags)):
+        _refuse(where, "a list of texts", tags)
+    where = f"{path}: schedules of {entrypoint}"
+    schedules = block.get("schedules") or []
+    if not isinstance(schedules, list) or not all(isinstance(each, dict) for each in schedules):
+        _refuse(where, "a list of schedules, each with its keys", schedules)
+    for schedule in schedules:
+        slug, interval = schedule.get("slug"), schedule.get("interval")
+        if slug is not None and not _is_text(slug):
+            _refuse(f"{where}, slug", "text, in quotes where YAML takes it for something else", slug)
+        if interval is not None and not _is_above_zero(interval):
+            _refuse(f"{where}, interval", "a number of seconds above zero", interval)
     return Deployment(
-        name=str(name),
+        name=name,
         entrypoint=entrypoint,
         flow="",
         tags=frozenset(tags),
         slugs=frozenset(schedule["slug"] for schedule in schedules if schedule.get("slug")),
-        interval=next((float(schedule["interval"]) for schedule in schedules if "interval" in schedule), None),
+        interval=next((float(each["interval"]) for each in schedules if each.get("interval") is not None), None),
     )
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    # No NUL: a file's name and a process's argument cannot hold one.
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+
+
+def _is_above_zero(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LONGEST
+
+
+def _refuse(where: str, expected: str, got: object) -> NoReturn:
+    msg = f"{where}: expected {expected}, got {one_line(repr(got), _QUOTED)}"
+    raise SettingsError(msg)
 
 
 def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]:

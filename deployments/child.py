@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tasks.folders import make_private
+
 __all__ = ["Child", "last_lines"]
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -64,7 +66,7 @@ class Child:
 
     def start(self) -> None:
         """Start it; its log begins anew, the log before is kept as `<log>.1`."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.log.parent)
         with suppress(FileNotFoundError):
             self.log.replace(self.log.with_name(self.log.name + ".1"))
         with self.log.open("wb") as log:

@@ -13,7 +13,8 @@ from uuid import UUID
 import psutil
 
 from tasks.errors import SettingsError
-from tasks.settings import STATE_DIR
+from tasks.folders import make_private
+from tasks.settings import STATE_DIR, state_dir
 
 __all__ = ["Ledger", "flow_run_processes"]
 
@@ -35,7 +36,9 @@ class Ledger:
 
         raises    SettingsError: one is running
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.folder)
+        if not os.environ.get(STATE_DIR) and self.folder == state_dir():  # an outlet of 0.1.0 made it for everyone
+            self.folder.chmod(0o700)
         with self._lock.open("a+") as file:
             if not _locked(file):
                 msg = (

@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from deployments.child import Child, last_lines
 from tasks.errors import SettingsError, UnavailableError
+from tasks.folders import make_private
 from tasks.settings import socket_url
 
 __all__ = ["OLDEST", "RedisBinary", "RedisServer", "find_redis_server"]
@@ -203,7 +204,7 @@ def _version(path: Path) -> tuple[int, ...] | None:
 
 
 def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         # A socket too long for its folder goes to the temporary folder, where others may have put theirs first.

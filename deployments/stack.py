@@ -21,6 +21,7 @@ from deployments.prefect_server import (
 from deployments.redis_server import RedisServer
 from tasks.connection import connect
 from tasks.errors import SettingsError, UnavailableError
+from tasks.folders import make_private
 from tasks.settings import REDIS_URL, STATE_DIR, local_socket, without_password
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Stack:
             self.say(f"ended {ended} process{'es' * (ended != 1)} that a killed `sluice up` had left behind")
         if self.own_server:
             check_port(self._port)
-        self._logs.mkdir(parents=True, exist_ok=True)
+        make_private(self._logs)
         self._start_redis()
         if self.own_server:
             self.server = prefect_server(self._port, log=self._logs / "prefect-server.log", env=self.env, cwd=self.root)

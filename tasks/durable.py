@@ -11,6 +11,8 @@ from pathlib import Path
 
 from typing_extensions import Buffer
 
+from tasks.folders import mode_of
+
 __all__ = ["locked", "make_folder", "replace", "write_new"]
 
 _PATIENCE = 5.0  # seconds
@@ -100,7 +102,7 @@ def make_folder(path: Path) -> None:
     """Make a folder, and those above it, if need be."""
     if not path.is_dir():
         make_folder(path.parent)
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=mode_of(path), exist_ok=True)
         _sync_folder(path.parent)
 
 

@@ -194,6 +194,19 @@ def local_socket() -> Path:
     return path
 
 
+def _trusted(socket: Path) -> Path:
+    """Return a socket that no other user can have put there: in the temporary folder, anyone can be the first."""
+    from tasks.folders import is_private  # noqa: PLC0415 - it needs this module
+
+    if socket.is_relative_to(state_dir()) or (is_private(socket.parent) and socket.lstat().st_uid == os.getuid()):
+        return socket
+    msg = (
+        f"expected {socket} in a folder that only this user can write to, got one that another user can have put there; it was "
+        f"not used; remove {socket.parent}, or set {STATE_DIR} to a folder with a shorter path"
+    )
+    raise SettingsError(msg)
+
+
 def socket_url(path: Path) -> str:
     """Return the address of the Redis that listens on a socket.
 
@@ -217,7 +230,7 @@ def redis_url() -> str:
     if url := _from_secret_block():
         return check_url(url, where=f"the Secret block {SECRET_BLOCK!r}")
     if (socket := local_socket()).exists():
-        return socket_url(socket)
+        return socket_url(_trusted(socket))
     msg = (
         f"expected a Redis to use, found none: no {REDIS_URL} is set and `sluice up` is not running here; "
         f"run `make up`, or set {REDIS_URL}=redis://HOST:6379/0"

@@ -1,7 +1,9 @@
 """A server that cannot be used is told by one sentence that says what to do."""
 
 import contextlib
+import os
 import socketserver
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
@@ -13,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.redis_server import RedisServer
-from tasks import SettingsError, UnavailableError
+from tasks import SettingsError, UnavailableError, settings
 from tasks.connection import connect
-from tasks.settings import local_socket, redis_url, without_password
+from tasks.settings import local_socket, redis_url, socket_url, without_password
 
 
 class Answers(socketserver.StreamRequestHandler):
@@ -176,6 +178,36 @@ def test_without_any_address_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch
 def test_a_socket_path_too_long_to_bind_goes_to_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_STATE_DIR", "/" + "d" * 120)
     assert len(str(local_socket())) <= 107
+
+
+@pytest.mark.parametrize(("mode", "is_used"), [(0o700, True), (0o755, True), (0o777, False), (0o770, False)])
+def test_a_socket_in_the_temporary_folder_is_used_only_where_no_one_else_can_have_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, is_used: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("SLUICE_STATE_DIR", "/" + "d" * 120)
+    monkeypatch.delenv("SLUICE_REDIS_URL", raising=False)
+    local_socket().parent.mkdir()
+    local_socket().parent.chmod(mode)
+    local_socket().touch()
+    if is_used:
+        assert redis_url() == socket_url(local_socket())
+    else:
+        with pytest.raises(SettingsError, match="it was not used; remove"):
+            redis_url()
+
+
+def test_a_socket_of_someone_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("SLUICE_STATE_DIR", "/" + "d" * 120)
+    monkeypatch.delenv("SLUICE_REDIS_URL", raising=False)
+    local_socket().parent.mkdir(mode=0o700)
+    local_socket().touch()
+    path, me = local_socket(), os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    monkeypatch.setattr(settings, "local_socket", lambda: path)
+    with pytest.raises(SettingsError, match="another user"):
+        redis_url()
 
 
 @pytest.mark.parametrize("name", ["c#", "what?", "%41", "a b", "u@host", "用户", "tab\t", "\udcff"])

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.cli.deploy._triggers import _initialize_deployment_triggers
@@ -285,16 +287,23 @@ def test_what_takes_too_long_says_so_and_is_ended(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("deployments: {", "expected YAML"),
-        ("deployments: 3", "expected a list"),
-        ("deployments: [{name: x}]", "an entrypoint such as"),
-        ("deployments: [3]", "in deployment 1, got 3"),
-        (
-            "deployments: [{name: x, entrypoint: 'a.py:b', tags: sluice}]",
-            "expected lists under 'tags' and 'schedules' of a.py:b",
-        ),
-        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: {interval: 60}}]", "of a.py:b, each schedule with"),
-        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [interval]}]", "of a.py:b, each schedule with"),
+        ("deployments: [2026-13-45]", "expected YAML"),
+        ("deployments: 3", "deployments: expected a list, got 3"),
+        ("deployments: &a [*a]", r"deployment 1: .*, got \[\[\.\.\.\]\]"),
+        ("deployments: [{name: x}]", "a file and a function, such as"),
+        ("deployments: [{name: x, entrypoint: 'a.py:'}]", "entrypoint: expected a file and a function"),
+        ('deployments: [{name: x, entrypoint: "a\\0.py:b"}]', "entrypoint: expected a file and a function"),
+        ("deployments: [{name: [1], entrypoint: 'a.py:b'}]", r"name: expected text, .*, got \[1\]"),
+        ("deployments: [{name: 2026-01-01, entrypoint: 'a.py:b'}]", "name: expected text, in quotes"),
+        ("deployments: [3]", "deployment 1: .*, got 3"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', tags: sluice}]", "tags of a.py:b: expected a list of texts"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', tags: [{a: b}]}]", "tags of a.py:b: expected a list of texts"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: {interval: 60}}]", "each with its keys"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [interval]}]", "each with its keys"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [{slug: [a]}]}]", "slug: expected text"),
         ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [{interval: 1min}]}]", "a number of seconds"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [{interval: .nan}]}]", "a number of seconds"),
+        ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [{interval: yes}]}]", "a number of seconds"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -316,3 +325,51 @@ def _defaults(flow: Flow[..., Any]) -> dict[str, Any]:
 
 def _home(flow: Flow[..., Any]) -> Path:
     return Path(inspect.getsourcefile(inspect.unwrap(flow.fn)) or "").resolve()
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "entrypoint", "tags", "schedules", "slug", "interval"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "deployments": ODD
+            | st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "name": ODD | st.just("x"),
+                        "entrypoint": st.just("a.py:b") | ODD,
+                        "tags": ODD,
+                        "schedules": ODD | st.lists(ODD),
+                    }
+                )
+            )
+        }
+    )
+)
+def test_whatever_the_file_holds_it_is_read_or_refused_in_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, raw: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.mktemp("odd") / "prefect.yaml"
+    path.write_text(yaml.safe_dump(raw, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
+    refusal = ""
+    try:
+        read_blueprint(path)
+    except SettingsError as error:
+        refusal = str(error)
+    assert not refusal or (refusal.startswith(str(path)) and len(refusal.splitlines()) == 1)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: \x00", None])
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "prefect.yaml"
+    path.write_bytes(content) if content else path.mkdir()
+    with pytest.raises(SettingsError, match="expected"):
+        read_blueprint(path)
