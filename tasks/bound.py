@@ -1,12 +1,13 @@
 """Where a bounded replay ends, reading no further than that, and how far it has come."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import redis
 
 from tasks.groups import groups_of
 from tasks.ids import id_numbers
+from tasks.readahead import Read
 from tasks.retention import GROUPS, IDS
 from tasks.settings import group_end
 
@@ -15,17 +16,18 @@ __all__ = ["Bound", "Journey"]
 # What the server has read for a group, it counts as delivered: what lies behind the bound is given back in the same
 # script, with the group's position, so that no other consumer misses it, and nothing counts it as delivered.
 # KEYS: the topic. ARGV: group, consumer, how many, the bound.
-# Returns the entries up to the bound, as XRANGE does; false if there are none.
+# Returns the server's time before, in microseconds, and the entries up to the bound, as XRANGE does.
 _READ = (
     GROUPS
     + IDS
     + """
-local group
+local clock, group = redis.call('TIME')
+local micros = string.format('%.0f', clock[1] * 1000000 + clock[2])
 for _, each in ipairs(groups_of(KEYS[1])) do
   if each.name == ARGV[1] then group = each end
 end
 local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
-if not reply then return false end
+if not reply then return {micros, {}} end
 local entries, found = reply[1][2], {}
 for _, entry in ipairs(entries) do
   if before(ARGV[4], entry[1]) then
@@ -43,7 +45,7 @@ if #found < #entries then
     redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position)
   end
 end
-return found
+return {micros, found}
 """
 )
 
@@ -60,7 +62,6 @@ class Bound:
         self._until = group_end(until)
         self.ends: dict[str, str] = {}
         """The id of the last entry, of each topic where it is known yet."""
-        self._reached: set[str] = set()
         self._read = client.register_script(_READ)
 
     def end(self, topic: str) -> str:
@@ -70,23 +71,13 @@ class Bound:
             self.ends[topic] = self._client.xinfo_stream(topic)["last-generated-id"].decode() if now else self._until
         return self.ends[topic]
 
-    def read(self, topics: Iterable[str], consumer: str, count: int) -> list[tuple[bytes, list[Any]]]:
-        """Read without blocking, and no further than the bound; return what XREADGROUP does, as it comes."""
-        found: list[tuple[bytes, list[Any]]] = []
-        for topic in topics:
-            if topic in self._reached:
-                continue  # or what lies behind the bound, which may be much, is read and given back each time
-            if entries := self._read(keys=[topic], args=[self._group, consumer, count, self.end(topic)]):
-                found.append((topic.encode(), entries))
-            elif self._is_reached(topic):
-                self._reached.add(topic)
-        return found
+    def read(self, topic: str, consumer: str, count: int) -> Read:
+        """Read a topic without blocking, and no further than the bound."""
+        micros, entries = self._read(keys=[topic], args=[self._group, consumer, count, self.end(topic)])
+        return Read([topic], count, [(topic.encode(), entries)] if entries else [], int(micros))
 
-    def is_reached(self, topics: Iterable[str]) -> bool:
-        """Return whether reads have shown that all there is up to the bound was delivered, and no more can come."""
-        return self._reached.issuperset(topics)
-
-    def _is_reached(self, topic: str) -> bool:
+    def is_reached(self, topic: str) -> bool:
+        """Return whether all there is up to the bound was delivered, and no more can come. Ask when a read brought nothing."""
         end = self.end(topic)
         position = _position(self._client, topic, self._group)
         if id_numbers(position) >= id_numbers(end):

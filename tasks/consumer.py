@@ -1,7 +1,7 @@
 """One member of a consumer group: reads, recovers, acknowledges. A step at a time, in one thread."""
 
-import itertools
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ from tasks.groups import create_group, groups_of
 from tasks.ids import id_numbers
 from tasks.logs import get_logger
 from tasks.membership import HANDED_BACK, Membership
-from tasks.readahead import ReadAhead
+from tasks.merging import Merging, Raw
+from tasks.readahead import Read, ReadAhead
 from tasks.readsize import ReadSize
+from tasks.recovery import Recovery
 from tasks.reservoir import decoded
 from tasks.retention import mark_seen
 from tasks.settings import check_group, check_topic, group_start, retried_topic, retry_topic
@@ -59,7 +61,9 @@ def _unless_gone() -> Iterator[None]:
 
 
 class Consumer:
-    """A member of `group` on `topics`: at least once; in id order per topic, redelivered entries first.
+    """A member of `group` on `topics`: at least once; each topic in id order, redelivered entries first.
+
+    Topics that all hold entries are merged by entry id: see `tasks.merging` for what that promises.
 
     Beside each topic it reads the group's retry topic, if there is one: the dead letters that were replayed. They come
     as the entries they were; whatever is to be done with one here is asked for by its `origin`.
@@ -107,8 +111,11 @@ class Consumer:
         streams = [*self.topics, *self._retries]
         # Delivered by this consumer and neither acknowledged nor dead-lettered yet.
         self._held: dict[str, set[str]] = {stream: set() for stream in streams}
-        # Topics whose own pending entries must be looked through before anything new is read, and from which id on.
-        self._recover_from: dict[str, str] = {}
+        # Delivered by Redis and not returned yet: they are forgotten, and found again, whenever what is pending is looked through.
+        self._merging = Merging(self.topics)
+        # How often those that were recovered count as delivered.
+        self._deliveries: dict[tuple[str, str], int] = {}
+        self._recovery = Recovery(client, group, self.membership.name)
         self._reads = ReadAhead(client, group, self.membership.name)
         self._suspects = Suspects(max_deliveries=max_deliveries)
         self.is_careful = False
@@ -141,8 +148,8 @@ class Consumer:
     def step(self, block_ms: int = 100, *, ahead: bool = False) -> list[Entry | Poison]:
         """Return the next entries, waiting up to `block_ms` for new ones; none is returned twice.
 
-        First what is pending here and was never returned (claimed from the dead, or lost with a reply), then
-        what is new. After an error of Redis' call it again: it looks to what may have been lost.
+        Of each topic first what is pending here and was never returned (claimed from the dead, or lost with a reply),
+        then what is new. After an error of Redis' call it again: it looks to what may have been lost.
 
         ahead     have Redis read on meanwhile if there seems to be more: what the next step returns is delivered by then
         raises    LeaseLostError: taken for dead; this consumer can do nothing more
@@ -161,9 +168,13 @@ class Consumer:
 
     def ack(self, topic: str, ids: Iterable[str], *, with_results: Collection[str] = ()) -> int:
         """Acknowledge entries that are done; return how many were still pending. As `Membership.ack`."""
-        ids = list(ids)
-        acknowledged = self.membership.ack(topic, ids, with_results=with_results)
-        self._held[topic].difference_update(ids)
+        return self.ack_all({topic: list(ids)}, with_results=with_results)
+
+    def ack_all(self, done: Mapping[str, Sequence[str]], *, with_results: Collection[str] = ()) -> int:
+        """Acknowledge entries of several topics that are done, all or none. As `Membership.ack`."""
+        acknowledged = self.membership.ack(done, with_results=with_results)
+        for topic, ids in done.items():
+            self._held[topic].difference_update(ids)
         return acknowledged
 
     def dead_letter(self, topic: str, id: str, **why: str) -> bool:  # noqa: A002 - the field's own name
@@ -189,6 +200,7 @@ class Consumer:
         if not self._joined:
             return 0
         self._reads.close()  # first: what is under way is given back, too
+        self._recover_all()
         given_back = 0
         for topic in self.topics:
             with _unless_gone():
@@ -232,14 +244,17 @@ class Consumer:
                 return []
             self._settled = True
         self.fetch()
-        if reply := self._reads.take():  # first, or a recovery would find what came with it, too
-            return self._returned(reply, ahead=ahead)
-        if time.monotonic() >= self._next_claim:
+        has_come = False
+        if read := self._reads.take():  # first, or a recovery would find what came with it, too
+            self._take_in(read)
+            has_come = bool(read.entries)
+            del read  # or the garbage collector goes through it, again and again: a third of all that a step takes
+        if not has_come and time.monotonic() >= self._next_claim:
             self._claim()
-        while self._recover_from:
-            if recovered := self._recover():
-                return recovered
-        return self._returned(self._read(block_ms), ahead=ahead)
+        while not (entries := self._next(ahead=ahead)):
+            if not self._read_on(block_ms):
+                break
+        return entries
 
     def _join(self) -> None:
         for topic in self.topics:
@@ -258,6 +273,8 @@ class Consumer:
             if stream not in self.topics and self._client.exists(stream):
                 self._create_group(stream, _ZERO)
                 self.topics.append(stream)
+                self._merging.add(stream)
+                self._last_read[stream] = _ZERO
 
     def _create_group(self, topic: str, start: str) -> bool:
         is_new = create_group(self._client, topic, self.group, start)
@@ -290,13 +307,13 @@ class Consumer:
         self._find_retries()
         for topic in self.topics:
             peers, own = self.membership.peers(topic)
-            if own > len(self._held[topic]):  # a read that was given up may reach Redis at any time later
-                self._recover_from[topic] = "-"
+            # A read that was given up may reach Redis at any time later.
+            is_lost = own > len(self._held[topic]) + len(self._merging.ids(topic))
             for peer in peers:
                 if peer.lease_ms:
                     continue
                 if peer.pending and (moved := self.membership.claim(topic, peer.name)):
-                    self._recover_from[topic] = "-"
+                    is_lost = True
                     if peer.name != HANDED_BACK:
                         self._suspects.add(topic, moved)
                     logger.info(
@@ -304,87 +321,130 @@ class Consumer:
                         "a consumer that stopped" if peer.name == HANDED_BACK else f"dead consumer {peer.name!r}",
                     )  # fmt: skip
                 self.membership.retire(topic, peer.name)
+            if is_lost:
+                self._recover(topic)
             mark_seen(self._client, topic, self.group)
         self._next_claim = time.monotonic() + self.membership.lease_ttl / 2
 
     def _recover_all(self) -> None:
-        """Look through all that is pending here, before anything new is read."""
-        self._recover_from = dict.fromkeys(self.topics, "-")
+        """Look through all that is pending here, before anything new is returned."""
+        self._recover(*self.topics)
 
-    def _recover(self) -> list[Entry | Poison]:
-        """Return some of one topic's own pending entries that were never returned; follow its list to the end."""
-        topic, start = next(iter(self._recover_from.items()))
+    def _recover(self, *topics: str) -> None:
+        self._recovery.begin(topics)
+        for topic in topics:
+            self._merging.forget(topic)
+        self._deliveries = {origin: times for origin, times in self._deliveries.items() if origin[0] not in topics}
+
+    def _read_on(self, block_ms: int) -> bool:
+        """Read on where something is missing to return the next entries; return whether to look for them again."""
+        topics = self._merging.wanted()
+        if recovering := [topic for topic in topics if topic in self._recovery]:
+            for topic in recovering:
+                self._look_through(topic)
+            return True
+        if topics:
+            time.sleep(self._merging.pause())
+            self._read(topics, block_ms)
+        self.is_through = not self._merging and not self._merging.wanted()
+        return bool(self._merging)
+
+    def _read(self, topics: list[str], block_ms: int) -> None:
+        count = self._size.of_each(len(topics), besides=len(self._merging))
+        if not self._bound:
+            block_ms = 0 if self._merging else block_ms
+            self._take_in(self._reads.read(topics, count, block_ms, timed=self._merging.is_timed))
+            return
+        for topic in topics:
+            read = self._bound.read(topic, self.membership.name, count)
+            self._take_in(read)
+            if not read.entries and self._bound.is_reached(topic):
+                self._merging.end(topic)
+
+    def _take_in(self, read: Read) -> None:
+        """Take in what a read brought, and that it brought nothing of the other topics it was of."""
+        self._merging.clock(read.micros)
+        come = {name.decode(): raws for name, raws in read.entries}
+        for topic in read.topics:
+            raws = come.get(topic, ())
+            is_full = len(raws) >= read.count
+            self._merging.put(topic, self._size.weigh(raws), is_cut=is_full, is_full=is_full)
+
+    def _look_through(self, topic: str) -> None:
+        """Take in some of a topic's own pending entries that were never returned."""
         end = self._bound.end(topic) if self._bound else "+"
-        pending = self._client.xpending_range(topic, self.group, start, end, 1000, consumername=self.membership.name)
-        deliveries = {p["message_id"].decode(): p["times_delivered"] for p in pending}
-        missing = [id_ for id_ in deliveries if id_ not in self._held[topic]]
-        chosen = self._suspects.first(topic, missing, deliveries)[: self._size.entries]
-        if len(chosen) < len(missing):
-            self._recover_from[topic] = missing[len(chosen)]
-        elif len(pending) == 1000:  # noqa: PLR2004 - as many as were asked for
-            self._recover_from[topic] = f"({pending[-1]['message_id'].decode()}"
-        else:
-            del self._recover_from[topic]
-        with self._client.pipeline(transaction=False) as pipe:
-            for id_ in chosen:
-                pipe.xrange(topic, id_, id_)
-            found = pipe.execute() if chosen else []
-        gone = [id_ for id_, entries in zip(chosen, found, strict=True) if not entries]
-        if gone:
-            logger.warning("topic %r: %d entries were trimmed while pending; acknowledged unseen", topic, len(gone))
-            self.membership.ack(topic, gone)
-        suspects = self._suspects.deliveries(topic, [id_ for id_ in chosen if id_ not in gone])
-        gone += self._put_away(
-            topic, [id_ for id_, times in suspects.items() if times >= self.max_deliveries], suspects
-        )
-        if counted := {id_: times + 1 for id_, times in suspects.items() if id_ not in gone}:
-            self.membership.count(topic, counted)
-            deliveries.update(counted)
-            self.is_careful = True
-        # Only now: an outage on the way, and they still are. At the end nothing is left but what is pending no more.
-        self._suspects.clear(topic, chosen if topic in self._recover_from else None)
-        left = [entries[0] for id_, entries in zip(chosen, found, strict=True) if id_ not in gone]
-        raws = self._size.weigh((id_, list(itertools.chain(*fields.items()))) for id_, fields in left)
-        return self._delivered(topic, raws, deliveries)
+        most = max(1, self._size.entries - len(self._merging))
+        page = self._recovery.page(topic, end=end, held=self._held[topic], most=most)
+        self._deliveries.update(page.deliveries)
+        self._merging.put(topic, self._size.weigh(page.entries), is_cut=True)
+        if page.gone:
+            logger.warning(
+                "topic %r: %d entries were trimmed while pending; acknowledged unseen", topic, len(page.gone)
+            )
+            self.membership.ack({topic: page.gone})
+            self._suspects.clear([(topic, id_) for id_ in page.gone])
+        if topic not in self._recovery:  # what else was suspected is pending no more
+            self._suspects.keep_only(topic, set(self._merging.ids(topic)))
 
-    def _put_away(self, topic: str, ids: list[str], deliveries: Mapping[str, int]) -> list[str]:
-        """Make dead letters of what was delivered too often; return their ids."""
-        for id_ in ids:
-            why = f"delivered {deliveries[id_]} times, each time to a consumer that died before it was done with it"
+    def _next(self, *, ahead: bool) -> list[Entry | Poison]:
+        """Return the next entries, of those that have come; send for the ones that follow, `ahead`, if there seem to be more."""
+        counts = self._merging.ready()
+        if self._suspects:
+            return self._next_together(counts)
+        come = self._merging.take(counts)
+        # What is pending here, and the dead, are looked for when nothing is under way, which in a backlog would be never.
+        is_due = self._recovery or time.monotonic() >= self._next_claim
+        if come and ahead and not self._bound and not is_due and self._merging.has_more:
+            topics = self._merging.wanted()
+            count = self._size.of_each(len(topics), besides=len(self._merging))
+            self._reads.send(topics, count, timed=self._merging.is_timed)
+        return self._returned(come)
+
+    def _next_together(self, counts: Mapping[str, int]) -> list[Entry | Poison]:
+        """Return the next entries that may be in flight together, some of those that have come being suspects."""
+        chosen = self._suspects.first(self._merging.in_order(counts), self._deliveries)
+        suspects = self._suspects.deliveries(chosen)
+        deadly = {origin: times for origin, times in suspects.items() if times >= self.max_deliveries}
+        self._put_away(deadly)
+        counted = {origin: times + 1 for origin, times in suspects.items() if origin not in deadly}
+        for topic in dict.fromkeys(topic for topic, _ in counted):
+            self.membership.count(topic, {id_: times for (of, id_), times in counted.items() if of == topic})
+        # Only now: an outage on the way, and they still are.
+        self._suspects.clear(chosen)
+        self._deliveries.update(counted)
+        for origin in deadly:
+            self._deliveries.pop(origin, None)
+        self.is_careful = bool(counted)
+        come = self._merging.take(Counter(topic for topic, _ in chosen))
+        return self._returned(
+            {topic: [raw for raw in raws if (topic, raw[0]) not in deadly] for topic, raws in come.items()}
+        )
+
+    def _put_away(self, deadly: Mapping[tuple[str, str], int]) -> None:
+        """Make dead letters of what was delivered too often."""
+        for (topic, id_), times in deadly.items():
+            why = f"delivered {times} times, each time to a consumer that died before it was done with it"
             self.dead_letter(topic, id_, node="delivery", exception=why)
             logger.warning("topic %r entry %s: %s; moved to the dead letters", topic, id_, why)
-        return ids
 
-    def _read(self, block_ms: int) -> list[tuple[bytes, list[Any]]]:
-        of_each = self._size.of_each(len(self.topics))
-        if not self._bound:
-            return self._reads.read(self.topics, of_each, block_ms)
-        reply = self._bound.read(self.topics, self.membership.name, of_each)
-        self.is_through = not reply and self._bound.is_reached(self.topics)
-        return reply
-
-    def _returned(self, reply: list[tuple[bytes, list[Any]]], *, ahead: bool) -> list[Entry | Poison]:
-        """Return the new entries of a reply, having sent for the next ones, `ahead`, if there seem to be more."""
-        come = [(name.decode(), self._size.weigh(raws)) for name, raws in reply]
-        # What is pending here, and the dead, are looked for when nothing is under way, which in a backlog would be never.
-        is_due = self._recover_from or time.monotonic() >= self._next_claim
-        if ahead and not self._bound and not is_due and self._reads.is_full(reply):
-            self._reads.send(self.topics, self._size.of_each(len(self.topics)))
+    def _returned(self, come: Mapping[str, list[Raw]]) -> list[Entry | Poison]:
+        """Return entries, merged, that are held from now on."""
         entries: list[Entry | Poison] = []
-        for topic, raws in come:
-            entries += self._delivered(topic, raws, {})
-            self._last_read[topic] = raws[-1][0]
-        return entries
+        for topic, raws in come.items():
+            if raws:
+                entries += self._delivered(topic, raws)
+                last = raws[-1][0]
+                if id_numbers(last) > id_numbers(self._last_read[topic]):
+                    self._last_read[topic] = last
+        return entries if len(come) < 2 else self._merging.sorted(entries)  # noqa: PLR2004 - nothing to merge
 
-    def _delivered(
-        self, topic: str, raws: list[tuple[str, list[bytes], int]], deliveries: dict[str, int]
-    ) -> list[Entry | Poison]:
-        """Return entries that are held from now on."""
+    def _delivered(self, topic: str, raws: list[Raw]) -> list[Entry | Poison]:
         self._held[topic].update([id_ for id_, _, _ in raws])
         entries: list[Entry | Poison] = []
         retried = retried_topic(topic, self.group)
+        deliveries = self._deliveries
         for id_, flat, size in raws:
-            entry = made(topic, id_, deliveries.get(id_, 1) if deliveries else 1)
+            entry = made(topic, id_, deliveries.pop((topic, id_), 1) if deliveries else 1)
             if retried is not None:
                 entry.topic, entry.id = retried, take_out_id(flat) or id_
             if size <= SMALL and decode_small(flat, entry):

@@ -8,8 +8,9 @@ and nothing is acknowledged by the dead. Idle time says nothing: a window may ho
 import itertools
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
@@ -31,6 +32,7 @@ LEAST_LEASE = 0.001
 _EXPIRES_SOON = 0.7
 # Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
 _MOVED_AT_ONCE = 1_000
+_ACKNOWLEDGED_AT_ONCE = 10_000
 
 # In all that follows: a lease that is there but not ours is a tombstone, its entries were claimed. One that is not
 # there lapsed unnoticed: nobody has claimed anything, and what this consumer does is as good as before. (Who was away
@@ -92,17 +94,29 @@ redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[2])
 return 1
 """
 
-# KEYS: own lease, the topic, the records of results that cannot come again once this is done. ARGV: own token, group,
-# how long the records stay, 1 if the topic is one of retries, ids in one text, which redis-py sends in half the time. Returns
-# how many were acknowledged; -1 if we were taken for dead. What is retried is nobody else's: it goes with its acknowledgement.
+# KEYS: own lease, the topics, the records of results that cannot come again once this is done. ARGV: own token, group,
+# how long the records stay, how many topics; for each of these 1 if it is one of retries, and ids in one text, which redis-py
+# sends in half the time. Returns how many were acknowledged; -1 if we were taken for dead. What is retried is nobody else's: it
+# goes with its acknowledgement. All topics in one script: a join would pair what is left of one topic with later entries.
 _ACK = """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
-for i = 3, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
-local ids = {}
-for id in string.gmatch(ARGV[5], '%S+') do ids[#ids + 1] = id end
-local acknowledged = redis.call('XACK', KEYS[2], ARGV[2], unpack(ids))
-if ARGV[4] == '1' then redis.call('XDEL', KEYS[2], unpack(ids)) end
+local topics, acknowledged = tonumber(ARGV[4]), 0
+for i = 2 + topics, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
+for n = 1, topics do
+  local topic, ids, count = KEYS[1 + n], {}, 0
+  local function done()
+    acknowledged = acknowledged + redis.call('XACK', topic, ARGV[2], unpack(ids))
+    if ARGV[3 + 2 * n] == '1' then redis.call('XDEL', topic, unpack(ids)) end
+    ids, count = {}, 0
+  end
+  for id in string.gmatch(ARGV[4 + 2 * n], '%S+') do
+    count = count + 1
+    ids[count] = id
+    if count == 1000 then done() end
+  end
+  if count > 0 then done() end
+end
 return acknowledged
 """
 
@@ -264,22 +278,27 @@ class Membership:
         """Remove a dead consumer that has nothing pending; return whether it was removed."""
         return bool(self._retire(keys=[self._lease(peer), topic], args=[self.group, peer, TOMBSTONE]))
 
-    def ack(self, topic: str, ids: Iterable[str], *, with_results: Collection[str] = ()) -> int:
-        """Acknowledge entries while the lease holds; return how many were still pending.
+    def ack(self, done: Mapping[str, Sequence[str]], *, with_results: Collection[str] = ()) -> int:
+        """Acknowledge entries of some topics while the lease holds; return how many were still pending.
 
-        with_results   those of them that keep records of results, which are not needed any more
+        All of them, or none: in one script, but where they are many thousands.
+
+        done           their ids, by topic
+        with_results   the ids of those that keep records of results, which are not needed any more
         """
-        ids = list(ids)
-        done = 0
-        is_retried = int(retried_topic(topic, self.group) is not None)
-        for start in range(0, len(ids), _MOVED_AT_ONCE):
-            some = ids[start : start + _MOVED_AT_ONCE]
-            records = (
-                [result_record(self.group, topic, id_) for id_ in some if id_ in with_results] if with_results else []
-            )
-            args = [self._token, self.group, STRAGGLERS_MS, is_retried, " ".join(some)]
-            done += self._still_held(self._ack(keys=[self._lease(), topic, *records], args=args))
-        return done
+        acknowledged = 0
+        for some in _in_parts(done):
+            records = [
+                result_record(self.group, topic, id_)
+                for topic, ids in some.items()
+                for id_ in ids
+                if with_results and id_ in with_results
+            ]
+            args: list[Any] = [self._token, self.group, STRAGGLERS_MS, len(some)]
+            for topic, ids in some.items():
+                args += int(retried_topic(topic, self.group) is not None), " ".join(ids)
+            acknowledged += self._still_held(self._ack(keys=[self._lease(), *some, *records], args=args))
+        return acknowledged
 
     def dead_letter(self, topic: str, id: str, told: Mapping[str, str], *, keep: int) -> bool:  # noqa: A002
         """Append an entry's fields, and what is `told` of it, to the dead letters and acknowledge it, both or neither.
@@ -333,6 +352,16 @@ class Membership:
             )
             raise LeaseLostError(msg)
         return answer
+
+
+def _in_parts(done: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Sequence[str]]]:
+    """Yield what is to be acknowledged in one script each time: all of it, but where that would hold up the server."""
+    if sum(map(len, done.values())) <= _ACKNOWLEDGED_AT_ONCE:
+        yield {topic: ids for topic, ids in done.items() if ids}
+        return
+    for topic, ids in done.items():
+        for start in range(0, len(ids), _ACKNOWLEDGED_AT_ONCE):
+            yield {topic: ids[start : start + _ACKNOWLEDGED_AT_ONCE]}
 
 
 def _uptime() -> float:

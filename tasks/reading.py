@@ -353,8 +353,8 @@ class Reading:
                     exception=repr(receipt.failure.error),
                     traceback=receipt.failure.traceback,
                 )
-        for topic, ids in done.items():
-            self.consumer.ack(topic, ids, with_results=with_results)
+        if done:
+            self.consumer.ack_all(done, with_results=with_results)
         through.clear()  # only now: an outage on the way, and all of it is sent again
         ended.clear()
 

@@ -29,9 +29,12 @@ class ReadSize:
             return min(self._max_entries, _FIRST)
         return max(1, min(self._max_entries, int(self._max_bytes / max(self._largest, 1))))
 
-    def of_each(self, topics: int) -> int:
-        """Return how many to ask each of so many topics for, which is what the COUNT of a read is of."""
-        return max(1, self.entries // topics)
+    def of_each(self, topics: int, *, besides: int = 0) -> int:
+        """Return how many to ask each of so many topics for, which is what the COUNT of a read is of.
+
+        besides   how many entries there are already that are to be handed out with those
+        """
+        return max(1, (self.entries - besides) // topics)
 
     def weigh(self, raws: Iterable[tuple[bytes, list[bytes]]]) -> list[tuple[str, list[bytes], int]]:
         """Return entries that have come as name, data, name, data, ... with the bytes of each, and mind the largest."""

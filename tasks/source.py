@@ -26,7 +26,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     At least once; each topic in id order, redelivered entries first. An entry is acknowledged when the
     pipeline is done with it. One that cannot be decoded goes to `<topic>:dead:<group>`, its bytes untouched.
 
-    topics      a topic or several
+    topics      a topic or several, which are merged by entry id: a replay has the order that live had
     group       the consumer group; made if it does not exist
     url, client  the reservoir; by default what the settings name
     start_from  where a new group begins: 'beginning', 'new', an ISO time or an entry id

@@ -5,12 +5,13 @@ time settles that, but takes a round trip and the whole pipeline for each: some 
 """
 
 import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tasks.settings import check_number
 
 __all__ = ["Suspects", "in_flight_together"]
+
+Origin = tuple[str, str]
 
 # By how many deaths an entry was in flight at. At one, hundreds were, nearly all by chance; at three, one in few.
 _TOGETHER = {1: 1_000, 2: 16}
@@ -39,43 +40,49 @@ def in_flight_together(deliveries: Iterable[int], *, max_deliveries: int) -> int
 
 
 class Suspects:
-    """One consumer's suspects: taken over from the dead, and not handed out since. False if there are none."""
+    """One consumer's suspects: taken over from the dead, and not handed out since. False if there are none.
+
+    An entry is named by its topic and id.
+    """
 
     def __init__(self, *, max_deliveries: int) -> None:
         check_number(max_deliveries, least=1, name="max_deliveries")
         self._max_deliveries = max_deliveries
         # How often each was delivered to the dead; 0 until that is known.
-        self._deliveries: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        self._deliveries: dict[Origin, int] = {}
 
     def __bool__(self) -> bool:
-        return any(self._deliveries.values())
+        return bool(self._deliveries)
 
     def add(self, topic: str, ids: Iterable[str]) -> None:
         """Suspect entries that were just taken over."""
-        self._deliveries[topic].update(dict.fromkeys(ids, 0))
+        self._deliveries.update(dict.fromkeys([(topic, id_) for id_ in ids], 0))
 
-    def first(self, topic: str, ids: Sequence[str], deliveries: Mapping[str, int]) -> list[str]:
-        """Return the first of `ids` that may be handed out together: suspects, or others that are none.
+    def first(self, origins: Sequence[Origin], deliveries: Mapping[Origin, int]) -> list[Origin]:
+        """Return the first of some entries that may be handed out together: suspects, or others that are none.
 
-        deliveries   how often each counts as delivered. What is learned first stays, so that a count whose reply was
-                     lost, and that is made again, counts nothing twice
+        deliveries   how often each suspect counts as delivered. What is learned first stays, so that a count whose reply
+                     was lost, and that is made again, counts nothing twice
         """
-        suspects = self._deliveries[topic]
-        others = list(itertools.takewhile(lambda id_: id_ not in suspects, ids))
-        if others or not ids:
+        suspects = self._deliveries
+        others = list(itertools.takewhile(lambda origin: origin not in suspects, origins))
+        if others or not origins:
             return others
-        suspected = list(itertools.takewhile(lambda id_: id_ in suspects, ids))
-        for id_ in suspected:
-            suspects[id_] = suspects[id_] or deliveries[id_]
-        times = (suspects[id_] for id_ in suspected)
+        suspected = list(itertools.takewhile(lambda origin: origin in suspects, origins))
+        for origin in suspected:
+            suspects[origin] = suspects[origin] or deliveries[origin]
+        times = (suspects[origin] for origin in suspected)
         return suspected[: in_flight_together(times, max_deliveries=self._max_deliveries)]
 
-    def deliveries(self, topic: str, ids: Iterable[str]) -> dict[str, int]:
-        """Return how often those of `ids` that are suspects were delivered to the dead."""
-        suspects = self._deliveries[topic]
-        return {id_: suspects[id_] for id_ in ids if id_ in suspects}
+    def deliveries(self, origins: Iterable[Origin]) -> dict[Origin, int]:
+        """Return how often those entries that are suspects were delivered to the dead."""
+        return {origin: self._deliveries[origin] for origin in origins if origin in self._deliveries}
 
-    def clear(self, topic: str, ids: Iterable[str] | None = None) -> None:
-        """Forget entries that are handed out, or gone; by default all of the topic."""
-        for id_ in list(self._deliveries[topic]) if ids is None else ids:
-            self._deliveries[topic].pop(id_, None)
+    def clear(self, origins: Iterable[Origin]) -> None:
+        """Forget entries that are handed out, or gone."""
+        for origin in origins:
+            self._deliveries.pop(origin, None)
+
+    def keep_only(self, topic: str, ids: Collection[str]) -> None:
+        """Forget all entries of a topic but these."""
+        self.clear([origin for origin in self._deliveries if origin[0] == topic and origin[1] not in ids])

@@ -239,7 +239,7 @@ def test_no_reply_waits_in_the_memory_of_redis_for_a_pipeline_that_is_slow(
     source.start()
     reads = source.reading.consumer._reads
     wait_until(lambda: reads._fetched, "what is read ahead to be fetched")
-    assert not reads._is_sent
+    assert not reads.is_sent
     assert len(pending(real_redis)) == source.reading.consumer.held + 100
     slow.set()
     wait_until(lambda: len(seen) == 600, "all of them")
