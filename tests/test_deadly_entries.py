@@ -30,7 +30,7 @@ def test_of_all_that_was_in_flight_only_the_entries_they_died_of_become_dead_let
     windows: list[tuple[int, ...]] = []
     deaths: Counter[int] = Counter()
 
-    class Killed(BaseException):
+    class Killed(KeyboardInterrupt):
         pass
 
     def die(n: int) -> int:

@@ -231,7 +231,7 @@ def test_of_several_topics_only_the_deadly_entry_becomes_a_dead_letter(
         client.xadd(TOPICS[n % 2], {"n": n}, id=f"{n + 1}-0")
     seen: list[int] = []
 
-    class Killed(BaseException):
+    class Killed(KeyboardInterrupt):
         pass
 
     def die(entry: Any) -> None:
