@@ -20,6 +20,7 @@ from streamz import Stream
 from streamz import core as nodes
 from streamz.sinks import sink
 
+from tasks.awaiting import PLAIN, is_plain
 from tasks.receipts import LazyReceipts
 from tasks.stops import ends_run
 
@@ -126,10 +127,11 @@ class Fusion:
 
         return emit
 
-    def _fused(self, run: list[Any]) -> Callable[[Any, Any, int], list[Any]]:  # noqa: C901 - one case a type
+    def _fused(self, run: list[Any]) -> Callable[[Any, Any, int], list[Any]]:  # noqa: C901, PLR0915 - one case a type
         """Return what does a run with an element and its metadata, and takes its times so many times, or not."""
         guards, last, version = self._guards, run[-1], self._version
-        map_, filter_, pluck, starmap = _FUSED
+        map_, filter_, pluck, _ = _FUSED
+        sink_, plain = sink, PLAIN
         # Calling with no further arguments takes a third of the time that spreading none of them takes.
         steps = [
             (node, node.meter, type(node), not (getattr(node, "args", ()) or getattr(node, "kwargs", ())))
@@ -144,23 +146,32 @@ class Fusion:
                 outer = began = then = 0.0
             node, meter, waiting = last, last.meter, []
             try:
-                for node, meter, kind, is_plain in steps:
+                for node, meter, kind, is_simple in steps:
                     meter.received += 1
-                    if kind is map_:
-                        x = node.func(x) if is_plain else node.func(x, *node.args, **node.kwargs)
-                    elif kind is filter_:
-                        if not (node.predicate(x) if is_plain else node.predicate(x, *node.args, **node.kwargs)):
-                            break
-                    elif kind is pluck:
-                        pick = node.pick
-                        x = tuple([x[one] for one in pick]) if isinstance(pick, list) else x[pick]
-                    elif kind is starmap:
-                        x = node.func(*x, *node.args, **node.kwargs)
-                    else:
-                        result = node.func(x) if is_plain else node.func(x, *node.args, **node.kwargs)
-                        if result is not None and isawaitable(result):
-                            waiting = [result]
+                    if kind is filter_:
+                        result = node.predicate(x) if is_simple else node.predicate(x, *node.args, **node.kwargs)
+                        if result is not True:
+                            if type(result) not in plain and not is_plain(result):
+                                waiting = self._settled(node, result, x, metadata)
+                                break
+                            if not result:
+                                break
+                    elif kind is sink_:
+                        result = node.func(x) if is_simple else node.func(x, *node.args, **node.kwargs)
+                        if result is not None and type(result) not in plain and not is_plain(result):
+                            waiting = self._settled(node, result, x, metadata)
                         break
+                    else:
+                        if kind is map_:
+                            x = node.func(x) if is_simple else node.func(x, *node.args, **node.kwargs)
+                        elif kind is pluck:
+                            pick = node.pick
+                            x = tuple([x[one] for one in pick]) if isinstance(pick, list) else x[pick]
+                        else:
+                            x = node.func(*x, *node.args, **node.kwargs)
+                        if type(x) not in plain and not is_plain(x):
+                            waiting = self._settled(node, x, None, metadata)
+                            break
                     if node is last or self._version != version:
                         waiting = node._emit(x, metadata=_in_full(metadata))
                         break
@@ -181,6 +192,17 @@ class Fusion:
             return guards.hold(node, waiting, _in_full(metadata)) if waiting else waiting
 
         return do
+
+    def _settled(self, node: Any, result: Any, x: Any, metadata: Any) -> list[Any]:
+        """Have a node go on by itself with a result that must be awaited or iterated.
+
+        What comes after it must not overtake it, so that the node is in no run from now on.
+        """
+        waiting = node.settle(result, x, _in_full(metadata))
+        if isawaitable(result) and type(node) is not sink:
+            node.awaits = True
+            self.unfuse()
+        return waiting
 
 
 def _timed(do: Callable[[Any, Any, int], list[Any]]) -> Callable[..., list[Any]]:
@@ -204,8 +226,11 @@ def _only(node: Stream) -> Stream | None:
 
 
 def _can_fuse(node: Stream) -> bool:
-    """Return whether a node can be in a run: where several meet, it is counted which one an element came from."""
-    return type(node) in _FUSED and len(node.upstreams) == 1
+    """Return whether a node can be in a run.
+
+    Where several meet, it is counted which one an element came from; and what a node awaits is emitted later.
+    """
+    return type(node) in _FUSED and len(node.upstreams) == 1 and not getattr(node, "awaits", False)
 
 
 def _is_within(node: Stream) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from streamz import Stream
 from streamz.orderedweakset import OrderedSet
 
-__all__ = ["Watched", "graph"]
+__all__ = ["Watched", "graph", "leads_to"]
 
 
 def graph(start: Stream) -> Iterator[Stream]:
@@ -19,6 +19,18 @@ def graph(start: Stream) -> Iterator[Stream]:
             if other is not None and other not in seen:
                 seen.add(other)
                 queue.append(other)
+
+
+def leads_to(start: Stream, end: Stream) -> bool:
+    """Return whether an element that `start` emits can reach `end`."""
+    seen, queue = set(), [start]
+    while queue:
+        following = [node for node in queue.pop().downstreams if node not in seen]
+        if end in following:
+            return True
+        seen.update(following)
+        queue += following
+    return False
 
 
 class Watched(OrderedSet):

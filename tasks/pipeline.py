@@ -23,6 +23,7 @@ from streamz import core as nodes
 from streamz import sinks as streamz_sinks
 from streamz.sources import Source
 
+from tasks.awaiting import refuse_undone
 from tasks.errors import PipelineError
 from tasks.fusion import Fusion
 from tasks.graphs import Watched, graph
@@ -56,9 +57,8 @@ class Meter:
 
 # Proven by tests/test_nodes.py, node by node: wrapped as they are, or with their repair.
 _SAFE: set[type[Stream]] = {
-    Stream, nodes.buffer, nodes.collect, nodes.combine_latest, nodes.filter, nodes.pluck, nodes.sliding_window,
-    nodes.timed_window, nodes.union, nodes.unique, nodes.zip_latest,
-    streamz_sinks.sink, streamz_sinks.to_websocket, *REPAIRS,
+    Stream, nodes.buffer, nodes.collect, nodes.combine_latest, nodes.sliding_window, nodes.timed_window, nodes.union,
+    nodes.zip_latest, streamz_sinks.to_websocket, *REPAIRS,
 }  # fmt: skip
 
 
@@ -205,7 +205,8 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
     """Make the graph that `start` is part of safe to acknowledge on. Secured before, only what is new is wrapped.
 
     fuse      whether runs of simple nodes are done in one call (`tasks.fusion`); decided when it is secured first
-    raises    PipelineError: a node of a type that is not known to be safe; nothing is changed
+    raises    PipelineError: a node of a type that is not known to be safe, or with a function whose work it would leave
+              undone; nothing is changed
     """
     reachable = list(graph(start))
     for node in reachable:
@@ -215,6 +216,8 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
                 "them; use another node, or vouch for it with tasks.pipeline.trust"
             )
             raise PipelineError(msg)
+        if not hasattr(node, "secured"):
+            refuse_undone(node)
     found = [node.secured for node in reachable if hasattr(node, "secured")]
     secured = found[0] if found else Secured(fuse=fuse)
     for node, name in _named(reachable):

@@ -5,8 +5,10 @@ the same. tests/test_nodes.py has for each a test that fails without it.
 """
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing
 from functools import partial
 from inspect import isawaitable
 from typing import Any
@@ -15,7 +17,9 @@ from streamz import Stream, sinks
 from streamz import core as nodes
 from tornado import gen
 
+from tasks.awaiting import PLAIN, InOrder, Turns, expect_plain, is_async, is_plain, negated, settled
 from tasks.errors import PipelineError
+from tasks.graphs import leads_to
 from tasks.stops import ends_run
 
 __all__ = ["REPAIRS"]
@@ -25,12 +29,49 @@ Repair = Callable[[Any, Fail], None]
 
 
 def _flatten(node: nodes.flatten, fail: Fail) -> None:  # noqa: ARG001 - a repair's signature
-    """Only the last item carried the metadata: the others' work could fail, or be lost, with the entry done."""
+    """Only the last item carried the metadata: the others' work could fail, or be lost, with the entry done.
+
+    What is iterated asynchronously is asked for its next item when all is done with the last one. Items that can be
+    awaited are.
+    """
+    turns = Turns()
+
+    async def spread(items: Any, metadata: Any) -> list[Any]:
+        emitted: list[Any] = []
+        leads_back = leads_to(node, node)  # an item may wait here for its turn then, and cannot be waited for
+        async with aclosing(_each(items)) as each:
+            async for item in each:
+                emitted += node._emit(item, metadata=metadata)
+                while emitted and not leads_back:
+                    await emitted.pop(0)
+        return emitted
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
-        return [waiting for item in x for waiting in node._emit(item, metadata=metadata)]
+        if turns.waiting or _is_async_iterable(x):
+            return turns.add(partial(spread, x, metadata))
+        emitted: list[Any] = []
+        items = iter(x)
+        for item in items:
+            if type(item) not in PLAIN and isawaitable(item):
+                return emitted + turns.add(partial(spread, itertools.chain([item], items), metadata))
+            emitted += node._emit(item, metadata=metadata)
+        return emitted
 
     node.update = update
+
+
+def _is_async_iterable(x: Any) -> bool:
+    return isinstance(x, AsyncIterable) and not isinstance(x, Iterable)
+
+
+async def _each(items: Any) -> AsyncGenerator[Any, None]:
+    """Yield items one by one, those that can be awaited once they have been."""
+    if _is_async_iterable(items):
+        async for item in items:
+            yield await settled(item)
+    else:
+        for item in items:
+            yield await settled(item)
 
 
 def _slice(node: nodes.slice, fail: Fail) -> None:  # noqa: ARG001
@@ -48,7 +89,7 @@ def _slice(node: nodes.slice, fail: Fail) -> None:  # noqa: ARG001
 
 def _keep_unique(node: Any, x: Any, metadata: Any) -> None:
     """Put an element into a node's buffer of unique ones, and let go of the one that it does without."""
-    key = node._get_key(x)
+    key = expect_plain(node._get_key(x), node, "the key function")
     if node.keep == "last":
         if key in node._buffer:
             del node._buffer[key]
@@ -92,11 +133,11 @@ def _timed_window_unique(node: nodes.timed_window_unique, fail: Fail) -> None:  
 
 
 def _partition(node: nodes.partition, fail: Fail) -> None:  # noqa: ARG001
-    """It took hold of the element before it asked for its key, and for ever if that raised."""
+    """It took hold of the element before it asked for its key, and for ever if that raised; a coroutine passed for a key."""
     update = node.update
 
     def keyed(x: Any, who: Stream | None = None, metadata: Any = None) -> Any:
-        key = type(node)._get_key(node, x)
+        key = expect_plain(type(node)._get_key(node, x), node, "the key function")
         node._get_key = lambda _: key
         return update(x, who=who, metadata=metadata)
 
@@ -246,7 +287,7 @@ def _begun(node: nodes.map_async, x: Any) -> asyncio.Future[Any]:
 async def _outcome(call: Awaitable[Any]) -> tuple[Any, BaseException | None]:
     """Return what a call comes to, or what it raises: asyncio lets SystemExit in a task end the loop."""
     try:
-        return await call, None
+        return await settled(call), None
     except (asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:
@@ -256,36 +297,99 @@ async def _outcome(call: Awaitable[Any]) -> tuple[Any, BaseException | None]:
 
 
 def _map(node: nodes.map, fail: Fail) -> None:  # noqa: ARG001
-    """It logged each exception with its traceback: one bad topic would flood the log."""
-
-    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
-        return node._emit(node.func(x, *node.args, **node.kwargs), metadata=metadata)
-
-    node.update = update
+    """It handed on a coroutine unawaited. And it logged each exception with its traceback: one bad topic would flood the log."""
+    _in_order(node, lambda x: node.func(x, *node.args, **node.kwargs))
 
 
 def _starmap(node: nodes.starmap, fail: Fail) -> None:  # noqa: ARG001
     """As map; and it took tuples only."""
+    _in_order(node, lambda x: node.func(*x, *node.args, **node.kwargs))
+
+
+def _pluck(node: nodes.pluck, fail: Fail) -> None:  # noqa: ARG001
+    """As map, where what it picks must be awaited."""
+
+    def call(x: Any) -> Any:
+        return tuple([x[one] for one in node.pick]) if isinstance(node.pick, list) else x[node.pick]
+
+    _in_order(node, call)
+
+
+def _in_order(node: Any, call: Callable[[Any], Any]) -> None:
+    def emit(result: Any, x: Any, metadata: Any) -> list[Any]:  # noqa: ARG001
+        return node._emit(result, metadata=metadata)
+
+    steps = InOrder(call, emit)
+    node.update, node.settle, node.awaits = steps.update, steps.settle, is_async(getattr(node, "func", None))
+
+
+def _filter(node: nodes.filter, fail: Fail) -> None:  # noqa: ARG001
+    """It let everything through where its predicate returned a coroutine; and what `remove` negates, nothing."""
+    if removed := negated(node.predicate):
+        node.predicate = _not(removed)
+
+    def call(x: Any) -> Any:
+        return node.predicate(x, *node.args, **node.kwargs)
+
+    def emit(verdict: Any, x: Any, metadata: Any) -> list[Any]:
+        return node._emit(x, metadata=metadata) if expect_plain(verdict, node, "the predicate") else []
+
+    steps = InOrder(call, emit)
+    node.update, node.settle, node.awaits = steps.update, steps.settle, is_async(removed or node.predicate)
+
+
+def _not(predicate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    async def later(verdict: Awaitable[Any]) -> bool:
+        return not await settled(verdict)
+
+    def negation(x: Any) -> Any:
+        verdict = predicate(x)
+        if type(verdict) in PLAIN or is_plain(verdict):
+            return not verdict
+        return later(verdict) if isawaitable(verdict) else verdict  # a generator, which the filter refuses
+
+    negation.__name__ = "<lambda>"  # as streamz has it, and the node's name with it
+    return negation
+
+
+def _sink(node: sinks.sink, fail: Fail) -> None:  # noqa: ARG001
+    """It was done with an element whose function returned a generator, which had done nothing."""
+
+    async def later(result: Any) -> None:
+        expect_plain(await settled(result), node, "the sink's function")
+
+    def settle(result: Any, x: Any, metadata: Any) -> list[Any]:  # noqa: ARG001
+        if isawaitable(result):
+            return [later(result)]
+        expect_plain(result, node, "the sink's function")
+        return []
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
-        return node._emit(node.func(*x, *node.args, **node.kwargs), metadata=metadata)
+        result = node.func(x, *node.args, **node.kwargs)
+        return [] if type(result) in PLAIN else settle(result, x, metadata)
 
-    node.update = update
+    node.update, node.settle = update, settle
 
 
 def _accumulate(node: nodes.accumulate, fail: Fail) -> None:  # noqa: ARG001
-    """As map."""
+    """It took a coroutine for the new state; and it logged each exception, as map."""
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         if node.state is nodes.no_default:
             node.state, result = x, x
-        elif node.returns_state:
-            node.state, result = node.func(node.state, x, **node.kwargs)
         else:
-            node.state = result = node.func(node.state, x, **node.kwargs)
+            result = expect_plain(node.func(node.state, x, **node.kwargs), node, "the accumulator")
+            state, result = result if node.returns_state else (result, result)
+            node.state = expect_plain(state, node, "the accumulator")
         return node._emit((node.state, result) if node.with_state else result, metadata=metadata)
 
     node.update = update
+
+
+def _unique(node: nodes.unique, fail: Fail) -> None:  # noqa: ARG001
+    """It took a coroutine for a key, and every element for a new one."""
+    key = node.key
+    node.key = lambda x: expect_plain(key(x), node, "the key function")
 
 
 def _zip(node: nodes.zip, fail: Fail) -> None:  # noqa: ARG001
@@ -318,16 +422,20 @@ def _upwards(node: Stream) -> Iterator[Stream]:
 REPAIRS: dict[type[Stream], Repair] = {
     nodes.accumulate: _accumulate,
     nodes.delay: _delay,
+    nodes.filter: _filter,
     nodes.flatten: _flatten,
     nodes.latest: _latest,
     nodes.map: _map,
     nodes.map_async: _map_async,
     nodes.partition: _partition,
     nodes.partition_unique: _partition_unique,
+    nodes.pluck: _pluck,
     nodes.rate_limit: _rate_limit,
     nodes.slice: _slice,
     nodes.starmap: _starmap,
     nodes.timed_window_unique: _timed_window_unique,
+    nodes.unique: _unique,
     nodes.zip: _zip,
+    sinks.sink: _sink,
     sinks.sink_to_textfile: _sink_to_textfile,
 }

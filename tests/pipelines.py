@@ -5,7 +5,7 @@ element was made of.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,10 @@ class Witness:
             self.dropped.update(members(element))
         return passes
 
+    async def every_third_later(self, element: Any) -> bool:
+        """The same, after a while."""
+        return self.every_third(await _later(element))
+
     def check(self, where: str) -> Callable[[Any], Any]:
         """A function that raises on elements with a bad entry in them."""
 
@@ -78,6 +82,10 @@ def _same(element: Any) -> Any:
 async def _later(element: Any) -> Any:
     await asyncio.sleep(0.001 if _is_even(element) else 0)
     return element
+
+
+async def _alone(element: Any) -> AsyncIterator[Any]:
+    yield await _later(element)
 
 
 def _halves(s: Stream) -> tuple[Stream, Stream]:
@@ -118,6 +126,9 @@ SEGMENTS: dict[str, Segment] = {
     "delay": Segment(lambda s, _: s.delay(0.001)),
     "rate_limit": Segment(lambda s, _: s.rate_limit(0.0005)),
     "map_async": Segment(lambda s, _: s.map_async(_later, parallelism=3)),
+    "async map": Segment(lambda s, _: s.map(_later)),
+    "async filter": Segment(lambda s, w: s.filter(w.every_third_later)),
+    "async flatten": Segment(lambda s, _: s.map(_alone).flatten()),
     "sliding_window": Segment(lambda s, _: s.sliding_window(2, return_partial=False), keeps=True),
     "sliding_window with partial ones": Segment(lambda s, _: s.sliding_window(3), regroups=True),
     "partition": Segment(lambda s, _: s.partition(2), keeps=True),

@@ -76,6 +76,13 @@ FAILING: dict[str, Build] = {
     "flatten": lambda s: s.map(lambda n: (bad(m) for m in [n])).flatten(),
     "map_async": lambda s: s.map_async(bad_later),
     "map_async that raises at once": lambda s: s.map_async(bad_at_once),
+    "async map": lambda s: s.map(bad_later),
+    "async starmap": lambda s: s.map(lambda n: (n,)).starmap(bad_later),
+    "async filter": lambda s: s.filter(bad_later),
+    "async remove": lambda s: s.remove(bad_later),
+    "async map that raises at once": lambda s: s.map(bad_at_once),
+    "cancelled async map": lambda s: s.map(cancelled),
+    "flatten of awaitables": lambda s: s.map(lambda n: [bad_later(n)]).flatten(),
     "sink": lambda s: s.sink(bad),
     "cancelled map": lambda s: s.map(cancelled_at_once),
     "cancelled map_async": lambda s: s.map_async(cancelled),
@@ -103,7 +110,7 @@ def test_a_function_that_raises_stops_nothing_and_its_entry_alone_is_a_dead_lett
 
 
 @pytest.mark.parametrize("how", ENDS)
-@pytest.mark.parametrize("node", ["map", "filter", "sink", "unique", "map_async", "async sink", "buffer"])
+@pytest.mark.parametrize("node", ["map", "filter", "sink", "unique", "map_async", "async map", "async sink", "buffer"])
 def test_what_is_no_exception_fails_its_entry_alone_too(client: redis.Redis, node: str, how: Any) -> None:
     at_once, later = ending(how)
     build: Build = {
@@ -112,6 +119,7 @@ def test_what_is_no_exception_fails_its_entry_alone_too(client: redis.Redis, nod
         "sink": lambda s: s.map(lambda n: n).sink(at_once),
         "unique": lambda s: s.unique(key=at_once),
         "map_async": lambda s: s.map_async(later),
+        "async map": lambda s: s.map(later),
         "async sink": lambda s: s.sink(later),
         "buffer": lambda s: s.buffer(2).map(at_once),
     }[node]

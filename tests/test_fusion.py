@@ -20,6 +20,7 @@ Fresh = Callable[[], redis.Redis]
 Step = tuple[str, int]
 
 STEPS = ["map", "map_more", "starmap", "filter", "pluck", "window", "buffer", "branch", "join", "meet", "later"]
+STEPS += ["await", "await_some", "filter_later"]
 steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 4)), max_size=7)
 
 
@@ -55,6 +56,12 @@ def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | Non
             stream = stream.map(noted(name, bad, lambda x: (x, 1)), 1, by=2)
         elif kind == "starmap":
             stream = stream.map(lambda x: [x, 1]).starmap(noted(name, bad, lambda x: x))
+        elif kind == "await":
+            stream = stream.map(noted(name, bad, same))
+        elif kind == "await_some":
+            stream = stream.map(noted(name, bad, lambda x, bad=bad: same(x) if number(x) % 3 == bad % 3 else x))
+        elif kind == "filter_later":
+            stream = stream.filter(noted(name, bad, lambda x: same(number(x) % 5 != 3)))
         elif kind == "filter":
             stream = stream.filter(noted(name, bad, lambda x: number(x) % 5 != 3))
         elif kind == "pluck":  # what has no such item fails
@@ -93,6 +100,11 @@ def grafting(name: str, below: list[Stream], seen: list[Any], at: int) -> Callab
         return x
 
     return graft
+
+
+async def same(x: Any) -> Any:
+    await asyncio.sleep(0)
+    return x
 
 
 async def later(x: Any) -> None:

@@ -1,7 +1,7 @@
 """Every streamz node behind `from_redis`: what comes out, in which order, what is acknowledged, and what a failure costs."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,21 @@ async def halved(n: int) -> float:
     return n / 2
 
 
+async def slowly(n: int) -> int:
+    await asyncio.sleep(0.001)
+    return n
+
+
+async def is_odd(n: int) -> bool:
+    return await slowly(n) % 2 == 1
+
+
+async def twice(n: int) -> AsyncIterator[int]:
+    yield n
+    await asyncio.sleep(0.001)
+    yield n
+
+
 def even_and_odd(source: Stream) -> tuple[Stream, Stream]:
     return source.filter(lambda n: n % 2 == 0), source.filter(lambda n: n % 2 == 1)
 
@@ -53,6 +68,11 @@ def all_in_order(emitted: list[Any]) -> bool:
 CASES: dict[str, Case] = {
     "Stream": Case(lambda s: s.map(lambda n: n), PUSHED),
     "map": Case(lambda s: s.map(lambda n, by: n * by, by=10), [10 * n for n in PUSHED], tells=False),
+    "map of an async function": Case(lambda s: s.map(halved), [n / 2 for n in PUSHED], tells=False),
+    "starmap of an async function": Case(lambda s: s.map(lambda n: (n,)).starmap(slowly), PUSHED),
+    "filter by an async function": Case(lambda s: s.filter(slowly), PUSHED[1:]),
+    "remove by an async function": Case(lambda s: s.remove(is_odd), [0, 2, 4, 6]),
+    "flatten of an async generator": Case(lambda s: s.map(twice).flatten(), [n for n in PUSHED for _ in range(2)]),
     "starmap": Case(
         lambda s: s.map(lambda n: (n, 1)).starmap(lambda a, b: a + b), [n + 1 for n in PUSHED], tells=False
     ),
@@ -272,8 +292,13 @@ def test_every_public_node_of_streamz_has_a_row_in_the_documentation_and_a_case_
         if isinstance(node, type) and issubclass(node, Stream) and node.__module__ == module.__name__ and name.islower()
     }
     text = Path(__file__).parents[1].joinpath("docs", "nodes.md").read_text()
-    table, refused = text.split("## Refused")
-    rows = {name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)", row)}
+    table, rest = text.split("## Async functions")
+    functions, refused = rest.split("## Refused")
+    rows, decided = (
+        {name for row in re.findall(r"^\| (`.*?) \|", part, re.MULTILINE) for name in re.findall(r"`(\w+)", row)}
+        for part in (table, functions)
+    )
+    assert rows <= decided | {"remove", "scan"}
     assert public - rows == {name for name in ("to_kafka", "to_mqtt") if name in refused}
     elsewhere = {"scan", "sink", "sink_to_list", "sink_to_textfile", "to_websocket", "to_redis", "to_parquet"}
     assert rows - elsewhere <= {name.split()[0] for name in CASES}
