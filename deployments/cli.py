@@ -107,14 +107,46 @@ def peek(
 def dead(
     topic: Annotated[str, typer.Argument(help="The topic the entries were pushed to, such as market.")],
     group: Annotated[str, typer.Argument(help="The consumer group that could not process them, such as movers.")],
-    n: Annotated[int, typer.Option("-n", help="How many, the newest first.", min=1, max=10_000)] = 10,
-    tracebacks: Annotated[bool, typer.Option("--traceback", help="Show where each was raised.")] = False,  # noqa: FBT002
-    as_json: _Json = False,  # noqa: FBT002
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Only these letters, by their ids.", show_default=False)
+    ] = None,
+    *,
+    node: Annotated[str | None, typer.Option(help="Only those that failed at this node.")] = None,
+    exception: Annotated[str | None, typer.Option(help="Only those whose exception contains this text.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only those that failed since then: an ISO time or a letter's id.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only those that failed by then: an ISO time or a letter's id.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many of those, the oldest entries first.", min=1)
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Give them back to the group; all, if none are chosen.")
+    ] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Remove them for good; all, if none are chosen.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    n: Annotated[int, typer.Option("-n", help="How many to show, the newest first.", min=1, max=10_000)] = 10,
+    tracebacks: Annotated[bool, typer.Option("--traceback", help="Show where each was raised.")] = False,
+    as_json: _Json = False,
 ) -> None:
-    """Show what a group could not process, at which node and why, and how to give it back."""
+    """Show what a group could not process, at which node and why; replay or discard the letters that are chosen.
+
+    Without a choice the newest are shown. --replay and --discard ask first. A replay into windows, joins or accumulators is
+    named as such: `docs/dead-letters.md` has what to do instead.
+    """
     from deployments.dead import dead as show  # noqa: PLC0415
 
-    show(_console(), topic, group, n, tracebacks=tracebacks, as_json=as_json)
+    if replay and discard:
+        msg = "expected --replay or --discard, got both"
+        raise typer.BadParameter(msg)
+    given = {"ids": ids, "node": node, "exception": exception, "since": since, "until": until, "limit": limit}
+    choice = {name: value for name, value in given.items() if value}
+    action = "replay" if replay else "discard" if discard else None
+    show(
+        _console(), topic, group, n, choice=choice, action=action, yes=yes, tracebacks=tracebacks, as_json=as_json
+    )  # fmt: skip
 
 
 @app.command()

@@ -1,41 +1,110 @@
-"""`sluice dead`: what a group could not process, where and why, and how it gets it back."""
+"""`sluice dead`: what a group could not process, where and why; chosen letters are replayed or discarded."""
 
 import shlex
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from deployments.as_json import line
 from deployments.tables import letters_table
 from tasks.connection import connect
-from tasks.deadletters import Letter, newest_letters
+from tasks.deadletters import DeadLetters, Letter, Outcome, mixing
+from tasks.errors import SettingsError
 from tasks.plaintext import printable
 from tasks.settings import dead_topic, redis_url
 
-__all__ = ["dead", "told"]
+__all__ = ["Action", "dead", "told"]
+
+Action = Literal["replay", "discard"]
 
 
-def dead(console: Console, topic: str, group: str, n: int, *, tracebacks: bool = False, as_json: bool = False) -> None:
-    """Print the newest `n` dead letters of a group, newest first, and the commands that look closer and give them back.
+def dead(
+    console: Console,
+    topic: str,
+    group: str,
+    n: int = 10,
+    *,
+    choice: Mapping[str, Any] | None = None,
+    action: Action | None = None,
+    yes: bool = False,
+    tracebacks: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Print the newest `n` dead letters of a group, newest first; or those that are chosen, or what becomes of them.
 
-    raises    SettingsError: there is no such topic or group
+    choice    what `DeadLetters.choose` takes; {} for all letters, None for the newest
+    action    what becomes of the chosen ones; it is asked for first, unless `yes`
+    raises    SettingsError: no such topic or group, or no answer, and then nothing was changed
     """
-    client = connect(redis_url(), retries=0)
-    letters = newest_letters(client, topic, group, n)
+    letters = DeadLetters(connect(redis_url(), retries=0), topic, group)
+    newest = action is None and not choice
+    chosen = list(letters.newest(n)) if newest else letters.choose(**choice or {}, tracebacks=not action)
+    if action:
+        _act(console, letters, chosen, action, f"{topic!r} and group {group!r}", yes=yes, as_json=as_json)
+        return
     if as_json:
-        for letter in letters:
+        for letter in chosen:
             print(line(_object(letter, topic, group)), flush=True)  # noqa: T201 - rich would wrap it
         return
-    if not letters:
-        console.print(f"group {group!r} has no dead letters of topic {topic!r}", highlight=False)
+    if not chosen:
+        none = f"group {group!r} has no dead letters of topic {topic!r}"
+        console.print(none if newest else f"{none} for which that holds", highlight=False)
         return
     if tracebacks:
-        for letter in letters:
+        for letter in chosen:
             console.print(told(letter), soft_wrap=True)
     else:
-        console.print(letters_table(letters, width=console.width))
-    _say_what_to_do(console, topic, group, letters, total=client.xlen(dead_topic(topic, group)))  # type: ignore[arg-type]
+        console.print(letters_table(chosen, width=console.width))
+    _say_what_to_do(console, topic, group, chosen, total=len(letters))
+
+
+def _act(
+    console: Console,
+    letters: DeadLetters,
+    chosen: list[Letter],
+    action: Action,
+    whose: str,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Replay or discard the chosen letters, once that is confirmed, and print what became of each or of how many."""
+    mixes = mixing(chosen) if action == "replay" else ""
+    if chosen and not yes:
+        _confirm(console, len(chosen), action, whose, mixes)
+    taken = letters.replay(chosen, into_windows=True) if action == "replay" else letters.discard(chosen)
+    outcomes: dict[Letter, Outcome] = {}
+    try:
+        for letter, outcome in taken:
+            outcomes[letter] = outcome
+            if as_json:
+                print(line({"letter": letter.id, "entry": letter.entry_id, "now": outcome}), flush=True)  # noqa: T201 - rich would wrap it
+    finally:
+        if not as_json:
+            console.print(_counts(chosen, outcomes, left=len(letters)), highlight=False, markup=False, soft_wrap=True)
+
+
+def _confirm(console: Console, number: int, action: Action, whose: str, mixes: str) -> None:
+    if mixes:
+        console.print(printable(mixes), style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for_good = " for good" if action == "discard" else ""
+    try:
+        answer = typer.confirm(f"{action} {number} dead letters of topic {whose}{for_good}?", err=True)
+    except typer.Abort:  # there is nothing to read an answer from, or it was Ctrl-C
+        answer = False
+    if not answer:
+        msg = "expected a yes, got none; nothing was changed (--yes answers beforehand)"
+        raise SettingsError(msg)
+
+
+def _counts(chosen: Iterable[Letter], outcomes: Mapping[Letter, Outcome], *, left: int) -> str:
+    counts = Counter(outcomes.get(letter, "not confirmed") for letter in chosen)
+    became = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items()) or "none was chosen"
+    return f"{became}; {left:,} are left"
 
 
 def told(letter: Letter) -> Text:
@@ -52,13 +121,14 @@ def told(letter: Letter) -> Text:
 
 
 def _say_what_to_do(console: Console, topic: str, group: str, letters: list[Letter], *, total: int) -> None:
-    replay = f"prefect deployment run replay_dead_letters/main --param topic={topic} --param group={group}"
+    this = f"sluice dead {topic} {group}"
     nodes = Counter(letter.node for letter in letters if letter.node).most_common(1)
     lines = [f"{len(letters)} of {total}"]
     lines += [f"what they hold           sluice peek {dead_topic(topic, group)}"]
-    lines += [f"give all of them back    {replay}"]
+    lines += [f"give all of them back    {this} --replay"]
     if nodes:
-        lines += [f"those of one node        {replay} --param node={shlex.quote(nodes[0][0])}"]
+        lines += [f"those of one node        {this} --node {shlex.quote(nodes[0][0])} --replay"]
+    lines += [f"remove some for good     {this} {letters[-1].id} ... --discard"]
     for text in lines:
         console.print(printable(text), style="dim", highlight=False, markup=False, soft_wrap=True)
 
@@ -75,4 +145,5 @@ def _object(letter: Letter, topic: str, group: str) -> dict[str, object]:
         "traceback": letter.traceback,
         "deliveries": letter.deliveries,
         "replays": letter.retries,
+        "combines": letter.combines,
     }

@@ -87,7 +87,7 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
             "consumers": str(group.consumers),
             "pending": str(group.pending),
             "lag": "?" if group.lag is None else str(group.lag),
-            "dead": str(group.dead),
+            "dead": str(group.dead) + (f" (+{group.dead_dropped} dropped)" if group.dead_dropped else ""),
             "spilled": str(group.spilled),
         }
         row = dict.fromkeys(_LEVELS, "")

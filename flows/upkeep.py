@@ -9,7 +9,7 @@ from flows.sentences import say_errors_in_one_sentence
 from tasks import history
 from tasks import rewind as rewinding
 from tasks.connection import in_words, is_outage
-from tasks.deadletters import DeadLetters, Letter, Outcome
+from tasks.deadletters import DeadLetters, Letter, Outcome, mixing
 from tasks.errors import UnreadableTopicError
 from tasks.levels import TopicLevel
 from tasks.report import letters_table
@@ -141,12 +141,16 @@ def replay_dead_letters(
     since: str | None = None,
     until: str | None = None,
     limit: int | None = None,
+    into_windows: bool = False,
     dry_run: bool = False,
 ) -> str:
     """Give dead letters back to their group, which alone reads them: as the entries they were, in the topic's order.
 
     Those for which all holds that is filled in; all of them if nothing is. What fails again is a dead letter again. A
     run that was interrupted has moved each letter or left it: run it again for the rest.
+
+    Refused where the pipeline had windows, joins or accumulators, which would combine the entries with others than they
+    were pushed beside: rewind the group, or run a bounded replay, or confirm it with `into_windows`.
 
     Args:
         topic: The topic the entries were pushed to.
@@ -157,14 +161,17 @@ def replay_dead_letters(
         since: Only what has failed since then - an ISO time or a letter's id.
         until: Only what had failed by then - an ISO time or a letter's id.
         limit: At most so many, those of the oldest entries.
+        into_windows: Also where the pipeline combines entries, or that is not known.
         dry_run: Only show which these are.
     """
     say_errors_in_one_sentence()
     letters = DeadLetters(Reservoir.from_url().client, topic, group)
     chosen = letters.choose(ids=ids, node=node, exception=exception, since=since, until=until, limit=limit)
+    if dry_run and (why := mixing(chosen)):
+        get_run_logger().warning("%s", why)
     outcomes: dict[Letter, Outcome] = {}
     try:
-        outcomes.update(() if dry_run else letters.replay(chosen))
+        outcomes.update(() if dry_run else letters.replay(chosen, into_windows=into_windows))
     finally:
         create_markdown_artifact(
             letters_table(chosen, outcomes, otherwise="chosen" if dry_run else "not confirmed"),

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.groups import create_group, groups_of
 from tasks.ids import id_numbers
+from tasks.letterbounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
 from tasks.logs import get_logger
 from tasks.membership import HANDED_BACK, Membership
 from tasks.merging import Merging, Raw
@@ -33,8 +34,7 @@ __all__ = ["Consumer", "Poison"]
 logger = get_logger(__name__)
 
 _ZERO = "0-0"
-# Dead letters have a cap of their own, whatever their topic keeps.
-KEEP_DEAD_LETTERS = 10_000
+KEEP_DEAD_LETTERS = LetterBounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,8 @@ class Consumer:
         # Retry topics are there once something was replayed; then they are among `topics`.
         self._retries = [retry_topic(topic, group) for topic in self.topics if ":" not in topic]
         streams = [*self.topics, *self._retries]
+        self.about_letters: Callable[[], Mapping[str, str]] = dict
+        """Returns what is told of each dead letter beside why it is one: of the pipeline, which is not known here."""
         # Delivered by this consumer and neither acknowledged nor dead-lettered yet.
         self._held: dict[str, set[str]] = {stream: set() for stream in streams}
         # Delivered by Redis and not returned yet: they are forgotten, and found again, whenever what is pending is looked through.
@@ -182,8 +184,11 @@ class Consumer:
 
         Appended and acknowledged, or neither; returns whether the entry was still pending.
         """
-        told = {"group": self.group, "time": datetime.now(UTC).isoformat(), **why}
-        fields = {f"dead:{name}": text for name, text in told.items()}
+        told = {"group": self.group, "time": datetime.now(UTC).isoformat(), **self.about_letters(), **why}
+        fields = {
+            f"dead:{name}": cut(text, MAX_TRACEBACK if name == "traceback" else MAX_EXCEPTION)
+            for name, text in told.items()
+        }
         moved = False
         with _unless_gone():
             moved = self.membership.dead_letter(topic, id, fields, keep=KEEP_DEAD_LETTERS)

@@ -15,6 +15,7 @@ from typing import Any
 import redis
 
 from tasks.errors import LeaseLostError
+from tasks.letterbounds import BOUNDS, LetterBounds, letter_counts
 from tasks.results import STRAGGLERS_MS, result_record
 from tasks.scripts import ATTEMPT
 from tasks.settings import dead_topic, retried_topic, seconds
@@ -120,7 +121,8 @@ end
 return acknowledged
 """
 
-# KEYS: own lease, the topic, the dead-letter topic, the record of results. ARGV: own token, group, id, how many to keep,
+# KEYS: own lease, the topic, the dead-letter topic, the record of results, the letters' counts, what was spilled of the topic, the
+# topic's state. ARGV: own token, group, id, what of the letters is kept,
 # how long the record stays, the topic it was pushed to, field, text, ...
 # The entry's own fields go first and untouched; 'dead:topic' begins what is told of it. One that was retried ends with
 # 'retry:id' and 'retry:times', see `tasks.deadletters`: it is again what it was at first.
@@ -128,6 +130,7 @@ return acknowledged
 # behind in the topic.
 _DEAD_LETTER = (
     ATTEMPT
+    + BOUNDS
     + """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
@@ -150,24 +153,20 @@ if retries then
   told[#told + 1] = retries
 end
 for _, value in ipairs(told) do values[#values + 1] = value end
-local letter
+local letters, bytes, least = string.match(ARGV[4], '^(%d+) (%d+) (%d+)$')
+local keep = redis.pcall('HGET', KEYS[7], 'keep') -- not if another program has put something there
+local topic_bytes = type(keep) == 'string' and string.match(keep, '^%d+ %d+ (%d+)') or 0
+local keys = {letters = KEYS[3], counts = KEYS[5], spilled = KEYS[6], ttl = 2592000000}
+local added = {}
 return attempt(function()
-  local spilled, before = 'sluice:spilled:' .. ARGV[6], redis.call('XLEN', KEYS[3])
-  -- What the cap drops is counted (`levels` shows it): where that is refused, nothing is dropped.
-  if before >= tonumber(ARGV[4]) then redis.call('HINCRBY', spilled, 'dead:' .. ARGV[2], 0) end
-  letter = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(values))
-  local dropped = before + 1 - redis.call('XLEN', KEYS[3])
-  if dropped > 0 then
-    redis.call('HINCRBY', spilled, 'dead:' .. ARGV[2], dropped)
-    redis.call('PEXPIRE', spilled, 2592000000)
-  end
+  add_letter(keys, ARGV[2], values, added, {max_letters = tonumber(letters), max_bytes = tonumber(bytes),
+    min_bytes = tonumber(least), topic_bytes = tonumber(topic_bytes)})
   redis.call('PEXPIRE', KEYS[4], ARGV[5])
   redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
   if ARGV[6] ~= KEYS[2] then redis.call('XDEL', KEYS[2], ARGV[3]) end
+  drop_oldest(keys, added)
   return 1
-end, function()
-  if letter then redis.call('XDEL', KEYS[3], letter) end
-end)
+end, function() take_back(keys, ARGV[2], added) end)
 """
 )
 
@@ -300,15 +299,17 @@ class Membership:
             acknowledged += self._still_held(self._ack(keys=[self._lease(), *some, *records], args=args))
         return acknowledged
 
-    def dead_letter(self, topic: str, id: str, told: Mapping[str, str], *, keep: int) -> bool:  # noqa: A002
+    def dead_letter(self, topic: str, id: str, told: Mapping[str, str], *, keep: LetterBounds) -> bool:  # noqa: A002
         """Append an entry's fields, and what is `told` of it, to the dead letters and acknowledge it, both or neither.
 
         Returns whether it was still pending; if it was not, nothing is appended.
         """
         pushed_to = retried_topic(topic, self.group) or topic
         values = [text.encode(errors="backslashreplace") for pair in told.items() for text in pair]
-        args = [self._token, self.group, id, keep, STRAGGLERS_MS, pushed_to, *values]
+        kept = f"{keep.max_letters} {keep.max_bytes} {keep.min_bytes}"
+        args = [self._token, self.group, id, kept, STRAGGLERS_MS, pushed_to, *values]
         keys = [self._lease(), topic, dead_topic(pushed_to, self.group), result_record(self.group, topic, id)]
+        keys += [letter_counts(pushed_to), f"sluice:spilled:{pushed_to}", f"sluice:topic:{pushed_to}"]
         return bool(self._still_held(self._dead_letter(keys=keys, args=args)))
 
     def undecided(self, topics: Iterable[str]) -> bool:

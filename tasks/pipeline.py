@@ -32,7 +32,7 @@ from tasks.receipts import Failure, Metadata, Receipt, receipts
 from tasks.repairs import REPAIRS
 from tasks.stops import ends_run
 
-__all__ = ["Meter", "Secured", "secure", "stuck_at", "trust"]
+__all__ = ["Meter", "Secured", "combining", "secure", "stuck_at", "trust"]
 
 logger = get_logger(__name__)
 
@@ -225,6 +225,22 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
         secured.fusion.unfuse()
     secured.fusion.fuse(reachable)
     return secured
+
+
+def combining(source: Stream) -> list[str]:
+    """Return the names of the nodes behind `source` that make an element of several: windows, joins, an accumulator.
+
+    An entry that comes to them late meets others than it would have met. Nodes that only keep what they are to write do not count.
+    """
+    found: dict[Stream, str] = {}
+    seen, queue = {source}, [source]
+    while queue:
+        node = queue.pop()
+        if type(node) in _KEEPING | {nodes.accumulate} and not hasattr(node, "before_stop") and hasattr(node, "meter"):
+            found[node] = node.meter.name
+        queue += [each for each in node.downstreams if each is not None and each not in seen]
+        seen.update(queue)
+    return sorted(found.values())
 
 
 def stuck_at(secured: Secured, thread: int) -> list[str]:

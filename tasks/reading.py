@@ -1,6 +1,7 @@
 """One run of `Stream.from_redis`: reads ahead in a thread, emits in the graph's loop, acknowledges what is done."""
 
 import asyncio
+import json
 import threading
 import time
 from collections import defaultdict, deque
@@ -14,7 +15,7 @@ from tasks.entry import Entry
 from tasks.errors import PipelineError
 from tasks.logs import get_logger
 from tasks.outages import Outages
-from tasks.pipeline import Secured, secure
+from tasks.pipeline import Secured, combining, secure
 from tasks.plaintext import error_line
 from tasks.receipts import LazyReceipts, Receipt
 from tasks.repeated import Repeated
@@ -36,6 +37,7 @@ _CAREFUL = 5.0
 _FLUSH = 0.01
 # Seconds for which a pipeline may have its loop for itself, if it never waits for anything.
 _SLICE = 0.005
+_NAMED = 8  # nodes, in a dead letter
 _LOOK = 32  # elements between two looks at the clock
 
 
@@ -62,6 +64,7 @@ class Reading:
     ) -> None:
         self.secured: Secured = secure(node, fuse=fuse)
         self.consumer = consumer
+        consumer.about_letters = lambda: {"combines": json.dumps(combining(node)[:_NAMED])}
         self._node: Any = node
         self._on_error = on_error
         self._grace = grace

@@ -9,7 +9,7 @@ from redis.exceptions import NoPermissionError
 
 from tasks.connection import is_outage
 
-__all__ = ["explained"]
+__all__ = ["explained", "lacks_right"]
 
 # What Redis adds to an error in a script: the script's hash, and where in it.
 _IN_SCRIPT = re.compile(r",? script: .*$| on @user_script.*$", re.DOTALL)
@@ -49,6 +49,11 @@ def explained(error: redis.ResponseError, client: Any, keys: Mapping[str, str], 
     return type(error)(f"{said}: {what}; {_cure(said, error, keys, found)}")
 
 
+def lacks_right(error: redis.ResponseError) -> bool:
+    """Return whether a command was refused because the user may not run it, or not on these keys."""
+    return isinstance(error, NoPermissionError) or any(words in str(error) for words in _NO_RIGHT)
+
+
 def _cure(said: str, error: redis.ResponseError, keys: Mapping[str, str], found: Mapping[str, Any]) -> str:
     wrong = [
         f"{_A.get(keys[key], keys[key])} at key {key!r}, got {_A.get(kind.decode(), kind.decode())}"
@@ -57,7 +62,7 @@ def _cure(said: str, error: redis.ResponseError, keys: Mapping[str, str], found:
     ]
     if wrong:
         return f"expected {', and '.join(wrong)}; rename or delete what is there, or use another topic"
-    if isinstance(error, NoPermissionError) or any(words in said for words in _NO_RIGHT):
+    if lacks_right(error):
         closed = [key for key, answer in found.items() if isinstance(answer, NoPermissionError)] or list(keys)
         named = ", ".join(map(repr, closed))
         return f"expected a Redis user with the rights that docs/redis.md lists, on the keys {named}; see ACL SETUSER"

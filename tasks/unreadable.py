@@ -8,7 +8,8 @@ from typing import Any
 import redis
 
 from tasks.connection import in_words, is_outage
-from tasks.errors import UnreadableTopicError
+from tasks.errors import SluiceError, UnreadableTopicError
+from tasks.refused import lacks_right
 from tasks.retention import beside
 
 __all__ = ["named"]
@@ -23,12 +24,12 @@ _LINE = 200  # characters of what a server answered
 def named(client: redis.Redis, topic: str) -> Iterator[None]:
     """Raise UnreadableTopicError, which names the key and the cure, where a look at `topic` meets what Sluice did not write.
 
-    Outages and lost connections pass as they are.
+    Outages, lost connections and errors of Sluice's own pass as they are.
     """
     try:
         yield
     except (redis.ResponseError, ValueError) as error:
-        if is_outage(error):
+        if isinstance(error, SluiceError) or is_outage(error):
             raise
         msg = f"topic {topic!r} cannot be read: {_why(client, topic, error)}"
         raise UnreadableTopicError(msg) from error
@@ -36,7 +37,7 @@ def named(client: redis.Redis, topic: str) -> Iterator[None]:
 
 def _why(client: Any, topic: str, error: redis.ResponseError | ValueError) -> str:
     said = in_words(error)[:_LINE] if isinstance(error, redis.RedisError) else f"a {type(error).__name__}"
-    if isinstance(error, redis.exceptions.NoPermissionError):
+    if isinstance(error, redis.ResponseError) and lacks_right(error):
         return f"{said}; give this user the right (docs/redis.md)"
     try:
         for key, expected in _keys_of(client, topic):

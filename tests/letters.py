@@ -16,7 +16,7 @@ def retrying(client: redis.Redis, topic: str = "topic", group: str = "group") ->
 
 def replay_all(client: redis.Redis, **choice: Any) -> list[tuple[Letter, str]]:
     letters = DeadLetters(client, "topic", "group")
-    return list(letters.replay(letters.choose(**choice)))
+    return list(letters.replay(letters.choose(**choice), into_windows=True))
 
 
 def failing(client: redis.Redis, bad: set[int], *, seen: list[Any] | None = None, **options: Any) -> None:

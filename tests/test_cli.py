@@ -1,5 +1,6 @@
 """The `sluice` command, as a user meets it: each of its commands in a process of its own, once."""
 
+import io
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pandas as pd
@@ -273,20 +275,89 @@ def test_dead_shows_where_and_why_and_how_to_replay(
     run(lambda source: source.map(reciprocal).sink(lambda _: None), real_redis, "market", group="movers")
     monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
 
-    def told(n: int = 10, **options: bool) -> str:
+    def told(n: int = 10, **options: Any) -> str:
         dead(Console(width=160), "market", "movers", n, **options)
         return capsys.readouterr().out
 
     table = told()
     assert table.index("TypeError") < table.index("ZeroDivisionError('division by zero')"), "the newest first"
     assert "2 of 2" in table
-    replay = "prefect deployment run replay_dead_letters/main --param topic=market --param group=movers"
-    assert f"{replay} --param node='map(reciprocal)'" in table
+    assert "sluice dead market movers --node 'map(reciprocal)' --replay" in table
+    assert told(choice={"exception": "TypeError"}).count("map(reciprocal)") == 2, (
+        "a letter, and the command for its node"
+    )
+    assert "for which that holds" in told(choice={"node": "sink"})
     assert 'return 1 / entry["n"]' in told(1, tracebacks=True)
     (letter,) = map(json.loads, told(1, as_json=True).splitlines())
     assert letter["node"] == "map(reciprocal)"
     assert letter["traceback"].startswith("Traceback")
     assert letter["deliveries"] == 1
+
+
+@pytest.fixture
+def windowed(real_redis: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
+    """Return a Redis with three dead letters of a window and one of a plain map."""
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+    push_all(real_redis, "market", [0, 0, 0])
+    run(lambda source: source.partition(3).map(len).map(reciprocal), real_redis, "market", group="windows")
+    run(lambda source: source.filter(lambda _: False), real_redis, "market", group="movers")
+    push_all(real_redis, "market", [0])
+    run(lambda source: source.map(reciprocal), real_redis, "market", group="movers")
+    return real_redis
+
+
+@pytest.mark.parametrize(
+    ("group", "arguments", "answer", "code", "shown", "left"),
+    [
+        (
+            "windows",
+            ["--discard"],
+            "n\n",
+            1,
+            "discard 3 dead letters of topic 'market' and group 'windows' for good?",
+            3,
+        ),
+        ("windows", ["--discard"], "", 1, "expected a yes, got none; nothing was changed", 3),
+        ("windows", ["--discard", "--limit", "2"], "y\n", 0, "2 discarded; 1 are left", 1),
+        ("windows", ["--discard", "--yes", "--node", "sink"], "", 0, "none was chosen; 3 are left", 3),
+        ("windows", ["--discard", "--yes", "1-1"], "", 0, "1 not there; 3 are left", 3),
+        (
+            "windows",
+            ["--replay"],
+            "n\n",
+            1,
+            "of 3 dead letters 3 were in a pipeline that combines entries (partition)",
+            3,
+        ),
+        ("windows", ["--replay", "--yes"], "", 0, "3 replayed; 0 are left", 0),
+        ("movers", ["--replay"], "y\n", 0, "replay 1 dead letters of topic 'market' and group 'movers'? [y/N]", 0),
+        ("movers", ["--replay", "--discard"], "", 2, "expected --replay or --discard, got both", 1),
+        ("movers", ["--discard", "--yes", "--json"], "", 0, '"now": "discarded"', 0),
+    ],
+)
+def test_dead_replays_and_discards_chosen_letters_once_confirmed(
+    windowed: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    group: str,
+    arguments: list[str],
+    answer: str,
+    code: int,
+    shown: str,
+    left: int,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sluice", "dead", "market", group, *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert (end.value.code or 0, windowed.xlen(f"market:dead:{group}")) == (code, left), out + err
+    assert shown in out + err
+    replayed = windowed.xlen(f"market:retry:{group}")
+    assert replayed == (
+        3 if "replayed" in shown else 1 if group == "movers" and "--replay" in arguments and not code else 0
+    )
 
 
 def test_dead_names_the_groups_there_are(tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer) -> None:

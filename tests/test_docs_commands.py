@@ -56,6 +56,8 @@ RUN_BY = {
     "sluice peek": SHOWN,
     "sluice peek signals --follow": "test_cli.py::test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touches_no_group",
     "sluice dead": "test_cli.py::test_dead_shows_where_and_why_and_how_to_replay",
+    "sluice dead network totals --replay": "test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
+    "sluice dead market movers --until": "test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
     "sluice doctor": "test_doctor.py::test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does",
     "prefect deployment run": BY_PREFECT,
     "prefect deployment run rewind/main": RESTART,

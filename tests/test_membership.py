@@ -4,6 +4,7 @@ import pytest
 import redis
 
 from tasks import LeaseLostError
+from tasks.letterbounds import LetterBounds
 from tests.streams import consumer, push_all, read_all
 
 
@@ -37,7 +38,7 @@ def test_who_was_taken_for_dead_can_neither_take_nor_give_nor_count(client: redi
         lambda: zombie.membership.claim("topic", victim.membership.name),
         lambda: zombie.membership.hand_back("topic"),
         lambda: zombie.membership.count("topic", {ids[0]: 7}),
-        lambda: zombie.membership.dead_letter("topic", ids[0], {}, keep=9),
+        lambda: zombie.membership.dead_letter("topic", ids[0], {}, keep=LetterBounds(9)),
     ):
         with pytest.raises(LeaseLostError):
             act()

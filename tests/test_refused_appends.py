@@ -14,6 +14,7 @@ from tasks import Reservoir
 from tasks.connection import is_outage
 from tasks.deadletters import DeadLetters
 from tasks.keep import Keep
+from tasks.letterbounds import LetterBounds
 from tasks.reservoir import LARGE
 from tasks.retention import BESIDE
 from tests.streams import consumer, dead, pending, push_all, read_all, run
@@ -171,7 +172,7 @@ def fail_all(client: Any, values: range) -> None:
     run(lambda source: source.pluck("missing").sink(print), client)
 
 
-@pytest.mark.parametrize("command", ["xadd", "hincrby", "pexpire", "xack"])
+@pytest.mark.parametrize("command", ["xadd", "hset", "hincrby", "pexpire", "xtrim", "xack"])
 def test_a_dead_letter_that_is_refused_halfway_is_not_there_and_its_entry_is_pending(
     redis_server: RedisServer, real_redis: redis.Redis, command: str
 ) -> None:
@@ -185,11 +186,11 @@ def test_a_dead_letter_that_is_refused_halfway_is_not_there_and_its_entry_is_pen
         admin.acl_setuser("reader", enabled=True, commands=[f"-{command}"])
         for _ in range(2):
             with pytest.raises(redis.ResponseError):
-                one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=1)
+                one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=LetterBounds(1))
             assert len(dead(admin)) == 2
             assert pending(admin) == [id_]
         admin.acl_setuser("reader", enabled=True, commands=["+@all"])
-        assert one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=100)
+        assert one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=LetterBounds(100))
     admin.acl_deluser("reader")
     assert [letter["dead:id"] for letter in dead(admin)][2:] == [id_]
     assert pending(admin) == []
@@ -202,7 +203,7 @@ def test_a_dead_letter_whose_cap_cannot_be_counted_is_not_there(client: Any) -> 
     read_all(one)
     put(client, "sluice:spilled:topic", "string")
     with pytest.raises(redis.ResponseError):
-        one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=1)
+        one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=LetterBounds(1))
     assert len(dead(client)) == 3
     assert pending(client) == [id_]
 

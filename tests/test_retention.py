@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tasks import Reservoir, SettingsError, TopicFullError, consumer
 from tasks.consumer import Consumer
 from tasks.keep import Keep, WhenFull
+from tasks.letterbounds import LetterBounds
 from tasks.levels import _LEVEL, Levels
 from tasks.reservoir import _APPEND
 from tasks.retention import LATELY_MS, Retention
@@ -347,7 +348,7 @@ def test_inlets_that_declare_differently_are_told_until_one_of_them_has_not_been
 
 
 def test_dead_letters_that_the_cap_drops_are_counted(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "KEEP_DEAD_LETTERS", 3)
+    monkeypatch.setattr(consumer, "KEEP_DEAD_LETTERS", LetterBounds(3))
     reservoir = Reservoir(client)
     for _ in range(8):
         reservoir.push("topic", {"n": b"x" * 5_000})

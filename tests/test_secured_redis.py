@@ -137,7 +137,7 @@ def everything(client: redis.Redis, url: str) -> None:
     )
     letters = DeadLetters(client, "market", "movers")
     assert len(letters) > 0
-    assert {outcome for _, outcome in letters.replay(letters.choose())} == {"replayed"}
+    assert {outcome for _, outcome in letters.replay(letters.choose(), into_windows=True)} == {"replayed"}
     run(lambda source: source.pluck("n").sink(kept.append), client, "market", group="movers")
 
     ticks: list[Any] = []

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from deployments.as_json import entry_object, line
 from deployments.tables import entry_table, letters_table, levels_table
-from tasks.deadletters import newest_letters
+from tasks.deadletters import DeadLetters
 from tasks.entry import Entry
 from tasks.reservoir import Reservoir
 from tests.streams import push_all, run
@@ -27,7 +27,7 @@ def test_letters_of_a_group_that_is_gone_are_shown_newest_first(client: redis.Re
     push_all(client, "topic", [0] * 250)
     run(lambda source: source.map(reciprocal).sink(lambda _: None), client)
     client.xgroup_destroy("topic", "group")
-    letters = newest_letters(client, "topic", "group", 240)  # more than one look's
+    letters = list(DeadLetters(client, "topic", "group").newest(240))  # more than one look's
     ids = [id_.decode() for id_, _ in client.xrevrange("topic:dead:group")]
     assert [each.id for each in letters] == ids[:240]
     assert all("ZeroDivisionError" in each.traceback for each in letters)
@@ -85,7 +85,7 @@ def test_tables_leave_out_what_matters_least_where_there_is_no_room(width: int, 
     push_all(fake_redis, "market", [0] * 3)
     run(lambda source: source.map(reciprocal).sink(lambda _: None), fake_redis, "market", group="movers")
     levels = levels_table(Reservoir(fake_redis).levels(), width=width)
-    letters = letters_table(newest_letters(fake_redis, "market", "movers", 3), width=width)
+    letters = letters_table(DeadLetters(fake_redis, "market", "movers").newest(3), width=width)
     console = Console(width=width)
     shown = []
     for table in (levels, letters):

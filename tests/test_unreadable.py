@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from deployments.tables import levels_table
-from tasks import Reservoir, UnreadableTopicError
+from tasks import Reservoir, SettingsError, UnreadableTopicError
 from tasks.history import KEY, History, markdown
 from tasks.report import topics_table
 from tasks.retention import Retention
@@ -95,8 +95,12 @@ def test_a_trim_that_meets_an_odd_key_names_the_topic(client: redis.Redis, name:
         trim()
 
 
-def test_an_outage_is_no_fault_of_the_topic(client: redis.Redis) -> None:
-    for error in (redis.ConnectionError("away"), redis.exceptions.OutOfMemoryError("OOM command not allowed")):
+def test_outages_and_errors_of_our_own_are_no_fault_of_the_topic(client: redis.Redis) -> None:
+    for error in (
+        redis.ConnectionError("away"),
+        redis.exceptions.OutOfMemoryError("OOM"),
+        SettingsError("no such group"),
+    ):
         with pytest.raises(type(error)), named(client, "alpha"):
             raise error
 

@@ -130,5 +130,18 @@ def test_dead_letters_are_shown_and_replayed(real_redis: redis.Redis, monkeypatc
         upkeep.replay_dead_letters("topic", "gruop")
 
 
+def test_a_replay_into_windows_needs_the_parameter_that_confirms_it(real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", range(2))
+    run(lambda source: source.partition(2).pluck("missing"), real_redis)
+    assert upkeep.replay_dead_letters("topic", "group", dry_run=True).endswith(
+        "2 dead letters chosen, 0 replayed, 0 skipped; 2 are left"
+    )
+    with pytest.raises(SettingsError, match=r"combines entries \(partition\).*; nothing was replayed"):
+        upkeep.replay_dead_letters("topic", "group")
+    assert artifact("sluice-dead-letters").startswith("2 not confirmed\n")
+    told = upkeep.replay_dead_letters("topic", "group", into_windows=True)
+    assert told.endswith("2 dead letters chosen, 2 replayed, 0 skipped; 0 are left")
+
+
 def keys(client: redis.Redis) -> list[str]:
     return [key.decode() for key, _ in client.xrange("topic:dead:group")]

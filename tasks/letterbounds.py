@@ -1,0 +1,124 @@
+"""How many dead letters a group keeps, in number and in bytes: for the scripts that append, replay and discard them.
+
+Beside the letters `sluice:letters:<topic>`, a hash with a TTL, has for each group how many letters there are and how many bytes
+they hold. Where that is not the number in the stream - another client deleted some, or the hash is gone - the letters are weighed
+anew, the newest first and never more than may stay.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["BOUNDS", "MAX_EXCEPTION", "MAX_TRACEBACK", "LetterBounds", "cut", "letter_counts"]
+
+# Characters of what a letter tells beside the entry: a message may repeat the entry, and the traceback the message.
+MAX_EXCEPTION = 2_000
+MAX_TRACEBACK = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class LetterBounds:
+    """What a group keeps of its dead letters: the newest, and the last one whatever its size.
+
+    max_letters  at most so many
+    max_bytes    field names and values together; less where the topic itself keeps less, but not below `min_bytes`
+    """
+
+    max_letters: int = 10_000
+    max_bytes: int = 64_000_000
+    min_bytes: int = 1_000_000
+
+
+def letter_counts(topic: str) -> str:
+    """Return the key that has the number and the bytes of each group's dead letters of a topic."""
+    return f"sluice:letters:{topic}"
+
+
+def cut(text: str, longest: int) -> str:
+    """Return text of at most `longest` characters or so: of a longer one the beginning and the end.
+
+    >>> cut("a" * 50 + "b" * 50, 20)
+    'aaaaaaaaaa ... 80 characters left out ... bbbbbbbbbb'
+    """
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... {len(text) - 2 * half:,} characters left out ... {text[-half:]}"
+
+
+# add_letter(keys, group, values, added, bounds) appends a letter and counts how many of the oldest are too many; drop_oldest(keys,
+# added) drops those, and take_back(keys, group, added) undoes the append instead. drop_letter(keys, group, letter) removes one.
+# keys: letters (the stream), counts (the hash of `letter_counts`), spilled (the hash that counts what was dropped), ttl. bounds:
+# LetterBounds' three numbers, and how many bytes the topic keeps, 0 for any. Nothing is dropped where counting it is refused.
+BOUNDS = """
+local function bytes_of(values)
+  local bytes = 0
+  for _, value in ipairs(values) do bytes = bytes + #value end
+  return bytes
+end
+
+local function counted(keys, group)
+  local number, bytes = string.match(redis.call('HGET', keys.counts, group) or '', '^(%d+) (%d+)$')
+  return tonumber(number) == redis.call('XLEN', keys.letters) and tonumber(bytes)
+end
+
+local function count(keys, group, number, bytes)
+  redis.call('HSET', keys.counts, group, string.format('%.0f %.0f', number, bytes))
+  redis.call('PEXPIRE', keys.counts, keys.ttl)
+end
+
+-- How many of the newest letters may stay beside one of `size`, and their bytes. One is read at a time: each may be of some
+-- megabytes.
+local function fitting(keys, group, size, bounds)
+  local number, bytes = redis.call('XLEN', keys.letters), counted(keys, group)
+  if bytes then
+    local start = '-'
+    while number > 0 and (number >= bounds.max_letters or bytes + size > bounds.max_bytes) do
+      local oldest = redis.call('XRANGE', keys.letters, start, '+', 'COUNT', 1)[1]
+      number, bytes, start = number - 1, bytes - bytes_of(oldest[2]), '(' .. oldest[1]
+    end
+    return number, bytes
+  end
+  local start
+  number, bytes, start = 0, 0, '+'
+  while number < bounds.max_letters - 1 do
+    local newest = redis.call('XREVRANGE', keys.letters, start, '-', 'COUNT', 1)[1]
+    local more = newest and bytes + bytes_of(newest[2])
+    if not more or more + size > bounds.max_bytes then break end
+    number, bytes, start = number + 1, more, '(' .. newest[1]
+  end
+  return number, bytes
+end
+
+local function add_letter(keys, group, values, added, bounds)
+  if bounds.topic_bytes > 0 then
+    bounds.max_bytes = math.min(bounds.max_bytes, math.max(bounds.min_bytes, bounds.topic_bytes))
+  end
+  local size, before = bytes_of(values), redis.call('XLEN', keys.letters)
+  local number, bytes = fitting(keys, group, size, bounds)
+  added.id = redis.call('XADD', keys.letters, '*', unpack(values))
+  count(keys, group, number + 1, bytes + size)
+  if number < before then
+    redis.call('XTRIM', keys.letters, 'MAXLEN', before + 1) -- drops none: it may be refused, but not once they are counted
+    redis.call('HINCRBY', keys.spilled, 'dead:' .. group, before - number)
+    added.dropped, added.stay = before - number, number + 1
+    redis.call('PEXPIRE', keys.spilled, keys.ttl)
+  end
+end
+
+local function drop_oldest(keys, added)
+  if added.stay then redis.call('XTRIM', keys.letters, 'MAXLEN', added.stay) end
+end
+
+local function take_back(keys, group, added)
+  if added.id then redis.call('XDEL', keys.letters, added.id) end
+  if added.dropped then redis.call('HINCRBY', keys.spilled, 'dead:' .. group, -added.dropped) end
+  redis.call('HDEL', keys.counts, group)
+end
+
+local function drop_letter(keys, group, letter)
+  local bytes = counted(keys, group)
+  if bytes then
+    count(keys, group, redis.call('XLEN', keys.letters) - 1, math.max(0, bytes - bytes_of(letter[2])))
+  end
+  redis.call('XDEL', keys.letters, letter[1])
+end
+"""
