@@ -1,5 +1,5 @@
 # From an empty checkout, without root:  make up
-# Needs Python 3.11 or 3.12 and a minute for the first installation; the rest is in .venv/ and .sluice/.
+# Needs Python 3.11 to 3.14 and a minute for the first installation; the rest is in .venv/ and .sluice/.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,13 +57,13 @@ $(VENV)/installed-bench: pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) --editable '.[bench]'
 	@touch $(VENV)/installed $@
 
-# A `python3.12` can be a pyenv shim for one that is not there, and Debian's can lack venv: ask each of them.
+# The newest that all tests run on here comes first. A `python3.12` can be a pyenv shim for one that is not there, and Debian's can lack venv: ask each of them.
 $(BIN)/python:
-	@for python in $(PYTHON) python3.12 python3.11 python3 python; do \
-	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; \
+	@for python in $(PYTHON) python3.12 python3.13 python3.14 python3.11 python3 python; do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; \
 	    then "$$python" -m venv $(VENV) && exit 0; fi; \
 	done; \
-	echo "expected Python 3.11 or 3.12 with its venv module, found none on the PATH; install it" >&2; \
+	echo "expected Python 3.11 to 3.14 with its venv module, found none on the PATH; install it" >&2; \
 	echo "(Debian, Ubuntu: apt-get install python3 python3-venv; macOS: brew install python@3.12)," >&2; \
 	echo "or say where it is: make PYTHON=/path/to/python3.12 ..." >&2; \
 	exit 1

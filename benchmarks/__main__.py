@@ -19,6 +19,7 @@ from benchmarks.children import call
 from benchmarks.report import Row, between_markers, machine, plot, table
 from benchmarks.throughput import CANDIDATES, SHORT
 from benchmarks.work import TOPIC, connected, fill
+from deployments.redis_binary import find_redis_server
 from deployments.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[1]
@@ -263,7 +264,7 @@ def main() -> None:
     began = time.monotonic()
     parts = []
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
-        where = machine(connected(server.url).info("server")["redis_version"])
+        where = machine(str(find_redis_server()))
         print(where, flush=True)
         for name in options.only:
             print(f"{name} ...", flush=True)

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from math import ceil, log10
 from pathlib import Path
 
@@ -12,8 +13,8 @@ Row = tuple[str, str, str]
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 420, 240, 58, 40, 30
 
 
-def machine(redis_version: str) -> str:
-    """Return a line on the machine and the versions."""
+def machine(server: str) -> str:
+    """Return a line on the machine, the server and the versions of those that are installed."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -22,10 +23,11 @@ def machine(redis_version: str) -> str:
     import psutil
 
     cores = f"{psutil.cpu_count()} cores"
-    peers = ", ".join(f"{name} {version(name)}" for name in ("redis", "streamz", "faststream", "walrus", "bytewax"))
+    measured = [name for name in ("redis", "streamz", "faststream", "walrus", "bytewax") if find_spec(name)]
+    peers = ", ".join(f"{name} {version(name)}" for name in measured)
     return (
         f"{cores} ({models[0] if models else platform.machine()}), {platform.system()}, "
-        f"Python {platform.python_version()}, Redis {redis_version}; {peers}"
+        f"Python {platform.python_version()}, {server}; {peers}"
     )
 
 

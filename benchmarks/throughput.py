@@ -9,6 +9,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.work import (
@@ -316,3 +317,5 @@ CANDIDATES: dict[str, Callable[[], Candidate]] = {
     "Sluice, DataFrames of up to 4,096": sluice_in_frames,
     "Sluice, nodes not fused": lambda: sluice(fuse=False),
 }
+if find_spec("bytewax") is None:  # 0.21.1 has no wheels for Python 3.13 and later
+    del CANDIDATES["Bytewax"]

@@ -5,8 +5,8 @@ import sys
 _HERE = f"this Python ({sys.version.split()[0]}, {sys.executable})"
 _DO = "run `make up`, then .venv/bin/sluice"
 
-if not (3, 11) <= sys.version_info[:2] <= (3, 12):
-    sys.exit(f"sluice: expected Python 3.11 or 3.12, got {_HERE}; {_DO}")
+if not (3, 11) <= sys.version_info[:2] <= (3, 14):
+    sys.exit(f"sluice: expected Python 3.11 to 3.14, got {_HERE}; {_DO}")
 try:
     from deployments.cli import main
 except ModuleNotFoundError as error:

