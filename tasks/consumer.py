@@ -283,6 +283,7 @@ class Consumer:
 
     def _create_group(self, topic: str, start: str) -> bool:
         is_new = create_group(self._client, topic, self.group, start)
+        self.membership.register(topic)
         if not is_new and start != _ZERO and not self._joined:
             logger.info(
                 "group %r on topic %r exists and goes on where it was; start_from=%r is for new groups",

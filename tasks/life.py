@@ -10,6 +10,7 @@ from streamz import Stream
 
 from tasks.errors import PipelineError
 from tasks.graphs import graph
+from tasks.ownloop import outside_of_loops
 from tasks.reading import Reading
 from tasks.source import from_redis
 from tasks.virtual_time import VirtualLoop
@@ -22,13 +23,15 @@ _LONGEST = 86_400.0  # seconds of the clock for which a pipeline may be busy wit
 class Life:
     """A pipeline from a start to its end, in a loop of its own that runs only while it is told to.
 
+    It can be used where a loop runs already, as in a notebook or an async test: its own then runs in another thread.
+
     build     called in the loop: returns a source with a pipeline on it, and what keeps the pipeline's nodes alive
     """
 
     def __init__(self, build: Callable[[], tuple[from_redis, Any]]) -> None:
         self._runner = asyncio.Runner(loop_factory=VirtualLoop)
         try:
-            self._runner.run(self._begin(build))
+            outside_of_loops(lambda: self._runner.run(self._begin(build)))
         except BaseException:
             self.close()
             raise
@@ -44,7 +47,7 @@ class Life:
 
         raises    PipelineError: for a day of the clock, nothing became of the entries that the pipeline is busy with
         """
-        return self._runner.run(self._watched(work))
+        return outside_of_loops(lambda: self._runner.run(self._watched(work)))
 
     async def _watched(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Return what `work` returns, unless the pipeline is busy with the same entries for longer than anything takes."""
@@ -114,7 +117,7 @@ class Life:
 
     def close(self) -> None:
         """End the loop."""
-        self._runner.close()
+        outside_of_loops(self._runner.close)
 
     async def _read_on(self) -> None:
         while await self.source.step():

@@ -15,6 +15,7 @@ from typing import Any
 import redis
 
 from tasks.errors import LeaseLostError
+from tasks.groups import groups_of
 from tasks.letterbounds import BOUNDS, LetterBounds, letter_counts
 from tasks.results import STRAGGLERS_MS, result_record
 from tasks.scripts import ATTEMPT
@@ -251,11 +252,14 @@ class Membership:
             for (name, count), holder, ttl in zip(pending.items(), answers[::2], answers[1::2], strict=True)
         ], own
 
-    def living(self) -> int:
-        """Return how many other consumers of the group live, on whatever topics, those included that have read nothing."""
-        leases = self._client.scan_iter(self._lease("*"), count=1000)
-        others = [lease for lease in leases if lease.decode() != self._lease()]
-        return sum(self._client.get(lease) not in (None, TOMBSTONE.encode()) for lease in others)
+    def register(self, topic: str) -> None:
+        """Have the group know this consumer on `topic`; before Redis 7.2 a read that waits does not."""
+        self._client.xgroup_createconsumer(topic, self.group, self.name)
+
+    def living(self, topics: Iterable[str]) -> set[str]:
+        """Return the names of the group's other consumers on these topics that live, those included that have read nothing."""
+        read = [topic for topic in topics if self.group in groups_of(self._client, topic)]
+        return {peer.name for topic in read for peer in self.peers(topic)[0] if peer.lease_ms}
 
     def claim(self, topic: str, peer: str) -> list[str]:
         """Take over what a dead peer, or `HANDED_BACK`, has pending on `topic`; return its ids, in order.

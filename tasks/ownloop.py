@@ -1,15 +1,29 @@
-"""An event loop in a thread of its own: what an async pump opens in one call is there for the next one."""
+"""Event loops in threads of their own: for async pumps, and for calls that need a thread without a running loop."""
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-__all__ = ["OwnLoop"]
+__all__ = ["OwnLoop", "outside_of_loops"]
 
 # How long `close` waits for a loop that something blocks.
 _PATIENCE = 5.0
+
+
+def outside_of_loops(function: Callable[[], Any]) -> Any:
+    """Return what `function` returns, called where no loop runs: here, or in another thread if one runs in this one.
+
+    The loop of this thread stands still meanwhile, as in any call that blocks. Context variables come along.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return function()
+    with ThreadPoolExecutor(1, thread_name_prefix="outside of loops") as pool:
+        return pool.submit(contextvars.copy_context().run, function).result()
 
 
 class OwnLoop:

@@ -143,8 +143,12 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         return isinstance(self._current, Reading) and self._current.is_through
 
     def drop_group(self) -> bool:
-        """Delete the group, with what is pending in it, unless another consumer of it lives; return whether it is gone."""
-        if Membership(self.client, self.group).living():
+        """Delete the group on its topics, with what is pending there; return whether it is gone.
+
+        It stays while another consumer of it lives that reads one of these topics. A group of the same name on other topics
+        is another group.
+        """
+        if Membership(self.client, self.group).living(self.topics):
             return False
         for topic in self.topics:
             self.client.xgroup_destroy(topic, self.group)

@@ -9,6 +9,8 @@
 Redis is fakeredis, in this process, and time is a clock of the pipeline's own loop: what waits - `rate_limit`, `delay`,
 `timed_window`, an `asyncio.sleep` - takes no time. What asks another clock, `time.time()` say, gets the real one. What
 fakeredis cannot show (blocking reads, lost connections, a server that is killed) is not shown here either.
+
+All of it works in a notebook and in an async test, too, whose loop stands still during a call.
 """
 
 import contextlib
@@ -28,7 +30,7 @@ from tasks.errors import PoisonEntryError, SettingsError
 from tasks.groups import groups_of
 from tasks.ids import id_numbers
 from tasks.life import Life
-from tasks.ownloop import OwnLoop
+from tasks.ownloop import OwnLoop, outside_of_loops
 from tasks.pump import as_entries
 from tasks.reservoir import Reservoir
 from tasks.settings import dead_topic, seconds
@@ -92,7 +94,7 @@ def pumped(pump: Callable[..., Any], **parameters: Any) -> list[dict[str, Any]]:
     raises   PumpError, EncodeError: what it returned is no entry, or cannot be pushed
     """
     with contextlib.closing(OwnLoop()) as loop:
-        value = loop.call(functools.partial(pump, **parameters))
+        value = outside_of_loops(lambda: loop.call(functools.partial(pump, **parameters)))
     return [decode_fields(encode_fields(entry)) for entry in as_entries(value, name=pump.__name__)]
 
 

@@ -1,6 +1,7 @@
 """The test kit: what it shows of a pipeline, how it lets time pass, and what its strategies draw."""
 
 import asyncio
+import contextvars
 import socket
 import threading
 from collections.abc import Callable
@@ -270,6 +271,37 @@ def test_what_a_pump_returns_is_what_outlets_will_see_or_an_error_that_says_why_
         pumped(lambda: 3)
     with pytest.raises(EncodeError, match="field 'n'"):
         pumped(lambda: {"n": {1, 2}})
+
+
+def test_the_kit_works_where_a_loop_runs_already_and_sees_its_context() -> None:
+    where = contextvars.ContextVar("where", default="nowhere")
+
+    async def later(n: int) -> tuple[int, str]:
+        await asyncio.sleep(3600)
+        return n, where.get()
+
+    async def answer() -> dict[str, int]:
+        return {"n": 42}
+
+    def pump() -> dict[str, int]:
+        return asyncio.run(answer())  # as a pump does that does not know of the loop
+
+    async def main() -> None:
+        where.set("here")
+        run = drain(lambda s: numbers(s).map(later), NUMBERS[:2], crash_after=1)
+        assert (run.results, run.acked) == ([(0, "here"), (0, "here"), (1, "here")], NUMBERS[:2])
+        with Bench(lambda s: numbers(s).timed_window("1s").filter(bool)) as bench:
+            bench.push(*NUMBERS[:2])
+            bench.step()
+            await asyncio.sleep(0)
+            bench.advance("1s")
+            assert bench.results == [[0, 1]]
+            bench.stop()
+        with pytest.raises(PipelineError, match="does not come to rest"):
+            drain(lambda s: s.sink(wait_for_ever), NUMBERS[:1])
+        assert pumped(pump) == pumped(answer) == [{"n": 42}]
+
+    asyncio.run(main())
 
 
 COLUMNS: dict[str, Any] = {

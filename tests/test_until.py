@@ -15,7 +15,9 @@ from deployments.redis_server import RedisServer
 from flows import outlet
 from tasks import Entry, SettingsError
 from tasks.consumer import Consumer
+from tasks.groups import create_group, groups_of
 from tasks.settings import group_end, group_start
+from tasks.source import from_redis
 from tests.streams import here, pending, push_all
 from tests.waiting import wait_until
 
@@ -240,6 +242,21 @@ def test_a_group_in_which_another_consumer_lives_is_not_dropped(real_redis: redi
     replay.fn()
     assert groups(real_redis) == ["group"]
     assert pending(real_redis) == []
+
+
+def test_a_group_of_the_same_name_on_another_topic_keeps_no_group_from_being_dropped(client: redis.Redis) -> None:
+    for topic in ("mine", "other"):
+        push_all(client, topic, [1])
+    Consumer(client, "other", "group").step(0)
+    create_group(client, "mine", "group", "0")
+    source = from_redis("mine", group="group", client=client)
+    assert source.drop_group()
+    assert [list(groups_of(client, topic)) for topic in ("mine", "other")] == [[], ["group"]]
+
+
+def test_a_group_stays_for_a_consumer_that_has_read_nothing(client: redis.Redis) -> None:
+    Consumer(client, ["quiet", "other"], "group").step(0)
+    assert not from_redis("quiet", group="group", client=client).drop_group()
 
 
 def test_dropping_a_group_wants_a_bound() -> None:
