@@ -44,6 +44,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         call.add_done_callback(self._end_call)
         return call
 
+    async def shutdown_default_executor(self, *timeout: float | None) -> None:
+        """As every loop does, in real time: from Python 3.12 on a timer gives the threads 300 s to end."""
+        self._calls_in_threads += 1
+        await super().shutdown_default_executor(*timeout)
+        self._calls_in_threads -= 1
+
     def make_current(self) -> None:
         """Have tornado, which streamz is built on, go by this loop's clock. Call it in the loop, before streamz is used."""
         _IOLoop(make_current=False)

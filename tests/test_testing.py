@@ -5,6 +5,7 @@ import contextvars
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
@@ -200,6 +201,22 @@ def test_a_call_in_a_thread_is_waited_for_and_its_timeout_is_no_earlier_than_it_
         return n
 
     assert drain(lambda s: numbers(s).map_async(in_a_thread), NUMBERS[:2]).results == [0, 1]
+
+
+def test_threads_that_take_a_moment_to_end_are_waited_for_in_real_time() -> None:
+    class Slow(ThreadPoolExecutor):
+        def shutdown(self, *args: Any, **kwargs: Any) -> None:
+            threading.Event().wait(0.05)
+            super().shutdown(*args, **kwargs)
+            ended.append(True)
+
+    async def in_a_thread(n: int) -> int:
+        asyncio.get_running_loop().set_default_executor(Slow(1))
+        return await asyncio.to_thread(abs, n)
+
+    ended: list[bool] = []
+    assert drain(lambda s: numbers(s).map_async(in_a_thread), NUMBERS[:1]).results == [0]
+    assert ended
 
 
 def test_what_comes_through_a_socket_is_waited_for() -> None:
