@@ -127,7 +127,7 @@ def dead(
     ] = False,
     discard: Annotated[bool, typer.Option("--discard", help="Remove them for good; all, if none are chosen.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
-    n: Annotated[int, typer.Option("-n", help="How many to show, the newest first.", min=1, max=10_000)] = 10,
+    n: Annotated[int, typer.Option("-n", help="How many to show.", min=1, max=10_000)] = 10,
     tracebacks: Annotated[bool, typer.Option("--traceback", help="Show where each was raised.")] = False,
     as_json: _Json = False,
 ) -> None:

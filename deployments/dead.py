@@ -34,20 +34,24 @@ def dead(
     tracebacks: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Print the newest `n` dead letters of a group, newest first; or those that are chosen, or what becomes of them.
+    """Print the newest `n` dead letters of a group, newest first; or `n` of those that are chosen, or what becomes of them.
 
-    choice    what `DeadLetters.choose` takes; {} for all letters, None for the newest
+    choice    what `DeadLetters.choose` takes; without it the newest are shown, and an action is for all
     action    what becomes of the chosen ones; it is asked for first, unless `yes`
     raises    SettingsError: no such topic or group, or no answer, and then nothing was changed
     """
     letters = DeadLetters(connect(redis_url(), retries=0), topic, group)
     newest = action is None and not choice
-    chosen = list(letters.newest(n)) if newest else letters.choose(**choice or {}, tracebacks=not action)
+    if newest:
+        chosen = list(letters.newest(n))
+    else:
+        chosen = letters.choose(**choice or {}, tracebacks=not action and (tracebacks or as_json))
     if action:
         _act(console, letters, chosen, action, f"{topic!r} and group {group!r}", yes=yes, as_json=as_json)
         return
+    shown = chosen[:n]
     if as_json:
-        for letter in chosen:
+        for letter in shown:
             print(line(_object(letter, topic, group)), flush=True)  # noqa: T201 - rich would wrap it
         return
     if not chosen:
@@ -55,11 +59,12 @@ def dead(
         console.print(none if newest else f"{none} for which that holds", highlight=False)
         return
     if tracebacks:
-        for letter in chosen:
+        for letter in shown:
             console.print(told(letter), soft_wrap=True)
     else:
-        console.print(letters_table(chosen, width=console.width))
-    _say_what_to_do(console, topic, group, chosen, total=len(letters))
+        console.print(letters_table(shown, width=console.width))
+    of = len(letters) if newest else f"{len(chosen)} chosen, {len(letters)} in all"
+    _say_what_to_do(console, topic, group, shown, of=of)
 
 
 def _act(
@@ -120,10 +125,10 @@ def told(letter: Letter) -> Text:
     )
 
 
-def _say_what_to_do(console: Console, topic: str, group: str, letters: list[Letter], *, total: int) -> None:
+def _say_what_to_do(console: Console, topic: str, group: str, letters: list[Letter], *, of: object) -> None:
     this = f"sluice dead {topic} {group}"
     nodes = Counter(letter.node for letter in letters if letter.node).most_common(1)
-    lines = [f"{len(letters)} of {total}"]
+    lines = [f"{len(letters)} of {of}"]
     lines += [f"what they hold           sluice peek {dead_topic(topic, group)}"]
     lines += [f"give all of them back    {this} --replay"]
     if nodes:

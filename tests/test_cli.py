@@ -287,6 +287,7 @@ def test_dead_shows_where_and_why_and_how_to_replay(
         "a letter, and the command for its node"
     )
     assert "for which that holds" in told(choice={"node": "sink"})
+    assert "1 of 2 chosen, 2 in all" in told(1, choice={"node": "map(reciprocal)"})
     assert 'return 1 / entry["n"]' in told(1, tracebacks=True)
     (letter,) = map(json.loads, told(1, as_json=True).splitlines())
     assert letter["node"] == "map(reciprocal)"
