@@ -4,12 +4,15 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
+from uuid import UUID
 
-from prefect import Flow, get_run_logger
+from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 
+from flows.inlet_watch import InletWatch
 from flows.parameters import Options, flow_of, takes_options
 from flows.patience import Patience
 from flows.prefect_api import artifact_key, publish
@@ -40,7 +43,7 @@ def inlet(
     every: str | None = "1s",
     threads: int = 0,
     timeout: str | None = None,
-    window: str = "90s",
+    window: str = "25min",
     keep: int | str = DEFAULT_KEEP,
     when_full: WhenFull = "spill",
     compression: Compression | None = None,
@@ -81,7 +84,7 @@ def inlet(
         _check(given)
         _agree(function.__name__, given)
 
-        def run(own: dict[str, Any], options: dict[str, Any]) -> str:
+        def run(own: dict[str, Any], options: dict[str, Any]) -> str | State:
             _check(options)
             return _run(function, own, **options)
 
@@ -149,13 +152,14 @@ def _run(
     compression: Compression | None,
     max_failures: int,
     max_waiting: int | str,
-) -> str:
+) -> str | State:
     log = get_run_logger() if FlowRunContext.get() else get_logger(__name__)
     reservoir = _reservoir(compression, Patience(time.monotonic() + (seconds(window) if every else 0), log))
     name, scheduled = function.__name__, _scheduled_start()
     kept = Keep.of(keep, when_full)
     beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=kept)
-    Retention(reservoir.client).declare(topic, kept, inlet=beat.key.removeprefix("sluice:beat:"))
+    retention, inlet_id = Retention(reservoir.client), beat.key.removeprefix("sluice:beat:")
+    retention.declare(topic, kept, inlet=inlet_id)
     if not every:
         return _run_once(function, own, reservoir, beat.key, scheduled, topic=topic, keep=kept)
     late = (datetime.now(UTC) - scheduled).total_seconds()
@@ -169,6 +173,7 @@ def _run(
             "this run was due %.0f s ago, longer than its window of %s; nobody else pumps, so it does", late, window
         )
     with stop_on_signals() as stop:
+        watch = InletWatch(name, stop=stop, log=log)
         pumping = Pumping(
             functools.partial(function, **own),
             name=name,
@@ -179,20 +184,41 @@ def _run(
             max_failures=max_failures,
             max_waiting=Buffer.of(max_waiting),
             stop=stop,
+            goes_on=watch.goes_on,
             log=log,
         )
+        report = _Report(pumping.summary, name=name, topic=topic)
+
+        def every_minute() -> None:
+            report.publish()
+            with suppress(SettingsError):  # the other inlet of the topic is refused, when it begins
+                retention.declare(topic, kept, inlet=inlet_id)
+
         try:
-            pumping.run()
+            with watch.every_minute(every_minute):
+                pumping.run()
         finally:
-            summary = pumping.summary
-            _tell(log, name, topic, summary)
-            publish(
-                summary.markdown(),
-                key=artifact_key("inlet", name, topic),
-                description=f"What became of the ticks of {name} -> {topic}",
-            )
+            _tell(log, name, topic, pumping.summary)
+            report.publish()
             reservoir.client.close()
-    return str(summary)
+    return watch.state(str(pumping.summary)) or str(pumping.summary)
+
+
+class _Report:
+    """The artifact of a run of an inlet: what has come of its ticks so far."""
+
+    def __init__(self, summary: Summary, *, name: str, topic: str) -> None:
+        self._summary = summary
+        self._name, self._topic = name, topic
+        self._artifact: UUID | None = None
+
+    def publish(self) -> None:
+        self._artifact = publish(
+            self._summary.markdown(),
+            key=artifact_key("inlet", self._name, self._topic),
+            description=f"What became of the ticks of {self._name} -> {self._topic}",
+            replaces=self._artifact,
+        )
 
 
 def _tell(log: logging.Logger | logging.LoggerAdapter[Any], name: str, topic: str, summary: Summary) -> None:

@@ -5,7 +5,10 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
 
+from httpx import HTTPStatusError, codes
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
@@ -13,7 +16,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.logs import get_logger
 
-__all__ = ["PATIENCE", "artifact_key", "impatient_client", "publish"]
+__all__ = ["PATIENCE", "artifact_key", "change", "impatient_client", "publish"]
 
 PATIENCE = 3.0  # seconds a request may take
 
@@ -35,26 +38,46 @@ def artifact_key(*names: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
 
 
-def publish(markdown: str, *, key: str, description: str, patience: float = 5.0) -> None:
+def publish(
+    markdown: str, *, key: str, description: str, patience: float = 5.0, replaces: UUID | None = None
+) -> UUID | None:
     """Leave an artifact with this run; none outside a flow run, or if the server does not answer in `patience` seconds.
 
-    A run leaves one, which Prefect's `db_vacuum` removes together with the run.
+    Prefect's `db_vacuum` removes it together with the run.
+
+    replaces  the artifact to change, which an earlier call has returned
+    returns   the artifact, as far as it is known
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        return
+        return None
     artifact = ArtifactCreate(
         key=key, type="markdown", description=description, data=markdown, flow_run_id=context.flow_run.id
     )
+    made = [replaces]
 
     def create() -> None:
         try:
             # Prefect's create_markdown_artifact leaves its connection open (3.9.1).
             with impatient_client() as client:
-                client.create_artifact(artifact)
+                if replaces is None or not change(client, replaces, markdown):
+                    made[0] = client.create_artifact(artifact).id
         except Exception as error:  # noqa: BLE001 - a report is worth no run
             logger.info("no artifact %r: %s", key, type(error).__name__)
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(create,), name="report", daemon=True)
     thread.start()
     thread.join(patience)
+    return made[0]
+
+
+def change(client: SyncPrefectClient, artifact: UUID, data: Any) -> bool:
+    """Change an artifact; return False if it was deleted."""
+    try:
+        # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.9.1).
+        client.request("PATCH", "/artifacts/{id}", json={"data": data}, path_params={"id": artifact})
+    except HTTPStatusError as error:
+        if error.response.status_code != codes.NOT_FOUND:
+            raise
+        return False
+    return True

@@ -14,14 +14,14 @@ from typing import Any, Self
 from uuid import UUID
 
 import redis
-from httpx import HTTPError, HTTPStatusError, codes
+from httpx import HTTPError, HTTPStatusError
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 
-from flows.prefect_api import artifact_key, impatient_client
+from flows.prefect_api import artifact_key, change, impatient_client
 from flows.runlog import told_meanwhile
 from tasks import report
 from tasks.bound import Journey
@@ -281,25 +281,13 @@ class Watch:
         written = self._artifacts.get(kind)
         if written and written[1] == data:
             return
-        if not (written and _change(client, written[0], data)):
+        if not (written and change(client, written[0], data)):
             about = "How far a replay is" if kind == "progress" else "The pipeline and what flows through it"
             made = client.create_artifact(
                 ArtifactCreate(type=kind, key=key, description=about, data=data, flow_run_id=self._run)
             )
             written = made.id, data
         self._artifacts[kind] = written[0], data
-
-
-def _change(client: SyncPrefectClient, artifact: UUID, data: Any) -> bool:
-    """Change an artifact; return False if somebody has deleted it."""
-    try:
-        # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.9.1).
-        client.request("PATCH", "/artifacts/{id}", json={"data": data}, path_params={"id": artifact})
-    except HTTPStatusError as error:
-        if error.response.status_code != codes.NOT_FOUND:
-            raise
-        return False
-    return True
 
 
 def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:

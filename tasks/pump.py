@@ -28,6 +28,8 @@ Entries = list[Mapping[str, Any]]
 
 # How long a run waits, after its end, for a Redis that is away.
 _LAST_WAIT = 10.0
+# Seconds after which a run whose window is over is asked again whether it goes on.
+_EXTENSION = 10.0
 # Seconds that clocks may differ before it is said.
 MAX_SKEW = 1.0
 
@@ -80,6 +82,7 @@ class Pumping:
     timeout    seconds after which a pump counts as failed; an async one is cancelled, the thread of another one replaced,
                as it cannot be stopped
     window     seconds after which the run ends if nobody has relieved it; None: never
+    goes_on    asked at the end of the window: whether the run pumps on all the same
     max_waiting  how much may wait for Redis: beyond, ticks are missed
     on_pushed  called with the ids and the entries of each push, in tick order
     clock      tells the time of day: the grid's
@@ -98,6 +101,7 @@ class Pumping:
         max_failures: int = 10,
         max_waiting: Buffer = Buffer(),  # noqa: B008 - frozen
         stop: threading.Event | None = None,
+        goes_on: Callable[[], bool] = lambda: False,
         on_pushed: Callable[[list[str], Entries], None] | None = None,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
@@ -117,6 +121,7 @@ class Pumping:
         self._window = window
         self._max_failures = max_failures
         self._stop = stop or threading.Event()
+        self._goes_on = goes_on
         self._on_pushed = on_pushed
         self._clock = clock
         self._timer = timer
@@ -169,7 +174,7 @@ class Pumping:
         self._give_up_on_the_slow()
         if (fatal := self._fatal or self._pusher.fatal) is not None:
             raise fatal
-        if self._stop.is_set() or (self._end is not None and self._timer() >= self._end):
+        if self._stop.is_set() or self._is_window_over():
             self._ended = True
         if self._ended:
             return self._until_all_is_over()
@@ -185,6 +190,14 @@ class Pumping:
         tick, self._next = self._next, self._next + 1
         self._take(tick)
         return self._until_next(self._clock())
+
+    def _is_window_over(self) -> bool:
+        if self._end is None or self._timer() < self._end:
+            return False
+        if not self._goes_on():
+            return True
+        self._end = self._timer() + _EXTENSION
+        return False
 
     def _until_all_is_over(self) -> float | None:
         if not self._pusher.jobs:

@@ -49,6 +49,8 @@ ON_PREFECT = {
     "tests/test_run_context.py",
     "tests/test_runs.py",
     "tests/test_secured_redis.py",
+    "tests/test_shared_poll.py",
+    "tests/test_inlet_watch.py",
     "tests/test_serve.py",
     "tests/test_upkeep.py",
     "tests/test_watch.py",

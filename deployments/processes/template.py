@@ -14,13 +14,13 @@ import selectors
 import signal
 import socket
 import sys
-import sysconfig
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.processes.meeting import WITHOUT_THREADS, peer_is_us, receive, send, shared
+from tasks.imported import imported_files
 
 __all__ = ["Template", "main"]
 
@@ -101,7 +101,7 @@ class Template:
         self._environ = dict(environ)
         self._pid = os.getpid()
         self._runs: dict[int, socket.socket] = {}
-        self._imported = _fingerprint()
+        self._imported = imported_files()
         self._selector = selectors.DefaultSelector()
         self._signals, self._wakeup = socket.socketpair()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -127,7 +127,7 @@ class Template:
                 with contextlib.suppress(BlockingIOError):
                     self._signals.recv(4096)
                 self._report_ended()
-            if self._owner in ready or (self._listener in ready and self._imported != _fingerprint()):
+            if self._owner in ready or (self._listener in ready and self._imported != imported_files()):
                 self._close()
                 return None
             if self._listener in ready and (request := self._answer()) is not None:
@@ -214,26 +214,6 @@ def _requested(connection: socket.socket) -> _Request | None:
         return None
     message, fds = receive(connection)
     return _Request(message["program"], message["environ"], message["cwd"], fds)
-
-
-def _fingerprint() -> dict[str, tuple[int, int]]:
-    """Return size and time of each imported file outside the installation, and of the folders of what is installed.
-
-    They change when code is edited or pulled, and when a package is installed, upgraded or removed.
-    """
-    paths = sysconfig.get_paths()
-    installed = tuple({paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-    files = {str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
-    own = {file for file in files if file and not file.startswith(installed)}
-    return {file: _seen(file) for file in {*own, paths["purelib"], paths["platlib"]}}
-
-
-def _seen(file: str) -> tuple[int, int]:
-    try:
-        found = os.stat(file)  # noqa: PTH116 - for each of some hundred files at each request
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
 
 
 def _become(request: _Request) -> None:

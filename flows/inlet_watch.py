@@ -1,0 +1,208 @@
+"""What goes on beside an inlet's run, in a thread of its own: whether the run is still wanted, and its report.
+
+A run pumps for many minutes, until the next scheduled one relieves it. Within seconds it hears here that its schedule was
+paused, that its deployment was deleted or deployed anew, or that the run was cancelled.
+"""
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+import redis
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
+from prefect.states import Cancelled, Completed
+
+from flows.prefect_api import impatient_client
+from flows.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
+from tasks.connection import connect
+from tasks.errors import SluiceError
+from tasks.imported import imported_files
+from tasks.settings import redis_url
+
+__all__ = ["InletWatch", "ask_for_all", "why_to_end"]
+
+_LOOK = 2.0  # seconds between two looks into Redis
+_UNKNOWN = 30.0  # seconds without news from Prefect's server after which nothing is known
+_LONGEST = 86_400.0  # seconds that a run goes on at most while nothing is known
+_GOING = 4.0  # seconds that the run's end waits for the thread
+_CANCELLED, _PAUSED, _CHANGED = "it was cancelled", "its schedule was paused", "its schedule was changed"
+_ENDED = [StateType.COMPLETED, StateType.CANCELLED, StateType.CRASHED, StateType.FAILED]
+
+
+def why_to_end(before: Seen | None, now: Seen, run: FlowRun) -> str | None:
+    """Return why a run is not wanted any more; None if it is.
+
+    before   what was seen when the run began, if anything was
+
+    A run is not wanted when no active schedule brings runs with its parameters any more. One that was started by hand,
+    where none did from the beginning, goes on.
+    """
+    if now.state == "CANCELLING":
+        return _CANCELLED
+    if not now.updated:
+        return "its deployment was deleted"
+    if now.state == "OVER" and before is not None and before.state != "OVER":
+        return "Prefect's server counts it as over"
+    if run.parameters in now.scheduled:
+        return None
+    if run.auto_scheduled or (before is not None and run.parameters in before.scheduled):
+        return _CHANGED if now.scheduled else _PAUSED
+    return None
+
+
+class InletWatch:
+    """Watches one run of an inlet from aside, while in the context that `every_minute` gives.
+
+    stop    set when the run is not wanted any more
+    run     by default the one that the calling thread is in
+    """
+
+    def __init__(self, name: str, *, stop: threading.Event, log: Any, run: FlowRun | None = None) -> None:
+        self.why: str | None = None
+        """Why the run is not wanted any more."""
+        self._name = name
+        self._stop = stop
+        self._log = log
+        self._every_minute: Callable[[], None] = lambda: None
+        context = FlowRunContext.get()
+        run = run or (context.flow_run if context else None)
+        self._run: FlowRun | None = run if run and run.deployment_id else None
+        self._server = str(get_current_settings().api.url or "")
+        self._began = time.monotonic()
+        self._heard = self._began
+        self._before: Seen | None = None
+        self._files = imported_files() if self._run else {}
+        self._closing = threading.Event()
+        # As the calling thread sees them: Prefect's settings, the flow run.
+        around = contextvars.copy_context()
+        self._thread = threading.Thread(target=around.run, args=(self._work,), name=f"watch {name}", daemon=True)
+
+    @contextmanager
+    def every_minute(self, do: Callable[[], None]) -> Iterator[None]:
+        """Watch the run, and call `do` about once a minute, in a thread of the watch's own."""
+        self._every_minute = do
+        if self._run is None:  # not a run of a deployment: nothing can be heard of it
+            yield
+            return
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._closing.set()
+            self._thread.join(_GOING)
+
+    def goes_on(self) -> bool:
+        """Return whether the run is to go on after its window: nobody could relieve it, as Prefect's server is silent."""
+        now = time.monotonic()
+        return self._run is not None and now - self._heard > _UNKNOWN and now - self._began < _LONGEST
+
+    def state(self, message: str) -> State | None:
+        """Return the final state of a run that ended because of what was heard; None if Prefect is to choose it."""
+        if self.why is None:
+            return None
+        message = f"Ended in good order, as {self.why}. {message}"
+        if self.why == _CANCELLED:
+            return Cancelled(message=message)
+        return Completed(name=PAUSED if self.why == _PAUSED else None, message=message)
+
+    def _work(self) -> None:
+        assert self._run is not None
+        client = connect(redis_url())
+        poll = SharedPoll(client, server=self._server, name=str(self._run.id), deployment=str(self._run.deployment_id))
+        minute = time.monotonic() + 60
+        while not self._closing.wait(_LOOK):
+            # What fails is tried again at the next look: neither server may hold up the pumping.
+            with suppress(redis.RedisError, SluiceError):
+                self._look(poll)
+                ask_for_all(poll, self._log)
+            if time.monotonic() > minute:
+                minute = time.monotonic() + 60
+                self._every_minute()
+        with suppress(redis.RedisError):
+            poll.leave()
+        client.close()
+
+    def _look(self, poll: SharedPoll) -> None:
+        assert self._run is not None
+        now, redis_time = poll.look()
+        if now is None or redis_time - now.at > _UNKNOWN:
+            return
+        self._heard = time.monotonic()
+        before, self._before = self._before, now
+        if self._stop.is_set():
+            return
+        self.why = why_to_end(before, now, self._run)
+        if self.why:
+            self._log.info("%s: this run ends, as %s", self._name, self.why)
+            self._stop.set()
+        elif before and now.updated != before.updated:
+            self._deployed_anew(before, now)
+
+    def _deployed_anew(self, before: Seen, now: Seen) -> None:
+        """Bring the run that relieves this one, if what it does has changed. This one goes on until then."""
+        assert self._run is not None
+        assert self._run.deployment_id is not None
+        files = imported_files()
+        if now.content == before.content and all(files.get(name) == seen for name, seen in self._files.items()):
+            return
+        self._files = files
+        self._log.info("%s: its deployment has changed; a new run relieves this one", self._name)
+        try:
+            with impatient_client() as prefect:
+                prefect.create_flow_run_from_deployment(
+                    self._run.deployment_id,
+                    parameters=self._run.parameters,
+                    idempotency_key=f"relieves {self._run.id} {now.updated}",
+                )
+        except Exception as error:  # noqa: BLE001 - the schedule brings one, too
+            self._log.warning("%s: no new run could be asked for (%s)", self._name, type(error).__name__)
+
+
+def ask_for_all(poll: SharedPoll, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    """Ask Prefect's server on behalf of all runs if it is this participant's turn, and resume inlets that were paused.
+
+    raises    redis.RedisError
+    """
+    if not poll.take_turn():
+        return
+    try:
+        with impatient_client() as prefect:
+            for deployment in poll.ask(prefect):
+                _resume(prefect, deployment)
+    except redis.RedisError:
+        raise
+    except Exception as error:  # noqa: BLE001 - no answer is an answer: nothing is known
+        log.debug("Prefect's server has not answered: %s", type(error).__name__)
+
+
+def _resume(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> None:
+    """Start an inlet whose last run ended for a pause that is over, instead of at its schedule's next time.
+
+    Only where schedules are intervals: others have times at which nothing is to run.
+    """
+    scheduled = scheduled_by(deployment)
+    if not scheduled or not all("interval" in schedule["schedule"] for schedule, _ in scheduled):
+        return
+    last = prefect.read_flow_runs(
+        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment["id"]]}}),
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _ENDED}}}),
+        sort=FlowRunSort.END_TIME_DESC,
+        limit=1,
+    )
+    if last and last[0].state_name == PAUSED:
+        for schedule, parameters in scheduled:
+            prefect.create_flow_run_from_deployment(
+                UUID(deployment["id"]),
+                parameters=parameters,
+                idempotency_key=f"resumes {last[0].id} {schedule['id']}",
+            )

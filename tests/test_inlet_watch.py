@@ -1,0 +1,189 @@
+"""A run of an inlet hears within seconds that it is not wanted any more: on a real Prefect server."""
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import pytest
+import redis
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+
+from deployments.redis_server import RedisServer
+from flows import inlet, inlet_watch, shared_poll
+from tests.plain import free_port
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("prefect")
+
+
+@inlet(topic="watched", every="50ms", window="5min")
+def watched(n: int = 0) -> dict[str, int]:
+    return {"n": n}
+
+
+@pytest.fixture(autouse=True)
+def quickly(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+    monkeypatch.setattr(inlet_watch, "_LOOK", 0.1)
+    monkeypatch.setattr(shared_poll, "ASK_EVERY", 0.2)
+
+
+@pytest.fixture
+def api() -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as api:
+        yield api
+
+
+@pytest.fixture
+def deployment(api: SyncPrefectClient) -> Iterator[UUID]:
+    schedule = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=600), active=True)
+    made = api.create_deployment(
+        flow_id=api.create_flow(watched), name=f"of-{uuid4().hex[:8]}", entrypoint="a.py:watched", schedules=[schedule]
+    )
+    yield made
+    with suppress(ObjectNotFound):
+        api.delete_deployment(made)
+
+
+class Running:
+    """A run of a deployment, in a thread of this process."""
+
+    def __init__(self, api: SyncPrefectClient, deployment: UUID, flow: Flow[..., Any], **parameters: Any) -> None:
+        self.api = api
+        self.id = api.create_flow_run_from_deployment(deployment, parameters=parameters).id
+        run = api.read_flow_run(self.id)
+        around = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=around.run, args=(run_flow, flow, run), kwargs={"return_type": "state"}, daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ObjectNotFound):
+            self.api.set_flow_run_state(self.id, Cancelling(), force=True)
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def ended(self) -> FlowRun:
+        wait_until(lambda: self.is_over, "the end of the run")
+        return self.api.read_flow_run(self.id)
+
+
+def is_pumping(client: redis.Redis) -> bool:
+    return client.xlen("watched") > 3
+
+
+def is_heard(client: redis.Redis, run: Running) -> Callable[[], bool]:
+    return lambda: any(client.hget(key, str(run.id)) for key in client.scan_iter("*:seen"))
+
+
+def test_a_pause_of_its_schedule_ends_a_run_in_good_order(
+    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis
+) -> None:
+    with Running(api, deployment, watched) as run:
+        wait_until(lambda: is_pumping(real_redis), "pushes")
+        wait_until(is_heard(real_redis, run), "a look at Prefect's server")
+        api.pause_deployment(deployment)
+        state = run.ended().state
+    assert state
+    assert (state.type, state.name) == (StateType.COMPLETED, "Paused")
+    assert "its schedule was paused" in str(state.message)
+
+
+def test_a_run_that_was_cancelled_ends_as_that(
+    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis
+) -> None:
+    with Running(api, deployment, watched) as run:
+        wait_until(lambda: is_pumping(real_redis), "pushes")
+        api.set_flow_run_state(run.id, Cancelling(), force=True)
+        assert run.ended().state_type == StateType.CANCELLED
+
+
+def test_a_run_whose_deployment_was_deleted_ends(
+    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis
+) -> None:
+    with Running(api, deployment, watched) as run:
+        wait_until(is_heard(real_redis, run), "a look at Prefect's server")
+        api.delete_deployment(deployment)
+        wait_until(lambda: run.is_over, "the end of the run")
+
+
+def requested(api: SyncPrefectClient, deployment: UUID, run: Running) -> list[dict[str, Any]]:
+    """Return the runs that were asked for, apart from what the schedule brings and the one that is under way."""
+    body = {"deployments": {"id": {"any_": [str(deployment)]}}}
+    found = api.request("POST", "/flow_runs/filter", json=body).json()
+    return [one for one in found if one["id"] != str(run.id) and not one["auto_scheduled"]]
+
+
+def test_a_changed_deployment_brings_a_run_that_relieves_the_one_under_way(
+    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis
+) -> None:
+    with Running(api, deployment, watched, n=4) as run:
+        wait_until(is_heard(real_redis, run), "a look at Prefect's server")
+        api.update_deployment(deployment, DeploymentUpdate(entrypoint="b.py:watched"))
+        wait_until(lambda: requested(api, deployment, run), "a run that relieves this one")
+        (successor,) = requested(api, deployment, run)
+        assert successor["parameters"] == {"n": 4}
+        assert not run.is_over
+        with Running(api, deployment, watched, n=4):
+            assert run.ended().state_type == StateType.COMPLETED
+
+
+def test_a_deployment_that_says_the_same_again_brings_no_run(
+    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis
+) -> None:
+    with Running(api, deployment, watched) as run:
+        wait_until(is_heard(real_redis, run), "a look at Prefect's server")
+        before = api.read_deployment(deployment).updated
+        api.update_deployment(deployment, DeploymentUpdate(version="another", description="of the same"))
+        assert api.read_deployment(deployment).updated != before
+        api.update_deployment(deployment, DeploymentUpdate(entrypoint="b.py:watched"))
+        wait_until(lambda: requested(api, deployment, run), "a run for the second change")
+        assert len(requested(api, deployment, run)) == 1
+
+
+def test_a_deploy_of_an_edited_file_brings_a_run(
+    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "edited_flow.py"
+    file.write_text("text = 'before'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    __import__("edited_flow")
+    with Running(api, deployment, watched) as run:
+        wait_until(is_heard(real_redis, run), "a look at Prefect's server")
+        file.write_text("text = 'after it was edited'\n")
+        api.update_deployment(deployment, DeploymentUpdate(version="another"))
+        wait_until(lambda: requested(api, deployment, run), "a run with the edited file")
+
+
+def test_a_run_goes_on_after_its_window_while_prefect_is_silent(
+    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inlet_watch, "_UNKNOWN", 0.2)
+    stop = threading.Event()
+    flow_run = api.read_flow_run(api.create_flow_run_from_deployment(deployment).id)
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+        watch = inlet_watch.InletWatch("watched", stop=stop, log=None, run=flow_run)
+        assert not watch.goes_on()  # nothing was to be heard yet
+        wait_until(watch.goes_on, "the silence of Prefect's server", deadline=5)
+    monkeypatch.setattr(inlet_watch, "_LONGEST", 0.1)
+    assert not watch.goes_on()

@@ -1,0 +1,173 @@
+"""One question to Prefect's server for all runs of inlets that share a Redis."""
+
+import logging
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import redis
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling, Completed, Running
+
+from flows.inlet_watch import ask_for_all, why_to_end
+from flows.shared_poll import PAUSED, Seen, SharedPoll, seen_of
+from tests.plain import free_port
+
+
+@flow(name="polled")
+def polled(board: str = "all") -> None: ...
+
+
+SCHEDULED: dict[str, Any] = {"active": True, "parameters": {}}
+DEPLOYMENT: dict[str, Any] = {
+    "updated": "now",
+    "paused": False,
+    "schedules": [SCHEDULED],
+    "parameters": {"board": "all"},
+    "entrypoint": "flows/a.py:a",
+}
+
+
+def a_run(*, scheduled: bool, **parameters: str) -> FlowRun:
+    return FlowRun(flow_id=uuid4(), parameters={"board": "all"} | parameters, auto_scheduled=scheduled)
+
+
+def seen(state: str = "RUNNING", **changes: Any) -> Seen:
+    return seen_of("run", DEPLOYMENT | changes, {"run": state} if state != "OVER" else {}, at=0)
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+@pytest.mark.parametrize(
+    ("now", "why"),
+    [
+        (seen(), None),
+        (seen(parameters={"board": "all"}, updated="later"), None),
+        (seen("CANCELLING"), "it was cancelled"),
+        (seen("OVER"), "Prefect's server counts it as over"),
+        (seen_of("run", None, {"run": "RUNNING"}, at=0), "its deployment was deleted"),
+        (seen(paused=True), "its schedule was paused"),
+        (seen(schedules=[SCHEDULED | {"active": False}]), "its schedule was paused"),
+        (seen(schedules=[SCHEDULED | {"parameters": {"board": "sh"}}]), "its schedule was changed"),
+    ],
+)
+def test_a_run_ends_when_nothing_wants_it_any_more(now: Seen, why: str | None, scheduled: bool) -> None:
+    assert why_to_end(seen(), now, a_run(scheduled=scheduled)) == why
+
+
+def test_a_run_that_was_started_by_hand_goes_on_where_no_schedule_is_active() -> None:
+    by_hand = a_run(scheduled=False)
+    assert why_to_end(None, seen(paused=True), by_hand) is None
+    assert why_to_end(seen(paused=True), seen(paused=True), by_hand) is None
+    assert why_to_end(seen(), seen(), a_run(scheduled=False, board="sh")) is None
+
+
+def test_a_scheduled_run_ends_when_its_schedule_was_paused_before_it_began() -> None:
+    assert why_to_end(None, seen(paused=True), a_run(scheduled=True)) == "its schedule was paused"
+
+
+def test_one_of_several_schedules_is_paused_for_its_own_runs_only() -> None:
+    schedules = [
+        SCHEDULED | {"parameters": {"board": "sh"}},
+        SCHEDULED | {"parameters": {"board": "sz"}, "active": False},
+    ]
+    now = seen(schedules=schedules)
+    assert why_to_end(None, now, a_run(scheduled=True, board="sh")) is None
+    assert why_to_end(None, now, a_run(scheduled=True, board="sz")) == "its schedule was changed"
+
+
+def test_what_a_run_does_is_told_apart_from_when_and_at_which_commit() -> None:
+    first = seen(version="abc").content
+    assert seen(version="def", updated="later", schedules=[], last_polled="now").content == first
+    assert seen(entrypoint="flows/b.py:b").content != first
+    assert seen(job_variables={"env": {}}).content != first
+
+
+def test_one_participant_at_a_time_has_the_turn(client: redis.Redis) -> None:
+    one, other = (SharedPoll(client, server="http://a", name=name, deployment="d") for name in ("one", "other"))
+    elsewhere = SharedPoll(client, server="http://b", name="one", deployment="d")
+    assert one.take_turn()
+    assert not other.take_turn()
+    assert not one.take_turn()
+    assert elsewhere.take_turn()
+
+
+@pytest.mark.usefixtures("prefect")
+class TestOnAServer:
+    @pytest.fixture
+    def api(self) -> Any:
+        with get_client(sync_client=True) as api:
+            yield api
+
+    @pytest.fixture
+    def deployment(self, api: SyncPrefectClient) -> Any:
+        schedule = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=600), active=True)
+        made = api.create_deployment(
+            flow_id=api.create_flow(polled),
+            name=f"of-{uuid4().hex[:8]}",
+            entrypoint="a.py:polled",
+            schedules=[schedule],
+        )
+        yield made
+        api.delete_deployment(made)
+
+    def test_each_run_reads_what_one_of_them_asked_for_all(
+        self, api: SyncPrefectClient, deployment: UUID, client: redis.Redis
+    ) -> None:
+        runs = [api.create_flow_run_from_deployment(deployment, state=Running()) for _ in range(3)]
+        polls = [SharedPoll(client, server="s", name=str(run.id), deployment=str(deployment)) for run in runs]
+        gone = SharedPoll(client, server="s", name=str(uuid4()), deployment=str(uuid4()))
+        assert [poll.look()[0] for poll in [*polls, gone]] == [None] * 4
+        api.set_flow_run_state(runs[1].id, Cancelling(), force=True)
+        api.set_flow_run_state(runs[2].id, Completed(), force=True)
+        assert polls[0].ask(api) == []  # it has a live run
+        looked = [poll.look()[0] for poll in [*polls, gone]]
+        assert [one and one.state for one in looked] == ["RUNNING", "CANCELLING", "OVER", "OVER"]
+        assert [one and one.scheduled for one in looked] == [[{}], [{}], [{}], []]
+        assert [one and bool(one.updated) for one in looked] == [True, True, True, False]
+
+    def test_a_run_that_has_left_is_asked_for_no_more(
+        self, api: SyncPrefectClient, deployment: UUID, client: redis.Redis
+    ) -> None:
+        poll = SharedPoll(client, server="s", name=str(uuid4()), deployment=str(deployment))
+        poll.look()
+        poll.leave()
+        assert [one["id"] for one in poll.ask(api)] == [str(deployment)]  # an inlet without a run
+        assert not list(client.scan_iter("*:seen"))
+        assert all(client.pttl(key) > 0 for key in client.scan_iter())
+
+    @pytest.mark.parametrize("ended_as", [PAUSED, "Completed"])
+    def test_an_inlet_is_resumed_once_if_its_last_run_ended_for_a_pause(
+        self, api: SyncPrefectClient, deployment: UUID, client: redis.Redis, ended_as: str
+    ) -> None:
+        poll = SharedPoll(client, server="s", name=str(uuid4()), deployment=str(deployment))
+        poll.look()
+        poll.leave()
+        last = api.create_flow_run_from_deployment(deployment, state=Running())
+        api.set_flow_run_state(last.id, Completed(name=ended_as), force=True)
+        api.pause_deployment(deployment)
+        ask_for_all(poll, logging.getLogger("test"))
+        assert self._others(api, deployment, last.id) == 0  # it is still paused
+        api.resume_deployment(deployment)
+        for _ in range(2):
+            client.delete(*client.scan_iter("*:lease"))
+            ask_for_all(poll, logging.getLogger("test"))
+        assert self._others(api, deployment, last.id) == (ended_as == PAUSED)
+
+    @staticmethod
+    def _others(api: SyncPrefectClient, deployment: UUID, run: UUID) -> int:
+        body = {"deployments": {"id": {"any_": [str(deployment)]}}}
+        found = api.request("POST", "/flow_runs/filter", json=body).json()
+        return len([one for one in found if one["id"] != str(run) and not one["auto_scheduled"]])
+
+
+def test_a_silent_server_is_no_news(client: redis.Redis) -> None:
+    poll = SharedPoll(client, server="s", name="run", deployment="d")
+    poll.look()
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+        ask_for_all(poll, logging.getLogger("test"))
+    assert poll.look()[0] is None
