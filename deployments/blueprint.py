@@ -21,7 +21,7 @@ __all__ = ["Blueprint", "Deployment", "EntrypointCheck", "allowance", "import_fl
 _MARK = "\x1e"
 _QUOTED = 200  # characters of what is refused
 _LONGEST = 100 * 366 * 86_400  # seconds between two runs
-_SOON = 300  # a schedule rarer than this is no beat: its first run can wait for its time
+_SOON = 1800  # a schedule rarer than this is no beat: its first run can wait for its time
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """`sluice up`: the whole project on one machine, for as long as somebody looks at it."""
 
+import logging
 import math
 import os
 import time
@@ -17,6 +18,8 @@ from deployments.stack import Stack
 from tasks.settings import REDIS_URL, state_dir, without_password
 
 __all__ = ["DEFAULT_PORT", "up"]
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 4200  # where [tool.prefect.api] in pyproject.toml lets `prefect` look
 TOPICS = ("busiest", "signals")
@@ -75,7 +78,9 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     from deployments import runs  # noqa: PLC0415
     from deployments.deployed import of_blueprint  # noqa: PLC0415
     from deployments.follow import Follower  # noqa: PLC0415
+    from flows.inlet_watch import ask_for_all  # noqa: PLC0415
     from flows.prefect_api import impatient_client  # noqa: PLC0415
+    from flows.shared_poll import SharedPoll  # noqa: PLC0415
     from tasks.reservoir import Reservoir  # noqa: PLC0415
 
     with get_client(sync_client=True) as client:
@@ -84,6 +89,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
         outlets = {there.id for declared, there in of_blueprint(client, stack.blueprint) if declared.stays_up}
     _welcome(stack, console, time.monotonic() - began)
     reservoir = Reservoir.from_url(stack.env[REDIS_URL])
+    poll = SharedPoll(reservoir.client, name="sluice up")
     sweep_at = math.inf
     with (
         # Prefect's own patience would keep a server that has died from being started again for a minute.
@@ -103,6 +109,8 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
                     runs.start_first(client, waiting)
             with suppress(HTTPError, RedisError, ObjectNotFound):
                 follower.step()
+            with suppress(RedisError):
+                ask_for_all(poll, logger)  # as each run of an inlet does; here also while none runs
             time.sleep(1)
 
 

@@ -23,6 +23,8 @@ from tasks.settings import check_topic
 
 __all__ = ["Kind", "new", "with_deployment"]
 
+_INTERVAL = 600  # seconds, of the schedule that a new inlet gets
+
 Kind = Literal["inlet", "outlet"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -43,7 +45,7 @@ def new(console: Console, kind: Kind, name: str, *, root: Path, topic: str | Non
     flow, test, block = templates.INLET if kind == "inlet" else templates.OUTLET
     keep = _keep(topic, blueprint) if kind == "inlet" else ""
     text = blueprint.path.read_text()
-    values = {"name": name, "topic": topic, "keep": keep, "second": f"{_free_second(text):02}"}
+    values = {"name": name, "topic": topic, "keep": keep, "offset": _free_offset(text)}
     files = {root / "flows" / f"{name}.py": flow, root / "tests" / f"test_{name}.py": test}
     written = {path: templates.filled(template, **values) for path, template in files.items()}
     _write(written, blueprint, with_deployment(text, templates.filled(block, **values), where=blueprint.path))
@@ -66,7 +68,7 @@ def with_deployment(text: str, block: str, *, where: Path) -> str:
         before, after = yaml.safe_load(text), yaml.safe_load(made)
     except (yaml.YAMLError, ValueError) as error:
         msg = (
-            f"{where}: expected a block list under 'deployments:' and the shipped definitions (inlet, outlet, every_minute, "
+            f"{where}: expected a block list under 'deployments:' and the shipped definitions (inlet, outlet, every_10_minutes, "
             f"again, of_main), got something else ({' '.join(str(error).split())}); nothing was written; add the block by hand"
         )
         raise SettingsError(msg) from error
@@ -114,7 +116,7 @@ def _names_in(sources: Iterable[str]) -> set[str]:
     nodes = [
         node
         for source in sources
-        for node in ast.walk(ast.parse(templates.filled(source, name=placeholder, topic="t", keep="", second="")))
+        for node in ast.walk(ast.parse(templates.filled(source, name=placeholder, topic="t", keep="", offset="")))
     ]
     told: list[Any] = [getattr(node, of, None) for node in nodes for of in ("id", "name", "arg", "asname")]
     return {name for name in told if isinstance(name, str)} - {placeholder}
@@ -136,14 +138,21 @@ def _keep(topic: str, blueprint: Blueprint) -> str:
     return f', keep="{str(kept).removesuffix(" (wait)")}"{waits}'
 
 
-def _free_second(text: str) -> int:
-    """Return the second of a minute that is farthest from those at which schedules begin: each start takes 2 s of CPU."""
-    raw = yaml.safe_load(text)
-    anchors = [
-        s["anchor_date"] for each in raw["deployments"] for s in each.get("schedules") or () if "anchor_date" in s
-    ]
-    used = [datetime.fromisoformat(str(anchor)).second for anchor in anchors] or [0]
-    return max(range(60), key=lambda second: min(min((second - u) % 60, (u - second) % 60) for u in used))
+def _free_offset(text: str) -> str:
+    """Return the minute and second of ten minutes that are farthest from those at which schedules begin, as 'MM:SS'.
+
+    Starts that come together take CPU from each other.
+    """
+    used = {0}
+    for deployment in yaml.safe_load(text)["deployments"]:
+        for schedule in deployment.get("schedules") or ():
+            if "anchor_date" in schedule and (interval := schedule.get("interval")):
+                first = round(datetime.fromisoformat(str(schedule["anchor_date"])).timestamp())
+                used |= {(first + n * interval) % _INTERVAL for n in range(max(1, _INTERVAL // interval))}
+    free = max(
+        range(_INTERVAL), key=lambda offset: min(min((offset - u) % _INTERVAL, (u - offset) % _INTERVAL) for u in used)
+    )
+    return f"{free // 60:02}:{free % 60:02}"
 
 
 def _write(files: Mapping[Path, str], blueprint: Blueprint, text: str) -> None:

@@ -54,7 +54,7 @@ _INLET_BLOCK = """\
 - <<: *inlet
   entrypoint: flows/$name.py:$name
   schedules:
-    - {<<: *every_minute, anchor_date: "2026-01-01T00:00:$second+00:00"}
+    - {<<: *every_10_minutes, anchor_date: "2026-01-01T00:$offset+00:00"}
 """
 
 _OUTLET_FLOW = '''\

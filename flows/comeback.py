@@ -1,6 +1,6 @@
-"""Outlets that fail again and again come back ever more slowly: the run itself waits before it begins.
+"""Inlets and outlets that fail again and again come back ever more slowly: the run itself waits before it begins.
 
-Prefect's triggers wait the same few seconds each time. How often the outlet has failed is read from Prefect, which
+Prefect's triggers wait the same few seconds each time. How often one has failed is read from Prefect, which
 keeps all runs anyway.
 """
 

@@ -19,7 +19,6 @@ from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
-from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed
 
 from flows.prefect_api import impatient_client
@@ -77,7 +76,6 @@ class InletWatch:
         context = FlowRunContext.get()
         run = run or (context.flow_run if context else None)
         self._run: FlowRun | None = run if run and run.deployment_id else None
-        self._server = str(get_current_settings().api.url or "")
         self._began = time.monotonic()
         self._heard = self._began
         self._before: Seen | None = None
@@ -118,7 +116,7 @@ class InletWatch:
     def _work(self) -> None:
         assert self._run is not None
         client = connect(redis_url())
-        poll = SharedPoll(client, server=self._server, name=str(self._run.id), deployment=str(self._run.deployment_id))
+        poll = SharedPoll(client, name=str(self._run.id), deployment=str(self._run.deployment_id))
         minute = time.monotonic() + 60
         while not self._closing.wait(_LOOK):
             # What fails is tried again at the next look: neither server may hold up the pumping.

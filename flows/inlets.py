@@ -12,6 +12,7 @@ from uuid import UUID
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 
+from flows.comeback import wait_before_beginning
 from flows.inlet_watch import InletWatch
 from flows.parameters import Options, flow_of, takes_options
 from flows.patience import Patience
@@ -173,6 +174,7 @@ def _run(
             "this run was due %.0f s ago, longer than its window of %s; nobody else pumps, so it does", late, window
         )
     with stop_on_signals() as stop:
+        wait_before_beginning(stop, log)
         watch = InletWatch(name, stop=stop, log=log)
         pumping = Pumping(
             functools.partial(function, **own),

@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import get_current_settings
 
 __all__ = ["ASK_EVERY", "PAUSED", "Seen", "SharedPoll", "scheduled_by", "seen_of"]
 
@@ -74,14 +75,18 @@ class SharedPoll:
     """One participant: a run of an inlet, or `sluice up`, which only asks.
 
     client  of the Redis that the inlets push to
-    server  the address of Prefect's API: runs of different servers have nothing to do with each other
     name    of this participant: a run's id
+    server  the address of Prefect's API, by default the one that is set: runs of different servers have nothing to do
+            with each other
     """
 
-    def __init__(self, client: redis.Redis, *, server: str, name: str, deployment: str | None = None) -> None:
+    def __init__(
+        self, client: redis.Redis, *, name: str, deployment: str | None = None, server: str | None = None
+    ) -> None:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._name = name
         self._deployment = deployment
+        server = server or str(get_current_settings().api.url or "")
         prefix = f"sluice:poll:{hashlib.sha256(server.encode()).hexdigest()[:12]}"
         self._runs, self._seen, self._lease, self._inlets = (
             f"{prefix}:{of}" for of in ("runs", "seen", "lease", "inlets")

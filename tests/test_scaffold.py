@@ -192,11 +192,11 @@ def test_what_cannot_be_written_leaves_nothing_behind(
 
 def test_schedules_of_new_inlets_begin_apart_from_those_there_are(checkout: Path) -> None:
     (checkout / "prefect.yaml").write_text(
-        "definitions: {inlet: &inlet {name: main, tags: [inlet]}, every_minute: &every_minute {slug: a, interval: 60}}\n"
+        "definitions: {inlet: &inlet {name: main, tags: [inlet]}, every_10_minutes: &every_10_minutes {slug: a, interval: 600}}\n"
         "deployments:\n  - name: trim\n    entrypoint: a.py:b\n    schedules:\n"
         '      - {slug: a, interval: 300, anchor_date: "2026-01-01T00:00:10+00:00"}\n'
     )
     for name in ("one", "two", "three"):
         new(Console(file=io.StringIO()), "inlet", name, root=checkout)
     schedules = yaml.safe_load((checkout / "prefect.yaml").read_text())["deployments"]
-    assert [each["schedules"][0]["anchor_date"][17:19] for each in schedules] == ["10", "40", "25", "55"]
+    assert [each["schedules"][0]["anchor_date"][14:19] for each in schedules] == ["00:10", "02:40", "07:35", "01:25"]
