@@ -1,5 +1,6 @@
 """Flow runs as the local stack sees them: left over, started, followed, cancelled."""
 
+import math
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -72,6 +73,7 @@ def sweep(
     among: Collection[UUID] | None = None,
     state: State | None = None,
     orphans: bool = True,
+    until: float = math.inf,
 ) -> tuple[int, int]:
     """Give the runs that no process stands behind a final state, which also frees their slots.
 
@@ -80,6 +82,7 @@ def sweep(
     state     the final state; default: crashed
     orphans   those too whose deployment was deleted, at the end: the server fails at them until the lease of their slot has
               run out, and on SQLite may stand still for a minute after it (3.9.1)
+    until     the moment of `time.monotonic` at which to break off
     returns   how many have got it, and how many the server lets have none
     """
     gone = [run for run in of_pool(client, ALIVE) if run.id not in alive and (among is None or run.id in among)]
@@ -88,7 +91,7 @@ def sweep(
         run for run in gone if orphans and run.deployment_id not in there
     ]
     crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process is gone, and what ran it.")
-    done = [_forced(client, run.id, state or crashed) for run in gone]
+    done = [time.monotonic() < until and _forced(client, run.id, state or crashed) for run in gone]
     return sum(done), len(done) - sum(done)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
     from deployments.blueprint import Blueprint
+    from deployments.probe import WriteProbe
 
 __all__ = ["Stack"]
 
@@ -63,6 +64,7 @@ class Stack:
         self.redis: RedisServer | None = None
         self.server: Child | None = None
         self.worker: Child | None = None
+        self._probe: WriteProbe | None = None
         self.blueprint: Blueprint = read_blueprint(root / "prefect.yaml")
 
     @property
@@ -114,8 +116,12 @@ class Stack:
     def deploy(self, client: "SyncPrefectClient") -> None:
         """Bring `prefect.yaml` to the server, after what a killed stack left there is swept up, and start the worker."""
         from deployments import rollout, runs  # noqa: PLC0415 - they import Prefect, see start()
+        from deployments.probe import WriteProbe  # noqa: PLC0415
 
         rollout.ensure_pool(client)
+        if self.server:
+            self._probe = WriteProbe()
+            self._probe.start()
         if self._paused.exists():
             rollout.pause_pool(client, paused=False)
             self._paused.unlink()
@@ -166,6 +172,9 @@ class Stack:
         raises    UnavailableError: it dies again and again; quotes its log
         """
         died = []
+        if self.server and self.server.running and self._probe and self._probe.is_stuck:
+            self.say(f"no write has got through to the {self.server.name} for 30 s; stopping it")
+            self.server.stop(grace=5)
         for child, restart in (
             (self.redis and self.redis.child, self._start_redis_again),
             (self.server, self._start_server_again),
@@ -209,18 +218,24 @@ class Stack:
         if left:
             self.say(f"{left} run{'s' * (left != 1)} did not end in time")
         if self.worker:
-            self.worker.stop(grace=5)
-        self._ledger.end_flows(grace=5)
+            self.worker.stop(grace=2)
+        self._ledger.end_flows(grace=1)
         state = Cancelled(message="`sluice up` stopped.")
-        runs.sweep(client, alive=(), among=None if self.own_server else seen, state=state)
+        runs.sweep(client, alive=(), among=None if self.own_server else seen, state=state, until=time.monotonic() + 2)
+
+    def end_processes(self, *, grace: float) -> None:
+        """Send the runs' processes SIGTERM, and SIGKILL after `grace` seconds; for a Prefect server that is away."""
+        self._ledger.end_flows(grace=grace)
 
     def stop(self, *, hurry: Callable[[], bool]) -> None:
         """Stop all that was started, and only that: what `end_runs` could not, then the servers."""
+        if self._probe:
+            self._probe.stop()
         if self.worker:
             self.worker.stop(grace=0, hurry=hurry)
         self._ledger.end_flows(grace=0)
         if self.server:
-            self.server.stop(grace=10, hurry=hurry)
+            self.server.stop(grace=3, hurry=hurry)
         if self.redis:
             self.redis.stop(hurry=hurry)
         self._ledger.forget()
@@ -249,9 +264,11 @@ class Stack:
             self.redis.start()
 
     def _start_server_again(self) -> None:
+        # Not waited for: streams go on without it, and one that cannot begin ends, which is counted.
         if self.server:
             self.server.start()
-            wait_for_server(self.api_url, self.server)
+        if self._probe:
+            self._probe.reset()
 
     def _start_worker_again(self) -> None:
         if self.worker:

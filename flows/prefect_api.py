@@ -24,11 +24,11 @@ logger = get_logger(__name__)
 
 
 @contextmanager
-def impatient_client() -> Iterator[SyncPrefectClient]:
-    """Give a client that asks once and raises if the server does not answer soon."""
+def impatient_client(patience: float = PATIENCE) -> Iterator[SyncPrefectClient]:
+    """Give a client that asks once and raises if the server does not answer in `patience` seconds."""
     with (
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-        get_client(sync_client=True, httpx_settings={"timeout": PATIENCE}) as client,
+        get_client(sync_client=True, httpx_settings={"timeout": patience}) as client,
     ):
         yield client
 
