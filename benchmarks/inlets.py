@@ -59,7 +59,7 @@ def stack(folder: Path, redis_url: str) -> Iterator[dict[str, str]]:
             prefect(
                 "deploy", "flows/clock.py:seconds", "--name", every, "--pool", "sluice", "--interval", "60",
                 "--anchor-date", f"2026-01-01T00:00:{30 * n:02}+00:00", "--param", f"every={every}", "--param", f"topic=every-{every}",
-                "--job-variable", "command=python -m prefect.engine", "--concurrency-limit", "3", "--collision-strategy", "CANCEL_NEW",
+                "--job-variable", "command=python -m deployments.processes.run", "--concurrency-limit", "3", "--collision-strategy", "CANCEL_NEW",
             )  # fmt: skip
         runs.start()
         yield env

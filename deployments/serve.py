@@ -1,4 +1,4 @@
-"""`prefect server start`, with two faults of Prefect's server mended that can stop it on SQLite.
+"""`prefect server start`, with two faults of Prefect's server mended that can stop it on SQLite, and fewer rows written.
 
 Garbage collection. The server stood still for 60 s at a time, whenever several runs changed state at once (3.8.8, aiosqlite
 0.22, CPython 3.11; found by the native stack of its main thread). A failed statement leaves a cursor in a cycle of
@@ -11,6 +11,9 @@ Websockets. On SQLite the server lets 100 requests in at a time and counts a web
 `RequestLimitMiddleware`). Workers and runs keep theirs open, so some thirty runs at once took all places for good and no request was
 answered any more. Websockets pass the limit now. It may go when Prefect counts requests only, or the server has Postgres,
 for which it sets no limit.
+
+Rows. Most of what a run costs the database are its heartbeats: each is one row as an event and six as the resources that
+it names, and no page shows what became of it. Automations get them as before; they are not stored.
 """
 
 import gc
@@ -19,10 +22,11 @@ import threading
 import time
 from typing import Any
 
-__all__ = ["collect_aside", "main", "spare_websockets_the_limit"]
+__all__ = ["collect_aside", "main", "spare_websockets_the_limit", "store_no_heartbeats"]
 
 _YOUNG = 1.0  # seconds between collections of what is new
 _ALL = 30  # every so many of these of everything
+_HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
 def collect_aside(young: float = _YOUNG) -> threading.Thread:
@@ -59,6 +63,19 @@ def spare_websockets_the_limit() -> None:
     RequestLimitMiddleware.__call__ = call
 
 
+def store_no_heartbeats() -> None:
+    """Keep the heartbeats of runs out of the database."""
+    from prefect.server.events.services import event_persister  # noqa: PLC0415 - as above
+
+    write = event_persister.write_events  # pyright: ignore[reportPrivateImportUsage]
+
+    async def write_others(session: Any, events: list[Any]) -> None:
+        if others := [event for event in events if event.event != _HEARTBEAT]:
+            await write(session=session, events=others)
+
+    event_persister.write_events = write_others  # pyright: ignore[reportPrivateImportUsage]
+
+
 def main() -> None:
     """Run Prefect's server with the arguments given."""
     from prefect.cli import app  # noqa: PLC0415 - after collect_aside()
@@ -70,4 +87,5 @@ def main() -> None:
 if __name__ == "__main__":
     collect_aside()
     spare_websockets_the_limit()
+    store_no_heartbeats()
     main()

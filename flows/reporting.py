@@ -175,7 +175,9 @@ class Watch:
             name = state.name if state else ""
         self.is_cancelled = bool(state and state.is_cancelling())
         if (state is None or state.is_cancelling() or state.is_final()) and not self._stop.is_set():
-            self._log.warning("%s: Prefect says that this run is %s; it stops", self._name, name)
+            # A cancel is no news: the worker's signal is on its way, and the run's last line tells of it.
+            level = logging.DEBUG if self.is_cancelled else logging.WARNING
+            self._log.log(level, "%s: Prefect says that this run is %s; it stops", self._name, name)
             self._stop.set()
 
     def _watch_for_stalls(self) -> None:

@@ -224,9 +224,7 @@ def assert_says_one_line_of_its_own(plain: Plain, run: FlowRun) -> None:
     wait_until(lambda: any(line.startswith("Finished in state") for line in lines()), "its last line")
     *_, last = lines()
     assert last.startswith("Finished in state Cancelled(\"Stopped in good order: group 'ticking' has read ")
-    by_prefect = re.compile(
-        "(Running 1|Executing|All) deployment|Deployment step|Beginning flow run|View at|Finished in"
-    )
+    by_prefect = re.compile("Beginning flow run|View at|Finished in")
     own = [line for line in lines() if not by_prefect.match(line)]
     assert len(own) == 1, own
     assert own[0].startswith("ticking: group 'ticking' has read ")
@@ -240,7 +238,7 @@ def sluice(plain: Plain, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on_replays_says(plain: Plain) -> None:
     before = len(plain.runs("busiest"))
     first = plain.client.create_flow_run_from_deployment(plain.deployment("busiest/main"))
-    wait_until(lambda: plain.state(first.id) == "Submitting", "its process to start")
+    wait_until(lambda: first.id in dict(flow_run_processes(plain.folder)), "its process to start")
     said = sluice(plain, "restart", "busiest")
     assert f"run {first.name} ended as Cancelled" in said.stdout, said.stderr
     _, second = plain.runs("busiest")[before:]
@@ -267,7 +265,7 @@ def test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on
 
 def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain) -> None:
     run = plain.client.create_flow_run_from_deployment(plain.client.read_deployment_by_name("busiest/main").id)
-    wait_until(lambda: plain.state(run.id) == "Submitting", "its process to start")
+    wait_until(lambda: run.id in dict(flow_run_processes(plain.folder)), "its process to start")
     plain.client.set_flow_run_state(run.id, Cancelling())
     wait_until(lambda: plain.state(run.id) == "Cancelled", "its end")
 

@@ -29,6 +29,7 @@ _PRELOADED = (
     "anyio._backends._asyncio",
     "encodings.idna",
     "flows",
+    "flows.posting",
     "pandas",
     "pandas.io.formats.string",
     "prefect.deployments.steps.pull",

@@ -1,0 +1,71 @@
+"""Events of a run go to the Prefect server by a request each time, not by a websocket that stays open."""
+
+import logging
+from collections import deque
+from types import TracebackType
+
+from httpx import HTTPError
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.deployments.steps import core
+from prefect.events import Event, utilities, worker
+from prefect.events.clients import EventsClient
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from flows.prefect_api import PATIENCE
+
+__all__ = ["PostingClient", "post_events"]
+
+_KEPT = 100  # events that wait for a server that is away, the newest ones
+# What nothing shows: that the run has changed to the folder that it was deployed from.
+_UNSHOWN = frozenset({"prefect.flow-run.pull-step.executed"})
+
+logger = logging.getLogger(__name__)
+
+
+class PostingClient(EventsClient):
+    """Sends each event with those that could not be sent before; while the server is away, the newest ones wait.
+
+    Prefect's own client holds a websocket for as long as the process lives (3.9.1). A run sends an event every 30 s.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque(maxlen=_KEPT)
+        self._api: PrefectClient | None = None
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        if self._waiting:
+            await self._send()
+        if self._api:
+            await self._api.__aexit__(exc_type, exc_val, exc_tb)
+        await super().__aexit__(exc_type, exc_val, exc_tb)
+
+    async def _emit(self, event: Event) -> None:
+        if event.event in _UNSHOWN:
+            return
+        if len(self._waiting) == _KEPT:
+            logger.warning("the Prefect server is away: an event %r was dropped", self._waiting[0].event)
+        self._waiting.append(event)
+        await self._send()
+
+    async def _send(self) -> None:
+        if self._api is None:
+            self._api = await get_client(httpx_settings={"timeout": PATIENCE}).__aenter__()
+        batch = list(self._waiting)
+        try:
+            # Retries would hold up the events behind these; they go with the next one.
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+                await self._api.request("POST", "/events", json=[event.model_dump(mode="json") for event in batch])
+        except HTTPError as error:
+            logger.debug("%d events wait for the Prefect server (%s)", len(batch), type(error).__name__)
+        else:
+            self._waiting.clear()
+
+
+def post_events() -> None:
+    """Have all events of this process posted that Prefect would send over a websocket; Prefect Cloud's stay as they are."""
+    # Pull steps have a client of their own.
+    core.get_events_client = lambda **_: PostingClient()  # pyright: ignore[reportPrivateImportUsage]
+    for module in (utilities, worker):  # the first one drops what other clients would send
+        module.PrefectEventsClient = PostingClient  # type: ignore[assignment] # pyright: ignore[reportPrivateImportUsage]

@@ -1,0 +1,47 @@
+"""A run as our command starts it, on a real Prefect server."""
+
+from pathlib import Path
+
+from deployments import rollout
+from deployments.prefect_server import POOL
+from tests.plain import Plain
+from tests.waiting import wait_until
+
+SPY = """
+import gc
+import time
+from pathlib import Path
+
+from prefect import flow
+from prefect.events import emit_event
+from websockets.asyncio.client import ClientConnection
+
+@flow
+def spy():
+    emit_event("sluice.spied", resource={"prefect.resource.id": "sluice.spy"})
+    time.sleep(1)  # for what Prefect opens in the background
+    Path("websockets").write_text(str(sum(isinstance(each, ClientConnection) for each in gc.get_objects())))
+"""
+
+
+def test_a_run_opens_no_websocket_and_logs_no_steps(plain: Plain, tmp_path: Path) -> None:
+    rollout.ensure_pool(plain.client)
+    (tmp_path / "spy.py").write_text(SPY)
+    of = plain.client.create_deployment(
+        plain.client.create_flow_from_name("spy"),
+        "main",
+        entrypoint="spy.py:spy",
+        work_pool_name=POOL,
+        job_variables={"command": "python -m flows.engine"},
+        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(tmp_path)}}],
+    )
+    run = plain.client.create_flow_run_from_deployment(of)
+    wait_until(lambda: plain.state(run.id) == "Completed", "its end")
+    assert (tmp_path / "websockets").read_text() == "0"
+
+    def logged() -> list[str]:
+        return [line.message for line in plain.client.read_logs() if line.flow_run_id == run.id]
+
+    wait_until(lambda: any(line.startswith("Finished in state") for line in logged()), "its last line")
+    assert not [line for line in logged() if "step" in line]
+    plain.client.delete_flow(plain.client.read_deployment(of).flow_id)

@@ -1,0 +1,87 @@
+"""A run's events, posted to a real Prefect server, also one that is away for a while."""
+
+import asyncio
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.events import Event
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.posting import PostingClient
+from tests.plain import ROOT, Plain, free_port
+from tests.waiting import wait_until
+
+
+def event(name: str, n: int = 0) -> Event:
+    return Event(event=name, resource={"prefect.resource.id": "sluice.test"}, payload={"n": n})  # type: ignore[arg-type]
+
+
+def stored(server: Plain, name: str) -> list[int]:
+    """Return the numbers of the events of a name that the server has stored, oldest first."""
+    answer = server.client.request(
+        "POST", "/events/filter", json={"filter": {"event": {"name": [name]}, "order": "ASC"}, "limit": 50}
+    )
+    return [each["payload"]["n"] for each in answer.json()["events"]]
+
+
+def test_events_that_the_server_misses_are_posted_in_order_with_the_next_one(prefect_server: Plain) -> None:
+    name = f"sluice.{uuid4()}"
+    there = prefect_server.env["PREFECT_API_URL"]
+    away = f"http://127.0.0.1:{free_port()}/api"
+
+    async def emit() -> None:
+        with temporary_settings({PREFECT_API_URL: away}):
+            client = await PostingClient().__aenter__()
+            await client.emit(event(name, 1))
+            await client.emit(event(name, 2))
+        client._api = await get_client().__aenter__()
+        await client.emit(event(name, 3))
+        await client.__aexit__(None, None, None)
+
+    with temporary_settings({PREFECT_API_URL: there}):
+        asyncio.run(emit())
+    wait_until(lambda: stored(prefect_server, name) == [1, 2, 3], "the events to be stored")
+
+
+def test_events_beyond_the_bound_are_dropped_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def emit() -> list[int]:
+        async with PostingClient() as client:
+            for n in range(102):
+                await client.emit(event("sluice.test", n))
+            return [each.payload["n"] for each in client._waiting]
+
+    async def fail(self: PostingClient) -> None: ...
+
+    monkeypatch.setattr(PostingClient, "_send", fail)
+    assert asyncio.run(emit()) == list(range(2, 102))
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+
+
+def test_the_server_stores_events_but_no_heartbeats(prefect_server: Plain) -> None:
+    name = f"sluice.{uuid4()}"
+
+    async def emit() -> None:
+        async with PostingClient() as client:
+            await client.emit(event("prefect.flow-run.heartbeat"))
+            await client.emit(event(name, 7))
+
+    with temporary_settings({PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"]}):
+        asyncio.run(emit())
+    wait_until(lambda: stored(prefect_server, name) == [7], "the event behind it to be stored")
+    assert stored(prefect_server, "prefect.flow-run.heartbeat") == []
+
+
+def test_a_process_posts_what_it_emits_right_before_its_end(prefect_server: Plain) -> None:
+    name = f"sluice.{uuid4()}"
+    code = (
+        "from flows.posting import post_events; post_events()\n"
+        "from prefect.events import emit_event\n"
+        f"emit_event({name!r}, resource={{'prefect.resource.id': 'sluice.test'}}, payload={{'n': 4}})"
+    )
+    subprocess.run([sys.executable, "-c", code], env=prefect_server.env, cwd=ROOT, check=True, timeout=60)
+    wait_until(lambda: stored(prefect_server, name) == [4], "the event to be stored")
