@@ -22,6 +22,7 @@ from tasks.limits import DEFAULT_LIMITS, Budget, Limits
 __all__ = [
     "DEFAULT_LIMITS",
     "SMALL",
+    "SMALL_WEIGHT",
     "Limits",
     "decode",
     "decode_fields",
@@ -33,8 +34,9 @@ __all__ = [
 
 _IPC = b"\xff\xff\xff\xff"
 _RAW = b"\xfebytes:"  # no UTF-8 text holds fe
-# No byte of JSON text weighs more than 132, so that this many need not be weighed.
+# No byte of JSON text weighs more than `SMALL_WEIGHT`, so that this many need not be weighed.
 SMALL = 16_384
+SMALL_WEIGHT = 168
 _JSON = frozenset((type(None), bool, int, float, str, list, dict))
 _COMPRESSIONS = (None, "lz4", "zstd")
 _ALLOWED = (
@@ -171,12 +173,15 @@ def _encode_name(name: Any) -> bytes:
         raise EncodeError(msg) from error
 
 
-def decode_fields(raw: Mapping[bytes, bytes], *, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
+def decode_fields(
+    raw: Mapping[bytes, bytes], *, limits: Limits = DEFAULT_LIMITS, budget: Budget | None = None
+) -> dict[str, Any]:
     """Return an entry's fields; `limits` hold for all of them together.
 
+    budget    what is left of limits, instead of these; what the fields take is spent from it
     raises    PoisonEntryError: as `decode`, naming the field; a name that is no UTF-8
     """
-    budget = Budget(limits)
+    budget = budget or Budget(limits)
     fields = {}
     for key, data in raw.items():
         try:

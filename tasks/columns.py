@@ -5,10 +5,11 @@ datetime64[ns, Europe/Berlin]           with a time zone
 Int64 Float32 boolean ...               pandas' masked arrays
 string[python,NA] ...                   pandas' four string dtypes
 arrow                                   ArrowDtype: the Arrow type says it all
-category:<dtype of the categories>      whether ordered is in the Arrow type
+category:<dtype of the categories>      whether ordered is in the Arrow type; then JSON of their name and freq, if any
 object:<type>                           objects of one type, or None; object:<type>:nan if missing is NaN
 """
 
+import contextlib
 import datetime as dt
 import re
 from collections.abc import Callable
@@ -20,11 +21,23 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.tseries.frequencies import to_offset
 
 from tasks.errors import EncodeError, PoisonEntryError
 from tasks.ipc import check_type
+from tasks.jsontext import from_json, to_json
 
-__all__ = ["from_arrow", "is_object", "is_plain", "plain_dtype", "to_arrow", "zone", "zone_text"]
+__all__ = [
+    "freq_text",
+    "from_arrow",
+    "is_object",
+    "is_plain",
+    "object_bytes",
+    "plain_dtype",
+    "to_arrow",
+    "zone",
+    "zone_text",
+]
 
 _NUMPY = {
     str(np.dtype(name)): np.dtype(name)
@@ -155,13 +168,40 @@ def _extension_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:
         indices = pa.array(values.codes, mask=values.codes < 0)
         array = pa.DictionaryArray.from_arrays(indices, dictionary, ordered=bool(dtype.ordered))
         check_type(array.type)
-        return array, f"category:{word}"
+        return array, f"category:{word}{_category_hints(categories)}"
     if isinstance(dtype, pd.ArrowDtype):
         check_type(dtype.pyarrow_dtype)
         return _whole(pa.array(values)), "arrow"
     if _MASKED.get(str(dtype)) == dtype:
         return pa.array(values), str(dtype)
     msg = f"expected a dtype that Arrow keeps, got {dtype}; use astype(), e.g. to str, int64 or category"
+    raise EncodeError(msg)
+
+
+def _category_hints(categories: pd.Index) -> str:
+    """Return what categories have beyond their values, as JSON behind a space; '' for nothing."""
+    hints: dict[str, Any] = {}
+    if categories.name is not None:
+        if type(categories.name) not in (str, int, float, bool):
+            got = type(categories.name).__name__
+            msg = f"name of the categories: expected text or a number, got {got}; rename it"
+            raise EncodeError(msg)
+        hints["name"] = categories.name
+    if (freq := getattr(categories, "freq", None)) is not None:
+        hints["freq"] = freq_text(freq, "categories")
+    return f" {to_json(hints, 'categories').decode()}" if hints else ""
+
+
+def freq_text(freq: Any, where: str) -> str:
+    """Return the text of a frequency, which says it in full.
+
+    raises    EncodeError: a frequency of which the text does not
+    """
+    with contextlib.suppress(ValueError):
+        if to_offset(freq.freqstr) == freq:
+            return freq.freqstr
+    got = type(freq).__name__
+    msg = f"{where}: expected a frequency that its text says in full, got {got}; set freq = None"
     raise EncodeError(msg)
 
 
@@ -210,6 +250,11 @@ def _objects_to_arrow(values: np.ndarray) -> tuple[pa.Array, str]:
 def is_object(word: str) -> bool:
     """Say whether a column of that dtype takes a Python object for each value."""
     return word.startswith(("object:", "string[python"))
+
+
+def object_bytes(word: str) -> int:
+    """Return the least bytes that such an object takes, whatever its Arrow type."""
+    return 128 if word.startswith("object:Decimal") else 1
 
 
 def plain_dtype(word: str) -> Any:
@@ -267,11 +312,18 @@ def _writable(array: np.ndarray) -> np.ndarray:
 
 
 def _categorical(array: pa.Array, inner: str) -> pd.Categorical:
+    inner, has_hints, text = inner.partition(" {")
+    hints = from_json("{" + text) if has_hints else {}
     if not pa.types.is_dictionary(array.type) or inner.startswith("category"):
         msg = "expected categories in a dictionary, got something else"
         raise PoisonEntryError(msg)
     known = from_arrow(pa.chunked_array([array.dictionary]), inner)
-    categories = pd.Index(known, dtype=known.dtype, copy=False)  # else object text becomes str in pandas 3
+    name = hints.get("name")
+    categories: Any = pd.Index(
+        known, dtype=known.dtype, name=name, copy=False
+    )  # else object text becomes str in pandas 3
+    if freq := hints.get("freq"):
+        categories.freq = freq
     codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return pd.Categorical.from_codes(codes, categories=categories, ordered=array.type.ordered)
 

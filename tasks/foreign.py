@@ -1,16 +1,22 @@
 """Arrow IPC streams that other programs wrote, as DataFrames."""
 
 import re
+import uuid
+from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from pyarrow import types
 
 from tasks.errors import PoisonEntryError
-from tasks.jsontext import from_json
+from tasks.ipc import storage
+from tasks.jsontext import from_json, to_json
 
 __all__ = ["foreign_frame"]
 
 _PANDAS = b"pandas"
+_ARROW_DTYPE = "[pyarrow]"
 _PLAIN_DTYPES = re.compile(
     r"object|str|string(\[(python|pyarrow)\])?|bool|boolean|category"
     r"|[Uu]?[Ii]nt(8|16|32|64)|[Ff]loat(16|32|64)"
@@ -19,16 +25,89 @@ _PLAIN_DTYPES = re.compile(
 
 
 def foreign_frame(table: pa.Table) -> pd.DataFrame:
-    """Return somebody else's table as a frame, with the index that pandas' own metadata says.
+    """Return somebody else's table as a frame, with the index and the pyarrow dtypes that pandas' own metadata names.
+
+    Views become text and bytes, uuids text, and other extension types the values in which they are stored.
 
     raises    PoisonEntryError: metadata with unusual dtypes; one like 'U500000000' would take 2 GB a label
     """
+    table = _without_views(table)
     text = (table.schema.metadata or {}).get(_PANDAS)
     if text is None:
         return table.to_pandas(ignore_metadata=True, use_threads=False)
     hints = from_json(text.decode())
+    backed: set[str] = set()
     for column in [*hints.get("columns", []), *hints.get("column_indexes", [])]:
-        if not _PLAIN_DTYPES.fullmatch(column["numpy_type"]):
+        if column["numpy_type"].endswith(_ARROW_DTYPE) and column["numpy_type"] != f"string{_ARROW_DTYPE}":
+            backed.add(column["field_name"])
+            column["numpy_type"] = "object"  # the Arrow type is the dtype
+        elif not _PLAIN_DTYPES.fullmatch(column["numpy_type"]):
             msg = "expected plain dtypes in the metadata of pandas, got another"
             raise PoisonEntryError(msg)
-    return table.to_pandas(use_threads=False)
+    if not backed:
+        return table.to_pandas(use_threads=False)
+    frame = table.replace_schema_metadata({_PANDAS: to_json(hints, "hints")}).to_pandas(use_threads=False)
+    return _with_arrow_dtypes(frame, table, hints["index_columns"], backed)
+
+
+def _with_arrow_dtypes(frame: pd.DataFrame, table: pa.Table, index: Sequence[Any], backed: set[str]) -> pd.DataFrame:
+    names = [name for name in table.column_names if name not in index]
+    for position, name in enumerate(names):
+        if name in backed:
+            frame.isetitem(position, pd.arrays.ArrowExtensionArray(table[name]))
+    levels = [name if name in table.column_names else None for name in index if isinstance(name, str)]
+    if backed.intersection(filter(None, levels)):
+        arrays = [
+            pd.arrays.ArrowExtensionArray(table[name]) if name in backed else frame.index.get_level_values(position)
+            for position, name in enumerate(levels)
+        ]
+        if len(arrays) == 1:
+            frame.index = pd.Index(arrays[0], name=frame.index.name)
+        else:
+            frame.index = pd.MultiIndex.from_arrays(arrays, names=frame.index.names)
+    return frame
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    for position, field in enumerate(table.schema):
+        readable = _readable(field.type)
+        if field.type != readable:
+            column = _converted(table.column(position), readable)
+            table = table.set_column(position, field.with_type(column.type), column)
+    return table
+
+
+def _readable(kind: pa.DataType) -> pa.DataType:
+    """Return the type as which pandas reads values: no view, and no extension type."""
+    kind = storage(kind)
+    if types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _readable(kind.value_type), ordered=kind.ordered)
+    if types.is_map(kind):
+        return pa.map_(_readable(kind.key_type), _readable(kind.item_type))
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_readable(field.type)) for field in kind])
+    if types.is_nested(kind):
+        value = _readable(kind.value_type)
+        return kind if value == kind.value_type else pa.large_list(value)
+    return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(kind, kind)
+
+
+def _converted(column: pa.ChunkedArray, readable: pa.DataType) -> pa.ChunkedArray:
+    if str(column.type) == "extension<arrow.uuid>":
+        chunks = [
+            [None if item is None else str(uuid.UUID(bytes=item)) for item in chunk.storage.to_pylist()]
+            for chunk in column.chunks
+        ]
+        return pa.chunked_array(chunks, pa.large_string())
+    if isinstance(column.type, pa.BaseExtensionType):
+        stored = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+        return _converted(stored, readable)
+    if types.is_dictionary(readable):
+        chunks = [
+            pa.DictionaryArray.from_arrays(
+                chunk.indices, chunk.dictionary.cast(readable.value_type), ordered=readable.ordered
+            )
+            for chunk in column.chunks
+        ]
+        return pa.chunked_array(chunks, readable)
+    return column.cast(readable)

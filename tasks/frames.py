@@ -12,20 +12,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pandas.tseries.frequencies import to_offset
 
-from tasks.columns import from_arrow, is_object, is_plain, plain_dtype, to_arrow
+from tasks.columns import freq_text, from_arrow, is_object, is_plain, object_bytes, plain_dtype, to_arrow
 from tasks.errors import EncodeError, PoisonEntryError
 from tasks.foreign import foreign_frame
-from tasks.ipc import check_type, open_stream, weigh, write_stream
+from tasks.ipc import check_type, open_stream, write_stream
 from tasks.jsontext import check_json, from_json, to_json
 from tasks.limits import Budget
 from tasks.scalars import Layout, is_scalar, pack_array, pack_scalar, unpack_array, unpack_scalar
+from tasks.weight import Becomes, weigh
 
 __all__ = ["can_encode", "decode_stream", "encode_stream", "weigh_stream"]
 
 _KEY = b"sluice"
 _ARROW_STRINGS = is_plain("string[pyarrow,nan]")  # pandas 3 keeps text in Arrow; before, each is a str
+_ARROW_TEXT = {pa.string().id, pa.large_string().id, pa.string_view().id} if _ARROW_STRINGS else set()
+_ARRAY, _OBJECTS = Becomes(), Becomes(1)
 _INDEXES = (pd.Index, pd.RangeIndex, pd.DatetimeIndex, pd.TimedeltaIndex, pd.CategoricalIndex, pd.MultiIndex)
 
 
@@ -69,8 +71,11 @@ def _decode_weighed(data: bytes, budget: Budget) -> Any:
 
 def weigh_stream(data: bytes, budget: Budget) -> None:
     """Spend from `budget` what decoding `data` takes, without doing it; raises as `decode_stream`."""
-    schema = weigh(data, budget, objects=lambda schema: _become_objects(schema, budget))
-    for text in _nested_streams(_layout(schema)):
+    schema = weigh(data, budget, becomes=lambda schema: _become(schema, budget))
+    layout = _layout(schema)
+    if layout and 0 in (shape := layout.get("shape") or ()):
+        budget.spend_rows(max(shape))  # an array without bytes, whose rows are rows all the same
+    for text in _nested_streams(layout):
         weigh_stream(base64.b64decode(text), budget)
 
 
@@ -87,13 +92,18 @@ def _nested_streams(part: Any) -> Iterator[str]:
             yield from _nested_streams(inner)
 
 
-def _become_objects(schema: pa.Schema, budget: Budget) -> Sequence[bool]:
+def _become(schema: pa.Schema, budget: Budget) -> Sequence[Becomes]:
     layout = _layout(schema)
     if layout is None:
-        return [not (_ARROW_STRINGS and str(kind) in ("string", "large_string")) for kind in schema.types]
+        return [_OBJECTS if kind.id not in _ARROW_TEXT else _ARRAY for kind in schema.types]
     if not len(schema):  # no column to count them by
         budget.spend_rows(layout["rows"])
-    return list(map(is_object, layout.get("dtypes") or [""] * len(schema)))
+    words = layout.get("dtypes") or [""] * len(schema)
+    becomes = [Becomes(object_bytes(word)) if is_object(word) else _ARRAY for word in words]
+    if isinstance(index := layout.get("index"), dict) and index.get("multi"):
+        first = len(words) - _index_width(index)  # a level has its values, and a code for each row
+        becomes[first:] = [Becomes(one.objects, 8) for one in becomes[first:]]
+    return becomes
 
 
 def _layout(schema: pa.Schema) -> Layout | None:
@@ -168,30 +178,24 @@ def _pack_index(index: pd.Index) -> tuple[Layout, list[tuple[pa.Array, str]]]:
     if type(index) is pd.RangeIndex:
         return {"range": [index.start, index.stop, index.step], "names": names}, []
     if isinstance(index, pd.MultiIndex):
-        packed = []
-        for i in range(index.nlevels):
+        packed, with_freq = [], []
+        for i, level in enumerate(index.levels):
+            if getattr(level, "freq", None) is not None:  # as a dictionary, since not all of its values may be used
+                with_freq.append(i)
+                known = pd.Categorical.from_codes(index.codes[i], categories=level.rename(None))
+                packed.append(to_arrow(known, lambda i=i: f"index level {i}"))
+                continue
             values = index.get_level_values(i)
             if values.dtype != index.levels[i].dtype:
                 expected = f"no missing {index.levels[i].dtype}"
                 msg = f"index level {i}: expected {expected}, got some; use reset_index()"
                 raise EncodeError(msg)
             packed.append(to_arrow(_values(values), lambda i=i: f"index level {i}"))
-        return {"names": names, "multi": True}, packed
+        return {"names": names, "multi": True, **({"with_freq": with_freq} if with_freq else {})}, packed
     layout: Layout = {"names": names}
     if (freq := getattr(index, "freq", None)) is not None:
-        layout["freq"] = _pack_freq(freq)
+        layout["freq"] = freq_text(freq, "index")
     return layout, [to_arrow(_values(index), lambda: "index")]
-
-
-def _pack_freq(freq: Any) -> str:
-    try:
-        if to_offset(freq.freqstr) == freq:
-            return freq.freqstr
-    except ValueError:
-        pass
-    got = type(freq).__name__
-    msg = f"index: expected a frequency that its text says in full, got {got}; set index.freq = None"
-    raise EncodeError(msg)
 
 
 def _pack_labels(columns: pd.Index) -> Any:
@@ -319,11 +323,22 @@ def _unpack_index(table: pa.Table, layout: Layout, budget: Budget) -> pd.Index:
     arrays = [from_arrow(table.column(start + i), layout["dtypes"][start + i]) for i in range(width)]
     names = [_unpack_name(name, budget) for name in index["names"]]
     if index.get("multi"):
-        return pd.MultiIndex.from_arrays(arrays, names=names)
+        return _multi_index(arrays, names, index.get("with_freq", []))
     (array,), (name,) = arrays, names
     found = pd.Index(array, dtype=array.dtype, name=name, copy=False)
     if freq := index.get("freq"):
         found.freq = freq  # checks every value against it  # pyright: ignore[reportAttributeAccessIssue]
+    return found
+
+
+def _multi_index(arrays: list[Any], names: list[Any], with_freq: list[int]) -> pd.MultiIndex:
+    levels = {i: arrays[i] for i in with_freq}
+    for i, known in levels.items():
+        arrays[i] = known.astype(known.categories.dtype)
+    found = pd.MultiIndex.from_arrays(arrays, names=names)
+    for i, known in levels.items():
+        found = found.set_levels(known.categories, level=i, verify_integrity=False)
+        found = found.set_codes(known.codes, level=i, verify_integrity=False)
     return found
 
 

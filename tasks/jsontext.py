@@ -148,5 +148,5 @@ def json_weight(data: bytes) -> int:
     """
     weight = 4 * len(data)
     if _CONTAINER.match(data):
-        weight += 56 * data.count(b",") + 32 * (data.count(b"[") + data.count(b":")) + 128 * data.count(b"{")
+        weight += 64 * (data.count(b",") + data.count(b":")) + 32 * data.count(b"[") + 160 * data.count(b"{")
     return weight

@@ -14,7 +14,7 @@ class Limits:
     """How large one entry may be, all its fields together.
 
     max_entry_bytes    bytes as stored, field names included
-    max_decoded_bytes  an upper estimate, from the bytes alone, of the memory its values will take
+    max_decoded_bytes  the memory that its values take at most, which is estimated from the bytes before they are decoded
     max_rows           rows of all its tables together
     max_columns        columns of all its tables together, nested ones counted too
     """
@@ -37,6 +37,11 @@ class Budget:
         """Begin with nothing spent."""
         self.limits = limits
         self._encoded = self._decoded = self._rows = self._columns = 0
+
+    @property
+    def decoded(self) -> int:
+        """The memory that was spent so far, in bytes."""
+        return self._decoded
 
     def spend_encoded(self, size: int) -> None:
         """Take `size` bytes as stored off what is left."""

@@ -180,3 +180,36 @@ def test_compression_changes_the_size_and_not_the_value(compression: str | None)
 def test_an_unknown_compression_is_an_error_of_the_settings() -> None:
     with pytest.raises(SettingsError, match="'gzip'"):
         encode(1, compression="gzip")
+
+
+@pytest.mark.parametrize("name", ["sector", 5, 2.5, True])
+def test_the_name_of_categories_comes_back(name: object) -> None:
+    known = pd.Categorical(["a", None, "b"], categories=pd.Index(["b", "a"], name=name))
+    frame = pd.DataFrame({"c": known}, index=pd.CategoricalIndex(known))
+    for found in (decode(encode(frame))["c"].cat.categories, decode(encode(frame)).index.categories):
+        pd.testing.assert_index_equal(found, pd.Index(["b", "a"], name=name), exact=True)
+    pd.testing.assert_index_equal(decode(encode(frame["c"])).cat.categories, known.categories, exact=True)
+
+
+@pytest.mark.parametrize("name", [("a", 1), pd.Timestamp("2026")])
+def test_a_name_of_categories_that_is_no_text_or_number_is_refused(name: object) -> None:
+    with pytest.raises(EncodeError, match="name of the categories: expected text or a number"):
+        encode(pd.Series(pd.Categorical(["a"], categories=pd.Index(["a"], name=name))))
+
+
+@pytest.mark.parametrize("freq", ["D", "2h", "W-TUE"])
+def test_the_freq_of_categories_and_levels_comes_back(freq: str) -> None:
+    days = pd.date_range("2026-01-06", periods=3, freq=freq, tz="UTC")
+    categories = pd.Series(pd.Categorical.from_codes([2, 0, -1], categories=days))
+    assert decode(encode(categories)).cat.categories.freq == days.freq
+    whole = pd.DataFrame({"x": range(6)}, index=pd.MultiIndex.from_product([days, ["a", "b"]], names=["day", None]))
+    for frame in (whole, whole.iloc[[5, 0]], whole[:0], whole.swaplevel()):
+        found = decode(encode(frame))
+        pd.testing.assert_frame_equal(found, frame)
+        assert [getattr(level, "freq", None) for level in found.index.levels] == [
+            getattr(level, "freq", None) for level in frame.index.levels
+        ]
+    missing = pd.DataFrame(
+        {"x": [1]}, index=whole.index.set_codes([[-1], [0]], level=[0, 1], verify_integrity=False)[:1]
+    )
+    pd.testing.assert_frame_equal(decode(encode(missing)), missing)

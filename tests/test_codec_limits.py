@@ -51,10 +51,6 @@ def bomb_no_width() -> bytes:
     return stream(pa.table({"a": pa.array([], kind)}))
 
 
-def bomb_views() -> bytes:
-    return stream(pa.table({"a": pa.array(["x" * 100], pa.string_view())}))
-
-
 def bomb_rows() -> bytes:
     return stream(pa.table({"a": np.zeros(11_000_000, dtype="i1")}), compression="zstd")
 
