@@ -29,6 +29,7 @@ COMBINING: dict[str, tuple[Callable[[Stream], Any], tuple[str, ...]]] = {
     "beside a window": (two_branches, ("sliding_window",)),
     "behind a join": (lambda s: s.zip(s.pluck("n")).map(bad), ("zip",)),
     "in an accumulator": (lambda s: s.accumulate(bad, start=0), ("accumulate(bad)",)),
+    "before a scan": (lambda s: s.map(bad).scan(max), ("accumulate(max)",)),
     "before two": (
         lambda s: s.map(bad).timed_window(10).combine_latest(s.map(len)), ("combine_latest", "timed_window")
     ),
