@@ -21,6 +21,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import Settings
 
 from deployments.cli import app as sluice_cli
+from deployments.redis_binary import REDIS_SERVER
 from flows.market import quotes
 from tasks import Reservoir, settings
 from tests.documents import (
@@ -138,7 +139,7 @@ class Commands:
 
     def export(self, assignment: str) -> None:
         name = assignment.partition("=")[0]
-        assert name in {settings.REDIS_URL, settings.STATE_DIR, "REDISCLI_AUTH"} | prefects_variables()
+        assert name in {settings.REDIS_URL, settings.STATE_DIR, REDIS_SERVER, "REDISCLI_AUTH"} | prefects_variables()
 
     def pip(self, *arguments: str) -> None:
         for extra in re.findall(r"\[(\w+)\]", " ".join(arguments)):
