@@ -34,6 +34,7 @@ class Deployment:
     tags: frozenset[str]
     slugs: frozenset[str]  # of its schedules
     interval: float | None  # seconds, of the first schedule with one
+    unanchored: frozenset[str] = frozenset()  # slugs of schedules with an interval and no moment to count it from
 
     @property
     def full_name(self) -> str:
@@ -131,6 +132,11 @@ def _deployment(path: Path, position: int, block: object) -> Deployment:
         tags=frozenset(tags),
         slugs=frozenset(schedule["slug"] for schedule in schedules if schedule.get("slug")),
         interval=next((float(each["interval"]) for each in schedules if each.get("interval") is not None), None),
+        unanchored=frozenset(
+            each["slug"]
+            for each in schedules
+            if each.get("slug") and each.get("interval") is not None and not each.get("anchor_date")
+        ),
     )
 
 

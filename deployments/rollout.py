@@ -7,22 +7,36 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from deployments.blueprint import Blueprint, allowance
 from deployments.child import last_lines
-from deployments.deployed import deployed
+from deployments.deployed import deployed, of_blueprint
 from deployments.prefect_server import POOL
 from tasks.errors import UnavailableError
 
-__all__ = ["Rollout", "clear_schedules", "ensure_automations", "ensure_pool", "fingerprint", "pause_pool", "strangers"]
+__all__ = [
+    "Rollout",
+    "clear_schedules",
+    "ensure_automations",
+    "ensure_pool",
+    "fingerprint",
+    "pause_pool",
+    "spread_schedules",
+    "strangers",
+]
+
+_BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+_GOLDEN = 0.6180339887  # steps of this part of an interval stay far from each other, however many there are
 
 
 def ensure_pool(client: SyncPrefectClient) -> None:
@@ -89,6 +103,24 @@ def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str
                 client.delete_deployment_schedule(deployment.id, schedule.id)
                 cleared.append(f"{declared.full_name}: {schedule.slug}")
     return cleared
+
+
+def spread_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> None:
+    """Spread over their interval the schedules for which `prefect.yaml` gives no `anchor_date`.
+
+    `prefect deploy` has them count from the moment of the deploy: all would begin runs in the same second. Each has the
+    place of its position in the file, which stays as it is when others are added at the end.
+    """
+    position = 0
+    for declared, there in of_blueprint(client, blueprint):
+        for each in there.schedules:
+            if each.slug in declared.unanchored and isinstance(each.schedule, IntervalSchedule):
+                seconds = each.schedule.interval.total_seconds()
+                anchor = _BEGINNING + timedelta(seconds=round(position * _GOLDEN % 1 * seconds))
+                position += 1
+                if each.schedule.anchor_date != anchor:
+                    moved = each.schedule.model_copy(update={"anchor_date": anchor})
+                    client.update_deployment_schedule(there.id, each.id, schedule=moved)
 
 
 def strangers(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:

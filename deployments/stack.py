@@ -137,6 +137,7 @@ class Stack:
             deployment.result()
         finally:
             deployment.close()
+        rollout.spread_schedules(client, self.blueprint)
         for cleared in rollout.clear_schedules(client, self.blueprint):
             self.say(f"cleared a schedule that prefect.yaml no longer has: {cleared}")
         for stranger in rollout.strangers(client, self.blueprint):

@@ -2,9 +2,11 @@
 
 import contextvars
 import io
+import itertools
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -12,14 +14,15 @@ import redis
 from httpx import HTTPError
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed, Failed, Pending, Running
 from rich.console import Console
 
-from deployments import deployed, ending, runs
+from deployments import deployed, ending, rollout, runs
+from deployments.blueprint import Blueprint, Deployment
 from deployments.follow import Follower
 from deployments.prefect_server import POOL
 from tasks import Reservoir, UnavailableError
@@ -175,3 +178,38 @@ def test_who_ends_runs_waits_for_one_that_is_starting_and_leaves_what_a_schedule
     assert [each.state_name for each in client.read_flow_runs(flow_run_filter=its) if each.auto_scheduled] == [
         "Scheduled"
     ]
+
+
+def test_schedules_without_an_anchor_are_spread_over_their_interval_and_stay_paused(client: SyncPrefectClient) -> None:
+    every = IntervalSchedule(interval=timedelta(seconds=600))
+    of, names = client.create_flow(followed), [f"spread{n}" for n in range(8)]
+    for name in names:
+        schedule = DeploymentScheduleCreate(schedule=every, slug="s", active=False)
+        client.create_deployment(of, name, work_pool_name=POOL, schedules=[schedule])
+    unanchored, none = frozenset({"s"}), frozenset()
+    blueprint = Blueprint(
+        Path("prefect.yaml"),
+        tuple(
+            Deployment(
+                name, "x.py:followed", "followed", none, unanchored, 600, unanchored if name != names[0] else none
+            )
+            for name in names
+        ),
+    )
+
+    def seen() -> list[tuple[datetime, bool, datetime | None]]:
+        there = [client.read_deployment_by_name(f"followed/{name}") for name in names]
+        return [
+            (each.schedules[0].schedule.anchor_date, each.schedules[0].active, each.schedules[0].updated)
+            for each in there
+        ]  # type: ignore[union-attr]
+
+    before = seen()
+    rollout.spread_schedules(client, blueprint)
+    after = seen()
+    assert after[0] == before[0]  # this one has an anchor in the file
+    assert not any(active for _, active, _ in after)
+    starts = sorted(int(anchor.timestamp()) % 600 for anchor, _, _ in after[1:])
+    assert min((later - earlier) % 600 for earlier, later in itertools.pairwise([*starts, starts[0]])) > 600 / 7 / 3
+    rollout.spread_schedules(client, blueprint)
+    assert seen() == after
