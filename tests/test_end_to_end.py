@@ -73,7 +73,9 @@ def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_dep
         ),
     )
     assert rollout.clear_schedules(plain.client, without) == ["seconds/main: every-10-minutes"]
-    assert rollout.strangers(plain.client, without)[0] == "alert/main"
+    strangers = rollout.strangers(plain.client, without)
+    assert "alert/main" in strangers
+    assert "seconds/main" not in strangers
 
     deployment = plain.client.read_deployment_by_name("vitals/main")
     plain.client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
@@ -258,9 +260,8 @@ def test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on
     )
     unknown = sluice(plain, "restart", "nothing")
     assert unknown.returncode == 1
-    assert (
-        "expected the name of a deployment, got 'nothing/main'; there are: alert/main, archive/main, " in unknown.stderr
-    )
+    assert "expected the name of a deployment, got 'nothing/main'; there are: " in unknown.stderr
+    assert "alert/main, archive/main, " in unknown.stderr
 
 
 def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain) -> None:
