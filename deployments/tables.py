@@ -83,7 +83,7 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
         yield row | {"group": "unreadable" if level.unreadable else "-"}
     for group in level.groups:
         yield row | {
-            "group": printable(group.name) + " (forgotten)" * group.is_forgotten,
+            "group": printable(group.name) + group.remark,
             "consumers": str(group.consumers),
             "pending": str(group.pending),
             "lag": "?" if group.lag is None else str(group.lag),

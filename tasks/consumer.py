@@ -15,8 +15,8 @@ from tasks.codec import SMALL, decode_small
 from tasks.deadletters import take_out_id
 from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError, SettingsError
-from tasks.groups import create_group, groups_of
-from tasks.ids import id_numbers
+from tasks.groups import create_group, groups_of, position_ahead
+from tasks.ids import id_numbers, id_time
 from tasks.letterbounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
 from tasks.logs import get_logger
 from tasks.membership import HANDED_BACK, Membership
@@ -24,9 +24,10 @@ from tasks.merging import Merging, Raw
 from tasks.readahead import Read, ReadAhead
 from tasks.readsize import ReadSize
 from tasks.recovery import Recovery
+from tasks.refused import explained
 from tasks.reservoir import decoded
-from tasks.retention import mark_seen
-from tasks.settings import check_group, check_topic, group_start, retried_topic, retry_topic
+from tasks.retention import BESIDE, beside, mark_seen
+from tasks.settings import check_group, check_topic, dead_topic, group_start, retried_topic, retry_topic
 from tasks.suspicion import Suspects
 
 __all__ = ["Consumer", "Poison"]
@@ -124,6 +125,9 @@ class Consumer:
         """Whether the last step returned suspects: be done with them, or `absolve` them, before the next step."""
         self._last_read: dict[str, str] = dict.fromkeys(self.topics, _ZERO)
         self._size = ReadSize(max_entries, max_bytes)
+        self._ahead: dict[str, str] = {}
+        self._unanswered: set[tuple[str, str]] = set()
+        """Entries of which it is not known whether they were moved to the dead letters: the reply was lost."""
         self._joined = False
         self._settled = False
         self._next_renewal = self._next_claim = 0.0
@@ -182,16 +186,21 @@ class Consumer:
     def dead_letter(self, topic: str, id: str, **why: str) -> bool:  # noqa: A002 - the field's own name
         """Move an entry to the group's dead-letter topic: its fields untouched, and `why` in further ones.
 
-        Appended and acknowledged, or neither; returns whether the entry was still pending.
+        Appended and acknowledged, or neither. Whether or not it is still pending: another client may have acknowledged it.
+        Returns whether it was appended, which it is not if an earlier call, whose reply was lost, has done so.
         """
         told = {"group": self.group, "time": datetime.now(UTC).isoformat(), **self.about_letters(), **why}
         fields = {
             f"dead:{name}": cut(text, MAX_TRACEBACK if name == "traceback" else MAX_EXCEPTION)
             for name, text in told.items()
         }
-        moved = False
-        with _unless_gone():
-            moved = self.membership.dead_letter(topic, id, fields, keep=KEEP_DEAD_LETTERS)
+        is_again = (topic, id) in self._unanswered
+        try:
+            moved = self.membership.dead_letter(topic, id, fields, keep=KEEP_DEAD_LETTERS, only_pending=is_again)
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._unanswered.add((topic, id))
+            raise
+        self._unanswered.discard((topic, id))
         self._held[topic].discard(id)
         return moved
 
@@ -199,6 +208,16 @@ class Consumer:
         """Count entries' deliveries from one again: they were processed, are held for others, and killed nobody."""
         with _unless_gone():
             self.membership.count(topic, dict.fromkeys(ids, 1))
+
+    def explained(self, error: redis.ResponseError) -> redis.ResponseError:
+        """Return an error of a step or an acknowledgement with the key that it is about, and what to do."""
+        keys = {self.membership.fence.lease: "string"}
+        for topic in self._held:
+            keys[topic] = "stream"
+            if not retried_topic(topic, self.group):
+                keys |= dict(zip(beside(topic), BESIDE.values(), strict=True))
+                keys[dead_topic(topic, self.group)] = "stream"
+        return explained(error, self._client, keys, what=f"group {self.group!r} can neither go on nor acknowledge")
 
     def leave(self) -> int:
         """Give back what is pending and leave the group; return how many entries were given back."""
@@ -329,8 +348,20 @@ class Consumer:
                 self.membership.retire(topic, peer.name)
             if is_lost:
                 self._recover(topic)
+            self._mention_if_ahead(topic)
             mark_seen(self._client, topic, self.group)
         self._next_claim = time.monotonic() + self.membership.lease_ttl / 2
+
+    def _mention_if_ahead(self, topic: str) -> None:
+        """Log, once, that the group's position lies in the future, where another client or a typo set it."""
+        position = position_ahead(self._client, topic, self.group)
+        if position and position != self._ahead.get(topic):
+            logger.warning(
+                "group %r is ahead of topic %r: it goes on after %s (%s); what is pushed until then is passed over, unless "
+                "you set the group back with the flow `rewind`",
+                self.group, topic, position, f"{id_time(position):%Y-%m-%dT%H:%M:%S} UTC",
+            )  # fmt: skip
+        self._ahead[topic] = position
 
     def _recover_all(self) -> None:
         """Look through all that is pending here, before anything new is returned."""

@@ -5,9 +5,10 @@ from typing import Any
 
 import redis
 
+from tasks.ids import id_numbers
 from tasks.results import records_of
 
-__all__ = ["create_group", "group_name", "groups_of"]
+__all__ = ["create_group", "group_name", "groups_of", "position_ahead"]
 
 _LONGEST = 128  # characters; the longest name that a group of ours can have
 
@@ -33,6 +34,21 @@ def groups_of(client: redis.Redis, topic: str) -> dict[str, dict[str, Any]]:
             raise
         return {}
     return {group_name(group["name"]): group for group in groups}
+
+
+def position_ahead(client: redis.Redis, topic: str, group: str) -> str:
+    """Return the id after which a group goes on, if that lies in the future and behind all that is there; else ''."""
+    known: Any = client
+    found = groups_of(client, topic).get(group)
+    if found is None:
+        return ""
+    position = found["last-delivered-id"].decode()
+    seconds, micros = known.time()
+    # XINFO STREAM, which brings the first and the last entry, only where it has to be.
+    if id_numbers(position)[0] <= seconds * 1000 + micros // 1000:
+        return ""
+    last = known.xinfo_stream(topic)["last-generated-id"].decode()
+    return position if id_numbers(position) > id_numbers(last) else ""
 
 
 def group_name(raw: bytes) -> str:

@@ -119,7 +119,7 @@ def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
         if not level.unreadable
     ]  # fmt: skip
     groups = [
-        (cell(topic), cell(g.name + (" (forgotten)" if g.is_forgotten else "")), _or_unknown(g.lag, "{:,}"), f"{g.pending:,}",
+        (cell(topic), cell(g.name + g.remark), _or_unknown(g.lag, "{:,}"), f"{g.pending:,}",
          _or_unknown(g.oldest_pending, "{:,.0f} s", "-"), g.consumers, f"{g.dead:,}" + (f" (+{g.dead_dropped:,} dropped)" if g.dead_dropped else ""),
          f"{g.spilled:,}")
         for topic, g in _groups(levels)

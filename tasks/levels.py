@@ -20,7 +20,8 @@ __all__ = ["GroupLevel", "Levels", "TopicLevel"]
 
 # KEYS: those of `beside`. Returns nil if there is no such topic; else its length, first and last id, the time in ms, bytes by
 # the index, entries and ms since a sample about a minute ago, what to keep, and for each group: its name, consumers,
-# pending entries, lag (-1: unknown), oldest pending id, dead letters, dropped ones of those, spilled, when it was seen.
+# pending entries, lag (-1: unknown), oldest pending id, dead letters, dropped ones of those, spilled, when it was seen,
+# whether it is ahead of its topic.
 #
 # Lag: what is in the topic behind a sample of the index is known, and what is between the sample and the last entry
 # that was delivered is counted, entry by entry, if that is little. A sample is no use once entries that it counts were
@@ -100,6 +101,12 @@ if known and length > 0 then
     came, during = all - sample[2], now - string.match(sample[1], '^(%d+)')
   end
 end
+
+-- Whether entries to come are passed over: they get ids from now on, or above the last one.
+local function is_ahead(id)
+  return before(about['last-generated-id'], id) and before(string.format('%.0f-18446744073709551615', now), id) and 1 or 0
+end
+
 local answer = {length, first, last, string.format('%.0f', now), string.format('%.0f', bytes), came, string.format('%.0f', during), stored[3] or ''}
 for _, group in ipairs(groups_of(topic)) do
   local oldest = group.pending > 0 and redis.call('XPENDING', topic, group.name, '-', '+', 1)[1][1] or ''
@@ -107,7 +114,7 @@ for _, group in ipairs(groups_of(topic)) do
     group.name, group.consumers, group.pending, behind(group['last-delivered-id']) or -1, oldest,
     redis.call('XLEN', topic .. ':dead:' .. group.name),
     redis.call('HGET', spilled, 'dead:' .. group.name) or '0', redis.call('HGET', spilled, group.name) or '0',
-    redis.call('HGET', groups, group.name) or '',
+    redis.call('HGET', groups, group.name) or '', is_ahead(group['last-delivered-id']),
   }
 end
 return answer
@@ -123,6 +130,7 @@ class GroupLevel:
     oldest_pending   seconds since the oldest entry that is delivered and not acknowledged was pushed
     dead             entries in the group's dead-letter topic; `dead_dropped` went from there, which has a cap
     spilled          entries that were dropped before the group had read them
+    is_ahead         its position lies in the future: what is pushed until then is passed over, and in no count
     is_forgotten     nobody has read with it for so long that it holds nothing back any more
     """
 
@@ -135,6 +143,12 @@ class GroupLevel:
     dead_dropped: int = 0
     spilled: int = 0
     is_forgotten: bool = False
+    is_ahead: bool = False
+
+    @property
+    def remark(self) -> str:
+        """What tables put behind the group's name, '' for nothing."""
+        return " (ahead of its topic)" * self.is_ahead + " (forgotten)" * self.is_forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +216,7 @@ class Levels:
 
 
 def _group(raw: list[Any], now: int) -> GroupLevel:
-    name, consumers, pending, lag, oldest, dead, dropped, spilled, seen = raw
+    name, consumers, pending, lag, oldest, dead, dropped, spilled, seen, ahead = raw
     return GroupLevel(
         name=group_name(name),
         consumers=consumers,
@@ -213,4 +227,5 @@ def _group(raw: list[Any], now: int) -> GroupLevel:
         dead_dropped=int(dropped),
         spilled=int(spilled),
         is_forgotten=seen.startswith(b"-"),
+        is_ahead=bool(ahead),
     )

@@ -17,11 +17,14 @@ import redis
 from tasks.errors import LeaseLostError
 from tasks.groups import groups_of
 from tasks.letterbounds import BOUNDS, LetterBounds, letter_counts
+from tasks.logs import get_logger
 from tasks.results import STRAGGLERS_MS, result_record
 from tasks.scripts import ATTEMPT
 from tasks.settings import dead_topic, retried_topic, seconds
 
 __all__ = ["HANDED_BACK", "Fence", "Membership", "Peer"]
+
+logger = get_logger(__name__)
 
 # The consumer that holds what was given back in good order. It has no lease, so anybody may claim from it.
 HANDED_BACK = "handed-back"
@@ -55,6 +58,13 @@ return 0
 _RELEASE = """
 redis.call('DEL', KEYS[1])
 if ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+"""
+
+# KEYS: the other's lease. ARGV: what it holds, its own TTL in ms. Ends a lease whose TTL is not one that its owner sets.
+_LAPSE = """
+local left = redis.call('PTTL', KEYS[1])
+if redis.call('GET', KEYS[1]) ~= ARGV[1] or (left >= 0 and left <= tonumber(ARGV[2])) then return 0 end
+return redis.call('DEL', KEYS[1])
 """
 
 # KEYS: own lease, the other's, the topic. ARGV: own token, group, who takes them, who has them, how many,
@@ -124,7 +134,8 @@ return acknowledged
 
 # KEYS: own lease, the topic, the dead-letter topic, the record of results, the letters' counts, what was spilled of the topic, the
 # topic's state. ARGV: own token, group, id, what of the letters is kept,
-# how long the record stays, the topic it was pushed to, field, text, ...
+# how long the record stays, the topic it was pushed to, 1 if it has to be pending still, field, text, ...
+# One that is not pending, as another client acknowledged it or deleted its consumer or group, was delivered once at least.
 # The entry's own fields go first and untouched; 'dead:topic' begins what is told of it. One that was retried ends with
 # 'retry:id' and 'retry:times', see `tasks.deadletters`: it is again what it was at first.
 # Lua's unpack() takes about 8,000 values: an entry of more fields than that, which no push of ours makes, leaves them
@@ -135,8 +146,10 @@ _DEAD_LETTER = (
     + """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
-local pending = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
-if #pending == 0 then return 0 end
+local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
+if pending.err and not string.find(tostring(pending.err), 'NOGROUP', 1, true) then return pending end
+local deliveries = pending[1] and tostring(pending[1][4])
+if ARGV[7] == '1' and not deliveries then return 0 end
 local entry = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
 local values = entry and #entry[2] < 7900 and entry[2] or {}
 local id, retries, n = ARGV[3], nil, #values
@@ -146,9 +159,9 @@ if ARGV[6] ~= KEYS[2] and values[n - 3] == 'retry:id' and string.match(values[n 
   for i = n - 3, n do values[i] = nil end
 end
 local told = {'dead:topic', ARGV[6], 'dead:id', id}
-for i = 7, #ARGV do told[#told + 1] = ARGV[i] end
+for i = 8, #ARGV do told[#told + 1] = ARGV[i] end
 told[#told + 1] = 'dead:deliveries'
-told[#told + 1] = tostring(pending[1][4])
+told[#told + 1] = deliveries or '1'
 if retries then
   told[#told + 1] = 'dead:retries'
   told[#told + 1] = retries
@@ -202,13 +215,17 @@ class Membership:
         self.name = name or uuid.uuid4().hex
         self.lease_ttl = seconds(lease_ttl, name="lease_ttl", least=LEAST_LEASE)
         self._client = client
-        self._token = uuid.uuid4().hex
+        # With the lease's TTL, so that others know how often it is renewed at least.
+        self._token = f"{uuid.uuid4().hex}:{int(self.lease_ttl * 1000)}"
         self.fence = Fence(group, self._lease(), self._token)
         self._alive: set[str] = set()
         self._lease_seen: dict[str, int] = {}
+        self._odd_since: dict[tuple[str, bytes], float] = {}
+        self._waiting_since: dict[str, float] = {}
         self._renewed: float | None = None
         self._renew = client.register_script(_RENEW)
         self._release = client.register_script(_RELEASE)
+        self._lapse = client.register_script(_LAPSE)
         self._move = client.register_script(_MOVE)
         self._count = client.register_script(_COUNT)
         self._retire = client.register_script(_RETIRE)
@@ -237,7 +254,11 @@ class Membership:
         self._release(keys=[self._lease()], args=[TOMBSTONE, TOMBSTONE_TTL_MS, int(given_back)])
 
     def peers(self, topic: str) -> tuple[list[Peer], int]:
-        """Return the group's other consumers on `topic`, and how many entries are pending here."""
+        """Return the group's other consumers on `topic`, and how many entries are pending here.
+
+        A consumer whose lease another client gave no TTL, or a longer one than its own, is alive for its own TTL yet: one
+        that lives renews it by then.
+        """
         found = self._client.xinfo_consumers(topic, self.group)
         # A name that is no text, which none of ours has, must not stop those that are.
         pending = {c["name"].decode(errors="backslashreplace"): c["pending"] for c in found}
@@ -248,9 +269,30 @@ class Membership:
                 pipe.pttl(self._lease(name))
             answers = pipe.execute() if pending else []
         return [
-            Peer(name, count, 0 if holder in (None, TOMBSTONE.encode()) else max(ttl, 1))
+            Peer(name, count, self._lease_left(name, holder, ttl))
             for (name, count), holder, ttl in zip(pending.items(), answers[::2], answers[1::2], strict=True)
         ], own
+
+    def _lease_left(self, peer: str, holder: bytes | None, ttl: int) -> int:
+        """Return for how many ms a peer's lease still runs, 0 if it has none; end one that was not renewed for its own TTL."""
+        if holder is None or holder == TOMBSTONE.encode():
+            return 0
+        _, _, told = holder.partition(b":")
+        longest = int(told) if told.isdigit() else int(self.lease_ttl * 1000)
+        key = peer, holder
+        if 0 <= ttl <= longest:
+            self._odd_since.pop(key, None)
+            return max(ttl, 1)
+        now = _uptime()
+        since = self._odd_since.setdefault(key, now)
+        if now - since <= longest / 1000 or not self._lapse(keys=[self._lease(peer)], args=[holder, longest]):
+            return longest
+        del self._odd_since[key]
+        logger.warning(
+            "group %r: the lease of consumer %r %s, which its owner never sets, and was not renewed for %g s; it counts as dead",
+            self.group, peer, "had no TTL" if ttl < 0 else f"was to run for {ttl / 1000:g} s", longest / 1000,
+        )  # fmt: skip
+        return 0
 
     def register(self, topic: str) -> None:
         """Have the group know this consumer on `topic`; before Redis 7.2 a read that waits does not."""
@@ -303,15 +345,25 @@ class Membership:
             acknowledged += self._still_held(self._ack(keys=[self._lease(), *some, *records], args=args))
         return acknowledged
 
-    def dead_letter(self, topic: str, id: str, told: Mapping[str, str], *, keep: LetterBounds) -> bool:  # noqa: A002
+    def dead_letter(
+        self,
+        topic: str,
+        id: str,  # noqa: A002 - the field's own name
+        told: Mapping[str, str],
+        *,
+        keep: LetterBounds,
+        only_pending: bool = False,
+    ) -> bool:
         """Append an entry's fields, and what is `told` of it, to the dead letters and acknowledge it, both or neither.
 
-        Returns whether it was still pending; if it was not, nothing is appended.
+        Returns whether it was appended. An entry that another client has acknowledged meanwhile is.
+
+        only_pending   append nothing if it is no longer pending: an attempt whose reply was lost may have done it
         """
         pushed_to = retried_topic(topic, self.group) or topic
         values = [text.encode(errors="backslashreplace") for pair in told.items() for text in pair]
         kept = f"{keep.max_letters} {keep.max_bytes} {keep.min_bytes}"
-        args = [self._token, self.group, id, kept, STRAGGLERS_MS, pushed_to, *values]
+        args = [self._token, self.group, id, kept, STRAGGLERS_MS, pushed_to, int(only_pending), *values]
         keys = [self._lease(), topic, dead_topic(pushed_to, self.group), result_record(self.group, topic, id)]
         keys += [letter_counts(pushed_to), f"sluice:spilled:{pushed_to}", f"sluice:topic:{pushed_to}"]
         return bool(self._still_held(self._dead_letter(keys=keys, args=args)))
@@ -333,7 +385,20 @@ class Membership:
                 else:
                     self._lease_seen[peer.name] = peer.lease_ms
                     waiting = True
+                    self._mention(topic, peer)
         return waiting
+
+    def _mention(self, topic: str, peer: Peer) -> None:
+        """Log that a consumer is waited for, once, when that has taken a lease's time."""
+        now = _uptime()
+        if now - self._waiting_since.setdefault(peer.name, now) < self.lease_ttl:
+            return
+        self._waiting_since[peer.name] = float("inf")
+        logger.warning(
+            "group %r: waits for consumer %r, whose lease runs for another %g s at most: if it is dead, its %d entries pending on "
+            "topic %r come before anything new",
+            self.group, peer.name, peer.lease_ms / 1000, peer.pending, topic,
+        )  # fmt: skip
 
     def _moved(self, topic: str, holder: str, *, to: str) -> list[str]:
         lease = self._lease(to if holder == self.name else holder)  # of the two the other's

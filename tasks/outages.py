@@ -1,4 +1,4 @@
-"""Outlasting a Redis that does not answer for a while, under way."""
+"""Outlasting a Redis that does not answer for a while, or refuses what it allowed before, under way."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import redis
 
 from tasks.connection import is_outage
 from tasks.logs import get_logger
+from tasks.refused import is_refused
 
 __all__ = ["Outages"]
 
@@ -19,29 +20,49 @@ class Outages:
 
     longest_pause    seconds between two tries, at most
     wait             waits for so many seconds, or until there is nothing to wait for any more
+    explain          returns what the server refuses, with the key and what to do; default: as the server puts it
     """
 
-    def __init__(self, group: str, *, longest_pause: float, wait: Callable[[float], object]) -> None:
+    def __init__(
+        self,
+        group: str,
+        *,
+        longest_pause: float,
+        wait: Callable[[float], object],
+        explain: Callable[[redis.ResponseError], object] = str,
+    ) -> None:
         self._group = group
+        self._explain = explain
+        self._logged = ""
         self._longest_pause = min(_MAX_PAUSE, longest_pause)
         self._wait = wait
         self._pause = 0.0
 
     def pass_through(self, act: Callable[[], None]) -> bool:
-        """Return whether `act` came through; if Redis did not answer, say so once and wait a little, ever longer."""
+        """Return whether `act` came through; if not, wait a little, ever longer, and log why, once for each reason.
+
+        raises    what will not pass: neither an outage, nor a refusal that a person can mend
+        """
         try:
             act()
         except Exception as error:
-            if not is_outage(error):
+            if not is_outage(error) and not is_refused(error):
                 raise
-            if not self._pause:
-                is_refused = isinstance(error, redis.AuthenticationError)  # as where it was changed meanwhile
-                what = "refuses the user or password" if is_refused else f"does not answer ({type(error).__name__})"
-                logger.warning("Redis %s; group %r tries again until it answers", what, self._group)
+            if (text := self._text(error)) != self._logged:
+                self._logged = text
+                logger.warning("%s", text)
             self._pause = min(self._longest_pause, max(0.1, self._pause * 2))
             self._wait(self._pause)
             return False
         if self._pause:
             logger.warning("Redis answers again; group %r goes on", self._group)
-            self._pause = 0.0
+            self._pause, self._logged = 0.0, ""
         return True
+
+    def _text(self, error: Exception) -> str:
+        if isinstance(error, redis.ResponseError) and is_refused(error):
+            return f"{self._explain(error)}; group {self._group!r} tries again until it can go on"
+        what = f"does not answer ({type(error).__name__})"
+        if isinstance(error, redis.AuthenticationError):  # as where it was changed meanwhile
+            what = "refuses the user or password"
+        return f"Redis {what}; group {self._group!r} tries again until it answers"

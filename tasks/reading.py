@@ -73,7 +73,10 @@ class Reading:
         self._fence = consumer.membership.fence
         self._stopping = threading.Event()
         self._outages = Outages(
-            consumer.group, longest_pause=consumer.membership.lease_ttl / 4, wait=self._stopping.wait
+            consumer.group,
+            longest_pause=consumer.membership.lease_ttl / 4,
+            wait=self._stopping.wait,
+            explain=consumer.explained,
         )
         self._failure: BaseException | None = None
         self._batches: deque[list[Entry | Poison]] = deque()

@@ -9,7 +9,7 @@ from redis.exceptions import NoPermissionError
 
 from tasks.connection import is_outage
 
-__all__ = ["explained", "lacks_right"]
+__all__ = ["explained", "is_refused", "lacks_right"]
 
 # What Redis adds to an error in a script: the script's hash, and where in it.
 _IN_SCRIPT = re.compile(r",? script: .*$| on @user_script.*$", re.DOTALL)
@@ -28,6 +28,13 @@ _A = {
     "string": "a string",
     "zset": "a sorted set",
 }
+
+
+def is_refused(error: Exception) -> bool:
+    """Return whether a server refuses a command for what a person can mend: a key of another type, a missing right."""
+    if not isinstance(error, redis.ResponseError) or is_outage(error):
+        return False
+    return "WRONGTYPE" in str(error) or lacks_right(error)
 
 
 def explained(error: redis.ResponseError, client: Any, keys: Mapping[str, str], *, what: str) -> redis.ResponseError:

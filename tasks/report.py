@@ -132,7 +132,13 @@ def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
         if level.unreadable:
             rows.append((cell(level.topic), cell(level.unreadable, _REASON), "-", "-", "-"))
         rows += [
-            (cell(level.topic), "unknown" if one.lag is None else one.lag, one.pending, one.consumers, one.dead)
+            (
+                cell(level.topic + one.remark),
+                "unknown" if one.lag is None else one.lag,
+                one.pending,
+                one.consumers,
+                one.dead,
+            )
             for one in level.groups
             if one.name == group
         ]

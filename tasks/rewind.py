@@ -7,6 +7,7 @@ import redis
 
 from tasks.errors import SettingsError
 from tasks.groups import groups_of
+from tasks.ids import id_numbers, id_time
 from tasks.membership import TOMBSTONE
 from tasks.results import forget_results, result_record
 from tasks.settings import check_group, check_topic, group_start
@@ -72,9 +73,17 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
     """
     start = group_start("new" if to == "end" else to)
     check_group(group)
+    known: Any = client  # redis-py types replies for all protocols and decodings at once
     groups = groups_of(client, check_topic(topic, derived=True))
     if group not in groups:
         msg = f"expected a group of topic {topic!r} ({', '.join(sorted(groups)) or 'it has none'}), got {group!r}"
+        raise SettingsError(msg)
+    last = known.xinfo_stream(topic)["last-generated-id"].decode()
+    if start != "$" and id_numbers(start) > id_numbers(last):
+        msg = (
+            f"to: expected a place in topic {topic!r}, whose last entry is {last} ({id_time(last):%Y-%m-%dT%H:%M:%S} UTC), got {to!r}, "
+            "which lies behind it: whatever is pushed before would be passed over; write 'end' for what comes from now on"
+        )
         raise SettingsError(msg)
     script: Any = client.register_script(_REWIND)
     acknowledged, alive = 0, set()

@@ -16,7 +16,7 @@ from streamz import Stream
 from tasks import Reservoir, SettingsError
 from tasks.deadletters import DeadLetters, Letter
 from tests.letters import failing, replay_all, retrying
-from tests.streams import consumer, crash, dead, here, pending, push_all, read_ahead, read_all, run
+from tests.streams import consumer, crash, dead, here, lossy, pending, push_all, read_ahead, read_all, run
 
 Fresh = Callable[[], redis.Redis]
 
@@ -293,3 +293,30 @@ def test_wherever_a_replay_breaks_off_the_next_one_goes_on_there(client: redis.R
     assert told == (["replayed"] * 3 if how == "resend" else [])
     assert [id_ for id_, _ in retrying(client)] == ids
     assert not dead(client)
+
+
+@pytest.mark.parametrize("taken_away_by", ["xack", "xgroup_delconsumer", "xgroup_destroy"])
+def test_a_failed_entry_is_a_dead_letter_though_it_is_not_pending_any_more(client: Any, taken_away_by: str) -> None:
+    ids = push_all(client, "topic", range(3))
+    one = consumer(client)
+    read_all(one)
+    last = {"xack": ids[1], "xgroup_delconsumer": one.membership.name}.get(taken_away_by)
+    getattr(client, taken_away_by)("topic", "group", *([last] if last else []))
+    assert one.dead_letter("topic", ids[1], node="map", exception="ValueError('bad')")
+    [letter] = dead(client)
+    assert (letter["n"], letter["dead:id"], letter["dead:deliveries"]) == (1, ids[1], 1)
+    assert one.held == 2
+
+
+def test_a_dead_letter_whose_reply_was_lost_is_not_appended_twice(client: redis.Redis) -> None:
+    first, id_ = push_all(client, "topic", [1, 2])
+    through = lossy(client)
+    one = consumer(through)
+    read_all(one)
+    one.dead_letter("topic", first, node="map")  # the server knows the script
+    through.loses_in = 1
+    with pytest.raises(redis.ConnectionError):
+        one.dead_letter("topic", id_, node="map")
+    assert not one.dead_letter("topic", id_, node="map")
+    assert [letter["dead:id"] for letter in dead(client)] == [first, id_]
+    assert not one.held

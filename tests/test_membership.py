@@ -1,11 +1,14 @@
 """What the scripts refuse, whatever Python believed when it called them."""
 
+from typing import Any
+
 import pytest
 import redis
 
 from tasks import LeaseLostError
 from tasks.letterbounds import LetterBounds
 from tests.streams import consumer, push_all, read_all
+from tests.waiting import wait_until
 
 
 def holders(client: redis.Redis) -> dict[str, str]:
@@ -54,3 +57,52 @@ def test_who_lives_and_has_nothing_is_not_cleared_away(client: redis.Redis) -> N
     other.membership.renew()
     assert not other.membership.retire("topic", living.membership.name)
     assert [one["name"].decode() for one in client.xinfo_consumers("topic", "group")] == [living.membership.name]
+
+
+@pytest.mark.parametrize("ttl", [None, 86_400_000])
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_a_lease_whose_ttl_its_owner_never_set_lapses_when_it_is_not_renewed(
+    client: Any, caplog: pytest.LogCaptureFixture, ttl: int | None, is_joined: bool
+) -> None:
+    """Another client took its TTL away, or gave it one of a day. A consumer that lives renews it, a dead one is not waited for."""
+    successor = consumer(client, lease_ttl=0.2)
+    if is_joined:
+        successor.step(0)
+    ids = push_all(client, "topic", range(3))
+    victim = consumer(client, lease_ttl=0.4)
+    while not victim.held:
+        victim.step(0)
+    lease = victim.membership.fence.lease
+    for set_back in range(3):
+        client.persist(lease) if ttl is None else client.pexpire(lease, ttl)
+        if set_back < 2:  # it lives yet
+            successor.membership.peers("topic")
+            victim.membership.renew()
+    seen: list[Any] = []
+
+    def step() -> bool:
+        successor._next_claim = 0.0
+        seen.extend(successor.step(0))
+        return len(seen) == 3
+
+    wait_until(step, "the entries of the dead one")
+    assert [(entry.id, entry.deliveries) for entry in seen] == [(id_, 2) for id_ in ids]
+    assert f"the lease of consumer {victim.membership.name!r} " in caplog.text
+    with pytest.raises(LeaseLostError):
+        victim.membership.renew()
+
+
+def test_a_successor_mentions_once_that_it_waits_for_a_lease_that_outlasts_its_own(
+    client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_all(client, "topic", range(3))
+    victim = consumer(client, lease_ttl=3600)
+    while not victim.held:
+        victim.step(0)
+    successor = consumer(client, lease_ttl=0.05)
+    waits = f"waits for consumer {victim.membership.name!r}, whose lease runs for another 3"
+    wait_until(lambda: successor.step(0) or waits in caplog.text, "a word about it")
+    for _ in range(5):
+        assert successor.step(0) == []
+    assert caplog.text.count("waits for consumer") == 1
+    assert "its 3 entries pending on topic 'topic' come before anything new" in caplog.text

@@ -11,7 +11,8 @@ from deployments.redis_server import RedisServer
 from tasks.connection import is_outage
 from tasks.consumer import Consumer
 from tasks.outages import Outages
-from tests.streams import consumer, dead, pending, push_all, read_all
+from tasks.source import from_redis
+from tests.streams import at_work, consumer, dead, pending, push_all, read_all
 from tests.waiting import wait_until
 
 
@@ -132,3 +133,47 @@ def test_what_was_read_before_a_topic_whose_group_is_gone_comes_all_the_same(cli
     ids = push_all(client, "one", range(3))
     client.xgroup_destroy("two", "group")
     assert [entry.id for entry in read_all(bounded)] == ids
+
+
+@pytest.mark.parametrize("key", ["sluice:groups:topic", "topic:retry:group", "topic:dead:group"])
+def test_a_key_of_another_type_is_named_and_waited_for(
+    redis_server: RedisServer, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    client: Any = real_redis
+    at_work(client, "group")
+    source: Any = from_redis("topic", group="group", url=redis_server.url, lease="300ms")
+    seen = source.map(lambda entry: 1 / entry["n"]).sink_to_list()
+    source.start()
+    client.rpush(key, "not ours")
+    push_all(client, "topic", [0, 1])
+    wait_until(lambda: f"at key {key!r}, got a list" in caplog.text, "a word about the key")
+    assert "group 'group' tries again until it can go on" in caplog.text
+    client.delete(key)
+    push_all(client, "topic", [2])
+    wait_until(lambda: seen == [1, 0.5] and not pending(client), "the rest")
+    assert [letter["n"] for letter in dead(client)] == [0]
+    source.stop()
+    source.join(20)
+
+
+def test_a_right_that_is_withdrawn_for_a_while_is_waited_for(
+    redis_server: RedisServer, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As while a user is set up anew, command by command."""
+    client: Any = real_redis
+    client.execute_command("ACL", "SETUSER", "reader", "reset", "on", ">one", "~*", "+@all")
+    with redis.Redis.from_url(redis_server.url, username="reader", password="one", protocol=2) as reader:
+        source: Any = from_redis("topic", group="group", client=reader, lease="300ms")
+        seen = source.map(lambda entry: entry["n"]).sink_to_list()
+        source.start()
+        push_all(client, "topic", [1])
+        wait_until(lambda: seen == [1], "the first entry")
+        client.execute_command("ACL", "SETUSER", "reader", "reset", "on", ">one")
+        wait_until(lambda: "the rights that docs/redis.md lists" in caplog.text, "a word about the rights")
+        push_all(client, "topic", [2])
+        client.execute_command("ACL", "SETUSER", "reader", "~*", "+@all")
+        wait_until(lambda: seen == [1, 2], "the second entry")
+        source.stop()
+        source.join(20)
+    client.acl_deluser("reader")
+    assert "Redis answers again; group 'group' goes on" in caplog.text

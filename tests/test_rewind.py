@@ -162,3 +162,37 @@ def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
     assert not pending(client)
     assert not client.keys(result_record("group", "topic", "*"))
     assert read_all(client) == list(behind)
+
+
+@pytest.mark.parametrize("to", ["2099-01-01T00:00", "9999999999999-0"])
+def test_a_rewind_to_the_future_is_refused_with_the_last_entry_and_the_cure(client: redis.Redis, to: str) -> None:
+    ids = pushed_and_read(client, 3, 1)
+    with pytest.raises(SettingsError, match=rf"whose last entry is {ids[-1]} \(.* UTC\), got '{to}'.*write 'end'"):
+        rewind(client, "topic", "group", to)
+    assert pending(client) == ids[:1]
+
+
+def test_levels_and_the_consumers_log_show_a_group_that_is_ahead_of_its_topic(
+    client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As other clients can set it. The entries until then are in no other count."""
+    push_all(client, "topic", range(3))
+    for group, position in [("group", "4070908800000-0"), ("other", "$"), ("third", "5-0")]:
+        client.xgroup_create("topic", group, position)
+    [level] = Reservoir(client).levels()
+    assert {group.name: group.remark for group in level.groups} == {
+        "group": " (ahead of its topic)",
+        "other": "",
+        "third": "",
+    }
+    for _ in range(2):
+        consumer = Consumer(client, "topic", "group")
+        consumer.step(1)
+        consumer._next_claim = 0.0
+        consumer.step(1)
+        consumer.leave()
+    told = [record.getMessage() for record in caplog.records if "is ahead of" in record.getMessage()]
+    assert len(told) == 2, "once for each consumer"
+    assert told[0].startswith(
+        "group 'group' is ahead of topic 'topic': it goes on after 4070908800000-0 (2099-01-01T00:00:00 UTC)"
+    )
