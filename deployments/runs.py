@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from httpx import HTTPStatusError, TimeoutException, codes
@@ -29,8 +29,11 @@ __all__ = [
     "start_first",
     "sweep",
     "to_start",
+    "when_not_busy",
     "workers_online",
 ]
+
+T = TypeVar("T")
 
 ALIVE = frozenset({StateType.RUNNING, StateType.PENDING, StateType.CANCELLING})
 BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
@@ -39,6 +42,7 @@ BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
 ABANDONED = "Abandoned"
 _STOPPING = "`sluice up` is stopping."
 _BEREFT = 5.0  # seconds in which the worker tells of a run whose process has ended
+_TRIES, _BUSY = 8, 0.2  # requests, seconds between them, to a server that is busy for a moment
 _BULK = 50  # the server deletes no more at once (3.9.1)
 
 
@@ -95,13 +99,28 @@ def sweep(
     return sum(done), len(done) - sum(done)
 
 
+def when_not_busy(act: Callable[[], T]) -> T:
+    """Return what a request does, repeated while the server on SQLite refuses it for another one that writes.
+
+    raises    HTTPStatusError: it did so several times, or the server has another reason
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return act()
+        except HTTPStatusError as error:
+            if error.response.status_code != codes.SERVICE_UNAVAILABLE:
+                raise
+        time.sleep(_BUSY)
+    return act()
+
+
 def _forced(client: SyncPrefectClient, run_id: UUID, state: State) -> bool:
     """Give a run a state, whatever it has; return whether the server did.
 
     It fails at a run whose deployment was deleted, perhaps after many seconds. No other run is to suffer for that.
     """
     try:
-        client.set_flow_run_state(run_id, state, force=True)
+        when_not_busy(lambda: client.set_flow_run_state(run_id, state, force=True))
     except TimeoutException:
         return False
     except HTTPStatusError as error:
@@ -188,7 +207,7 @@ def cancel(
         kill(starting)
         for run in alive:
             if run.state_type == StateType.RUNNING and run.id not in asked:
-                client.set_flow_run_state(run.id, Cancelling(message=_STOPPING))
+                when_not_busy(lambda run=run: client.set_flow_run_state(run.id, Cancelling(message=_STOPPING)))
                 asked.add(run.id)
         left = len(alive) - len(starting)
         if not has_processes():

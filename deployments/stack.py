@@ -207,7 +207,9 @@ class Stack:
             seen.update(run_id for run_id, _ in flow_run_processes(self.folder))
             return seen  # a process can be gone before its run has its final state
 
-        if self.own_server and rollout.pause_pool(client, paused=True):  # or the worker starts what is due meanwhile
+        if self.own_server and runs.when_not_busy(
+            lambda: rollout.pause_pool(client, paused=True)
+        ):  # or the worker starts what is due meanwhile
             self._paused.touch()
         left = runs.cancel(
             client,

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from httpx import HTTPError
+from httpx import HTTPError, HTTPStatusError, Request, Response
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
@@ -213,3 +213,25 @@ def test_schedules_without_an_anchor_are_spread_over_their_interval_and_stay_pau
     assert min((later - earlier) % 600 for earlier, later in itertools.pairwise([*starts, starts[0]])) > 600 / 7 / 3
     rollout.spread_schedules(client, blueprint)
     assert seen() == after
+
+
+@pytest.mark.parametrize(("refusals", "status", "tries"), [(3, 503, 4), (99, 503, 8), (1, 500, 1)])
+def test_a_request_is_repeated_while_the_server_is_busy_and_for_no_other_reason(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, status: int, tries: int
+) -> None:
+    monkeypatch.setattr(runs, "_BUSY", 0)
+    tried = []
+
+    def act() -> str:
+        tried.append(1)
+        if len(tried) <= refusals:
+            request = Request("POST", "http://prefect.example")
+            raise HTTPStatusError("refused", request=request, response=Response(status, request=request))  # noqa: EM101
+        return "done"
+
+    if refusals < tries:
+        assert runs.when_not_busy(act) == "done"
+    else:
+        with pytest.raises(HTTPStatusError):
+            runs.when_not_busy(act)
+    assert len(tried) == tries
