@@ -21,7 +21,7 @@ from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError, UnavailableError
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.logs import get_logger
-from tasks.pump import Pumping
+from tasks.pump import Pumping, WhenFailing
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
 from tasks.settings import check_choice, check_number, check_topic, seconds
@@ -49,6 +49,7 @@ def inlet(
     when_full: WhenFull = "spill",
     compression: Compression | None = None,
     max_failures: int = 10,
+    when_failing: WhenFailing = "retry",
     max_waiting: int | str = DEFAULT_BUFFER,
 ) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
     """Make a flow of a pump: what the pump returns at every tick is pushed to a topic.
@@ -73,7 +74,9 @@ def inlet(
         when_full: What happens when a group has not read what is beyond that - spill, it is dropped and counted; wait, ticks
             are missed until the group has read on.
         compression: How DataFrames are compressed - lz4, zstd or empty.
-        max_failures: After how many failed ticks in a row the run fails.
+        max_failures: After how many failed ticks in a row the pump is called less often, at least every 30 s, until it works.
+        when_failing: What comes of the run then - retry, it goes on to its end, and has failed if it pushed nothing at all;
+            fail, it fails at once.
         max_waiting: How much may wait in memory while Redis is away - entries and size, such as 1000 or 1000, 10MB. Beyond
             that, ticks are missed.
 
@@ -108,6 +111,7 @@ def _check(options: dict[str, Any]) -> None:
     window = seconds(options["window"], name="window")
     check_number(options["threads"], least=0, name="threads")
     check_number(options["max_failures"], least=1, name="max_failures")
+    check_choice(options["when_failing"], get_args(WhenFailing), name="when_failing")
     check_choice(options["compression"], (*get_args(Compression), None), name="compression")
     if options["timeout"]:
         seconds(options["timeout"], name="timeout")
@@ -152,6 +156,7 @@ def _run(
     when_full: WhenFull,
     compression: Compression | None,
     max_failures: int,
+    when_failing: WhenFailing,
     max_waiting: int | str,
 ) -> str | State:
     log = get_run_logger() if FlowRunContext.get() else get_logger(__name__)
@@ -184,6 +189,7 @@ def _run(
             timeout=seconds(timeout) if timeout else None,
             window=seconds(window),
             max_failures=max_failures,
+            when_failing=when_failing,
             max_waiting=Buffer.of(max_waiting),
             stop=stop,
             goes_on=watch.goes_on,
@@ -224,9 +230,10 @@ class _Report:
 
 
 def _tell(log: logging.Logger | logging.LoggerAdapter[Any], name: str, topic: str, summary: Summary) -> None:
-    # No warning: for many a source it is nothing special.
+    # That there was nothing is no warning: for many a source it is nothing special.
     hint = "; the pump returned no entry at any tick (if it should have, is its `return` missing?)"
-    log.info("%s -> %s: %s%s", name, topic, summary, hint if summary.had_nothing else "")
+    level = logging.WARNING if summary.failing else logging.INFO
+    log.log(level, "%s -> %s: %s%s", name, topic, summary, hint if summary.had_nothing else "")
 
 
 def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir:

@@ -6,6 +6,7 @@ after its first are indented, and control characters are written out.
 
 import logging
 
+import redis
 from prefect.exceptions import CancelledRun, FailedRun
 
 from tasks.errors import EncodeError, PumpError, SettingsError, SluiceError, UnavailableError
@@ -21,8 +22,8 @@ _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 
 def _says_it_all(error: BaseException | None) -> bool:
-    if isinstance(error, PumpError):  # of what the pump returned, unless the pump itself raised
-        return error.__cause__ is None or isinstance(error.__cause__, SluiceError)
+    if isinstance(error, PumpError):  # of what the pump returned or Redis refused, unless the pump itself raised
+        return error.__cause__ is None or isinstance(error.__cause__, SluiceError | redis.RedisError)
     return isinstance(error, _TOLD)
 
 

@@ -13,7 +13,7 @@ from tasks.connection import connect
 from tasks.entry import Entry
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.logs import get_logger
-from tasks.pump import Pumping
+from tasks.pump import Pumping, WhenFailing
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url, seconds
 from tasks.stops import ends_run
@@ -39,6 +39,8 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
     keep        what of the topic is kept: entries, age and size, such as '4000, 1h, 500MB'; None for everything
     when_full   what happens when a live group has not read what is beyond that: 'spill', it is dropped and counted, or
                 'wait', ticks are missed until it has
+    max_failures  after how many failed ticks in a row the pump is called less often, at least every 30 s, until it works
+    when_failing  'fail': then the source ends with that instead, a PumpError
     max_waiting  how much may wait in memory while Redis is away, such as '1000, 10MB'; beyond, ticks are missed
     raises      SettingsError, UnavailableError, at the start; PumpError, as the outcome
     """
@@ -57,6 +59,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         when_full: WhenFull = "spill",
         compression: str | None = None,
         max_failures: int = 10,
+        when_failing: WhenFailing = "retry",
         max_waiting: int | str = DEFAULT_BUFFER,
         start: bool = False,
         **kwargs: Any,
@@ -71,6 +74,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         self._keep = None if keep is None else Keep.of(keep, when_full)
         self._compression = compression
         self._max_failures = max_failures
+        self._when_failing: WhenFailing = when_failing
         self._max_waiting = Buffer.of(max_waiting)
         self._beat = uuid.uuid4().hex
         super().__init__(start=start, **kwargs)
@@ -92,6 +96,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
             threads=self._threads,
             timeout=self._timeout,
             max_failures=self._max_failures,
+            when_failing=self._when_failing,
             max_waiting=self._max_waiting,
             on_pushed=self._pushed,
         )

@@ -5,8 +5,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 import redis
 
@@ -18,11 +19,11 @@ from tasks.ownloop import OwnLoop
 from tasks.plaintext import error_line
 from tasks.pusher import Job, Pusher
 from tasks.repeated import Repeated
-from tasks.settings import check_number
+from tasks.settings import check_choice, check_number
 from tasks.summary import Summary
 from tasks.ticks import Beat, tick_at, time_of
 
-__all__ = ["Pumping", "as_entries"]
+__all__ = ["Pumping", "WhenFailing", "as_entries"]
 
 Entries = list[Mapping[str, Any]]
 
@@ -32,6 +33,11 @@ _LAST_WAIT = 10.0
 _EXTENSION = 10.0
 # Seconds that clocks may differ before it is said.
 MAX_SKEW = 1.0
+# Seconds between two tries of a pump that goes on failing, at most.
+LONGEST_REST = 30.0
+RESTING = "the pump had failed too often in a row"
+
+WhenFailing = Literal["retry", "fail"]
 
 
 def as_entries(value: Any, *, name: str) -> Entries:
@@ -72,7 +78,8 @@ class Pumping:
     """One run of a pump: from when it takes the beat over until it is relieved, stopped, or its window ends.
 
     A tick that finds no free thread is missed, never queued. What was pumped is pushed in tick order, each
-    tick once. A pump that fails costs its own tick only, up to `max_failures` in a row. While Redis is away, the
+    tick once. A pump that fails costs its own tick only. After `max_failures` failed ticks in a row it is called less often,
+    and at every tick again once it works; the ticks in between are missed. While Redis is away, the
     run goes on pumping, and what it pumped waits in memory; beyond the bounds, ticks are missed. Where the clock
     stepped back, or another machine's is ahead, ticks that were claimed are not pumped again: they are missed until the
     clock has passed them.
@@ -83,6 +90,8 @@ class Pumping:
                as it cannot be stopped
     window     seconds after which the run ends if nobody has relieved it; None: never
     goes_on    asked at the end of the window: whether the run pumps on all the same
+    when_failing  what comes of the run after `max_failures` failed ticks in a row: 'retry', it goes on to its end, and has
+                 failed if it pushed nothing at all; 'fail', it fails at once. A tick that Redis refuses for good has failed
     max_waiting  how much may wait for Redis: beyond, ticks are missed
     on_pushed  called with the ids and the entries of each push, in tick order
     clock      tells the time of day: the grid's
@@ -99,6 +108,7 @@ class Pumping:
         timeout: float | None = None,
         window: float | None = None,
         max_failures: int = 10,
+        when_failing: WhenFailing = "retry",
         max_waiting: Buffer = Buffer(),  # noqa: B008 - frozen
         stop: threading.Event | None = None,
         goes_on: Callable[[], bool] = lambda: False,
@@ -108,6 +118,7 @@ class Pumping:
         log: logging.Logger | logging.LoggerAdapter[Any] | None = None,
     ) -> None:
         check_number(threads, least=0, name="threads")
+        check_choice(when_failing, get_args(WhenFailing), name="when_failing")
         if timeout is not None and not threads:
             msg = f"timeout: a pump in the run's own thread cannot be left behind; give {name!r} threads=1 or more"
             raise SettingsError(msg)
@@ -120,6 +131,7 @@ class Pumping:
         self._timeout = timeout
         self._window = window
         self._max_failures = max_failures
+        self._when_failing = when_failing
         self._stop = stop or threading.Event()
         self._goes_on = goes_on
         self._on_pushed = on_pushed
@@ -131,6 +143,10 @@ class Pumping:
         self._lock = threading.Lock()
         self._running: set[Job] = set()  # also those whose tick was not to be had after all
         self._failures_in_a_row = 0
+        self._rest_ends = float("-inf")
+        self._last_error: BaseException | None = None
+        self._has_failed = False
+        self._is_counted = False
         self._fatal: BaseException | None = None
         self._ended = False
         self._gives_up: float | None = None
@@ -139,7 +155,7 @@ class Pumping:
     def run(self) -> Summary:
         """Pump until relieved, stopped or out of time; wait for what is under way; return what came of it.
 
-        raises   PumpError: too many ticks failed in a row
+        raises   PumpError: too many ticks failed in a row, and nothing was pushed, or `when_failing` is 'fail'
         """
         self.begin()
         try:
@@ -147,7 +163,20 @@ class Pumping:
                 self._stop.wait(wait) if not self._ended else time.sleep(wait)
         finally:
             self.close()
+        self.check()
         return self.summary
+
+    def check(self) -> None:
+        """Raise PumpError if the run has failed as a whole; one that was stopped has not."""
+        if (error := self._last_error) is None:
+            return
+        if self._has_failed and not self.summary.pushed and not self._stop.is_set():
+            summary = self.summary
+            msg = (
+                f"pump {self._name!r} pushed nothing in this run: of {summary.due} ticks {summary.failed} failed and "
+                f"{summary.missed} were missed, at last with {error_line(error)}"
+            )
+            raise PumpError(msg) from error
 
     def stop(self) -> None:
         """Ask `run` to end when what is under way is pushed."""
@@ -158,7 +187,9 @@ class Pumping:
         self._next = self._beat.start(self._clock())
         self._end = None if self._window is None else self._timer() + self._window
         self._check_clock()
-        self._pusher = Pusher(self._beat, settled=self._settled, lost=self._lost, restart=self._restart)
+        self._pusher = Pusher(
+            self._beat, settled=self._settled, lost=self._lost_before, restart=self._restart, outage=self._outage
+        )
 
     def close(self) -> None:
         """End the pusher and the pump's loop, and count what is left as missed."""
@@ -166,6 +197,16 @@ class Pumping:
         self._loop.close()
         if n := sum(job.began is not None for job in left):
             self._miss(n, "Redis was away until the end")
+        for job in left:
+            if job.skipped:
+                self._miss(1, job.skipped, due=True)
+        if self._failures_in_a_row >= self._max_failures:
+            self.summary.failing = self._failures_in_a_row
+        # Where Redis does not know where this run ended, the next one counts from the last tick that was claimed.
+        with suppress(redis.RedisError):
+            if not self._pusher.away:
+                self._beat.end(self._next - 1)
+                self._count_unattended()
         self._warn.flush()
 
     def step(self) -> float | None:
@@ -211,30 +252,34 @@ class Pumping:
         return 0.01
 
     def _take(self, tick: int) -> None:
-        if reason := self._no_room():
-            self._miss(1, reason, due=True)
+        if self._is_full():
+            self._miss(1, "no more may wait for Redis", due=True)
             return
         if tick <= self._taken:
             self._miss_behind(self._taken, due=True)
             return
         self._taken = tick
-        job = Job(tick)
+        # A tick that is skipped is claimed all the same: so it is counted once, whichever run relieves this one.
+        job = Job(tick, skipped=self._why_skipped())
         if self._pusher.add(job, patience=min(self._beat.every / 2, 1.0), timer=self._timer):
             with self._lock:
                 self.summary.due += 1
             self.summary.delays.append(self._clock() - time_of(tick, self._beat.every))
             self._launch(job)
 
-    def _no_room(self) -> str | None:
-        jobs = self._pusher.jobs
+    def _why_skipped(self) -> str:
+        """Return why the pump is not to be called at this tick; '' if it is."""
         # Who emits what was pushed is slowed down by those who take it.
-        busy = len(self._running) if self._on_pushed is None else len(jobs)
+        waiting = [job for job in self._pusher.jobs if not job.skipped]
+        busy = len(self._running) if self._on_pushed is None else len(waiting)
         if busy >= max(1, self._threads):
             return f"all {max(1, self._threads)} threads were busy"
+        return RESTING if self._timer() < self._rest_ends else ""
+
+    def _is_full(self) -> bool:
+        jobs = self._pusher.jobs
         entries, size = sum(len(job.encoded) for job in jobs), sum(job.bytes for job in jobs)
-        if max(entries, len(jobs)) >= self._max_waiting.entries or size >= self._max_waiting.max_bytes:
-            return "no more may wait for Redis"
-        return None
+        return max(entries, len(jobs)) >= self._max_waiting.entries or size >= self._max_waiting.max_bytes
 
     def _launch(self, job: Job) -> None:
         with self._lock:
@@ -275,18 +320,31 @@ class Pumping:
         """Count what came of a job. In the pusher's thread, in tick order."""
         if job.claim == "relieved":
             self._ended = True
+        if job.claim == "refused" and job.skipped:
+            self._miss(1, job.skipped, due=True)
+            return
+        if job.claim == "refused" and job.refusal is not None:
+            self._failed(job, job.refusal, due=job.began is None)
+            return
         if job.claim != "claimed":
             self._not_claimed(job)
+            return
+        self._count_unattended()
+        if job.skipped:
+            self._miss(1, job.skipped, due=True)
             return
         if job.began is not None and job.ended is not None:
             self.summary.seconds.append(job.ended - job.began)
         if isinstance(job.error, TopicFullError):
             self._miss(1, "the topic is full")
             return
-        if job.error is not None:
-            self._failed(job, job.error)
+        if (error := job.refusal or job.error) is not None:
+            self._failed(job, error)
             return
-        self._failures_in_a_row = 0
+        self._works()
+        self._pushed(job)
+
+    def _pushed(self, job: Job) -> None:
         if job.ids is None:
             self._lost(1)
         elif job.ids:
@@ -297,6 +355,17 @@ class Pumping:
                 self._on_pushed(job.ids, job.value)
         else:
             self.summary.nothing += 1
+
+    def _count_unattended(self) -> None:
+        if self._is_counted:
+            return
+        self._is_counted = True
+        self.summary.unattended = self._beat.unattended or 0
+        if self.summary.unattended:
+            self._warn(
+                f"before the first tick of this run of pump {self._name!r} no run had claimed or counted ticks",
+                self.summary.unattended,
+            )
 
     def _not_claimed(self, job: Job) -> None:
         """Count what is missed: not what another run had in time, or a run that was just relieved would miss ticks."""
@@ -326,24 +395,53 @@ class Pumping:
                 "ahead of" if skew > 0 else "behind",
             )
 
-    def _failed(self, job: Job, error: BaseException) -> None:
-        self.summary.failed += 1
-        if not isinstance(error, redis.RedisError):  # that is no fault of the pump's
-            self._failures_in_a_row += 1
+    def _failed(self, job: Job, error: BaseException, *, due: bool = False) -> None:
+        with self._lock:
+            self.summary.failed += 1
+            self.summary.due += due
+        self._failures_in_a_row += 1
+        self._last_error = error
         at = datetime.fromtimestamp(time_of(job.tick, self._beat.every), UTC).isoformat()
-        self._warn(f"pump {self._name!r} failed", detail=f"tick {job.tick} ({at}): {error_line(error)}")
-        if self._failures_in_a_row >= self._max_failures:
-            msg = (
-                f"pump {self._name!r} failed {self._failures_in_a_row} times in a row, at last with {error_line(error)}"
-            )
-            self._fatal = PumpError(msg)
+        said = error_line(error)
+        what = f"Redis refuses ticks of pump {self._name!r}" if job.refusal else f"pump {self._name!r} failed"
+        self._warn(what, detail=f"tick {job.tick} ({at}): {said}")
+        more = self._failures_in_a_row - self._max_failures
+        if more < 0:
+            return
+        self._has_failed = True
+        reason = f"pump {self._name!r} failed {self._failures_in_a_row} times in a row, at last with {said}"
+        if self._when_failing == "fail":
+            self._fatal = PumpError(reason)
             self._fatal.__cause__ = error
+            return
+        if more == 0:
+            self._log.warning("%s; it is called less often until it works, at least every %g s", reason, LONGEST_REST)
+        ended = self._timer() if job.ended is None else job.ended
+        self._rest_ends = ended + min(LONGEST_REST, self._beat.every * 2.0 ** min(more + 1, 60))
+
+    def _works(self) -> None:
+        if self._failures_in_a_row >= self._max_failures:
+            self._log.warning("pump %r works again, after %d failed ticks", self._name, self._failures_in_a_row)
+        self._failures_in_a_row = 0
+        self._rest_ends = float("-inf")
+
+    def _lost_before(self, ticks: int) -> None:
+        with self._lock:
+            self.summary.due += ticks
+        self._lost(ticks)
 
     def _lost(self, ticks: int) -> None:
         self.summary.lost += ticks
         self._warn(
             f"pump {self._name!r} lost ticks: the run that had claimed them died, or stood still for too long", ticks
         )
+
+    def _outage(self, error: Exception | None) -> None:
+        if error is None:
+            self._warn(f"Redis answers pump {self._name!r} again")
+        else:
+            what = f"Redis does not answer pump {self._name!r}; it goes on, and what it returns waits in memory"
+            self._warn(what, detail=type(error).__name__)
 
     def _restart(self) -> None:
         self._warn(f"the beat of pump {self._name!r} is gone from Redis (flushed?); this run takes it up again")

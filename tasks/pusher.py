@@ -28,6 +28,8 @@ class Job:
     claim     None: not answered yet
     began     when its pump was started, by the run's timer; None: it was not
     ended     None: its pump is running
+    refusal   what Redis refused of it for good
+    skipped   why its pump is not called at all: then the claim is all there is to it
     ids       what was pushed; None: refused, the claim had been taken away
     """
 
@@ -39,6 +41,8 @@ class Job:
     encoded: list[dict[bytes, bytes]] = field(default_factory=list)
     error: BaseException | None = None
     ids: list[str] | None = None
+    refusal: Exception | None = None
+    skipped: str = ""
     answered: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -53,6 +57,7 @@ class Pusher:
     settled    called with each job that is over, in tick order, from the pusher's thread
     lost       called with how many ticks an earlier run had claimed and died over
     restart    called when Redis has lost the beat
+    outage     called when Redis does not answer, with what it did instead, and with None when it answers again
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Pusher:
         settled: Callable[[Job], None],
         lost: Callable[[int], None],
         restart: Callable[[], None],
+        outage: Callable[[Exception | None], None] = lambda _: None,
     ) -> None:
         self.away = False
         self.fatal: BaseException | None = None
@@ -69,6 +75,7 @@ class Pusher:
         self._settled = settled
         self._lost = lost
         self._restart = restart
+        self._outage = outage
         self._grace = min(beat.every / 4, 0.1)
         self._jobs: list[Job] = []
         self._at: Job | None = None  # whose command is under way
@@ -93,6 +100,8 @@ class Pusher:
         with self._changed:
             self._jobs.append(job)
             self._changed.notify()
+        if job.skipped:
+            return False
         if not self.away:
             job.answered.wait(patience)
         with self._changed:
@@ -124,10 +133,16 @@ class Pusher:
         while not self._closed:
             try:
                 wait = self._step()
+                if self.away:
+                    self._outage(None)
                 self.away, pause = False, 0.05
             except redis.RedisError as error:
                 if is_outage(error):
+                    if not self.away:
+                        self._outage(error)
                     self.away, wait, pause = True, pause, min(1.0, 2 * pause)
+                    if self._at is not None:
+                        self._at.answered.set()  # its pump need not wait for an answer any more
                 else:
                     wait = self._drop(error)
             except Exception as error:  # noqa: BLE001 - a thread's error would be lost; the run raises it
@@ -158,16 +173,17 @@ class Pusher:
         return self._finish(job)
 
     def _take(self, job: Job) -> None:
-        claim = self._beat.claim(job.tick)
+        skip = bool(job.skipped)
+        claim = self._beat.claim(job.tick, skip=skip)
         if claim == "yield":
             time.sleep(self._grace)  # pushes may wait as long: it is a newcomer's first ticks only
-            claim = self._beat.claim(job.tick, insist=True)
+            claim = self._beat.claim(job.tick, insist=True, skip=skip)
         if claim == "unknown":
             self._restart()
-            claim = self._beat.claim(job.tick)
+            claim = self._beat.claim(job.tick, skip=skip)
         with self._changed:
             job.claim = claim
-            over = claim != "claimed" and job in self._jobs
+            over = (skip or claim != "claimed") and job in self._jobs
         if over:
             self._settled(job)
             self._remove(job)
@@ -200,10 +216,11 @@ class Pusher:
             job = self._at
             if job is None or job not in self._jobs:
                 return 0.05
-            job.error, job.claim = error, job.claim or "claimed"
+            job.refusal, job.claim = error, job.claim or "refused"
         job.answered.set()
-        with suppress(Exception):  # where that is refused as well, the claim stays: the job goes all the same
-            self._beat.done(job.tick, pushed=bool(job.ids))
+        if job.claim == "claimed":
+            with suppress(Exception):  # where that is refused as well, the claim stays: the job goes all the same
+                self._beat.done(job.tick, pushed=bool(job.ids))
         self._settle(job)
         return 0.0
 

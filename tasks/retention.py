@@ -19,6 +19,7 @@ from redis.exceptions import OutOfMemoryError
 from tasks.errors import SettingsError
 from tasks.groups import group_name, groups_of
 from tasks.keep import Keep
+from tasks.refused import explained
 from tasks.settings import check_topic
 
 __all__ = ["BESIDE", "GROUPS", "IDS", "RETENTION", "TTL_MS", "Retention", "Trimmed", "beside", "mark_seen"]
@@ -335,7 +336,13 @@ class Retention:
         raises    SettingsError: another inlet of the topic declared something else in the last minutes
         """
         args = [inlet, keep.packed(), int(time.time() * 1000), LATELY_MS, TTL_MS]
-        if other := self._declare(keys=[beside(check_topic(topic))[1]], args=args):
+        state = beside(check_topic(topic))[1]
+        try:
+            other = self._declare(keys=[state], args=args)
+        except redis.ResponseError as error:
+            what = f"topic {topic!r}: what it keeps was not declared, nothing was pumped"
+            raise explained(error, self._client, {state: "hash"}, what=what) from error
+        if other:
             name, packed = (text.decode() for text in other)
             msg = (
                 f"topic {topic!r}: expected keep and when_full to be the same in all its inlets, got {str(keep)!r} from {inlet!r} "

@@ -11,13 +11,15 @@ _KEPT = 10_000
 
 @dataclass(slots=True)
 class Summary:
-    """What came of a run's ticks.
+    """What came of a run's ticks: due = pushed + nothing + missed + failed + lost.
 
     nothing    the pump returned no entry: None, or none of several
     reasons    missed ticks by why: no thread was free, the run came too late, another run had them, the topic was full, Redis
-               was away too long, a clock is wrong
-    failed     the pump raised, took too long, or returned what cannot be pushed
+               was away too long, a clock is wrong, the pump had failed too often in a row
+    failed     the pump raised, took too long, or returned what cannot be pushed; or Redis refused the tick for good
     lost       claimed here, but taken away before the push; or claimed by an earlier run that died over them
+    failing    how many ticks in a row had failed when the run ended, if that was often enough for a rest; else 0
+    unattended ticks before the run's first that no run had claimed or counted: none ran, or it died
     seconds    how long the latest pumps took, in tick order
     delays     how long after their ticks the latest pumps began
     skew       seconds by which the clock was ahead of Redis' when the run began
@@ -30,6 +32,8 @@ class Summary:
     nothing: int = 0
     failed: int = 0
     lost: int = 0
+    failing: int = 0
+    unattended: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
     delays: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
@@ -47,6 +51,8 @@ class Summary:
 
     def __str__(self) -> str:
         why = "".join(f"; {n} {reason}" for reason, n in sorted(self.reasons.items()))
+        why += f"; {self.unattended} before its first tick had no run" if self.unattended else ""
+        why += f"; at its end {self.failing} had failed in a row" if self.failing else ""
         return (
             f"{self.due} ticks due, {self.pushed} pushed ({self.entries} entries, {self.bytes} bytes), "
             f"{self.nothing} with nothing to push, {self.missed} missed, {self.failed} failed, {self.lost} lost{why}; the pump took {_ms(self.seconds, 0.5)} (p50), {_ms(self.seconds, 0.99)} (p99) "
@@ -63,7 +69,9 @@ class Summary:
             "with nothing to push": self.nothing,
             **{f"missed: {reason}": n for reason, n in sorted(self.reasons.items())},
             "failed": self.failed,
+            "failed in a row at the end": self.failing,
             "lost": self.lost,
+            "before its first tick, without a run": self.unattended,
             "pump time p50, p99": f"{_ms(self.seconds, 0.5)}, {_ms(self.seconds, 0.99)}",
             "start after the tick p50, p99.9": f"{_ms(self.delays, 0.5)}, {_ms(self.delays, 0.999)}",
             "clock ahead of Redis' by": f"{self.skew:.1f} s",

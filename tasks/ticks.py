@@ -16,17 +16,22 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
+
+import redis
 
 from tasks.errors import SettingsError
 from tasks.keep import Keep
+from tasks.refused import explained
 from tasks.reservoir import Reservoir
+from tasks.scripts import ATTEMPT
 from tasks.settings import check_topic
 
 __all__ = ["MAX_AHEAD", "Beat", "Claim", "tick_at", "time_of"]
 
-Claim = Literal["claimed", "yield", "relieved", "taken", "ahead", "unknown"]
+Claim = Literal["claimed", "yield", "relieved", "taken", "ahead", "unknown", "refused"]
 
 # KEYS: the beat. ARGV: the tick from which the newcomer is preferred, TTL in ms. Returns the newcomer's token, a
 # time, so that tokens increase even after a flush; and the time in microseconds. The older run goes on claiming until
@@ -37,35 +42,75 @@ local now = time[1] * 1000000 + time[2]
 local token = math.max(tonumber(redis.call('HGET', KEYS[1], 'newest') or '0') + 1, now)
 token = string.format('%.0f', token)
 redis.call('HSET', KEYS[1], 'newest', token, 'from', ARGV[1])
+-- From the first run's first tick on, ticks are counted.
+local last, ended = redis.call('HGET', KEYS[1], 'last'), redis.call('HGET', KEYS[1], 'ended')
+if not last and not ended then redis.call('HSET', KEYS[1], 'ended', ARGV[1] - 1) end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {token, string.format('%.0f', now)}
 """
 
 # KEYS: the beat, its claims in flight, the tick's record, the run's sign of life. ARGV: token, tick, TTL of claims in
 # ms, TTL of the beat in ms, TTL of the sign of life in ms, for how many ticks a newcomer is preferred (0: not at all),
-# when the tick begins and how far ahead that may be, in ms. Returns what `Beat.claim` does; behind 'taken' the last
-# claimed tick.
-_CLAIM = """
+# when the tick begins and how far ahead that may be, in ms, the run's first tick, 1 if nothing will be pushed for this tick.
+# Returns what `Beat.claim` does; behind 'taken' the last claimed tick, behind 'claimed' how many ticks before the run's
+# first no run had claimed or counted.
+_CLAIM = (
+    ATTEMPT
+    + """
 local token, tick = tonumber(ARGV[1]), tonumber(ARGV[2])
 local newest = tonumber(redis.call('HGET', KEYS[1], 'newest') or '0')
 if newest < token then return 'unknown' end
 local mine = 'claimed:' .. ARGV[1]
--- A run claims a tick once: if it is this run's already, the answer to that was lost.
-if redis.call('GET', KEYS[3]) == mine then return 'claimed' end
-if tonumber(redis.call('HGET', KEYS[1], 'active') or '0') > token then return 'relieved' end
+local active = tonumber(redis.call('HGET', KEYS[1], 'active') or '0')
 local last = redis.call('HGET', KEYS[1], 'last')
+-- A run claims a tick once: if it is this run's already, the answer to that was lost.
+local is_again = redis.call('GET', KEYS[3]) == mine or (ARGV[10] == '1' and active == token and last == ARGV[2])
+if is_again then
+  local whose, gap = string.match(redis.call('HGET', KEYS[1], 'gap') or '', '^(%d+) (%d+)$')
+  return 'claimed ' .. (whose == ARGV[1] and gap or '0')
+end
+if active > token then return 'relieved' end
 if last and tick <= tonumber(last) then return 'taken ' .. last end
 local time = redis.call('TIME')
 if tonumber(ARGV[7]) > time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[8]) then return 'ahead' end
 local from = tonumber(redis.call('HGET', KEYS[1], 'from') or '0')
 if newest > token and tick >= from and tick < from + tonumber(ARGV[6]) then return 'yield' end
-redis.call('HSET', KEYS[1], 'active', ARGV[1], 'last', ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-redis.call('SET', KEYS[3], mine, 'PX', ARGV[3])
-redis.call('HSET', KEYS[2], ARGV[2], ARGV[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-redis.call('SET', KEYS[4], '1', 'PX', ARGV[5])
-return 'claimed'
+return attempt(function()
+  local gap = 0
+  if active < token then
+    local ended = redis.call('HGET', KEYS[1], 'ended')
+    local counted = math.max(tonumber(last or '0'), tonumber(ended or '0'))
+    gap = math.max(0, ARGV[9] - 1 - counted)
+    redis.call('HSET', KEYS[1], 'gap', string.format('%s %.0f', ARGV[1], gap))
+  end
+  if ARGV[10] == '0' then
+    redis.call('SET', KEYS[3], mine, 'PX', ARGV[3])
+    redis.call('HSET', KEYS[2], ARGV[2], ARGV[1])
+    redis.call('PEXPIRE', KEYS[2], ARGV[3])
+    redis.call('SET', KEYS[4], '1', 'PX', ARGV[5])
+  end
+  redis.call('HSET', KEYS[1], 'active', ARGV[1], 'last', ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  return 'claimed ' .. string.format('%.0f', gap)
+end, function()
+  redis.call('DEL', KEYS[3])
+  redis.call('HDEL', KEYS[2], ARGV[2])
+end)
+"""
+)
+
+# KEYS: the beat. ARGV: token, the last tick that the run has counted, its first. A later run that has claimed counts for
+# itself. Returns how many ticks before the run's first no run had claimed or counted, if it has claimed none itself.
+_END = """
+local active = tonumber(redis.call('HGET', KEYS[1], 'active') or '0')
+local ended = tonumber(redis.call('HGET', KEYS[1], 'ended') or '0')
+if active > tonumber(ARGV[1]) then return 0 end
+local gap = 0
+if active < tonumber(ARGV[1]) then
+  gap = math.max(0, ARGV[3] - 1 - math.max(ended, tonumber(redis.call('HGET', KEYS[1], 'last') or '0')))
+end
+if ended < tonumber(ARGV[2]) then redis.call('HSET', KEYS[1], 'ended', ARGV[2]) end
+return gap
 """
 
 # KEYS: the beat, its claims in flight. ARGV: token, tick, whether to wait for the living. Returns how many claims of
@@ -152,6 +197,8 @@ class Beat:
     skew         seconds that the clock of this run was ahead of Redis' at its start; what the reply's way may have
                  taken is left out
     last         the last tick that was claimed, as of the last claim that found it 'taken'
+    unattended   how many ticks before the first of this run no run had claimed or counted; None until its first claim
+    raises       redis.ResponseError, with the key that it is about, where Redis refuses something for good
     """
 
     def __init__(
@@ -168,6 +215,8 @@ class Beat:
         self.every = every
         self.skew = 0.0
         self.last = 0
+        self.unattended: int | None = None
+        self._first = 0
         self._reservoir = reservoir
         self._keep = keep
         what = json.dumps([topic, inlet, every, parameters or {}], sort_keys=True, default=_in_text)
@@ -176,26 +225,32 @@ class Beat:
         self._start = reservoir.client.register_script(_START)
         self._claim = reservoir.client.register_script(_CLAIM)
         self._before = reservoir.client.register_script(_BEFORE)
+        self._end = reservoir.client.register_script(_END)
 
     def start(self, now: float) -> int:
         """Announce this run as the newest, and return the first tick to claim. Who pumps goes on until then."""
         first = tick_at(now, self.every) + 1
         asked = time.monotonic()
-        token, microseconds = self._start(keys=[self.key], args=[first, _BEAT_TTL_MS])
+        with self._explaining("no tick was claimed"):
+            token, microseconds = self._start(keys=[self.key], args=[first, _BEAT_TTL_MS])
         self._token = token.decode()
+        self._first = first
         # Redis looked at its clock at some moment between question and answer.
         least = now - int(microseconds) / 1e6
         self.skew = max(least, min(0.0, least + time.monotonic() - asked))
         return first
 
-    def claim(self, tick: int, *, insist: bool = False) -> Claim:
+    def claim(self, tick: int, *, insist: bool = False, skip: bool = False) -> Claim:
         """Take a tick: 'claimed' by this run; else why not.
+
+        skip       nothing will be pushed for it: the claim is all there is to it
 
         relieved   a newer run has claimed: it has all that follows
         taken      this tick or a later one has been claimed, `last` says which; also where this machine's clock is behind
         ahead      it is more than MAX_AHEAD seconds ahead of Redis' clock
         yield      a newer run is about to claim it; if that does not happen, claim again and `insist`
         unknown    Redis has lost the beat, `start` again
+        refused    never returned: what a run notes of a claim that raised
         """
         keys = [self.key, self._open, self._record(tick), self._alive]
         preferred = 0 if insist else _PREFERRED
@@ -209,9 +264,15 @@ class Beat:
             preferred,
             begins,
             round(MAX_AHEAD * 1000),
+            self._first,
+            int(skip),
         ]
-        answer, _, last = self._claim(keys=keys, args=args).decode().partition(" ")
-        self.last = int(last or self.last)
+        with self._explaining(f"tick {tick} was not claimed", tick):
+            answer, _, number = self._claim(keys=keys, args=args).decode().partition(" ")
+        if answer == "taken":
+            self.last = int(number)
+        elif answer == "claimed" and self.unattended is None:
+            self.unattended = int(number)
         return answer
 
     def is_kept(self, now: float, *, within: float) -> bool:
@@ -224,7 +285,8 @@ class Beat:
 
         wait    False: all of them are lost, whether or not their runs live
         """
-        alive, lost = self._before(keys=[self.key, self._open], args=[self._token, tick, int(wait)])
+        with self._explaining(f"tick {tick} was not pushed", tick):
+            alive, lost = self._before(keys=[self.key, self._open], args=[self._token, tick, int(wait)])
         return alive, lost
 
     def push(self, tick: int, encoded: Iterable[Mapping[bytes, bytes]]) -> list[str] | None:
@@ -244,13 +306,32 @@ class Beat:
 
     def done(self, tick: int, *, pushed: bool) -> None:
         """Say that nothing more comes for a tick, so that nobody waits for it; without a push, its record may go."""
-        if not pushed:
-            self._reservoir.client.delete(self._record(tick))
-        self._reservoir.client.hdel(self._open, str(tick))
+        with self._explaining(f"the claim of tick {tick} was not given back", tick):
+            if not pushed:
+                self._reservoir.client.delete(self._record(tick))
+            self._reservoir.client.hdel(self._open, str(tick))
 
     def live(self) -> None:
         """Show that this run lives, so that its successor waits for what it still pumps."""
-        self._reservoir.client.set(self._alive, "1", px=_ALIVE_TTL_MS)
+        with self._explaining("this run cannot show that it lives"):
+            self._reservoir.client.set(self._alive, "1", px=_ALIVE_TTL_MS)
+
+    def end(self, tick: int) -> None:
+        """Note that this run has counted every tick up to this one, so that the next run counts those that follow."""
+        gap = self._end(keys=[self.key], args=[self._token, tick, self._first])
+        if self.unattended is None:
+            self.unattended = gap
+
+    @contextmanager
+    def _explaining(self, what: str, tick: int | None = None) -> Iterator[None]:
+        """Have a refusal say which key it is about."""
+        try:
+            yield
+        except redis.ResponseError as error:
+            keys = {self.key: "hash", self._open: "hash", self._alive: "string"}
+            if tick is not None:
+                keys[self._record(tick)] = "string"
+            raise explained(error, self._reservoir.client, keys, what=f"topic {self.topic!r}: {what}") from error
 
     @property
     def _open(self) -> str:

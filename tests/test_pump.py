@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import PumpError, SettingsError
-from tasks.pump import Pumping, as_entries
+from tasks.pump import RESTING, Pumping, as_entries
 from tests.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
 from tests.waiting import wait_until
 
@@ -180,7 +180,7 @@ def test_a_pump_that_hangs_for_a_tick_that_it_did_not_get_after_all_is_timed_out
     wait_until(lambda: not one._pusher.jobs, "the answer")
     clock.now = 1000.5
     one.step()
-    assert one.summary.reasons["all 1 threads were busy"] == 1
+    wait_until(lambda: one.summary.reasons["all 1 threads were busy"] == 1, "the tick to be missed")
     clock.now = 1001.0
     one.step()
     assert gate.started.acquire(timeout=1)
@@ -207,17 +207,80 @@ def test_a_pump_that_raises_costs_its_own_tick_only(fresh_client: Callable[[], r
     assert one.summary.failed == sum(fails)
 
 
-def test_a_run_fails_after_so_many_failures_in_a_row(client: redis.Redis) -> None:
+def no_network() -> None:
+    msg = "no network"
+    raise OSError(msg)
+
+
+def test_a_run_that_is_to_fail_does_so_after_so_many_failures_in_a_row(client: redis.Redis) -> None:
     clock = Clock()
-
-    def pump() -> None:
-        msg = "no network"
-        raise OSError(msg)
-
-    one = pumping(client, pump, clock, max_failures=3)
+    one = pumping(client, no_network, clock, max_failures=3, when_failing="fail")
     with pytest.raises(PumpError, match="failed 3 times in a row, at last with OSError: no network"):
         run_until(one, clock, 1010.0)
     assert one.summary.failed == 3
+
+
+def test_a_pump_that_goes_on_failing_is_called_ever_less_often_and_no_tick_is_uncounted(client: redis.Redis) -> None:
+    clock, calls = Clock(), []
+
+    def pump() -> None:
+        calls.append(int(clock.now) - 1000)
+        no_network()
+
+    one = pumping(client, pump, clock, max_failures=3)
+    run_until(one, clock, 1100.5)
+    assert calls == [1, 2, 3, 5, 9, 17, 33, 63, 93]
+    assert one.summary.due == 100
+    assert (one.summary.failed, one.summary.reasons) == (9, {RESTING: 91})
+
+
+def test_a_pump_that_works_again_is_called_at_every_tick_again(
+    client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+
+    def pump() -> dict[str, float]:
+        if clock.now < 1020:
+            no_network()
+        return {"n": clock.now}
+
+    one = pumping(client, pump, clock, max_failures=3, window=40.0)
+    run_until(one, clock, 1040.5)
+    one.check()
+    assert pushed(client) == [1033.0, *map(float, range(1034, 1040))]
+    assert one.summary.due == 39 == one.summary.pushed + one.summary.failed + one.summary.missed
+    assert "pump 'pump' failed 3 times in a row, at last with OSError: no network; it is called less" in caplog.text
+    assert "pump 'pump' works again, after 6 failed ticks" in caplog.text
+
+
+@pytest.mark.parametrize(("window", "pushes", "fails"), [(3.5, False, True), (2.5, False, False), (6.5, True, False)])
+def test_a_run_has_failed_at_its_end_if_it_failed_so_often_and_pushed_nothing(
+    client: redis.Redis, window: float, *, pushes: bool, fails: bool
+) -> None:
+    clock = Clock()
+
+    def pump() -> dict[str, int]:
+        if not pushes or clock.now < 1005:
+            no_network()
+        return {"n": 1}
+
+    one = pumping(client, pump, clock, max_failures=3, window=window)
+    run_until(one, clock, 1100.0)
+    assert one.step() is None
+    if fails:
+        with pytest.raises(PumpError, match="pushed nothing .* of 3 ticks 3 failed and 0 .* OSError: no network"):
+            one.check()
+    else:
+        one.check()
+
+
+def test_a_run_that_is_stopped_has_not_failed(client: redis.Redis) -> None:
+    clock = Clock()
+    one = pumping(client, no_network, clock, max_failures=1)
+    run_until(one, clock, 1002.5)
+    one.stop()
+    assert one.step() is None
+    one.check()
 
 
 @pytest.mark.parametrize("threads", [0, 1])

@@ -149,6 +149,6 @@ def test_a_push_that_is_refused_costs_its_own_tick_whatever_is_claimed_meanwhile
     wait_until(lambda: len(settled) == 2, "the other tick")
     pusher.close()
     assert settled == [one, other]
-    assert isinstance(one.error, redis.ResponseError)
-    assert other.error is None
+    assert isinstance(one.refusal, redis.ResponseError)
+    assert other.refusal is other.error is None
     assert [entry["n"] for entry in Reservoir(fake_redis).peek("topic", 9)] == [2]
