@@ -68,7 +68,8 @@ def up(
     """Run it all on this machine: Redis, Prefect, every inlet and outlet, until Ctrl-C.
 
     Uses the Redis that SLUICE_REDIS_URL names, and the Prefect server that PREFECT_API_URL names, and starts what is
-    not named. Keeps its data in .sluice/ (or SLUICE_STATE_DIR).
+    not named. Keeps its data in .sluice/ (or SLUICE_STATE_DIR), and there in prefect-login what its Prefect server and
+    UI ask for.
     """
     from deployments.local import up as run  # noqa: PLC0415
 

@@ -64,11 +64,15 @@ class Ledger:
             return None
         return None
 
-    def record(self, url: str, pids: Iterable[int | None]) -> None:
-        """Note the address of the Prefect server, and the processes that must not outlive the stack."""
+    def record(self, url: str, pids: Iterable[int | None], *, has_login: bool = False) -> None:
+        """Note the address of the Prefect server, and the processes that must not outlive the stack.
+
+        has_login    whether that server asks for the secret in this folder
+        """
         notes = {
             "supervisor": os.getpid(),
             "api_url": url,
+            "has_login": has_login,
             "processes": [_identity(pid) for pid in pids if pid is not None and psutil.pid_exists(pid)],
         }
         fresh = self._notes.with_suffix(".new")
@@ -83,6 +87,10 @@ class Ledger:
     def api_url(self) -> str | None:
         """Return the address of the Prefect server the last stack used."""
         return self._read().get("api_url")
+
+    def has_login(self) -> bool:
+        """Return whether that server asks for the secret in this folder."""
+        return bool(self._read().get("has_login"))
 
     def forget(self) -> None:
         """Remove the notes: all that was started has been stopped."""

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from rich.text import Text
 from deployments.guardian import Guardian
 from deployments.interrupts import Interrupts
 from deployments.ledger import Ledger
+from deployments.login import secret_file
 from deployments.stack import Stack
 from tasks.settings import REDIS_URL, state_dir, without_password
 
@@ -142,6 +144,9 @@ def _welcome(stack: Stack, console: Console, seconds: float) -> None:
     console.print(f"  Prefect UI  {url}", highlight=False)
     console.print(f"  Redis       {without_password(stack.env[REDIS_URL])}", highlight=False, soft_wrap=True)
     console.print(f"  logs        {stack.folder / 'logs'}", highlight=False, soft_wrap=True)
-    if stack.own_server and not url.endswith(f":{DEFAULT_PORT}"):
-        setting = f"export PREFECT_API_URL={stack.api_url}"
+    if stack.own_server:
+        console.print(f"  login       with what is in {secret_file(stack.folder)}", highlight=False, soft_wrap=True)
+    if stack.own_server and not stack.is_offered:
+        named = shlex.quote(str(secret_file(stack.folder)))
+        setting = f'export PREFECT_API_URL={stack.api_url} PREFECT_API_AUTH_STRING="$(cat {named})"'
         console.print(f"  for `prefect` in another shell: {setting}", highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deployments import login
 from deployments.child import Child, last_lines
 from deployments.ledger import Ledger
 from tasks.errors import SettingsError, UnavailableError
@@ -57,15 +58,18 @@ _SERVER_SETTINGS = {
 }
 
 
-def settings_of_own_server(home: Path, port: int) -> dict[str, str]:
+def settings_of_own_server(home: Path, port: int, *, secret: str) -> dict[str, str]:
     """Return the environment for a server of our own on `port`, and for all that talks to it.
 
-    What the user has set stays, but for where the server is and where it keeps its data.
+    What the user has set stays, but for where the server is, where it keeps its data, and the `secret` that it asks for.
     """
+    defaults, own = login.settings(secret, port=port)
     return {
         **_CLIENT_SETTINGS,
         **_SERVER_SETTINGS,
+        **defaults,
         **os.environ,
+        **own,
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://{_LOOPBACK}:{port}/api",
         # Where links lead. Version 2 of the UI is its default, but only for who comes to its root; version 1 draws no
@@ -78,6 +82,7 @@ def settings_of_own_server(home: Path, port: int) -> dict[str, str]:
 
 def settings_of_other_server() -> dict[str, str]:
     """Return the environment for workers and flows that use the server that PREFECT_API_URL names."""
+    login.keep_from_others()
     return {**_CLIENT_SETTINGS, **os.environ}
 
 
@@ -154,8 +159,11 @@ def find_server(ledger: Ledger) -> str:
 
     raises    UnavailableError: none answers
     """
+    login.keep_from_others()
     if not os.environ.get("PREFECT_API_URL") and ledger.holder() and (url := ledger.api_url()):
         os.environ["PREFECT_API_URL"] = url
+        if ledger.has_login():
+            login.use_stored(ledger.folder)
     # Only now: Prefect reads its settings when it is imported.
     from prefect.settings import get_current_settings  # noqa: PLC0415
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deployments import login
 from deployments.blueprint import EntrypointCheck, read_blueprint
 from deployments.child import Child, last_lines
 from deployments.ledger import Ledger, flow_run_processes
@@ -59,7 +60,14 @@ class Stack:
         self._deaths: dict[str, list[float]] = {}
         self.own_server = not os.environ.get("PREFECT_API_URL")
         home = self.folder / "prefect"
-        self.env = settings_of_own_server(home, port) if self.own_server else settings_of_other_server()
+        login.withdraw(root, self.folder)  # of a stack that was killed
+        self._secret = login.make_secret(self.folder) if self.own_server else ""
+        if self.own_server:
+            self.env = settings_of_own_server(home, port, secret=self._secret)
+        else:
+            self.env = settings_of_other_server()
+        self.is_offered = False
+        """Whether `prefect` in the checkout finds the server without being told."""
         self.env[STATE_DIR] = str(self.folder)
         self.redis: RedisServer | None = None
         self.server: Child | None = None
@@ -106,6 +114,7 @@ class Stack:
             os.environ.update(self.env)  # before Prefect is imported here: it reads its settings then
             if self.server:
                 wait_for_server(self.api_url, self.server)
+                self.is_offered = login.offer(self.root, self.folder, self.api_url, self._secret)
             elif not is_reachable(self.api_url):
                 msg = f"no Prefect server answers at PREFECT_API_URL ({without_password(self.api_url)}); start it, or unset the variable"
                 raise UnavailableError(msg)
@@ -241,6 +250,7 @@ class Stack:
             self.server.stop(grace=3, hurry=hurry)
         if self.redis:
             self.redis.stop(hurry=hurry)
+        login.withdraw(self.root, self.folder)
         self._ledger.forget()
 
     @staticmethod
@@ -287,7 +297,7 @@ class Stack:
             raise UnavailableError(msg)
 
     def _record(self) -> None:
-        self._ledger.record(self.api_url, self._pids)
+        self._ledger.record(self.api_url, self._pids, has_login=self.own_server)
 
     @property
     def _pids(self) -> list[int | None]:

@@ -45,6 +45,14 @@ class Browser:
         self.page.goto(f"{self._root}/{'v2/' if version == 2 else ''}{path}")
         return self.page
 
+    def log_in(self, secret: str) -> None:
+        """Log in where the UI asks for it, once: it stores what it was given."""
+        page = self.open()
+        page.wait_for_url("**/login?**")
+        page.locator("input[type=password]").fill(secret)
+        page.get_by_role("button", name="Login").click()
+        page.wait_for_url("**/dashboard?**")
+
     def leave(self) -> None:
         """Go where there is nothing to draw: a page of the UI costs a core while its spinners turn, without a GPU."""
         self.page.goto("about:blank")
@@ -101,13 +109,15 @@ def find_chromium() -> str:
 
 
 @contextmanager
-def browser_on(api_url: str, program: str, screenshots: Path | None) -> Iterator[Browser]:
-    """Give a browser with an empty profile that reaches this machine and nothing else."""
+def browser_on(api_url: str, program: str, screenshots: Path | None, *, secret: str) -> Iterator[Browser]:
+    """Give a browser with an empty profile that reaches this machine and nothing else, and has logged in."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
         page = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
         page.set_default_timeout(_PATIENCE_MS)
         try:
-            yield Browser(page, api_url.removesuffix("/api"), screenshots)
+            browsing = Browser(page, api_url.removesuffix("/api"), screenshots)
+            browsing.log_in(secret)
+            yield browsing
         finally:
             browser.close()

@@ -47,6 +47,7 @@ ON_PREFECT = {
     "tests/test_end_to_end.py",
     "tests/test_engine.py",
     "tests/test_inflight.py",
+    "tests/test_login.py",
     "tests/test_one_shot.py",
     "tests/test_posting.py",
     "tests/test_probe.py",
@@ -141,6 +142,7 @@ def prefect(prefect_server: "Plain") -> Iterator[None]:
     """Have all that follows in this process use the Prefect server; flow calls are quick with these settings."""
     from prefect.events.worker import EventsWorker
     from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOGGING_TO_API_ENABLED,
@@ -149,6 +151,7 @@ def prefect(prefect_server: "Plain") -> Iterator[None]:
 
     settings = {
         PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"],
+        PREFECT_API_AUTH_STRING: prefect_server.env["PREFECT_API_AUTH_STRING"],
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         PREFECT_LOGGING_TO_API_ENABLED: False,
     }

@@ -25,8 +25,9 @@ from tasks import history
 from tests.streams import push_all
 from tests.waiting import wait_until
 
-__all__ = ["ROOT", "Plain", "clean_environment", "entries", "free_port", "run_levels"]
+__all__ = ["ROOT", "SECRET", "Plain", "clean_environment", "entries", "free_port", "run_levels"]
 
+SECRET = "of-the_tests"  # that their server asks for
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -57,7 +58,7 @@ class Plain:
     def __init__(self, folder: Path, reservoir: RedisServer) -> None:
         port = free_port()
         self.redis_url = reservoir.url
-        self.env = settings_of_own_server(folder / "prefect", port) | {
+        self.env = settings_of_own_server(folder / "prefect", port, secret=SECRET) | {
             "SLUICE_REDIS_URL": reservoir.url,
             "SLUICE_STATE_DIR": str(folder),
             "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # only what a test starts is to run
@@ -66,7 +67,7 @@ class Plain:
         self.folder = folder
         self.server = prefect_server(port, log=folder / "server.log", env=self.env, cwd=ROOT)
         self.worker = worker(log=folder / "worker.log", env=self.env, cwd=ROOT)
-        self.client = SyncPrefectClient(self.env["PREFECT_API_URL"])
+        self.client = SyncPrefectClient(self.env["PREFECT_API_URL"], auth_string=SECRET)
 
     def __enter__(self) -> Self:
         self.client.__enter__()

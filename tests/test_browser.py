@@ -18,7 +18,7 @@ from tasks import report
 from tasks.plaintext import in_markdown, one_line
 from tasks.reservoir import Reservoir
 from tests.browser import Browser, browser_on, find_chromium
-from tests.plain import Plain, entries
+from tests.plain import SECRET, Plain, entries
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -35,7 +35,9 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def browser(prefect_server: Plain, chromium: str, request: pytest.FixtureRequest) -> Iterator[Browser]:
     folder = request.config.getoption("--screenshots")
-    with browser_on(prefect_server.env["PREFECT_API_URL"], chromium, Path(folder) if folder else None) as browser:
+    with browser_on(
+        prefect_server.env["PREFECT_API_URL"], chromium, Path(folder) if folder else None, secret=SECRET
+    ) as browser:
         yield browser
 
 

@@ -17,14 +17,14 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.automations import Automation, AutomationCore
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from deployments import blueprint, check_prefect, rollout, runs
 from deployments.ledger import flow_run_processes
 from deployments.prefect_server import POOL
 from tasks.reservoir import Reservoir
-from tests.plain import ROOT, Plain, entries
+from tests.plain import ROOT, SECRET, Plain, entries
 from tests.waiting import wait_until
 
 MENDED = """\
@@ -90,7 +90,7 @@ def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
     monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path))
 
     def found(root: Path) -> dict[str, str]:
-        with temporary_settings({PREFECT_API_URL: plain.env["PREFECT_API_URL"]}):
+        with temporary_settings({PREFECT_API_URL: plain.env["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: SECRET}):
             return {
                 f"{each.level} {each.check}": f"{each.says}; {each.do}" for each in check_prefect.check_prefect(root)
             }

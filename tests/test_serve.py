@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 
+from websockets import Subprotocol
 from websockets.sync.client import connect
 
 from deployments.prefect_server import answers
@@ -36,5 +37,7 @@ def test_open_websockets_leave_the_server_open_for_requests(prefect_server: Plai
     api = prefect_server.env["PREFECT_API_URL"]
     with contextlib.ExitStack() as stack:
         for _ in range(110):  # Prefect's own limit is 100
-            stack.enter_context(connect(f"{api.replace('http', 'ws', 1)}/events/in", proxy=None))
+            stack.enter_context(
+                connect(f"{api.replace('http', 'ws', 1)}/events/in", proxy=None, subprotocols=[Subprotocol("prefect")])
+            )
         assert answers(api, timeout=10)

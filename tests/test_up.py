@@ -4,9 +4,11 @@ import contextlib
 import os
 import signal
 import sqlite3
+import stat
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -22,6 +24,7 @@ class Up:
 
     def __init__(self, state: Path, port: int) -> None:
         self.state = state
+        self.port = port
         self.log = state.parent / "up.log"
         self.log.touch()
         command = f"{sys.executable} -m deployments up --port {port} 2>&1"
@@ -49,6 +52,20 @@ class Up:
         return found
 
 
+def assert_is_locked(up: Up) -> None:
+    """Check that the server asks for its login, which is in a file of this user's and nowhere else."""
+    file = up.state / "prefect-login"
+    secret = file.read_text().strip()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert secret not in up.log.read_text()
+    assert str(file) in up.log.read_text()
+    for log in (up.state / "logs").iterdir():
+        assert secret not in log.read_text(errors="replace"), log
+    assert not [process for process in up.processes() if secret in " ".join(process.info["cmdline"] or [])]
+    url = f"http://127.0.0.1:{up.port}/api/admin/version"
+    assert httpx.get(url, trust_env=False).status_code == httpx.codes.UNAUTHORIZED
+
+
 def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tmp_path: Path) -> None:
     state = tmp_path / "state"
     up = Up(state, free_port())
@@ -59,6 +76,7 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
                 lambda topic=topic: up.said("after") and entries(up.url, topic), f"results in {topic}", deadline=240
             )
         before = {topic: entries(up.url, topic) for topic in ("busiest", "signals", "market")}
+        assert_is_locked(up)
 
         for process in [psutil.Process(up.child.pid), *up.processes()]:  # as if the machine had stopped
             process.kill()

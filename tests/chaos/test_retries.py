@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 import redis
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from prefect.states import AwaitingRetry, Pending, Scheduled
 
 from deployments.redis_server import RedisServer
@@ -27,6 +27,7 @@ def as_prefect_runs_it(run: UUID, redis_url: str, **env: str) -> int:
     settings = {
         "PREFECT__FLOW_ENTRYPOINT": f"{ROOT}/tests/chaos/dying.py:dying",
         "PREFECT_API_URL": PREFECT_API_URL.value(),
+        "PREFECT_API_AUTH_STRING": PREFECT_API_AUTH_STRING.value(),
         "SLUICE_REDIS_URL": redis_url,
     }
     command = [sys.executable, "-m", "prefect.engine", str(run)]
