@@ -88,13 +88,14 @@ def trim(forget_after: str = "7 days") -> str:
     for topic in reservoir.topics():
         if ":" in topic:  # dead letters and retries: they have caps of their own
             continue
+        forgotten, trimmed = [], None
         try:
             with named(reservoir.client, topic):
-                forgotten, trimmed = retention.forget(topic, after_ms=after_ms), retention.trim(topic)
+                forgotten = retention.forget(topic, after_ms=after_ms)
+                trimmed = retention.trim(topic)
         except UnreadableTopicError as error:
             unreadable += 1
             log.warning("%s; it was not trimmed", error)
-            continue
         for group in forgotten:
             log.warning(
                 "topic %r: nobody has read with group %r for %s; it holds nothing back", topic, group, forget_after
@@ -105,7 +106,7 @@ def trim(forget_after: str = "7 days") -> str:
                 log.warning("topic %r: %d of them had not been read by some group", topic, trimmed.spilled)
     if removed:
         log.info("entries removed: %s", ", ".join(f"{count:,} of {topic}" for topic, count in removed.items()))
-    return f"{sum(removed.values())} entries removed" + (f"; {unreadable} topics unreadable" if unreadable else "")
+    return f"{sum(removed.values())} entries removed" + (f"; {unreadable} unreadable" if unreadable else "")
 
 
 @flow(persist_result=False)

@@ -94,7 +94,7 @@ def test_levels_and_trim_go_on_past_an_unreadable_topic(reservoir: Reservoir, re
         "sluice-levels"
     )
     assert "| beta | group | 4 | 0 |" in artifact("sluice-levels")
-    assert upkeep.trim() == "0 entries removed; 1 topics unreadable"
+    assert upkeep.trim() == "0 entries removed; 1 unreadable"
 
 
 def test_rewind_sets_a_group_back_and_says_what_it_acknowledged(real_redis: redis.Redis) -> None:
