@@ -16,13 +16,13 @@ from prefect.context import FlowRunContext
 
 from flows.prefect_api import impatient_client
 
-__all__ = ["failures", "pause_after", "wait_before_beginning"]
+__all__ = ["LOOKED_AT", "failures", "pause_after", "wait_before_beginning"]
 
 _LONGEST = 60.0  # seconds
 # A run that lasted so long was healthy for a minute at least, whatever it had waited before.
 _HEALTHY = _LONGEST + 60.0
 _FREE = 1  # failures without a pause: most are mended by a restart
-_LOOKED_AT = 30  # each failure may leave a cancelled run besides: two triggers, one slot
+LOOKED_AT = 30  # each failure may leave a cancelled run besides: two triggers, one slot
 _NEVER_BEGUN = (StateType.CANCELLED, StateType.CRASHED)
 _ENDED = [StateType.COMPLETED, StateType.CANCELLED, StateType.CRASHED, StateType.FAILED]
 
@@ -59,7 +59,7 @@ def wait_before_beginning(stop: threading.Event, log: logging.Logger | logging.L
                 deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [run.deployment_id]}}),
                 flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _ENDED}}}),
                 sort=FlowRunSort.END_TIME_DESC,
-                limit=_LOOKED_AT,
+                limit=LOOKED_AT,
             )
     except Exception as error:  # noqa: BLE001 - without an answer there is no reason to wait
         log.warning("could not learn how the runs before ended (%s)", type(error).__name__)

@@ -5,11 +5,13 @@ paused, that its deployment was deleted or deployed anew, or that the run was ca
 """
 
 import contextvars
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +23,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed
 
+from flows.comeback import LOOKED_AT, failures, pause_after
 from flows.prefect_api import impatient_client
 from flows.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
 from tasks.connection import connect
@@ -33,6 +36,7 @@ __all__ = ["InletWatch", "ask_for_all", "why_to_end"]
 _LOOK = 2.0  # seconds between two looks into Redis
 _UNKNOWN = 30.0  # seconds without news from Prefect's server after which nothing is known
 _LONGEST = 86_400.0  # seconds that a run goes on at most while nothing is known
+_LEFT_TO_AUTOMATIONS = 10.0  # seconds after a crash
 _GOING = 4.0  # seconds that the run's end waits for the thread
 _CANCELLED, _PAUSED, _CHANGED = "it was cancelled", "its schedule was paused", "its schedule was changed"
 _ENDED = [StateType.COMPLETED, StateType.CANCELLED, StateType.CRASHED, StateType.FAILED]
@@ -167,7 +171,7 @@ class InletWatch:
 
 
 def ask_for_all(poll: SharedPoll, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-    """Ask Prefect's server on behalf of all runs if it is this participant's turn, and resume inlets that were paused.
+    """Ask Prefect's server on behalf of all runs if it is this participant's turn, and bring back inlets that have none.
 
     raises    redis.RedisError
     """
@@ -176,31 +180,37 @@ def ask_for_all(poll: SharedPoll, log: logging.Logger | logging.LoggerAdapter[An
     try:
         with impatient_client() as prefect:
             for deployment in poll.ask(prefect):
-                _resume(prefect, deployment)
+                _bring_back(prefect, deployment)
     except redis.RedisError:
         raise
     except Exception as error:  # noqa: BLE001 - no answer is an answer: nothing is known
         log.debug("Prefect's server has not answered: %s", type(error).__name__)
 
 
-def _resume(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> None:
-    """Start an inlet whose last run ended for a pause that is over, instead of at its schedule's next time.
+def _bring_back(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> None:
+    """Start an inlet without a live run instead of at its schedule's next time, if it was paused until now or crashed.
 
-    Only where schedules are intervals: others have times at which nothing is to run.
+    After a pause only where schedules are intervals: others have times at which nothing is to run. After a crash only if
+    the automation that does it at once has not: on SQLite, Prefect's server can lose what it was to do.
     """
     scheduled = scheduled_by(deployment)
-    if not scheduled or not all("interval" in schedule["schedule"] for schedule, _ in scheduled):
+    if not scheduled:
         return
-    last = prefect.read_flow_runs(
+    ended = prefect.read_flow_runs(
         deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment["id"]]}}),
         flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _ENDED}}}),
         sort=FlowRunSort.END_TIME_DESC,
-        limit=1,
+        limit=LOOKED_AT,
     )
-    if last and last[0].state_name == PAUSED:
-        for schedule, parameters in scheduled:
-            prefect.create_flow_run_from_deployment(
-                UUID(deployment["id"]),
-                parameters=parameters,
-                idempotency_key=f"resumes {last[0].id} {schedule['id']}",
-            )
+    if not ended:
+        return
+    last, wanted = ended[0], []
+    if last.state_name == PAUSED and all("interval" in schedule["schedule"] for schedule, _ in scheduled):
+        wanted = [parameters for _, parameters in scheduled]
+    elif last.state_type in (StateType.CRASHED, StateType.FAILED) and last.end_time:
+        silent = (datetime.now(UTC) - last.end_time).total_seconds()
+        if silent > _LEFT_TO_AUTOMATIONS + pause_after(failures(ended)):
+            wanted = [last.parameters]
+    for parameters in wanted:
+        key = f"after {last.id} {json.dumps(parameters, sort_keys=True, default=str)}"
+        prefect.create_flow_run_from_deployment(UUID(deployment["id"]), parameters=parameters, idempotency_key=key)

@@ -12,8 +12,9 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling, Completed, Running
+from prefect.states import Cancelling, Completed, Crashed, Failed, Running
 
+from flows import inlet_watch
 from flows.inlet_watch import ask_for_all, why_to_end
 from flows.shared_poll import PAUSED, Seen, SharedPoll, seen_of
 from tests.plain import free_port
@@ -154,15 +155,40 @@ class TestOnAServer:
         assert self._others(api, deployment, last.id) == 0  # it is still paused
         api.resume_deployment(deployment)
         for _ in range(2):
-            client.delete(*client.scan_iter("*:lease"))
+            client.delete("no such key", *client.scan_iter("*:lease"))
             ask_for_all(poll, logging.getLogger("test"))
         assert self._others(api, deployment, last.id) == (ended_as == PAUSED)
 
+    @pytest.mark.parametrize(("state", "left_to_automations"), [(Crashed, 0), (Failed, 0), (Crashed, 60)])
+    def test_a_crashed_inlet_comes_back_as_it_was_without_an_automation(
+        self,
+        api: SyncPrefectClient,
+        deployment: UUID,
+        client: redis.Redis,
+        monkeypatch: pytest.MonkeyPatch,
+        state: Any,
+        left_to_automations: int,
+    ) -> None:
+        monkeypatch.setattr(inlet_watch, "_LEFT_TO_AUTOMATIONS", left_to_automations)
+        poll = SharedPoll(client, server="s", name=str(uuid4()), deployment=str(deployment))
+        poll.look()
+        poll.leave()
+        last = api.create_flow_run_from_deployment(deployment, parameters={"board": "sh"}, state=Running())
+        api.set_flow_run_state(last.id, state(), force=True)
+        for _ in range(2):
+            client.delete("no such key", *client.scan_iter("*:lease"))
+            ask_for_all(poll, logging.getLogger("test"))
+        found = self._found(api, deployment, last.id)
+        assert [again["parameters"] for again in found] == ([] if left_to_automations else [{"board": "sh"}])
+
+    def _others(self, api: SyncPrefectClient, deployment: UUID, run: UUID) -> int:
+        return len(self._found(api, deployment, run))
+
     @staticmethod
-    def _others(api: SyncPrefectClient, deployment: UUID, run: UUID) -> int:
+    def _found(api: SyncPrefectClient, deployment: UUID, run: UUID) -> list[dict[str, Any]]:
         body = {"deployments": {"id": {"any_": [str(deployment)]}}}
         found = api.request("POST", "/flow_runs/filter", json=body).json()
-        return len([one for one in found if one["id"] != str(run) and not one["auto_scheduled"]])
+        return [one for one in found if one["id"] != str(run) and not one["auto_scheduled"]]
 
 
 def test_a_silent_server_is_no_news(client: redis.Redis) -> None:
