@@ -1,6 +1,7 @@
 """One question to Prefect's server for all runs of inlets that share a Redis."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,7 +10,7 @@ import redis
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Completed, Crashed, Failed, Running
@@ -159,16 +160,16 @@ class TestOnAServer:
             ask_for_all(poll, logging.getLogger("test"))
         assert self._others(api, deployment, last.id) == (ended_as == PAUSED)
 
-    @pytest.mark.parametrize(("state", "left_to_automations"), [(Crashed, 0), (Failed, 0), (Crashed, 60)])
+    @pytest.mark.parametrize("case", [(Crashed, 0), (Failed, 0), (Crashed, 60)])
     def test_a_crashed_inlet_comes_back_as_it_was_without_an_automation(
         self,
         api: SyncPrefectClient,
         deployment: UUID,
         client: redis.Redis,
         monkeypatch: pytest.MonkeyPatch,
-        state: Any,
-        left_to_automations: int,
+        case: tuple[Callable[[], State], int],
     ) -> None:
+        state, left_to_automations = case
         monkeypatch.setattr(inlet_watch, "_LEFT_TO_AUTOMATIONS", left_to_automations)
         poll = SharedPoll(client, server="s", name=str(uuid4()), deployment=str(deployment))
         poll.look()
