@@ -182,6 +182,12 @@ def stop(
 def restart(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
     timeout: _Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A parameter of the new run, name=value, the value as JSON or text; several times.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Cancel what runs of a deployment, wait until it has finished what is in flight, and run it again.
 
@@ -190,7 +196,7 @@ def restart(
     """
     from deployments.restart import restart as run  # noqa: PLC0415
 
-    run(_console(), name, timeout=timeout)
+    run(_console(), name, timeout=timeout, params=param or ())
 
 
 @app.command()

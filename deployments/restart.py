@@ -1,9 +1,11 @@
 """`sluice stop` and `sluice restart`: what runs of a deployment ends in good order, and it runs again."""
 
+import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -52,12 +54,13 @@ def stop(console: Console, name: str, *, timeout: float) -> None:
             console.print(f"{full}: its schedule brings the next run; to keep it stopped: {pause}", highlight=False)
 
 
-def restart(console: Console, name: str, *, timeout: float) -> None:
+def restart(console: Console, name: str, *, timeout: float, params: Sequence[str] = ()) -> None:
     """Cancel the deployment's runs, wait for their final states, and run it again; if nothing runs, just run it.
 
     name      a deployment, or a flow: then its deployment `main`
     timeout   seconds to wait at most for the runs to end
-    raises    SettingsError: no such deployment, or its file cannot be imported: nothing was stopped; UnavailableError: no
+    params    parameters of the new run, as name=value; all others are the deployment's
+    raises    SettingsError: no such deployment or parameter, or its file cannot be imported: nothing was stopped; UnavailableError: no
               server, or a run does not end: nothing was started; PipelineError: the new run failed at its beginning
     """
     full = _full(name)
@@ -66,10 +69,11 @@ def restart(console: Console, name: str, *, timeout: float) -> None:
 
         why = "`sluice restart`"
         deployment = _deployment(client, full)
+        parameters = _parameters(params, deployment, full)
         _check_file(deployment, full)
         nothing = ", nothing was started"
         _tell_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, consequence=nothing))
-        started = client.create_flow_run_from_deployment(deployment.id)
+        started = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
         state = _begun(client, started.id)
         # A worker may have been about to start one that was cancelled before it began: Prefect lets it (3.9.1).
         _tell_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, older_than=started))
@@ -111,6 +115,25 @@ def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
         known = ", ".join(deployed(client)) or "none"
         msg = f"expected the name of a deployment, got {full!r}; there are: {known}; `prefect deploy --all` brings those of prefect.yaml"
         raise SettingsError(msg) from error
+
+
+def _parameters(params: Sequence[str], deployment: "DeploymentResponse", full: str) -> dict[str, Any]:
+    """Return parameters given as name=value, the value as JSON, or as text where it is none.
+
+    raises    SettingsError: one is no name and value, or the deployment has none of that name
+    """
+    known = sorted((deployment.parameter_openapi_schema or {}).get("properties", {}))
+    found = {}
+    for given in params:
+        name, equals, value = given.partition("=")
+        if not equals or name not in known:
+            msg = f"{full}: expected --param name=value, the name one of {', '.join(known)}, got {name!r}; nothing was stopped"
+            raise SettingsError(msg)
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def _check_file(deployment: "DeploymentResponse", full: str) -> None:

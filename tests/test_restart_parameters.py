@@ -1,0 +1,22 @@
+"""The parameters that `sluice restart` gives a new run."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deployments.restart import _parameters
+from tasks import SettingsError
+
+DEPLOYMENT: Any = SimpleNamespace(parameter_openapi_schema={"properties": {"over": {}, "topics": {}, "into": {}}})
+
+
+def test_a_value_is_read_as_json_and_as_text_where_it_is_none() -> None:
+    given = ["over=7", 'topics=["a", "b"]', "into=signals=1"]
+    assert _parameters(given, DEPLOYMENT, "movers/main") == {"over": 7, "topics": ["a", "b"], "into": "signals=1"}
+
+
+@pytest.mark.parametrize("given", ["over", "=7", "ovre=7", ""])
+def test_what_is_no_parameter_is_refused_with_those_there_are(given: str) -> None:
+    with pytest.raises(SettingsError, match="the name one of into, over, topics, got .*; nothing was stopped"):
+        _parameters([given], DEPLOYMENT, "movers/main")
