@@ -21,6 +21,7 @@ from tasks.limits import DEFAULT_LIMITS, Budget, Limits
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "IPC",
     "SMALL",
     "SMALL_WEIGHT",
     "Limits",
@@ -30,9 +31,10 @@ __all__ = [
     "encode",
     "encode_fields",
     "is_pandas",
+    "weigh_fields",
 ]
 
-_IPC = b"\xff\xff\xff\xff"
+IPC = b"\xff\xff\xff\xff"  # which sorts behind all text
 _RAW = b"\xfebytes:"  # no UTF-8 text holds fe
 # No byte of JSON text weighs more than `SMALL_WEIGHT`, so that this many need not be weighed.
 SMALL = 16_384
@@ -101,7 +103,7 @@ def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Any:
 def _decode(data: bytes, where: str, budget: Budget) -> Any:
     try:
         budget.spend_encoded(len(data))
-        if data.startswith(_IPC):
+        if data.startswith(IPC):
             return _frames().decode_stream(data, budget)
         if data.startswith(_RAW):
             return data[len(_RAW) :]
@@ -110,7 +112,7 @@ def _decode(data: bytes, where: str, budget: Budget) -> Any:
         msg = f"{where}: {error}"
         raise PoisonEntryError(msg) from error
     except Exception as error:  # MemoryError and RecursionError too
-        expected = "a valid Arrow IPC stream" if data.startswith(_IPC) else "JSON that Python can hold"
+        expected = "a valid Arrow IPC stream" if data.startswith(IPC) else "JSON that Python can hold"
         why = type(error).__name__
         msg = f"{where}: expected {expected}, got {len(data):,} bytes of something else ({why})"
         raise PoisonEntryError(msg) from error
@@ -155,7 +157,7 @@ def encode_fields(
 
 
 def _weigh(data: bytes, budget: Budget) -> None:
-    if data.startswith(_IPC):
+    if data.startswith(IPC):
         _frames().weigh_stream(data, budget)
     elif not data.startswith(_RAW):
         budget.spend_decoded(json_weight(data))
@@ -197,6 +199,18 @@ def decode_fields(
             raise PoisonEntryError(msg) from error
         fields[name] = _decode(data, where, budget)
     return fields
+
+
+def weigh_fields(raw: Mapping[bytes, bytes], *, limits: Limits = DEFAULT_LIMITS) -> int:
+    """Return the memory that an entry's fields take at most once decoded, without decoding them.
+
+    raises    whatever `decode_fields` raises as PoisonEntryError
+    """
+    budget = Budget(limits)
+    for key, data in raw.items():
+        budget.spend_encoded(len(key) + len(data))
+        _weigh(data, budget)
+    return budget.decoded + sum(map(len, raw.values()))
 
 
 def decode_small(flat: Sequence[bytes], into: dict[str, Any]) -> bool:

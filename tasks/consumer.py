@@ -18,9 +18,11 @@ from tasks.errors import PoisonEntryError, SettingsError
 from tasks.groups import create_group, groups_of, position_ahead
 from tasks.ids import id_numbers, id_time
 from tasks.letterbounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
+from tasks.limits import DEFAULT_LIMITS
 from tasks.logs import get_logger
 from tasks.membership import HANDED_BACK, Membership
 from tasks.merging import Merging, Raw
+from tasks.parts import Parts
 from tasks.readahead import Read, ReadAhead
 from tasks.readsize import ReadSize
 from tasks.recovery import Recovery
@@ -75,6 +77,7 @@ class Consumer:
     until       where a bounded replay ends; see `group_end`. Nothing behind it is returned, acknowledged or counted
                 as delivered
     max_entries, max_bytes   what one step returns at most, but one entry of each topic, however many and large
+    max_decoded_bytes   the memory that what one step returns takes at most, but one entry
     max_deliveries   how often an entry is delivered to consumers that die with it, before it is a dead letter.
                 What is taken over from the dead is returned in parts, the smaller the more often they died, in the end
                 one at a time: only the one they die of becomes a dead letter
@@ -92,6 +95,7 @@ class Consumer:
         lease_ttl: float = 10.0,
         max_entries: int = 256,
         max_bytes: int = 32 * 2**20,
+        max_decoded_bytes: int = DEFAULT_LIMITS.max_decoded_bytes // 4,
         max_deliveries: int = 5,
     ) -> None:
         self.topics = [check_topic(t, derived=True) for t in ([topics] if isinstance(topics, str) else topics)]
@@ -128,6 +132,7 @@ class Consumer:
         self._ahead: dict[str, str] = {}
         self._unanswered: set[tuple[str, str]] = set()
         """Entries of which it is not known whether they were moved to the dead letters: the reply was lost."""
+        self._parts = Parts(max_decoded_bytes)
         self._joined = False
         self._settled = False
         self._next_renewal = self._next_claim = 0.0
@@ -425,16 +430,16 @@ class Consumer:
 
     def _next(self, *, ahead: bool) -> list[Entry | Poison]:
         """Return the next entries, of those that have come; send for the ones that follow, `ahead`, if there seem to be more."""
-        counts = self._merging.ready()
+        counts = self._parts.first(self._merging, self._merging.ready())
         if self._suspects:
             return self._next_together(counts)
         come = self._merging.take(counts)
         # What is pending here, and the dead, are looked for when nothing is under way, which in a backlog would be never.
         is_due = self._recovery or time.monotonic() >= self._next_claim
-        if come and ahead and not self._bound and not is_due and self._merging.has_more:
-            topics = self._merging.wanted()
-            count = self._size.of_each(len(topics), besides=len(self._merging))
-            self._reads.send(topics, count, timed=self._merging.is_timed)
+        wants_more = self._merging.has_more and self._merging.wanted()  # not while a part of what came is left
+        if come and ahead and not self._bound and not is_due and wants_more:
+            count = self._size.of_each(len(wants_more), besides=len(self._merging))
+            self._reads.send(wants_more, count, timed=self._merging.is_timed)
         return self._returned(come)
 
     def _next_together(self, counts: Mapping[str, int]) -> list[Entry | Poison]:
@@ -488,6 +493,13 @@ class Consumer:
                 entries.append(entry)
                 continue
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            value = decoded(entry.topic, entry.id, fields, deliveries=entry.deliveries, origin=entry.origin)
+            value = decoded(
+                entry.topic,
+                entry.id,
+                fields,
+                deliveries=entry.deliveries,
+                origin=entry.origin,
+                budget=self._parts.budget((topic, id_)),
+            )
             entries.append(Poison(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
         return entries

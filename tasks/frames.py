@@ -52,7 +52,8 @@ def decode_stream(data: bytes, budget: Budget) -> Any:
 
     raises    PoisonEntryError: refused; any other Exception: malformed
     """
-    weigh_stream(data, budget)
+    if not budget.is_weighed:
+        weigh_stream(data, budget)
     return _decode_weighed(data, budget)
 
 

@@ -29,13 +29,17 @@ DEFAULT_LIMITS = Limits()
 
 
 class Budget:
-    """What is left of `limits` while one entry is decoded; raises PoisonEntryError once it is spent."""
+    """What is left of `limits` while one entry is decoded; raises PoisonEntryError once it is spent.
 
-    __slots__ = ("_columns", "_decoded", "_encoded", "_rows", "limits")
+    is_weighed   whether the entry was weighed before: then decoding it does not weigh its frames again
+    """
 
-    def __init__(self, limits: Limits) -> None:
+    __slots__ = ("_columns", "_decoded", "_encoded", "_rows", "is_weighed", "limits")
+
+    def __init__(self, limits: Limits, *, is_weighed: bool = False) -> None:
         """Begin with nothing spent."""
         self.limits = limits
+        self.is_weighed = is_weighed
         self._encoded = self._decoded = self._rows = self._columns = 0
 
     @property

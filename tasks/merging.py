@@ -139,6 +139,16 @@ class Merging:
             taken[topic], lane.raws = lane.raws[:count], lane.raws[count:]
         return taken
 
+    def size(self, counts: Mapping[str, int]) -> tuple[int, bytes]:
+        """Return the bytes of the first entries of some topics, as they came, and which of their parts sorts last."""
+        found = [raw for topic, count in counts.items() for raw in self._lanes[topic].raws[:count]]
+        return sum([size for _, _, size in found]), max([max(flat) for _, flat, _ in found], default=b"")
+
+    def raws(self, counts: Mapping[str, int]) -> list[tuple[str, Raw]]:
+        """Return the first entries of some topics, in the order in which they are to be handed out."""
+        raws = [(topic, raw) for topic, count in counts.items() for raw in self._lanes[topic].raws[:count]]
+        return raws if len(counts) == 1 else sorted(raws, key=lambda one: self._place((one[0], one[1][0])))
+
     def in_order(self, counts: Mapping[str, int]) -> list[tuple[str, str]]:
         """Return topic and id of the first entries of some topics, in the order in which they are to be handed out."""
         origins = [(topic, raw[0]) for topic, count in counts.items() for raw in self._lanes[topic].raws[:count]]

@@ -14,6 +14,7 @@ from tasks.entry import Entry
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.keep import Keep
 from tasks.levels import Levels, TopicLevel
+from tasks.limits import Budget
 from tasks.logs import get_logger
 from tasks.membership import Fence
 from tasks.refused import explained
@@ -348,10 +349,11 @@ def decoded(
     *,
     deliveries: int = 1,
     origin: tuple[str, str] | None = None,
+    budget: Budget | None = None,
 ) -> Entry | PoisonEntryError:
     """Return the entry, or the error that says which of its fields cannot be decoded, and why."""
     try:
-        return Entry(codec.decode_fields(raw), topic=topic, id=id, deliveries=deliveries, origin=origin)
+        return Entry(codec.decode_fields(raw, budget=budget), topic=topic, id=id, deliveries=deliveries, origin=origin)
     except PoisonEntryError as error:
         poison = PoisonEntryError(f"topic {topic!r} entry {id}: {error}")
         poison.id = id

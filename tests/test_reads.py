@@ -3,10 +3,13 @@
 from collections import Counter
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import redis
 
-from tasks.consumer import Consumer
+from tasks import Reservoir
+from tasks.consumer import Consumer, Poison
 from tasks.groups import groups_of
 from tasks.ids import id_numbers
 from tasks.keep import Keep
@@ -38,6 +41,39 @@ def test_every_topic_is_read_however_many_there_are(client: redis.Redis) -> None
     assert Counter(entry.topic for entry in steps) == dict.fromkeys(topics, 2)
     places = [(id_numbers(entry.id), entry.topic) for entry in steps]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("until", [None, "now"])
+@pytest.mark.parametrize("topics", [["one"], ["one", "two"]])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_read_is_returned_in_parts_by_what_its_entries_become(
+    client: redis.Redis, topics: list[str], until: str | None, *, ahead: bool
+) -> None:
+    reservoir = Reservoir(client, compression="zstd")
+    pushed = []
+    for n in range(6):
+        for topic in topics:
+            frame = pd.DataFrame({"x": np.full(10_000, n)})  # 80,000 bytes, of which few are stored
+            pushed.append((topic, reservoir.push(topic, {"f": frame})))
+            pushed.append((topic, reservoir.push(topic, {"f": n})))
+    reader = Consumer(client, topics, "group", until=until, max_decoded_bytes=250_000)
+    read, parts = [], []
+    while step := reader.step(0, ahead=ahead):
+        parts.append(sum(isinstance(entry["f"], pd.DataFrame) for entry in step))
+        read += [entry.origin for entry in step]
+    assert read == pushed
+    assert (sum(parts), max(parts)) == (6 * len(topics), 2)
+
+
+def test_an_entry_beyond_the_bound_of_a_part_is_returned_alone(client: redis.Redis) -> None:
+    for n in range(3):
+        Reservoir(client).push("topic", {"f": np.full(10_000, n)})
+    client.xadd("topic", {"f": b"\xff\xff\xff\xff" + bytes(20_000)})
+    reader = Consumer(client, "topic", "group", max_decoded_bytes=1)
+    sizes = []
+    while step := reader.step(0):
+        sizes.append([isinstance(entry, Poison) for entry in step])
+    assert sizes == [[False], [False], [False], [True]]
 
 
 def test_what_lies_behind_the_bound_of_one_topic_is_not_read_again_and_again_while_another_is_behind(

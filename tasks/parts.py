@@ -1,0 +1,49 @@
+"""How many of the entries that were read are decoded together: a read of small entries can be much once decoded."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from tasks.codec import IPC, SMALL, SMALL_WEIGHT, weigh_fields
+from tasks.limits import DEFAULT_LIMITS, Budget
+from tasks.merging import Merging
+
+__all__ = ["Parts"]
+
+
+class Parts:
+    """The bound of what is decoded together, and which entries were weighed for it.
+
+    max_bytes   the memory that one part takes at most, but one entry
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._weighed: set[tuple[str, str]] = set()
+
+    def first(self, merging: Merging, counts: Mapping[str, int]) -> Mapping[str, int]:
+        """Return how many of these entries of each topic make a part: the first ones, at least one."""
+        self._weighed.clear()
+        size, last = merging.size(counts)
+        if size * SMALL_WEIGHT <= self._max_bytes and last < IPC:
+            return counts
+        found: Counter[str] = Counter()
+        left = self._max_bytes
+        for topic, (id_, flat, size) in merging.raws(counts):
+            is_small = size <= SMALL and max(flat) < IPC  # a small frame can be large
+            left -= size * SMALL_WEIGHT if is_small else self._weight(topic, id_, flat)
+            if left < 0 and found:
+                break
+            found[topic] += 1
+        return found
+
+    def budget(self, origin: tuple[str, str]) -> Budget:
+        """Return what an entry of a part may take; it is not weighed a second time."""
+        return Budget(DEFAULT_LIMITS, is_weighed=origin in self._weighed)
+
+    def _weight(self, topic: str, id_: str, flat: list[bytes]) -> int:
+        try:
+            weight = weigh_fields(dict(zip(flat[::2], flat[1::2], strict=True)))
+        except Exception:  # noqa: BLE001 - decoding refuses it with the reason, and takes nothing
+            return 0
+        self._weighed.add((topic, id_))
+        return weight
