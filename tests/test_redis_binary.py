@@ -142,6 +142,16 @@ def test_the_server_that_is_noted_counts_more_than_the_one_that_made_the_snapsho
     assert writer_of(tmp_path) == ("Redis", (7, 0, 15))
 
 
+@pytest.mark.usefixtures("unset")
+@pytest.mark.parametrize("named", [None, *([SYSTEMS] if SYSTEMS else [])])
+def test_a_server_is_told_by_the_snapshot_that_it_wrote(named: str | None, tmp_path: Path) -> None:
+    with RedisServer(tmp_path, server=named):
+        pass
+    (tmp_path / "server").unlink()
+    binary = find_redis_server(named)
+    assert writer_of(tmp_path) == (binary.name, binary.version)
+
+
 def test_a_base_that_keeps_the_name_of_a_single_file_is_data_of_redis_7_at_least(tmp_path: Path) -> None:
     data_of(tmp_path, REDIS_6, file="appendonlydir/appendonly.aof")
     data_of(tmp_path, VALKEY_9, file="appendonlydir/appendonly.aof.1.incr.aof")
