@@ -1,6 +1,5 @@
 """Events of a run go to the Prefect server by a request each time, not by a websocket that stays open."""
 
-import logging
 from collections import deque
 from types import TracebackType
 
@@ -12,6 +11,7 @@ from prefect.events.clients import EventsClient
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.prefect_api import PATIENCE
+from tasks.logs import get_logger
 
 __all__ = ["PostingClient", "post_events"]
 
@@ -19,7 +19,7 @@ _KEPT = 100  # events that wait for a server that is away, the newest ones
 # What nothing shows: that the run has changed to the folder that it was deployed from.
 _UNSHOWN = frozenset({"prefect.flow-run.pull-step.executed"})
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class PostingClient(EventsClient):
