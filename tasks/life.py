@@ -29,6 +29,7 @@ class Life:
     """
 
     def __init__(self, build: Callable[[], tuple[from_redis, Any]]) -> None:
+        self.source: Any = None
         self._runner = asyncio.Runner(loop_factory=VirtualLoop)
         try:
             outside_of_loops(lambda: self._runner.run(self._begin(build)))
@@ -117,6 +118,8 @@ class Life:
 
     def close(self) -> None:
         """End the loop."""
+        if self.source is not None:
+            self.source.let_go()
         outside_of_loops(self._runner.close)
 
     async def _read_on(self) -> None:

@@ -22,6 +22,7 @@ from streamz import Stream
 from streamz import core as nodes
 from streamz import sinks as streamz_sinks
 from streamz.sources import Source
+from tornado import gen
 
 from tasks.awaiting import refuse_undone
 from tasks.errors import PipelineError
@@ -102,6 +103,23 @@ class Secured:
         """The context variables of the run, which all that the graph calls sees."""
         self.fusion = Fusion(self, enabled=fuse)
         self._guards: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
+        self._has_ended = False
+        self._ended_loops: list[Any] = []
+
+    def begin(self) -> None:
+        """Have the nodes with loops of their own work, those that have ended anew."""
+        self._has_ended = False
+        ended, self._ended_loops = self._ended_loops, []
+        for node in ended:
+            node.loop.add_callback(node.cb)
+
+    def end(self) -> None:
+        """End what timed nodes would do later: what they keep is pending, and is redelivered."""
+        self._has_ended = True
+        partitions: list[Any] = [meter.node for meter in self.meters if type(meter.node) is nodes.partition]
+        for node in partitions:
+            for timer in list(node._callbacks.values()):
+                node.loop.add_callback(timer.cancel)
 
     def wrap(self, node: Stream, name: str) -> None:
         """Guard one node's `update`."""
@@ -145,6 +163,9 @@ class Secured:
         emit = node._emit
 
         def emit_in_context(x: Any, metadata: Metadata = None) -> list[Any]:
+            if self._has_ended:
+                self._ended_loops.append(node)
+                raise gen.Return  # which ends the loop, a coroutine of tornado's
             return self.context.copy().run(emit, x, metadata)
 
         node._emit = emit_in_context

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import redis
 from streamz import Stream
 
+from tasks import lifetimes
 from tasks.connection import adapted, connect
 from tasks.consumer import Consumer
 from tasks.errors import PipelineError
@@ -75,7 +76,9 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self.topics = [topics] if isinstance(topics, str) else list(topics)
         self.group = group
         self._url = url
-        self._given_client = self._client = client and adapted(client)
+        self._client = client and adapted(client)
+        self._given_client = self._client
+        self._own_clients: list[redis.Redis] = [] if self._client in (client, None) else [self._client]
         self._options = {
             "start_from": start_from,
             "until": until,
@@ -93,6 +96,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         """A client of the same server, for what the pipeline wants of it; made once."""
         if self._client is None:
             self._client = connect(self._url or redis_url())
+            self._own_clients.append(self._client)
         return self._client
 
     def open(self) -> Reading:
@@ -115,11 +119,14 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         # One that repeats a read whose reply was lost would go on with later entries, and say nothing.
         given = self._given_client
         client = adapted(given, retries=0) if given else connect(self._url or redis_url(), retries=0)
+        self._own_clients.append(client)
         consumer = Consumer(client, self.topics, self.group, **self._options)
         self._current = reading = Reading(
             consumer, self, on_error=self.on_error, grace=self._grace, batch=self._batch, fuse=self._fuse
         )
         reading.secured.context = contextvars.copy_context()
+        self.is_running = True
+        lifetimes.begin(self)
         return reading
 
     @property
@@ -152,11 +159,24 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             return False
         for topic in self.topics:
             self.client.xgroup_destroy(topic, self.group)
+        self._hang_up()
         return True
 
     def close(self) -> None:
         """Acknowledge what is done, give back the rest and leave the group; the end of steps, as `stop` of a start."""
         self.reading.close()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let go of the graph, and hang up; the source can be started again."""
+        super().let_go()
+        self._hang_up()
+        self._own_clients = [client for client in self._own_clients if client is self._client]
+
+    def _hang_up(self) -> None:
+        """Close the connections that nothing uses at the moment; a command opens one anew."""
+        for client in self._own_clients:
+            client.connection_pool.disconnect(inuse_connections=False)
 
     def _begin(self) -> Reading:
         return self.open()

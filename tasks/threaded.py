@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from streamz.sources import Source
 
+from tasks import lifetimes
 from tasks.errors import SluiceError
 from tasks.logs import get_logger
 
@@ -30,8 +31,11 @@ class ThreadedSource(Source):
 
     So a pipeline that blocks its loop does not keep the source from living on, and stopping one stops no other.
 
-    outcome   done when the run has ended, with the error that ended it, if one did
+    outcome     done when the run has ended, with the error that ended it, if one did
+    is_running  whether it has been started, and its run has not ended
     """
+
+    is_running = False
 
     def __init__(self, *, start: bool, **kwargs: Any) -> None:
         self.outcome: Future[None] = Future()
@@ -49,7 +53,8 @@ class ThreadedSource(Source):
             self._thread.join()  # until then it has in hand what it read
         run = self._begin()
         self._current, self.outcome = run, Future()
-        self.stopped, self.started = False, True
+        self.stopped, self.started, self.is_running = False, True, True
+        lifetimes.begin(self)
         # What the pipeline calls sees the context variables of the start: Prefect's run, say.
         self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._work, run, self.outcome), name=repr(self), daemon=True
@@ -66,6 +71,11 @@ class ThreadedSource(Source):
         """Wait until the source has ended. Raises what ended it, if that was an error, and TimeoutError."""
         self.outcome.result(timeout)
 
+    def let_go(self) -> None:
+        """Let go of the graph and of what else a run needs; the source can be started again."""
+        self.is_running = False
+        lifetimes.end(self)
+
     def _begin(self) -> Run:
         """Return what is to be run from a start on."""
         raise NotImplementedError
@@ -75,8 +85,15 @@ class ThreadedSource(Source):
             run.run()
         except BaseException as error:
             logger.error("%r stopped: %s", self, error, exc_info=not isinstance(error, SluiceError))  # noqa: TRY400
-            self.stopped = True
+            self._end()
             outcome.set_exception(error)
         else:
-            self.stopped = True
+            self._end()
             outcome.set_result(None)
+
+    def _end(self) -> None:
+        self.stopped = True
+        try:
+            self.let_go()
+        except Exception:
+            logger.exception("%r: what its run needed could not be let go of", self)

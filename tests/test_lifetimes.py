@@ -1,0 +1,130 @@
+"""What sources leave behind when they have ended: no connection, no thread, no object."""
+
+import gc
+import threading
+from collections import Counter
+from typing import Any
+
+import redis
+from streamz import Stream
+from streamz.sinks import _global_sinks
+
+from deployments.redis_server import RedisServer
+from tasks.source import from_redis
+from tasks.testing import drain
+from tests.streams import push_all
+from tests.waiting import wait_until
+
+ROUNDS = 50
+
+
+def alive() -> Counter[str]:
+    """Return how many nodes, sources, clients and loops there are that nothing has collected."""
+    gc.collect()
+    kinds = (Stream, redis.Redis, redis.ConnectionPool, threading.Thread)
+    return Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, kinds))
+
+
+def pipeline(source: Stream, timeout: float = 0.05) -> Stream:
+    n = source.pluck("n")
+    n.timed_window(0.01).sink(len)
+    n.timed_window_unique(0.01).sink(len)
+    n.partition(3, timeout=timeout).sink(len)
+    n.buffer(2).delay(0.0001).rate_limit(0.0001).latest().sink(abs)
+    return n.map_async(later).map(later)
+
+
+async def later(n: int) -> int:
+    return n
+
+
+def test_fifty_sources_that_were_stopped_leave_nothing_behind(
+    redis_server: RedisServer, real_redis: redis.Redis
+) -> None:
+    push_all(real_redis, "topic", [1, 2])
+
+    def round_of(number: int) -> None:
+        source = Stream.from_redis("topic", group=f"g{number}", url=redis_server.url, grace=0.1)
+        seen = pipeline(source, timeout=3600)
+        seen.to_redis("results")
+        results = seen.sink_to_list()
+        source.start()
+        wait_until(lambda: len(results) == 2, "both entries")
+        source.stop()
+        source.join(20)
+
+    def connections() -> int:
+        return len(real_redis.client_list())
+
+    round_of(-1)
+    before, threads = connections(), threading.active_count()
+    for number in range(ROUNDS):
+        round_of(number)
+        assert connections() <= before
+    assert threading.active_count() <= threads
+    # A loop that sleeps ends when it wakes up.
+    wait_until(lambda: not alive()["from_redis"] and not alive()["timed_window"], "the last graph collected")
+    left = alive()
+    assert not {name for name in left if hasattr(Stream, name)} & {"from_redis", "sink", "to_redis", "map", "partition"}
+    assert left["Redis"] < ROUNDS
+    assert not _global_sinks or all(not isinstance(sink.upstreams[0], from_redis) for sink in _global_sinks)
+
+
+def test_fifty_drained_pipelines_leave_nothing_behind() -> None:
+    pushed = [{"n": 1}, {"n": 2}]
+    for _ in range(2):  # tornado keeps the loop that was closed last
+        drain(pipeline, pushed, into="results", crash_after=1)
+    before = alive()
+    for _ in range(ROUNDS):
+        run = drain(pipeline, pushed, into="results", crash_after=1)
+        assert set(run.results) == {1, 2}
+        del run
+    assert alive() - before == Counter()
+
+
+def test_a_source_that_was_stopped_goes_on_with_its_timed_nodes_when_it_is_started_again(
+    redis_server: RedisServer, real_redis: redis.Redis
+) -> None:
+    source = Stream.from_redis("topic", group="lab", url=redis_server.url)
+    seen: list[int] = []
+    source.pluck("n").timed_window(0.01).flatten().sink(seen.append)  # which nothing here keeps
+    for n in range(3):
+        push_all(real_redis, "topic", [n])
+        source.start()
+        wait_until(lambda: n in seen, "the entry")  # noqa: B023
+        source.stop()
+        source.join(20)
+        gc.collect()
+    assert seen == [0, 1, 2]
+
+
+def test_a_graph_is_kept_until_the_last_of_its_sources_has_ended(
+    redis_server: RedisServer, real_redis: redis.Redis
+) -> None:
+    left, right = (Stream.from_redis(topic, group="lab", url=redis_server.url) for topic in ("left", "right"))
+    seen: list[Any] = []
+    left.pluck("n").union(right.pluck("n")).sink(seen.append)
+    left.start()
+    right.start()
+    left.stop()
+    left.join(20)
+    del left
+    gc.collect()
+    push_all(real_redis, "right", [7])
+    wait_until(lambda: seen == [7], "the entry of the source that runs on")
+    right.stop()
+    right.join(20)
+
+
+def test_a_sink_of_a_stopped_source_can_be_destroyed(redis_server: RedisServer, real_redis: redis.Redis) -> None:
+    push_all(real_redis, "topic", [1])
+    source = Stream.from_redis("topic", group="lab", url=redis_server.url)
+    seen: list[Any] = []
+    sink = source.sink(seen.append)
+    source.start()
+    wait_until(lambda: seen, "the entry")
+    source.stop()
+    source.join(20)
+    sink.destroy()
+    assert not source.downstreams
+    assert sink not in _global_sinks
