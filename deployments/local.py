@@ -16,6 +16,7 @@ from deployments.guardian import Guardian
 from deployments.interrupts import Interrupts
 from deployments.ledger import Ledger
 from deployments.login import secret_file
+from deployments.prefect_server import answers
 from deployments.stack import Stack
 from tasks.settings import REDIS_URL, state_dir, without_password
 
@@ -29,6 +30,7 @@ _SWEEP_AGAIN = 10.0  # seconds
 # Seconds for the runs to finish what is in flight; the rest of the 15 s that a stop may take is for the servers. What
 # an outlet has not finished by then comes again when it runs the next time.
 _GRACE = 8.0
+_GRACE_ALONE = 5.0  # without the server, for which the runs would wait once they are done
 
 
 def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
@@ -126,11 +128,15 @@ def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> N
         try:
             interrupts.arm()  # a second Ctrl-C ends the waiting
             try:
-                with impatient_client() as client:
-                    stack.end_runs(client, timeout=_GRACE)
+                if stack.own_server and not answers(stack.api_url):
+                    say("the Prefect server does not answer; the runs' processes are stopped without it")
+                    stack.end_processes(grace=_GRACE_ALONE)
+                else:
+                    with impatient_client() as client:
+                        stack.end_runs(client, timeout=_GRACE)
             except Exception as error:  # noqa: BLE001 - whatever it is, the processes have to go
                 say(f"could not cancel the runs ({type(error).__name__}); their processes are stopped all the same")
-                stack.end_processes(grace=_GRACE)
+                stack.end_processes(grace=_GRACE_ALONE)
         except KeyboardInterrupt:
             say("stopping at once")
         finally:

@@ -11,6 +11,7 @@ from deployments.blueprint import EntrypointCheck, read_blueprint
 from deployments.child import Child, last_lines
 from deployments.ledger import Ledger, flow_run_processes
 from deployments.prefect_server import (
+    answers,
     check_port,
     is_reachable,
     prefect_server,
@@ -247,7 +248,7 @@ class Stack:
             self.worker.stop(grace=0, hurry=hurry)
         self._ledger.end_flows(grace=0)
         if self.server:
-            self.server.stop(grace=3, hurry=hurry)
+            self.server.stop(grace=3 if answers(self.api_url, timeout=1) else 0, hurry=hurry)
         if self.redis:
             self.redis.stop(hurry=hurry)
         login.withdraw(self.root, self.folder)
