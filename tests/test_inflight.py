@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Running
 
 from deployments.inflight import Cancellations, Observer, Starts
@@ -87,7 +87,12 @@ def test_each_observer_of_a_run_hears_once_that_it_is_to_be_cancelled(prefect_se
             assert not cancellations.remove(runs[1], early)
             assert cancellations.remove(runs[1], late)
 
-    with temporary_settings({PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"]}):
+    with temporary_settings(
+        {
+            PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"],
+            PREFECT_API_AUTH_STRING: prefect_server.env["PREFECT_API_AUTH_STRING"],
+        }
+    ):
         asyncio.run(look())
 
 
@@ -113,7 +118,12 @@ def test_looking_for_runs_to_cancel_outlasts_a_server_that_is_away(prefect_serve
             await asyncio.wait_for(heard.wait(), 60)
 
     with (
-        temporary_settings({PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"]}),
+        temporary_settings(
+            {
+                PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"],
+                PREFECT_API_AUTH_STRING: prefect_server.env["PREFECT_API_AUTH_STRING"],
+            }
+        ),
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr("deployments.inflight._LOOK", 0.05)

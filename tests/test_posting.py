@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.events import Event
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.posting import PostingClient
 from tests.plain import ROOT, Plain, free_port
@@ -41,7 +41,9 @@ def test_events_that_the_server_misses_are_posted_in_order_with_the_next_one(pre
         await client.emit(event(name, 3))
         await client.__aexit__(None, None, None)
 
-    with temporary_settings({PREFECT_API_URL: there}):
+    with temporary_settings(
+        {PREFECT_API_URL: there, PREFECT_API_AUTH_STRING: prefect_server.env["PREFECT_API_AUTH_STRING"]}
+    ):
         asyncio.run(emit())
     wait_until(lambda: stored(prefect_server, name) == [1, 2, 3], "the events to be stored")
 
@@ -70,7 +72,12 @@ def test_the_server_stores_events_but_no_heartbeats(prefect_server: Plain) -> No
             await client.emit(event("prefect.flow-run.heartbeat"))
             await client.emit(event(name, 7))
 
-    with temporary_settings({PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"]}):
+    with temporary_settings(
+        {
+            PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"],
+            PREFECT_API_AUTH_STRING: prefect_server.env["PREFECT_API_AUTH_STRING"],
+        }
+    ):
         asyncio.run(emit())
     wait_until(lambda: stored(prefect_server, name) == [7], "the event behind it to be stored")
     assert stored(prefect_server, "prefect.flow-run.heartbeat") == []

@@ -8,7 +8,7 @@ from httpx import HTTPError, HTTPStatusError, ReadTimeout
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from deployments import rollout
 from deployments.probe import WriteProbe, write_through
@@ -44,7 +44,15 @@ def test_the_probe_writes_and_fails_while_the_database_is_locked(prefect_server:
         return prefect_server.client.request("GET", "/work_pools/sluice/queues/default").json()["updated"]  # type: ignore[arg-type]
 
     before = updated()
-    with temporary_settings({PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"]}), impatient_client(5) as client:
+    with (
+        temporary_settings(
+            {
+                PREFECT_API_URL: prefect_server.env["PREFECT_API_URL"],
+                PREFECT_API_AUTH_STRING: prefect_server.env["PREFECT_API_AUTH_STRING"],
+            }
+        ),
+        impatient_client(5) as client,
+    ):
         wait_until(lambda: gets_through(client), "a write")
         assert updated() != before
         with closing(sqlite3.connect(prefect_server.folder / "prefect" / "prefect.db", timeout=60)) as other:
