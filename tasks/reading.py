@@ -86,6 +86,7 @@ class Reading:
         self._through: deque[tuple[str, str]] = deque()
         self._done: deque[Receipt] = deque()
         self._acknowledging: tuple[list[tuple[str, str]], list[Receipt]] = ([], [])
+        self._failed: deque[Receipt] = deque()
         self._poison: deque[Poison] = deque()
         self._told: set[str] = set()
         self._warn = Repeated(logger)
@@ -341,24 +342,30 @@ class Reading:
             )
         through, ended = self._acknowledging
         through += _taken(self._through)
-        ended += _taken(self._done)
+        for receipt in _taken(self._done):
+            if receipt.failure is None:
+                ended.append(receipt)
+            elif self._on_error == "dead_letter":
+                self._failed.append(receipt)
+        while self._failed:
+            failed = self._failed[0]
+            assert failed.failure is not None  # or it would not be among these
+            self.consumer.dead_letter(
+                failed.topic,
+                failed.id,
+                node=failed.failure.node,
+                exception=repr(failed.failure.error),
+                traceback=failed.failure.traceback,
+            )
+            self._failed.popleft()  # at once: what follows may have to be sent again, and this must not
         done: defaultdict[str, list[str]] = defaultdict(list)
         for topic, id_ in through:
             done[topic].append(id_)
         with_results: set[str] = set()
         for receipt in ended:
-            if receipt.failure is None:
-                done[receipt.topic].append(receipt.id)
-                if receipt.has_results:
-                    with_results.add(receipt.id)
-            elif self._on_error == "dead_letter":
-                self.consumer.dead_letter(
-                    receipt.topic,
-                    receipt.id,
-                    node=receipt.failure.node,
-                    exception=repr(receipt.failure.error),
-                    traceback=receipt.failure.traceback,
-                )
+            done[receipt.topic].append(receipt.id)
+            if receipt.has_results:
+                with_results.add(receipt.id)
         if done:
             self.consumer.ack_all(done, with_results=with_results)
         through.clear()  # only now: an outage on the way, and all of it is sent again

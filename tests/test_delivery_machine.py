@@ -47,7 +47,10 @@ class Life:
             TOPICS, group=self.group.name, client=self.client, loop=IOLoop.current(), asynchronous=True, max_entries=3
         )
         self._kept = self.group.build(self.source)
-        self.reading = self.source.open()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("tasks.source.adapted", lambda client, **_: client)  # a copy would lose no replies
+            self.reading = self.source.open()
+        assert self.reading.consumer._client is self.client
         self.membership = self.reading.consumer.membership
 
     def step(self, *, ahead: bool = False) -> int:

@@ -1,14 +1,16 @@
 """A function that raises, in every node that calls one: its entry alone is a dead letter, and nothing stops."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 import redis
 
 from tasks import stops
+from tasks.reading import Reading
 from tests.nodes import PUSHED, Build, feed, members
-from tests.streams import dead, drain, here, pending, push_all
+from tests.streams import consumer, dead, drain, here, lossy, pending, push_all
 
 
 def bad(n: Any, *_: Any) -> Any:
@@ -202,3 +204,28 @@ def test_an_entry_whose_work_is_cancelled_with_its_loop_stays_pending_and_has_no
     asyncio.run(main())
     assert dead(fake_redis) == []
     assert pending(fake_redis) == ids
+
+
+@pytest.mark.parametrize("loses_in", range(1, 8))
+def test_a_failed_entry_is_one_dead_letter_though_a_later_reply_is_lost(
+    client: redis.Redis, loses_in: int
+) -> None:
+    push_all(client, "topic", [1, 3, 13, 4])
+    through = lossy(client)
+
+    async def main() -> None:
+        source = here(client)
+        kept = source.pluck("n").map(lambda n: bad(n % 10))
+        reading = Reading(consumer(through), source, on_error="dead_letter", grace=1.0)
+        await reading.emit(reading.consumer.step(0))
+        through.loses_in = loses_in
+        for _ in range(3):
+            with contextlib.suppress(redis.ConnectionError):
+                reading.flush()
+        through.loses_in = 0
+        reading.close()
+        del kept
+
+    asyncio.run(main())
+    assert [letter["n"] for letter in dead(client)] == [3, 13]
+    assert pending(client) == []
