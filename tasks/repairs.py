@@ -36,8 +36,7 @@ def _flatten(node: nodes.flatten, fail: Fail) -> None:  # noqa: ARG001 - a repai
     """
     turns = Turns()
 
-    async def spread(items: Any, metadata: Any) -> list[Any]:
-        emitted: list[Any] = []
+    async def spread(items: Any, metadata: Any, emitted: list[Any]) -> list[Any]:
         leads_back = leads_to(node, node)  # an item may wait here for its turn then, and cannot be waited for
         async with aclosing(_each(items)) as each:
             async for item in each:
@@ -48,12 +47,13 @@ def _flatten(node: nodes.flatten, fail: Fail) -> None:  # noqa: ARG001 - a repai
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         if turns.waiting or _is_async_iterable(x):
-            return turns.add(partial(spread, x, metadata))
+            return turns.add(partial(spread, x, metadata, []))
         emitted: list[Any] = []
         items = iter(x)
         for item in items:
             if type(item) not in PLAIN and isawaitable(item):
-                return emitted + turns.add(partial(spread, itertools.chain([item], items), metadata))
+                # What was emitted is awaited in the turn: awaited before it, the next element would take its turn first.
+                return turns.add(partial(spread, itertools.chain([item], items), metadata, emitted))
             emitted += node._emit(item, metadata=metadata)
         return emitted
 

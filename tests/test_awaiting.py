@@ -208,6 +208,14 @@ def test_the_source_waits_for_an_awaited_node_and_its_entry_is_pending_meanwhile
     assert dead(client) == []
 
 
+def test_a_flattened_list_does_not_overtake_one_that_is_awaited() -> None:
+    def lists(n: int) -> list[list[Any]]:
+        return [[n, _slowly(0, n + 1), n + 2], [_slowly(0, n + 3), n + 4]]
+
+    run = drain(lambda s: s.pluck("n").map(lists).flatten().flatten().map(lambda n: _slowly(2, n)), [{"n": 0}])
+    assert run.results == [0, 1, 2, 3, 4]
+
+
 def test_an_element_that_needs_no_waiting_does_not_overtake_one_that_does() -> None:
     seen: list[int] = []
 
