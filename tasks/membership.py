@@ -277,8 +277,8 @@ class Membership:
         """Return for how many ms a peer's lease still runs, 0 if it has none; end one that was not renewed for its own TTL."""
         if holder is None or holder == TOMBSTONE.encode():
             return 0
-        _, _, told = holder.partition(b":")
-        longest = int(told) if told.isdigit() else int(self.lease_ttl * 1000)
+        _, _, own_ttl = holder.partition(b":")
+        longest = int(own_ttl) if own_ttl.isdigit() else max(ttl, int(self.lease_ttl * 1000))  # 0.1.0's has none
         key = peer, holder
         if 0 <= ttl <= longest:
             self._odd_since.pop(key, None)

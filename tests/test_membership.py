@@ -1,5 +1,6 @@
 """What the scripts refuse, whatever Python believed when it called them."""
 
+import time
 from typing import Any
 
 import pytest
@@ -90,6 +91,22 @@ def test_a_lease_whose_ttl_its_owner_never_set_lapses_when_it_is_not_renewed(
     assert f"the lease of consumer {victim.membership.name!r} " in caplog.text
     with pytest.raises(LeaseLostError):
         victim.membership.renew()
+
+
+def test_a_living_consumer_of_0_1_0_with_a_longer_lease_keeps_it(client: redis.Redis) -> None:
+    """Its token does not have the TTL of its lease."""
+    push_all(client, "topic", range(3))
+    older = consumer(client, lease_ttl=60)
+    older.membership._token, _, _ = older.membership._token.partition(":")
+    while not older.held:
+        older.step(0)
+    other = consumer(client, lease_ttl=0.01)
+    other.step(0)
+    end = time.monotonic() + 0.1  # ten leases of the other's
+    while time.monotonic() < end:
+        other.membership.peers("topic")
+        assert client.exists(older.membership.fence.lease)
+        older.membership.renew()
 
 
 def test_a_successor_mentions_once_that_it_waits_for_a_lease_that_outlasts_its_own(
