@@ -253,15 +253,6 @@ def test_a_consumer_with_entries_pending_is_not_cleared_away(client: redis.Redis
     assert pending(client) == ids
 
 
-def test_an_entry_that_is_not_pending_any_more_is_not_dead_lettered(client: redis.Redis) -> None:
-    [id_] = push_all(client, "topic", [1])
-    one = consumer(client)
-    read_all(one)
-    one.ack("topic", [id_])
-    assert not one.dead_letter("topic", id_, node="map", exception="late")
-    assert not client.exists("topic:dead:group")
-
-
 def test_a_replica_reads_on_beside_one_that_is_alive_and_holds_entries(client: redis.Redis) -> None:
     push_all(client, "topic", range(2))
     holder = consumer(client, lease_ttl=2.0)
