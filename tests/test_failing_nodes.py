@@ -207,9 +207,7 @@ def test_an_entry_whose_work_is_cancelled_with_its_loop_stays_pending_and_has_no
 
 
 @pytest.mark.parametrize("loses_in", range(1, 8))
-def test_a_failed_entry_is_one_dead_letter_though_a_later_reply_is_lost(
-    client: redis.Redis, loses_in: int
-) -> None:
+def test_a_failed_entry_is_one_dead_letter_though_a_later_reply_is_lost(client: redis.Redis, loses_in: int) -> None:
     push_all(client, "topic", [1, 3, 13, 4])
     through = lossy(client)
 
