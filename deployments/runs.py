@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from httpx import HTTPStatusError, TimeoutException, codes
@@ -19,6 +19,8 @@ from prefect.states import Cancelled, Cancelling
 from deployments.blueprint import Blueprint
 from deployments.deployed import deployed, of_blueprint, paged, schedule_of
 from deployments.prefect_server import POOL
+from flows.custom import run_again
+from flows.prefect_api import when_not_busy
 
 __all__ = [
     "ABANDONED",
@@ -29,11 +31,8 @@ __all__ = [
     "start_first",
     "sweep",
     "to_start",
-    "when_not_busy",
     "workers_online",
 ]
-
-T = TypeVar("T")
 
 ALIVE = frozenset({StateType.RUNNING, StateType.PENDING, StateType.CANCELLING})
 BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
@@ -42,7 +41,6 @@ BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
 ABANDONED = "Abandoned"
 _STOPPING = "`sluice up` is stopping."
 _BEREFT = 5.0  # seconds in which the worker tells of a run whose process has ended
-_TRIES, _BUSY = 8, 0.2  # requests, seconds between them, to a server that is busy for a moment
 _BULK = 50  # the server deletes no more at once (3.9.1)
 
 
@@ -97,21 +95,6 @@ def sweep(
     crashed = State(type=StateType.CRASHED, name=ABANDONED, message="Its process is gone, and what ran it.")
     done = [time.monotonic() < until and _forced(client, run.id, state or crashed) for run in gone]
     return sum(done), len(done) - sum(done)
-
-
-def when_not_busy(act: Callable[[], T]) -> T:
-    """Return what a request does, repeated while the server on SQLite refuses it for another one that writes.
-
-    raises    HTTPStatusError: it did so several times, or the server has another reason
-    """
-    for _ in range(_TRIES - 1):
-        try:
-            return act()
-        except HTTPStatusError as error:
-            if error.response.status_code != codes.SERVICE_UNAVAILABLE:
-                raise
-        time.sleep(_BUSY)
-    return act()
 
 
 def _forced(client: SyncPrefectClient, run_id: UUID, state: State) -> bool:
@@ -170,12 +153,12 @@ def to_start(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
 
 
 def start_first(client: SyncPrefectClient, waiting: list[str]) -> None:
-    """Start the first of the deployments, as `prefect deployment run` does, and take it from the list.
+    """Start the first of the deployments, after a crash with the custom parameters it had, and take it from the list.
 
     It stays there if the server does not answer, and is left out if somebody has deleted it.
     """
     with suppress(ObjectNotFound):
-        client.create_flow_run_from_deployment(client.read_deployment_by_name(waiting[0]).id)
+        run_again(client, client.read_deployment_by_name(waiting[0]).model_dump(mode="json"))
     del waiting[0]
 
 

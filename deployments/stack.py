@@ -210,6 +210,7 @@ class Stack:
         from prefect.states import Cancelled  # noqa: PLC0415 - see start()
 
         from deployments import rollout, runs  # noqa: PLC0415
+        from flows.prefect_api import when_not_busy  # noqa: PLC0415
 
         seen: set[UUID] = set()
 
@@ -217,7 +218,7 @@ class Stack:
             seen.update(run_id for run_id, _ in flow_run_processes(self.folder))
             return seen  # a process can be gone before its run has its final state
 
-        if self.own_server and runs.when_not_busy(
+        if self.own_server and when_not_busy(
             lambda: rollout.pause_pool(client, paused=True)
         ):  # or the worker starts what is due meanwhile
             self._paused.touch()

@@ -24,6 +24,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed
 
 from flows.comeback import LOOKED_AT, failures, pause_after
+from flows.custom import differing, run_again
 from flows.prefect_api import impatient_client
 from flows.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
 from tasks.connection import connect
@@ -34,6 +35,7 @@ from tasks.settings import redis_url
 __all__ = ["InletWatch", "ask_for_all", "why_to_end"]
 
 _LOOK = 2.0  # seconds between two looks into Redis
+_MINUTE = 60.0
 _UNKNOWN = 30.0  # seconds without news from Prefect's server after which nothing is known
 _LONGEST = 86_400.0  # seconds that a run goes on at most while nothing is known
 _LEFT_TO_AUTOMATIONS = 10.0  # seconds after a crash
@@ -83,6 +85,7 @@ class InletWatch:
         self._began = time.monotonic()
         self._heard = self._began
         self._before: Seen | None = None
+        self._base: dict[str, Any] = {}  # the deployment's parameters as this run began
         self._files = imported_files() if self._run else {}
         self._closing = threading.Event()
         # As the calling thread sees them: Prefect's settings, the flow run.
@@ -121,15 +124,16 @@ class InletWatch:
         assert self._run is not None
         client = connect(redis_url())
         poll = SharedPoll(client, name=str(self._run.id), deployment=str(self._run.deployment_id))
-        minute = time.monotonic() + 60
+        minute = time.monotonic() + _MINUTE
         while not self._closing.wait(_LOOK):
             # What fails is tried again at the next look: neither server may hold up the pumping.
             with suppress(redis.RedisError, SluiceError):
                 self._look(poll)
                 ask_for_all(poll, self._log)
             if time.monotonic() > minute:
-                minute = time.monotonic() + 60
-                self._every_minute()
+                minute = time.monotonic() + _MINUTE
+                with suppress(redis.RedisError, SluiceError):
+                    self._every_minute()
         with suppress(redis.RedisError):
             poll.leave()
         client.close()
@@ -141,6 +145,8 @@ class InletWatch:
             return
         self._heard = time.monotonic()
         before, self._before = self._before, now
+        if before is None:
+            self._base = now.parameters
         if self._stop.is_set():
             return
         self.why = why_to_end(before, now, self._run)
@@ -163,7 +169,7 @@ class InletWatch:
             with impatient_client() as prefect:
                 prefect.create_flow_run_from_deployment(
                     self._run.deployment_id,
-                    parameters=self._run.parameters,
+                    parameters=differing(self._run.parameters, self._base),
                     idempotency_key=f"relieves {self._run.id} {now.updated}",
                 )
         except Exception as error:  # noqa: BLE001 - the schedule brings one, too
@@ -204,13 +210,12 @@ def _bring_back(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> No
     )
     if not ended:
         return
-    last, wanted = ended[0], []
+    last = ended[0]
     if last.state_name == PAUSED and all("interval" in schedule["schedule"] for schedule, _ in scheduled):
-        wanted = [parameters for _, parameters in scheduled]
+        for _, parameters in scheduled:
+            key = f"after {last.id} {json.dumps(parameters, sort_keys=True, default=str)}"
+            prefect.create_flow_run_from_deployment(UUID(deployment["id"]), parameters=parameters, idempotency_key=key)
     elif last.state_type in (StateType.CRASHED, StateType.FAILED) and last.end_time:
         silent = (datetime.now(UTC) - last.end_time).total_seconds()
         if silent > _LEFT_TO_AUTOMATIONS + pause_after(failures(ended)):
-            wanted = [last.parameters]
-    for parameters in wanted:
-        key = f"after {last.id} {json.dumps(parameters, sort_keys=True, default=str)}"
-        prefect.create_flow_run_from_deployment(UUID(deployment["id"]), parameters=parameters, idempotency_key=key)
+            run_again(prefect, deployment, idempotency_key=f"after {last.id}")

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
 
+from flows.custom import lasting_parameters
 from flows.runlog import tell_what_tasks_log
 from flows.sentences import say_errors_in_one_sentence
 from flows.stopping import leave_no_run_cancelling, outlast_the_worker
@@ -85,7 +86,7 @@ def flow_of(
     def run_flow(**parameters: Any) -> Any:
         say_errors_in_one_sentence()
         outlast_the_worker()
-        given = defaults | parameters
+        given = defaults | lasting_parameters(parameters)
         with tell_what_tasks_log():
             return run({name: given.pop(name) for name in names}, given)
 

@@ -3,9 +3,10 @@
 import contextvars
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from httpx import HTTPStatusError, codes
@@ -16,9 +17,13 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.logs import get_logger
 
-__all__ = ["PATIENCE", "artifact_key", "change", "impatient_client", "publish"]
+__all__ = ["PATIENCE", "artifact_key", "change", "impatient_client", "publish", "when_not_busy"]
 
 PATIENCE = 3.0  # seconds a request may take
+
+_TRIES, _BUSY = 8, 0.2  # requests, seconds between them, to a server that is busy for a moment
+
+T = TypeVar("T")
 
 logger = get_logger(__name__)
 
@@ -31,6 +36,21 @@ def impatient_client(patience: float = PATIENCE) -> Iterator[SyncPrefectClient]:
         get_client(sync_client=True, httpx_settings={"timeout": patience}) as client,
     ):
         yield client
+
+
+def when_not_busy(act: Callable[[], T]) -> T:
+    """Return what a request does, repeated while the server on SQLite refuses it for another one that writes.
+
+    raises    HTTPStatusError: it did so several times, or the server has another reason
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return act()
+        except HTTPStatusError as error:
+            if error.response.status_code != codes.SERVICE_UNAVAILABLE:
+                raise
+        time.sleep(_BUSY)
+    return act()
 
 
 def artifact_key(*names: str) -> str:

@@ -42,6 +42,7 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 ON_PREFECT = {
     "tests/chaos/test_retries.py",
     "tests/test_browser.py",
+    "tests/test_custom_parameters.py",
     "tests/test_docs_commands.py",
     "tests/test_doctor.py",
     "tests/test_end_to_end.py",

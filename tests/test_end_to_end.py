@@ -203,6 +203,11 @@ def test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_bac
     wait_until(lambda: len(plain.runs("ticking")) == 2, "the trigger to run it again")
     second = plain.runs("ticking")[1]
     wait_until(lambda: plain.state(second.id) == "Running", "the second run to run")
+    before = entries(plain.redis_url, "ticks")
+    wait_until(
+        lambda: entries(plain.redis_url, "ticks") > before, "results of the second run in the topic of the first"
+    )
+    assert plain.client.read_flow_run(second.id).parameters == {"into": "ticks"}
 
     third = plain.client.create_flow_run_from_deployment(second.deployment_id)  # type: ignore[arg-type]
     wait_until(lambda: plain.state(third.id) == "Cancelled", "a run beside it to be cancelled")

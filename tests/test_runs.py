@@ -25,6 +25,7 @@ from deployments import deployed, ending, rollout, runs
 from deployments.blueprint import Blueprint, Deployment
 from deployments.follow import Follower
 from deployments.prefect_server import POOL
+from flows import prefect_api
 from tasks import Reservoir, UnavailableError
 from tests.plain import free_port
 from tests.waiting import wait_until
@@ -219,7 +220,7 @@ def test_schedules_without_an_anchor_are_spread_over_their_interval_and_stay_pau
 def test_a_request_is_repeated_while_the_server_is_busy_and_for_no_other_reason(
     monkeypatch: pytest.MonkeyPatch, refusals: int, status: int, tries: int
 ) -> None:
-    monkeypatch.setattr(runs, "_BUSY", 0)
+    monkeypatch.setattr(prefect_api, "_BUSY", 0)
     tried = []
 
     def act() -> str:
@@ -230,8 +231,8 @@ def test_a_request_is_repeated_while_the_server_is_busy_and_for_no_other_reason(
         return "done"
 
     if refusals < tries:
-        assert runs.when_not_busy(act) == "done"
+        assert prefect_api.when_not_busy(act) == "done"
     else:
         with pytest.raises(HTTPStatusError):
-            runs.when_not_busy(act)
+            prefect_api.when_not_busy(act)
     assert len(tried) == tries
