@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 from uuid import UUID
 
+import redis
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 
@@ -21,6 +23,7 @@ from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError, UnavailableError
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.logs import get_logger
+from tasks.neighbours import Neighbours
 from tasks.pump import Pumping, WhenFailing
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
@@ -196,13 +199,22 @@ def _run(
             log=log,
         )
         report = _Report(pumping.summary, name=name, topic=topic)
+        neighbours = Neighbours(reservoir.client, beat, parameters=own, run=_run_name())
+
+        def look_around() -> None:
+            neighbours.announce()
+            for sentence in neighbours.found(time.time()):
+                log.warning("%s", sentence)
 
         def every_minute() -> None:
             report.publish()
             with suppress(SettingsError):  # the other inlet of the topic is refused, when it begins
                 retention.declare(topic, kept, inlet=inlet_id)
+            look_around()
 
         try:
+            with suppress(redis.RedisError):  # its first tick says so
+                look_around()
             with watch.every_minute(every_minute):
                 pumping.run()
         finally:
@@ -268,3 +280,8 @@ def _scheduled_start() -> datetime:
     context = FlowRunContext.get()
     due = context.flow_run.expected_start_time if context and context.flow_run else None
     return due or datetime.now(UTC)
+
+
+def _run_name() -> str:
+    context = FlowRunContext.get()
+    return context.flow_run.name if context and context.flow_run else f"of process {os.getpid()}"

@@ -29,7 +29,7 @@ from tasks.reservoir import Reservoir
 from tasks.scripts import ATTEMPT
 from tasks.settings import check_topic
 
-__all__ = ["MAX_AHEAD", "Beat", "Claim", "tick_at", "time_of"]
+__all__ = ["BEAT_TTL_MS", "MAX_AHEAD", "Beat", "Claim", "digest", "tick_at", "time_of"]
 
 Claim = Literal["claimed", "yield", "relieved", "taken", "ahead", "unknown", "refused"]
 
@@ -139,7 +139,7 @@ return {alive, lost}
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
 # A newcomer is preferred for its first ticks only: one that died after its start must not slow the older run down.
 _PREFERRED = 3
-_BEAT_TTL_MS = 7 * 86_400_000
+BEAT_TTL_MS = 7 * 86_400_000
 _CLAIM_TTL_MS = 86_400_000  # a pump may take as long
 _PUSHED_TTL_MS = 600_000  # longer than any client goes on sending a push again
 _ALIVE_TTL_MS = 5_000
@@ -187,6 +187,11 @@ def _in_text(value: Any) -> Any:
     return text
 
 
+def digest(value: Any) -> str:
+    """Return the same text for equal values in every process. Raises SettingsError, see `Beat`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_in_text).encode()).hexdigest()[:16]
+
+
 class Beat:
     """One inlet's ticks: which run claims them, and the push of what was pumped for them.
 
@@ -219,8 +224,7 @@ class Beat:
         self._first = 0
         self._reservoir = reservoir
         self._keep = keep
-        what = json.dumps([topic, inlet, every, parameters or {}], sort_keys=True, default=_in_text)
-        self.key = f"sluice:beat:{inlet}:{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+        self.key = f"sluice:beat:{inlet}:{digest([topic, inlet, every, parameters or {}])}"
         self._token = "0"  # noqa: S105 - a number that grows
         self._start = reservoir.client.register_script(_START)
         self._claim = reservoir.client.register_script(_CLAIM)
@@ -232,7 +236,7 @@ class Beat:
         first = tick_at(now, self.every) + 1
         asked = time.monotonic()
         with self._explaining("no tick was claimed"):
-            token, microseconds = self._start(keys=[self.key], args=[first, _BEAT_TTL_MS])
+            token, microseconds = self._start(keys=[self.key], args=[first, BEAT_TTL_MS])
         self._token = token.decode()
         self._first = first
         # Redis looked at its clock at some moment between question and answer.
@@ -259,7 +263,7 @@ class Beat:
             self._token,
             tick,
             _CLAIM_TTL_MS,
-            _BEAT_TTL_MS,
+            BEAT_TTL_MS,
             _ALIVE_TTL_MS,
             preferred,
             begins,

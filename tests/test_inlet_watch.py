@@ -37,6 +37,7 @@ def watched(n: int = 0) -> dict[str, int]:
 def quickly(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
     monkeypatch.setattr(inlet_watch, "_LOOK", 0.1)
+    monkeypatch.setattr(inlet_watch, "_MINUTE", 0.5)
     monkeypatch.setattr(shared_poll, "ASK_EVERY", 0.2)
 
 
@@ -173,6 +174,26 @@ def test_a_deploy_of_an_edited_file_brings_a_run(
         file.write_text("text = 'after it was edited'\n")
         api.update_deployment(deployment, DeploymentUpdate(version="another"))
         wait_until(lambda: requested(api, deployment, run), "a run with the edited file")
+
+
+def test_runs_with_different_parameters_on_one_topic_say_so_once_each(
+    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[str]:
+        return [line.getMessage() for line in caplog.records if "pumps into it too" in line.getMessage()]
+
+    with Running(api, deployment, watched) as scheduled:
+        wait_until(lambda: is_pumping(real_redis), "pushes")
+        with Running(api, deployment, watched, n=4) as custom:
+            wait_until(lambda: len(said()) == 2, "a warning in each log")
+            looks = real_redis.info("commandstats")["cmdstat_hkeys"]["calls"]  # type: ignore[index]
+            wait_until(
+                lambda: real_redis.info("commandstats")["cmdstat_hkeys"]["calls"] > looks + 4,  # type: ignore[index]
+                "both to look again",
+            )
+    names = [api.read_flow_run(run.id).name for run in (scheduled, custom)]
+    assert [name in line for name, line in zip(names, said(), strict=True)] == [True, True]
+    assert all("another value of n, so" in line for line in said())
 
 
 def test_a_run_goes_on_after_its_window_while_prefect_is_silent(

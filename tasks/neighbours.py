@@ -1,0 +1,72 @@
+"""Whether the same inlet pumps into the same topic with other parameters: each set has ticks of its own, so both push."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+
+from tasks.retention import beside
+from tasks.ticks import BEAT_TTL_MS, Beat, digest, time_of
+
+__all__ = ["Neighbours"]
+
+_LATELY = 5.0  # seconds since its last tick in which a beat counts as kept; two ticks if they are further apart
+_CALLED = "called"  # the field of a beat's hash
+
+
+class Neighbours:
+    """The beats of the same inlet on the topic of a run's own beat.
+
+    Each run leaves beside its beat what its pump is called with: of each parameter a digest, as values may be secret.
+
+    parameters   what the pump is called with
+    run          the name of the run, by which a person finds it
+    """
+
+    def __init__(self, client: redis.Redis, beat: Beat, *, parameters: Mapping[str, Any], run: str) -> None:
+        self._client: Any = client  # redis-py types replies for all protocols and decodings at once
+        self._beat = beat
+        self._id = beat.key.removeprefix("sluice:beat:")
+        self._inlet = self._id.rpartition(":")[0]
+        self._called = {name: digest(value) for name, value in {**parameters, "every": beat.every}.items()}
+        self._run = run
+        self._known: set[bytes] = set()
+
+    def announce(self) -> None:
+        """Leave beside the beat what its pump is called with, and by which run.
+
+        raises    redis.RedisError
+        """
+        text = json.dumps({"run": self._run, "every": self._beat.every, "parameters": self._called})
+        with self._client.pipeline() as pipe:
+            pipe.hset(self._beat.key, _CALLED, text)
+            pipe.pexpire(self._beat.key, BEAT_TTL_MS)
+            pipe.execute()
+
+    def found(self, now: float) -> list[str]:
+        """Return a sentence for each beat that is kept beside this one; none for one that was found before.
+
+        now       seconds since the epoch
+        raises    redis.RedisError
+        """
+        prefix = f"inlet:{self._inlet}:".encode()
+        declared = self._client.hkeys(beside(self._beat.topic)[1])
+        others = {name.removeprefix(b"inlet:") for name in declared if name.startswith(prefix)}
+        sentences = []
+        for other in sorted(others - self._known - {self._id.encode()}):
+            last, text = self._client.hmget(b"sluice:beat:" + other, "last", _CALLED)
+            if last is None or text is None:
+                continue  # no tick yet, or a run of an older version
+            called = json.loads(text)
+            if time_of(int(last), called["every"]) < now - max(_LATELY, 2 * called["every"]):
+                continue
+            self._known.add(other)
+            names = sorted(self._called.keys() | called["parameters"].keys())
+            differing = [name for name in names if self._called.get(name) != called["parameters"].get(name)]
+            sentences.append(
+                f"topic {self._beat.topic!r}: run {called['run']!r} of the same inlet, {self._inlet!r}, pumps into it too, with another "
+                f"value of {', '.join(differing)}, so entries of both come; if that is not wanted, cancel one of the runs, or give it a topic "
+                "of its own (parameter `topic`)"
+            )
+        return sentences
