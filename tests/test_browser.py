@@ -119,7 +119,7 @@ def test_a_schedule_is_paused_and_resumed_with_its_switch(plain: Plain, browser:
         return bool(schedule.active)
 
     page = browser.open(f"deployments/deployment/{plain.deployment('slow_seconds/main')}")
-    switch = page.get_by_role("switch", name="toggle Every 1 minute")
+    switch = page.get_by_role("switch", name="toggle Every 10 minutes")
     assert active()
     browser.send(switch.click, "**/schedules/*")
     assert not active()

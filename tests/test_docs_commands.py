@@ -164,6 +164,8 @@ def prefects_variables() -> set[str]:
                 yield from of(field.annotation)
             else:
                 yield f"{model.model_config['env_prefix']}{name}".upper()
+                choices = getattr(field.validation_alias, "choices", ())
+                yield from (choice.upper() for choice in choices if isinstance(choice, str))
 
     return set(of(Settings))
 
@@ -175,7 +177,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
     "export": Commands.export,
     "pip": Commands.pip,
     "python": Commands.python,
-    **dict.fromkeys([".", "openssl", "echo", "chown", "alias", "redis-cli", "sudo"], Commands.nothing),
+    **dict.fromkeys([".", "openssl", "echo", "chown", "alias", "redis-cli", "sudo", "umask"], Commands.nothing),
 }
 
 

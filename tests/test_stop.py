@@ -96,7 +96,7 @@ def test_what_is_held_to_be_written_is_written_at_a_stop_also_behind_an_element_
     source.stop()
     source.join(20)
     assert pending(real_redis) == []
-    assert len(list(tmp_path.rglob("*.parquet"))) == 1
+    assert len([file for file in tmp_path.rglob("*.parquet") if file.name != "columns.parquet"]) == 1
 
 
 def test_a_source_stops_while_redis_is_away(tmp_path: Any) -> None:
@@ -159,9 +159,9 @@ def test_an_outlet_logs_what_it_did_and_its_latest_result_in_one_line_a_minute_a
     frames.fn()
     [said] = [record.getMessage() for record in caplog.records if record.name == "flows.outlets"]
     first = "frames: group 'group' has read 10 entries of topic, 1 failure; what failed: `sluice dead topic group`"
-    assert said.startswith(f"{first}; the latest result\n")
+    assert said.startswith(f"{first}; the latest result\\n")  # a log outside a run has lines, not blocks
     assert said.endswith("[20 rows x 1 columns]")
-    assert said.count("\n") == 12
+    assert said.count("\\n") == 12
 
 
 def test_an_outlet_that_was_taken_for_dead_begins_again_with_what_is_pending(
