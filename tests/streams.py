@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import strategies as st
 from redis.backoff import NoBackoff
@@ -15,6 +16,7 @@ from tornado.ioloop import IOLoop
 
 from tasks import Reservoir
 from tasks.consumer import Consumer
+from tasks.reading import Reading
 from tasks.source import from_redis
 from tasks.testing import Bench
 
@@ -36,6 +38,13 @@ def at_work(client: redis.Redis, *groups: str) -> None:
 def here(client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any) -> from_redis:
     """Return a source in the running loop, opened and ready to be stepped."""
     return from_redis(topics, group=group, client=client, loop=IOLoop.current(), asynchronous=True, **options)
+
+
+def open_with(source: from_redis, client: redis.Redis) -> Reading:
+    """Open a source that reads through this very client: of a `lossy` one, a copy would lose no replies."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tasks.source.adapted", lambda *_, **__: client)
+        return source.open()
 
 
 def read_ahead(source: from_redis, *, ahead: bool = True) -> None:

@@ -26,7 +26,7 @@ from tasks import LeaseLostError, Reservoir
 from tasks.results import STRAGGLERS_MS
 from tasks.source import from_redis
 from tests.pipelines import SEGMENTS, Witness, members, pipelines
-from tests.streams import dead, lossy, pending, read_ahead
+from tests.streams import dead, lossy, open_with, pending, read_ahead
 
 Fresh = Callable[[], redis.Redis]
 TOPICS = ["one", "two"]
@@ -47,10 +47,7 @@ class Life:
             TOPICS, group=self.group.name, client=self.client, loop=IOLoop.current(), asynchronous=True, max_entries=3
         )
         self._kept = self.group.build(self.source)
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("tasks.source.adapted", lambda client, **_: client)  # a copy would lose no replies
-            self.reading = self.source.open()
-        assert self.reading.consumer._client is self.client
+        self.reading = open_with(self.source, self.client)
         self.membership = self.reading.consumer.membership
 
     def step(self, *, ahead: bool = False) -> int:

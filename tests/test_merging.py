@@ -16,7 +16,7 @@ from tasks.ids import id_numbers
 from tasks.source import from_redis
 from tasks.testing import Bench
 from tests.letters import failing, replay_all
-from tests.streams import crash, here, lossy, pending, push_all, read_ahead
+from tests.streams import crash, here, lossy, open_with, pending, push_all, read_ahead
 from tests.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
@@ -260,7 +260,8 @@ def test_of_several_topics_only_the_deadly_entry_becomes_a_dead_letter(
     assert letters == [str(deadly).encode()]
 
 
-def test_a_crash_between_two_topics_leaves_no_half_of_a_pair_unacknowledged(client: Any) -> None:
+@pytest.mark.parametrize("loses_in", [1, 2, 3])
+def test_a_crash_between_two_topics_leaves_no_half_of_a_pair_unacknowledged(client: Any, loses_in: int) -> None:
     """All that is done is acknowledged in one script: a connection lost between two would shift all pairs to come."""
     for n in range(6):
         client.xadd(TOPICS[n % 2], {"n": n}, id=f"{n + 1}-0")
@@ -268,10 +269,9 @@ def test_a_crash_between_two_topics_leaves_no_half_of_a_pair_unacknowledged(clie
 
     async def live(loses_in: int) -> None:
         through = lossy(client)
-        source: from_redis = here(through, TOPICS[:2])
+        source: from_redis = here(client, TOPICS[:2])
         kept = join_of_two(source).sink(pairs.append)
-        source.open()
-        flush = source.reading.flush
+        flush = open_with(source, through).flush
 
         def flush_half() -> None:
             through.loses_in = loses_in
@@ -291,7 +291,7 @@ def test_a_crash_between_two_topics_leaves_no_half_of_a_pair_unacknowledged(clie
         one, two = (source.filter(lambda entry, topic=topic: entry.topic == topic).pluck("n") for topic in TOPICS[:2])
         return one.zip(two)
 
-    asyncio.run(live(1))
+    asyncio.run(live(loses_in))
     left = [pending(client, topic) for topic in TOPICS[:2]]
     assert len(left[0]) == len(left[1])
     asyncio.run(live(0))
