@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import itertools
 import sys
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -105,11 +106,13 @@ class Secured:
         self._guards: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
         self._has_ended = False
         self._ended_loops: list[Any] = []
+        self._ending = threading.Lock()  # a loop ends in its own thread, and must not be missed by a start in another
 
     def begin(self) -> None:
         """Have the nodes with loops of their own work, those that have ended anew."""
-        self._has_ended = False
-        ended, self._ended_loops = self._ended_loops, []
+        with self._ending:
+            self._has_ended = False
+            ended, self._ended_loops = self._ended_loops, []
         for node in ended:
             node.loop.add_callback(node.cb)
 
@@ -163,9 +166,10 @@ class Secured:
         emit = node._emit
 
         def emit_in_context(x: Any, metadata: Metadata = None) -> list[Any]:
-            if self._has_ended:
-                self._ended_loops.append(node)
-                raise gen.Return  # which ends the loop, a coroutine of tornado's
+            with self._ending:
+                if self._has_ended:
+                    self._ended_loops.append(node)
+                    raise gen.Return  # which ends the loop, a coroutine of tornado's
             return self.context.copy().run(emit, x, metadata)
 
         node._emit = emit_in_context
