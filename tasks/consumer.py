@@ -2,65 +2,36 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import redis
 
 from tasks.bound import Bound
-from tasks.codec import SMALL, decode_small
-from tasks.deadletters import take_out_id
-from tasks.entry import Entry, made
-from tasks.errors import PoisonEntryError, SettingsError
-from tasks.groups import create_group, groups_of, position_ahead
-from tasks.ids import id_numbers, id_time
+from tasks.delivery import Poison, delivered
+from tasks.entry import Entry
+from tasks.errors import SettingsError
+from tasks.groups import is_gone, unless_gone
 from tasks.letterbounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
 from tasks.limits import DEFAULT_LIMITS
 from tasks.logs import get_logger
 from tasks.membership import HANDED_BACK, Membership
 from tasks.merging import Merging, Raw
 from tasks.parts import Parts
+from tasks.positions import Positions
 from tasks.readahead import Read, ReadAhead
 from tasks.readsize import ReadSize
 from tasks.recovery import Recovery
-from tasks.refused import explained
-from tasks.reservoir import decoded
-from tasks.retention import BESIDE, beside, mark_seen
-from tasks.settings import check_group, check_topic, dead_topic, group_start, retried_topic, retry_topic
+from tasks.retention import mark_seen
+from tasks.settings import check_group, check_topic, retry_topic
 from tasks.suspicion import Suspects
 
-__all__ = ["Consumer", "Poison"]
+__all__ = ["Consumer"]
 
 logger = get_logger(__name__)
 
-_ZERO = "0-0"
 KEEP_DEAD_LETTERS = LetterBounds()
-
-
-@dataclass(frozen=True, slots=True)
-class Poison:
-    """An entry that cannot be decoded: the topic and id it was read under, and why."""
-
-    origin: tuple[str, str]
-    error: PoisonEntryError
-
-
-def _is_gone(error: redis.RedisError) -> bool:
-    """Return whether the group, or its stream, was deleted. A blocked read is 'UNBLOCKED'; XINFO says 'no such key'."""
-    return any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "no such key"))
-
-
-@contextmanager
-def _unless_gone() -> Iterator[None]:
-    """Let the body end early if the group was deleted: then nothing of it is pending. The next step sees to it."""
-    try:
-        yield
-    except redis.ResponseError as error:
-        if not _is_gone(error):
-            raise
 
 
 class Consumer:
@@ -106,8 +77,7 @@ class Consumer:
         self.membership = Membership(client, group, name=name, lease_ttl=lease_ttl)
         self.max_deliveries = max_deliveries
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
-        self._start_from = start_from
-        self._start = group_start(start_from)
+        self._positions = Positions(client, self.membership, start_from=start_from)
         self._bound = Bound(client, group, until) if until else None
         self.is_through = False
         """Whether everything up to `until` was returned, to whichever consumer of the group."""
@@ -115,10 +85,10 @@ class Consumer:
         self._retries = [retry_topic(topic, group) for topic in self.topics if ":" not in topic]
         streams = [*self.topics, *self._retries]
         self.about_letters: Callable[[], Mapping[str, str]] = dict
-        """Returns what is told of each dead letter beside why it is one: of the pipeline, which is not known here."""
+        """Returns further fields of each dead letter, about the pipeline, which the consumer does not know."""
         # Delivered by this consumer and neither acknowledged nor dead-lettered yet.
         self._held: dict[str, set[str]] = {stream: set() for stream in streams}
-        # Delivered by Redis and not returned yet: they are forgotten, and found again, whenever what is pending is looked through.
+        # Delivered by Redis and not returned yet. A recovery forgets them, and finds them again among what is pending.
         self._merging = Merging(self.topics)
         # How often those that were recovered count as delivered.
         self._deliveries: dict[tuple[str, str], int] = {}
@@ -127,9 +97,7 @@ class Consumer:
         self._suspects = Suspects(max_deliveries=max_deliveries)
         self.is_careful = False
         """Whether the last step returned suspects: be done with them, or `absolve` them, before the next step."""
-        self._last_read: dict[str, str] = dict.fromkeys(self.topics, _ZERO)
         self._size = ReadSize(max_entries, max_bytes)
-        self._ahead: dict[str, str] = {}
         self._unanswered: set[tuple[str, str]] = set()
         """Entries of which it is not known whether they were moved to the dead letters: the reply was lost."""
         self._parts = Parts(max_decoded_bytes)
@@ -172,9 +140,11 @@ class Consumer:
             # Whatever was under way may or may not have happened, and what came before it is not known to the caller.
             self._recover_all()
             self._next_renewal = 0.0
-            if not _is_gone(error):
+            if not is_gone(error):
                 raise
-            self._restore_groups()
+            for topic in self.topics:
+                if self._positions.restore(topic):
+                    self._held[topic].clear()
             return []
 
     def ack(self, topic: str, ids: Iterable[str], *, with_results: Collection[str] = ()) -> int:
@@ -194,11 +164,9 @@ class Consumer:
         Appended and acknowledged, or neither. Whether or not it is still pending: another client may have acknowledged it.
         Returns whether it was appended, which it is not if an earlier call, whose reply was lost, has done so.
         """
-        told = {"group": self.group, "time": datetime.now(UTC).isoformat(), **self.about_letters(), **why}
-        fields = {
-            f"dead:{name}": cut(text, MAX_TRACEBACK if name == "traceback" else MAX_EXCEPTION)
-            for name, text in told.items()
-        }
+        about = {"group": self.group, "time": datetime.now(UTC).isoformat(), **self.about_letters(), **why}
+        longest = {"traceback": MAX_TRACEBACK}
+        fields = {f"dead:{name}": cut(text, longest.get(name, MAX_EXCEPTION)) for name, text in about.items()}
         is_again = (topic, id) in self._unanswered
         try:
             moved = self.membership.dead_letter(topic, id, fields, keep=KEEP_DEAD_LETTERS, only_pending=is_again)
@@ -211,18 +179,12 @@ class Consumer:
 
     def absolve(self, topic: str, ids: Iterable[str]) -> None:
         """Count entries' deliveries from one again: they were processed, are held for others, and killed nobody."""
-        with _unless_gone():
+        with unless_gone():
             self.membership.count(topic, dict.fromkeys(ids, 1))
 
     def explained(self, error: redis.ResponseError) -> redis.ResponseError:
         """Return an error of a step or an acknowledgement with the key that it is about, and what to do."""
-        keys = {self.membership.fence.lease: "string"}
-        for topic in self._held:
-            keys[topic] = "stream"
-            if not retried_topic(topic, self.group):
-                keys |= dict(zip(beside(topic), BESIDE.values(), strict=True))
-                keys[dead_topic(topic, self.group)] = "stream"
-        return explained(error, self._client, keys, what=f"group {self.group!r} can neither go on nor acknowledge")
+        return self.membership.explained(error, self._held)
 
     def leave(self) -> int:
         """Give back what is pending and leave the group; return how many entries were given back."""
@@ -232,12 +194,12 @@ class Consumer:
         self._recover_all()
         given_back = 0
         for topic in self.topics:
-            with _unless_gone():
+            with unless_gone():
                 given_back += len(self.membership.hand_back(topic))
             self._held[topic].clear()
         self.membership.release(given_back=given_back > 0)
         for topic in self.topics:
-            with _unless_gone():
+            with unless_gone():
                 self.membership.retire(topic, self.membership.name)
         self._joined = False
         return given_back
@@ -287,10 +249,7 @@ class Consumer:
 
     def _join(self) -> None:
         for topic in self.topics:
-            self._create_group(topic, self._start)
-            if group := groups_of(self._client, topic).get(self.group):
-                # Where it goes on if it is deleted before the first read.
-                self._last_read[topic] = group["last-delivered-id"].decode()
+            self._positions.join(topic)
         self._find_retries()
         self._joined = True
         self._next_claim = 0.0
@@ -300,37 +259,9 @@ class Consumer:
         """Read the retry topics that are there by now, too."""
         for stream in self._retries:
             if stream not in self.topics and self._client.exists(stream):
-                self._create_group(stream, _ZERO)
+                self._positions.begin(stream)
                 self.topics.append(stream)
                 self._merging.add(stream)
-                self._last_read[stream] = _ZERO
-
-    def _create_group(self, topic: str, start: str) -> bool:
-        is_new = create_group(self._client, topic, self.group, start)
-        self.membership.register(topic)
-        if not is_new and start != _ZERO and not self._joined:
-            logger.info(
-                "group %r on topic %r exists and goes on where it was; start_from=%r is for new groups",
-                self.group, topic, self._start_from,
-            )  # fmt: skip
-        return is_new
-
-    def _restore_groups(self) -> None:
-        for topic in self.topics:
-            last = self._goes_on_after(topic)
-            if self._create_group(topic, last):
-                logger.warning(
-                    "group %r on topic %r was gone (deleted, or Redis was flushed); it goes on after entry %s",
-                    self.group, topic, last,
-                )  # fmt: skip
-                self._held[topic].clear()
-
-    def _goes_on_after(self, topic: str) -> str:
-        """Return the last id that was read, but of a retry topic, and of a topic that has begun anew: nothing of these was."""
-        if retried_topic(topic, self.group) or not self._client.exists(topic):
-            return _ZERO
-        last, read = self._client.xinfo_stream(topic)["last-generated-id"].decode(), self._last_read[topic]
-        return read if id_numbers(last) >= id_numbers(read) else _ZERO
 
     def _claim(self) -> None:
         """Find what the dead left, or came here unnoticed, and clear away consumers that are dead and have nothing."""
@@ -353,20 +284,9 @@ class Consumer:
                 self.membership.retire(topic, peer.name)
             if is_lost:
                 self._recover(topic)
-            self._mention_if_ahead(topic)
+            self._positions.mention_if_ahead(topic)
             mark_seen(self._client, topic, self.group)
         self._next_claim = time.monotonic() + self.membership.lease_ttl / 2
-
-    def _mention_if_ahead(self, topic: str) -> None:
-        """Log, once, that the group's position lies in the future, where another client or a typo set it."""
-        position = position_ahead(self._client, topic, self.group)
-        if position and position != self._ahead.get(topic):
-            logger.warning(
-                "group %r is ahead of topic %r: it goes on after %s (%s); what is pushed until then is passed over, unless "
-                "you set the group back with the flow `rewind`",
-                self.group, topic, position, f"{id_time(position):%Y-%m-%dT%H:%M:%S} UTC",
-            )  # fmt: skip
-        self._ahead[topic] = position
 
     def _recover_all(self) -> None:
         """Look through all that is pending here, before anything new is returned."""
@@ -474,32 +394,7 @@ class Consumer:
         entries: list[Entry | Poison] = []
         for topic, raws in come.items():
             if raws:
-                entries += self._delivered(topic, raws)
-                last = raws[-1][0]
-                if id_numbers(last) > id_numbers(self._last_read[topic]):
-                    self._last_read[topic] = last
+                self._held[topic].update([id_ for id_, _, _ in raws])
+                entries += delivered(topic, raws, self.group, deliveries=self._deliveries, budget_of=self._parts.budget)
+                self._positions.read_up_to(topic, raws[-1][0])
         return entries if len(come) < 2 else self._merging.sorted(entries)  # noqa: PLR2004 - nothing to merge
-
-    def _delivered(self, topic: str, raws: list[Raw]) -> list[Entry | Poison]:
-        self._held[topic].update([id_ for id_, _, _ in raws])
-        entries: list[Entry | Poison] = []
-        retried = retried_topic(topic, self.group)
-        deliveries = self._deliveries
-        for id_, flat, size in raws:
-            entry = made(topic, id_, deliveries.pop((topic, id_), 1) if deliveries else 1)
-            if retried is not None:
-                entry.topic, entry.id = retried, take_out_id(flat) or id_
-            if size <= SMALL and decode_small(flat, entry):
-                entries.append(entry)
-                continue
-            fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            value = decoded(
-                entry.topic,
-                entry.id,
-                fields,
-                deliveries=entry.deliveries,
-                origin=entry.origin,
-                budget=self._parts.budget((topic, id_)),
-            )
-            entries.append(Poison(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
-        return entries

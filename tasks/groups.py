@@ -1,6 +1,8 @@
 """The consumer groups of a topic: what Redis tells of them, and how one begins."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -8,7 +10,7 @@ import redis
 from tasks.ids import id_numbers
 from tasks.results import records_of
 
-__all__ = ["create_group", "group_name", "groups_of", "position_ahead"]
+__all__ = ["create_group", "group_name", "groups_of", "is_gone", "position_ahead", "unless_gone"]
 
 _LONGEST = 128  # characters; the longest name that a group of ours can have
 
@@ -19,6 +21,21 @@ if made.err then return made end
 for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return made
 """
+
+
+def is_gone(error: redis.RedisError) -> bool:
+    """Return whether the group, or its stream, was deleted. A blocked read is 'UNBLOCKED'; XINFO says 'no such key'."""
+    return any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "no such key"))
+
+
+@contextmanager
+def unless_gone() -> Iterator[None]:
+    """Ignore that the group was deleted: then nothing can be pending, and the next step recreates it."""
+    try:
+        yield
+    except redis.ResponseError as error:
+        if not is_gone(error):
+            raise
 
 
 def groups_of(client: redis.Redis, topic: str) -> dict[str, dict[str, Any]]:

@@ -16,10 +16,12 @@ import redis
 
 from tasks.errors import LeaseLostError
 from tasks.groups import groups_of
-from tasks.letterbounds import BOUNDS, LetterBounds, letter_counts
+from tasks.leasescripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
+from tasks.letterbounds import LetterBounds, letter_counts
 from tasks.logs import get_logger
+from tasks.refused import explained
 from tasks.results import STRAGGLERS_MS, result_record
-from tasks.scripts import ATTEMPT
+from tasks.retention import BESIDE, beside
 from tasks.settings import dead_topic, retried_topic, seconds
 
 __all__ = ["HANDED_BACK", "Fence", "Membership", "Peer"]
@@ -38,151 +40,6 @@ _EXPIRES_SOON = 0.7
 # Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
 _MOVED_AT_ONCE = 1_000
 _ACKNOWLEDGED_AT_ONCE = 10_000
-
-# In all that follows: a lease that is there but not ours is a tombstone, its entries were claimed. One that is not
-# there lapsed unnoticed: nobody has claimed anything, and what this consumer does is as good as before. (Who was away
-# for so long that a tombstone may be gone again counts as dead: see `renew`.)
-
-# KEYS: the lease. ARGV: token, TTL in ms. Returns 1 if the lease was held, 0 if it had lapsed and is ours again,
-# -1 if we were taken for dead. PEXPIRE works on a server that is out of memory, too.
-_RENEW = """
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return -1 end
-if holder then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 0
-"""
-
-# KEYS: the lease. ARGV: the tombstone and its TTL, 1 to set it. DEL goes first: a server that is out of memory does not
-# refuse a script that has written already.
-_RELEASE = """
-redis.call('DEL', KEYS[1])
-if ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
-"""
-
-# KEYS: the other's lease. ARGV: what it holds, its own TTL in ms. Ends a lease whose TTL is not one that its owner sets.
-_LAPSE = """
-local left = redis.call('PTTL', KEYS[1])
-if redis.call('GET', KEYS[1]) ~= ARGV[1] or (left >= 0 and left <= tonumber(ARGV[2])) then return 0 end
-return redis.call('DEL', KEYS[1])
-"""
-
-# KEYS: own lease, the other's, the topic. ARGV: own token, group, who takes them, who has them, how many,
-# the tombstone and its TTL. Returns the ids that were moved; nil if we were taken for dead.
-_MOVE = """
-local own = redis.call('GET', KEYS[1])
-if own and own ~= ARGV[1] then return false end
-local holder = redis.call('GET', KEYS[2])
-if holder and holder ~= ARGV[6] then return {} end
-local ids = {}
-for _, entry in ipairs(redis.call('XPENDING', KEYS[3], ARGV[2], '-', '+', ARGV[5], ARGV[4])) do
-  redis.call('XCLAIM', KEYS[3], ARGV[2], ARGV[3], 0, entry[1], 'JUSTID') -- counts no delivery
-  ids[#ids + 1] = entry[1]
-end
-if #ids > 0 then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
-return ids
-"""
-
-# KEYS: own lease, the topic. ARGV: own token, group, own name, then id, its delivery count, ... Returns 1; -1 if we were
-# taken for dead.
-_COUNT = """
-local own = redis.call('GET', KEYS[1])
-if own and own ~= ARGV[1] then return -1 end
-for i = 4, #ARGV, 2 do
-  redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
-end
-return 1
-"""
-
-# KEYS: the other's lease, the topic. ARGV: group, the other's name, the tombstone.
-# XGROUP DELCONSUMER throws away what is pending: only for those that have nothing. When it is out of memory Redis 6.2 lets it
-# pass only behind another write, for which an XACK of nothing will do.
-_RETIRE = """
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[3] then return 0 end
-if #redis.call('XPENDING', KEYS[2], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return 0 end
-redis.call('XACK', KEYS[2], ARGV[1], '0-0')
-redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[2])
-return 1
-"""
-
-# KEYS: own lease, the topics, the records of results that cannot come again once this is done. ARGV: own token, group,
-# how long the records stay, how many topics; for each of these 1 if it is one of retries, and ids in one text, which redis-py
-# sends in half the time. Returns how many were acknowledged; -1 if we were taken for dead. What is retried is nobody else's: it
-# goes with its acknowledgement. All topics in one script: a join would pair what is left of one topic with later entries.
-_ACK = """
-local own = redis.call('GET', KEYS[1])
-if own and own ~= ARGV[1] then return -1 end
-local topics, acknowledged = tonumber(ARGV[4]), 0
-for i = 2 + topics, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
-for n = 1, topics do
-  local topic, ids, count = KEYS[1 + n], {}, 0
-  local function done()
-    acknowledged = acknowledged + redis.call('XACK', topic, ARGV[2], unpack(ids))
-    if ARGV[3 + 2 * n] == '1' then redis.call('XDEL', topic, unpack(ids)) end
-    ids, count = {}, 0
-  end
-  for id in string.gmatch(ARGV[4 + 2 * n], '%S+') do
-    count = count + 1
-    ids[count] = id
-    if count == 1000 then done() end
-  end
-  if count > 0 then done() end
-end
-return acknowledged
-"""
-
-# KEYS: own lease, the topic, the dead-letter topic, the record of results, the letters' counts, what was spilled of the topic, the
-# topic's state. ARGV: own token, group, id, what of the letters is kept,
-# how long the record stays, the topic it was pushed to, 1 if it has to be pending still, field, text, ...
-# One that is not pending, as another client acknowledged it or deleted its consumer or group, was delivered once at least.
-# The entry's own fields go first and untouched; 'dead:topic' begins what is told of it. One that was retried ends with
-# 'retry:id' and 'retry:times', see `tasks.deadletters`: it is again what it was at first.
-# Lua's unpack() takes about 8,000 values: an entry of more fields than that, which no push of ours makes, leaves them
-# behind in the topic.
-_DEAD_LETTER = (
-    ATTEMPT
-    + BOUNDS
-    + """
-local own = redis.call('GET', KEYS[1])
-if own and own ~= ARGV[1] then return -1 end
-local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
-if pending.err and not string.find(tostring(pending.err), 'NOGROUP', 1, true) then return pending end
-local deliveries = pending[1] and tostring(pending[1][4])
-if ARGV[7] == '1' and not deliveries then return 0 end
-local entry = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
-local values = entry and #entry[2] < 7900 and entry[2] or {}
-local id, retries, n = ARGV[3], nil, #values
-if ARGV[6] ~= KEYS[2] and values[n - 3] == 'retry:id' and string.match(values[n - 2], '^%d+%-%d+$')
-    and string.match(values[n], '^%d+$') then
-  id, retries = values[n - 2], values[n]
-  for i = n - 3, n do values[i] = nil end
-end
-local told = {'dead:topic', ARGV[6], 'dead:id', id}
-for i = 8, #ARGV do told[#told + 1] = ARGV[i] end
-told[#told + 1] = 'dead:deliveries'
-told[#told + 1] = deliveries or '1'
-if retries then
-  told[#told + 1] = 'dead:retries'
-  told[#told + 1] = retries
-end
-for _, value in ipairs(told) do values[#values + 1] = value end
-local letters, bytes, least = string.match(ARGV[4], '^(%d+) (%d+) (%d+)$')
-local keep = redis.pcall('HGET', KEYS[7], 'keep') -- not if another program has put something there
-local topic_bytes = type(keep) == 'string' and string.match(keep, '^%d+ %d+ (%d+)') or 0
-local keys = {letters = KEYS[3], counts = KEYS[5], spilled = KEYS[6], ttl = 2592000000}
-local added = {}
-return attempt(function()
-  add_letter(keys, ARGV[2], values, added, {max_letters = tonumber(letters), max_bytes = tonumber(bytes),
-    min_bytes = tonumber(least), topic_bytes = tonumber(topic_bytes)})
-  redis.call('PEXPIRE', KEYS[4], ARGV[5])
-  redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
-  if ARGV[6] ~= KEYS[2] then redis.call('XDEL', KEYS[2], ARGV[3]) end
-  drop_oldest(keys, added)
-  return 1
-end, function() take_back(keys, ARGV[2], added) end)
-"""
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +80,14 @@ class Membership:
         self._odd_since: dict[tuple[str, bytes], float] = {}
         self._waiting_since: dict[str, float] = {}
         self._renewed: float | None = None
-        self._renew = client.register_script(_RENEW)
-        self._release = client.register_script(_RELEASE)
-        self._lapse = client.register_script(_LAPSE)
-        self._move = client.register_script(_MOVE)
-        self._count = client.register_script(_COUNT)
-        self._retire = client.register_script(_RETIRE)
-        self._ack = client.register_script(_ACK)
-        self._dead_letter = client.register_script(_DEAD_LETTER)
+        self._renew = client.register_script(RENEW)
+        self._release = client.register_script(RELEASE)
+        self._lapse = client.register_script(LAPSE)
+        self._move = client.register_script(MOVE)
+        self._count = client.register_script(COUNT)
+        self._retire = client.register_script(RETIRE)
+        self._ack = client.register_script(ACK)
+        self._dead_letter = client.register_script(DEAD_LETTER)
 
     def renew(self) -> bool:
         """Hold the lease for another TTL; False if it came so late that others' may have lapsed, or even this one.
@@ -367,6 +224,16 @@ class Membership:
         keys = [self._lease(), topic, dead_topic(pushed_to, self.group), result_record(self.group, topic, id)]
         keys += [letter_counts(pushed_to), f"sluice:spilled:{pushed_to}", f"sluice:topic:{pushed_to}"]
         return bool(self._still_held(self._dead_letter(keys=keys, args=args)))
+
+    def explained(self, error: redis.ResponseError, topics: Iterable[str]) -> redis.ResponseError:
+        """Return an error of something done here on these topics with the key that it is about, and what to do."""
+        keys = {self.fence.lease: "string"}
+        for topic in topics:
+            keys[topic] = "stream"
+            if not retried_topic(topic, self.group):
+                keys |= dict(zip(beside(topic), BESIDE.values(), strict=True))
+                keys[dead_topic(topic, self.group)] = "stream"
+        return explained(error, self._client, keys, what=f"group {self.group!r} can neither go on nor acknowledge")
 
     def undecided(self, topics: Iterable[str]) -> bool:
         """Return whether some peer with entries pending may be dead, though its lease still runs.

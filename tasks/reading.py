@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from streamz import Stream
 
-from tasks.consumer import Consumer, Poison
+from tasks.consumer import Consumer
+from tasks.delivery import Poison
 from tasks.entry import Entry
 from tasks.errors import PipelineError
 from tasks.logs import get_logger

@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from tasks import Reservoir
-from tasks.consumer import Consumer, Poison
+from tasks.consumer import Consumer
+from tasks.delivery import Poison
 from tasks.groups import groups_of
 from tasks.ids import id_numbers
 from tasks.keep import Keep

@@ -1,0 +1,57 @@
+"""Entries as a consumer returns them: decoded, counted and, where they were replayed, as the entries they were."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tasks.codec import SMALL, decode_small
+from tasks.deadletters import take_out_id
+from tasks.entry import Entry, made
+from tasks.errors import PoisonEntryError
+from tasks.limits import Budget
+from tasks.merging import Raw
+from tasks.reservoir import decoded
+from tasks.settings import retried_topic
+
+__all__ = ["Poison", "delivered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """An entry that cannot be decoded: the topic and id it was read under, and why."""
+
+    origin: tuple[str, str]
+    error: PoisonEntryError
+
+
+def delivered(
+    topic: str,
+    raws: Iterable[Raw],
+    group: str,
+    *,
+    deliveries: dict[tuple[str, str], int],
+    budget_of: Callable[[tuple[str, str]], Budget],
+) -> list[Entry | Poison]:
+    """Return what was read of a topic, decoded.
+
+    deliveries   how often some entries count as delivered; these are taken out of it
+    budget_of    returns what an entry may take, by the topic and id it was read under
+    """
+    entries: list[Entry | Poison] = []
+    retried = retried_topic(topic, group)
+    for id_, flat, size in raws:
+        entry = made(topic, id_, deliveries.pop((topic, id_), 1) if deliveries else 1)
+        if retried is not None:
+            entry.topic, entry.id = retried, take_out_id(flat) or id_
+        if size <= SMALL and decode_small(flat, entry):
+            entries.append(entry)
+            continue
+        value = decoded(
+            entry.topic,
+            entry.id,
+            dict(zip(flat[::2], flat[1::2], strict=True)),
+            deliveries=entry.deliveries,
+            origin=entry.origin,
+            budget=budget_of((topic, id_)),
+        )
+        entries.append(Poison(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
+    return entries
