@@ -27,7 +27,7 @@ from flows.comeback import LOOKED_AT, failures, pause_after
 from flows.custom import differing, run_again
 from flows.prefect_api import impatient_client
 from flows.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
-from tasks.connection import connect
+from tasks.connection import connect, in_words, is_outage
 from tasks.errors import SluiceError
 from tasks.imported import imported_files
 from tasks.settings import redis_url
@@ -39,6 +39,7 @@ _MINUTE = 60.0
 _UNKNOWN = 30.0  # seconds without news from Prefect's server after which nothing is known
 _LONGEST = 86_400.0  # seconds that a run goes on at most while nothing is known
 _LEFT_TO_AUTOMATIONS = 10.0  # seconds after a crash
+_MINUTE = 60.0  # seconds between two calls of what is to be done every minute
 _GOING = 4.0  # seconds that the run's end waits for the thread
 _CANCELLED, _PAUSED, _CHANGED = "it was cancelled", "its schedule was paused", "its schedule was changed"
 _ENDED = [StateType.COMPLETED, StateType.CANCELLED, StateType.CRASHED, StateType.FAILED]
@@ -86,6 +87,7 @@ class InletWatch:
         self._heard = self._began
         self._before: Seen | None = None
         self._base: dict[str, Any] = {}  # the deployment's parameters as this run began
+        self._has_warned = False
         self._files = imported_files() if self._run else {}
         self._closing = threading.Event()
         # As the calling thread sees them: Prefect's settings, the flow run.
@@ -122,21 +124,37 @@ class InletWatch:
 
     def _work(self) -> None:
         assert self._run is not None
-        client = connect(redis_url())
-        poll = SharedPoll(client, name=str(self._run.id), deployment=str(self._run.deployment_id))
+        client, poll = None, None
         minute = time.monotonic() + _MINUTE
         while not self._closing.wait(_LOOK):
             # What fails is tried again at the next look: neither server may hold up the pumping.
-            with suppress(redis.RedisError, SluiceError):
+            try:
+                if client is None or poll is None:
+                    client = connect(redis_url())
+                    poll = SharedPoll(client, name=str(self._run.id), deployment=str(self._run.deployment_id))
                 self._look(poll)
                 ask_for_all(poll, self._log)
+            except (redis.RedisError, SluiceError) as error:
+                self._warn_of_refusal(error)
             if time.monotonic() > minute:
                 minute = time.monotonic() + _MINUTE
                 with suppress(redis.RedisError, SluiceError):
                     self._every_minute()
+        if client is None or poll is None:
+            return
         with suppress(redis.RedisError):
             poll.leave()
         client.close()
+
+    def _warn_of_refusal(self, error: redis.RedisError | SluiceError) -> None:
+        """Log once why this run cannot learn whether it is wanted, unless Redis is only away for a while."""
+        if self._has_warned or isinstance(error, SluiceError) or is_outage(error):
+            return
+        self._has_warned = True
+        self._log.warning(
+            "%s: this run does not learn whether its schedule is paused or its deployment changed (%s); see docs/redis.md",
+            self._name, in_words(error),
+        )  # fmt: skip
 
     def _look(self, poll: SharedPoll) -> None:
         assert self._run is not None
@@ -153,24 +171,35 @@ class InletWatch:
         if self.why:
             self._log.info("%s: this run ends, as %s", self._name, self.why)
             self._stop.set()
+            if self.why == _CHANGED and before:
+                self._bring_changed(before, now)
         elif before and now.updated != before.updated:
             self._deployed_anew(before, now)
 
     def _deployed_anew(self, before: Seen, now: Seen) -> None:
         """Bring the run that relieves this one, if what it does has changed. This one goes on until then."""
         assert self._run is not None
-        assert self._run.deployment_id is not None
         files = imported_files()
         if now.content == before.content and all(files.get(name) == seen for name, seen in self._files.items()):
             return
         self._files = files
         self._log.info("%s: its deployment has changed; a new run relieves this one", self._name)
+        self._bring(differing(self._run.parameters, self._base), key=f"relieves {self._run.id} {now.updated}")
+
+    def _bring_changed(self, before: Seen, now: Seen) -> None:
+        """Bring runs with the parameters that the schedules have now and did not have before."""
+        assert self._run is not None
+        for parameters in now.scheduled:
+            if parameters not in before.scheduled:
+                self._bring(parameters, key=_key(f"follows {self._run.deployment_id} {now.updated}", parameters))
+
+    def _bring(self, parameters: dict[str, Any], *, key: str) -> None:
+        assert self._run is not None
+        assert self._run.deployment_id is not None
         try:
             with impatient_client() as prefect:
                 prefect.create_flow_run_from_deployment(
-                    self._run.deployment_id,
-                    parameters=differing(self._run.parameters, self._base),
-                    idempotency_key=f"relieves {self._run.id} {now.updated}",
+                    self._run.deployment_id, parameters=parameters, idempotency_key=key
                 )
         except Exception as error:  # noqa: BLE001 - the schedule brings one, too
             self._log.warning("%s: no new run could be asked for (%s)", self._name, type(error).__name__)
@@ -213,9 +242,13 @@ def _bring_back(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> No
     last = ended[0]
     if last.state_name == PAUSED and all("interval" in schedule["schedule"] for schedule, _ in scheduled):
         for _, parameters in scheduled:
-            key = f"after {last.id} {json.dumps(parameters, sort_keys=True, default=str)}"
+            key = _key(f"after {last.id}", parameters)
             prefect.create_flow_run_from_deployment(UUID(deployment["id"]), parameters=parameters, idempotency_key=key)
     elif last.state_type in (StateType.CRASHED, StateType.FAILED) and last.end_time:
         silent = (datetime.now(UTC) - last.end_time).total_seconds()
         if silent > _LEFT_TO_AUTOMATIONS + pause_after(failures(ended)):
             run_again(prefect, deployment, idempotency_key=f"after {last.id}")
+
+
+def _key(what: str, parameters: Mapping[str, Any]) -> str:
+    return f"{what} {json.dumps(parameters, sort_keys=True, default=str)}"

@@ -1,6 +1,7 @@
 """A run of an inlet hears within seconds that it is not wanted any more: on a real Prefect server."""
 
 import contextvars
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -147,6 +148,41 @@ def test_a_changed_deployment_brings_a_run_that_relieves_the_one_under_way(
         assert not run.is_over
         with Running(api, deployment, watched, n=4):
             assert run.ended().state_type == StateType.COMPLETED
+
+
+def test_changed_parameters_end_the_run_and_bring_one_that_has_them(
+    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis
+) -> None:
+    with Running(api, deployment, watched) as run:
+        wait_until(is_heard(real_redis, run), "a look at Prefect's server")
+        api.update_deployment(deployment, DeploymentUpdate(parameters={"n": 5}))
+        state = run.ended().state
+        assert state
+        assert "its schedule was changed" in str(state.message)
+    (successor,) = requested(api, deployment, run)
+    assert successor["parameters"] == {"n": 5}
+
+
+def test_a_run_whose_questions_redis_refuses_warns_once_and_asks_on(
+    api: SyncPrefectClient,
+    deployment: UUID,
+    real_redis: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inlet_watch, "_MINUTE", 0.0)
+    odd = shared_poll.SharedPoll(real_redis, name="any")._runs
+    real_redis.set(odd, "of another type")
+    run = api.read_flow_run(api.create_flow_run_from_deployment(deployment).id)
+    watch = inlet_watch.InletWatch("watched", stop=threading.Event(), log=logging.getLogger("test"), run=run)
+    looks: list[int] = []
+    with watch.every_minute(lambda: looks.append(1)):
+        wait_until(lambda: len(looks) > 2, "three looks")
+        real_redis.delete(odd)
+        wait_until(lambda: real_redis.exists(odd), "a look that succeeds")
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "does not learn whether its schedule is paused" in warning
+    assert "WRONGTYPE" in warning
 
 
 def test_a_deployment_that_says_the_same_again_brings_no_run(
