@@ -12,8 +12,9 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import httpx
 import psutil
 import pytest
 import redis
@@ -25,6 +26,7 @@ from deployments.check_redis import check_redis
 from deployments.child import Child
 from deployments.peek import peek
 from deployments.redis_binary import find_redis_server
+from flows.shared_poll import SharedPoll
 from tasks import Reservoir, SettingsError, UnavailableError
 from tasks.connection import connect
 from tasks.deadletters import DeadLetters
@@ -38,6 +40,9 @@ from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR, redis_url
 from tests.plain import free_port
 from tests.streams import crash, drain, here, run
 from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 PAGE = (Path(__file__).parents[1] / "docs" / "redis.md").read_text()
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
@@ -120,6 +125,24 @@ def crash_with_everything_pending(client: redis.Redis) -> None:
     asyncio.run(life())
 
 
+class NoServer:
+    """Answers for Prefect's server that it has no such deployment and no run."""
+
+    def request(self, *_: Any, **__: Any) -> httpx.Response:
+        return httpx.Response(200, json=[])
+
+
+def ask_beside_a_run(client: redis.Redis) -> None:
+    poll = SharedPoll(client, name="a-run", deployment="a-deployment", server="http://nowhere")
+    poll.look()
+    assert poll.take_turn()
+    assert poll.ask(cast("SyncPrefectClient", NoServer())) == []
+    seen, _ = poll.look()
+    assert seen
+    assert not seen.updated
+    poll.leave()
+
+
 def everything(client: redis.Redis, url: str) -> None:
     """Do what inlets, outlets, the operator's flows and the commands do: pushes, crashes, dead letters, trims, a rewind."""
     reservoir = Reservoir(client)
@@ -161,6 +184,7 @@ def everything(client: redis.Redis, url: str) -> None:
     peek(Console(file=io.StringIO()), "signals", 1)
     assert reservoir.follow("market", "0-0", n=1, block_ms=1)
     rewind(client, "market", "movers", "beginning")
+    ask_beside_a_run(client)
 
 
 def test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that(
