@@ -5,8 +5,7 @@ from types import TracebackType
 
 from httpx import HTTPError
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.deployments.steps import core
-from prefect.events import Event, utilities, worker
+from prefect.events import Event, clients, utilities, worker
 from prefect.events.clients import EventsClient
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -28,7 +27,7 @@ class PostingClient(EventsClient):
     Prefect's own client holds a websocket for as long as the process lives (3.9.1). A run sends an event every 30 s.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **_: object) -> None:
         self._waiting: deque[Event] = deque(maxlen=_KEPT)
         self._api: PrefectClient | None = None
 
@@ -64,8 +63,7 @@ class PostingClient(EventsClient):
 
 
 def post_events() -> None:
-    """Have all events of this process posted that Prefect would send over a websocket; Prefect Cloud's stay as they are."""
-    # Pull steps have a client of their own.
-    core.get_events_client = lambda **_: PostingClient()  # pyright: ignore[reportPrivateImportUsage]
-    for module in (utilities, worker):  # the first one drops what other clients would send
+    """Post the events of this process that Prefect would send to a server over a websocket; those for Prefect Cloud stay on theirs."""
+    # Pull steps get their client from the first one; the second one drops what other clients would send.
+    for module in (clients, utilities, worker):
         module.PrefectEventsClient = PostingClient  # type: ignore[assignment] # pyright: ignore[reportPrivateImportUsage]

@@ -1,6 +1,7 @@
 """A run's events, posted to a real Prefect server, also one that is away for a while."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from uuid import uuid4
@@ -81,6 +82,26 @@ def test_the_server_stores_events_but_no_heartbeats(prefect_server: Plain) -> No
         asyncio.run(emit())
     wait_until(lambda: stored(prefect_server, name) == [7], "the event behind it to be stored")
     assert stored(prefect_server, "prefect.flow-run.heartbeat") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "client"),
+    [
+        ("http://127.0.0.1:4200/api", "PostingClient"),
+        ("https://api.prefect.cloud/api/accounts/a", "PrefectCloudEventsClient"),
+    ],
+)
+def test_only_events_for_prefect_cloud_keep_their_websocket(url: str, client: str) -> None:
+    code = (
+        "from flows.posting import post_events; post_events()\n"
+        "from prefect.deployments.steps.core import get_events_client\n"
+        "print(type(get_events_client(checkpoint_every=1)).__name__)"
+    )
+    env = os.environ | {"PREFECT_API_URL": url, "PREFECT_API_KEY": "none"}
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], env=env, cwd=ROOT, text=True, timeout=60).strip()
+        == client
+    )
 
 
 def test_a_process_posts_what_it_emits_right_before_its_end(prefect_server: Plain) -> None:
