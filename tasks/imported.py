@@ -3,8 +3,9 @@
 import os
 import sys
 import sysconfig
+from pathlib import Path
 
-__all__ = ["imported_files"]
+__all__ = ["imported_files", "seen"]
 
 
 def imported_files() -> dict[str, tuple[int, int]]:
@@ -16,10 +17,15 @@ def imported_files() -> dict[str, tuple[int, int]]:
     installed = tuple({paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
     files = {str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
     own = {file for file in files if file and not file.startswith(installed)}
-    return {file: _seen(file) for file in {*own, paths["purelib"], paths["platlib"]}}
+    return seen(*own, paths["purelib"], paths["platlib"])
 
 
-def _seen(file: str) -> tuple[int, int]:
+def seen(*files: str | Path | None) -> dict[str, tuple[int, int]]:
+    """Return time and size of each file; zeros for one that is not there."""
+    return {str(file): _seen(file) for file in files if file}
+
+
+def _seen(file: str | Path) -> tuple[int, int]:
     try:
         found = os.stat(file)  # noqa: PTH116 - some hundred files, at each request for a run
     except OSError:

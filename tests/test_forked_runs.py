@@ -36,6 +36,9 @@ match sys.argv[1]:
         sys.exit("a last word")
     case "raise":
         raise ValueError("a fault")
+    case "settings":
+        from prefect.settings import get_current_settings
+        print(get_current_settings().logging.level, os.getppid(), flush=True)
     case "vanish":
         os._exit(5)
     case "die":
@@ -276,6 +279,50 @@ def test_a_folder_that_others_may_enter_is_not_used(own_runs: Runs) -> None:
     report = own_runs.report()
     assert report["parent"] == os.getpid()
     assert "a folder that only this user can enter" in report["stderr"]
+
+
+def test_a_temporary_folder_that_others_may_enter_is_not_used(own_runs: Runs, tmp_path: Path) -> None:
+    parent = tmp_path / f"sluice-{os.getuid()}"
+    parent.mkdir()
+    parent.chmod(0o755)
+    report = own_runs.report(SLUICE_STATE_DIR="", TMPDIR=str(tmp_path))
+    assert report["parent"] == os.getpid()
+    assert f"expected {str(parent)!r} to be a folder that only this user can enter" in report["stderr"]
+
+
+def test_a_file_that_cannot_be_opened_holds_up_no_run(own_runs: Runs) -> None:
+    own_runs.report()
+    (lock,) = (own_runs.state / "templates").glob("*.lock")
+    own_runs.kill_templates()
+    wait_until(lambda: not own_runs.templates(), "the end of the template")
+    lock.unlink()
+    lock.mkdir()
+    report = own_runs.report()
+    assert report["parent"] == os.getpid()
+    assert "this run starts without a template" in report["stderr"]
+
+
+@pytest.mark.parametrize("where", ["profile", "folder"])
+def test_a_forked_run_has_the_prefect_settings_that_a_started_one_has(
+    own_runs: Runs, tmp_path: Path, where: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environ = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_LOGGING")}
+    environ = dict.fromkeys(environ, "") | {"PREFECT_HOME": str(home)}
+
+    def settings() -> list[str]:
+        run = own_runs.start("settings", **environ)
+        return run.communicate()[0].split()
+
+    assert settings()[0] == "INFO"
+    if where == "profile":
+        (home / "profiles.toml").write_text('active = "mine"\n[profiles.mine]\nPREFECT_LOGGING_LEVEL = "ERROR"\n')
+    else:
+        (own_runs.modules.parent / "prefect.toml").write_text('[logging]\nlevel = "ERROR"\n')
+    level, parent = settings()
+    assert level == "ERROR"
+    assert int(parent) != os.getpid()  # it was forked
 
 
 def test_an_unknown_start_method_is_refused(runs: Runs) -> None:

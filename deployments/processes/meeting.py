@@ -61,10 +61,11 @@ def folder() -> str:
         except OSError as error:
             msg = f"cannot make the folder {each!r}: {error.strerror}"
             raise TemplateError(msg) from error
-    found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        msg = f"expected {path!r} to be a folder that only this user can enter; remove it"
-        raise TemplateError(msg)
+    for each in [path] if state else [parent, path]:  # in the temporary folder, anyone can be the first
+        found = os.lstat(each)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            msg = f"expected {each!r} to be a folder that only this user can enter; remove it"
+            raise TemplateError(msg)
     return path
 
 

@@ -45,7 +45,7 @@ def main() -> None:
         signals = _Signals()
         try:
             run = _forked(program)
-        except TemplateError as error:
+        except (TemplateError, OSError, ValueError) as error:  # a full disk, no process or descriptor left
             print(f"sluice: this run starts without a template: {error}", file=sys.stderr, flush=True)  # noqa: T201
             signals.release()
         else:

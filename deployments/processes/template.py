@@ -1,7 +1,8 @@
 """The template of flow runs: a process that has imported what all runs import, and forks one for each request.
 
 It forks only while it has a single thread. It ends with the process whose runs it starts (a Prefect worker), and when a
-file that it has imported, or what is installed, has changed: the next run starts a new one. Runs outlive it.
+file that it has imported, what is installed, or the user's Prefect profiles have changed: the next run starts a new one.
+Runs outlive it.
 """
 
 import atexit
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.processes.meeting import WITHOUT_THREADS, peer_is_us, receive, send, shared
-from tasks.imported import imported_files
+from tasks.imported import imported_files, seen
 
 __all__ = ["Template", "main"]
 
@@ -48,6 +49,8 @@ _PRELOADED = (
     "tasks.parquet",
     "tornado.platform.asyncio",
 )
+# Where Prefect finds settings in the working directory: a run's, which the template does not share.
+_SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
 _REQUEST_WITHIN = 10.0  # seconds for a request to arrive whole
 
 
@@ -102,7 +105,7 @@ class Template:
         self._environ = dict(environ)
         self._pid = os.getpid()
         self._runs: dict[int, socket.socket] = {}
-        self._imported = imported_files()
+        self._read = _read_files()
         self._selector = selectors.DefaultSelector()
         self._signals, self._wakeup = socket.socketpair()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -128,7 +131,7 @@ class Template:
                 with contextlib.suppress(BlockingIOError):
                     self._signals.recv(4096)
                 self._report_ended()
-            if self._owner in ready or (self._listener in ready and self._imported != imported_files()):
+            if self._owner in ready or (self._listener in ready and self._read != _read_files()):
                 self._close()
                 return None
             if self._listener in ready and (request := self._answer()) is not None:
@@ -233,6 +236,25 @@ def _become(request: _Request) -> None:
     sys.path[0] = request.cwd  # as `python -m` does
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # the random module does it by itself
+    if any(Path(name).exists() for name in _SETTINGS_FILES):
+        _read_settings_again()
+
+
+def _read_settings_again() -> None:
+    """Have Prefect's settings, and its logging, follow the files in the working directory."""
+    from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - main() imports Prefect
+    from prefect.logging.configuration import setup_logging  # noqa: PLC0415
+
+    refresh_global_settings_context()
+    setup_logging()
+
+
+def _read_files() -> dict[str, tuple[int, int]]:
+    """Return time and size of the files that this process was made of: its code, Prefect's profiles and logging settings."""
+    from prefect.settings import get_current_settings  # noqa: PLC0415 - main() imports Prefect
+
+    settings = get_current_settings()
+    return imported_files() | seen(settings.profiles_path, settings.logging.config_path)
 
 
 def _end_with(lifeline: int) -> None:
