@@ -53,6 +53,7 @@ class RedisServer:
         self.log = log or folder / "redis.log"
         self._tied, self._server = tied, server
         self.child: Child | None = None
+        self._binary: RedisBinary | None = None
 
     @property
     def pid(self) -> int | None:
@@ -83,7 +84,6 @@ class RedisServer:
             msg = f"another Redis answers on {self.socket}; stop it first; nothing was started"
             raise UnavailableError(msg)
         check_data(self.folder, binary)
-        record_writer(self.folder, binary)
         options = {
             "port": "0",
             "unixsocket": self.socket,
@@ -98,17 +98,20 @@ class RedisServer:
         env = _MALLOC | os.environ
         self.child = Child("Redis", [str(binary.path), *arguments], log=self.log, env=env, tied=self._tied)
         self.child.start()
+        self._binary = binary
         return binary
 
     def wait_until_ready(self, *, timeout: float = 30) -> None:
         """Wait until it answers; raises as `start` does, and leaves nothing behind then."""
-        if self.child is None:
+        if self.child is None or self._binary is None:
             msg = "wait_until_ready() before launch()"
             raise RuntimeError(msg)
         deadline = time.monotonic() + timeout
         while self.child.running and time.monotonic() < deadline:
             try:
                 if self._answers():
+                    # Not before: one that cannot start has written nothing, and the other one can still read its data.
+                    record_writer(self.folder, self._binary)
                     return
             except BusyLoadingError:
                 deadline = time.monotonic() + timeout

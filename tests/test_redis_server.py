@@ -69,6 +69,7 @@ def test_a_start_that_fails_quotes_the_log(tmp_path: Path) -> None:
         (tmp_path / "appendonly.aof").mkdir()  # in the way of the file of the same name
     with pytest.raises(UnavailableError, match=r"ended at its start.*(appendonly|append-only)"):
         RedisServer(tmp_path).start()
+    assert not (tmp_path / "server").exists()  # it has written nothing that another server could not read
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child to its parent")
