@@ -87,7 +87,7 @@ def _persistence(info: dict[str, Any], saves: str | None) -> Finding:
     if info.get("aof_enabled"):
         if info.get("aof_last_write_status", "ok") != "ok":
             return failure(check, "its append-only file cannot be written", "look for a full disk, and into its log")
-        return fine(check, "in an append-only file: a killed server loses nothing")
+        return fine(check, "in an append-only file")
     if saves:
         return warning(
             check, f"in snapshots only (save {saves}): what came after the last one is lost with the server", do

@@ -82,7 +82,9 @@ def offer(root: Path, folder: Path, url: str, secret: str) -> bool:
         return False
     values = {"url": url, "auth_string": secret}
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
-    _write(file, "".join([_MARK, "\n[api]\n", *lines]))
+    # Version 2 of the UI, for the links that `prefect` prints: the other one draws no diagrams (Prefect 3.9.1).
+    ui = f"ui_url = {json.dumps(url.removesuffix('/api') + '/v2')}\n"
+    _write(file, "".join([_MARK, "\n", ui, "\n[api]\n", *lines]))
     return True
 
 
