@@ -103,8 +103,9 @@ def run_again(
     ended = [run for run in recent if run.end_time and not _was_refused(run)]
     last = max(ended, key=lambda run: run.end_time or datetime.min.replace(tzinfo=UTC), default=None)
     custom = custom_of(last, recent, deployment) if last and last.state_type in _FAILED else {}
-    known = (deployment.get("parameter_openapi_schema") or {}).get("properties", {})
-    custom = {name: value for name, value in custom.items() if name in known}
+    # A deployment that was not made from its flow may have an empty schema.
+    if known := (deployment.get("parameter_openapi_schema") or {}).get("properties"):
+        custom = {name: value for name, value in custom.items() if name in known}
     try:
         return client.create_flow_run_from_deployment(id_, parameters=custom, idempotency_key=idempotency_key)
     except HTTPStatusError as error:
