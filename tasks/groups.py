@@ -82,10 +82,11 @@ def group_name(raw: bytes) -> str:
 
 
 def create_group(client: redis.Redis, topic: str, group: str, start: str) -> bool:
-    """Have a group, and its topic; return whether it was not there yet. It begins behind the id `start`, or at '$'.
+    """Create a group, and its topic, unless they exist; return whether the group is new.
 
-    Of one of this name that was deleted the records of results are forgotten, or what is made now would seem to be made
-    already. In one command with the making: another consumer that makes the group first may have results at once.
+    It begins behind the id `start`, or at '$'. The records of results that a deleted group of this name has left are
+    deleted, or new results would pass for old ones; in the same command, as another consumer that creates the group first
+    may have results at once.
     """
     records = [] if group in groups_of(client, topic) else records_of(client, group, topic)
     try:

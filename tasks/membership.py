@@ -206,19 +206,19 @@ class Membership:
         self,
         topic: str,
         id: str,  # noqa: A002 - the field's own name
-        told: Mapping[str, str],
+        about: Mapping[str, str],
         *,
         keep: LetterBounds,
         only_pending: bool = False,
     ) -> bool:
-        """Append an entry's fields, and what is `told` of it, to the dead letters and acknowledge it, both or neither.
+        """Append an entry's fields, and those `about` it, to the dead letters and acknowledge it, both or neither.
 
         Returns whether it was appended. An entry that another client has acknowledged meanwhile is.
 
         only_pending   append nothing if it is no longer pending: an attempt whose reply was lost may have done it
         """
         pushed_to = retried_topic(topic, self.group) or topic
-        values = [text.encode(errors="backslashreplace") for pair in told.items() for text in pair]
+        values = [text.encode(errors="backslashreplace") for pair in about.items() for text in pair]
         kept = f"{keep.max_letters} {keep.max_bytes} {keep.min_bytes}"
         args = [self._token, self.group, id, kept, STRAGGLERS_MS, pushed_to, int(only_pending), *values]
         keys = [self._lease(), topic, dead_topic(pushed_to, self.group), result_record(self.group, topic, id)]

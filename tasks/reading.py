@@ -1,6 +1,7 @@
 """One run of `Stream.from_redis`: reads ahead in a thread, emits in the graph's loop, acknowledges what is done."""
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -360,13 +361,9 @@ class Reading:
             )
             self._failed.popleft()  # at once: what follows may have to be sent again, and this must not
         done: defaultdict[str, list[str]] = defaultdict(list)
-        for topic, id_ in through:
+        for topic, id_ in itertools.chain(through, ((one.topic, one.id) for one in ended)):
             done[topic].append(id_)
-        with_results: set[str] = set()
-        for receipt in ended:
-            done[receipt.topic].append(receipt.id)
-            if receipt.has_results:
-                with_results.add(receipt.id)
+        with_results = {one.id for one in ended if one.has_results}
         if done:
             self.consumer.ack_all(done, with_results=with_results)
         through.clear()  # only now: an outage on the way, and all of it is sent again

@@ -63,7 +63,7 @@ def records_of(client: Any, group: str, topic: str) -> list[bytes]:
 
 
 def forget_results(client: Any, group: str, topic: str) -> None:
-    """Remove all of these."""
+    """Delete every record of results that `group` holds for entries of `topic`."""
     for key in records_of(client, group, topic):
         client.unlink(key)
 
