@@ -18,6 +18,7 @@ from tasks import dataset, durable
 from tasks.dataset import open_archive, rows_of, write
 from tasks.entry import Entry
 from tasks.parquet import to_parquet
+from tests.refs import Ref
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
 STEP = 20_000_000  # ms between entries: some days together
@@ -35,19 +36,6 @@ FIELDS = st.sampled_from(
         {"x": None},
     ]
 )
-
-
-class Ref:
-    """What streamz carries in the metadata: counts who holds an entry."""
-
-    def __init__(self) -> None:
-        self.held = 0
-
-    def retain(self, n: int = 1) -> None:
-        self.held += n
-
-    def release(self, n: int = 1) -> None:
-        self.held -= n
 
 
 class Archives(RuleBasedStateMachine):

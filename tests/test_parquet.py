@@ -24,22 +24,10 @@ from tasks.membership import Fence
 from tasks.parquet import to_parquet
 from tasks.pipeline import secure
 from tasks.receipts import Receipt
+from tests.refs import Ref
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
 FRAME = pd.DataFrame({"price": [1.5, 2.5]}, index=pd.Index(["a", "b"], name="code"))
-
-
-class Ref:
-    """What streamz carries in the metadata: counts who holds an entry."""
-
-    def __init__(self) -> None:
-        self.held = 0
-
-    def retain(self, n: int = 1) -> None:
-        self.held += n
-
-    def release(self, n: int = 1) -> None:
-        self.held -= n
 
 
 def entry(n: int, fields: dict, topic: str = "market") -> Entry:
