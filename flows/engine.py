@@ -30,7 +30,8 @@ class _NoSteps(logging.Filter):
 
 def main() -> None:
     """Run the flow run as Prefect's engine does."""
-    (state_dir() / STARTING / os.environ.get("PREFECT__FLOW_RUN_ID", "none")).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a worker of another kind makes no such file, or its folder is not this user's
+        (state_dir() / STARTING / os.environ.get("PREFECT__FLOW_RUN_ID", "none")).unlink()
     post_events()
     _watch_for_no_suspension()
     logging.getLogger("prefect.flow_runs").addFilter(_NoSteps())

@@ -1,10 +1,13 @@
 """A run as our command starts it, on a real Prefect server."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from deployments import rollout
 from deployments.prefect_server import POOL
-from tests.plain import Plain
+from tests.plain import ROOT, Plain
 from tests.waiting import wait_until
 
 SPY = """
@@ -22,6 +25,15 @@ def spy():
     time.sleep(1)  # for what Prefect opens in the background
     Path("websockets").write_text(str(sum(isinstance(each, ClientConnection) for each in gc.get_objects())))
 """
+
+
+def test_a_state_folder_that_cannot_be_used_keeps_no_run_from_beginning(tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
+    environ = os.environ | {"SLUICE_STATE_DIR": str(tmp_path / "a-file"), "PREFECT__FLOW_RUN_ID": "of no run"}
+    command = [sys.executable, "-m", "flows.engine"]
+    ended = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert "NotADirectoryError" not in ended.stderr
+    assert "Invalid flow run id" in ended.stderr  # it comes as far as Prefect's engine
 
 
 def test_a_run_opens_no_websocket_and_logs_no_steps(plain: Plain, tmp_path: Path) -> None:
