@@ -21,10 +21,11 @@ from flows.patience import Patience
 from flows.prefect_api import artifact_key, publish
 from flows.stopping import stop_on_signals
 from tasks.errors import SettingsError, UnavailableError
+from tasks.failing import WhenFailing
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.logs import get_logger
 from tasks.neighbours import Neighbours
-from tasks.pump import Pumping, WhenFailing
+from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.retention import Retention
 from tasks.settings import check_choice, check_number, check_topic, seconds

@@ -11,9 +11,10 @@ from streamz import Stream
 
 from tasks.connection import connect
 from tasks.entry import Entry
+from tasks.failing import WhenFailing
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.logs import get_logger
-from tasks.pump import Pumping, WhenFailing
+from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url, seconds
 from tasks.stops import ends_run

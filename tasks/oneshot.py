@@ -14,8 +14,8 @@ from prefect.cache_policies import NO_CACHE
 from tasks.errors import EncodeError, PumpError
 from tasks.keep import Keep
 from tasks.ownloop import OwnLoop
-from tasks.pump import Entries, as_entries
 from tasks.reservoir import Reservoir
+from tasks.returned import Entries, as_entries
 
 __all__ = ["pump", "push"]
 

@@ -4,28 +4,27 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 import redis
 
-from tasks.codec import is_pandas
-from tasks.errors import PumpError, SettingsError, TopicFullError
+from tasks.errors import SettingsError, TopicFullError
+from tasks.failing import Failing, WhenFailing
 from tasks.keep import Buffer
 from tasks.logs import get_logger
 from tasks.ownloop import OwnLoop
 from tasks.plaintext import error_line
 from tasks.pusher import Job, Pusher
 from tasks.repeated import Repeated
-from tasks.settings import check_choice, check_number
+from tasks.returned import Entries, as_entries
+from tasks.settings import check_number
 from tasks.summary import Summary
 from tasks.ticks import Beat, tick_at, time_of
 
-__all__ = ["Pumping", "WhenFailing", "as_entries"]
-
-Entries = list[Mapping[str, Any]]
+__all__ = ["Pumping"]
 
 # How long a run waits, after its end, for a Redis that is away.
 _LAST_WAIT = 10.0
@@ -33,45 +32,7 @@ _LAST_WAIT = 10.0
 _EXTENSION = 10.0
 # Seconds that clocks may differ before it is said.
 MAX_SKEW = 1.0
-# Seconds between two tries of a pump that goes on failing, at most.
-LONGEST_REST = 30.0
 RESTING = "the pump had failed too often in a row"
-
-WhenFailing = Literal["retry", "fail"]
-
-
-def as_entries(value: Any, *, name: str) -> Entries:
-    """Return what a pump returned as a list of entries, each a mapping of fields.
-
-    value    a mapping (one entry), a DataFrame (one entry with a field `name`), an iterable of those
-             (several entries), or None (no entry)
-    raises   PumpError: anything else
-    """
-    match value:
-        case None:
-            return []
-        case _ if is_pandas(value, "DataFrame"):
-            return [{name: value}]
-        case Mapping():
-            return [value]
-        case str() | bytes():
-            pass
-        case Iterable():
-            return [entry for item in value for entry in _entry(item, name=name)]
-    raise PumpError(_not_entries(value, name))
-
-
-def _entry(item: Any, *, name: str) -> Entries:
-    if is_pandas(item, "DataFrame") or isinstance(item, Mapping):
-        return as_entries(item, name=name)
-    raise PumpError(_not_entries(item, name))
-
-
-def _not_entries(value: Any, name: str) -> str:
-    return (
-        f"pump {name!r}: expected a mapping of fields, a DataFrame, several of those, or None, "
-        f"got {type(value).__name__}; nothing was pushed; return {{'field': value}}"
-    )
 
 
 class Pumping:
@@ -118,7 +79,6 @@ class Pumping:
         log: logging.Logger | logging.LoggerAdapter[Any] | None = None,
     ) -> None:
         check_number(threads, least=0, name="threads")
-        check_choice(when_failing, get_args(WhenFailing), name="when_failing")
         if timeout is not None and not threads:
             msg = f"timeout: a pump in the run's own thread cannot be left behind; give {name!r} threads=1 or more"
             raise SettingsError(msg)
@@ -130,8 +90,6 @@ class Pumping:
         self._threads = threads
         self._timeout = timeout
         self._window = window
-        self._max_failures = max_failures
-        self._when_failing = when_failing
         self._stop = stop or threading.Event()
         self._goes_on = goes_on
         self._on_pushed = on_pushed
@@ -142,12 +100,8 @@ class Pumping:
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
         self._running: set[Job] = set()  # also those whose tick was not to be had after all
-        self._failures_in_a_row = 0
-        self._rest_ends = float("-inf")
-        self._last_error: BaseException | None = None
-        self._has_failed = False
+        self._failing = Failing(name, every=beat.every, most=max_failures, when=when_failing, log=self._log)
         self._is_counted = False
-        self._fatal: BaseException | None = None
         self._ended = False
         self._gives_up: float | None = None
         self._taken = 0  # the last tick that was; whatever the clock says, none is taken twice
@@ -168,15 +122,8 @@ class Pumping:
 
     def check(self) -> None:
         """Raise PumpError if the run has failed as a whole; one that was stopped has not."""
-        if (error := self._last_error) is None:
-            return
-        if self._has_failed and not self.summary.pushed and not self._stop.is_set():
-            summary = self.summary
-            msg = (
-                f"pump {self._name!r} pushed nothing in this run: of {summary.due} ticks {summary.failed} failed and "
-                f"{summary.missed} were missed, at last with {error_line(error)}"
-            )
-            raise PumpError(msg) from error
+        if not self._stop.is_set():
+            self._failing.check(self.summary)
 
     def stop(self) -> None:
         """Ask `run` to end when what is under way is pushed."""
@@ -200,8 +147,8 @@ class Pumping:
         for job in left:
             if job.skipped:
                 self._miss(1, job.skipped, due=True)
-        if self._failures_in_a_row >= self._max_failures:
-            self.summary.failing = self._failures_in_a_row
+        if in_a_row := self._failing.in_a_row:
+            self.summary.failing = in_a_row
         # Where Redis does not know where this run ended, the next one counts from the last tick that was claimed.
         with suppress(redis.RedisError):
             if not self._pusher.away:
@@ -213,7 +160,7 @@ class Pumping:
         """Do what is due now; return the seconds until something may be due again, None when all is done."""
         now = self._clock()
         self._give_up_on_the_slow()
-        if (fatal := self._fatal or self._pusher.fatal) is not None:
+        if (fatal := self._failing.fatal or self._pusher.fatal) is not None:
             raise fatal
         if self._stop.is_set() or self._is_window_over():
             self._ended = True
@@ -274,7 +221,7 @@ class Pumping:
         busy = len(self._running) if self._on_pushed is None else len(waiting)
         if busy >= max(1, self._threads):
             return f"all {max(1, self._threads)} threads were busy"
-        return RESTING if self._timer() < self._rest_ends else ""
+        return RESTING if self._failing.is_resting(self._timer()) else ""
 
     def _is_full(self) -> bool:
         jobs = self._pusher.jobs
@@ -341,7 +288,7 @@ class Pumping:
         if (error := job.refusal or job.error) is not None:
             self._failed(job, error)
             return
-        self._works()
+        self._failing.worked()
         self._pushed(job)
 
     def _pushed(self, job: Job) -> None:
@@ -399,31 +346,10 @@ class Pumping:
         with self._lock:
             self.summary.failed += 1
             self.summary.due += due
-        self._failures_in_a_row += 1
-        self._last_error = error
         at = datetime.fromtimestamp(time_of(job.tick, self._beat.every), UTC).isoformat()
-        said = error_line(error)
         what = f"Redis refuses ticks of pump {self._name!r}" if job.refusal else f"pump {self._name!r} failed"
-        self._warn(what, detail=f"tick {job.tick} ({at}): {said}")
-        more = self._failures_in_a_row - self._max_failures
-        if more < 0:
-            return
-        self._has_failed = True
-        reason = f"pump {self._name!r} failed {self._failures_in_a_row} times in a row, at last with {said}"
-        if self._when_failing == "fail":
-            self._fatal = PumpError(reason)
-            self._fatal.__cause__ = error
-            return
-        if more == 0:
-            self._log.warning("%s; it is called less often until it works, at least every %g s", reason, LONGEST_REST)
-        ended = self._timer() if job.ended is None else job.ended
-        self._rest_ends = ended + min(LONGEST_REST, self._beat.every * 2.0 ** min(more + 1, 60))
-
-    def _works(self) -> None:
-        if self._failures_in_a_row >= self._max_failures:
-            self._log.warning("pump %r works again, after %d failed ticks", self._name, self._failures_in_a_row)
-        self._failures_in_a_row = 0
-        self._rest_ends = float("-inf")
+        self._warn(what, detail=f"tick {job.tick} ({at}): {error_line(error)}")
+        self._failing.failed(error, ended=self._timer() if job.ended is None else job.ended)
 
     def _lost_before(self, ticks: int) -> None:
         with self._lock:

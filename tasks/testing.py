@@ -31,8 +31,8 @@ from tasks.groups import groups_of
 from tasks.ids import id_numbers
 from tasks.life import Life
 from tasks.ownloop import OwnLoop, outside_of_loops
-from tasks.pump import as_entries
 from tasks.reservoir import Reservoir
+from tasks.returned import as_entries
 from tasks.settings import dead_topic, seconds
 from tasks.source import from_redis
 from tasks.strategies import Pushed, entries, frames, values

@@ -22,7 +22,7 @@ import flows
 from deployments.redis_server import RedisServer
 from tasks import Reservoir
 from tasks.groups import groups_of
-from tasks.pump import as_entries
+from tasks.returned import as_entries
 from tasks.settings import REDIS_URL
 from tests import test_prefect_yaml as declared
 from tests.documents import (

@@ -1,0 +1,85 @@
+"""A pump that goes on failing: how long it is left alone, and what becomes of its run."""
+
+import logging
+from typing import Any, Literal, get_args
+
+from tasks.errors import PumpError
+from tasks.plaintext import error_line
+from tasks.settings import check_choice
+from tasks.summary import Summary
+
+__all__ = ["LONGEST_REST", "Failing", "WhenFailing"]
+
+# Seconds between two tries of a pump that goes on failing, at most.
+LONGEST_REST = 30.0
+
+WhenFailing = Literal["retry", "fail"]
+
+
+class Failing:
+    """The failed ticks of one run of a pump. After `most` in a row, each failure doubles the time until the next call.
+
+    name    the pump's
+    every   seconds between two ticks
+    most    how many ticks may fail in a row
+    when    what comes of the run then: 'retry', it goes on; 'fail', it fails at once
+    fatal   what fails the run at once, if anything does
+    """
+
+    def __init__(
+        self, name: str, *, every: float, most: int, when: WhenFailing, log: logging.Logger | logging.LoggerAdapter[Any]
+    ) -> None:
+        check_choice(when, get_args(WhenFailing), name="when_failing")
+        self.fatal: PumpError | None = None
+        self._name = name
+        self._every = every
+        self._most = most
+        self._when = when
+        self._log = log
+        self._in_a_row = 0
+        self._rest_ends = float("-inf")
+        self._last: BaseException | None = None
+        self._has_failed = False
+
+    @property
+    def in_a_row(self) -> int:
+        """How many ticks have failed in a row, if those are too many; else 0."""
+        return self._in_a_row if self._in_a_row >= self._most else 0
+
+    def is_resting(self, now: float) -> bool:
+        """Return whether the pump is not to be called now, on the clock of `failed`."""
+        return now < self._rest_ends
+
+    def failed(self, error: BaseException, *, ended: float) -> None:
+        """Note a failed tick whose call ended then."""
+        self._in_a_row += 1
+        self._last = error
+        more = self._in_a_row - self._most
+        if more < 0:
+            return
+        self._has_failed = True
+        reason = f"pump {self._name!r} failed {self._in_a_row} times in a row, at last with {error_line(error)}"
+        if self._when == "fail":
+            self.fatal = PumpError(reason)
+            self.fatal.__cause__ = error
+            return
+        if more == 0:
+            self._log.warning("%s; it is called less often until it works, at least every %g s", reason, LONGEST_REST)
+        self._rest_ends = ended + min(LONGEST_REST, self._every * 2.0 ** min(more + 1, 60))
+
+    def worked(self) -> None:
+        """Note a tick that has not failed."""
+        if self._in_a_row >= self._most:
+            self._log.warning("pump %r works again, after %d failed ticks", self._name, self._in_a_row)
+        self._in_a_row = 0
+        self._rest_ends = float("-inf")
+
+    def check(self, summary: Summary) -> None:
+        """Raise PumpError if too many ticks failed in a row, and nothing was pushed."""
+        if self._last is None or not self._has_failed or summary.pushed:
+            return
+        msg = (
+            f"pump {self._name!r} pushed nothing in this run: of {summary.due} ticks {summary.failed} failed and "
+            f"{summary.missed} were missed, at last with {error_line(self._last)}"
+        )
+        raise PumpError(msg) from self._last

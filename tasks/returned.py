@@ -1,0 +1,45 @@
+"""What a pump returns, as the entries that are pushed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tasks.codec import is_pandas
+from tasks.errors import PumpError
+
+__all__ = ["Entries", "as_entries"]
+
+Entries = list[Mapping[str, Any]]
+
+
+def as_entries(value: Any, *, name: str) -> Entries:
+    """Return what a pump returned as a list of entries, each a mapping of fields.
+
+    value    a mapping (one entry), a DataFrame (one entry with a field `name`), an iterable of those
+             (several entries), or None (no entry)
+    raises   PumpError: anything else
+    """
+    match value:
+        case None:
+            return []
+        case _ if is_pandas(value, "DataFrame"):
+            return [{name: value}]
+        case Mapping():
+            return [value]
+        case str() | bytes():
+            pass
+        case Iterable():
+            return [entry for item in value for entry in _entry(item, name=name)]
+    raise PumpError(_not_entries(value, name))
+
+
+def _entry(item: Any, *, name: str) -> Entries:
+    if is_pandas(item, "DataFrame") or isinstance(item, Mapping):
+        return as_entries(item, name=name)
+    raise PumpError(_not_entries(item, name))
+
+
+def _not_entries(value: Any, name: str) -> str:
+    return (
+        f"pump {name!r}: expected a mapping of fields, a DataFrame, several of those, or None, "
+        f"got {type(value).__name__}; nothing was pushed; return {{'field': value}}"
+    )
