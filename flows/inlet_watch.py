@@ -30,6 +30,7 @@ from flows.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
 from tasks.connection import connect, in_words, is_outage
 from tasks.errors import SluiceError
 from tasks.imported import imported_files
+from tasks.repeated import Repeated
 from tasks.settings import redis_url
 
 __all__ = ["InletWatch", "ask_for_all", "why_to_end"]
@@ -85,6 +86,8 @@ class InletWatch:
         self._run: FlowRun | None = run if run and run.deployment_id else None
         self._began = time.monotonic()
         self._heard = self._began
+        self._is_silent = False
+        self._warn = Repeated(log)
         self._before: Seen | None = None
         self._base: dict[str, Any] = {}  # the deployment's parameters as this run began
         self._has_warned = False
@@ -123,28 +126,38 @@ class InletWatch:
         return Completed(name=PAUSED if self.why == _PAUSED else None, message=message)
 
     def _work(self) -> None:
-        assert self._run is not None
-        client, poll = None, None
+        poll: SharedPoll | None = None
         minute = time.monotonic() + _MINUTE
         while not self._closing.wait(_LOOK):
-            # What fails is tried again at the next look: neither server may hold up the pumping.
+            # What fails is tried again at the next look: neither server may hold up the pumping, or end this thread.
             try:
-                if client is None or poll is None:
-                    client = connect(redis_url())
-                    poll = SharedPoll(client, name=str(self._run.id), deployment=str(self._run.deployment_id))
+                poll = poll or self._registered()
                 self._look(poll)
                 ask_for_all(poll, self._log)
+                if time.monotonic() > minute:
+                    minute = time.monotonic() + _MINUTE
+                    self._every_minute()
             except (redis.RedisError, SluiceError) as error:
                 self._warn_of_refusal(error)
-            if time.monotonic() > minute:
-                minute = time.monotonic() + _MINUTE
-                with suppress(redis.RedisError, SluiceError):
-                    self._every_minute()
-        if client is None or poll is None:
-            return
+            except Exception as error:  # noqa: BLE001 - see above
+                self._warn(f"{self._name}: the watch beside this run failed", detail=f"{type(error).__name__}: {error}")
+            self._notice_silence()
         with suppress(redis.RedisError):
-            poll.leave()
-        client.close()
+            if poll:
+                poll.leave()
+
+    def _registered(self) -> SharedPoll:
+        assert self._run is not None
+        return SharedPoll(connect(redis_url()), name=str(self._run.id), deployment=str(self._run.deployment_id))
+
+    def _notice_silence(self) -> None:
+        was_silent, self._is_silent = self._is_silent, time.monotonic() - self._heard > _UNKNOWN
+        if self._is_silent and not was_silent:
+            self._log.warning(
+                "%s: no news from Prefect's server for %.0f s; this run pumps on, and does not hear of a pause or a new "
+                "deployment until the server answers",
+                self._name, _UNKNOWN,
+            )  # fmt: skip
 
     def _warn_of_refusal(self, error: redis.RedisError | SluiceError) -> None:
         """Log once why this run cannot learn whether it is wanted, unless Redis is only away for a while."""

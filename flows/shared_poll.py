@@ -108,7 +108,7 @@ class SharedPoll:
         return (Seen(**json.loads(text)) if text else None), now_ms / 1000
 
     def leave(self) -> None:
-        """Take this run off the list: it has ended.
+        """Take this run off the list, as it has ended, and close the connection.
 
         raises    redis.RedisError
         """
@@ -116,6 +116,7 @@ class SharedPoll:
             pipe.zrem(self._runs, f"{self._name} {self._deployment}")
             pipe.hdel(self._seen, self._name)
             pipe.execute()
+        self._client.close()
 
     def take_turn(self) -> bool:
         """Return whether it is this participant's turn to ask; for the next seconds it is no other's.

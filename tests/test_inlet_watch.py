@@ -244,3 +244,32 @@ def test_a_run_goes_on_after_its_window_while_prefect_is_silent(
         wait_until(watch.goes_on, "the silence of Prefect's server", deadline=5)
     monkeypatch.setattr(inlet_watch, "_LONGEST", 0.1)
     assert not watch.goes_on()
+
+
+def test_a_watch_outlives_a_redis_that_is_away_and_what_fails_beside_it(
+    api: SyncPrefectClient,
+    deployment: UUID,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(inlet_watch, "_UNKNOWN", 0.3)
+    monkeypatch.setattr(inlet_watch, "_MINUTE", 0.1)
+    monkeypatch.setenv("SLUICE_REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
+    stop = threading.Event()
+    run = api.read_flow_run(api.create_flow_run_from_deployment(deployment).id)
+    watch = inlet_watch.InletWatch("watched", stop=stop, log=logging.getLogger("test"), run=run)
+    failing = threading.Event()
+
+    def fail() -> None:
+        failing.set()
+        raise ZeroDivisionError
+
+    with watch.every_minute(fail):
+        wait_until(lambda: "no news from Prefect's server" in caplog.text, "a warning that nothing is heard")
+        monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+        assert failing.wait(20)
+        wait_until(lambda: "the watch beside this run failed" in caplog.text, "a warning of the failure")
+        api.delete_deployment(deployment)
+        assert stop.wait(20)
+    assert watch.why == "its deployment was deleted"

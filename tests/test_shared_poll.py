@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Completed, Crashed, Failed, Running
+from prefect.utilities.callables import parameter_schema
 
 from flows import inlet_watch
 from flows.inlet_watch import ask_for_all, why_to_end
@@ -113,6 +114,7 @@ class TestOnAServer:
             name=f"of-{uuid4().hex[:8]}",
             entrypoint="a.py:polled",
             schedules=[schedule],
+            parameter_openapi_schema=parameter_schema(polled).model_dump_for_openapi(),
         )
         yield made
         api.delete_deployment(made)
