@@ -86,6 +86,7 @@ class InletWatch:
         self._run: FlowRun | None = run if run and run.deployment_id else None
         self._began = time.monotonic()
         self._heard = self._began
+        self._poll: SharedPoll | None = None
         self._is_silent = False
         self._warn = Repeated(log)
         self._before: Seen | None = None
@@ -126,25 +127,30 @@ class InletWatch:
         return Completed(name=PAUSED if self.why == _PAUSED else None, message=message)
 
     def _work(self) -> None:
-        poll: SharedPoll | None = None
         minute = time.monotonic() + _MINUTE
         while not self._closing.wait(_LOOK):
-            # What fails is tried again at the next look: neither server may hold up the pumping, or end this thread.
-            try:
-                poll = poll or self._registered()
-                self._look(poll)
-                ask_for_all(poll, self._log)
-                if time.monotonic() > minute:
-                    minute = time.monotonic() + _MINUTE
-                    self._every_minute()
-            except (redis.RedisError, SluiceError) as error:
-                self._warn_of_refusal(error)
-            except Exception as error:  # noqa: BLE001 - see above
-                self._warn(f"{self._name}: the watch beside this run failed", detail=f"{type(error).__name__}: {error}")
+            self._try(self._ask)
+            if time.monotonic() > minute:
+                minute = time.monotonic() + _MINUTE
+                self._try(self._every_minute)
             self._notice_silence()
-        with suppress(redis.RedisError):
-            if poll:
-                poll.leave()
+        if self._poll:
+            with suppress(redis.RedisError):
+                self._poll.leave()
+
+    def _try(self, do: Callable[[], None]) -> None:
+        """Do something; what fails is tried again later. It may neither hold up the pumping nor end this thread."""
+        try:
+            do()
+        except (redis.RedisError, SluiceError) as error:
+            self._warn_of_refusal(error)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._warn(f"{self._name}: the watch beside this run failed", detail=f"{type(error).__name__}: {error}")
+
+    def _ask(self) -> None:
+        self._poll = self._poll or self._registered()
+        self._look(self._poll)
+        ask_for_all(self._poll, self._log)
 
     def _registered(self) -> SharedPoll:
         assert self._run is not None
