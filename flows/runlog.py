@@ -1,6 +1,7 @@
 """What `tasks` logs is told in the log of the run, too: Prefect shows there only what its own loggers are given."""
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,36 @@ class _ToTheRun(logging.Handler):
             self._waiting.append(record.getMessage())
 
 
+class _TasksLogger:
+    """The logger of the package `tasks`, which is as it was before once no run of this process has a handler there."""
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger("tasks")
+        self._lock = threading.Lock()
+        self._handlers = 0
+        self._before = self._logger.level, self._logger.propagate
+
+    def add(self, handler: logging.Handler) -> None:
+        with self._lock:
+            if not self._handlers:
+                self._before = self._logger.level, self._logger.propagate
+            self._handlers += 1
+            self._logger.addHandler(handler)
+            self._logger.setLevel(logging.INFO)
+            self._logger.propagate = False  # or the worker's log has every line twice
+
+    def remove(self, handler: logging.Handler) -> None:
+        with self._lock:
+            self._handlers -= 1
+            self._logger.removeHandler(handler)
+            if not self._handlers:
+                self._logger.setLevel(self._before[0])
+                self._logger.propagate = self._before[1]
+
+
+_tasks = _TasksLogger()
+
+
 @contextmanager
 def tell_what_tasks_log() -> Iterator[None]:
     """Show in the log of this flow run what the package `tasks` logs meanwhile; do nothing outside a flow run."""
@@ -44,11 +75,8 @@ def tell_what_tasks_log() -> Iterator[None]:
         return
     waiting: deque[str] = deque(maxlen=_KEPT)
     log = get_run_logger()
-    logger, handler = logging.getLogger("tasks"), _ToTheRun(log, waiting)
-    before = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # or the worker's log has every line twice
+    handler = _ToTheRun(log, waiting)
+    _tasks.add(handler)
     token = _waiting.set(waiting)
     try:
         yield
@@ -56,9 +84,7 @@ def tell_what_tasks_log() -> Iterator[None]:
         if left := told_meanwhile():  # of a run that failed, say, before its next line
             log.info("%s", "; ".join(left))
         _waiting.reset(token)
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
+        _tasks.remove(handler)
 
 
 def told_meanwhile() -> list[str]:

@@ -148,6 +148,7 @@ def test_a_changed_deployment_brings_a_run_that_relieves_the_one_under_way(
         assert not run.is_over
         with Running(api, deployment, watched, n=4):
             assert run.ended().state_type == StateType.COMPLETED
+    assert logging.getLogger("tasks").propagate  # two runs that overlap in one process leave it as it was
 
 
 def test_changed_parameters_end_the_run_and_bring_one_that_has_them(
