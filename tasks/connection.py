@@ -24,6 +24,7 @@ _OWN |= {"legacy_responses", "retry", "retry_on_timeout", "retry_on_error"}
 _DEFAULTS = {"decode_responses": False, "legacy_responses": True, "encoding": "utf-8", "encoding_errors": "strict"}
 # At least `SOCKET_TIMEOUT`, so that no blocking read outlasts it, and never without limit.
 _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+_THREADS = 16  # that may use a client at the same time; redis-py's own default is 100 connections or more
 # Settings that a pool adds for its own connections: those of RESP 3 from redis-py 8.0 on (with RESP 2 it refuses
 # them), and those that a Sentinel finds.
 _OF_THE_POOL = ("maint", "oss_cluster_maint", "orig_", "connection_pool")
@@ -71,7 +72,7 @@ def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redi
 def adapted(client: redis.Redis, *, retries: int | None = None) -> redis.Redis:
     """Return a client of the same server and database that replies as Sluice expects, whatever `client` is set to.
 
-    That is `client` itself if it does so already. Otherwise, and whenever `retries` is given, it is a new client with
+    That is `client` itself if it does so already and has connections for several threads. Otherwise, and whenever `retries` is given, it is a new client with
     the same credentials, TLS options and Sentinels, and with a pool of its own: its reads then neither wait for a
     connection of the caller's pool nor hold one back.
 
@@ -86,7 +87,9 @@ def adapted(client: redis.Redis, *, retries: int | None = None) -> redis.Redis:
     ours: dict[str, Any] = {"protocol": 2} | {name: value for name, value in _DEFAULTS.items() if name in given}
     ours |= {name: SOCKET_TIMEOUT for name in _TIMEOUTS if name in given and (given[name] or 0) < SOCKET_TIMEOUT}
     is_alike = all(given.get(name) == value for name, value in ours.items())
-    if is_alike and retries is None and client.connection is None:  # two threads cannot use a single connection
+    # Several threads use it: what writes results beside what the caller does.
+    is_for_many = client.connection is None and pool.max_connections >= _THREADS and type(pool) is redis.ConnectionPool
+    if is_alike and is_for_many and retries is None:
         return client
     settings = {name: value for name, value in given.items() if not name.startswith(_OF_THE_POOL)} | ours
     if retries is not None:
