@@ -131,7 +131,7 @@ _STEPS = {
     "inlet": (
         _TEST,
         _DEPLOY,
-        (_RUN, "pumps now; without it from its schedule's next minute on"),
+        (_RUN, "pumps now; without it from its schedule's next time on, within ten minutes"),
         ("sluice peek {topic} --follow", "what it pumps, until Ctrl-C"),
     ),
     "outlet": (
