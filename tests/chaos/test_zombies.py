@@ -41,5 +41,7 @@ def test_an_outlet_that_goes_on_after_it_was_relieved_doubles_no_result_and_none
                 "the stopped one to find that it was taken for dead",
             )
         wait_until(lambda: real_redis.xlen("results") >= pushed, "the rest")
-    assert list(numbers_in(real_redis, "results").values()) == list(range(pushed))
+    # Each once, but not always in order: a read that the stopped one was about to send is sent when it goes on, and
+    # its successor gets those entries only then, behind later ones (docs/guarantees.md).
+    assert sorted(numbers_in(real_redis, "results").values()) == list(range(pushed))
     assert not real_redis.exists("numbers:dead:lab")
