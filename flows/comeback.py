@@ -8,7 +8,9 @@ import logging
 import threading
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
@@ -16,13 +18,13 @@ from prefect.context import FlowRunContext
 
 from flows.prefect_api import impatient_client
 
-__all__ = ["LOOKED_AT", "failures", "pause_after", "wait_before_beginning"]
+__all__ = ["ended_runs", "failures", "pause_after", "wait_before_beginning"]
 
 _LONGEST = 60.0  # seconds
 # A run that lasted so long was healthy for a minute at least, whatever it had waited before.
 _HEALTHY = _LONGEST + 60.0
 _FREE = 1  # failures without a pause: most are mended by a restart
-LOOKED_AT = 30  # each failure may leave a cancelled run besides: two triggers, one slot
+_LOOKED_AT = 30  # each failure may leave a cancelled run besides: two triggers, one slot
 _NEVER_BEGUN = (StateType.CANCELLED, StateType.CRASHED)
 _ENDED = [StateType.COMPLETED, StateType.CANCELLED, StateType.CRASHED, StateType.FAILED]
 
@@ -30,6 +32,16 @@ _ENDED = [StateType.COMPLETED, StateType.CANCELLED, StateType.CRASHED, StateType
 def pause_after(failed: int) -> float:
     """Return how many seconds to wait after so many failures in a row: none, then 2, 4, 8, ... up to a minute."""
     return min(_LONGEST, 2.0 ** (failed - _FREE)) if failed > _FREE else 0.0
+
+
+def ended_runs(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+    """Return the latest runs of a deployment that have ended, newest first."""
+    return client.read_flow_runs(
+        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment]}}),
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _ENDED}}}),
+        sort=FlowRunSort.END_TIME_DESC,
+        limit=_LOOKED_AT,
+    )
 
 
 def failures(newest_first: Iterable[FlowRun]) -> int:
@@ -55,12 +67,7 @@ def wait_before_beginning(stop: threading.Event, log: logging.Logger | logging.L
         return  # whoever starts it by hand does not want to wait
     try:
         with impatient_client() as client:
-            ended = client.read_flow_runs(
-                deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [run.deployment_id]}}),
-                flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _ENDED}}}),
-                sort=FlowRunSort.END_TIME_DESC,
-                limit=LOOKED_AT,
-            )
+            ended = ended_runs(client, run.deployment_id)
     except Exception as error:  # noqa: BLE001 - without an answer there is no reason to wait
         log.warning("could not learn how the runs before ended (%s)", type(error).__name__)
         return

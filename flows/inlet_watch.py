@@ -17,13 +17,11 @@ from uuid import UUID
 
 import redis
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed
 
-from flows.comeback import LOOKED_AT, failures, pause_after
+from flows.comeback import ended_runs, failures, pause_after
 from flows.custom import differing, run_again
 from flows.prefect_api import impatient_client
 from flows.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
@@ -36,14 +34,12 @@ from tasks.settings import redis_url
 __all__ = ["InletWatch", "ask_for_all", "why_to_end"]
 
 _LOOK = 2.0  # seconds between two looks into Redis
-_MINUTE = 60.0
 _UNKNOWN = 30.0  # seconds without news from Prefect's server after which nothing is known
 _LONGEST = 86_400.0  # seconds that a run goes on at most while nothing is known
 _LEFT_TO_AUTOMATIONS = 10.0  # seconds after a crash
 _MINUTE = 60.0  # seconds between two calls of what is to be done every minute
 _GOING = 4.0  # seconds that the run's end waits for the thread
 _CANCELLED, _PAUSED, _CHANGED = "it was cancelled", "its schedule was paused", "its schedule was changed"
-_ENDED = [StateType.COMPLETED, StateType.CANCELLED, StateType.CRASHED, StateType.FAILED]
 
 
 def why_to_end(before: Seen | None, now: Seen, run: FlowRun) -> str | None:
@@ -113,7 +109,7 @@ class InletWatch:
             self._thread.join(_GOING)
 
     def goes_on(self) -> bool:
-        """Return whether the run is to go on after its window: nobody could relieve it, as Prefect's server is silent."""
+        """Return whether the run is to go on after its window: no run can relieve it while Prefect's server is silent."""
         now = time.monotonic()
         return self._run is not None and now - self._heard > _UNKNOWN and now - self._began < _LONGEST
 
@@ -250,12 +246,7 @@ def _bring_back(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> No
     scheduled = scheduled_by(deployment)
     if not scheduled:
         return
-    ended = prefect.read_flow_runs(
-        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment["id"]]}}),
-        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _ENDED}}}),
-        sort=FlowRunSort.END_TIME_DESC,
-        limit=LOOKED_AT,
-    )
+    ended = ended_runs(prefect, UUID(deployment["id"]))
     if not ended:
         return
     last = ended[0]
