@@ -158,7 +158,9 @@ def test_lag_over_time_is_drawn_in_a_colour_that_is_seen(plain: Plain, browser: 
     assert artifact
     drawn = browser.open_drawn(artifact.id)
     assert "movers on market" in drawn
-    assert browser.page.locator("svg[id^=mermaid] path[stroke='#c0392b']").count() == 1
+    line = browser.page.locator("svg[id^=mermaid] path[stroke='#c0392b']")
+    line.first.wait_for(state="attached")  # a count does not wait for the drawing
+    assert line.count() == 1
     browser.shoot("levels", height=1450)
 
 
