@@ -13,8 +13,8 @@ from typing import NoReturn, TypeGuard
 
 import yaml
 
+from tasks.base.plain_text import one_line
 from tasks.errors import SettingsError
-from tasks.plaintext import one_line
 
 __all__ = ["Blueprint", "Deployment", "EntrypointCheck", "allowance", "import_flows", "read_blueprint"]
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from deployments.runs import of_pool
 from deployments.tables import entry_table
-from tasks.plaintext import printable
+from tasks.base.plain_text import printable
 from tasks.reservoir import Reservoir
 
 __all__ = ["Follower"]

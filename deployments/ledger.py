@@ -12,8 +12,8 @@ from uuid import UUID
 
 import psutil
 
+from tasks.base.private_folders import make_private
 from tasks.errors import SettingsError
-from tasks.folders import make_private
 from tasks.settings import STATE_DIR, state_dir
 
 __all__ = ["Ledger", "flow_run_processes"]

@@ -10,8 +10,8 @@ import secrets
 import tomllib
 from pathlib import Path
 
+from tasks.base.private_folders import make_private
 from tasks.errors import SettingsError
-from tasks.folders import make_private
 
 __all__ = [
     "keep_from_others",

@@ -12,8 +12,8 @@ from rich.console import Console
 from deployments.blueprint import Blueprint, Deployment, EntrypointCheck
 from deployments.ledger import Ledger
 from deployments.prefect_server import find_server
+from tasks.base.plain_text import one_line
 from tasks.errors import PipelineError, SettingsError
-from tasks.plaintext import one_line
 from tasks.settings import state_dir
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from deployments.prefect_server import (
 )
 from deployments.redis_binary import REDIS_SERVER
 from deployments.redis_server import RedisServer
+from tasks.base.private_folders import make_private
 from tasks.connection import connect
 from tasks.errors import SettingsError, UnavailableError
-from tasks.folders import make_private
 from tasks.settings import REDIS_URL, STATE_DIR, local_socket, without_password
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.as_json import with_index
+from tasks.base.ids import id_time
+from tasks.base.plain_text import printable
 from tasks.deadletters import Letter
 from tasks.entry import Entry
 from tasks.errors import SluiceError
 from tasks.history import short_bytes
-from tasks.ids import id_time
 from tasks.levels import TopicLevel
-from tasks.plaintext import printable
 
 if TYPE_CHECKING:
     from deployments.status import Deployed

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from tasks.plaintext import printable
+from tasks.base.plain_text import printable
 
 __all__ = ["Terminal", "print_aside", "without_controls"]
 

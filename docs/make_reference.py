@@ -17,7 +17,8 @@ import flows
 import tasks
 from deployments.cli import app
 from flows import alerts, clock, market, upkeep, vitals
-from tasks import Entry, Reservoir, SluiceError, engine, has, parquet, quantities, sinks, source, testing
+from tasks import Entry, Reservoir, SluiceError, engine, has, parquet, sinks, source, testing
+from tasks.base import quantities
 from tasks.settings import redis_url
 
 __all__ = ["FILE", "reference"]

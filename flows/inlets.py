@@ -20,10 +20,10 @@ from flows.parameters import Options, flow_of, takes_options
 from flows.patience import Patience
 from flows.prefect_api import artifact_key, publish
 from flows.stopping import stop_on_signals
+from tasks.base.logs import get_logger
 from tasks.errors import SettingsError, UnavailableError
 from tasks.failing import WhenFailing
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
-from tasks.logs import get_logger
 from tasks.neighbours import Neighbours
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir

@@ -10,7 +10,7 @@ from prefect.events.clients import EventsClient
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.prefect_api import PATIENCE
-from tasks.logs import get_logger
+from tasks.base.logs import get_logger
 
 __all__ = ["PostingClient", "post_events"]
 

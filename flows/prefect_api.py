@@ -15,7 +15,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from tasks.logs import get_logger
+from tasks.base.logs import get_logger
 
 __all__ = ["PATIENCE", "artifact_key", "change", "impatient_client", "publish", "when_not_busy"]
 

@@ -24,12 +24,12 @@ from prefect.exceptions import ObjectNotFound
 from flows.prefect_api import artifact_key, change, impatient_client
 from flows.runlog import told_meanwhile
 from tasks import report
+from tasks.base.plain_text import in_markdown, one_line
 from tasks.bound import Journey
 from tasks.codec import is_pandas
 from tasks.connection import connect
 from tasks.levels import Levels
 from tasks.pipeline import stuck_at
-from tasks.plaintext import in_markdown, one_line
 from tasks.reading import Reading
 from tasks.settings import redis_url
 from tasks.source import from_redis

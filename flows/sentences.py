@@ -9,9 +9,9 @@ import logging
 import redis
 from prefect.exceptions import CancelledRun, FailedRun
 
+from tasks.base.logs import tidy
+from tasks.base.plain_text import below
 from tasks.errors import EncodeError, PumpError, SettingsError, SluiceError, UnavailableError
-from tasks.logs import tidy
-from tasks.plaintext import below
 
 __all__ = ["say_errors_in_one_sentence"]
 

@@ -16,7 +16,7 @@ from prefect.states import Cancelled
 from rich.console import Console
 
 from flows.prefect_api import impatient_client
-from tasks.stops import let_end_run
+from tasks.base.fatal import let_end_run
 
 __all__ = [
     "is_in_a_process_of_its_own",

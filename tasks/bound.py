@@ -5,8 +5,8 @@ from typing import Any
 
 import redis
 
+from tasks.base.ids import id_numbers
 from tasks.groups import groups_of
-from tasks.ids import id_numbers
 from tasks.readahead import Read
 from tasks.retention import GROUPS, IDS
 from tasks.settings import group_end

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import dataset, types
 
+from tasks.base.ids import id_numbers
+from tasks.base.logs import get_logger
+from tasks.base.plain_text import error_line
 from tasks.columntypes import Columns
 from tasks.durable import locked, make_folder, replace, write_new
-from tasks.ids import id_numbers
-from tasks.logs import get_logger
-from tasks.plaintext import error_line
 from tasks.rows import Rows, kind_folder, rows_of
 
 __all__ = ["Rows", "check", "open_archive", "open_kind", "rows_of", "write"]

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import redis
 
+from tasks.base.ids import MAX_NUMBER, id_named, id_numbers, id_time
 from tasks.errors import SettingsError
 from tasks.groups import groups_of
-from tasks.ids import MAX_NUMBER, id_named, id_numbers, id_time
 from tasks.letterbounds import BOUNDS, letter_counts
 from tasks.refused import explained
 from tasks.retention import TTL_MS

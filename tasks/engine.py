@@ -9,15 +9,15 @@ from typing import Any
 import redis
 from streamz import Stream
 
+from tasks.base.fatal import ends_run
+from tasks.base.logs import get_logger
 from tasks.connection import connect
 from tasks.entry import Entry
 from tasks.failing import WhenFailing
 from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
-from tasks.logs import get_logger
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.settings import check_topic, redis_url, seconds
-from tasks.stops import ends_run
 from tasks.threaded import ThreadedSource
 from tasks.ticks import Beat
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from tasks.ids import id_time
+from tasks.base.ids import id_time
 
 __all__ = ["Entry", "has", "made"]
 

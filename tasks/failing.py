@@ -3,8 +3,8 @@
 import logging
 from typing import Any, Literal, get_args
 
+from tasks.base.plain_text import error_line
 from tasks.errors import PumpError
-from tasks.plaintext import error_line
 from tasks.settings import check_choice
 from tasks.summary import Summary
 

@@ -21,8 +21,8 @@ from streamz import core as nodes
 from streamz.sinks import sink
 
 from tasks.awaiting import PLAIN, is_plain
+from tasks.base.fatal import ends_run
 from tasks.receipts import LazyReceipts
-from tasks.stops import ends_run
 
 __all__ = ["Fusion"]
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import redis
 
-from tasks.ids import id_time
+from tasks.base.ids import id_time
+from tasks.base.plain_text import in_mermaid
 from tasks.levels import GroupLevel, TopicLevel
-from tasks.plaintext import in_mermaid
 from tasks.report import cell, table
 from tasks.settings import is_topic
 

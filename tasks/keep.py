@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
-from tasks import quantities
+from tasks.base import quantities
 from tasks.errors import SettingsError
 from tasks.settings import check_choice, seconds
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import redis
 
+from tasks.base.ids import id_numbers
 from tasks.errors import UnreadableTopicError
 from tasks.groups import group_name
-from tasks.ids import id_numbers
 from tasks.keep import Keep
 from tasks.retention import GROUPS, IDS, beside
 from tasks.unreadable import named

@@ -8,9 +8,9 @@ from typing import Any
 
 from streamz import Stream
 
+from tasks.base.loop_thread import outside_of_loops
 from tasks.errors import PipelineError
 from tasks.graphs import graph
-from tasks.ownloop import outside_of_loops
 from tasks.reading import Reading
 from tasks.source import from_redis
 from tasks.virtual_time import VirtualLoop

@@ -14,11 +14,11 @@ from typing import Any
 
 import redis
 
+from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError
 from tasks.groups import groups_of
 from tasks.leasescripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
 from tasks.letterbounds import LetterBounds, letter_counts
-from tasks.logs import get_logger
 from tasks.refused import explained
 from tasks.results import STRAGGLERS_MS, result_record
 from tasks.retention import BESIDE, beside

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
 
-from tasks.ids import id_numbers
+from tasks.base.ids import id_numbers
 
 __all__ = ["Merging", "Raw"]
 

@@ -11,9 +11,9 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.base.loop_thread import OwnLoop
 from tasks.errors import EncodeError, PumpError
 from tasks.keep import Keep
-from tasks.ownloop import OwnLoop
 from tasks.reservoir import Reservoir
 from tasks.returned import Entries, as_entries
 

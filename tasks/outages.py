@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import redis
 
+from tasks.base.logs import get_logger
 from tasks.connection import is_outage
-from tasks.logs import get_logger
 from tasks.refused import is_refused
 
 __all__ = ["Outages"]

@@ -9,14 +9,14 @@ from typing import Any
 from streamz import Stream
 from streamz.sinks import Sink
 
+from tasks.base.logs import get_logger
+from tasks.base.plain_text import error_line
+from tasks.base.repeated_warnings import Repeated
 from tasks.dataset import Rows, check, rows_of, write
 from tasks.entry import Entry
 from tasks.errors import EncodeError, PipelineError, SettingsError
-from tasks.logs import get_logger
 from tasks.pipeline import trust
-from tasks.plaintext import error_line
 from tasks.receipts import Metadata
-from tasks.repeated import Repeated
 
 __all__ = ["to_parquet"]
 

@@ -26,13 +26,13 @@ from streamz.sources import Source
 from tornado import gen
 
 from tasks.awaiting import refuse_undone
+from tasks.base.fatal import ends_run
+from tasks.base.logs import get_logger
 from tasks.errors import PipelineError
 from tasks.fusion import Fusion
 from tasks.graphs import Watched, graph
-from tasks.logs import get_logger
 from tasks.receipts import Failure, Metadata, Receipt, receipts
 from tasks.repairs import REPAIRS
-from tasks.stops import ends_run
 
 __all__ = ["Meter", "Secured", "combining", "secure", "stuck_at", "trust"]
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import redis
 
+from tasks.base.ids import id_numbers, id_time
+from tasks.base.logs import get_logger
 from tasks.groups import create_group, groups_of, position_ahead
-from tasks.ids import id_numbers, id_time
-from tasks.logs import get_logger
 from tasks.membership import Membership
 from tasks.settings import group_start, retried_topic
 

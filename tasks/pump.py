@@ -11,14 +11,14 @@ from typing import Any
 
 import redis
 
+from tasks.base.logs import get_logger
+from tasks.base.loop_thread import OwnLoop
+from tasks.base.plain_text import error_line
+from tasks.base.repeated_warnings import Repeated
 from tasks.errors import SettingsError, TopicFullError
 from tasks.failing import Failing, WhenFailing
 from tasks.keep import Buffer
-from tasks.logs import get_logger
-from tasks.ownloop import OwnLoop
-from tasks.plaintext import error_line
 from tasks.pusher import Job, Pusher
-from tasks.repeated import Repeated
 from tasks.returned import Entries, as_entries
 from tasks.settings import check_number
 from tasks.summary import Summary

@@ -11,16 +11,16 @@ from typing import Any, Literal
 
 from streamz import Stream
 
+from tasks.base.logs import get_logger
+from tasks.base.plain_text import error_line
+from tasks.base.repeated_warnings import Repeated
 from tasks.consumer import Consumer
 from tasks.delivery import Poison
 from tasks.entry import Entry
 from tasks.errors import PipelineError
-from tasks.logs import get_logger
 from tasks.outages import Outages
 from tasks.pipeline import Secured, combining, secure
-from tasks.plaintext import error_line
 from tasks.receipts import LazyReceipts, Receipt
-from tasks.repeated import Repeated
 
 __all__ = ["OnError", "Reading"]
 

@@ -17,8 +17,8 @@ from tornado import gen
 
 from tasks.awaiting import expect_plain, settled
 from tasks.awaitrepairs import AWAITING, Fail, Repair
+from tasks.base.fatal import ends_run
 from tasks.errors import PipelineError
-from tasks.stops import ends_run
 
 __all__ = ["REPAIRS"]
 

@@ -9,16 +9,16 @@ from typing import Any, Self
 import redis
 
 from tasks import codec
+from tasks.base.logs import get_logger
+from tasks.base.repeated_warnings import Repeated
 from tasks.connection import adapted, connect
 from tasks.entry import Entry
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.keep import Keep
 from tasks.levels import Levels, TopicLevel
 from tasks.limits import Budget
-from tasks.logs import get_logger
 from tasks.membership import Fence
 from tasks.refused import explained
-from tasks.repeated import Repeated
 from tasks.retention import BESIDE, RETENTION, TTL_MS, beside
 from tasks.scripts import ATTEMPT
 from tasks.settings import check_topic, is_topic, redis_url

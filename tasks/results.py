@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from tasks.ids import id_numbers
+from tasks.base.ids import id_numbers
 
 __all__ = [
     "RESULT_TTL_MS",

@@ -17,10 +17,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.base.ids import id_numbers, id_time
 from tasks.columntypes import canonical
 from tasks.entry import Entry
 from tasks.errors import EncodeError
-from tasks.ids import id_numbers, id_time
 
 __all__ = ["Rows", "kind_folder", "rows_of"]
 

@@ -11,9 +11,9 @@ from numbers import Real
 from pathlib import Path
 from urllib.parse import quote
 
-from tasks import quantities
+from tasks.base import quantities
+from tasks.base.ids import MAX_NUMBER, id_named
 from tasks.errors import SettingsError
-from tasks.ids import MAX_NUMBER, id_named
 
 __all__ = [
     "check_choice",
@@ -114,7 +114,7 @@ _LONGEST = 36_525 * 86_400
 def seconds(duration: str | float | timedelta, *, name: str = "duration", least: float = 0.0) -> float:
     """Return a duration in seconds: a number of seconds, a timedelta, or text such as '500ms', '1h30min' or 'PT1H30M'.
 
-    What text may be is written in `tasks.quantities`.
+    What text may be is written in `tasks.base.quantities`.
 
     raises    SettingsError: not a duration, not above zero, above 100 years, or less than `least`; `name` is the option's
     """
@@ -196,7 +196,7 @@ def local_socket() -> Path:
 
 def _trusted(socket: Path) -> Path:
     """Return a socket that no other user can have put there: in the temporary folder, anyone can be the first."""
-    from tasks.folders import is_private  # noqa: PLC0415 - it needs this module
+    from tasks.base.private_folders import is_private  # noqa: PLC0415 - it needs this module
 
     if socket.is_relative_to(state_dir()) or (is_private(socket.parent) and socket.lstat().st_uid == os.getuid()):
         return socket

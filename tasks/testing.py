@@ -24,13 +24,13 @@ import redis
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
+from tasks.base.ids import id_numbers
+from tasks.base.loop_thread import OwnLoop, outside_of_loops
 from tasks.codec import decode_fields, encode_fields
 from tasks.entry import Entry
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.groups import groups_of
-from tasks.ids import id_numbers
 from tasks.life import Life
-from tasks.ownloop import OwnLoop, outside_of_loops
 from tasks.reservoir import Reservoir
 from tasks.returned import as_entries
 from tasks.settings import dead_topic, seconds

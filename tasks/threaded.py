@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from streamz.sources import Source
 
 from tasks import lifetimes
+from tasks.base.logs import get_logger
 from tasks.errors import SluiceError
-from tasks.logs import get_logger
 
 __all__ = ["Run", "ThreadedSource"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 from streamz import Stream
 
-from tasks.ids import id_numbers
+from tasks.base.ids import id_numbers
 
 __all__ = ["SEGMENTS", "Segment", "Witness", "members", "pipelines"]
 

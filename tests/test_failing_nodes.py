@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from tasks import stops
+from tasks.base import fatal as stops
 from tasks.reading import Reading
 from tests.nodes import PUSHED, Build, feed, members
 from tests.streams import consumer, dead, drain, here, lossy, pending, push_all

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from flows.sentences import say_errors_in_one_sentence
-from tasks.logs import get_logger
+from tasks.base.logs import get_logger
 from tests.plain import ROOT
 from tests.streams import push_all, run
 

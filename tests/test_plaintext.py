@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from tasks import report
-from tasks.plaintext import below, in_markdown, in_mermaid, one_line, traceback_below
+from tasks.base.plain_text import below, in_markdown, in_mermaid, one_line, traceback_below
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 SPECIAL = st.text(st.sampled_from("a |\\`*_[]()<>!&#~$:/.@\n\t\x1b;1-") | st.characters())

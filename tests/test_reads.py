@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from tasks import Reservoir
+from tasks.base.ids import id_numbers
 from tasks.consumer import Consumer
 from tasks.delivery import Poison
 from tasks.groups import groups_of
-from tasks.ids import id_numbers
 from tasks.keep import Keep
 from tasks.retention import IDS, Retention
 from tests.streams import push_all

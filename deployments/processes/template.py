@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.processes.meeting import WITHOUT_THREADS, peer_is_us, receive, send, shared
-from tasks.imported import imported_files, seen
+from tasks.base.imported_files import imported_files, seen
 
 __all__ = ["Template", "main"]
 

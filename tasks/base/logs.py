@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from tasks.plaintext import one_line, traceback_below
+from tasks.base.plain_text import one_line, traceback_below
 
 __all__ = ["get_logger", "tidy"]
 

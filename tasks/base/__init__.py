@@ -1,0 +1,1 @@
+"""Small tools that every other folder uses; they know neither Redis nor streamz."""
