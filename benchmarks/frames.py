@@ -10,10 +10,10 @@ import pandas as pd
 
 from benchmarks.work import connected, wait
 from tasks import Reservoir, codec
+from tasks.codec.arrow_ipc import open_stream
+from tasks.codec.frames import weigh_stream
+from tasks.codec.limits import DEFAULT_LIMITS, Budget
 from tasks.exchange import Exchange
-from tasks.frames import weigh_stream
-from tasks.ipc import open_stream
-from tasks.limits import DEFAULT_LIMITS, Budget
 from tasks.source import from_redis
 
 __all__ = ["measure", "quotes"]

@@ -26,7 +26,7 @@ from flows.runlog import told_meanwhile
 from tasks import report
 from tasks.base.plain_text import in_markdown, one_line
 from tasks.bound import Journey
-from tasks.codec import is_pandas
+from tasks.codec.values import is_pandas
 from tasks.connection import connect
 from tasks.levels import Levels
 from tasks.pipeline import stuck_at

@@ -10,12 +10,12 @@ import redis
 
 from tasks.base.logs import get_logger
 from tasks.bound import Bound
+from tasks.codec.limits import DEFAULT_LIMITS
 from tasks.delivery import Poison, delivered
 from tasks.entry import Entry
 from tasks.errors import SettingsError
 from tasks.groups import is_gone, unless_gone
 from tasks.letterbounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
-from tasks.limits import DEFAULT_LIMITS
 from tasks.membership import HANDED_BACK, Membership
 from tasks.merging import Merging, Raw
 from tasks.parts import Parts

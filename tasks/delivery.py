@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tasks.codec import SMALL, decode_small
+from tasks.codec.limits import Budget
+from tasks.codec.values import SMALL, decode_small
 from tasks.deadletters import take_out_id
 from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError
-from tasks.limits import Budget
 from tasks.merging import Raw
 from tasks.reservoir import decoded
 from tasks.settings import retried_topic

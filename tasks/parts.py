@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from tasks.codec import IPC, SMALL, SMALL_WEIGHT, weigh_fields
-from tasks.limits import DEFAULT_LIMITS, Budget
+from tasks.codec.limits import DEFAULT_LIMITS, Budget
+from tasks.codec.values import IPC, SMALL, SMALL_WEIGHT, weigh_fields
 from tasks.merging import Merging
 
 __all__ = ["Parts"]

@@ -9,7 +9,7 @@ from typing import Any
 from streamz import Stream
 
 from tasks.base.plain_text import in_markdown, in_mermaid, one_line
-from tasks.codec import is_pandas
+from tasks.codec.values import is_pandas
 from tasks.deadletters import Letter, Outcome
 from tasks.levels import TopicLevel
 from tasks.pipeline import Meter

@@ -11,12 +11,12 @@ import redis
 from tasks import codec
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
+from tasks.codec.limits import Budget
 from tasks.connection import adapted, connect
 from tasks.entry import Entry
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.keep import Keep
 from tasks.levels import Levels, TopicLevel
-from tasks.limits import Budget
 from tasks.membership import Fence
 from tasks.refused import explained
 from tasks.retention import BESIDE, RETENTION, TTL_MS, beside

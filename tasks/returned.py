@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tasks.codec import is_pandas
+from tasks.codec.values import is_pandas
 from tasks.errors import PumpError
 
 __all__ = ["Entries", "as_entries"]

@@ -13,9 +13,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.codec import DEFAULT_LIMITS, SMALL, SMALL_WEIGHT, decode, decode_fields, decode_small, encode, encode_fields
+from tasks.codec.json_text import json_weight
+from tasks.codec.values import (
+    DEFAULT_LIMITS,
+    SMALL,
+    SMALL_WEIGHT,
+    decode,
+    decode_fields,
+    decode_small,
+    encode,
+    encode_fields,
+)
 from tasks.errors import EncodeError, PoisonEntryError
-from tasks.jsontext import json_weight
 from tests.values import assert_same, json_values
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.codec import Limits, decode_fields, encode, encode_fields
+from tasks.codec.limits import DEFAULT_LIMITS, Budget
 from tasks.errors import EncodeError, PoisonEntryError
-from tasks.limits import DEFAULT_LIMITS, Budget
 from tests.values import frames, json_values, scalars, stream
 
 ROWS = 2_000  # so that what an empty frame takes does not matter

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.jsontext import from_json
+from tasks.codec.json_text import from_json
 
 TOKENS = [
     *'{}[]:,"\\ \n\t', "0", "1", "-", "+", ".", "e", "E", "9" * 19, "null", "true", "false", "NaN", "Infinity",

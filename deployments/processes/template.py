@@ -45,7 +45,7 @@ _PRELOADED = (
     "pyarrow.parquet",
     "pydantic.v1",
     "rich._emoji_codes",
-    "tasks.frames",
+    "tasks.codec.frames",
     "tasks.parquet",
     "tornado.platform.asyncio",
 )

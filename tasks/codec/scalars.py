@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tasks.columns import zone, zone_text
+from tasks.codec.columns import zone, zone_text
 from tasks.errors import EncodeError, PoisonEntryError
 
 __all__ = ["Layout", "is_scalar", "pack_array", "pack_scalar", "unpack_array", "unpack_scalar"]

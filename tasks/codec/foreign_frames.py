@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import types
 
+from tasks.codec.arrow_ipc import storage
+from tasks.codec.json_text import from_json, to_json
 from tasks.errors import PoisonEntryError
-from tasks.ipc import storage
-from tasks.jsontext import from_json, to_json
 
 __all__ = ["foreign_frame"]
 

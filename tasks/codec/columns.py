@@ -23,9 +23,9 @@ import pandas as pd
 import pyarrow as pa
 from pandas.tseries.frequencies import to_offset
 
+from tasks.codec.arrow_ipc import check_type
+from tasks.codec.json_text import from_json, to_json
 from tasks.errors import EncodeError, PoisonEntryError
-from tasks.ipc import check_type
-from tasks.jsontext import from_json, to_json
 
 __all__ = [
     "freq_text",

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tasks.columns import freq_text, from_arrow, is_object, is_plain, object_bytes, plain_dtype, to_arrow
+from tasks.codec.arrow_ipc import check_type, open_stream, write_stream
+from tasks.codec.columns import freq_text, from_arrow, is_object, is_plain, object_bytes, plain_dtype, to_arrow
+from tasks.codec.foreign_frames import foreign_frame
+from tasks.codec.ipc_weight import Becomes, weigh
+from tasks.codec.json_text import check_json, from_json, to_json
+from tasks.codec.limits import Budget
+from tasks.codec.scalars import Layout, is_scalar, pack_array, pack_scalar, unpack_array, unpack_scalar
 from tasks.errors import EncodeError, PoisonEntryError
-from tasks.foreign import foreign_frame
-from tasks.ipc import check_type, open_stream, write_stream
-from tasks.jsontext import check_json, from_json, to_json
-from tasks.limits import Budget
-from tasks.scalars import Layout, is_scalar, pack_array, pack_scalar, unpack_array, unpack_scalar
-from tasks.weight import Becomes, weigh
 
 __all__ = ["can_encode", "decode_stream", "encode_stream", "weigh_stream"]
 

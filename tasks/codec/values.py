@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from tasks.codec.json_text import cure, from_json, json_weight, named, quick_json, to_json
+from tasks.codec.limits import DEFAULT_LIMITS, Budget, Limits
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
-from tasks.jsontext import cure, from_json, json_weight, named, quick_json, to_json
-from tasks.limits import DEFAULT_LIMITS, Budget, Limits
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -49,7 +49,7 @@ _ALLOWED = (
 
 def _frames() -> ModuleType:
     """Return what reads and writes Arrow; with it come pandas and pyarrow, half a second that plain values need not spend."""
-    from tasks import frames  # noqa: PLC0415
+    from tasks.codec import frames  # noqa: PLC0415
 
     return frames
 

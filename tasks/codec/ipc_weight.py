@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from tasks.codec.arrow_ipc import check_type, flattened
+from tasks.codec.limits import Budget
 from tasks.errors import EncodeError, PoisonEntryError
-from tasks.ipc import check_type, flattened
-from tasks.limits import Budget
 
 __all__ = ["Becomes", "weigh"]
 

@@ -25,7 +25,7 @@ _LISTS = (types.is_list, types.is_large_list, types.is_map)
 def check_type(kind: pa.DataType, *, nested: bool = False, foreign: bool = False) -> None:
     """Let pass the types whose values take memory in proportion to their bytes; refuse the others.
 
-    foreign   let pass, too, what other programs write and `tasks.foreign` reads: nulls, views and extension types
+    foreign   let pass, too, what other programs write and `tasks.codec.foreign_frames` reads: nulls, views and extension types
     raises    EncodeError: run-end encoded, union and zero-width types, dictionaries that are nested or hold
               nested values, and what only `foreign` lets pass
     """
