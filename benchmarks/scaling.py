@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.children import Child, ready
 from benchmarks.work import TOPIC, connected, enriched, expected, is_large, is_trade, value, wait
 from tasks import Reservoir
-from tasks.groups import groups_of
+from tasks.reservoir.groups import groups_of
 from tasks.source import from_redis
 
 __all__ = ["cost", "push", "push_raw", "replica", "replicas"]

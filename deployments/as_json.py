@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tasks.entry import Entry
 from tasks.errors import PoisonEntryError
+from tasks.reservoir.entry import Entry
 
 __all__ = ["entry_object", "line", "plain", "with_index"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import redis
 
 from deployments.findings import Finding, failure, fine, warning
-from tasks.connection import connect, in_words
 from tasks.errors import SluiceError
-from tasks.history import short_bytes
 from tasks.reservoir import Reservoir
+from tasks.reservoir.connection import connect, in_words
+from tasks.reservoir.history import short_bytes
 from tasks.settings import redis_url, without_password
 
 __all__ = ["check_redis"]

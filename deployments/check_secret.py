@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from deployments.findings import Finding, failure, fine, warning
-from tasks.connection import connect
 from tasks.errors import SluiceError
+from tasks.reservoir.connection import connect
 from tasks.settings import REDIS_URL, SECRET_BLOCK, check_url, redis_url, without_password
 
 if TYPE_CHECKING:

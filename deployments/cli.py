@@ -247,8 +247,8 @@ def _sentence(error: Exception) -> str:
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     from deployments.prefect_server import said_by  # noqa: PLC0415
-    from tasks.connection import in_words  # noqa: PLC0415
     from tasks.errors import SluiceError  # noqa: PLC0415
+    from tasks.reservoir.connection import in_words  # noqa: PLC0415
 
     if isinstance(error, RedisError):  # it answered at first
         return f"{in_words(error)}; see `sluice doctor`"

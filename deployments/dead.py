@@ -12,9 +12,9 @@ from rich.text import Text
 from deployments.as_json import line
 from deployments.tables import letters_table
 from tasks.base.plain_text import printable
-from tasks.connection import connect
 from tasks.deadletters import DeadLetters, Letter, Outcome, mixing
 from tasks.errors import SettingsError
+from tasks.reservoir.connection import connect
 from tasks.settings import dead_topic, redis_url
 
 __all__ = ["Action", "dead", "told"]

@@ -8,10 +8,10 @@ from rich.console import Console
 from deployments.as_json import entry_object, line
 from deployments.tables import entry_table
 from deployments.terminal import print_aside
-from tasks.connection import connect, is_outage
-from tasks.entry import Entry
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.reservoir import Reservoir
+from tasks.reservoir.connection import connect, is_outage
+from tasks.reservoir.entry import Entry
 from tasks.settings import check_topic, redis_url
 
 __all__ = ["peek"]

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.connection import MIN_REDIS_VERSION
 from tasks.errors import SettingsError
+from tasks.reservoir.connection import MIN_REDIS_VERSION
 
 __all__ = ["REDIS_SERVER", "RedisBinary", "check_data", "find_redis_server", "record_writer", "writer_of"]
 

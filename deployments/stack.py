@@ -23,8 +23,8 @@ from deployments.prefect_server import (
 from deployments.redis_binary import REDIS_SERVER
 from deployments.redis_server import RedisServer
 from tasks.base.private_folders import make_private
-from tasks.connection import connect
 from tasks.errors import SettingsError, UnavailableError
+from tasks.reservoir.connection import connect
 from tasks.settings import REDIS_URL, STATE_DIR, local_socket, without_password
 
 if TYPE_CHECKING:

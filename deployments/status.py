@@ -18,10 +18,10 @@ from deployments.as_json import line
 from deployments.ledger import Ledger
 from deployments.prefect_server import find_server, said_by
 from deployments.tables import levels_table, printable, runs_table
-from tasks.connection import connect, in_words
 from tasks.errors import SluiceError, UnavailableError
-from tasks.levels import TopicLevel
 from tasks.reservoir import Reservoir
+from tasks.reservoir.connection import connect, in_words
+from tasks.reservoir.levels import TopicLevel
 from tasks.settings import redis_url, state_dir, without_password
 
 __all__ = ["status"]

@@ -14,10 +14,10 @@ from deployments.as_json import with_index
 from tasks.base.ids import id_time
 from tasks.base.plain_text import printable
 from tasks.deadletters import Letter
-from tasks.entry import Entry
 from tasks.errors import SluiceError
-from tasks.history import short_bytes
-from tasks.levels import TopicLevel
+from tasks.reservoir.entry import Entry
+from tasks.reservoir.history import short_bytes
+from tasks.reservoir.levels import TopicLevel
 
 if TYPE_CHECKING:
     from deployments.status import Deployed

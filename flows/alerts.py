@@ -7,8 +7,8 @@ from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
 from flows.prefect_api import impatient_client
-from tasks.history import Sample
-from tasks.levels import TopicLevel
+from tasks.reservoir.history import Sample
+from tasks.reservoir.levels import TopicLevel
 
 __all__ = ["alert", "emit_events"]
 

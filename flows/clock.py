@@ -7,7 +7,7 @@ from streamz import Stream
 
 from flows import inlet, outlet
 from flows.topics import MARKET, MARKET_KEEP
-from tasks.entry import Entry
+from tasks.reservoir.entry import Entry
 
 __all__ = ["seconds", "slow_seconds", "ticking"]
 

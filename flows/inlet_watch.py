@@ -27,8 +27,8 @@ from flows.prefect_api import impatient_client
 from flows.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
 from tasks.base.imported_files import imported_files
 from tasks.base.repeated_warnings import Repeated
-from tasks.connection import connect, in_words, is_outage
 from tasks.errors import SluiceError
+from tasks.reservoir.connection import connect, in_words, is_outage
 from tasks.settings import redis_url
 
 __all__ = ["InletWatch", "ask_for_all", "why_to_end"]

@@ -23,11 +23,11 @@ from flows.stopping import stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import SettingsError, UnavailableError
 from tasks.failing import WhenFailing
-from tasks.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.neighbours import Neighbours
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
-from tasks.retention import Retention
+from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
+from tasks.reservoir.retention import Retention
 from tasks.settings import check_choice, check_number, check_topic, seconds
 from tasks.summary import Summary
 from tasks.ticks import Beat

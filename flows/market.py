@@ -10,8 +10,8 @@ from streamz import Stream
 from flows import inlet, outlet
 from flows.topics import MARKET, MARKET_KEEP
 from tasks import parquet  # noqa: F401 - registers Stream.to_parquet
-from tasks.entry import has
 from tasks.exchange import Exchange
+from tasks.reservoir.entry import has
 from tasks.settings import state_dir
 
 __all__ = ["archive", "movers", "quotes"]

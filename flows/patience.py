@@ -7,8 +7,8 @@ from typing import Any
 
 import redis
 
-from tasks.connection import is_outage
 from tasks.errors import UnavailableError
+from tasks.reservoir.connection import is_outage
 
 __all__ = ["Patience"]
 

@@ -27,10 +27,10 @@ from tasks import report
 from tasks.base.plain_text import in_markdown, one_line
 from tasks.bound import Journey
 from tasks.codec.values import is_pandas
-from tasks.connection import connect
-from tasks.levels import Levels
 from tasks.pipeline import stuck_at
 from tasks.reading import Reading
+from tasks.reservoir.connection import connect
+from tasks.reservoir.levels import Levels
 from tasks.settings import redis_url
 from tasks.source import from_redis
 

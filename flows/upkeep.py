@@ -6,17 +6,16 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.alerts import emit_events
 from flows.sentences import say_errors_in_one_sentence
-from tasks import history
 from tasks import rewind as rewinding
-from tasks.connection import in_words, is_outage
 from tasks.deadletters import DeadLetters, Letter, Outcome, mixing
 from tasks.errors import UnreadableTopicError
-from tasks.levels import TopicLevel
 from tasks.report import letters_table
-from tasks.reservoir import Reservoir
-from tasks.retention import Retention
+from tasks.reservoir import Reservoir, history
+from tasks.reservoir.connection import in_words, is_outage
+from tasks.reservoir.levels import TopicLevel
+from tasks.reservoir.retention import Retention
+from tasks.reservoir.unreadable import named
 from tasks.settings import seconds
-from tasks.unreadable import named
 
 __all__ = ["levels", "replay_dead_letters", "rewind", "trim"]
 

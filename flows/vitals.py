@@ -4,8 +4,8 @@ import pandas as pd
 from streamz import Stream
 
 from flows import inlet, outlet
-from tasks.entry import has
 from tasks.machine import Machine
+from tasks.reservoir.entry import has
 
 __all__ = ["busiest", "vitals"]
 

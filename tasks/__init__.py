@@ -5,7 +5,6 @@ called, as it needs pandas and pyarrow, half a second that a run of plain values
 """
 
 from tasks import engine, sinks, source  # noqa: F401 - they register themselves with streamz
-from tasks.entry import Entry, has
 from tasks.errors import (
     EncodeError,
     LeaseLostError,
@@ -19,6 +18,7 @@ from tasks.errors import (
     UnreadableTopicError,
 )
 from tasks.reservoir import Reservoir
+from tasks.reservoir.entry import Entry, has
 
 __all__ = [
     "EncodeError",

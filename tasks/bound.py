@@ -6,9 +6,9 @@ from typing import Any
 import redis
 
 from tasks.base.ids import id_numbers
-from tasks.groups import groups_of
 from tasks.readahead import Read
-from tasks.retention import GROUPS, IDS
+from tasks.reservoir.groups import groups_of
+from tasks.reservoir.retention import GROUPS, IDS
 from tasks.settings import group_end
 
 __all__ = ["Bound", "Journey"]

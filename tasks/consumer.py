@@ -12,9 +12,7 @@ from tasks.base.logs import get_logger
 from tasks.bound import Bound
 from tasks.codec.limits import DEFAULT_LIMITS
 from tasks.delivery import Poison, delivered
-from tasks.entry import Entry
 from tasks.errors import SettingsError
-from tasks.groups import is_gone, unless_gone
 from tasks.letterbounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
 from tasks.membership import HANDED_BACK, Membership
 from tasks.merging import Merging, Raw
@@ -23,7 +21,9 @@ from tasks.positions import Positions
 from tasks.readahead import Read, ReadAhead
 from tasks.readsize import ReadSize
 from tasks.recovery import Recovery
-from tasks.retention import mark_seen
+from tasks.reservoir.entry import Entry
+from tasks.reservoir.groups import is_gone, unless_gone
+from tasks.reservoir.retention import mark_seen
 from tasks.settings import check_group, check_topic, retry_topic
 from tasks.suspicion import Suspects
 

@@ -18,13 +18,13 @@ import redis
 
 from tasks.base.ids import MAX_NUMBER, id_named, id_numbers, id_time
 from tasks.errors import SettingsError
-from tasks.groups import groups_of
 from tasks.letterbounds import BOUNDS, letter_counts
-from tasks.refused import explained
-from tasks.retention import TTL_MS
-from tasks.scripts import ATTEMPT
+from tasks.reservoir.groups import groups_of
+from tasks.reservoir.refusals import explained
+from tasks.reservoir.retention import TTL_MS
+from tasks.reservoir.scripts import ATTEMPT
+from tasks.reservoir.unreadable import named
 from tasks.settings import check_group, check_number, check_topic, dead_topic, retry_topic
-from tasks.unreadable import named
 
 __all__ = ["DeadLetters", "Letter", "Outcome", "mixing", "take_out_id"]
 

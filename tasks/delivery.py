@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from tasks.codec.limits import Budget
 from tasks.codec.values import SMALL, decode_small
 from tasks.deadletters import take_out_id
-from tasks.entry import Entry, made
 from tasks.errors import PoisonEntryError
 from tasks.merging import Raw
-from tasks.reservoir import decoded
+from tasks.reservoir.entry import Entry, made
+from tasks.reservoir.reservoir import decoded
 from tasks.settings import retried_topic
 
 __all__ = ["Poison", "delivered"]

@@ -4,7 +4,7 @@ Those that touch entries look at the lease in the same step: a consumer that was
 """
 
 from tasks.letterbounds import BOUNDS
-from tasks.scripts import ATTEMPT
+from tasks.reservoir.scripts import ATTEMPT
 
 __all__ = ["ACK", "COUNT", "DEAD_LETTER", "LAPSE", "MOVE", "RELEASE", "RENEW", "RETIRE"]
 

@@ -16,12 +16,12 @@ import redis
 
 from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError
-from tasks.groups import groups_of
 from tasks.leasescripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
 from tasks.letterbounds import LetterBounds, letter_counts
-from tasks.refused import explained
-from tasks.results import STRAGGLERS_MS, result_record
-from tasks.retention import BESIDE, beside
+from tasks.reservoir.groups import groups_of
+from tasks.reservoir.refusals import explained
+from tasks.reservoir.results import STRAGGLERS_MS, result_record
+from tasks.reservoir.retention import BESIDE, beside
 from tasks.settings import dead_topic, retried_topic, seconds
 
 __all__ = ["HANDED_BACK", "Fence", "Membership", "Peer"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from tasks.retention import beside
+from tasks.reservoir.retention import beside
 from tasks.ticks import BEAT_TTL_MS, Beat, digest, time_of
 
 __all__ = ["Neighbours"]

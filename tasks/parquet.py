@@ -13,10 +13,10 @@ from tasks.base.logs import get_logger
 from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
 from tasks.dataset import Rows, check, rows_of, write
-from tasks.entry import Entry
 from tasks.errors import EncodeError, PipelineError, SettingsError
 from tasks.pipeline import trust
 from tasks.receipts import Metadata
+from tasks.reservoir.entry import Entry
 
 __all__ = ["to_parquet"]
 

@@ -17,8 +17,8 @@ from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
 from tasks.errors import SettingsError, TopicFullError
 from tasks.failing import Failing, WhenFailing
-from tasks.keep import Buffer
 from tasks.pusher import Job, Pusher
+from tasks.reservoir.keep import Buffer
 from tasks.returned import Entries, as_entries
 from tasks.settings import check_number
 from tasks.summary import Summary

@@ -10,8 +10,8 @@ from typing import Any
 
 import redis
 
-from tasks.connection import is_outage
 from tasks.errors import TopicFullError
+from tasks.reservoir.connection import is_outage
 from tasks.ticks import Beat, Claim
 
 __all__ = ["Job", "Pusher"]

@@ -16,11 +16,11 @@ from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
 from tasks.consumer import Consumer
 from tasks.delivery import Poison
-from tasks.entry import Entry
 from tasks.errors import PipelineError
-from tasks.outages import Outages
 from tasks.pipeline import Secured, combining, secure
 from tasks.receipts import LazyReceipts, Receipt
+from tasks.reservoir.entry import Entry
+from tasks.reservoir.outages import Outages
 
 __all__ = ["OnError", "Reading"]
 

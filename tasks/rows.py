@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from tasks.base.ids import id_numbers, id_time
 from tasks.columntypes import canonical
-from tasks.entry import Entry
 from tasks.errors import EncodeError
+from tasks.reservoir.entry import Entry
 
 __all__ = ["Rows", "kind_folder", "rows_of"]
 

@@ -27,11 +27,11 @@ from tornado.ioloop import IOLoop
 from tasks.base.ids import id_numbers
 from tasks.base.loop_thread import OwnLoop, outside_of_loops
 from tasks.codec import decode_fields, encode_fields
-from tasks.entry import Entry
 from tasks.errors import PoisonEntryError, SettingsError
-from tasks.groups import groups_of
 from tasks.life import Life
 from tasks.reservoir import Reservoir
+from tasks.reservoir.entry import Entry
+from tasks.reservoir.groups import groups_of
 from tasks.returned import as_entries
 from tasks.settings import dead_topic, seconds
 from tasks.source import from_redis
@@ -100,7 +100,7 @@ def pumped(pump: Callable[..., Any], **parameters: Any) -> list[dict[str, Any]]:
 
 def fake_redis() -> redis.Redis:
     """Return a client of an empty Redis that lives in this process only."""
-    # As tasks.connection: RESP 2, whatever the default of redis-py's version is.
+    # As tasks.reservoir.connection: RESP 2, whatever the default of redis-py's version is.
     return fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)), protocol=2)
 
 

@@ -23,10 +23,10 @@ from typing import Any, Literal
 import redis
 
 from tasks.errors import SettingsError
-from tasks.keep import Keep
-from tasks.refused import explained
 from tasks.reservoir import Reservoir
-from tasks.scripts import ATTEMPT
+from tasks.reservoir.keep import Keep
+from tasks.reservoir.refusals import explained
+from tasks.reservoir.scripts import ATTEMPT
 from tasks.settings import check_topic
 
 __all__ = ["BEAT_TTL_MS", "MAX_AHEAD", "Beat", "Claim", "digest", "tick_at", "time_of"]

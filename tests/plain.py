@@ -21,7 +21,7 @@ from deployments.ledger import flow_run_processes
 from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
 from deployments.redis_binary import REDIS_SERVER
 from deployments.redis_server import RedisServer
-from tasks import history
+from tasks.reservoir import history
 from tests.streams import push_all
 from tests.waiting import wait_until
 

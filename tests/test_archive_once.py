@@ -16,8 +16,8 @@ from streamz import Stream
 
 from tasks import dataset, durable
 from tasks.dataset import open_archive, rows_of, write
-from tasks.entry import Entry
 from tasks.parquet import to_parquet
+from tasks.reservoir.entry import Entry
 from tests.refs import Ref
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pyarrow import dataset
 
 from tasks.dataset import open_archive, open_kind, rows_of, write
-from tasks.entry import Entry
 from tasks.errors import EncodeError
+from tasks.reservoir.entry import Entry
 from tests.documents import Block, blocks
 from tests.values import frames, json_values, text
 

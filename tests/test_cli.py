@@ -26,8 +26,8 @@ from deployments.dead import dead
 from deployments.ledger import Ledger
 from deployments.prefect_server import said_by
 from deployments.redis_server import RedisServer
-from tasks.entry import Entry
 from tasks.reservoir import Reservoir
+from tasks.reservoir.entry import Entry
 from tests.plain import ROOT, clean_environment, free_port
 from tests.streams import push_all, run
 from tests.waiting import wait_until

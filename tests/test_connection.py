@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from deployments.redis_server import RedisServer
 from tasks import SettingsError, UnavailableError, settings
-from tasks.connection import connect
+from tasks.reservoir.connection import connect
 from tasks.settings import local_socket, redis_url, socket_url, without_password
 
 

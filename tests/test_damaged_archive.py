@@ -12,11 +12,11 @@ from streamz import Stream
 
 from tasks import dataset
 from tasks.dataset import Rows, open_kind, rows_of, write
-from tasks.entry import Entry
 from tasks.errors import EncodeError
 from tasks.membership import Fence
 from tasks.pipeline import secure
 from tasks.receipts import Receipt
+from tasks.reservoir.entry import Entry
 from tests.waiting import wait_until
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC

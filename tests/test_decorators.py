@@ -12,7 +12,7 @@ from streamz import Stream
 
 from flows import inlet, outlet
 from tasks import SettingsError
-from tasks.keep import DEFAULT_KEEP
+from tasks.reservoir.keep import DEFAULT_KEEP
 
 SOURCE = '''
 """A user's flow file."""

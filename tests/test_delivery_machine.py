@@ -23,7 +23,7 @@ from streamz import Stream
 from tornado.ioloop import IOLoop
 
 from tasks import LeaseLostError, Reservoir
-from tasks.results import STRAGGLERS_MS
+from tasks.reservoir.results import STRAGGLERS_MS
 from tasks.source import from_redis
 from tests.pipelines import SEGMENTS, Witness, members, pipelines
 from tests.streams import dead, lossy, open_with, pending, read_ahead

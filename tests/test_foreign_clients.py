@@ -7,8 +7,8 @@ import redis
 
 from tasks import Reservoir
 from tasks.deadletters import DeadLetters
-from tasks.history import markdown
-from tasks.results import forget_results, result_record
+from tasks.reservoir.history import markdown
+from tasks.reservoir.results import forget_results, result_record
 from tests.streams import consumer, dead, pending, push_all, read_all
 
 NO_TEXT = b"\xff\xfe"

@@ -6,8 +6,8 @@ from typing import Any
 import redis
 
 from tasks import Reservoir
-from tasks.keep import Keep
 from tasks.pump import Pumping
+from tasks.reservoir.keep import Keep
 from tasks.sinks import to_redis
 from tasks.ticks import Beat
 from tests.streams import at_work, drain, here, pending, push_all

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks import SettingsError
-from tasks.keep import DEFAULT_BUFFER, Buffer, Keep
+from tasks.reservoir.keep import DEFAULT_BUFFER, Buffer, Keep
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 import redis
 
 from deployments.redis_server import RedisServer
-from tasks.connection import connect
 from tasks.consumer import Consumer
 from tasks.reservoir import Reservoir
-from tasks.results import result_name, result_record
+from tasks.reservoir.connection import connect
+from tasks.reservoir.results import result_name, result_record
 
 
 def append_result(reservoir: Reservoir, reader: Consumer, entry_id: str) -> None:

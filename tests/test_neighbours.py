@@ -3,9 +3,9 @@
 import redis
 
 from tasks import Reservoir
-from tasks.keep import Keep
 from tasks.neighbours import Neighbours
-from tasks.retention import Retention
+from tasks.reservoir.keep import Keep
+from tasks.reservoir.retention import Retention
 from tasks.ticks import Beat
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.dataset import open_archive, open_kind, rows_of, write
-from tasks.entry import Entry
+from tasks.reservoir.entry import Entry
 from tests.test_archive_readers import READERS
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC

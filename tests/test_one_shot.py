@@ -13,8 +13,8 @@ from prefect.states import Pending, Scheduled
 from deployments.redis_server import RedisServer
 from flows import inlet
 from tasks import EncodeError, PumpError, Reservoir, SettingsError, oneshot
-from tasks.keep import Keep
-from tasks.retention import Retention
+from tasks.reservoir.keep import Keep
+from tasks.reservoir.retention import Retention
 from tasks.ticks import Beat
 
 pytestmark = pytest.mark.usefixtures("prefect")

@@ -18,12 +18,12 @@ from streamz import Stream
 
 from tasks import dataset
 from tasks.dataset import open_kind, rows_of, write
-from tasks.entry import Entry
 from tasks.errors import EncodeError, PipelineError, SettingsError
 from tasks.membership import Fence
 from tasks.parquet import to_parquet
 from tasks.pipeline import secure
 from tasks.receipts import Receipt
+from tasks.reservoir.entry import Entry
 from tests.refs import Ref
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC

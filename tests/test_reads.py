@@ -12,9 +12,9 @@ from tasks import Reservoir
 from tasks.base.ids import id_numbers
 from tasks.consumer import Consumer
 from tasks.delivery import Poison
-from tasks.groups import groups_of
-from tasks.keep import Keep
-from tasks.retention import IDS, Retention
+from tasks.reservoir.groups import groups_of
+from tasks.reservoir.keep import Keep
+from tasks.reservoir.retention import IDS, Retention
 from tests.streams import push_all
 
 

@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from deployments.redis_server import RedisServer
-from tasks.connection import is_outage
 from tasks.consumer import Consumer
-from tasks.outages import Outages
+from tasks.reservoir.connection import is_outage
+from tasks.reservoir.outages import Outages
 from tasks.source import from_redis
 from tests.streams import at_work, consumer, dead, pending, push_all, read_all
 from tests.waiting import wait_until

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from deployments.redis_server import RedisServer
 from tasks import Reservoir
-from tasks.connection import is_outage
 from tasks.deadletters import DeadLetters
-from tasks.keep import Keep
 from tasks.letterbounds import LetterBounds
-from tasks.reservoir import LARGE
-from tasks.retention import BESIDE
+from tasks.reservoir.connection import is_outage
+from tasks.reservoir.keep import Keep
+from tasks.reservoir.reservoir import LARGE
+from tasks.reservoir.retention import BESIDE
 from tests.streams import consumer, dead, pending, push_all, read_all, run
 
 Fresh = Callable[[], redis.Redis]

@@ -9,8 +9,9 @@ import pytest
 import redis
 from streamz import Stream
 
-from tasks import history, report
-from tasks.levels import Levels
+from tasks import report
+from tasks.reservoir import history
+from tasks.reservoir.levels import Levels
 from tests.streams import push_all, run
 
 

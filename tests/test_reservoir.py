@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks import EncodeError, Reservoir, SettingsError
 from tasks.membership import Fence
-from tasks.reservoir import LARGE
+from tasks.reservoir.reservoir import LARGE
 from tests.streams import push_all, run
 
 Fresh = Callable[[], redis.Redis]

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from deployments.redis_server import RedisServer
-from tasks import LeaseLostError, Reservoir, groups
+from tasks import LeaseLostError, Reservoir
 from tasks.consumer import Consumer
 from tasks.membership import TOMBSTONE_TTL_MS
-from tasks.results import newest, result_record
+from tasks.reservoir import groups
+from tasks.reservoir.results import newest, result_record
 from tasks.source import from_redis
 from tests.streams import consumer, crash, drain, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tasks import Reservoir, SettingsError, TopicFullError, consumer
 from tasks.consumer import Consumer
-from tasks.keep import Keep, WhenFull
 from tasks.letterbounds import LetterBounds
-from tasks.levels import _LEVEL, Levels
-from tasks.reservoir import _APPEND
-from tasks.retention import LATELY_MS, Retention
+from tasks.reservoir.keep import Keep, WhenFull
+from tasks.reservoir.levels import _LEVEL, Levels
+from tasks.reservoir.reservoir import _APPEND
+from tasks.reservoir.retention import LATELY_MS, Retention
 from tests.streams import at_work, push_all, run
 
 Fresh = Callable[[], redis.Redis]

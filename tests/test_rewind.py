@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tasks import Reservoir, SettingsError
 from tasks import rewind as module
 from tasks.consumer import Consumer
-from tasks.results import result_record
+from tasks.reservoir.results import result_record
 from tasks.rewind import rewind
 from tests.streams import pending, push_all, run
 

@@ -28,13 +28,13 @@ from deployments.peek import peek
 from deployments.redis_binary import find_redis_server
 from flows.shared_poll import SharedPoll
 from tasks import Reservoir, SettingsError, UnavailableError
-from tasks.connection import connect
 from tasks.deadletters import DeadLetters
 from tasks.engine import engine
-from tasks.history import History
-from tasks.keep import Keep
-from tasks.reservoir import LARGE
-from tasks.retention import Retention
+from tasks.reservoir.connection import connect
+from tasks.reservoir.history import History
+from tasks.reservoir.keep import Keep
+from tasks.reservoir.reservoir import LARGE
+from tasks.reservoir.retention import Retention
 from tasks.rewind import rewind
 from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR, redis_url
 from tests.plain import free_port

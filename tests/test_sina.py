@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from tasks import sina
-from tasks.entry import Entry
 from tasks.errors import SettingsError, UnavailableError
 from tasks.exchange import Exchange
+from tasks.reservoir.entry import Entry
 
 pytest.importorskip("easyquotation", reason="the extra `quotes` is not installed")
 

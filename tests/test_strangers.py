@@ -17,7 +17,7 @@ from deployments.tables import entry_table, letters_table, levels_table
 from tasks import Entry, Reservoir
 from tasks.dataset import rows_of
 from tasks.deadletters import Letter
-from tasks.history import markdown
+from tasks.reservoir.history import markdown
 from tasks.testing import values
 from tests.streams import push_all
 

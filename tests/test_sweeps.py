@@ -3,9 +3,9 @@
 from typing import Any
 
 from tasks import Reservoir
-from tasks.levels import _LEVEL, Levels
-from tasks.reservoir import _APPEND
-from tasks.retention import Retention, mark_seen
+from tasks.reservoir.levels import _LEVEL, Levels
+from tasks.reservoir.reservoir import _APPEND
+from tasks.reservoir.retention import Retention, mark_seen
 from tests.streams import pending
 
 SIZE = 1_500  # two of them fill a node, and a trim leaves a node of which something stays

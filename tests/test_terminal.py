@@ -17,7 +17,7 @@ from deployments.findings import failure
 from deployments.tables import letters_table, levels_table
 from deployments.terminal import Terminal, print_aside
 from tasks.deadletters import Letter
-from tasks.levels import GroupLevel, TopicLevel
+from tasks.reservoir.levels import GroupLevel, TopicLevel
 
 BAD = "[/red] :smile: \x1b]0;x\x07\x9b2J\r\u202e [bold]"
 SHOWN = "[/red] :smile: ]0;x 2J [bold]"  # however many spaces are between

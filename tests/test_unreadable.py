@@ -12,10 +12,10 @@ from rich.console import Console
 
 from deployments.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
-from tasks.history import KEY, History, markdown
 from tasks.report import topics_table
-from tasks.retention import Retention
-from tasks.unreadable import named
+from tasks.reservoir.history import KEY, History, markdown
+from tasks.reservoir.retention import Retention
+from tasks.reservoir.unreadable import named
 from tests.streams import push_all
 
 Fresh = Callable[[], redis.Redis]

@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from deployments.redis_server import RedisServer
 from flows import upkeep
 from tasks import Reservoir, SettingsError
-from tasks.history import History
+from tasks.reservoir.history import History
 from tests.streams import push_all, run
 from tests.waiting import wait_until
 

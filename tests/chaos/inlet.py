@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-import tasks.connection
+import tasks.reservoir.connection
 from tasks.pump import Pumping
 from tasks.reservoir import Reservoir
 from tasks.ticks import Beat
@@ -29,17 +29,17 @@ def pump_for(
     block: float = 0.0,
     every: float = EVERY,
     threads: int = 0,
-    socket_timeout: float = tasks.connection.SOCKET_TIMEOUT,
+    socket_timeout: float = tasks.reservoir.connection.SOCKET_TIMEOUT,
 ) -> None:
     """Be one run: push when the pump began."""
-    tasks.connection.SOCKET_TIMEOUT = socket_timeout  # of this process alone
+    tasks.reservoir.connection.SOCKET_TIMEOUT = socket_timeout  # of this process alone
 
     def pump() -> dict[str, Any]:
         began = time.time()
         time.sleep(block)
         return {"began": began}
 
-    client = tasks.connection.connect(url)
+    client = tasks.reservoir.connection.connect(url)
     beat = Beat(Reservoir(client), "topic", "pump", every=every)
     summary = Pumping(pump, name="pump", beat=beat, window=window, threads=threads).run()
     figures = {"pushed": summary.pushed, "lost": summary.lost, "failed": summary.failed, **summary.reasons}

@@ -12,8 +12,8 @@ from streamz import Stream
 import tasks.sinks
 import tasks.source  # noqa: F401  # adds from_redis to Stream
 from deployments.redis_server import RedisServer
-from tasks.connection import connect
 from tasks.reservoir import Reservoir
+from tasks.reservoir.connection import connect
 from tests.chaos.outlet import numbers_in
 from tests.chaos.proxy import Proxy
 from tests.waiting import wait_until

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from deployments.redis_server import RedisServer
-from tasks.connection import connect
 from tasks.reservoir import Reservoir
+from tasks.reservoir.connection import connect
 from tests.chaos.outlet import Outlets, numbers_in
 from tests.waiting import wait_until
 

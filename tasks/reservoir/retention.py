@@ -17,9 +17,9 @@ import redis
 from redis.exceptions import OutOfMemoryError
 
 from tasks.errors import SettingsError
-from tasks.groups import group_name, groups_of
-from tasks.keep import Keep
-from tasks.refused import explained
+from tasks.reservoir.groups import group_name, groups_of
+from tasks.reservoir.keep import Keep
+from tasks.reservoir.refusals import explained
 from tasks.settings import check_topic
 
 __all__ = ["BESIDE", "GROUPS", "IDS", "RETENTION", "TTL_MS", "Retention", "Trimmed", "beside", "mark_seen"]

@@ -13,8 +13,8 @@ import redis
 
 from tasks.base.ids import id_time
 from tasks.base.plain_text import in_mermaid
-from tasks.levels import GroupLevel, TopicLevel
 from tasks.report import cell, table
+from tasks.reservoir.levels import GroupLevel, TopicLevel
 from tasks.settings import is_topic
 
 __all__ = ["History", "Sample", "markdown", "short_bytes"]

@@ -7,10 +7,10 @@ from typing import Any
 
 import redis
 
-from tasks.connection import in_words, is_outage
 from tasks.errors import SluiceError, UnreadableTopicError
-from tasks.refused import lacks_right
-from tasks.retention import beside
+from tasks.reservoir.connection import in_words, is_outage
+from tasks.reservoir.refusals import lacks_right
+from tasks.reservoir.retention import beside
 
 __all__ = ["named"]
 

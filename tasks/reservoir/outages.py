@@ -5,8 +5,8 @@ from collections.abc import Callable
 import redis
 
 from tasks.base.logs import get_logger
-from tasks.connection import is_outage
-from tasks.refused import is_refused
+from tasks.reservoir.connection import is_outage
+from tasks.reservoir.refusals import is_refused
 
 __all__ = ["Outages"]
 

@@ -11,10 +11,10 @@ import redis
 
 from tasks.base.ids import id_numbers
 from tasks.errors import UnreadableTopicError
-from tasks.groups import group_name
-from tasks.keep import Keep
-from tasks.retention import GROUPS, IDS, beside
-from tasks.unreadable import named
+from tasks.reservoir.groups import group_name
+from tasks.reservoir.keep import Keep
+from tasks.reservoir.retention import GROUPS, IDS, beside
+from tasks.reservoir.unreadable import named
 
 __all__ = ["GroupLevel", "Levels", "TopicLevel"]
 

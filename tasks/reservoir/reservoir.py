@@ -12,15 +12,15 @@ from tasks import codec
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.codec.limits import Budget
-from tasks.connection import adapted, connect
-from tasks.entry import Entry
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
-from tasks.keep import Keep
-from tasks.levels import Levels, TopicLevel
 from tasks.membership import Fence
-from tasks.refused import explained
-from tasks.retention import BESIDE, RETENTION, TTL_MS, beside
-from tasks.scripts import ATTEMPT
+from tasks.reservoir.connection import adapted, connect
+from tasks.reservoir.entry import Entry
+from tasks.reservoir.keep import Keep
+from tasks.reservoir.levels import Levels, TopicLevel
+from tasks.reservoir.refusals import explained
+from tasks.reservoir.retention import BESIDE, RETENTION, TTL_MS, beside
+from tasks.reservoir.scripts import ATTEMPT
 from tasks.settings import check_topic, is_topic, redis_url
 
 __all__ = ["Reservoir"]

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from tasks.base.ids import id_numbers
-from tasks.results import records_of
+from tasks.reservoir.results import records_of
 
 __all__ = ["create_group", "group_name", "groups_of", "is_gone", "position_ahead", "unless_gone"]
 

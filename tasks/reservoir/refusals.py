@@ -7,7 +7,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoPermissionError
 
-from tasks.connection import is_outage
+from tasks.reservoir.connection import is_outage
 
 __all__ = ["explained", "is_refused", "lacks_right"]
 
