@@ -12,8 +12,8 @@ from rich.text import Text
 from deployments.as_json import line
 from deployments.tables import letters_table
 from tasks.base.plain_text import printable
-from tasks.deadletters import DeadLetters, Letter, Outcome, mixing
 from tasks.errors import SettingsError
+from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
 from tasks.reservoir.connection import connect
 from tasks.settings import dead_topic, redis_url
 

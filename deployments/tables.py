@@ -13,8 +13,8 @@ from rich.text import Text
 from deployments.as_json import with_index
 from tasks.base.ids import id_time
 from tasks.base.plain_text import printable
-from tasks.deadletters import Letter
 from tasks.errors import SluiceError
+from tasks.group.dead_letters import Letter
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.history import short_bytes
 from tasks.reservoir.levels import TopicLevel

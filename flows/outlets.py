@@ -22,7 +22,7 @@ from flows.reporting import Watch, await_server
 from flows.stopping import outlast_the_slot, stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
-from tasks.membership import LEAST_LEASE
+from tasks.group.membership import LEAST_LEASE
 from tasks.reading import OnError
 from tasks.settings import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
 from tasks.source import from_redis

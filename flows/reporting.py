@@ -25,8 +25,8 @@ from flows.prefect_api import artifact_key, change, impatient_client
 from flows.runlog import told_meanwhile
 from tasks import report
 from tasks.base.plain_text import in_markdown, one_line
-from tasks.bound import Journey
 from tasks.codec.values import is_pandas
+from tasks.group.until import Journey
 from tasks.pipeline import stuck_at
 from tasks.reading import Reading
 from tasks.reservoir.connection import connect

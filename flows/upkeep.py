@@ -6,9 +6,9 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.alerts import emit_events
 from flows.sentences import say_errors_in_one_sentence
-from tasks import rewind as rewinding
-from tasks.deadletters import DeadLetters, Letter, Outcome, mixing
 from tasks.errors import UnreadableTopicError
+from tasks.group import rewind as rewinding
+from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
 from tasks.report import letters_table
 from tasks.reservoir import Reservoir, history
 from tasks.reservoir.connection import in_words, is_outage

@@ -14,9 +14,9 @@ from streamz import Stream
 from tasks.base.logs import get_logger
 from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
-from tasks.consumer import Consumer
-from tasks.delivery import Poison
 from tasks.errors import PipelineError
+from tasks.group.consumer import Consumer
+from tasks.group.delivery import Poison
 from tasks.pipeline import Secured, combining, secure
 from tasks.receipts import LazyReceipts, Receipt
 from tasks.reservoir.entry import Entry

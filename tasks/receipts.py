@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.membership import Fence
+from tasks.group.membership import Fence
 from tasks.reservoir.entry import Entry
 
 __all__ = ["Failure", "LazyReceipts", "Metadata", "Receipt", "receipts"]

@@ -9,9 +9,9 @@ import redis
 from streamz import Stream
 
 from tasks import lifetimes
-from tasks.consumer import Consumer
 from tasks.errors import PipelineError
-from tasks.membership import LEAST_LEASE, Membership
+from tasks.group.consumer import Consumer
+from tasks.group.membership import LEAST_LEASE, Membership
 from tasks.reading import OnError, Reading
 from tasks.reservoir.connection import adapted, connect
 from tasks.settings import check_choice, check_number, redis_url, seconds

@@ -4,7 +4,7 @@ from typing import Any
 
 import redis
 
-from tasks.deadletters import DeadLetters, Letter
+from tasks.group.dead_letters import DeadLetters, Letter
 from tests.streams import run
 
 

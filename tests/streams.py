@@ -15,7 +15,7 @@ from streamz import Stream
 from tornado.ioloop import IOLoop
 
 from tasks import Reservoir
-from tasks.consumer import Consumer
+from tasks.group.consumer import Consumer
 from tasks.reading import Reading
 from tasks.source import from_redis
 from tasks.testing import Bench

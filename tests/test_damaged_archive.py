@@ -13,7 +13,7 @@ from streamz import Stream
 from tasks import dataset
 from tasks.dataset import Rows, open_kind, rows_of, write
 from tasks.errors import EncodeError
-from tasks.membership import Fence
+from tasks.group.membership import Fence
 from tasks.pipeline import secure
 from tasks.receipts import Receipt
 from tasks.reservoir.entry import Entry

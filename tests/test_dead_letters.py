@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks import Reservoir, SettingsError
-from tasks.deadletters import DeadLetters, Letter
+from tasks.group.dead_letters import DeadLetters, Letter
 from tests.letters import failing, replay_all, retrying
 from tests.streams import consumer, crash, dead, here, lossy, pending, push_all, read_ahead, read_all, run
 

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tasks import Reservoir
-from tasks.deadletters import DeadLetters
+from tasks.group.dead_letters import DeadLetters
 from tasks.reservoir.history import markdown
 from tasks.reservoir.results import forget_results, result_record
 from tests.streams import consumer, dead, pending, push_all, read_all

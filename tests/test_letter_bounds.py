@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from deployments.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
-from tasks.deadletters import DeadLetters
-from tasks.letterbounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds
+from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds
+from tasks.group.dead_letters import DeadLetters
 from tests.letters import failing
 from tests.streams import consumer, dead, push_all, read_all, run
 from tests.test_dead_letters import breaking

@@ -6,7 +6,7 @@ from pathlib import Path
 import redis
 
 from deployments.redis_server import RedisServer
-from tasks.consumer import Consumer
+from tasks.group.consumer import Consumer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
 from tasks.reservoir.results import result_name, result_record

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from tasks import LeaseLostError
-from tasks.letterbounds import LetterBounds
+from tasks.group.dead_letter_bounds import LetterBounds
 from tests.streams import consumer, push_all, read_all
 from tests.waiting import wait_until
 

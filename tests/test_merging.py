@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks.base.ids import id_numbers
-from tasks.consumer import Consumer
+from tasks.group.consumer import Consumer
 from tasks.source import from_redis
 from tasks.testing import Bench
 from tests.letters import failing, replay_all

@@ -9,7 +9,7 @@ import redis
 from streamz import Stream
 
 from tasks import SettingsError
-from tasks.deadletters import DeadLetters, Letter, mixing
+from tasks.group.dead_letters import DeadLetters, Letter, mixing
 from tests.letters import retrying
 from tests.streams import consumer, push_all, read_all, run
 

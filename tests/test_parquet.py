@@ -19,7 +19,7 @@ from streamz import Stream
 from tasks import dataset
 from tasks.dataset import open_kind, rows_of, write
 from tasks.errors import EncodeError, PipelineError, SettingsError
-from tasks.membership import Fence
+from tasks.group.membership import Fence
 from tasks.parquet import to_parquet
 from tasks.pipeline import secure
 from tasks.receipts import Receipt

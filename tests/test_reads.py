@@ -10,8 +10,8 @@ import redis
 
 from tasks import Reservoir
 from tasks.base.ids import id_numbers
-from tasks.consumer import Consumer
-from tasks.delivery import Poison
+from tasks.group.consumer import Consumer
+from tasks.group.delivery import Poison
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.retention import IDS, Retention

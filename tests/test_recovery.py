@@ -10,7 +10,8 @@ import redis
 from hypothesis import given
 from streamz import Stream
 
-from tasks import LeaseLostError, Reservoir, membership
+from tasks import LeaseLostError, Reservoir
+from tasks.group import membership
 from tasks.source import from_redis
 from tests.streams import consumer, crash, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from deployments.redis_server import RedisServer
-from tasks.consumer import Consumer
+from tasks.group.consumer import Consumer
 from tasks.reservoir.connection import is_outage
 from tasks.reservoir.outages import Outages
 from tasks.source import from_redis

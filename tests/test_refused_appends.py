@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from deployments.redis_server import RedisServer
 from tasks import Reservoir
-from tasks.deadletters import DeadLetters
-from tasks.letterbounds import LetterBounds
+from tasks.group.dead_letter_bounds import LetterBounds
+from tasks.group.dead_letters import DeadLetters
 from tasks.reservoir.connection import is_outage
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.reservoir import LARGE

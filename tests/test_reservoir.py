@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import EncodeError, Reservoir, SettingsError
-from tasks.membership import Fence
+from tasks.group.membership import Fence
 from tasks.reservoir.reservoir import LARGE
 from tests.streams import push_all, run
 

@@ -14,8 +14,8 @@ from streamz import Stream
 
 from deployments.redis_server import RedisServer
 from tasks import LeaseLostError, Reservoir
-from tasks.consumer import Consumer
-from tasks.membership import TOMBSTONE_TTL_MS
+from tasks.group.consumer import Consumer
+from tasks.group.membership import TOMBSTONE_TTL_MS
 from tasks.reservoir import groups
 from tasks.reservoir.results import newest, result_record
 from tasks.source import from_redis
@@ -230,7 +230,7 @@ def test_who_slept_for_longer_than_a_tombstone_stands_counts_as_dead(
     push_all(client, "topic", [1])
     sleeper = consumer(client)
     read_all(sleeper)
-    from tasks import membership
+    from tasks.group import membership
 
     now = membership._uptime()
     monkeypatch.setattr(membership, "_uptime", lambda: now + TOMBSTONE_TTL_MS / 1000)

@@ -10,9 +10,10 @@ import redis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks import Reservoir, SettingsError, TopicFullError, consumer
-from tasks.consumer import Consumer
-from tasks.letterbounds import LetterBounds
+from tasks import Reservoir, SettingsError, TopicFullError
+from tasks.group import consumer
+from tasks.group.consumer import Consumer
+from tasks.group.dead_letter_bounds import LetterBounds
 from tasks.reservoir.keep import Keep, WhenFull
 from tasks.reservoir.levels import _LEVEL, Levels
 from tasks.reservoir.reservoir import _APPEND

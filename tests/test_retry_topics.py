@@ -7,7 +7,7 @@ import pytest
 import redis
 from streamz import Stream
 
-from tasks.consumer import Consumer
+from tasks.group.consumer import Consumer
 from tests.letters import failing, replay_all, retrying
 from tests.streams import consumer, dead, pending, push_all, read_all, run
 

@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks import Reservoir, SettingsError
-from tasks import rewind as module
-from tasks.consumer import Consumer
+from tasks.group import rewind as module
+from tasks.group.consumer import Consumer
+from tasks.group.rewind import rewind
 from tasks.reservoir.results import result_record
-from tasks.rewind import rewind
 from tests.streams import pending, push_all, run
 
 Fresh = Callable[[], redis.Redis]

@@ -28,14 +28,14 @@ from deployments.peek import peek
 from deployments.redis_binary import find_redis_server
 from flows.shared_poll import SharedPoll
 from tasks import Reservoir, SettingsError, UnavailableError
-from tasks.deadletters import DeadLetters
 from tasks.engine import engine
+from tasks.group.dead_letters import DeadLetters
+from tasks.group.rewind import rewind
 from tasks.reservoir.connection import connect
 from tasks.reservoir.history import History
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.reservoir import LARGE
 from tasks.reservoir.retention import Retention
-from tasks.rewind import rewind
 from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR, redis_url
 from tests.plain import free_port
 from tests.streams import crash, drain, here, run

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from deployments.as_json import entry_object, line
 from deployments.tables import entry_table, letters_table, levels_table
-from tasks.deadletters import DeadLetters
+from tasks.group.dead_letters import DeadLetters
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
 from tests.streams import push_all, run

@@ -12,7 +12,7 @@ from streamz import Stream
 
 from deployments.redis_server import RedisServer
 from tasks import PipelineError, Reservoir, SettingsError, UnavailableError
-from tasks.consumer import Consumer
+from tasks.group.consumer import Consumer
 from tests.streams import dead, pending, push_all
 from tests.waiting import wait_until
 

@@ -17,7 +17,7 @@ from streamz import Stream
 
 from deployments.redis_server import RedisServer
 from flows import outlet
-from tasks.membership import HANDED_BACK
+from tasks.group.membership import HANDED_BACK
 from tests.streams import pending, push_all
 from tests.waiting import wait_until
 

@@ -16,7 +16,7 @@ from deployments.dead import told
 from deployments.tables import entry_table, letters_table, levels_table
 from tasks import Entry, Reservoir
 from tasks.dataset import rows_of
-from tasks.deadletters import Letter
+from tasks.group.dead_letters import Letter
 from tasks.reservoir.history import markdown
 from tasks.testing import values
 from tests.streams import push_all

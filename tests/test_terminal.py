@@ -16,7 +16,7 @@ from deployments.doctor import _drawn
 from deployments.findings import failure
 from deployments.tables import letters_table, levels_table
 from deployments.terminal import Terminal, print_aside
-from tasks.deadletters import Letter
+from tasks.group.dead_letters import Letter
 from tasks.reservoir.levels import GroupLevel, TopicLevel
 
 BAD = "[/red] :smile: \x1b]0;x\x07\x9b2J\r\u202e [bold]"

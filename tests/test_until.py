@@ -14,7 +14,7 @@ from streamz import Stream
 from deployments.redis_server import RedisServer
 from flows import outlet
 from tasks import Entry, SettingsError
-from tasks.consumer import Consumer
+from tasks.group.consumer import Consumer
 from tasks.reservoir.groups import create_group, groups_of
 from tasks.settings import group_end, group_start
 from tasks.source import from_redis

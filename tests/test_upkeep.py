@@ -122,7 +122,7 @@ def test_dead_letters_are_shown_and_replayed(real_redis: redis.Redis, monkeypatc
     def interrupted(*_: Any, **__: Any) -> None:
         raise redis.ConnectionError
 
-    monkeypatch.setattr("tasks.deadletters.DeadLetters.replay", interrupted)
+    monkeypatch.setattr("tasks.group.dead_letters.DeadLetters.replay", interrupted)
     with pytest.raises(redis.ConnectionError):
         upkeep.replay_dead_letters("topic", "group")
     assert artifact("sluice-dead-letters").startswith("1 not confirmed\n")

@@ -13,7 +13,7 @@ from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.codec.limits import Budget
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
-from tasks.membership import Fence
+from tasks.group.membership import Fence
 from tasks.reservoir.connection import adapted, connect
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.keep import Keep

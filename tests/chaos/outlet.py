@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from streamz import Stream
 
-import tasks.membership
+import tasks.group.membership
 import tasks.sinks
 import tasks.source  # adds from_redis to Stream
 from tasks.errors import LeaseLostError
@@ -94,7 +94,7 @@ def live(url: str, shape: str, log: str) -> None:
 
     if shape == "fenced":
         # As if every pause were longer than records stay: what comes late has to be refused, not found.
-        tasks.membership.STRAGGLERS_MS = 1
+        tasks.group.membership.STRAGGLERS_MS = 1
     source = Stream.from_redis("numbers", group="lab", url=url, lease=LEASE)
     SHAPES[shape](source.pluck("n"), see)
     source.start()

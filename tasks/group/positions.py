@@ -6,7 +6,7 @@ import redis
 
 from tasks.base.ids import id_numbers, id_time
 from tasks.base.logs import get_logger
-from tasks.membership import Membership
+from tasks.group.membership import Membership
 from tasks.reservoir.groups import create_group, groups_of, position_ahead
 from tasks.settings import group_start, retried_topic
 

@@ -9,23 +9,23 @@ from typing import Any
 import redis
 
 from tasks.base.logs import get_logger
-from tasks.bound import Bound
 from tasks.codec.limits import DEFAULT_LIMITS
-from tasks.delivery import Poison, delivered
 from tasks.errors import SettingsError
-from tasks.letterbounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
-from tasks.membership import HANDED_BACK, Membership
-from tasks.merging import Merging, Raw
-from tasks.parts import Parts
-from tasks.positions import Positions
-from tasks.readahead import Read, ReadAhead
-from tasks.readsize import ReadSize
-from tasks.recovery import Recovery
+from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
+from tasks.group.delivery import Poison, delivered
+from tasks.group.membership import HANDED_BACK, Membership
+from tasks.group.merging import Merging, Raw
+from tasks.group.parts import Parts
+from tasks.group.poison_search import Suspects
+from tasks.group.positions import Positions
+from tasks.group.read_ahead import Read, ReadAhead
+from tasks.group.read_size import ReadSize
+from tasks.group.recovery import Recovery
+from tasks.group.until import Bound
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.groups import is_gone, unless_gone
 from tasks.reservoir.retention import mark_seen
 from tasks.settings import check_group, check_topic, retry_topic
-from tasks.suspicion import Suspects
 
 __all__ = ["Consumer"]
 
@@ -37,7 +37,7 @@ KEEP_DEAD_LETTERS = LetterBounds()
 class Consumer:
     """A member of `group` on `topics`: at least once; each topic in id order, redelivered entries first.
 
-    Topics that all hold entries are merged by entry id: see `tasks.merging` for what that promises.
+    Topics that all hold entries are merged by entry id: see `tasks.group.merging` for what that promises.
 
     Beside each topic it reads the group's retry topic, if there is one: the dead letters that were replayed. They come
     as the entries they were; whatever is to be done with one here is asked for by its `origin`.

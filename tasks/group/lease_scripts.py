@@ -3,7 +3,7 @@
 Those that touch entries look at the lease in the same step: a consumer that was taken for dead changes nothing.
 """
 
-from tasks.letterbounds import BOUNDS
+from tasks.group.dead_letter_bounds import BOUNDS
 from tasks.reservoir.scripts import ATTEMPT
 
 __all__ = ["ACK", "COUNT", "DEAD_LETTER", "LAPSE", "MOVE", "RELEASE", "RENEW", "RETIRE"]
@@ -106,7 +106,7 @@ return acknowledged
 # how long the record stays, the topic it was pushed to, 1 if it has to be pending still, field, text, ...
 # One that is not pending, as another client acknowledged it or deleted its consumer or group, was delivered once at least.
 # The entry's own fields go first and untouched; 'dead:topic' begins what is told of it. One that was retried ends with
-# 'retry:id' and 'retry:times', see `tasks.deadletters`: it is again what it was at first.
+# 'retry:id' and 'retry:times', see `tasks.group.dead_letters`: it is again what it was at first.
 # Lua's unpack() takes about 8,000 values: an entry of more fields than that, which no push of ours makes, leaves them
 # behind in the topic.
 DEAD_LETTER = (

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from tasks.codec.limits import Budget
 from tasks.codec.values import SMALL, decode_small
-from tasks.deadletters import take_out_id
 from tasks.errors import PoisonEntryError
-from tasks.merging import Raw
+from tasks.group.dead_letters import take_out_id
+from tasks.group.merging import Raw
 from tasks.reservoir.entry import Entry, made
 from tasks.reservoir.reservoir import decoded
 from tasks.settings import retried_topic

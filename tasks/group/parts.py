@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from tasks.codec.limits import DEFAULT_LIMITS, Budget
 from tasks.codec.values import IPC, SMALL, SMALL_WEIGHT, weigh_fields
-from tasks.merging import Merging
+from tasks.group.merging import Merging
 
 __all__ = ["Parts"]
 

@@ -18,7 +18,7 @@ import redis
 
 from tasks.base.ids import MAX_NUMBER, id_named, id_numbers, id_time
 from tasks.errors import SettingsError
-from tasks.letterbounds import BOUNDS, letter_counts
+from tasks.group.dead_letter_bounds import BOUNDS, letter_counts
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.retention import TTL_MS

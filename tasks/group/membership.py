@@ -16,8 +16,8 @@ import redis
 
 from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError
-from tasks.leasescripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
-from tasks.letterbounds import LetterBounds, letter_counts
+from tasks.group.dead_letter_bounds import LetterBounds, letter_counts
+from tasks.group.lease_scripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.results import STRAGGLERS_MS, result_record

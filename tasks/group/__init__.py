@@ -1,0 +1,1 @@
+"""One member of a consumer group: reads, recovers, acknowledges, and puts dead letters away."""
