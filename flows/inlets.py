@@ -22,15 +22,15 @@ from flows.prefect_api import artifact_key, publish
 from flows.stopping import stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import SettingsError, UnavailableError
-from tasks.failing import WhenFailing
-from tasks.neighbours import Neighbours
-from tasks.pump import Pumping
+from tasks.pump.failing import WhenFailing
+from tasks.pump.neighbours import Neighbours
+from tasks.pump.run import Pumping
+from tasks.pump.summary import Summary
+from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
 from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.reservoir.retention import Retention
 from tasks.settings import check_choice, check_number, check_topic, seconds
-from tasks.summary import Summary
-from tasks.ticks import Beat
 
 __all__ = ["inlet"]
 
@@ -269,7 +269,7 @@ def _run_once(
     topic: str,
     keep: Keep,
 ) -> str:
-    from tasks import oneshot  # noqa: PLC0415 - it needs Prefect's tasks, which runs on a grid do without
+    from tasks.pump import one_shot as oneshot  # noqa: PLC0415 - it needs Prefect's tasks, which runs on a grid do without
 
     entries = oneshot.pump(function, own)
     ids = oneshot.push(reservoir, topic, entries, tick=f"{beat}:{scheduled.isoformat()}", keep=keep)

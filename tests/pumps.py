@@ -8,8 +8,8 @@ from typing import Any
 import redis
 
 from tasks import Reservoir
-from tasks.pump import Pumping
-from tasks.ticks import Beat
+from tasks.pump.run import Pumping
+from tasks.pump.ticks import Beat
 from tests.waiting import wait_until
 
 

@@ -11,9 +11,10 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import Reservoir, ticks
-from tasks.pump import Pumping
-from tasks.ticks import MAX_AHEAD, Beat
+from tasks import Reservoir
+from tasks.pump import ticks
+from tasks.pump.run import Pumping
+from tasks.pump.ticks import MAX_AHEAD, Beat
 from tests.pumps import Clock, ending_all, pumping, pushed, run_until
 from tests.waiting import wait_until
 

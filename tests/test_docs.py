@@ -21,8 +21,8 @@ from prefect.flows import load_flow_from_entrypoint
 import flows
 from deployments.redis_server import RedisServer
 from tasks import Reservoir
+from tasks.pump.returned import as_entries
 from tasks.reservoir.groups import groups_of
-from tasks.returned import as_entries
 from tasks.settings import REDIS_URL
 from tests import test_prefect_yaml as declared
 from tests.documents import (

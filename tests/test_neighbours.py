@@ -3,10 +3,10 @@
 import redis
 
 from tasks import Reservoir
-from tasks.neighbours import Neighbours
+from tasks.pump.neighbours import Neighbours
+from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.retention import Retention
-from tasks.ticks import Beat
 
 
 class Run:

@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks import Reservoir
-from tasks.pump import Pumping
-from tasks.summary import Summary
-from tasks.ticks import Beat
+from tasks.pump.run import Pumping
+from tasks.pump.summary import Summary
+from tasks.pump.ticks import Beat
 from tests.pumps import Clock, settle
 from tests.waiting import wait_until
 

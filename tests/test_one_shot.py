@@ -12,10 +12,11 @@ from prefect.states import Pending, Scheduled
 
 from deployments.redis_server import RedisServer
 from flows import inlet
-from tasks import EncodeError, PumpError, Reservoir, SettingsError, oneshot
+from tasks import EncodeError, PumpError, Reservoir, SettingsError
+from tasks.pump import one_shot as oneshot
+from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.retention import Retention
-from tasks.ticks import Beat
 
 pytestmark = pytest.mark.usefixtures("prefect")
 

@@ -9,9 +9,9 @@ import pytest
 import redis
 
 from tasks import Reservoir
-from tasks.pusher import Job, Pusher
+from tasks.pump.pusher import Job, Pusher
+from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Buffer
-from tasks.ticks import Beat
 from tests.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
 from tests.waiting import wait_until
 

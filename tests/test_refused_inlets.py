@@ -8,9 +8,9 @@ import redis
 from deployments.redis_server import RedisServer
 from flows import inlet
 from tasks import PumpError, Reservoir
+from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.retention import Retention
-from tasks.ticks import Beat
 from tests.pumps import Clock, ending_all, pumping, pushed, run_until
 from tests.waiting import wait_until
 

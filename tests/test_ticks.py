@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks import Reservoir, SettingsError
-from tasks.ticks import Beat, tick_at, time_of
+from tasks.pump.ticks import Beat, tick_at, time_of
 
 Fresh = Callable[[], redis.Redis]
 
@@ -178,7 +178,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from tasks import Reservoir
 from tasks.testing import fake_redis
-from tasks.ticks import Beat
+from tasks.pump.ticks import Beat
 
 class Model(BaseModel):
     codes: set[str]

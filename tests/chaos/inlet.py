@@ -14,9 +14,9 @@ from typing import Any
 import redis
 
 import tasks.reservoir.connection
-from tasks.pump import Pumping
+from tasks.pump.run import Pumping
+from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
-from tasks.ticks import Beat
 
 EVERY = 0.1
 

@@ -5,8 +5,8 @@ from typing import Any, Literal, get_args
 
 from tasks.base.plain_text import error_line
 from tasks.errors import PumpError
+from tasks.pump.summary import Summary
 from tasks.settings import check_choice
-from tasks.summary import Summary
 
 __all__ = ["LONGEST_REST", "Failing", "WhenFailing"]
 

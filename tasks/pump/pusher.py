@@ -11,8 +11,8 @@ from typing import Any
 import redis
 
 from tasks.errors import TopicFullError
+from tasks.pump.ticks import Beat, Claim
 from tasks.reservoir.connection import is_outage
-from tasks.ticks import Beat, Claim
 
 __all__ = ["Job", "Pusher"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import redis
 
+from tasks.pump.ticks import BEAT_TTL_MS, Beat, digest, time_of
 from tasks.reservoir.retention import beside
-from tasks.ticks import BEAT_TTL_MS, Beat, digest, time_of
 
 __all__ = ["Neighbours"]
 

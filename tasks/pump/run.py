@@ -16,13 +16,13 @@ from tasks.base.loop_thread import OwnLoop
 from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
 from tasks.errors import SettingsError, TopicFullError
-from tasks.failing import Failing, WhenFailing
-from tasks.pusher import Job, Pusher
+from tasks.pump.failing import Failing, WhenFailing
+from tasks.pump.pusher import Job, Pusher
+from tasks.pump.returned import Entries, as_entries
+from tasks.pump.summary import Summary
+from tasks.pump.ticks import Beat, tick_at, time_of
 from tasks.reservoir.keep import Buffer
-from tasks.returned import Entries, as_entries
 from tasks.settings import check_number
-from tasks.summary import Summary
-from tasks.ticks import Beat, tick_at, time_of
 
 __all__ = ["Pumping"]
 

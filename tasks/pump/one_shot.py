@@ -13,9 +13,9 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.base.loop_thread import OwnLoop
 from tasks.errors import EncodeError, PumpError
+from tasks.pump.returned import Entries, as_entries
 from tasks.reservoir import Reservoir
 from tasks.reservoir.keep import Keep
-from tasks.returned import Entries, as_entries
 
 __all__ = ["pump", "push"]
 

@@ -1,0 +1,1 @@
+"""Periodic functions: the tick grid, who owns a tick, and a run that calls, pushes and counts."""
