@@ -27,7 +27,7 @@ from tasks import report
 from tasks.base.plain_text import in_markdown, one_line
 from tasks.codec.values import is_pandas
 from tasks.group.until import Journey
-from tasks.pipeline import stuck_at
+from tasks.pipeline.guard import stuck_at
 from tasks.reading import Reading
 from tasks.reservoir.connection import connect
 from tasks.reservoir.levels import Levels

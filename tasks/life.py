@@ -10,7 +10,7 @@ from streamz import Stream
 
 from tasks.base.loop_thread import outside_of_loops
 from tasks.errors import PipelineError
-from tasks.graphs import graph
+from tasks.pipeline.graphs import graph
 from tasks.reading import Reading
 from tasks.source import from_redis
 from tasks.virtual_time import VirtualLoop

@@ -15,7 +15,7 @@ from tasks.base.repeated_warnings import Repeated
 from tasks.dataset import Rows, check, rows_of, write
 from tasks.errors import EncodeError, PipelineError, SettingsError
 from tasks.pipeline import trust
-from tasks.receipts import Metadata
+from tasks.pipeline.receipts import Metadata
 from tasks.reservoir.entry import Entry
 
 __all__ = ["to_parquet"]

@@ -17,8 +17,8 @@ from tasks.base.repeated_warnings import Repeated
 from tasks.errors import PipelineError
 from tasks.group.consumer import Consumer
 from tasks.group.delivery import Poison
-from tasks.pipeline import Secured, combining, secure
-from tasks.receipts import LazyReceipts, Receipt
+from tasks.pipeline.guard import Secured, combining, secure
+from tasks.pipeline.receipts import LazyReceipts, Receipt
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.outages import Outages
 

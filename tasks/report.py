@@ -11,7 +11,7 @@ from streamz import Stream
 from tasks.base.plain_text import in_markdown, in_mermaid, one_line
 from tasks.codec.values import is_pandas
 from tasks.group.dead_letters import Letter, Outcome
-from tasks.pipeline import Meter
+from tasks.pipeline.guard import Meter
 from tasks.reservoir.levels import TopicLevel
 
 __all__ = [

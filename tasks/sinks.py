@@ -15,7 +15,7 @@ from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.errors import TopicFullError
 from tasks.pipeline import trust
-from tasks.receipts import Metadata, Receipt, receipts
+from tasks.pipeline.receipts import Metadata, Receipt, receipts
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage
 from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull

@@ -8,10 +8,10 @@ from typing import Any, get_args
 import redis
 from streamz import Stream
 
-from tasks import lifetimes
 from tasks.errors import PipelineError
 from tasks.group.consumer import Consumer
 from tasks.group.membership import LEAST_LEASE, Membership
+from tasks.pipeline import lifetimes
 from tasks.reading import OnError, Reading
 from tasks.reservoir.connection import adapted, connect
 from tasks.settings import check_choice, check_number, redis_url, seconds

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from streamz.sources import Source
 
-from tasks import lifetimes
 from tasks.base.logs import get_logger
 from tasks.errors import SluiceError
+from tasks.pipeline import lifetimes
 
 __all__ = ["Run", "ThreadedSource"]
 

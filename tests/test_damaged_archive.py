@@ -14,8 +14,8 @@ from tasks import dataset
 from tasks.dataset import Rows, open_kind, rows_of, write
 from tasks.errors import EncodeError
 from tasks.group.membership import Fence
-from tasks.pipeline import secure
-from tasks.receipts import Receipt
+from tasks.pipeline.guard import secure
+from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
 from tests.waiting import wait_until
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from tasks import Entry, fusion, reading
+from tasks import Entry, reading
+from tasks.pipeline import fusion
 from tests.streams import dead, drain, here, pending, push_all
 
 Fresh = Callable[[], redis.Redis]
@@ -172,10 +173,10 @@ def test_a_chain_from_the_source_to_the_sink_is_one_call(fake_redis: redis.Redis
         kept = chain.sink(print)
         source.open()
         head = next(iter(source.downstreams))
-        assert head.update.__module__ == "tasks.fusion"
-        assert chain.update.__module__ != "tasks.fusion"
+        assert head.update.__module__ == "tasks.pipeline.fusion"
+        assert chain.update.__module__ != "tasks.pipeline.fusion"
         kept.destroy()
-        assert head.update.__module__ != "tasks.fusion"
+        assert head.update.__module__ != "tasks.pipeline.fusion"
 
     asyncio.run(main())
 

@@ -11,7 +11,7 @@ from streamz import Stream
 from streamz.sinks import _global_sinks
 
 from deployments.redis_server import RedisServer
-from tasks.graphs import graph
+from tasks.pipeline.graphs import graph
 from tasks.testing import drain
 from tests.streams import push_all
 from tests.waiting import wait_until

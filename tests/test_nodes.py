@@ -10,7 +10,7 @@ import redis
 from streamz import Stream
 
 from tasks import PipelineError
-from tasks.graphs import graph
+from tasks.pipeline.graphs import graph
 from tests.nodes import PUSHED, Build, feed, members
 from tests.streams import dead, drain, here, pending, push_all
 

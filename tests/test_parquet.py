@@ -21,8 +21,8 @@ from tasks.dataset import open_kind, rows_of, write
 from tasks.errors import EncodeError, PipelineError, SettingsError
 from tasks.group.membership import Fence
 from tasks.parquet import to_parquet
-from tasks.pipeline import secure
-from tasks.receipts import Receipt
+from tasks.pipeline.guard import secure
+from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
 from tests.refs import Ref
 

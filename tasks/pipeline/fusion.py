@@ -20,9 +20,9 @@ from streamz import Stream
 from streamz import core as nodes
 from streamz.sinks import sink
 
-from tasks.awaiting import PLAIN, is_plain
 from tasks.base.fatal import ends_run
-from tasks.receipts import LazyReceipts
+from tasks.pipeline.awaiting import PLAIN, is_plain
+from tasks.pipeline.receipts import LazyReceipts
 
 __all__ = ["Fusion"]
 

@@ -109,7 +109,7 @@ class LazyReceipts:
     """The receipts of the element that a source is emitting, made when somebody first wants them.
 
     Most elements pass a fused run in one call, and nothing is left to do with them after it: nobody could have held
-    their receipts. It is handed on where the metadata would be, but only to what knows it: `tasks.fusion`.
+    their receipts. It is handed on where the metadata would be, but only to what knows it: `tasks.pipeline.fusion`.
 
     entries   what the element was made of; none while nothing is emitted
     made      their receipts, if somebody wanted them

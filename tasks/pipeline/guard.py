@@ -3,7 +3,7 @@
 streamz 0.6.6 lets go of an element before asynchronous work on it is done, and an exception ends whatever loop it
 reaches. So each node's `update` is wrapped: what it returns to be awaited holds the receipts until it is done, and
 an exception is caught at the node where it happened and marks the receipts, so that nothing stops and nothing that
-failed passes for done. What wrapping cannot mend is repaired node by node (`tasks.repairs`); what nobody has looked
+failed passes for done. What wrapping cannot mend is repaired node by node (`tasks.pipeline.repairs`); what nobody has looked
 at is refused.
 """
 
@@ -25,14 +25,14 @@ from streamz import sinks as streamz_sinks
 from streamz.sources import Source
 from tornado import gen
 
-from tasks.awaiting import refuse_undone
 from tasks.base.fatal import ends_run
 from tasks.base.logs import get_logger
 from tasks.errors import PipelineError
-from tasks.fusion import Fusion
-from tasks.graphs import Watched, graph
-from tasks.receipts import Failure, Metadata, Receipt, receipts
-from tasks.repairs import REPAIRS
+from tasks.pipeline.awaiting import refuse_undone
+from tasks.pipeline.fusion import Fusion
+from tasks.pipeline.graphs import Watched, graph
+from tasks.pipeline.receipts import Failure, Metadata, Receipt, receipts
+from tasks.pipeline.repairs import REPAIRS
 
 __all__ = ["Meter", "Secured", "combining", "secure", "stuck_at", "trust"]
 
@@ -229,7 +229,7 @@ class Secured:
 def secure(start: Stream, *, fuse: bool = True) -> Secured:
     """Make the graph that `start` is part of safe to acknowledge on. Secured before, only what is new is wrapped.
 
-    fuse      whether runs of simple nodes are done in one call (`tasks.fusion`); decided when it is secured first
+    fuse      whether runs of simple nodes are done in one call (`tasks.pipeline.fusion`); decided when it is secured first
     raises    PipelineError: a node of a type that is not known to be safe, or with a function whose work it would leave
               undone; nothing is changed
     """
@@ -238,7 +238,7 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
         if type(node) not in _SAFE and not isinstance(node, Source):
             msg = (
                 f"pipeline node {node!r}: entries cannot be acknowledged behind a {type(node).__name__!r}, which may lose "
-                "them; use another node, or vouch for it with tasks.pipeline.trust"
+                "them; use another node, or vouch for it with tasks.pipeline.guard.trust"
             )
             raise PipelineError(msg)
         if not hasattr(node, "secured"):

@@ -12,7 +12,7 @@ from streamz import Stream
 from streamz.sinks import Sink, _global_sinks
 from streamz.sources import Source
 
-from tasks.graphs import graph
+from tasks.pipeline.graphs import graph
 
 __all__ = ["begin", "end"]
 

@@ -1,4 +1,4 @@
-"""streamz 0.6.6's nodes that no wrapping can mend, mended one by one; `tasks.awaitrepairs` has those that call a function.
+"""streamz 0.6.6's nodes that no wrapping can mend, mended one by one; `tasks.pipeline.await_repairs` has those that call a function.
 
 Each repair replaces the methods of one node in place, and its docstring has what they did wrong. It may go when streamz
 has done the same. tests/test_nodes.py has for each a test that fails without it.
@@ -15,10 +15,10 @@ from streamz import Stream, sinks
 from streamz import core as nodes
 from tornado import gen
 
-from tasks.awaiting import expect_plain, settled
-from tasks.awaitrepairs import AWAITING, Fail, Repair
 from tasks.base.fatal import ends_run
 from tasks.errors import PipelineError
+from tasks.pipeline.await_repairs import AWAITING, Fail, Repair
+from tasks.pipeline.awaiting import expect_plain, settled
 
 __all__ = ["REPAIRS"]
 

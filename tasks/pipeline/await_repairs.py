@@ -1,6 +1,6 @@
 """streamz 0.6.6's nodes that leave undone what must be awaited or iterated, mended so that they do it, in order.
 
-Each repair replaces the methods of one node in place, as those of `tasks.repairs` do, and its docstring has what they did wrong.
+Each repair replaces the methods of one node in place, as those of `tasks.pipeline.repairs` do, and its docstring has what they did wrong.
 """
 
 import itertools
@@ -13,8 +13,8 @@ from typing import Any
 from streamz import Stream, sinks
 from streamz import core as nodes
 
-from tasks.awaiting import PLAIN, InOrder, Turns, expect_plain, is_async, is_plain, negated, settled
-from tasks.graphs import leads_to
+from tasks.pipeline.awaiting import PLAIN, InOrder, Turns, expect_plain, is_async, is_plain, negated, settled
+from tasks.pipeline.graphs import leads_to
 
 __all__ = ["AWAITING", "Fail", "Repair"]
 
