@@ -9,10 +9,10 @@ from typing import Any
 from streamz import Stream
 from streamz.sinks import Sink
 
+from tasks.archive.dataset import Rows, check, rows_of, write
 from tasks.base.logs import get_logger
 from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
-from tasks.dataset import Rows, check, rows_of, write
 from tasks.errors import EncodeError, PipelineError, SettingsError
 from tasks.pipeline import trust
 from tasks.pipeline.receipts import Metadata
@@ -28,7 +28,7 @@ _MAX_PAUSE = 30.0
 @partial(trust, keeps=True)
 @Stream.register_api()
 class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
-    """Write entries to a Parquet dataset, by topic, kind and day (`tasks.dataset`).
+    """Write entries to a Parquet dataset, by topic, kind and day (`tasks.archive.dataset`).
 
     An entry is acknowledged when its files are on the disk for good, so a crash at any moment loses none. Each row
     is in the dataset once, also when entries are redelivered or the group is rewound: entries that the files have

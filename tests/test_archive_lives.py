@@ -16,7 +16,7 @@ from streamz import Stream
 
 from deployments.redis_server import RedisServer
 from tasks import Reservoir
-from tasks.dataset import open_archive, open_kind
+from tasks.archive.dataset import open_archive, open_kind
 from tests.streams import crash, dead, drain, here, pending, push_all
 from tests.waiting import wait_until
 

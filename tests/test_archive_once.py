@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from streamz import Stream
 
-from tasks import dataset, durable
-from tasks.dataset import open_archive, rows_of, write
+from tasks.archive import dataset
+from tasks.archive import durable_files as durable
+from tasks.archive.dataset import open_archive, rows_of, write
 from tasks.parquet import to_parquet
 from tasks.reservoir.entry import Entry
 from tests.refs import Ref

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import dataset
 
-from tasks.dataset import open_archive, open_kind, rows_of, write
+from tasks.archive.dataset import open_archive, open_kind, rows_of, write
 from tasks.errors import EncodeError
 from tasks.reservoir.entry import Entry
 from tests.documents import Block, blocks

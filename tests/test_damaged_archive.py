@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from streamz import Stream
 
-from tasks import dataset
-from tasks.dataset import Rows, open_kind, rows_of, write
+from tasks.archive import dataset
+from tasks.archive.dataset import Rows, open_kind, rows_of, write
 from tasks.errors import EncodeError
 from tasks.group.membership import Fence
 from tasks.pipeline.guard import secure

@@ -11,7 +11,7 @@ from deployments import ledger
 from deployments.child import Child
 from deployments.ledger import Ledger
 from deployments.redis_server import RedisServer
-from tasks import durable
+from tasks.archive import durable_files as durable
 from tasks.settings import state_dir
 
 

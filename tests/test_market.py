@@ -15,7 +15,7 @@ from streamz import Stream
 import flows
 from flows import market
 from flows.market import archive, clean, largest, movers, quotes, sample, with_changes, with_prefix
-from tasks.dataset import open_kind
+from tasks.archive.dataset import open_kind
 from tasks.exchange import COLUMNS, Exchange
 from tasks.testing import Pushed, drain, entries, frames, pumped
 

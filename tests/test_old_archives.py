@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.dataset import open_archive, open_kind, rows_of, write
+from tasks.archive.dataset import open_archive, open_kind, rows_of, write
 from tasks.reservoir.entry import Entry
 from tests.test_archive_readers import READERS
 

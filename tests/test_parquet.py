@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from streamz import Stream
 
-from tasks import dataset
-from tasks.dataset import open_kind, rows_of, write
+from tasks.archive import dataset
+from tasks.archive.dataset import open_kind, rows_of, write
 from tasks.errors import EncodeError, PipelineError, SettingsError
 from tasks.group.membership import Fence
 from tasks.parquet import to_parquet

@@ -15,7 +15,7 @@ from deployments.as_json import entry_object, line
 from deployments.dead import told
 from deployments.tables import entry_table, letters_table, levels_table
 from tasks import Entry, Reservoir
-from tasks.dataset import rows_of
+from tasks.archive.dataset import rows_of
 from tasks.group.dead_letters import Letter
 from tasks.reservoir.history import markdown
 from tasks.testing import values

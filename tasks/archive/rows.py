@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.archive.column_types import canonical
 from tasks.base.ids import id_numbers, id_time
-from tasks.columntypes import canonical
 from tasks.errors import EncodeError
 from tasks.reservoir.entry import Entry
 

@@ -8,7 +8,7 @@ An entry's frames are rows of a kind each, named after the field. Its other fiel
 kind named after them all (`humidity+temperature`); a dict there becomes a column for each of its keys. All rows
 begin with `entry_id` and `entry_time`. Days are UTC's.
 
-A column name has one type in all files (`tasks.columntypes`). The files `columns.parquet` have no rows. They hold
+A column name has one type in all files (`tasks.archive.column_types`). The files `columns.parquet` have no rows. They hold
 the columns of a kind, or of the whole dataset, and sort first, where readers look for the columns of all files.
 """
 
@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import dataset, types
 
+from tasks.archive.column_types import Columns
+from tasks.archive.durable_files import locked, make_folder, replace, write_new
+from tasks.archive.rows import Rows, kind_folder, rows_of
 from tasks.base.ids import id_numbers
 from tasks.base.logs import get_logger
 from tasks.base.plain_text import error_line
-from tasks.columntypes import Columns
-from tasks.durable import locked, make_folder, replace, write_new
-from tasks.rows import Rows, kind_folder, rows_of
 
 __all__ = ["Rows", "check", "open_archive", "open_kind", "rows_of", "write"]
 
