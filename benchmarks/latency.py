@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.children import Child
 from benchmarks.work import wait
 from tasks import Reservoir
-from tasks.source import from_redis
+from tasks.nodes.from_redis import from_redis
 
 __all__ = ["measure", "produce"]
 

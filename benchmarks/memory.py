@@ -9,7 +9,7 @@ import psutil
 from benchmarks.frames import quotes
 from benchmarks.work import connected
 from tasks import Reservoir
-from tasks.source import from_redis
+from tasks.nodes.from_redis import from_redis
 
 __all__ = ["fill_frames", "measure"]
 

@@ -6,8 +6,8 @@ from typing import Any
 from benchmarks.children import Child, ready
 from benchmarks.work import TOPIC, connected, enriched, expected, is_large, is_trade, value, wait
 from tasks import Reservoir
+from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.groups import groups_of
-from tasks.source import from_redis
 
 __all__ = ["cost", "push", "push_raw", "replica", "replicas"]
 

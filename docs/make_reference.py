@@ -17,8 +17,12 @@ import flows
 import tasks
 from deployments.cli import app
 from flows import alerts, clock, market, upkeep, vitals
-from tasks import Entry, Reservoir, SluiceError, engine, has, parquet, sinks, source, testing
+from tasks import Entry, Reservoir, SluiceError, has, testing
 from tasks.base import quantities
+from tasks.nodes import engine
+from tasks.nodes import from_redis as source
+from tasks.nodes import to_parquet as parquet
+from tasks.nodes import to_redis as sinks
 from tasks.settings import redis_url
 
 __all__ = ["FILE", "reference"]

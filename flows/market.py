@@ -9,8 +9,8 @@ from streamz import Stream
 
 from flows import inlet, outlet
 from flows.topics import MARKET, MARKET_KEEP
-from tasks import parquet  # noqa: F401 - registers Stream.to_parquet
 from tasks.exchange import Exchange
+from tasks.nodes import to_parquet as parquet  # noqa: F401 - registers Stream.to_parquet
 from tasks.reservoir.entry import has
 from tasks.settings import state_dir
 

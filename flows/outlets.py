@@ -23,9 +23,9 @@ from flows.stopping import outlast_the_slot, stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
 from tasks.group.membership import LEAST_LEASE
-from tasks.reading import OnError
+from tasks.nodes.from_redis import from_redis
+from tasks.nodes.source_run import OnError
 from tasks.settings import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
-from tasks.source import from_redis
 
 __all__ = ["outlet"]
 

@@ -27,12 +27,12 @@ from tasks import report
 from tasks.base.plain_text import in_markdown, one_line
 from tasks.codec.values import is_pandas
 from tasks.group.until import Journey
+from tasks.nodes.from_redis import from_redis
+from tasks.nodes.source_run import Reading
 from tasks.pipeline.guard import stuck_at
-from tasks.reading import Reading
 from tasks.reservoir.connection import connect
 from tasks.reservoir.levels import Levels
 from tasks.settings import redis_url
-from tasks.source import from_redis
 
 __all__ = ["Watch", "await_server"]
 

@@ -4,7 +4,6 @@ Importing it gives streamz `Stream.from_redis`, `Stream.engine` and `.to_redis`.
 called, as it needs pandas and pyarrow, half a second that a run of plain values need not spend.
 """
 
-from tasks import engine, sinks, source  # noqa: F401 - they register themselves with streamz
 from tasks.errors import (
     EncodeError,
     LeaseLostError,
@@ -17,6 +16,9 @@ from tasks.errors import (
     UnavailableError,
     UnreadableTopicError,
 )
+from tasks.nodes import engine  # noqa: F401 - they register themselves with streamz
+from tasks.nodes import from_redis as source  # noqa: F401 - they register themselves with streamz
+from tasks.nodes import to_redis as sinks  # noqa: F401 - they register themselves with streamz
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry, has
 

@@ -10,9 +10,9 @@ from streamz import Stream
 
 from tasks.base.loop_thread import outside_of_loops
 from tasks.errors import PipelineError
+from tasks.nodes.from_redis import from_redis
+from tasks.nodes.source_run import Reading
 from tasks.pipeline.graphs import graph
-from tasks.reading import Reading
-from tasks.source import from_redis
 from tasks.virtual_time import VirtualLoop
 
 __all__ = ["Life"]

@@ -16,8 +16,8 @@ from tornado.ioloop import IOLoop
 
 from tasks import Reservoir
 from tasks.group.consumer import Consumer
-from tasks.reading import Reading
-from tasks.source import from_redis
+from tasks.nodes.from_redis import from_redis
+from tasks.nodes.source_run import Reading
 from tasks.testing import Bench
 
 Build = Callable[[Stream], Any]
@@ -43,7 +43,7 @@ def here(client: redis.Redis, topics: str | list[str] = "topic", *, group: str =
 def open_with(source: from_redis, client: redis.Redis) -> Reading:
     """Open a source that reads through this very client: of a `lossy` one, a copy would lose no replies."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tasks.source.adapted", lambda *_, **__: client)
+        patched.setattr("tasks.nodes.from_redis.adapted", lambda *_, **__: client)
         return source.open()
 
 

@@ -17,7 +17,7 @@ from streamz import Stream
 from tasks.archive import dataset
 from tasks.archive import durable_files as durable
 from tasks.archive.dataset import open_archive, rows_of, write
-from tasks.parquet import to_parquet
+from tasks.nodes.to_parquet import to_parquet
 from tasks.reservoir.entry import Entry
 from tests.refs import Ref
 

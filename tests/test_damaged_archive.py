@@ -125,7 +125,7 @@ def test_whatever_writing_raises_what_is_held_is_tried_again(
         raise RuntimeError(msg)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.parquet.write", fail)
+        patch.setattr("tasks.nodes.to_parquet.write", fail)
         source = Stream()
         node: Any = source.to_parquet(tmp_path, max_seconds=0.01)
         source.emit(entry(1))

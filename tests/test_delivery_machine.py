@@ -23,8 +23,8 @@ from streamz import Stream
 from tornado.ioloop import IOLoop
 
 from tasks import LeaseLostError, Reservoir
+from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.results import STRAGGLERS_MS
-from tasks.source import from_redis
 from tests.pipelines import SEGMENTS, Witness, members, pipelines
 from tests.streams import dead, lossy, open_with, pending, read_ahead
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from tasks.base import fatal as stops
-from tasks.reading import Reading
+from tasks.nodes.source_run import Reading
 from tests.nodes import PUSHED, Build, feed, members
 from tests.streams import consumer, dead, drain, here, lossy, pending, push_all
 

@@ -6,10 +6,10 @@ from typing import Any
 import redis
 
 from tasks import Reservoir
+from tasks.nodes.to_redis import to_redis
 from tasks.pump.run import Pumping
 from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Keep
-from tasks.sinks import to_redis
 from tests.streams import at_work, drain, here, pending, push_all
 from tests.waiting import wait_until
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from tasks import Entry, reading
+from tasks import Entry
+from tasks.nodes import source_run as reading
 from tasks.pipeline import fusion
 from tests.streams import dead, drain, here, pending, push_all
 

@@ -13,7 +13,7 @@ from streamz import Stream
 
 from tasks.base.ids import id_numbers
 from tasks.group.consumer import Consumer
-from tasks.source import from_redis
+from tasks.nodes.from_redis import from_redis
 from tasks.testing import Bench
 from tests.letters import failing, replay_all
 from tests.streams import crash, here, lossy, open_with, pending, push_all, read_ahead

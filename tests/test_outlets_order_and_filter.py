@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks import SettingsError, has
-from tasks.source import from_redis
+from tasks.nodes.from_redis import from_redis
 from tasks.testing import Bench, Pushed, drain, entries, values
 from tests.streams import here, push_all
 

@@ -20,7 +20,7 @@ from tasks.archive import dataset
 from tasks.archive.dataset import open_kind, rows_of, write
 from tasks.errors import EncodeError, PipelineError, SettingsError
 from tasks.group.membership import Fence
-from tasks.parquet import to_parquet
+from tasks.nodes.to_parquet import to_parquet
 from tasks.pipeline.guard import secure
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
@@ -221,7 +221,7 @@ def test_receipts_are_held_while_the_write_is_under_way(
 ) -> None:
     held: list[int] = []
     refs: list[Ref] = [Ref()]
-    monkeypatch.setattr("tasks.parquet.write", lambda *args: (held.append(refs[0].held), write(*args))[1])
+    monkeypatch.setattr("tasks.nodes.to_parquet.write", lambda *args: (held.append(refs[0].held), write(*args))[1])
     node = source.to_parquet(tmp_path)
     source.emit(entry(1, {"x": 1}), metadata=[{"ref": refs[0]}])
     [path] = node.flush()
@@ -283,7 +283,7 @@ def test_a_disk_that_refuses_holds_up_the_source_when_a_file_is_full(
                 blocked.unlink()
             await sleep(0)
 
-        monkeypatch.setattr("tasks.parquet.asyncio.sleep", pause)
+        monkeypatch.setattr("tasks.nodes.to_parquet.asyncio.sleep", pause)
         await source.emit(entry(1, {"x": 1}))
         assert pauses == [1.0, 2.0, 4.0]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deployments.redis_server import RedisServer
 from tasks import LeaseLostError
 from tasks.group.consumer import Consumer
-from tasks.source import from_redis
+from tasks.nodes.from_redis import from_redis
 from tests.streams import at_work, consumer, lossy, pending, push_all
 from tests.waiting import wait_until
 

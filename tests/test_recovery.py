@@ -12,7 +12,7 @@ from streamz import Stream
 
 from tasks import LeaseLostError, Reservoir
 from tasks.group import membership
-from tasks.source import from_redis
+from tasks.nodes.from_redis import from_redis
 from tests.streams import consumer, crash, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until
 

@@ -9,9 +9,9 @@ import redis
 
 from deployments.redis_server import RedisServer
 from tasks.group.consumer import Consumer
+from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.connection import is_outage
 from tasks.reservoir.outages import Outages
-from tasks.source import from_redis
 from tests.streams import at_work, consumer, dead, pending, push_all, read_all
 from tests.waiting import wait_until
 

@@ -16,9 +16,9 @@ from deployments.redis_server import RedisServer
 from tasks import LeaseLostError, Reservoir
 from tasks.group.consumer import Consumer
 from tasks.group.membership import TOMBSTONE_TTL_MS
+from tasks.nodes.from_redis import from_redis
 from tasks.reservoir import groups
 from tasks.reservoir.results import newest, result_record
-from tasks.source import from_redis
 from tests.streams import consumer, crash, drain, here, live_through, lives, pending, push_all, read_all
 from tests.waiting import wait_until
 

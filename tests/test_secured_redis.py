@@ -28,9 +28,9 @@ from deployments.peek import peek
 from deployments.redis_binary import find_redis_server
 from flows.shared_poll import SharedPoll
 from tasks import Reservoir, SettingsError, UnavailableError
-from tasks.engine import engine
 from tasks.group.dead_letters import DeadLetters
 from tasks.group.rewind import rewind
+from tasks.nodes.engine import engine
 from tasks.reservoir.connection import connect
 from tasks.reservoir.history import History
 from tasks.reservoir.keep import Keep

@@ -15,9 +15,9 @@ from deployments.redis_server import RedisServer
 from flows import outlet
 from tasks import Entry, SettingsError
 from tasks.group.consumer import Consumer
+from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.groups import create_group, groups_of
 from tasks.settings import group_end, group_start
-from tasks.source import from_redis
 from tests.streams import here, pending, push_all
 from tests.waiting import wait_until
 

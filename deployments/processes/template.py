@@ -46,7 +46,7 @@ _PRELOADED = (
     "pydantic.v1",
     "rich._emoji_codes",
     "tasks.codec.frames",
-    "tasks.parquet",
+    "tasks.nodes.to_parquet",
     "tornado.platform.asyncio",
 )
 # Where Prefect finds settings in the working directory: a run's, which the template does not share.

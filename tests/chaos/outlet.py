@@ -19,8 +19,8 @@ from typing import Any, Self
 from streamz import Stream
 
 import tasks.group.membership
-import tasks.sinks
-import tasks.source  # adds from_redis to Stream
+import tasks.nodes.from_redis  # adds from_redis to Stream
+import tasks.nodes.to_redis
 from tasks.errors import LeaseLostError
 
 LEASE = 0.5

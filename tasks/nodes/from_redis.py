@@ -11,11 +11,11 @@ from streamz import Stream
 from tasks.errors import PipelineError
 from tasks.group.consumer import Consumer
 from tasks.group.membership import LEAST_LEASE, Membership
+from tasks.nodes.source_run import OnError, Reading
+from tasks.nodes.threaded import ThreadedSource
 from tasks.pipeline import lifetimes
-from tasks.reading import OnError, Reading
 from tasks.reservoir.connection import adapted, connect
 from tasks.settings import check_choice, check_number, redis_url, seconds
-from tasks.threaded import ThreadedSource
 
 __all__ = ["from_redis"]
 

@@ -1,0 +1,1 @@
+"""The streamz nodes `from_redis`, `engine`, `to_redis` and `to_parquet`."""
