@@ -23,13 +23,13 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.prefect_api import artifact_key, change, impatient_client
 from flows.runlog import told_meanwhile
-from tasks import report
 from tasks.base.plain_text import in_markdown, one_line
 from tasks.codec.values import is_pandas
 from tasks.group.until import Journey
 from tasks.nodes.from_redis import from_redis
 from tasks.nodes.source_run import Reading
 from tasks.pipeline.guard import stuck_at
+from tasks.report import pipeline as report
 from tasks.reservoir.connection import connect
 from tasks.reservoir.levels import Levels
 from tasks.settings import redis_url

@@ -9,7 +9,7 @@ from flows.sentences import say_errors_in_one_sentence
 from tasks.errors import UnreadableTopicError
 from tasks.group import rewind as rewinding
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
-from tasks.report import letters_table
+from tasks.report.pipeline import letters_table
 from tasks.reservoir import Reservoir, history
 from tasks.reservoir.connection import in_words, is_outage
 from tasks.reservoir.levels import TopicLevel

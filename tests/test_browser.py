@@ -14,8 +14,8 @@ from prefect.client.schemas.objects import FlowRun
 
 from flows.market import quotes, with_prefix
 from flows.vitals import vitals
-from tasks import report
 from tasks.base.plain_text import in_markdown, one_line
+from tasks.report import pipeline as report
 from tasks.reservoir import Reservoir
 from tests.browser import Browser, browser_on, find_chromium
 from tests.plain import SECRET, Plain, entries

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from tasks import report
 from tasks.base.plain_text import below, in_markdown, in_mermaid, one_line, traceback_below
+from tasks.report import pipeline as report
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 SPECIAL = st.text(st.sampled_from("a |\\`*_[]()<>!&#~$:/.@\n\t\x1b;1-") | st.characters())

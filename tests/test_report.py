@@ -9,7 +9,7 @@ import pytest
 import redis
 from streamz import Stream
 
-from tasks import report
+from tasks.report import pipeline as report
 from tasks.reservoir import history
 from tasks.reservoir.levels import Levels
 from tests.streams import push_all, run

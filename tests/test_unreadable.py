@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deployments.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
-from tasks.report import topics_table
+from tasks.report.pipeline import topics_table
 from tasks.reservoir.history import KEY, History, markdown
 from tasks.reservoir.retention import Retention
 from tasks.reservoir.unreadable import named

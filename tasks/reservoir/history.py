@@ -13,7 +13,7 @@ import redis
 
 from tasks.base.ids import id_time
 from tasks.base.plain_text import in_mermaid
-from tasks.report import cell, table
+from tasks.report.pipeline import cell, table
 from tasks.reservoir.levels import GroupLevel, TopicLevel
 from tasks.settings import is_topic
 
