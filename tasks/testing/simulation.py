@@ -1,4 +1,4 @@
-"""One life of a pipeline, from its start to a stop or a crash, on a clock of its own: what `tasks.testing` works with."""
+"""One life of a pipeline, from its start to a stop or a crash, on a clock of its own: what `tasks.testing.bench` works with."""
 
 import asyncio
 import warnings
@@ -13,7 +13,7 @@ from tasks.errors import PipelineError
 from tasks.nodes.from_redis import from_redis
 from tasks.nodes.source_run import Reading
 from tasks.pipeline.graphs import graph
-from tasks.virtual_time import VirtualLoop
+from tasks.testing.virtual_time import VirtualLoop
 
 __all__ = ["Life"]
 

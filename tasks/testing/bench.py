@@ -28,14 +28,14 @@ from tasks.base.ids import id_numbers
 from tasks.base.loop_thread import OwnLoop, outside_of_loops
 from tasks.codec import decode_fields, encode_fields
 from tasks.errors import PoisonEntryError, SettingsError
-from tasks.life import Life
 from tasks.nodes.from_redis import from_redis
 from tasks.pump.returned import as_entries
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.groups import groups_of
 from tasks.settings import dead_topic, seconds
-from tasks.strategies import Pushed, entries, frames, values
+from tasks.testing.simulation import Life
+from tasks.testing.strategies import Pushed, entries, frames, values
 
 __all__ = ["Bench", "Dead", "Pushed", "drain", "entries", "fake_redis", "frames", "pumped", "values"]
 
