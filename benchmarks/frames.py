@@ -13,7 +13,7 @@ from tasks import Reservoir, codec
 from tasks.codec.arrow_ipc import open_stream
 from tasks.codec.frames import weigh_stream
 from tasks.codec.limits import DEFAULT_LIMITS, Budget
-from tasks.exchange import Exchange
+from tasks.feeds.exchange import Exchange
 from tasks.nodes.from_redis import from_redis
 
 __all__ = ["measure", "quotes"]

@@ -9,7 +9,7 @@ from streamz import Stream
 
 from flows import inlet, outlet
 from flows.topics import MARKET, MARKET_KEEP
-from tasks.exchange import Exchange
+from tasks.feeds.exchange import Exchange
 from tasks.nodes import to_parquet as parquet  # noqa: F401 - registers Stream.to_parquet
 from tasks.reservoir.entry import has
 from tasks.settings import state_dir
@@ -36,7 +36,7 @@ def quotes(
         seed: The simulated exchange's. Each seed is another market.
     """
     if feed == "sina":
-        from tasks import sina  # noqa: PLC0415 - needs an extra
+        from tasks.feeds import sina  # noqa: PLC0415 - needs an extra
 
         return sina.fetch(board)
     return _exchange(seed).snapshot(datetime.now(UTC), board=board)

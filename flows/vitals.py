@@ -4,7 +4,7 @@ import pandas as pd
 from streamz import Stream
 
 from flows import inlet, outlet
-from tasks.machine import Machine
+from tasks.feeds.host import Machine
 from tasks.reservoir.entry import has
 
 __all__ = ["busiest", "vitals"]

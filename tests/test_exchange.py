@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import SettingsError
-from tasks.exchange import COLUMNS, Exchange
+from tasks.feeds.exchange import COLUMNS, Exchange
 
 MIDNIGHT = 1_795_449_600  # 2026-11-24 00:00:00 in China
 SECONDS = st.integers(MIDNIGHT, MIDNIGHT + 40 * 86400)
@@ -53,9 +53,7 @@ def test_quotes_follow_from_seed_and_second_whatever_was_asked_before(second: in
 
 
 def test_another_process_sees_the_same_quotes() -> None:
-    program = (
-        f"from tasks.exchange import Exchange; print(Exchange(3, codes=50).snapshot({MIDNIGHT + 50_000}).to_csv())"
-    )
+    program = f"from tasks.feeds.exchange import Exchange; print(Exchange(3, codes=50).snapshot({MIDNIGHT + 50_000}).to_csv())"
     there = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert there.strip() == Exchange(3, codes=50).snapshot(MIDNIGHT + 50_000).to_csv().strip()
 

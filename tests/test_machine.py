@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import codec
-from tasks.machine import Machine, ProcessCounters, Reading, TotalCounters, read_counters
+from tasks.feeds.host import Machine, ProcessCounters, Reading, TotalCounters, read_counters
 
 TOTALS = TotalCounters(busy_seconds=10.0, cpu_seconds=100.0, memory_used=5, memory_total=9, load=0.5)
 PROCESS = ProcessCounters(7, "python", 50.0, cpu_seconds=4.0, memory=100, threads=2, read_bytes=1000, written_bytes=0)

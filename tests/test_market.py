@@ -16,7 +16,7 @@ import flows
 from flows import market
 from flows.market import archive, clean, largest, movers, quotes, sample, with_changes, with_prefix
 from tasks.archive.dataset import open_kind
-from tasks.exchange import COLUMNS, Exchange
+from tasks.feeds.exchange import COLUMNS, Exchange
 from tasks.testing import Pushed, drain, entries, frames, pumped
 
 AT = 1_795_500_000
@@ -172,7 +172,7 @@ def test_a_pump_gives_the_whole_simulated_market_by_default() -> None:
 
 
 def test_the_sina_feed_is_asked_for_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.sina.fetch", lambda board: pd.DataFrame({"board": [board]}))
+    monkeypatch.setattr("tasks.feeds.sina.fetch", lambda board: pd.DataFrame({"board": [board]}))
     assert quotes.pump(board="sh", feed="sina")["board"].item() == "sh"
 
 

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pandas as pd
 import pytest
 
-from tasks import sina
 from tasks.errors import SettingsError, UnavailableError
-from tasks.exchange import Exchange
+from tasks.feeds import sina
+from tasks.feeds.exchange import Exchange
 from tasks.reservoir.entry import Entry
 
 pytest.importorskip("easyquotation", reason="the extra `quotes` is not installed")

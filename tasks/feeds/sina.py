@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.errors import SettingsError, UnavailableError
-from tasks.exchange import COLUMNS
+from tasks.feeds.exchange import COLUMNS
 
 __all__ = ["fetch"]
 
@@ -24,7 +24,7 @@ def fetch(
     url: str | None = None,
     timeout: float = _TIMEOUT,
 ) -> pd.DataFrame:
-    """Return the quotes there are now: a row per code, the columns of `tasks.exchange.COLUMNS`, the code as index.
+    """Return the quotes there are now: a row per code, the columns of `tasks.feeds.exchange.COLUMNS`, the code as index.
 
     Codes that Sina does not list, or whose quote cannot be read, are left out.
 
