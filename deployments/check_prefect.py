@@ -31,7 +31,7 @@ def check_prefect(root: Path) -> Iterator[Finding]:
     except UnavailableError as error:
         yield failure("Prefect", error)
         return
-    from flows.prefect_api import impatient_client  # noqa: PLC0415 - Prefect reads its settings now, see find_server
+    from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415 - Prefect reads its settings now, see find_server
 
     try:
         with impatient_client() as client:

@@ -84,9 +84,9 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     from deployments import runs  # noqa: PLC0415
     from deployments.deployed import of_blueprint  # noqa: PLC0415
     from deployments.follow import Follower  # noqa: PLC0415
-    from flows.inlet_watch import ask_for_all  # noqa: PLC0415
-    from flows.prefect_api import impatient_client  # noqa: PLC0415
-    from flows.shared_poll import SharedPoll  # noqa: PLC0415
+    from flows.runtime.inlet_watch import ask_for_all  # noqa: PLC0415
+    from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
+    from flows.runtime.shared_poll import SharedPoll  # noqa: PLC0415
     from tasks.reservoir import Reservoir  # noqa: PLC0415
 
     with get_client(sync_client=True) as client:
@@ -122,7 +122,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
 
 def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> None:
     if stack.worker and stack.worker.running:
-        from flows.prefect_api import impatient_client  # noqa: PLC0415
+        from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
 
         say("stopping: the runs finish what is in flight (Ctrl-C again: at once) ...")
         try:

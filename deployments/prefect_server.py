@@ -147,7 +147,7 @@ def is_reachable(api_url: str) -> bool:
         return answers(api_url)
     from httpx import HTTPStatusError  # noqa: PLC0415 - as Prefect, for those who need it
 
-    from flows.prefect_api import impatient_client  # noqa: PLC0415
+    from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
 
     with impatient_client() as client:
         error = client.api_healthcheck()

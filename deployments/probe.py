@@ -9,7 +9,7 @@ from httpx import HTTPError, HTTPStatusError, codes
 from prefect.client.orchestration import SyncPrefectClient
 
 from deployments.prefect_server import POOL
-from flows.prefect_api import impatient_client
+from flows.runtime.prefect_api import impatient_client
 
 __all__ = ["WriteProbe", "write_through"]
 

@@ -19,8 +19,8 @@ from prefect.states import Cancelled, Cancelling
 from deployments.blueprint import Blueprint
 from deployments.deployed import deployed, of_blueprint, paged, schedule_of
 from deployments.prefect_server import POOL
-from flows.custom import run_again
-from flows.prefect_api import when_not_busy
+from flows.runtime.custom_parameters import run_again
+from flows.runtime.prefect_api import when_not_busy
 
 __all__ = [
     "ABANDONED",

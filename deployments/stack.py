@@ -210,7 +210,7 @@ class Stack:
         from prefect.states import Cancelled  # noqa: PLC0415 - see start()
 
         from deployments import rollout, runs  # noqa: PLC0415
-        from flows.prefect_api import when_not_busy  # noqa: PLC0415
+        from flows.runtime.prefect_api import when_not_busy  # noqa: PLC0415
 
         seen: set[UUID] = set()
 

@@ -118,7 +118,7 @@ def _prefect(ledger: Ledger) -> Prefect:
     try:
         url = find_server(ledger)
         from deployments.runs import last_runs, workers_online  # noqa: PLC0415 - Prefect reads its settings now
-        from flows.prefect_api import impatient_client  # noqa: PLC0415
+        from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
 
         with impatient_client() as client:
             found, workers = last_runs(client), workers_online(client)

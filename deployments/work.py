@@ -27,7 +27,7 @@ def lighten() -> None:
     from prefect.workers.process import ProcessWorker  # noqa: PLC0415
 
     from deployments.inflight import Cancellations, Observer, Starts  # noqa: PLC0415
-    from flows.engine import STARTING  # noqa: PLC0415
+    from flows.runtime.engine import STARTING  # noqa: PLC0415
 
     Observer.cancellations, Observer.starts = Cancellations(), Starts(state_dir() / STARTING)
     executor.FlowRunCancellingObserver = base.FlowRunCancellingObserver = Observer  # type: ignore[assignment]

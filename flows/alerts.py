@@ -6,7 +6,7 @@ from contextlib import suppress
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
-from flows.prefect_api import impatient_client
+from flows.runtime.prefect_api import impatient_client
 from tasks.reservoir.history import Sample
 from tasks.reservoir.levels import TopicLevel
 

@@ -14,12 +14,12 @@ import redis
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 
-from flows.comeback import wait_before_beginning
-from flows.inlet_watch import InletWatch
-from flows.parameters import Options, flow_of, takes_options
-from flows.patience import Patience
-from flows.prefect_api import artifact_key, publish
-from flows.stopping import stop_on_signals
+from flows.runtime.comeback import wait_before_beginning
+from flows.runtime.inlet_watch import InletWatch
+from flows.runtime.parameters import Options, flow_of, takes_options
+from flows.runtime.patience import Patience
+from flows.runtime.prefect_api import artifact_key, publish
+from flows.runtime.stopping import stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import SettingsError, UnavailableError
 from tasks.pump.failing import WhenFailing

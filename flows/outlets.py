@@ -14,12 +14,12 @@ from prefect.states import Cancelled, Completed, Failed
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
-from flows.collector import spare_what_is_loaded
-from flows.comeback import wait_before_beginning
-from flows.parameters import Options, flow_of, takes_options
-from flows.patience import Patience
-from flows.reporting import Watch, await_server
-from flows.stopping import outlast_the_slot, stop_on_signals
+from flows.runtime.collector import spare_what_is_loaded
+from flows.runtime.comeback import wait_before_beginning
+from flows.runtime.parameters import Options, flow_of, takes_options
+from flows.runtime.patience import Patience
+from flows.runtime.reporting import Watch, await_server
+from flows.runtime.stopping import outlast_the_slot, stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
 from tasks.group.membership import LEAST_LEASE

@@ -5,7 +5,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows.alerts import emit_events
-from flows.sentences import say_errors_in_one_sentence
+from flows.runtime.sentences import say_errors_in_one_sentence
 from tasks.errors import UnreadableTopicError
 from tasks.group import rewind as rewinding
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from flows.comeback import failures, pause_after
+from flows.runtime.comeback import failures, pause_after
 
 FAILED, CRASHED, CANCELLED, COMPLETED = (
     StateType.FAILED,

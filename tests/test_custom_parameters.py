@@ -17,8 +17,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.states import Crashed
 
-from flows.custom import LABEL, custom_of, differing, predecessor, run_again
-from flows.parameters import Options, flow_of
+from flows.runtime.custom_parameters import LABEL, custom_of, differing, predecessor, run_again
+from flows.runtime.parameters import Options, flow_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 AUTOMATION = CreatedBy(id=uuid4(), type="AUTOMATION", display_value="run it again")

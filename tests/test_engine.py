@@ -30,7 +30,7 @@ def spy():
 def test_a_state_folder_that_cannot_be_used_keeps_no_run_from_beginning(tmp_path: Path) -> None:
     (tmp_path / "a-file").touch()
     environ = os.environ | {"SLUICE_STATE_DIR": str(tmp_path / "a-file"), "PREFECT__FLOW_RUN_ID": "of no run"}
-    command = [sys.executable, "-m", "flows.engine"]
+    command = [sys.executable, "-m", "flows.runtime.engine"]
     ended = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert "NotADirectoryError" not in ended.stderr
     assert "Invalid flow run id" in ended.stderr  # it comes as far as Prefect's engine
@@ -44,7 +44,7 @@ def test_a_run_opens_no_websocket_and_logs_no_steps(plain: Plain, tmp_path: Path
         "main",
         entrypoint="spy.py:spy",
         work_pool_name=POOL,
-        job_variables={"command": "python -m flows.engine"},
+        job_variables={"command": "python -m flows.runtime.engine"},
         pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(tmp_path)}}],
     )
     run = plain.client.create_flow_run_from_deployment(of)

@@ -22,7 +22,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from deployments.redis_server import RedisServer
-from flows import inlet, inlet_watch, shared_poll
+from flows import inlet
+from flows.runtime import inlet_watch, shared_poll
 from tests.plain import free_port
 from tests.waiting import wait_until
 

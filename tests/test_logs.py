@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from flows.sentences import say_errors_in_one_sentence
+from flows.runtime.sentences import say_errors_in_one_sentence
 from tasks.base.logs import get_logger
 from tests.plain import ROOT
 from tests.streams import push_all, run

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.events import Event
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows.posting import PostingClient
+from flows.runtime.posting import PostingClient
 from tests.plain import ROOT, Plain, free_port
 from tests.waiting import wait_until
 
@@ -93,7 +93,7 @@ def test_the_server_stores_events_but_no_heartbeats(prefect_server: Plain) -> No
 )
 def test_only_events_for_prefect_cloud_keep_their_websocket(url: str, client: str) -> None:
     code = (
-        "from flows.posting import post_events; post_events()\n"
+        "from flows.runtime.posting import post_events; post_events()\n"
         "from prefect.deployments.steps.core import get_events_client\n"
         "print(type(get_events_client(checkpoint_every=1)).__name__)"
     )
@@ -107,7 +107,7 @@ def test_only_events_for_prefect_cloud_keep_their_websocket(url: str, client: st
 def test_a_process_posts_what_it_emits_right_before_its_end(prefect_server: Plain) -> None:
     name = f"sluice.{uuid4()}"
     code = (
-        "from flows.posting import post_events; post_events()\n"
+        "from flows.runtime.posting import post_events; post_events()\n"
         "from prefect.events import emit_event\n"
         f"emit_event({name!r}, resource={{'prefect.resource.id': 'sluice.test'}}, payload={{'n': 4}})"
     )

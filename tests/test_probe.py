@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from deployments import rollout
 from deployments.probe import WriteProbe, write_through
-from flows.prefect_api import impatient_client
+from flows.runtime.prefect_api import impatient_client
 from tests.plain import Plain
 from tests.waiting import wait_until
 

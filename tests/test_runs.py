@@ -25,7 +25,7 @@ from deployments import deployed, ending, rollout, runs
 from deployments.blueprint import Blueprint, Deployment
 from deployments.follow import Follower
 from deployments.prefect_server import POOL
-from flows import prefect_api
+from flows.runtime import prefect_api
 from tasks import Reservoir, UnavailableError
 from tests.plain import free_port
 from tests.waiting import wait_until

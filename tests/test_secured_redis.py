@@ -26,7 +26,7 @@ from deployments.check_redis import check_redis
 from deployments.child import Child
 from deployments.peek import peek
 from deployments.redis_binary import find_redis_server
-from flows.shared_poll import SharedPoll
+from flows.runtime.shared_poll import SharedPoll
 from tasks import Reservoir, SettingsError, UnavailableError
 from tasks.group.dead_letters import DeadLetters
 from tasks.group.rewind import rewind

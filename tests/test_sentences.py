@@ -6,7 +6,7 @@ import sys
 import pytest
 from prefect.exceptions import CancelledRun, FailedRun
 
-from flows.sentences import say_errors_in_one_sentence
+from flows.runtime.sentences import say_errors_in_one_sentence
 from tasks import EncodeError, PipelineError, PumpError, SettingsError, UnavailableError
 
 

@@ -16,9 +16,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Completed, Crashed, Failed, Running
 from prefect.utilities.callables import parameter_schema
 
-from flows import inlet_watch
-from flows.inlet_watch import ask_for_all, why_to_end
-from flows.shared_poll import PAUSED, Seen, SharedPoll, seen_of
+from flows.runtime import inlet_watch
+from flows.runtime.inlet_watch import ask_for_all, why_to_end
+from flows.runtime.shared_poll import PAUSED, Seen, SharedPoll, seen_of
 from tests.plain import free_port
 
 

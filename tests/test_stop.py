@@ -199,7 +199,7 @@ import sys
 from pathlib import Path
 from prefect.logging import get_logger
 from prefect.logging.configuration import setup_logging
-from flows.stopping import outlast_the_worker
+from flows.runtime.stopping import outlast_the_worker
 
 setup_logging()
 outlast_the_worker()

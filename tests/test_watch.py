@@ -17,7 +17,8 @@ from prefect.states import Cancelling
 from streamz import Stream
 
 from deployments.redis_server import RedisServer
-from flows import outlet, outlets, prefect_api, reporting
+from flows import outlet, outlets
+from flows.runtime import prefect_api, reporting
 from tasks import SluiceError
 from tests.plain import free_port
 from tests.streams import pending, push_all

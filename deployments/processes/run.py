@@ -3,7 +3,7 @@
 The run itself is forked from a template, a process that has imported Prefect, pandas, Arrow and our packages already:
 a start costs milliseconds instead of two seconds of CPU, and the runs share the memory of what is imported. This
 command stays as the process that the worker knows: it passes signals on to the run and ends as the run ends. Where no
-run can be forked (not on Linux, switched off, no template), it becomes `python -m flows.engine`.
+run can be forked (not on Linux, switched off, no template), it becomes `python -m flows.runtime.engine`.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from deployments.processes.meeting import (
 
 __all__ = ["main"]
 
-_ENGINE = "flows.engine"
+_ENGINE = "flows.runtime.engine"
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _START_WITHIN = 120.0  # seconds for a template to import everything, on a busy machine
 _NOT_AGAIN_WITHIN = 60.0  # seconds after a template that could not start

@@ -30,7 +30,7 @@ _PRELOADED = (
     "anyio._backends._asyncio",
     "encodings.idna",
     "flows",
-    "flows.posting",
+    "flows.runtime.posting",
     "pandas",
     "pandas.io.formats.string",
     "prefect.deployments.steps.pull",

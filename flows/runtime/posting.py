@@ -9,7 +9,7 @@ from prefect.events import Event, clients, utilities, worker
 from prefect.events.clients import EventsClient
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.prefect_api import PATIENCE
+from flows.runtime.prefect_api import PATIENCE
 from tasks.base.logs import get_logger
 
 __all__ = ["PostingClient", "post_events"]

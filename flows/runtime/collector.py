@@ -2,7 +2,7 @@
 
 import gc
 
-from flows.stopping import is_in_a_process_of_its_own
+from flows.runtime.stopping import is_in_a_process_of_its_own
 
 __all__ = ["spare_what_is_loaded"]
 

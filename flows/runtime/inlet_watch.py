@@ -21,10 +21,10 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed
 
-from flows.comeback import ended_runs, failures, pause_after
-from flows.custom import differing, run_again
-from flows.prefect_api import impatient_client
-from flows.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
+from flows.runtime.comeback import ended_runs, failures, pause_after
+from flows.runtime.custom_parameters import differing, run_again
+from flows.runtime.prefect_api import impatient_client
+from flows.runtime.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
 from tasks.base.imported_files import imported_files
 from tasks.base.repeated_warnings import Repeated
 from tasks.errors import SluiceError

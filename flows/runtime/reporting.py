@@ -21,8 +21,8 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 
-from flows.prefect_api import artifact_key, change, impatient_client
-from flows.runlog import told_meanwhile
+from flows.runtime.prefect_api import artifact_key, change, impatient_client
+from flows.runtime.run_log import told_meanwhile
 from tasks.base.plain_text import in_markdown, one_line
 from tasks.codec.values import is_pandas
 from tasks.group.until import Journey

@@ -10,10 +10,10 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
 
-from flows.custom import lasting_parameters
-from flows.runlog import tell_what_tasks_log
-from flows.sentences import say_errors_in_one_sentence
-from flows.stopping import leave_no_run_cancelling, outlast_the_worker
+from flows.runtime.custom_parameters import lasting_parameters
+from flows.runtime.run_log import tell_what_tasks_log
+from flows.runtime.sentences import say_errors_in_one_sentence
+from flows.runtime.stopping import leave_no_run_cancelling, outlast_the_worker
 from tasks.errors import SettingsError
 
 __all__ = ["Options", "flow_of", "takes_options"]

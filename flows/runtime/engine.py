@@ -1,6 +1,6 @@
 """`python -m prefect.engine`, which runs the flow run that the environment names, with less work for Prefect's server.
 
-The run's events are posted instead of sent over a websocket (`flows.posting`), and its log has no lines on the steps
+The run's events are posted instead of sent over a websocket (`flows.runtime.posting`), and its log has no lines on the steps
 before it. With Prefect's own module in a deployment's `command`, its runs work all the same.
 """
 
@@ -12,7 +12,7 @@ import warnings
 
 from prefect import flow_engine  # before the start is over: it takes time to import
 
-from flows.posting import post_events
+from flows.runtime.posting import post_events
 from tasks.settings import state_dir
 
 __all__ = ["STARTING", "main"]

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 
-from flows.prefect_api import impatient_client
+from flows.runtime.prefect_api import impatient_client
 
 __all__ = ["ended_runs", "failures", "pause_after", "wait_before_beginning"]
 

@@ -21,8 +21,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 
-from flows.prefect_api import impatient_client, when_not_busy
-from flows.shared_poll import scheduled_by
+from flows.runtime.prefect_api import impatient_client, when_not_busy
+from flows.runtime.shared_poll import scheduled_by
 
 __all__ = ["LABEL", "custom_of", "differing", "lasting_parameters", "predecessor", "run_again"]
 

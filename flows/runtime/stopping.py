@@ -15,7 +15,7 @@ from prefect.exceptions import ExternalSignal
 from prefect.states import Cancelled
 from rich.console import Console
 
-from flows.prefect_api import impatient_client
+from flows.runtime.prefect_api import impatient_client
 from tasks.base.fatal import let_end_run
 
 __all__ = [
