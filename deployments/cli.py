@@ -45,7 +45,7 @@ _Timeout = Annotated[
 
 
 def _console() -> "Console":
-    from deployments.terminal import Terminal  # noqa: PLC0415
+    from deployments.show.terminal import Terminal  # noqa: PLC0415
 
     is_told = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Terminal(width=None if is_told else _PIPED_WIDTH)
@@ -226,7 +226,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get(DEBUG) or not (sentence := _sentence(error)):
             raise
-        from deployments.terminal import print_aside  # noqa: PLC0415
+        from deployments.show.terminal import print_aside  # noqa: PLC0415
 
         print_aside(f"sluice: {sentence}")
         sys.exit(1)

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from deployments.as_json import line
-from deployments.tables import letters_table
+from deployments.show.as_json import line
+from deployments.show.tables import letters_table
 from tasks.base.plain_text import printable
 from tasks.errors import SettingsError
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing

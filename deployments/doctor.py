@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from deployments.as_json import line
 from deployments.check_install import check_flows, check_install
 from deployments.check_prefect import check_prefect
 from deployments.check_redis import check_redis
 from deployments.findings import Finding
+from deployments.show.as_json import line
 from tasks.errors import SettingsError
 
 __all__ = ["doctor"]

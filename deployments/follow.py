@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from deployments.runs import of_pool
-from deployments.tables import entry_table
+from deployments.show.tables import entry_table
 from tasks.base.plain_text import printable
 from tasks.reservoir import Reservoir
 

@@ -5,9 +5,9 @@ import time
 import redis
 from rich.console import Console
 
-from deployments.as_json import entry_object, line
-from deployments.tables import entry_table
-from deployments.terminal import print_aside
+from deployments.show.as_json import entry_object, line
+from deployments.show.tables import entry_table
+from deployments.show.terminal import print_aside
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage

@@ -14,10 +14,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from deployments.as_json import line
 from deployments.ledger import Ledger
 from deployments.prefect_server import find_server, said_by
-from deployments.tables import levels_table, printable, runs_table
+from deployments.show.as_json import line
+from deployments.show.tables import levels_table, printable, runs_table
 from tasks.errors import SluiceError, UnavailableError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, in_words

@@ -9,7 +9,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.tables import levels_table
+from deployments.show.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
 from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds
 from tasks.group.dead_letters import DeadLetters

@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from deployments.as_json import entry_object, line
-from deployments.tables import entry_table, letters_table, levels_table
+from deployments.show.as_json import entry_object, line
+from deployments.show.tables import entry_table, letters_table, levels_table
 from tasks.group.dead_letters import DeadLetters
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from deployments.as_json import entry_object, line
 from deployments.dead import told
-from deployments.tables import entry_table, letters_table, levels_table
+from deployments.show.as_json import entry_object, line
+from deployments.show.tables import entry_table, letters_table, levels_table
 from tasks import Entry, Reservoir
 from tasks.archive.dataset import rows_of
 from tasks.group.dead_letters import Letter

@@ -14,8 +14,8 @@ from deployments import restart, status
 from deployments.dead import told
 from deployments.doctor import _drawn
 from deployments.findings import failure
-from deployments.tables import letters_table, levels_table
-from deployments.terminal import Terminal, print_aside
+from deployments.show.tables import letters_table, levels_table
+from deployments.show.terminal import Terminal, print_aside
 from tasks.group.dead_letters import Letter
 from tasks.reservoir.levels import GroupLevel, TopicLevel
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from deployments.tables import levels_table
+from deployments.show.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
 from tasks.report.pipeline import topics_table
 from tasks.reservoir.history import KEY, History, markdown

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from deployments.as_json import with_index
+from deployments.show.as_json import with_index
 from tasks.base.ids import id_time
 from tasks.base.plain_text import printable
 from tasks.errors import SluiceError

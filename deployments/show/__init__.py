@@ -1,0 +1,1 @@
+"""Output of the `sluice` command: tables, JSON and text in a terminal."""
