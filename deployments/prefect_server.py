@@ -100,7 +100,7 @@ def worker(*, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
     """
     beside_us = str(Path(sys.executable).parent)
     path = os.pathsep.join([beside_us, env.get("PATH", os.defpath)])
-    command = [sys.executable, "-m", "deployments.work", "--pool", POOL, "--type", "process"]
+    command = [sys.executable, "-m", "deployments.processes.worker", "--pool", POOL, "--type", "process"]
     return Child("worker", command, log=log, env={**env, "PATH": path}, cwd=cwd)
 
 

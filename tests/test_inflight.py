@@ -12,7 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Running
 
-from deployments.inflight import Cancellations, Observer, Starts
+from deployments.processes.in_flight import Cancellations, Observer, Starts
 from tests.plain import Plain
 
 
@@ -126,5 +126,5 @@ def test_looking_for_runs_to_cancel_outlasts_a_server_that_is_away(prefect_serve
         ),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr("deployments.inflight._LOOK", 0.05)
+        patch.setattr("deployments.processes.in_flight._LOOK", 0.05)
         asyncio.run(outlast())

@@ -26,7 +26,7 @@ def lighten() -> None:
     from prefect.workers import base  # noqa: PLC0415
     from prefect.workers.process import ProcessWorker  # noqa: PLC0415
 
-    from deployments.inflight import Cancellations, Observer, Starts  # noqa: PLC0415
+    from deployments.processes.in_flight import Cancellations, Observer, Starts  # noqa: PLC0415
     from flows.runtime.engine import STARTING  # noqa: PLC0415
 
     Observer.cancellations, Observer.starts = Cancellations(), Starts(state_dir() / STARTING)
