@@ -19,8 +19,8 @@ from benchmarks.children import call
 from benchmarks.report import Row, between_markers, machine, plot, table
 from benchmarks.throughput import CANDIDATES, SHORT
 from benchmarks.work import TOPIC, connected, fill
-from deployments.redis_binary import find_redis_server
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_binary import find_redis_server
+from deployments.servers.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[1]
 OURS, RAW = "Sluice", "redis-py, read and ack alone"

@@ -24,9 +24,9 @@ from uuid import UUID
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
 
-from deployments.ledger import flow_run_processes
-from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
-from deployments.redis_server import RedisServer
+from deployments.servers.ledger import flow_run_processes
+from deployments.servers.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
+from deployments.servers.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[1]
 EVERY = ("1s", "60s")

@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 
 from deployments.blueprint import EntrypointCheck, read_blueprint
 from deployments.findings import Finding, failure, fine, warning
-from deployments.redis_binary import REDIS_SERVER, find_redis_server
+from deployments.servers.redis_binary import REDIS_SERVER, find_redis_server
 from tasks.errors import SettingsError
 from tasks.settings import REDIS_URL
 

@@ -10,8 +10,8 @@ from httpx import HTTPError
 from deployments.blueprint import Blueprint, Deployment, read_blueprint
 from deployments.check_secret import check_secret
 from deployments.findings import Finding, failure, fine, warning
-from deployments.ledger import Ledger
-from deployments.prefect_server import POOL, find_server, said_by
+from deployments.servers.ledger import Ledger
+from deployments.servers.prefect_server import POOL, find_server, said_by
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import state_dir, without_password
 

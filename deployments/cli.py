@@ -246,7 +246,7 @@ def _sentence(error: Exception) -> str:
     from httpx import HTTPError  # noqa: PLC0415 - these load what --help does not need
     from redis.exceptions import RedisError  # noqa: PLC0415
 
-    from deployments.prefect_server import said_by  # noqa: PLC0415
+    from deployments.servers.prefect_server import said_by  # noqa: PLC0415
     from tasks.errors import SluiceError  # noqa: PLC0415
     from tasks.reservoir.connection import in_words  # noqa: PLC0415
 

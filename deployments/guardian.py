@@ -37,7 +37,7 @@ class Guardian:
 
 def _wait_and_clear(folder: Path, supervisor: int) -> None:
     sys.stdin.read()
-    from deployments.ledger import Ledger  # noqa: PLC0415 - only now, see above
+    from deployments.servers.ledger import Ledger  # noqa: PLC0415 - only now, see above
 
     ledger = Ledger(folder)
     if ledger.supervisor() == supervisor:  # else another one is at work here by now, and has cleared up itself

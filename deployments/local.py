@@ -14,9 +14,9 @@ from rich.text import Text
 
 from deployments.guardian import Guardian
 from deployments.interrupts import Interrupts
-from deployments.ledger import Ledger
-from deployments.login import secret_file
-from deployments.prefect_server import answers
+from deployments.servers.ledger import Ledger
+from deployments.servers.login import secret_file
+from deployments.servers.prefect_server import answers
 from deployments.stack import Stack
 from tasks.settings import REDIS_URL, state_dir, without_password
 

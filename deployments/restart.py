@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from deployments.blueprint import Blueprint, Deployment, EntrypointCheck
-from deployments.ledger import Ledger
-from deployments.prefect_server import find_server
+from deployments.servers.ledger import Ledger
+from deployments.servers.prefect_server import find_server
 from tasks.base.plain_text import one_line
 from tasks.errors import PipelineError, SettingsError
 from tasks.settings import state_dir

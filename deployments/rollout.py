@@ -19,9 +19,9 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from deployments.blueprint import Blueprint, allowance
-from deployments.child import last_lines
 from deployments.deployed import deployed, of_blueprint
-from deployments.prefect_server import POOL
+from deployments.servers.child import last_lines
+from deployments.servers.prefect_server import POOL
 from tasks.errors import UnavailableError
 
 __all__ = [

@@ -18,7 +18,7 @@ from prefect.states import Cancelled, Cancelling
 
 from deployments.blueprint import Blueprint
 from deployments.deployed import deployed, of_blueprint, paged, schedule_of
-from deployments.prefect_server import POOL
+from deployments.servers.prefect_server import POOL
 from flows.runtime.custom_parameters import run_again
 from flows.runtime.prefect_api import when_not_busy
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments import login
 from deployments.blueprint import EntrypointCheck, read_blueprint
-from deployments.child import Child, last_lines
-from deployments.ledger import Ledger, flow_run_processes
-from deployments.prefect_server import (
+from deployments.servers import login
+from deployments.servers.child import Child, last_lines
+from deployments.servers.ledger import Ledger, flow_run_processes
+from deployments.servers.prefect_server import (
     answers,
     check_port,
     is_reachable,
@@ -20,8 +20,8 @@ from deployments.prefect_server import (
     wait_for_server,
     worker,
 )
-from deployments.redis_binary import REDIS_SERVER
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_binary import REDIS_SERVER
+from deployments.servers.redis_server import RedisServer
 from tasks.base.private_folders import make_private
 from tasks.errors import SettingsError, UnavailableError
 from tasks.reservoir.connection import connect
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
     from deployments.blueprint import Blueprint
-    from deployments.probe import WriteProbe
+    from deployments.servers.probe import WriteProbe
 
 __all__ = ["Stack"]
 
@@ -126,7 +126,7 @@ class Stack:
     def deploy(self, client: "SyncPrefectClient") -> None:
         """Bring `prefect.yaml` to the server, after what a killed stack left there is swept up, and start the worker."""
         from deployments import rollout, runs  # noqa: PLC0415 - they import Prefect, see start()
-        from deployments.probe import WriteProbe  # noqa: PLC0415
+        from deployments.servers.probe import WriteProbe  # noqa: PLC0415
 
         rollout.ensure_pool(client)
         if self.server:

@@ -14,8 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from deployments.ledger import Ledger
-from deployments.prefect_server import find_server, said_by
+from deployments.servers.ledger import Ledger
+from deployments.servers.prefect_server import find_server, said_by
 from deployments.show.as_json import line
 from deployments.show.tables import levels_table, printable, runs_table
 from tasks.errors import SluiceError, UnavailableError

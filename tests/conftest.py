@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from deployments.redis_binary import find_redis_server
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_binary import find_redis_server
+from deployments.servers.redis_server import RedisServer
 from tasks import reservoir, testing
 
 if TYPE_CHECKING:

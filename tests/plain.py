@@ -17,10 +17,10 @@ from prefect.client.schemas.filters import ArtifactFilter, FlowFilter
 from prefect.client.schemas.objects import Artifact, FlowRun
 
 from deployments import rollout
-from deployments.ledger import flow_run_processes
-from deployments.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
-from deployments.redis_binary import REDIS_SERVER
-from deployments.redis_server import RedisServer
+from deployments.servers.ledger import flow_run_processes
+from deployments.servers.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
+from deployments.servers.redis_binary import REDIS_SERVER
+from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import history
 from tests.streams import push_all
 from tests.waiting import wait_until

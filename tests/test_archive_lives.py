@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks import Reservoir
 from tasks.archive.dataset import open_archive, open_kind
 from tests.streams import crash, dead, drain, here, pending, push_all

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from benchmarks import children, frames, latency, memory, report, scaling, throughput, work
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 
 PEERS = {"Bytewax": "bytewax", "walrus": "walrus", "FastStream": "faststream"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import redis
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.waiting import wait_until
 

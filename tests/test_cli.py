@@ -23,9 +23,9 @@ from rich.console import Console
 
 from deployments.cli import main
 from deployments.dead import dead
-from deployments.ledger import Ledger
-from deployments.prefect_server import said_by
-from deployments.redis_server import RedisServer
+from deployments.servers.ledger import Ledger
+from deployments.servers.prefect_server import said_by
+from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
 from tests.plain import ROOT, clean_environment, free_port

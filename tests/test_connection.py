@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks import SettingsError, UnavailableError, settings
 from tasks.reservoir.connection import connect
 from tasks.settings import local_socket, redis_url, socket_url, without_password

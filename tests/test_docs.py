@@ -19,7 +19,7 @@ from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.flows import load_flow_from_entrypoint
 
 import flows
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks import Reservoir
 from tasks.pump.returned import as_entries
 from tasks.reservoir.groups import groups_of

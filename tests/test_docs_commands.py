@@ -21,7 +21,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import Settings
 
 from deployments.cli import app as sluice_cli
-from deployments.redis_binary import REDIS_SERVER
+from deployments.servers.redis_binary import REDIS_SERVER
 from flows.market import quotes
 from tasks import Reservoir, settings
 from tests.documents import (
@@ -64,7 +64,7 @@ RUN_BY = {
     "prefect deployment run rewind/main": RESTART,
     "prefect deploy --all": BY_PREFECT,
     "prefect worker start": BY_PREFECT,
-    "prefect server start": UP,  # by deployments/serve.py
+    "prefect server start": UP,  # by deployments/servers/serve.py
     "prefect work-pool create": HERE,
     "prefect automation create": HERE,
     "prefect deployment schedule": HERE,

@@ -15,9 +15,9 @@ import redis
 from deployments.check_install import check_install
 from deployments.check_redis import check_redis
 from deployments.check_secret import check_secret
-from deployments.child import Child
 from deployments.findings import Finding
-from deployments.redis_binary import find_redis_server
+from deployments.servers.child import Child
+from deployments.servers.redis_binary import find_redis_server
 from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR
 from tests.waiting import wait_until
 

@@ -21,8 +21,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Cancelling
 
 from deployments import blueprint, check_prefect, rollout, runs
-from deployments.ledger import flow_run_processes
-from deployments.prefect_server import POOL
+from deployments.servers.ledger import flow_run_processes
+from deployments.servers.prefect_server import POOL
 from tasks.reservoir import Reservoir
 from tests.plain import ROOT, SECRET, Plain, entries
 from tests.waiting import wait_until

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from deployments import rollout
-from deployments.prefect_server import POOL
+from deployments.servers.prefect_server import POOL
 from tests.plain import ROOT, Plain
 from tests.waiting import wait_until
 

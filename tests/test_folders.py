@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments import ledger
-from deployments.child import Child
-from deployments.ledger import Ledger
-from deployments.redis_server import RedisServer
+from deployments.servers import ledger
+from deployments.servers.child import Child
+from deployments.servers.ledger import Ledger
+from deployments.servers.redis_server import RedisServer
 from tasks.archive import durable_files as durable
 from tasks.settings import state_dir
 

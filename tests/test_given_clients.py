@@ -11,9 +11,9 @@ import redis.asyncio
 from redis.sentinel import Sentinel
 from streamz import Stream
 
-from deployments.child import Child
-from deployments.redis_binary import find_redis_server
-from deployments.redis_server import RedisServer
+from deployments.servers.child import Child
+from deployments.servers.redis_binary import find_redis_server
+from deployments.servers.redis_server import RedisServer
 from tasks import Reservoir, SettingsError
 from tests.plain import free_port
 from tests.streams import pending, push_all

@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tests.chaos.inlet import check, hand_over, what_came
 
 

@@ -21,7 +21,7 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from flows import inlet
 from flows.runtime import inlet_watch, shared_poll
 from tests.plain import free_port

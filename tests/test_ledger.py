@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
-from deployments.child import Child
-from deployments.ledger import Ledger, flow_run_processes
+from deployments.servers.child import Child
+from deployments.servers.ledger import Ledger, flow_run_processes
 from tasks.errors import SettingsError
 from tests.waiting import wait_until
 
@@ -24,9 +24,9 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 SUPERVISOR = """
 import os, sys, time
 from pathlib import Path
-from deployments.child import Child
+from deployments.servers.child import Child
 from deployments.guardian import Guardian
-from deployments.ledger import Ledger
+from deployments.servers.ledger import Ledger
 folder = Path(sys.argv[1])
 ledger = Ledger(folder)
 with ledger.held(), Guardian(folder, os.getpid(), cwd=Path.cwd()):

@@ -10,7 +10,7 @@ import redis
 from streamz import Stream
 from streamz.sinks import _global_sinks
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks.pipeline.graphs import graph
 from tasks.testing import drain
 from tests.streams import push_all

@@ -20,9 +20,9 @@ from websockets import Subprotocol
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from deployments import login
-from deployments.ledger import Ledger
-from deployments.prefect_server import settings_of_other_server, settings_of_own_server
+from deployments.servers import login
+from deployments.servers.ledger import Ledger
+from deployments.servers.prefect_server import settings_of_other_server, settings_of_own_server
 from tasks.errors import SettingsError
 from tests.plain import ROOT, SECRET, Plain, clean_environment
 from tests.waiting import wait_until
@@ -30,7 +30,7 @@ from tests.waiting import wait_until
 URL = "http://127.0.0.1:4299/api"
 SAID = """
 import json
-from deployments import login
+from deployments.servers import login
 login.keep_from_others()
 from prefect.settings import get_current_settings
 api = get_current_settings().api

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import redis
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks.group.consumer import Consumer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect

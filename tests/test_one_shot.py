@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 from prefect.states import Pending, Scheduled
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from flows import inlet
 from tasks import EncodeError, PumpError, Reservoir, SettingsError
 from tasks.pump import one_shot as oneshot

@@ -6,7 +6,7 @@ from typing import Any
 import redis
 from streamz import Stream
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks.pipeline import trust
 from tests.streams import pending, push_all
 

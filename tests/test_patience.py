@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from flows import inlet
 from tasks import UnavailableError
 from tests.waiting import wait_until

@@ -19,8 +19,8 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import load_flow_from_entrypoint
 
 from deployments.blueprint import EntrypointCheck, allowance, import_flows, read_blueprint
-from deployments.prefect_server import POOL
 from deployments.rollout import Rollout
+from deployments.servers.prefect_server import POOL
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import seconds
 

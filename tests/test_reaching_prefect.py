@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_URL, tempora
 from rich.console import Console
 
 from deployments import cli, local
-from deployments.ledger import Ledger
-from deployments.prefect_server import answers, find_server
+from deployments.servers.ledger import Ledger
+from deployments.servers.prefect_server import answers, find_server
 from deployments.stack import Stack
 from tasks import UnavailableError
 from tasks.settings import REDIS_URL

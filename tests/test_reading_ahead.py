@@ -10,7 +10,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks import LeaseLostError
 from tasks.group.consumer import Consumer
 from tasks.nodes.from_redis import from_redis

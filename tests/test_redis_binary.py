@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from deployments import redis_binary
-from deployments.redis_binary import REDIS_SERVER, RedisBinary, check_data, find_redis_server, record_writer, writer_of
-from deployments.redis_server import RedisServer
+from deployments.servers import redis_binary
+from deployments.servers.redis_binary import (
+    REDIS_SERVER,
+    RedisBinary,
+    check_data,
+    find_redis_server,
+    record_writer,
+    writer_of,
+)
+from deployments.servers.redis_server import RedisServer
 from tasks import Reservoir, SettingsError
 
 SYSTEMS = shutil.which("redis-server")

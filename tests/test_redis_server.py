@@ -11,8 +11,8 @@ import psutil
 import pytest
 from redis import Redis
 
-from deployments.redis_binary import find_redis_server
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_binary import find_redis_server
+from deployments.servers.redis_server import RedisServer
 from tasks.errors import SettingsError, UnavailableError
 
 
@@ -75,7 +75,7 @@ def test_a_start_that_fails_quotes_the_log(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child to its parent")
 def test_it_does_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from deployments.redis_server import RedisServer\n"
+        "import sys, time; from pathlib import Path; from deployments.servers.redis_server import RedisServer\n"
         "print(RedisServer(Path(sys.argv[1])).start().pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as supervisor:

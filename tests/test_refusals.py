@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks.group.consumer import Consumer
 from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.connection import is_outage

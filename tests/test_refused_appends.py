@@ -9,7 +9,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks import Reservoir
 from tasks.group.dead_letter_bounds import LetterBounds
 from tasks.group.dead_letters import DeadLetters

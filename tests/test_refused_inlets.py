@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import redis
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from flows import inlet
 from tasks import PumpError, Reservoir
 from tasks.pump.ticks import Beat

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks import LeaseLostError, Reservoir
 from tasks.group.consumer import Consumer
 from tasks.group.membership import TOMBSTONE_TTL_MS

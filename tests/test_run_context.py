@@ -12,7 +12,7 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from streamz import Stream
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from flows import outlet
 from tests.streams import dead, push_all
 from tests.waiting import wait_until

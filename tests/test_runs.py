@@ -24,7 +24,7 @@ from rich.console import Console
 from deployments import deployed, ending, rollout, runs
 from deployments.blueprint import Blueprint, Deployment
 from deployments.follow import Follower
-from deployments.prefect_server import POOL
+from deployments.servers.prefect_server import POOL
 from flows.runtime import prefect_api
 from tasks import Reservoir, UnavailableError
 from tests.plain import free_port

@@ -23,9 +23,9 @@ from prefect.blocks.system import Secret
 from rich.console import Console
 
 from deployments.check_redis import check_redis
-from deployments.child import Child
 from deployments.peek import peek
-from deployments.redis_binary import find_redis_server
+from deployments.servers.child import Child
+from deployments.servers.redis_binary import find_redis_server
 from flows.runtime.shared_poll import SharedPoll
 from tasks import Reservoir, SettingsError, UnavailableError
 from tasks.group.dead_letters import DeadLetters

@@ -7,12 +7,12 @@ import sys
 from websockets import Subprotocol
 from websockets.sync.client import connect
 
-from deployments.prefect_server import answers
+from deployments.servers.prefect_server import answers
 from tests.plain import Plain
 
 CODE = """
 import gc, threading, weakref
-from deployments.serve import collect_aside
+from deployments.servers.serve import collect_aside
 
 collected_in = []
 class Cycle:

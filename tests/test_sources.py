@@ -10,7 +10,7 @@ import redis
 import streamz
 from streamz import Stream
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks import PipelineError, Reservoir, SettingsError, UnavailableError
 from tasks.group.consumer import Consumer
 from tests.streams import dead, pending, push_all

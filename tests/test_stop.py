@@ -15,7 +15,7 @@ import redis
 from rich.console import Console
 from streamz import Stream
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from flows import outlet
 from tasks.group.membership import HANDED_BACK
 from tests.streams import pending, push_all

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from flows import outlet
 from tasks import Entry, SettingsError
 from tasks.group.consumer import Consumer

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from deployments.child import Child
+from deployments.servers.child import Child
 from tests.plain import clean_environment, entries, free_port
 from tests.waiting import wait_until
 

@@ -7,7 +7,7 @@ import pytest
 import redis
 from prefect.client.orchestration import get_client
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from flows import upkeep
 from tasks import Reservoir, SettingsError
 from tasks.reservoir.history import History

@@ -16,7 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelling
 from streamz import Stream
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from flows import outlet, outlets
 from flows.runtime import prefect_api, reporting
 from tasks import SluiceError

@@ -11,7 +11,7 @@ from streamz import Stream
 
 import tasks.nodes.from_redis  # noqa: F401  # adds from_redis to Stream
 import tasks.nodes.to_redis
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
 from tests.chaos.outlet import numbers_in

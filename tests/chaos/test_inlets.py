@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tests.chaos.inlet import check, hand_over
 from tests.chaos.proxy import Proxy
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.chaos.outlet import LEASE, Outlets, numbers_in
 from tests.waiting import wait_until

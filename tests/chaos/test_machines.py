@@ -14,10 +14,10 @@ import redis
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from deployments.ledger import flow_run_processes
-from deployments.prefect_server import worker
-from deployments.redis_server import RedisServer
 from deployments.rollout import ensure_automations
+from deployments.servers.ledger import flow_run_processes
+from deployments.servers.prefect_server import worker
+from deployments.servers.redis_server import RedisServer
 from tests.chaos.outlet import numbers_in
 from tests.chaos.test_prefect_away import deploy_like_a_shipped_one, steady_load
 from tests.plain import ROOT, Plain

@@ -14,8 +14,8 @@ import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from deployments.redis_server import RedisServer
 from deployments.rollout import ensure_automations
+from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.chaos.outlet import numbers_in
 from tests.plain import ROOT, Plain

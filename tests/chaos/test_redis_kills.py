@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from deployments.redis_server import RedisServer
+from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
 from tests.chaos.outlet import Outlets, numbers_in

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments import login
-from deployments.child import Child, last_lines
-from deployments.ledger import Ledger
+from deployments.servers import login
+from deployments.servers.child import Child, last_lines
+from deployments.servers.ledger import Ledger
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import without_password
 
@@ -88,7 +88,7 @@ def settings_of_other_server() -> dict[str, str]:
 
 def prefect_server(port: int, *, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
     """Return a Prefect server that listens on loopback only."""
-    command = [sys.executable, "-m", "deployments.serve"]  # which says why not Prefect's own command
+    command = [sys.executable, "-m", "deployments.servers.serve"]  # which says why not Prefect's own command
     return Child("Prefect server", [*command, "--host", _LOOPBACK, "--port", str(port)], log=log, env=env, cwd=cwd)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from httpx import HTTPError, HTTPStatusError, codes
 from prefect.client.orchestration import SyncPrefectClient
 
-from deployments.prefect_server import POOL
+from deployments.servers.prefect_server import POOL
 from flows.runtime.prefect_api import impatient_client
 
 __all__ = ["WriteProbe", "write_through"]

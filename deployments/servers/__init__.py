@@ -1,0 +1,1 @@
+"""The servers of one machine as child processes: Redis and Prefect."""
