@@ -11,8 +11,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from deployments.blueprint import EntrypointCheck, read_blueprint
 from deployments.findings import Finding, failure, fine, warning
+from deployments.rollout.blueprint import EntrypointCheck, read_blueprint
 from deployments.servers.redis_binary import REDIS_SERVER, find_redis_server
 from tasks.errors import SettingsError
 from tasks.settings import REDIS_URL

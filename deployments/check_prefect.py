@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import yaml
 from httpx import HTTPError
 
-from deployments.blueprint import Blueprint, Deployment, read_blueprint
 from deployments.check_secret import check_secret
 from deployments.findings import Finding, failure, fine, warning
+from deployments.rollout.blueprint import Blueprint, Deployment, read_blueprint
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import POOL, find_server, said_by
 from tasks.errors import SettingsError, UnavailableError
@@ -58,7 +58,7 @@ def _version(server: str, url: str) -> Finding:
 def _worker(client: "SyncPrefectClient") -> Iterator[Finding]:
     from prefect.exceptions import ObjectNotFound  # noqa: PLC0415 - see check_prefect
 
-    from deployments.runs import workers_online  # noqa: PLC0415
+    from deployments.rollout.runs import workers_online  # noqa: PLC0415
 
     start = f"`make up`, or `prefect worker start --pool {POOL} --type process` in the activated environment"
     try:
@@ -96,7 +96,7 @@ def _deployments(client: "SyncPrefectClient", root: Path) -> Iterator[Finding]:
     except SettingsError as error:
         yield failure("deployments", error)
         return
-    from deployments.deployed import deployed, schedule_of  # noqa: PLC0415 - see check_prefect
+    from deployments.rollout.deployed import deployed, schedule_of  # noqa: PLC0415 - see check_prefect
 
     named = deployed(client)
     # By the entrypoint: the flow's name is not known without importing it.

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from deployments.runs import of_pool
+from deployments.rollout.runs import of_pool
 from deployments.show.tables import entry_table
 from tasks.base.plain_text import printable
 from tasks.reservoir import Reservoir

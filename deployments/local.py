@@ -81,9 +81,9 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
     from redis.exceptions import RedisError  # noqa: PLC0415
 
-    from deployments import runs  # noqa: PLC0415
-    from deployments.deployed import of_blueprint  # noqa: PLC0415
     from deployments.follow import Follower  # noqa: PLC0415
+    from deployments.rollout import runs  # noqa: PLC0415
+    from deployments.rollout.deployed import of_blueprint  # noqa: PLC0415
     from flows.runtime.inlet_watch import ask_for_all  # noqa: PLC0415
     from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
     from flows.runtime.shared_poll import SharedPoll  # noqa: PLC0415

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from deployments.blueprint import Blueprint, Deployment, EntrypointCheck
+from deployments.rollout.blueprint import Blueprint, Deployment, EntrypointCheck
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import find_server
 from tasks.base.plain_text import one_line
@@ -39,8 +39,8 @@ def stop(console: Console, name: str, *, timeout: float) -> None:
     """
     full = _full(name)
     with _client() as client:
-        from deployments.deployed import schedule_of  # noqa: PLC0415 - only now, see find_server
-        from deployments.ending import end_runs  # noqa: PLC0415
+        from deployments.rollout.deployed import schedule_of  # noqa: PLC0415 - only now, see find_server
+        from deployments.rollout.ending import end_runs  # noqa: PLC0415
 
         deployment = _deployment(client, full)
         ended = end_runs(client, deployment.id, full, timeout, why="`sluice stop`")
@@ -65,7 +65,7 @@ def restart(console: Console, name: str, *, timeout: float, params: Sequence[str
     """
     full = _full(name)
     with _client() as client:
-        from deployments.ending import end_runs  # noqa: PLC0415 - only now, see find_server
+        from deployments.rollout.ending import end_runs  # noqa: PLC0415 - only now, see find_server
 
         why = "`sluice restart`"
         deployment = _deployment(client, full)
@@ -107,7 +107,7 @@ def _client() -> "SyncPrefectClient":
 def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
     from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
 
-    from deployments.deployed import deployed  # noqa: PLC0415
+    from deployments.rollout.deployed import deployed  # noqa: PLC0415
 
     try:
         return client.read_deployment_by_name(full)

@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 
 from deployments import templates
-from deployments.blueprint import Blueprint, import_flows, read_blueprint
+from deployments.rollout.blueprint import Blueprint, import_flows, read_blueprint
 from tasks.errors import SettingsError
 from tasks.settings import check_topic
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.blueprint import EntrypointCheck, read_blueprint
+from deployments.rollout.blueprint import EntrypointCheck, read_blueprint
 from deployments.servers import login
 from deployments.servers.child import Child, last_lines
 from deployments.servers.ledger import Ledger, flow_run_processes
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import SyncPrefectClient
 
-    from deployments.blueprint import Blueprint
+    from deployments.rollout.blueprint import Blueprint
     from deployments.servers.probe import WriteProbe
 
 __all__ = ["Stack"]
@@ -125,7 +125,8 @@ class Stack:
 
     def deploy(self, client: "SyncPrefectClient") -> None:
         """Bring `prefect.yaml` to the server, after what a killed stack left there is swept up, and start the worker."""
-        from deployments import rollout, runs  # noqa: PLC0415 - they import Prefect, see start()
+        from deployments.rollout import apply as rollout  # noqa: PLC0415 - they import Prefect, see start()
+        from deployments.rollout import runs  # noqa: PLC0415 - they import Prefect, see start()
         from deployments.servers.probe import WriteProbe  # noqa: PLC0415
 
         rollout.ensure_pool(client)
@@ -162,7 +163,7 @@ class Stack:
         orphans   see `runs.sweep`
         returns   whether none is left
         """
-        from deployments import runs  # noqa: PLC0415 - it imports Prefect, see start()
+        from deployments.rollout import runs  # noqa: PLC0415 - it imports Prefect, see start()
 
         if not self.own_server:
             return True
@@ -209,7 +210,8 @@ class Stack:
         """
         from prefect.states import Cancelled  # noqa: PLC0415 - see start()
 
-        from deployments import rollout, runs  # noqa: PLC0415
+        from deployments.rollout import apply as rollout  # noqa: PLC0415
+        from deployments.rollout import runs  # noqa: PLC0415
         from flows.runtime.prefect_api import when_not_busy  # noqa: PLC0415
 
         seen: set[UUID] = set()

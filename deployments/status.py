@@ -117,7 +117,7 @@ def _look(before: Look | None = None) -> Look:
 def _prefect(ledger: Ledger) -> Prefect:
     try:
         url = find_server(ledger)
-        from deployments.runs import last_runs, workers_online  # noqa: PLC0415 - Prefect reads its settings now
+        from deployments.rollout.runs import last_runs, workers_online  # noqa: PLC0415 - Prefect reads its settings now
         from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
 
         with impatient_client() as client:

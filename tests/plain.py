@@ -16,7 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, FlowFilter
 from prefect.client.schemas.objects import Artifact, FlowRun
 
-from deployments import rollout
+from deployments.rollout import apply as rollout
 from deployments.servers.ledger import flow_run_processes
 from deployments.servers.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
 from deployments.servers.redis_binary import REDIS_SERVER

@@ -20,7 +20,9 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from deployments import blueprint, check_prefect, rollout, runs
+from deployments import check_prefect
+from deployments.rollout import apply as rollout
+from deployments.rollout import blueprint, runs
 from deployments.servers.ledger import flow_run_processes
 from deployments.servers.prefect_server import POOL
 from tasks.reservoir import Reservoir

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deployments import rollout
+from deployments.rollout import apply as rollout
 from deployments.servers.prefect_server import POOL
 from tests.plain import ROOT, Plain
 from tests.waiting import wait_until

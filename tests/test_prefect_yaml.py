@@ -18,8 +18,8 @@ from prefect.cli.deploy._triggers import _initialize_deployment_triggers
 from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import load_flow_from_entrypoint
 
-from deployments.blueprint import EntrypointCheck, allowance, import_flows, read_blueprint
-from deployments.rollout import Rollout
+from deployments.rollout.apply import Rollout
+from deployments.rollout.blueprint import EntrypointCheck, allowance, import_flows, read_blueprint
 from deployments.servers.prefect_server import POOL
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import seconds

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from deployments import rollout
+from deployments.rollout import apply as rollout
 from deployments.servers.probe import WriteProbe, write_through
 from flows.runtime.prefect_api import impatient_client
 from tests.plain import Plain

@@ -21,9 +21,10 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed, Failed, Pending, Running
 from rich.console import Console
 
-from deployments import deployed, ending, rollout, runs
-from deployments.blueprint import Blueprint, Deployment
 from deployments.follow import Follower
+from deployments.rollout import apply as rollout
+from deployments.rollout import deployed, ending, runs
+from deployments.rollout.blueprint import Blueprint, Deployment
 from deployments.servers.prefect_server import POOL
 from flows.runtime import prefect_api
 from tasks import Reservoir, UnavailableError

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from deployments.blueprint import read_blueprint
+from deployments.rollout.blueprint import read_blueprint
 from deployments.scaffold import new, with_deployment
 from deployments.templates import next_steps
 from tasks.errors import SettingsError

@@ -14,7 +14,7 @@ import redis
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from deployments.rollout import ensure_automations
+from deployments.rollout.apply import ensure_automations
 from deployments.servers.ledger import flow_run_processes
 from deployments.servers.prefect_server import worker
 from deployments.servers.redis_server import RedisServer

@@ -14,7 +14,7 @@ import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from deployments.rollout import ensure_automations
+from deployments.rollout.apply import ensure_automations
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.chaos.outlet import numbers_in

@@ -16,8 +16,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
-from deployments.blueprint import Blueprint
-from deployments.deployed import deployed, of_blueprint, paged, schedule_of
+from deployments.rollout.blueprint import Blueprint
+from deployments.rollout.deployed import deployed, of_blueprint, paged, schedule_of
 from deployments.servers.prefect_server import POOL
 from flows.runtime.custom_parameters import run_again
 from flows.runtime.prefect_api import when_not_busy

@@ -8,7 +8,7 @@ from prefect.client.schemas.filters import FlowFilter
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import DeploymentSort
 
-from deployments.blueprint import Blueprint, Deployment
+from deployments.rollout.blueprint import Blueprint, Deployment
 
 __all__ = ["deployed", "of_blueprint", "paged", "schedule_of"]
 

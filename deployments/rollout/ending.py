@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from deployments.deployed import paged
+from deployments.rollout.deployed import paged
 from tasks.errors import UnavailableError
 
 __all__ = ["end_runs"]

@@ -18,8 +18,8 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from deployments.blueprint import Blueprint, allowance
-from deployments.deployed import deployed, of_blueprint
+from deployments.rollout.blueprint import Blueprint, allowance
+from deployments.rollout.deployed import deployed, of_blueprint
 from deployments.servers.child import last_lines
 from deployments.servers.prefect_server import POOL
 from tasks.errors import UnavailableError
