@@ -71,7 +71,7 @@ def up(
     not named. Keeps its data in .sluice/ (or SLUICE_STATE_DIR), and there in prefect-login what its Prefect server and
     UI ask for.
     """
-    from deployments.local import up as run  # noqa: PLC0415
+    from deployments.stack.up import up as run  # noqa: PLC0415
 
     raise typer.Exit(run(_console(), root=_ROOT, port=port))
 

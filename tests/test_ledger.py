@@ -25,7 +25,7 @@ SUPERVISOR = """
 import os, sys, time
 from pathlib import Path
 from deployments.servers.child import Child
-from deployments.guardian import Guardian
+from deployments.stack.guardian import Guardian
 from deployments.servers.ledger import Ledger
 folder = Path(sys.argv[1])
 ledger = Ledger(folder)

@@ -16,10 +16,11 @@ import pytest
 from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
-from deployments import cli, local
+from deployments import cli
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import answers, find_server
-from deployments.stack import Stack
+from deployments.stack import up as local
+from deployments.stack.stack import Stack
 from tasks import UnavailableError
 from tasks.settings import REDIS_URL
 

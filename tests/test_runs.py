@@ -21,11 +21,11 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed, Failed, Pending, Running
 from rich.console import Console
 
-from deployments.follow import Follower
 from deployments.rollout import apply as rollout
 from deployments.rollout import deployed, ending, runs
 from deployments.rollout.blueprint import Blueprint, Deployment
 from deployments.servers.prefect_server import POOL
+from deployments.stack.follow import Follower
 from flows.runtime import prefect_api
 from tasks import Reservoir, UnavailableError
 from tests.plain import free_port

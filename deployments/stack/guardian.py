@@ -17,7 +17,7 @@ class Guardian:
 
     def __init__(self, folder: Path, supervisor: int, *, cwd: Path) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-m", "deployments.guardian", str(folder), str(supervisor)],
+            [sys.executable, "-m", "deployments.stack.guardian", str(folder), str(supervisor)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

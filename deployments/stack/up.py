@@ -12,12 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from deployments.guardian import Guardian
-from deployments.interrupts import Interrupts
 from deployments.servers.ledger import Ledger
 from deployments.servers.login import secret_file
 from deployments.servers.prefect_server import answers
-from deployments.stack import Stack
+from deployments.stack.guardian import Guardian
+from deployments.stack.interrupts import Interrupts
+from deployments.stack.stack import Stack
 from tasks.settings import REDIS_URL, state_dir, without_password
 
 __all__ = ["DEFAULT_PORT", "up"]
@@ -81,9 +81,9 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
     from redis.exceptions import RedisError  # noqa: PLC0415
 
-    from deployments.follow import Follower  # noqa: PLC0415
     from deployments.rollout import runs  # noqa: PLC0415
     from deployments.rollout.deployed import of_blueprint  # noqa: PLC0415
+    from deployments.stack.follow import Follower  # noqa: PLC0415
     from flows.runtime.inlet_watch import ask_for_all  # noqa: PLC0415
     from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
     from flows.runtime.shared_poll import SharedPoll  # noqa: PLC0415
