@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from deployments.check_install import check_flows, check_install
-from deployments.check_prefect import check_prefect
-from deployments.check_redis import check_redis
-from deployments.findings import Finding
+from deployments.checks.findings import Finding
+from deployments.checks.installation import check_flows, check_install
+from deployments.checks.orchestrator import check_prefect
+from deployments.checks.redis_in_use import check_redis
 from deployments.show.as_json import line
 from tasks.errors import SettingsError
 

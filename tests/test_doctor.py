@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import redis
 
-from deployments.check_install import check_install
-from deployments.check_redis import check_redis
-from deployments.check_secret import check_secret
-from deployments.findings import Finding
+from deployments.checks.findings import Finding
+from deployments.checks.installation import check_install
+from deployments.checks.redis_in_use import check_redis
+from deployments.checks.secret_block import check_secret
 from deployments.servers.child import Child
 from deployments.servers.redis_binary import find_redis_server
 from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR

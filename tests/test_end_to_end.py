@@ -20,7 +20,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from deployments import check_prefect
+from deployments.checks import orchestrator as check_prefect
 from deployments.rollout import apply as rollout
 from deployments.rollout import blueprint, runs
 from deployments.servers.ledger import flow_run_processes

@@ -22,7 +22,7 @@ from prefect import flow
 from prefect.blocks.system import Secret
 from rich.console import Console
 
-from deployments.check_redis import check_redis
+from deployments.checks.redis_in_use import check_redis
 from deployments.peek import peek
 from deployments.servers.child import Child
 from deployments.servers.redis_binary import find_redis_server

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from deployments.findings import Finding, failure, fine, warning
+from deployments.checks.findings import Finding, failure, fine, warning
 from deployments.rollout.blueprint import EntrypointCheck, read_blueprint
 from deployments.servers.redis_binary import REDIS_SERVER, find_redis_server
 from tasks.errors import SettingsError

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from deployments.findings import Finding, failure, fine, warning
+from deployments.checks.findings import Finding, failure, fine, warning
 from tasks.errors import SluiceError
 from tasks.reservoir.connection import connect
 from tasks.settings import REDIS_URL, SECRET_BLOCK, check_url, redis_url, without_password

@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from deployments.findings import Finding, failure, fine, warning
+from deployments.checks.findings import Finding, failure, fine, warning
 from tasks.errors import SluiceError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, in_words

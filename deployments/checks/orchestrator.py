@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import yaml
 from httpx import HTTPError
 
-from deployments.check_secret import check_secret
-from deployments.findings import Finding, failure, fine, warning
+from deployments.checks.findings import Finding, failure, fine, warning
+from deployments.checks.secret_block import check_secret
 from deployments.rollout.blueprint import Blueprint, Deployment, read_blueprint
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import POOL, find_server, said_by
