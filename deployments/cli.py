@@ -85,7 +85,7 @@ def status(
 
     Exit code 1 if Redis or Prefect does not answer.
     """
-    from deployments.status import status as show  # noqa: PLC0415
+    from deployments.commands.status import status as show  # noqa: PLC0415
 
     raise typer.Exit(0 if show(_console(), watch=watch, as_json=as_json) else 1)
 
@@ -98,7 +98,7 @@ def peek(
     as_json: _Json = False,  # noqa: FBT002
 ) -> None:
     """Print the newest entries of a topic, decoded, oldest first. No group notices."""
-    from deployments.peek import peek as show  # noqa: PLC0415
+    from deployments.commands.peek import peek as show  # noqa: PLC0415
 
     with suppress(KeyboardInterrupt):
         show(_console(), topic, n, follow=follow, as_json=as_json)
@@ -137,7 +137,7 @@ def dead(
     Without a choice the newest are shown. --replay and --discard ask first. A replay into windows, joins or accumulators is
     named as such: `docs/dead-letters.md` has what to do instead.
     """
-    from deployments.dead import dead as show  # noqa: PLC0415
+    from deployments.commands.dead import dead as show  # noqa: PLC0415
 
     if replay and discard:
         msg = "expected --replay or --discard, got both"
@@ -158,7 +158,7 @@ def doctor(
 
     Exit code 1 if something fails.
     """
-    from deployments.doctor import doctor as run  # noqa: PLC0415
+    from deployments.commands.doctor import doctor as run  # noqa: PLC0415
 
     raise typer.Exit(0 if run(_console(), _ROOT, as_json=as_json) else 1)
 
@@ -173,7 +173,7 @@ def stop(
     An outlet stays stopped until `prefect deployment run`, or `make up`, runs it again. Exit code 1 if something has
     not ended in time.
     """
-    from deployments.restart import stop as run  # noqa: PLC0415
+    from deployments.commands.restart import stop as run  # noqa: PLC0415
 
     run(_console(), name, timeout=timeout)
 
@@ -194,7 +194,7 @@ def restart(
     An outlet goes on where it stopped, with its code and prefect.yaml as they are deployed now. Nothing is stopped if
     its file cannot be imported. Exit code 1 then, and if the new run fails at its beginning.
     """
-    from deployments.restart import restart as run  # noqa: PLC0415
+    from deployments.commands.restart import restart as run  # noqa: PLC0415
 
     run(_console(), name, timeout=timeout, params=param or ())
 
@@ -210,7 +210,7 @@ def new(
     ] = None,
 ) -> None:
     """Write an inlet or an outlet to begin with, its deployment in prefect.yaml, and a test that passes."""
-    from deployments.scaffold import new as write  # noqa: PLC0415
+    from deployments.commands.new import new as write  # noqa: PLC0415
 
     write(_console(), kind, name, root=_ROOT, topic=topic)
 

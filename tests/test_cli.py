@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 from deployments.cli import main
-from deployments.dead import dead
+from deployments.commands.dead import dead
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import said_by
 from deployments.servers.redis_server import RedisServer

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deployments.restart import _parameters
+from deployments.commands.restart import _parameters
 from tasks import SettingsError
 
 DEPLOYMENT: Any = SimpleNamespace(parameter_openapi_schema={"properties": {"over": {}, "topics": {}, "into": {}}})

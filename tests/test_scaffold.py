@@ -13,9 +13,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from deployments.commands.new import new, with_deployment
+from deployments.commands.new_templates import next_steps
 from deployments.rollout.blueprint import read_blueprint
-from deployments.scaffold import new, with_deployment
-from deployments.templates import next_steps
 from tasks.errors import SettingsError
 from tasks.testing import Pushed
 

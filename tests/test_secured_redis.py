@@ -23,7 +23,7 @@ from prefect.blocks.system import Secret
 from rich.console import Console
 
 from deployments.checks.redis_in_use import check_redis
-from deployments.peek import peek
+from deployments.commands.peek import peek
 from deployments.servers.child import Child
 from deployments.servers.redis_binary import find_redis_server
 from flows.runtime.shared_poll import SharedPoll

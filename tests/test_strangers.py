@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from deployments.dead import told
+from deployments.commands.dead import told
 from deployments.show.as_json import entry_object, line
 from deployments.show.tables import entry_table, letters_table, levels_table
 from tasks import Entry, Reservoir

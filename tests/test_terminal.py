@@ -10,10 +10,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from deployments import restart, status
 from deployments.checks.findings import failure
-from deployments.dead import told
-from deployments.doctor import _drawn
+from deployments.commands import restart, status
+from deployments.commands.dead import told
+from deployments.commands.doctor import _drawn
 from deployments.show.tables import letters_table, levels_table
 from deployments.show.terminal import Terminal, print_aside
 from tasks.group.dead_letters import Letter

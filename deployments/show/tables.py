@@ -20,7 +20,7 @@ from tasks.reservoir.history import short_bytes
 from tasks.reservoir.levels import TopicLevel
 
 if TYPE_CHECKING:
-    from deployments.status import Deployed
+    from deployments.commands.status import Deployed
 
 __all__ = ["ago", "entry_table", "letters_table", "levels_table", "runs_table"]
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 from rich.console import Console
 
-from deployments import templates
+from deployments.commands import new_templates as templates
 from deployments.rollout.blueprint import Blueprint, import_flows, read_blueprint
 from tasks.errors import SettingsError
 from tasks.settings import check_topic
