@@ -22,7 +22,7 @@ from deployments.servers.redis_server import RedisServer
 from tasks import reservoir, testing
 
 if TYPE_CHECKING:
-    from tests.plain import Plain
+    from tests.support.plain import Plain
 
 # fakeredis runs the scripts in a Lua of its own and a real server answers over a socket: single examples are
 # slow now and then on a shared machine, and that is no finding.
@@ -124,7 +124,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Plain]
     Its worker, once there is one, has a Redis to itself: what tests have started there goes on for a while, beside the
     tests that follow.
     """
-    from tests.plain import Plain
+    from tests.support.plain import Plain
 
     folder = tmp_path_factory.mktemp("plain")
     with RedisServer(folder / "redis") as reservoir, Plain(folder, reservoir) as stack:
@@ -225,6 +225,6 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
 @pytest.fixture(scope="session")
 def levels_run(plain: "Plain") -> UUID:
     """Return a run of `levels`, with a group that lags and another that did in the hours before."""
-    from tests.plain import run_levels
+    from tests.support.plain import run_levels
 
     return run_levels(plain)

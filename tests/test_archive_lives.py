@@ -17,8 +17,8 @@ from streamz import Stream
 from deployments.servers.redis_server import RedisServer
 from tasks import Reservoir
 from tasks.archive.dataset import open_archive, open_kind
-from tests.streams import crash, dead, drain, here, pending, push_all
-from tests.waiting import wait_until
+from tests.support.streams import crash, dead, drain, here, pending, push_all
+from tests.support.waiting import wait_until
 
 
 def archived(folder: Path) -> list[int]:

@@ -19,7 +19,7 @@ from tasks.archive import durable_files as durable
 from tasks.archive.dataset import open_archive, rows_of, write
 from tasks.nodes.to_parquet import to_parquet
 from tasks.reservoir.entry import Entry
-from tests.refs import Ref
+from tests.support.refs import Ref
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
 STEP = 20_000_000  # ms between entries: some days together

@@ -20,8 +20,8 @@ from pyarrow import dataset
 from tasks.archive.dataset import open_archive, open_kind, rows_of, write
 from tasks.errors import EncodeError
 from tasks.reservoir.entry import Entry
-from tests.documents import Block, blocks
-from tests.values import frames, json_values, text
+from tests.support.documents import Block, blocks
+from tests.support.values import frames, json_values, text
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.pumps import Clock, ending_all, pumping, pushed, run_until
-from tests.waiting import wait_until
+from tests.support.pumps import Clock, ending_all, pumping, pushed, run_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from streamz import Stream
 
 from tasks import PipelineError
 from tasks.testing import Pushed, drain, entries
-from tests.nodes import feed
-from tests.streams import dead, here, pending, push_all
+from tests.support.nodes import feed
+from tests.support.streams import dead, here, pending, push_all
 
 Fresh = Callable[[], redis.Redis]
 Apply = Callable[[Any], Any]

@@ -8,7 +8,7 @@ import redis
 
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 def test_two_outlets_that_are_stopped_and_resumed_again_and_again_never_disturb_a_third(
@@ -32,7 +32,7 @@ def test_two_outlets_that_are_stopped_and_resumed_again_and_again_never_disturb_
         at = pushed
         wait_until(lambda: (push(), any(n >= at for n in seen(name)[-50:]))[-1], f"{name} to see it")
 
-    command = [sys.executable, "-m", "tests.beside", redis_server.url, str(tmp_path)]
+    command = [sys.executable, "-m", "tests.support.beside", redis_server.url, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as outlets:
         assert outlets.stdin
         assert outlets.stdout

@@ -17,9 +17,9 @@ from flows.vitals import vitals
 from tasks.base.plain_text import in_markdown, one_line
 from tasks.report import pipeline as report
 from tasks.reservoir import Reservoir
-from tests.browser import Browser, browser_on, find_chromium
-from tests.plain import SECRET, Plain, entries
-from tests.waiting import wait_until
+from tests.support.browser import Browser, browser_on, find_chromium
+from tests.support.plain import SECRET, Plain, entries
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.timeout(300),  # on a busy machine of two cores: three servers, three flow runs

@@ -8,7 +8,7 @@ import redis
 from streamz import Stream
 
 from tasks import PipelineError
-from tests.streams import dead, drain, here, pending, push_all
+from tests.support.streams import dead, drain, here, pending, push_all
 
 
 def at_once(_: Any) -> None:

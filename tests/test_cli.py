@@ -28,9 +28,9 @@ from deployments.servers.prefect_server import said_by
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
-from tests.plain import ROOT, clean_environment, free_port
-from tests.streams import push_all, run
-from tests.waiting import wait_until
+from tests.support.plain import ROOT, clean_environment, free_port
+from tests.support.streams import push_all, run
+from tests.support.waiting import wait_until
 
 
 def sluice(*arguments: str, state: Path, **env: str) -> subprocess.CompletedProcess[str]:

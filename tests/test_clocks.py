@@ -15,8 +15,8 @@ from tasks import Reservoir
 from tasks.pump import ticks
 from tasks.pump.run import Pumping
 from tasks.pump.ticks import MAX_AHEAD, Beat
-from tests.pumps import Clock, ending_all, pumping, pushed, run_until
-from tests.waiting import wait_until
+from tests.support.pumps import Clock, ending_all, pumping, pushed, run_until
+from tests.support.waiting import wait_until
 
 BEHIND = "later ones are claimed, as the clock stepped back or another machine's is ahead"
 AHEAD = "this machine's clock is too far ahead of Redis'"

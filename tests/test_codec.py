@@ -25,7 +25,7 @@ from tasks.codec.values import (
     encode_fields,
 )
 from tasks.errors import EncodeError, PoisonEntryError
-from tests.values import assert_same, json_values
+from tests.support.values import assert_same, json_values
 
 
 @given(json_values)

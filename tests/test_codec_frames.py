@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from tasks.codec import decode, encode, encode_fields
 from tasks.errors import EncodeError, SettingsError
-from tests.values import KEPT, assert_same, columns, foreign_object_column, frames, indexes, names, refused_column
+from tests.support.values import (
+    KEPT,
+    assert_same,
+    columns,
+    foreign_object_column,
+    frames,
+    indexes,
+    names,
+    refused_column,
+)
 
 
 @given(frames())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tasks.codec import Limits, decode, decode_fields, encode_fields
 from tasks.errors import EncodeError, PoisonEntryError
-from tests.values import assert_same, frames, json_values, scalars, stream, text
+from tests.support.values import assert_same, frames, json_values, scalars, stream, text
 
 MIB = 2**20
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as npst
 
 from tasks.codec import decode, encode, encode_fields
 from tasks.errors import EncodeError
-from tests.values import assert_same, scalars
+from tests.support.values import assert_same, scalars
 
 
 @given(scalars)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tasks.codec import Limits, decode_fields, encode, encode_fields
 from tasks.codec.limits import DEFAULT_LIMITS, Budget
 from tasks.errors import EncodeError, PoisonEntryError
-from tests.values import frames, json_values, scalars, stream
+from tests.support.values import frames, json_values, scalars, stream
 
 ROWS = 2_000  # so that what an empty frame takes does not matter
 

@@ -17,7 +17,7 @@ from tasks.group.membership import Fence
 from tasks.pipeline.guard import secure
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
 WIDE = f"1-0_{2 * AT}-0.parquet"

@@ -15,8 +15,8 @@ from streamz import Stream
 
 from tasks import Reservoir, SettingsError
 from tasks.group.dead_letters import DeadLetters, Letter
-from tests.letters import failing, replay_all, retrying
-from tests.streams import consumer, crash, dead, here, lossy, pending, push_all, read_ahead, read_all, run
+from tests.support.letters import failing, replay_all, retrying
+from tests.support.streams import consumer, crash, dead, here, lossy, pending, push_all, read_ahead, read_all, run
 
 Fresh = Callable[[], redis.Redis]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import Reservoir
-from tests.streams import consumer, crash, dead, drain, here, pending, push_all, read_all
+from tests.support.streams import consumer, crash, dead, drain, here, pending, push_all, read_all
 
 Fresh = Callable[[], redis.Redis]
 

@@ -25,8 +25,8 @@ from tornado.ioloop import IOLoop
 from tasks import LeaseLostError, Reservoir
 from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.results import STRAGGLERS_MS
-from tests.pipelines import SEGMENTS, Witness, members, pipelines
-from tests.streams import dead, lossy, open_with, pending, read_ahead
+from tests.support.pipelines import SEGMENTS, Witness, members, pipelines
+from tests.support.streams import dead, lossy, open_with, pending, read_ahead
 
 Fresh = Callable[[], redis.Redis]
 TOPICS = ["one", "two"]

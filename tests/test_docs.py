@@ -25,7 +25,7 @@ from tasks.pump.returned import as_entries
 from tasks.reservoir.groups import groups_of
 from tasks.settings import REDIS_URL
 from tests import test_prefect_yaml as declared
-from tests.documents import (
+from tests.support.documents import (
     PAGES,
     ROOT,
     Block,
@@ -38,8 +38,8 @@ from tests.documents import (
     links,
     names_of_tests,
 )
-from tests.streams import dead, run
-from tests.waiting import wait_until
+from tests.support.streams import dead, run
+from tests.support.waiting import wait_until
 
 # Python that another test runs, by what is in it.
 RUN_BY = {

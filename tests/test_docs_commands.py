@@ -24,7 +24,7 @@ from deployments.cli import app as sluice_cli
 from deployments.servers.redis_binary import REDIS_SERVER
 from flows.market import quotes
 from tasks import Reservoir, settings
-from tests.documents import (
+from tests.support.documents import (
     PAGES,
     ROOT,
     blocks,

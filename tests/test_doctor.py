@@ -19,7 +19,7 @@ from deployments.checks.secret_block import check_secret
 from deployments.servers.child import Child
 from deployments.servers.redis_binary import find_redis_server
 from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 Found = dict[str, Finding]

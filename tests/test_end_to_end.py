@@ -26,8 +26,8 @@ from deployments.rollout import blueprint, runs
 from deployments.servers.ledger import flow_run_processes
 from deployments.servers.prefect_server import POOL
 from tasks.reservoir import Reservoir
-from tests.plain import ROOT, SECRET, Plain, entries
-from tests.waiting import wait_until
+from tests.support.plain import ROOT, SECRET, Plain, entries
+from tests.support.waiting import wait_until
 
 MENDED = """\
 from flows import outlet

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from deployments.rollout import apply as rollout
 from deployments.servers.prefect_server import POOL
-from tests.plain import ROOT, Plain
-from tests.waiting import wait_until
+from tests.support.plain import ROOT, Plain
+from tests.support.waiting import wait_until
 
 SPY = """
 import gc

@@ -9,8 +9,8 @@ import redis
 
 from tasks.base import fatal as stops
 from tasks.nodes.source_run import Reading
-from tests.nodes import PUSHED, Build, feed, members
-from tests.streams import consumer, dead, drain, here, lossy, pending, push_all
+from tests.support.nodes import PUSHED, Build, feed, members
+from tests.support.streams import consumer, dead, drain, here, lossy, pending, push_all
 
 
 def bad(n: Any, *_: Any) -> Any:

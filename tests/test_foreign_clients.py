@@ -9,7 +9,7 @@ from tasks import Reservoir
 from tasks.group.dead_letters import DeadLetters
 from tasks.reservoir.history import markdown
 from tasks.reservoir.results import forget_results, result_record
-from tests.streams import consumer, dead, pending, push_all, read_all
+from tests.support.streams import consumer, dead, pending, push_all, read_all
 
 NO_TEXT = b"\xff\xfe"
 

@@ -8,7 +8,7 @@ import redis
 from streamz import Stream
 from streamz.core import RefCounter
 
-from tests.streams import dead, here, pending, push_all
+from tests.support.streams import dead, here, pending, push_all
 
 
 @pytest.mark.parametrize("metadata", [{"from": "elsewhere"}, {"ref": RefCounter()}])

@@ -10,8 +10,8 @@ from tasks.nodes.to_redis import to_redis
 from tasks.pump.run import Pumping
 from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Keep
-from tests.streams import at_work, drain, here, pending, push_all
-from tests.waiting import wait_until
+from tests.support.streams import at_work, drain, here, pending, push_all
+from tests.support.waiting import wait_until
 
 
 def test_a_full_topic_costs_an_inlet_that_waits_its_ticks_and_no_failure(client: redis.Redis) -> None:

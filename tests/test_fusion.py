@@ -16,7 +16,7 @@ from streamz import Stream
 from tasks import Entry
 from tasks.nodes import source_run as reading
 from tasks.pipeline import fusion
-from tests.streams import dead, drain, here, pending, push_all
+from tests.support.streams import dead, drain, here, pending, push_all
 
 Fresh = Callable[[], redis.Redis]
 Step = tuple[str, int]

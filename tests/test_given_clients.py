@@ -15,9 +15,9 @@ from deployments.servers.child import Child
 from deployments.servers.redis_binary import find_redis_server
 from deployments.servers.redis_server import RedisServer
 from tasks import Reservoir, SettingsError
-from tests.plain import free_port
-from tests.streams import pending, push_all
-from tests.waiting import wait_until
+from tests.support.plain import free_port
+from tests.support.streams import pending, push_all
+from tests.support.waiting import wait_until
 
 OPTIONS: list[dict[str, Any]] = [
     {},

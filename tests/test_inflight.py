@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Cancelling, Running
 
 from deployments.processes.in_flight import Cancellations, Observer, Starts
-from tests.plain import Plain
+from tests.support.plain import Plain
 
 
 @given(

@@ -24,8 +24,8 @@ from prefect.states import Cancelling
 from deployments.servers.redis_server import RedisServer
 from flows import inlet
 from flows.runtime import inlet_watch, shared_poll
-from tests.plain import free_port
-from tests.waiting import wait_until
+from tests.support.plain import free_port
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect")
 

@@ -15,7 +15,7 @@ import pytest
 from deployments.servers.child import Child
 from deployments.servers.ledger import Ledger, flow_run_processes
 from tasks.errors import SettingsError
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]

@@ -13,8 +13,8 @@ from deployments.show.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
 from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds
 from tasks.group.dead_letters import DeadLetters
-from tests.letters import failing
-from tests.streams import consumer, dead, push_all, read_all, run
+from tests.support.letters import failing
+from tests.support.streams import consumer, dead, push_all, read_all, run
 from tests.test_dead_letters import breaking
 
 Fresh = Callable[[], redis.Redis]

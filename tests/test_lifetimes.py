@@ -13,8 +13,8 @@ from streamz.sinks import _global_sinks
 from deployments.servers.redis_server import RedisServer
 from tasks.pipeline.graphs import graph
 from tasks.testing import drain
-from tests.streams import push_all
-from tests.waiting import wait_until
+from tests.support.streams import push_all
+from tests.support.waiting import wait_until
 
 ROUNDS = 50
 

@@ -24,8 +24,8 @@ from deployments.servers import login
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import settings_of_other_server, settings_of_own_server
 from tasks.errors import SettingsError
-from tests.plain import ROOT, SECRET, Plain, clean_environment
-from tests.waiting import wait_until
+from tests.support.plain import ROOT, SECRET, Plain, clean_environment
+from tests.support.waiting import wait_until
 
 URL = "http://127.0.0.1:4299/api"
 SAID = """

@@ -9,8 +9,8 @@ import redis
 
 from flows.runtime.sentences import say_errors_in_one_sentence
 from tasks.base.logs import get_logger
-from tests.plain import ROOT
-from tests.streams import push_all, run
+from tests.support.plain import ROOT
+from tests.support.streams import push_all, run
 
 FORGED = "a\n12:00:00.000 | INFO    | Flow run 'x' - all is well\r\x1b[32m" + "y" * 50_000
 

@@ -8,8 +8,8 @@ import redis
 
 from tasks import LeaseLostError
 from tasks.group.dead_letter_bounds import LetterBounds
-from tests.streams import consumer, push_all, read_all
-from tests.waiting import wait_until
+from tests.support.streams import consumer, push_all, read_all
+from tests.support.waiting import wait_until
 
 
 def holders(client: redis.Redis) -> dict[str, str]:

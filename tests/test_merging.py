@@ -15,9 +15,9 @@ from tasks.base.ids import id_numbers
 from tasks.group.consumer import Consumer
 from tasks.nodes.from_redis import from_redis
 from tasks.testing import Bench
-from tests.letters import failing, replay_all
-from tests.streams import crash, here, lossy, open_with, pending, push_all, read_ahead
-from tests.waiting import wait_until
+from tests.support.letters import failing, replay_all
+from tests.support.streams import crash, here, lossy, open_with, pending, push_all, read_ahead
+from tests.support.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
 

@@ -10,8 +10,8 @@ from streamz import Stream
 
 from tasks import SettingsError
 from tasks.group.dead_letters import DeadLetters, Letter, mixing
-from tests.letters import retrying
-from tests.streams import consumer, push_all, read_all, run
+from tests.support.letters import retrying
+from tests.support.streams import consumer, push_all, read_all, run
 
 
 def bad(*_: Any) -> None:

@@ -12,8 +12,8 @@ from tasks import Reservoir
 from tasks.pump.run import Pumping
 from tasks.pump.summary import Summary
 from tasks.pump.ticks import Beat
-from tests.pumps import Clock, settle
-from tests.waiting import wait_until
+from tests.support.pumps import Clock, settle
+from tests.support.waiting import wait_until
 
 
 class Link:

@@ -11,8 +11,8 @@ from streamz import Stream
 
 from tasks import PipelineError
 from tasks.pipeline.graphs import graph
-from tests.nodes import PUSHED, Build, feed, members
-from tests.streams import dead, drain, here, pending, push_all
+from tests.support.nodes import PUSHED, Build, feed, members
+from tests.support.streams import dead, drain, here, pending, push_all
 
 
 @dataclass(frozen=True)

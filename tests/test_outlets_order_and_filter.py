@@ -13,7 +13,7 @@ from streamz import Stream
 from tasks import SettingsError, has
 from tasks.nodes.from_redis import from_redis
 from tasks.testing import Bench, Pushed, drain, entries, values
-from tests.streams import here, push_all
+from tests.support.streams import here, push_all
 
 Fresh = Callable[[], redis.Redis]
 

@@ -8,7 +8,7 @@ from streamz import Stream
 
 from deployments.servers.redis_server import RedisServer
 from tasks.pipeline import trust
-from tests.streams import pending, push_all
+from tests.support.streams import pending, push_all
 
 
 @partial(trust, keeps=True)

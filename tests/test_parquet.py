@@ -24,7 +24,7 @@ from tasks.nodes.to_parquet import to_parquet
 from tasks.pipeline.guard import secure
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
-from tests.refs import Ref
+from tests.support.refs import Ref
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
 FRAME = pd.DataFrame({"price": [1.5, 2.5]}, index=pd.Index(["a", "b"], name="code"))

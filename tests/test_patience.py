@@ -10,7 +10,7 @@ import redis
 from deployments.servers.redis_server import RedisServer
 from flows import inlet
 from tasks import UnavailableError
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 @inlet(topic="numbers", every="50ms", window="90s")

@@ -12,8 +12,8 @@ from prefect.events import Event
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.runtime.posting import PostingClient
-from tests.plain import ROOT, Plain, free_port
-from tests.waiting import wait_until
+from tests.support.plain import ROOT, Plain, free_port
+from tests.support.waiting import wait_until
 
 
 def event(name: str, n: int = 0) -> Event:

@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from deployments.rollout import apply as rollout
 from deployments.servers.probe import WriteProbe, write_through
 from flows.runtime.prefect_api import impatient_client
-from tests.plain import Plain
-from tests.waiting import wait_until
+from tests.support.plain import Plain
+from tests.support.waiting import wait_until
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([1.0, 5.0, 12.0, 3600.0])), max_size=30))

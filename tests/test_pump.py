@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tasks import PumpError, SettingsError
 from tasks.pump.returned import as_entries
 from tasks.pump.run import RESTING, Pumping
-from tests.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
-from tests.waiting import wait_until
+from tests.support.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from tasks import Reservoir
 from tasks.pump.pusher import Job, Pusher
 from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Buffer
-from tests.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
-from tests.waiting import wait_until
+from tests.support.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from deployments.servers.redis_server import RedisServer
 from tasks import LeaseLostError
 from tasks.group.consumer import Consumer
 from tasks.nodes.from_redis import from_redis
-from tests.streams import at_work, consumer, lossy, pending, push_all
-from tests.waiting import wait_until
+from tests.support.streams import at_work, consumer, lossy, pending, push_all
+from tests.support.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
 

@@ -15,7 +15,7 @@ from tasks.group.delivery import Poison
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.retention import IDS, Retention
-from tests.streams import push_all
+from tests.support.streams import push_all
 
 
 @pytest.mark.parametrize("until", [None, "now"])

@@ -13,8 +13,8 @@ from streamz import Stream
 from tasks import LeaseLostError, Reservoir
 from tasks.group import membership
 from tasks.nodes.from_redis import from_redis
-from tests.streams import consumer, crash, here, live_through, lives, pending, push_all, read_all
-from tests.waiting import wait_until
+from tests.support.streams import consumer, crash, here, live_through, lives, pending, push_all, read_all
+from tests.support.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
 

@@ -12,8 +12,8 @@ from tasks.group.consumer import Consumer
 from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.connection import is_outage
 from tasks.reservoir.outages import Outages
-from tests.streams import at_work, consumer, dead, pending, push_all, read_all
-from tests.waiting import wait_until
+from tests.support.streams import at_work, consumer, dead, pending, push_all, read_all
+from tests.support.waiting import wait_until
 
 
 def test_what_a_full_server_refuses_to_put_away_is_put_away_later(real_redis: redis.Redis) -> None:

@@ -17,7 +17,7 @@ from tasks.reservoir.connection import is_outage
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.reservoir import LARGE
 from tasks.reservoir.retention import BESIDE
-from tests.streams import consumer, dead, pending, push_all, read_all, run
+from tests.support.streams import consumer, dead, pending, push_all, read_all, run
 
 Fresh = Callable[[], redis.Redis]
 

@@ -11,8 +11,8 @@ from tasks import PumpError, Reservoir
 from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.retention import Retention
-from tests.pumps import Clock, ending_all, pumping, pushed, run_until
-from tests.waiting import wait_until
+from tests.support.pumps import Clock, ending_all, pumping, pushed, run_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

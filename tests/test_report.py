@@ -12,7 +12,7 @@ from streamz import Stream
 from tasks.report import pipeline as report
 from tasks.reservoir import history
 from tasks.reservoir.levels import Levels
-from tests.streams import push_all, run
+from tests.support.streams import push_all, run
 
 
 def flow_after(client: redis.Redis, build: Any, n: int = 6) -> report.Flow:

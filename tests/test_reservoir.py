@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tasks import EncodeError, Reservoir, SettingsError
 from tasks.group.membership import Fence
 from tasks.reservoir.reservoir import LARGE
-from tests.streams import push_all, run
+from tests.support.streams import push_all, run
 
 Fresh = Callable[[], redis.Redis]
 

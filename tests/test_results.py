@@ -19,8 +19,8 @@ from tasks.group.membership import TOMBSTONE_TTL_MS
 from tasks.nodes.from_redis import from_redis
 from tasks.reservoir import groups
 from tasks.reservoir.results import newest, result_record
-from tests.streams import consumer, crash, drain, here, live_through, lives, pending, push_all, read_all
-from tests.waiting import wait_until
+from tests.support.streams import consumer, crash, drain, here, live_through, lives, pending, push_all, read_all
+from tests.support.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
 

@@ -18,7 +18,7 @@ from tasks.reservoir.keep import Keep, WhenFull
 from tasks.reservoir.levels import _LEVEL, Levels
 from tasks.reservoir.reservoir import _APPEND
 from tasks.reservoir.retention import LATELY_MS, Retention
-from tests.streams import at_work, push_all, run
+from tests.support.streams import at_work, push_all, run
 
 Fresh = Callable[[], redis.Redis]
 Id = tuple[int, int]

@@ -8,8 +8,8 @@ import redis
 from streamz import Stream
 
 from tasks.group.consumer import Consumer
-from tests.letters import failing, replay_all, retrying
-from tests.streams import consumer, dead, pending, push_all, read_all, run
+from tests.support.letters import failing, replay_all, retrying
+from tests.support.streams import consumer, dead, pending, push_all, read_all, run
 
 
 def test_a_replayed_entry_comes_as_the_one_that_was_pushed(client: redis.Redis) -> None:

@@ -14,7 +14,7 @@ from tasks.group import rewind as module
 from tasks.group.consumer import Consumer
 from tasks.group.rewind import rewind
 from tasks.reservoir.results import result_record
-from tests.streams import pending, push_all, run
+from tests.support.streams import pending, push_all, run
 
 Fresh = Callable[[], redis.Redis]
 

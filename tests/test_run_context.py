@@ -14,8 +14,8 @@ from streamz import Stream
 
 from deployments.servers.redis_server import RedisServer
 from flows import outlet
-from tests.streams import dead, push_all
-from tests.waiting import wait_until
+from tests.support.streams import dead, push_all
+from tests.support.waiting import wait_until
 
 run = contextvars.ContextVar("run", default="none")
 

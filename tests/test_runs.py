@@ -28,8 +28,8 @@ from deployments.servers.prefect_server import POOL
 from deployments.stack.follow import Follower
 from flows.runtime import prefect_api
 from tasks import Reservoir, UnavailableError
-from tests.plain import free_port
-from tests.waiting import wait_until
+from tests.support.plain import free_port
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect")
 

@@ -37,9 +37,9 @@ from tasks.reservoir.keep import Keep
 from tasks.reservoir.reservoir import LARGE
 from tasks.reservoir.retention import Retention
 from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR, redis_url
-from tests.plain import free_port
-from tests.streams import crash, drain, here, run
-from tests.waiting import wait_until
+from tests.support.plain import free_port
+from tests.support.streams import crash, drain, here, run
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -8,7 +8,7 @@ from websockets import Subprotocol
 from websockets.sync.client import connect
 
 from deployments.servers.prefect_server import answers
-from tests.plain import Plain
+from tests.support.plain import Plain
 
 CODE = """
 import gc, threading, weakref

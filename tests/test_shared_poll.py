@@ -19,7 +19,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.runtime import inlet_watch
 from flows.runtime.inlet_watch import ask_for_all, why_to_end
 from flows.runtime.shared_poll import PAUSED, Seen, SharedPoll, seen_of
-from tests.plain import free_port
+from tests.support.plain import free_port
 
 
 @flow(name="polled")

@@ -16,7 +16,7 @@ from deployments.show.tables import entry_table, letters_table, levels_table
 from tasks.group.dead_letters import DeadLetters
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
-from tests.streams import push_all, run
+from tests.support.streams import push_all, run
 
 
 def reciprocal(entry: Entry) -> float:

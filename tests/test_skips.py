@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import find_chromium
+from tests.support.browser import find_chromium
 
 
 def test_without_a_chromium_a_test_in_the_browser_is_skipped_with_a_word(

@@ -13,8 +13,8 @@ from streamz import Stream
 from deployments.servers.redis_server import RedisServer
 from tasks import PipelineError, Reservoir, SettingsError, UnavailableError
 from tasks.group.consumer import Consumer
-from tests.streams import dead, pending, push_all
-from tests.waiting import wait_until
+from tests.support.streams import dead, pending, push_all
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

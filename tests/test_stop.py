@@ -18,8 +18,8 @@ from streamz import Stream
 from deployments.servers.redis_server import RedisServer
 from flows import outlet
 from tasks.group.membership import HANDED_BACK
-from tests.streams import pending, push_all
-from tests.waiting import wait_until
+from tests.support.streams import pending, push_all
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

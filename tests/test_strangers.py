@@ -19,7 +19,7 @@ from tasks.archive.dataset import rows_of
 from tasks.group.dead_letters import Letter
 from tasks.reservoir.history import markdown
 from tasks.testing import values
-from tests.streams import push_all
+from tests.support.streams import push_all
 
 MICROSECONDS = "1700000000000000-0"  # as some write ids: a day in the year 55840
 

@@ -6,7 +6,7 @@ from tasks import Reservoir
 from tasks.reservoir.levels import _LEVEL, Levels
 from tasks.reservoir.reservoir import _APPEND
 from tasks.reservoir.retention import Retention, mark_seen
-from tests.streams import pending
+from tests.support.streams import pending
 
 SIZE = 1_500  # two of them fill a node, and a trim leaves a node of which something stays
 

@@ -19,7 +19,7 @@ from tornado.ioloop import IOLoop
 from tasks import EncodeError, PipelineError, PumpError, SettingsError, codec, has
 from tasks.testing import Bench, Dead, Pushed, drain, entries, frames, pumped, values
 from tasks.testing.virtual_time import VirtualLoop
-from tests.pipelines import SEGMENTS, Witness, members, pipelines
+from tests.support.pipelines import SEGMENTS, Witness, members, pipelines
 
 Fresh = Callable[[], redis.Redis]
 NUMBERS = [{"n": n} for n in range(7)]

@@ -16,7 +16,7 @@ from tasks.report.pipeline import topics_table
 from tasks.reservoir.history import KEY, History, markdown
 from tasks.reservoir.retention import Retention
 from tasks.reservoir.unreadable import named
-from tests.streams import push_all
+from tests.support.streams import push_all
 
 Fresh = Callable[[], redis.Redis]
 

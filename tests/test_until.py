@@ -18,8 +18,8 @@ from tasks.group.consumer import Consumer
 from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.groups import create_group, groups_of
 from tasks.settings import group_end, group_start
-from tests.streams import here, pending, push_all
-from tests.waiting import wait_until
+from tests.support.streams import here, pending, push_all
+from tests.support.waiting import wait_until
 
 IDS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)).filter(any), unique=True, max_size=12).map(sorted)
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from deployments.servers.child import Child
-from tests.plain import clean_environment, entries, free_port
-from tests.waiting import wait_until
+from tests.support.plain import clean_environment, entries, free_port
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)  # on a busy machine of two cores: three servers, ten flow runs
 

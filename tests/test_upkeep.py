@@ -11,8 +11,8 @@ from deployments.servers.redis_server import RedisServer
 from flows import upkeep
 from tasks import Reservoir, SettingsError
 from tasks.reservoir.history import History
-from tests.streams import push_all, run
-from tests.waiting import wait_until
+from tests.support.streams import push_all, run
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect")
 

@@ -20,9 +20,9 @@ from deployments.servers.redis_server import RedisServer
 from flows import outlet, outlets
 from flows.runtime import prefect_api, reporting
 from tasks import SluiceError
-from tests.plain import free_port
-from tests.streams import pending, push_all
-from tests.waiting import wait_until
+from tests.support.plain import free_port
+from tests.support.streams import pending, push_all
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect")
 

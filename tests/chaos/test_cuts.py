@@ -16,7 +16,7 @@ from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
 from tests.chaos.outlet import numbers_in
 from tests.chaos.proxy import Proxy
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.usefixtures("every_way_to_append")

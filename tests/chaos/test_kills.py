@@ -14,7 +14,7 @@ import redis
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.chaos.outlet import LEASE, Outlets, numbers_in
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 # What one consumer holds at most: two reads that wait, one in the pipeline, one that is under way.

@@ -20,8 +20,8 @@ from deployments.servers.prefect_server import worker
 from deployments.servers.redis_server import RedisServer
 from tests.chaos.outlet import numbers_in
 from tests.chaos.test_prefect_away import deploy_like_a_shipped_one, steady_load
-from tests.plain import ROOT, Plain
-from tests.waiting import wait_until
+from tests.support.plain import ROOT, Plain
+from tests.support.waiting import wait_until
 
 FOUND_OUT = 180  # seconds within which a machine that is silent is taken for gone and its run goes on elsewhere
 

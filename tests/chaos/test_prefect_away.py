@@ -18,8 +18,8 @@ from deployments.rollout.apply import ensure_automations
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.chaos.outlet import numbers_in
-from tests.plain import ROOT, Plain
-from tests.waiting import wait_until
+from tests.support.plain import ROOT, Plain
+from tests.support.waiting import wait_until
 
 RATE = 20  # entries a second; all results of five minutes are kept
 LIKE = "flows/market.py:movers"  # the shipped outlet that ours is deployed like

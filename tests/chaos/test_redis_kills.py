@@ -12,7 +12,7 @@ from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
 from tests.chaos.outlet import Outlets, numbers_in
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 EACH = 10
 

@@ -9,7 +9,7 @@ import redis
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.chaos.outlet import Outlets, numbers_in
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 def test_an_outlet_that_goes_on_after_it_was_relieved_doubles_no_result_and_none_is_lost(

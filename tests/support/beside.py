@@ -1,6 +1,6 @@
 """Outlets as real processes side by side, stopped and started by the lines on standard input: `start a`, `stop a`.
 
-    python -m tests.beside URL FOLDER
+    python -m tests.support.beside URL FOLDER
 
 Everything is imported once and each outlet is forked, before any thread or connection exists. Each writes what it sees
 to FOLDER/<name>; a line is answered when it has been done.

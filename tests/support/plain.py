@@ -22,8 +22,8 @@ from deployments.servers.prefect_server import prefect_server, settings_of_own_s
 from deployments.servers.redis_binary import REDIS_SERVER
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import history
-from tests.streams import push_all
-from tests.waiting import wait_until
+from tests.support.streams import push_all
+from tests.support.waiting import wait_until
 
 __all__ = ["ROOT", "SECRET", "Plain", "clean_environment", "entries", "free_port", "run_levels"]
 

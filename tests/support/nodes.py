@@ -7,7 +7,7 @@ from typing import Any
 import redis
 from streamz import Stream
 
-from tests.streams import drain, here, pending, push_all
+from tests.support.streams import drain, here, pending, push_all
 
 Build = Callable[[Stream], Stream]
 PUSHED = list(range(7))

@@ -5,7 +5,7 @@ from typing import Any
 import redis
 
 from tasks.group.dead_letters import DeadLetters, Letter
-from tests.streams import run
+from tests.support.streams import run
 
 
 def retrying(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ import redis
 from tasks import Reservoir
 from tasks.pump.run import Pumping
 from tasks.pump.ticks import Beat
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 class Clock:
