@@ -54,7 +54,7 @@ ON_PREFECT = {
     "tests/test_probe.py",
     "tests/test_run_context.py",
     "tests/test_runs.py",
-    "tests/test_secured_redis.py",
+    "tests/reservoir/test_secured_redis.py",
     "tests/test_shared_poll.py",
     "tests/test_inlet_watch.py",
     "tests/test_serve.py",
