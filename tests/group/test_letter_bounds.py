@@ -13,9 +13,9 @@ from deployments.show.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
 from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds
 from tasks.group.dead_letters import DeadLetters
+from tests.group.test_dead_letters import breaking
 from tests.support.letters import failing
 from tests.support.streams import consumer, dead, push_all, read_all, run
-from tests.test_dead_letters import breaking
 
 Fresh = Callable[[], redis.Redis]
 
