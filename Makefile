@@ -19,7 +19,7 @@ test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=t
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 times for each pipeline (many minutes)
-	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/test_handovers.py $(ARGS)
+	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/pump/test_handovers.py $(ARGS)
 
 screenshots: $(VENV)/installed-test ## Take the pictures in docs/images anew, with the Chromium that is there
 	@$(BIN)/python -m pytest tests/test_browser.py --screenshots docs/images $(ARGS)
