@@ -52,7 +52,7 @@ ON_PREFECT = {
     "tests/test_one_shot.py",
     "tests/test_posting.py",
     "tests/test_probe.py",
-    "tests/test_run_context.py",
+    "tests/pipeline/test_run_context.py",
     "tests/test_runs.py",
     "tests/reservoir/test_secured_redis.py",
     "tests/test_shared_poll.py",
