@@ -57,7 +57,7 @@ class Meter:
     came: Counter[Stream | None] = field(default_factory=Counter)
 
 
-# Proven by tests/test_nodes.py, node by node: wrapped as they are, or with their repair.
+# Proven by tests/nodes/test_nodes.py, node by node: wrapped as they are, or with their repair.
 _SAFE: set[type[Stream]] = {
     Stream, nodes.buffer, nodes.collect, nodes.combine_latest, nodes.sliding_window, nodes.timed_window, nodes.union,
     nodes.zip_latest, streamz_sinks.to_websocket, *REPAIRS,

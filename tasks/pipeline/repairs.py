@@ -1,7 +1,7 @@
 """streamz 0.6.6's nodes that no wrapping can mend, mended one by one; `tasks.pipeline.await_repairs` has those that call a function.
 
 Each repair replaces the methods of one node in place, and its docstring has what they did wrong. It may go when streamz
-has done the same. tests/test_nodes.py has for each a test that fails without it.
+has done the same. tests/nodes/test_nodes.py has for each a test that fails without it.
 """
 
 import asyncio
