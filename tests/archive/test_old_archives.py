@@ -10,7 +10,7 @@ import pytest
 
 from tasks.archive.dataset import open_archive, open_kind, rows_of, write
 from tasks.reservoir.entry import Entry
-from tests.test_archive_readers import READERS
+from tests.archive.test_archive_readers import READERS
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
 
