@@ -47,7 +47,7 @@ ON_PREFECT = {
     "tests/test_doctor.py",
     "tests/test_end_to_end.py",
     "tests/flows/test_engine.py",
-    "tests/test_inflight.py",
+    "tests/processes/test_inflight.py",
     "tests/test_login.py",
     "tests/flows/test_one_shot.py",
     "tests/flows/test_posting.py",
