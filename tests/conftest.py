@@ -53,7 +53,7 @@ ON_PREFECT = {
     "tests/flows/test_posting.py",
     "tests/servers/test_probe.py",
     "tests/pipeline/test_run_context.py",
-    "tests/test_runs.py",
+    "tests/rollout/test_runs.py",
     "tests/reservoir/test_secured_redis.py",
     "tests/flows/test_shared_poll.py",
     "tests/flows/test_inlet_watch.py",

@@ -24,7 +24,7 @@ from tasks import Reservoir
 from tasks.pump.returned import as_entries
 from tasks.reservoir.groups import groups_of
 from tasks.settings import REDIS_URL
-from tests import test_prefect_yaml as declared
+from tests.rollout import test_prefect_yaml as declared
 from tests.support.documents import (
     PAGES,
     ROOT,

@@ -24,6 +24,7 @@ from deployments.cli import app as sluice_cli
 from deployments.servers.redis_binary import REDIS_SERVER
 from flows.market import quotes
 from tasks import Reservoir, settings
+from tests.rollout.test_prefect_yaml import DEPLOYMENTS
 from tests.support.documents import (
     PAGES,
     ROOT,
@@ -35,7 +36,6 @@ from tests.support.documents import (
     names_of_tests,
     without_blocks,
 )
-from tests.test_prefect_yaml import DEPLOYMENTS
 
 UP = "test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
 RESTART = (
