@@ -44,7 +44,7 @@ ON_PREFECT = {
     "tests/test_browser.py",
     "tests/flows/test_custom_parameters.py",
     "tests/test_docs_commands.py",
-    "tests/test_doctor.py",
+    "tests/commands/test_doctor.py",
     "tests/test_end_to_end.py",
     "tests/flows/test_engine.py",
     "tests/processes/test_inflight.py",
