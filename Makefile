@@ -22,7 +22,7 @@ chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 tim
 	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/pump/test_handovers.py $(ARGS)
 
 screenshots: $(VENV)/installed-test ## Take the pictures in docs/images anew, with the Chromium that is there
-	@$(BIN)/python -m pytest tests/test_browser.py --screenshots docs/images $(ARGS)
+	@$(BIN)/python -m pytest tests/stack/test_browser.py --screenshots docs/images $(ARGS)
 
 lint: $(VENV)/installed-test ## Check style and types
 	@$(BIN)/ruff check .

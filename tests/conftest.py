@@ -41,11 +41,11 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 # What uses the one Prefect server of the tests: in one process, before whatever else there is.
 ON_PREFECT = {
     "tests/chaos/test_retries.py",
-    "tests/test_browser.py",
+    "tests/stack/test_browser.py",
     "tests/flows/test_custom_parameters.py",
     "tests/test_docs_commands.py",
     "tests/commands/test_doctor.py",
-    "tests/test_end_to_end.py",
+    "tests/stack/test_end_to_end.py",
     "tests/flows/test_engine.py",
     "tests/processes/test_inflight.py",
     "tests/servers/test_login.py",
@@ -61,7 +61,7 @@ ON_PREFECT = {
     "tests/flows/test_upkeep.py",
     "tests/flows/test_watch.py",
 }
-NEXT = "tests/test_up.py"  # which is the longest of the others
+NEXT = "tests/stack/test_up.py"  # which is the longest of the others
 
 
 class OneServer(LoadFileScheduling):
