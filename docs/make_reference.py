@@ -1,6 +1,6 @@
 """Make docs/reference.md of the docstrings: `python docs/make_reference.py`.
 
-tests/test_docs.py fails while the file is not what this makes.
+tests/project/test_docs.py fails while the file is not what this makes.
 """
 
 import inspect

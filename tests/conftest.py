@@ -43,7 +43,7 @@ ON_PREFECT = {
     "tests/chaos/test_retries.py",
     "tests/stack/test_browser.py",
     "tests/flows/test_custom_parameters.py",
-    "tests/test_docs_commands.py",
+    "tests/project/test_docs_commands.py",
     "tests/commands/test_doctor.py",
     "tests/stack/test_end_to_end.py",
     "tests/flows/test_engine.py",
