@@ -9,6 +9,7 @@ from flows.runtime.sentences import say_errors_in_one_sentence
 from tasks.errors import UnreadableTopicError
 from tasks.group import rewind as rewinding
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
+from tasks.report.levels import markdown
 from tasks.report.pipeline import letters_table
 from tasks.reservoir import Reservoir, history
 from tasks.reservoir.connection import in_words, is_outage
@@ -42,7 +43,7 @@ def levels(max_lag: int = 1_000) -> str:
     samples = _sampled(found, history.History(reservoir.client))
     emit_events(found, samples[-2] if len(samples) > 1 else None, max_lag=max_lag)
     create_markdown_artifact(
-        history.markdown(found, samples),
+        markdown(found, samples),
         key="sluice-levels",
         description="What the reservoir's topics hold and how far their groups have come",
     )

@@ -8,9 +8,9 @@ import redis
 
 from deployments.checks.findings import Finding, failure, fine, warning
 from tasks.errors import SluiceError
+from tasks.report.levels import short_bytes
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, in_words
-from tasks.reservoir.history import short_bytes
 from tasks.settings import redis_url, without_password
 
 __all__ = ["check_redis"]

@@ -15,8 +15,8 @@ from tasks.base.ids import id_time
 from tasks.base.plain_text import printable
 from tasks.errors import SluiceError
 from tasks.group.dead_letters import Letter
+from tasks.report.levels import short_bytes
 from tasks.reservoir.entry import Entry
-from tasks.reservoir.history import short_bytes
 from tasks.reservoir.levels import TopicLevel
 
 if TYPE_CHECKING:

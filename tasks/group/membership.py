@@ -18,13 +18,14 @@ from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError
 from tasks.group.dead_letter_bounds import LetterBounds, letter_counts
 from tasks.group.lease_scripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
+from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.results import STRAGGLERS_MS, result_record
 from tasks.reservoir.retention import BESIDE, beside
 from tasks.settings import dead_topic, retried_topic, seconds
 
-__all__ = ["HANDED_BACK", "Fence", "Membership", "Peer"]
+__all__ = ["HANDED_BACK", "Membership", "Peer"]
 
 logger = get_logger(__name__)
 
@@ -40,15 +41,6 @@ _EXPIRES_SOON = 0.7
 # Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
 _MOVED_AT_ONCE = 1_000
 _ACKNOWLEDGED_AT_ONCE = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """What shows that a consumer was not taken for dead: its lease holds its token, or nobody's."""
-
-    group: str
-    lease: str
-    token: str
 
 
 @dataclass(frozen=True, slots=True)

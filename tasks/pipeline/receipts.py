@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.group.membership import Fence
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.fence import Fence
 
 __all__ = ["Failure", "LazyReceipts", "Metadata", "Receipt", "receipts"]
 

@@ -13,9 +13,9 @@ from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.codec.limits import Budget
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
-from tasks.group.membership import Fence
 from tasks.reservoir.connection import adapted, connect
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.levels import Levels, TopicLevel
 from tasks.reservoir.refusals import explained

@@ -13,10 +13,10 @@ from streamz import Stream
 from tasks.archive import dataset
 from tasks.archive.dataset import Rows, open_kind, rows_of, write
 from tasks.errors import EncodeError
-from tasks.group.membership import Fence
 from tasks.pipeline.guard import secure
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.fence import Fence
 from tests.support.waiting import wait_until
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC

@@ -19,11 +19,11 @@ from streamz import Stream
 from tasks.archive import dataset
 from tasks.archive.dataset import open_kind, rows_of, write
 from tasks.errors import EncodeError, PipelineError, SettingsError
-from tasks.group.membership import Fence
 from tasks.nodes.to_parquet import to_parquet
 from tasks.pipeline.guard import secure
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.fence import Fence
 from tests.support.refs import Ref
 
 AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC

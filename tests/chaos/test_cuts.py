@@ -9,8 +9,6 @@ import pytest
 import redis
 from streamz import Stream
 
-import tasks.nodes.from_redis  # noqa: F401  # adds from_redis to Stream
-import tasks.nodes.to_redis
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect

@@ -10,6 +10,7 @@ import redis
 from streamz import Stream
 
 from tasks.report import pipeline as report
+from tasks.report.levels import markdown
 from tasks.reservoir import history
 from tasks.reservoir.levels import Levels
 from tests.support.streams import push_all, run
@@ -120,7 +121,7 @@ def test_a_chart_of_lag_is_drawn_to_scale_also_where_nothing_was_sampled() -> No
     samples = [
         history.Sample(began + timedelta(minutes=m, seconds=1), {("t", "g"): lag}, {}, {}) for m, lag in lags.items()
     ]
-    text = history.markdown([], samples)
+    text = markdown([], samples)
     assert f"line [10, 20, {'30, ' * 58}40, 50]" in text
     assert 'x-axis "hours up to now" -5.08 --> 0' in text
-    assert "minutes" in history.markdown([], samples[:3])
+    assert "minutes" in markdown([], samples[:3])

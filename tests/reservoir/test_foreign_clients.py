@@ -7,7 +7,7 @@ import redis
 
 from tasks import Reservoir
 from tasks.group.dead_letters import DeadLetters
-from tasks.reservoir.history import markdown
+from tasks.report.levels import markdown
 from tasks.reservoir.results import forget_results, result_record
 from tests.support.streams import consumer, dead, pending, push_all, read_all
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import EncodeError, Reservoir, SettingsError
-from tasks.group.membership import Fence
+from tasks.reservoir.fence import Fence
 from tasks.reservoir.reservoir import LARGE
 from tests.support.streams import push_all, run
 

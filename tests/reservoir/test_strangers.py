@@ -17,7 +17,7 @@ from deployments.show.tables import entry_table, letters_table, levels_table
 from tasks import Entry, Reservoir
 from tasks.archive.dataset import rows_of
 from tasks.group.dead_letters import Letter
-from tasks.reservoir.history import markdown
+from tasks.report.levels import markdown
 from tasks.testing import values
 from tests.support.streams import push_all
 

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from deployments.show.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
+from tasks.report.levels import markdown
 from tasks.report.pipeline import topics_table
-from tasks.reservoir.history import KEY, History, markdown
+from tasks.reservoir.history import KEY, History
 from tasks.reservoir.retention import Retention
 from tasks.reservoir.unreadable import named
 from tests.support.streams import push_all
