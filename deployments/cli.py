@@ -30,8 +30,8 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line each, 
 
 
 def _duration(text: str) -> float:
+    from tasks.checks import seconds  # noqa: PLC0415
     from tasks.errors import SettingsError  # noqa: PLC0415
-    from tasks.settings import seconds  # noqa: PLC0415
 
     try:
         return seconds(text, name="timeout", least=1)

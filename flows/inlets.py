@@ -21,6 +21,7 @@ from flows.runtime.patience import Patience
 from flows.runtime.prefect_api import artifact_key, publish
 from flows.runtime.stopping import stop_on_signals
 from tasks.base.logs import get_logger
+from tasks.checks import check_choice, check_number, check_topic, seconds
 from tasks.errors import SettingsError, UnavailableError
 from tasks.pump.failing import WhenFailing
 from tasks.pump.neighbours import Neighbours
@@ -30,7 +31,6 @@ from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
 from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.reservoir.retention import Retention
-from tasks.settings import check_choice, check_number, check_topic, seconds
 
 __all__ = ["inlet"]
 

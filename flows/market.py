@@ -9,10 +9,10 @@ from streamz import Stream
 
 from flows import inlet, outlet
 from flows.topics import MARKET, MARKET_KEEP
+from tasks.base.state_folder import state_dir
 from tasks.feeds.exchange import Exchange
 from tasks.nodes import to_parquet as parquet  # noqa: F401 - registers Stream.to_parquet
 from tasks.reservoir.entry import has
-from tasks.settings import state_dir
 
 __all__ = ["archive", "movers", "quotes"]
 

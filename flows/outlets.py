@@ -21,11 +21,11 @@ from flows.runtime.patience import Patience
 from flows.runtime.reporting import Watch, await_server
 from flows.runtime.stopping import outlast_the_slot, stop_on_signals
 from tasks.base.logs import get_logger
+from tasks.checks import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
 from tasks.group.membership import LEAST_LEASE
 from tasks.nodes.from_redis import from_redis
 from tasks.nodes.source_run import OnError
-from tasks.settings import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
 
 __all__ = ["outlet"]
 

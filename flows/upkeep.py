@@ -6,6 +6,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.alerts import emit_events
 from flows.runtime.sentences import say_errors_in_one_sentence
+from tasks.checks import seconds
 from tasks.errors import UnreadableTopicError
 from tasks.group import rewind as rewinding
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
@@ -16,7 +17,6 @@ from tasks.reservoir.connection import in_words, is_outage
 from tasks.reservoir.levels import TopicLevel
 from tasks.reservoir.retention import Retention
 from tasks.reservoir.unreadable import named
-from tasks.settings import seconds
 
 __all__ = ["levels", "replay_dead_letters", "rewind", "trim"]
 

@@ -12,8 +12,9 @@ from deployments.checks.secret_block import check_secret
 from deployments.rollout.blueprint import Blueprint, Deployment, read_blueprint
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import POOL, find_server, said_by
+from tasks.base.state_folder import state_dir
 from tasks.errors import SettingsError, UnavailableError
-from tasks.settings import state_dir, without_password
+from tasks.settings import without_password
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -77,7 +78,7 @@ def _worker(client: "SyncPrefectClient") -> Iterator[Finding]:
 
 
 def _automations(client: "SyncPrefectClient") -> Iterator[Finding]:
-    file = Path(__file__).with_name("automations.yaml")
+    file = Path(__file__).parents[1] / "automations.yaml"
     declared = [each["name"] for each in yaml.safe_load(file.read_text())["automations"]]
     there = {each.name: each for each in client.read_automations()}
     absent = [name for name in declared if name not in there]

@@ -15,7 +15,8 @@ from tasks.base.plain_text import printable
 from tasks.errors import SettingsError
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
 from tasks.reservoir.connection import connect
-from tasks.settings import dead_topic, redis_url
+from tasks.reservoir.keys import dead_topic
+from tasks.settings import redis_url
 
 __all__ = ["Action", "dead", "told"]
 

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from deployments.commands import new_templates as templates
 from deployments.rollout.blueprint import Blueprint, import_flows, read_blueprint
+from tasks.checks import check_topic
 from tasks.errors import SettingsError
-from tasks.settings import check_topic
 
 __all__ = ["Kind", "new", "with_deployment"]
 

@@ -13,8 +13,8 @@ from deployments.rollout.blueprint import Blueprint, Deployment, EntrypointCheck
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import find_server
 from tasks.base.plain_text import one_line
+from tasks.base.state_folder import state_dir
 from tasks.errors import PipelineError, SettingsError
-from tasks.settings import state_dir
 
 if TYPE_CHECKING:
     from uuid import UUID

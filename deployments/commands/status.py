@@ -14,15 +14,17 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from deployments.rollout.last_run import Deployed
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import find_server, said_by
 from deployments.show.as_json import line
 from deployments.show.tables import levels_table, printable, runs_table
+from tasks.base.state_folder import state_dir
 from tasks.errors import SluiceError, UnavailableError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, in_words
 from tasks.reservoir.levels import TopicLevel
-from tasks.settings import redis_url, state_dir, without_password
+from tasks.settings import redis_url, without_password
 
 __all__ = ["status"]
 
@@ -31,18 +33,6 @@ _PREFECT_EVERY = 3  # looks between two at Prefect: one is a request for each de
 
 
 _NO_DEPLOYMENTS = "no deployments; `prefect deploy --all` brings those of prefect.yaml"
-
-
-@dataclass(frozen=True, slots=True)
-class Deployed:
-    """A deployment and its last run: the state's name and type are '' if it never ran."""
-
-    name: str
-    schedule: str
-    run: str = ""
-    state: str = ""
-    type: str = ""
-    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

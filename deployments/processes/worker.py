@@ -11,7 +11,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tasks.settings import state_dir
+from tasks.base.state_folder import state_dir
 
 if TYPE_CHECKING:
     from prefect.workers.process import ProcessWorker

@@ -64,7 +64,7 @@ def ensure_automations(client: SyncPrefectClient) -> None:
 
     One that somebody has edited stays as it is, and one that is paused stays so.
     """
-    text = Path(__file__).with_name("automations.yaml").read_text()
+    text = (Path(__file__).parents[1] / "automations.yaml").read_text()
     for raw in yaml.safe_load(text)["automations"]:
         wanted = AutomationCore.model_validate(raw)
         wanted.tags = ["sluice", fingerprint(wanted)]

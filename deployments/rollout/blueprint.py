@@ -194,8 +194,8 @@ def _reason(error: BaseException) -> str:
 
 def _is_users(file: str) -> bool:
     """Return whether a file is one that a user writes: not Python's, nor installed, nor what a flow file is made with."""
-    path, root = Path(file).resolve(), Path(__file__).resolve().parents[1]
-    made_with = [root / "tasks", *(root / "flows" / name for name in ("inlets.py", "outlets.py", "parameters.py"))]
+    path, root = Path(file).resolve(), Path(__file__).resolve().parents[2]
+    made_with = [root / "tasks", *(root / "flows" / name for name in ("inlets.py", "outlets.py", "runtime"))]
     return (
         not file.startswith("<")  # <frozen importlib._bootstrap_external>
         and path.is_relative_to(Path.cwd().resolve())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.base.private_folders import make_private
+from tasks.base.state_folder import make_private
 
 __all__ = ["Child", "last_lines"]
 

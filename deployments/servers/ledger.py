@@ -12,9 +12,8 @@ from uuid import UUID
 
 import psutil
 
-from tasks.base.private_folders import make_private
+from tasks.base.state_folder import STATE_DIR, make_private, state_dir
 from tasks.errors import SettingsError
-from tasks.settings import STATE_DIR, state_dir
 
 __all__ = ["Ledger", "flow_run_processes"]
 

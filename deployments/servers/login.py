@@ -10,7 +10,7 @@ import secrets
 import tomllib
 from pathlib import Path
 
-from tasks.base.private_folders import make_private
+from tasks.base.state_folder import make_private
 from tasks.errors import SettingsError
 
 __all__ = [

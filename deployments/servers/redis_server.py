@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from deployments.servers.child import Child, last_lines
 from deployments.servers.redis_binary import RedisBinary, check_data, find_redis_server, record_writer
-from tasks.base.private_folders import make_private
+from tasks.base.state_folder import make_private
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import socket_url
 

@@ -20,7 +20,7 @@ from tasks.reservoir.entry import Entry
 from tasks.reservoir.levels import TopicLevel
 
 if TYPE_CHECKING:
-    from deployments.commands.status import Deployed
+    from deployments.rollout.last_run import Deployed
 
 __all__ = ["ago", "entry_table", "letters_table", "levels_table", "runs_table"]
 

@@ -22,10 +22,10 @@ from deployments.servers.prefect_server import (
 )
 from deployments.servers.redis_binary import REDIS_SERVER
 from deployments.servers.redis_server import RedisServer
-from tasks.base.private_folders import make_private
+from tasks.base.state_folder import STATE_DIR, make_private
 from tasks.errors import SettingsError, UnavailableError
 from tasks.reservoir.connection import connect
-from tasks.settings import REDIS_URL, STATE_DIR, local_socket, without_password
+from tasks.settings import REDIS_URL, local_socket, without_password
 
 if TYPE_CHECKING:
     from uuid import UUID

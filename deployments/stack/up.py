@@ -18,7 +18,8 @@ from deployments.servers.prefect_server import answers
 from deployments.stack.guardian import Guardian
 from deployments.stack.interrupts import Interrupts
 from deployments.stack.stack import Stack
-from tasks.settings import REDIS_URL, state_dir, without_password
+from tasks.base.state_folder import state_dir
+from tasks.settings import REDIS_URL, without_password
 
 __all__ = ["DEFAULT_PORT", "up"]
 

@@ -13,7 +13,7 @@ import warnings
 from prefect import flow_engine  # before the start is over: it takes time to import
 
 from flows.runtime.posting import post_events
-from tasks.settings import state_dir
+from tasks.base.state_folder import state_dir
 
 __all__ = ["STARTING", "main"]
 

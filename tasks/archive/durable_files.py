@@ -11,7 +11,7 @@ from pathlib import Path
 
 from typing_extensions import Buffer
 
-from tasks.base.private_folders import mode_of
+from tasks.base.state_folder import mode_of
 
 __all__ = ["locked", "make_folder", "replace", "write_new"]
 

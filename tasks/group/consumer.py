@@ -9,6 +9,7 @@ from typing import Any
 import redis
 
 from tasks.base.logs import get_logger
+from tasks.checks import check_group, check_topic
 from tasks.codec.limits import DEFAULT_LIMITS
 from tasks.errors import SettingsError
 from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
@@ -24,13 +25,12 @@ from tasks.group.recovery import Recovery
 from tasks.group.until import Bound
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.groups import is_gone, unless_gone
+from tasks.reservoir.keys import retry_topic
 from tasks.reservoir.retention import mark_seen
-from tasks.settings import check_group, check_topic, retry_topic
 
 __all__ = ["Consumer"]
 
 logger = get_logger(__name__)
-
 KEEP_DEAD_LETTERS = LetterBounds()
 
 

@@ -17,14 +17,15 @@ from typing import Any, Literal
 import redis
 
 from tasks.base.ids import MAX_NUMBER, id_named, id_numbers, id_time
+from tasks.checks import check_group, check_number, check_topic
 from tasks.errors import SettingsError
 from tasks.group.dead_letter_bounds import BOUNDS, letter_counts
 from tasks.reservoir.groups import groups_of
+from tasks.reservoir.keys import dead_topic, retry_topic
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.retention import TTL_MS
 from tasks.reservoir.scripts import ATTEMPT
 from tasks.reservoir.unreadable import named
-from tasks.settings import check_group, check_number, check_topic, dead_topic, retry_topic
 
 __all__ = ["DeadLetters", "Letter", "Outcome", "mixing", "take_out_id"]
 

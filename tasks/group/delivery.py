@@ -9,8 +9,8 @@ from tasks.errors import PoisonEntryError
 from tasks.group.dead_letters import take_out_id
 from tasks.group.merging import Raw
 from tasks.reservoir.entry import Entry, made
+from tasks.reservoir.keys import retried_topic
 from tasks.reservoir.reservoir import decoded
-from tasks.settings import retried_topic
 
 __all__ = ["Poison", "delivered"]
 

@@ -15,15 +15,16 @@ from typing import Any
 import redis
 
 from tasks.base.logs import get_logger
+from tasks.checks import seconds
 from tasks.errors import LeaseLostError
 from tasks.group.dead_letter_bounds import LetterBounds, letter_counts
 from tasks.group.lease_scripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import groups_of
+from tasks.reservoir.keys import dead_topic, retried_topic
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.results import STRAGGLERS_MS, result_record
 from tasks.reservoir.retention import BESIDE, beside
-from tasks.settings import dead_topic, retried_topic, seconds
 
 __all__ = ["HANDED_BACK", "Membership", "Peer"]
 

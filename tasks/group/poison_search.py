@@ -7,7 +7,7 @@ time settles that, but takes a round trip and the whole pipeline for each: some 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tasks.settings import check_number
+from tasks.checks import check_number
 
 __all__ = ["Suspects", "in_flight_together"]
 

@@ -6,9 +6,10 @@ import redis
 
 from tasks.base.ids import id_numbers, id_time
 from tasks.base.logs import get_logger
+from tasks.checks import group_start
 from tasks.group.membership import Membership
 from tasks.reservoir.groups import create_group, groups_of, position_ahead
-from tasks.settings import group_start, retried_topic
+from tasks.reservoir.keys import retried_topic
 
 __all__ = ["Positions"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from tasks.settings import check_number
+from tasks.checks import check_number
 
 __all__ = ["ReadSize"]
 

@@ -6,11 +6,11 @@ from typing import Any
 import redis
 
 from tasks.base.ids import id_numbers, id_time
+from tasks.checks import check_group, check_topic, group_start
 from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.results import forget_results, result_record
-from tasks.settings import check_group, check_topic, group_start
 
 __all__ = ["Rewound", "rewind"]
 

@@ -6,10 +6,10 @@ from typing import Any
 import redis
 
 from tasks.base.ids import id_numbers
+from tasks.checks import group_end
 from tasks.group.read_ahead import Read
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.retention import GROUPS, IDS
-from tasks.settings import group_end
 
 __all__ = ["Bound", "Journey"]
 

@@ -11,6 +11,7 @@ from streamz import Stream
 
 from tasks.base.fatal import ends_run
 from tasks.base.logs import get_logger
+from tasks.checks import check_topic, seconds
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pump.failing import WhenFailing
 from tasks.pump.run import Pumping
@@ -19,7 +20,7 @@ from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
-from tasks.settings import check_topic, redis_url, seconds
+from tasks.settings import redis_url
 
 __all__ = ["engine"]
 

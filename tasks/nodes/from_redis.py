@@ -8,6 +8,7 @@ from typing import Any, get_args
 import redis
 from streamz import Stream
 
+from tasks.checks import check_choice, check_number, seconds
 from tasks.errors import PipelineError
 from tasks.group.consumer import Consumer
 from tasks.group.membership import LEAST_LEASE, Membership
@@ -15,7 +16,7 @@ from tasks.nodes.source_run import OnError, Reading
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pipeline import lifetimes
 from tasks.reservoir.connection import adapted, connect
-from tasks.settings import check_choice, check_number, redis_url, seconds
+from tasks.settings import redis_url
 
 __all__ = ["from_redis"]
 

@@ -13,6 +13,7 @@ from streamz.sinks import Sink
 
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
+from tasks.checks import check_topic
 from tasks.errors import TopicFullError
 from tasks.pipeline import trust
 from tasks.pipeline.receipts import Metadata, Receipt, receipts
@@ -20,7 +21,7 @@ from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage
 from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.reservoir.results import RESULT_TTL_MS, newest, result_name, result_record
-from tasks.settings import check_topic, redis_url
+from tasks.settings import redis_url
 
 __all__ = ["as_fields", "to_redis"]
 

@@ -4,9 +4,9 @@ import logging
 from typing import Any, Literal, get_args
 
 from tasks.base.plain_text import error_line
+from tasks.checks import check_choice
 from tasks.errors import PumpError
 from tasks.pump.summary import Summary
-from tasks.settings import check_choice
 
 __all__ = ["LONGEST_REST", "Failing", "WhenFailing"]
 

@@ -15,6 +15,7 @@ from tasks.base.logs import get_logger
 from tasks.base.loop_thread import OwnLoop
 from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
+from tasks.checks import check_number
 from tasks.errors import SettingsError, TopicFullError
 from tasks.pump.failing import Failing, WhenFailing
 from tasks.pump.pusher import Job, Pusher
@@ -22,7 +23,6 @@ from tasks.pump.returned import Entries, as_entries
 from tasks.pump.summary import Summary
 from tasks.pump.ticks import Beat, tick_at, time_of
 from tasks.reservoir.keep import Buffer
-from tasks.settings import check_number
 
 __all__ = ["Pumping"]
 

@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 import redis
 
+from tasks.checks import check_topic
 from tasks.errors import SettingsError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.scripts import ATTEMPT
-from tasks.settings import check_topic
 
 __all__ = ["BEAT_TTL_MS", "MAX_AHEAD", "Beat", "Claim", "digest", "tick_at", "time_of"]
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import redis
 
 from tasks.base.ids import id_time
+from tasks.checks import is_topic
 from tasks.reservoir.levels import TopicLevel
-from tasks.settings import is_topic
 
 __all__ = ["History", "Sample"]
 

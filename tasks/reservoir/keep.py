@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 from tasks.base import quantities
+from tasks.checks import check_choice, seconds
 from tasks.errors import SettingsError
-from tasks.settings import check_choice, seconds
 
 __all__ = ["DEFAULT_BUFFER", "DEFAULT_KEEP", "Buffer", "Keep", "WhenFull"]
 

@@ -11,6 +11,7 @@ import redis
 from tasks import codec
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
+from tasks.checks import check_topic, is_topic
 from tasks.codec.limits import Budget
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.reservoir.connection import adapted, connect
@@ -21,7 +22,7 @@ from tasks.reservoir.levels import Levels, TopicLevel
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.retention import BESIDE, RETENTION, TTL_MS, beside
 from tasks.reservoir.scripts import ATTEMPT
-from tasks.settings import check_topic, is_topic, redis_url
+from tasks.settings import redis_url
 
 __all__ = ["Reservoir"]
 

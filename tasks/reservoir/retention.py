@@ -16,11 +16,11 @@ from typing import Any
 import redis
 from redis.exceptions import OutOfMemoryError
 
+from tasks.checks import check_topic
 from tasks.errors import SettingsError
 from tasks.reservoir.groups import group_name, groups_of
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.refusals import explained
-from tasks.settings import check_topic
 
 __all__ = ["BESIDE", "GROUPS", "IDS", "RETENTION", "TTL_MS", "Retention", "Trimmed", "beside", "mark_seen"]
 

@@ -26,6 +26,7 @@ from tornado.ioloop import IOLoop
 
 from tasks.base.ids import id_numbers
 from tasks.base.loop_thread import OwnLoop, outside_of_loops
+from tasks.checks import seconds
 from tasks.codec import decode_fields, encode_fields
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.nodes.from_redis import from_redis
@@ -33,7 +34,7 @@ from tasks.pump.returned import as_entries
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.groups import groups_of
-from tasks.settings import dead_topic, seconds
+from tasks.reservoir.keys import dead_topic
 from tasks.testing.simulation import Life
 from tasks.testing.strategies import Pushed, entries, frames, values
 

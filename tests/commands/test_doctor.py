@@ -18,10 +18,11 @@ from deployments.checks.redis_in_use import check_redis
 from deployments.checks.secret_block import check_secret
 from deployments.servers.child import Child
 from deployments.servers.redis_binary import find_redis_server
-from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR
+from tasks.base.state_folder import STATE_DIR
+from tasks.settings import REDIS_URL, SECRET_BLOCK
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, Finding]
 
 

@@ -14,10 +14,10 @@ from streamz import Stream
 from deployments.servers.redis_server import RedisServer
 from flows import outlet
 from tasks import Entry, SettingsError
+from tasks.checks import group_end, group_start
 from tasks.group.consumer import Consumer
 from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.groups import create_group, groups_of
-from tasks.settings import group_end, group_start
 from tests.support.streams import here, pending, push_all
 from tests.support.waiting import wait_until
 

@@ -291,7 +291,7 @@ def test_every_public_node_of_streamz_has_a_row_in_the_documentation_and_a_case_
         for name, node in vars(module).items()
         if isinstance(node, type) and issubclass(node, Stream) and node.__module__ == module.__name__ and name.islower()
     }
-    text = Path(__file__).parents[1].joinpath("docs", "nodes.md").read_text()
+    text = Path(__file__).parents[2].joinpath("docs", "nodes.md").read_text()
     table, rest = text.split("## Async functions")
     functions, refused = rest.split("## Refused")
     rows, decided = (

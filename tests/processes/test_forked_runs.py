@@ -70,7 +70,7 @@ class Runs:
             [sys.executable, "-m", "deployments.processes.run", "a_program", *args],
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(self.modules), str(Path(__file__).parents[1])]),
+                "PYTHONPATH": os.pathsep.join([str(self.modules), str(Path(__file__).parents[2])]),
                 "SLUICE_STATE_DIR": str(self.state),
                 "SLUICE_START_METHOD": method,
                 **environ,
@@ -233,7 +233,7 @@ sys.stdin.read()
 """
     environ = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(own_runs.modules), str(Path(__file__).parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(own_runs.modules), str(Path(__file__).parents[2])]),
         "SLUICE_STATE_DIR": str(own_runs.state),
     }
     command = [sys.executable, "-c", worker]

@@ -24,6 +24,7 @@ from deployments.cli import app as sluice_cli
 from deployments.servers.redis_binary import REDIS_SERVER
 from flows.market import quotes
 from tasks import Reservoir, settings
+from tasks.base.state_folder import STATE_DIR
 from tests.rollout.test_prefect_yaml import DEPLOYMENTS
 from tests.support.documents import (
     PAGES,
@@ -139,7 +140,7 @@ class Commands:
 
     def export(self, assignment: str) -> None:
         name = assignment.partition("=")[0]
-        assert name in {settings.REDIS_URL, settings.STATE_DIR, REDIS_SERVER, "REDISCLI_AUTH"} | prefects_variables()
+        assert name in {settings.REDIS_URL, STATE_DIR, REDIS_SERVER, "REDISCLI_AUTH"} | prefects_variables()
 
     def pip(self, *arguments: str) -> None:
         for extra in re.findall(r"\[(\w+)\]", " ".join(arguments)):

@@ -66,4 +66,4 @@ def test_a_runs_own_message_of_several_lines_is_shown_in_full() -> None:
 @pytest.mark.parametrize("package", ["tasks", "flows"])
 def test_every_module_takes_its_logger_from_where_records_are_made_one_line(package: str) -> None:
     own = re.compile(r"logging\.getLogger\(__name__\)")
-    assert not [path.name for path in Path(ROOT, package).glob("*.py") if own.search(path.read_text())]
+    assert not [path.name for path in Path(ROOT, package).rglob("*.py") if own.search(path.read_text())]

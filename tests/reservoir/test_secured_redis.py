@@ -28,6 +28,7 @@ from deployments.servers.child import Child
 from deployments.servers.redis_binary import find_redis_server
 from flows.runtime.shared_poll import SharedPoll
 from tasks import Reservoir, SettingsError, UnavailableError
+from tasks.base.state_folder import STATE_DIR
 from tasks.group.dead_letters import DeadLetters
 from tasks.group.rewind import rewind
 from tasks.nodes.engine import engine
@@ -36,7 +37,7 @@ from tasks.reservoir.history import History
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.reservoir import LARGE
 from tasks.reservoir.retention import Retention
-from tasks.settings import REDIS_URL, SECRET_BLOCK, STATE_DIR, redis_url
+from tasks.settings import REDIS_URL, SECRET_BLOCK, redis_url
 from tests.support.plain import free_port
 from tests.support.streams import crash, drain, here, run
 from tests.support.waiting import wait_until
@@ -44,7 +45,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-PAGE = (Path(__file__).parents[1] / "docs" / "redis.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 RULES = [shlex.split(line)[1:] for line in LINES if line.startswith("redis-cli ACL")]
 ALLOWED = {word[1:].partition("|")[0] for rule in RULES for word in rule if word.startswith("+")}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.checks import seconds
 from tasks.errors import SettingsError
 from tasks.reservoir.keep import Keep
-from tasks.settings import seconds
 
 UNITS = {"w": 604_800, "d": 86_400, "h": 3600, "min": 60, "s": 1, "ms": Fraction(1, 1000)}
 WORDS = {"w": "weeks", "d": "days", "h": "hr", "min": "m", "s": "sec", "ms": "milliseconds"}

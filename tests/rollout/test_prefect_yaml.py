@@ -21,10 +21,10 @@ from prefect.flows import load_flow_from_entrypoint
 from deployments.rollout.apply import Rollout
 from deployments.rollout.blueprint import EntrypointCheck, allowance, import_flows, read_blueprint
 from deployments.servers.prefect_server import POOL
+from tasks.checks import seconds
 from tasks.errors import SettingsError, UnavailableError
-from tasks.settings import seconds
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RAW = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = RAW["deployments"]
 INLETS = [each for each in DEPLOYMENTS if "inlet" in each["tags"]]

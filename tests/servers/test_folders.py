@@ -12,7 +12,7 @@ from deployments.servers.child import Child
 from deployments.servers.ledger import Ledger
 from deployments.servers.redis_server import RedisServer
 from tasks.archive import durable_files as durable
-from tasks.settings import state_dir
+from tasks.base.state_folder import state_dir
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from deployments.servers.ledger import Ledger, flow_run_processes
 from tasks.errors import SettingsError
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 # A supervisor as `sluice up` is one: lock, guardian, a server with a note, a flow run that obeys SIGTERM.

@@ -24,7 +24,7 @@ from deployments.stack.stack import Stack
 from tasks import UnavailableError
 from tasks.settings import REDIS_URL
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Healthy(http.server.BaseHTTPRequestHandler):

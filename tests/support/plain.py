@@ -28,7 +28,7 @@ from tests.support.waiting import wait_until
 __all__ = ["ROOT", "SECRET", "Plain", "clean_environment", "entries", "free_port", "run_levels"]
 
 SECRET = "of-the_tests"  # that their server asks for
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def clean_environment(**added: str) -> dict[str, str]:

@@ -1,12 +1,19 @@
-"""Folders that only this user can enter: what is in the state folder is no one else's to read."""
+"""The state folder `.sluice/`, and folders that only this user can enter."""
 
 import os
 import stat
 from pathlib import Path
 
-from tasks.settings import state_dir
+__all__ = ["STATE_DIR", "is_private", "make_private", "mode_of", "state_dir"]
 
-__all__ = ["is_private", "make_private", "mode_of"]
+STATE_DIR = "SLUICE_STATE_DIR"
+
+
+def state_dir() -> Path:
+    """Return the folder in which `sluice up` keeps what must survive it: `.sluice/` beside `prefect.yaml`."""
+    if named := os.environ.get(STATE_DIR):
+        return Path(named).absolute()
+    return Path(__file__).resolve().parents[2] / ".sluice"
 
 
 def make_private(folder: Path) -> None:

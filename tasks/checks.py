@@ -1,0 +1,135 @@
+"""Checks of what users pass: names, numbers, durations and positions in a topic."""
+
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from decimal import Decimal
+from numbers import Real
+
+from tasks.base import quantities
+from tasks.base.ids import MAX_NUMBER, id_named
+from tasks.errors import SettingsError
+
+__all__ = [
+    "check_choice",
+    "check_group",
+    "check_number",
+    "check_topic",
+    "group_end",
+    "group_start",
+    "is_topic",
+    "seconds",
+]
+
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9_])?"
+_GROUP = re.compile(_NAME)
+_TOPIC = re.compile(_NAME)
+_READABLE = re.compile(rf"{_NAME}(?::(?:dead|retry):{_NAME})?")
+_RULE = "1 to 128 letters, digits, '_', '.' or '-', no '.' or '-' at the ends"
+
+
+def is_topic(name: str) -> bool:
+    """Return whether a stream of that name can be a topic, or one of its dead letters or retries."""
+    return bool(_READABLE.fullmatch(name))
+
+
+def check_topic(name: str, *, derived: bool = False) -> str:
+    """Return `name` if it can be a topic's; `derived` admits `<topic>:dead:<group>` and `:retry:` too."""
+    if isinstance(name, str) and (_READABLE if derived else _TOPIC).fullmatch(name):
+        return name
+    msg = f"expected a topic name of {_RULE}, got {name!r}; rename the topic"
+    raise SettingsError(msg)
+
+
+def check_group(name: str) -> str:
+    """Return `name` if it can be a consumer group's."""
+    if isinstance(name, str) and _GROUP.fullmatch(name):
+        return name
+    msg = f"expected a group name of {_RULE}, got {name!r}; rename the group"
+    raise SettingsError(msg)
+
+
+def check_choice(value: object, choices: Iterable[object], *, name: str) -> None:
+    """Refuse a value that is none of `choices`; `name` says whose it is."""
+    allowed = list(choices)
+    if value not in allowed:
+        msg = f"{name}: expected {' or '.join(map(repr, allowed))}, got {value!r}"
+        raise SettingsError(msg)
+
+
+def check_number(value: object, *, least: int, name: str) -> None:
+    """Refuse what is no whole number from `least` on; `name` says whose it is."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        msg = f"{name}: expected a whole number from {least} on, got {value!r}"
+        raise SettingsError(msg)
+
+
+# 100 years: a number that every server and clock takes.
+_LONGEST = 36_525 * 86_400
+
+
+def seconds(duration: str | float | timedelta, *, name: str = "duration", least: float = 0.0) -> float:
+    """Return a duration in seconds: a number of seconds, a timedelta, or text such as '500ms', '1h30min' or 'PT1H30M'.
+
+    What text may be is written in `tasks.base.quantities`.
+
+    raises    SettingsError: not a duration, not above zero, above 100 years, or less than `least`; `name` is the option's
+    """
+    try:
+        value = _in_seconds(duration)
+    except (ValueError, TypeError, OverflowError) as error:
+        why = f"; {error}" if isinstance(duration, str) else ""
+        msg = f"{name}: expected a duration such as '500ms', '5s', '1h30min' or 'PT1H30M', got {duration!r}{why}"
+        raise SettingsError(msg) from error
+    if not 0 < value <= _LONGEST:
+        msg = f"{name}: expected a duration above zero and of at most 100 years, got {duration!r}"
+        raise SettingsError(msg)
+    if value < least:
+        msg = f"{name}: expected a duration of {least * 1000:g} ms or more, got {duration!r}"
+        raise SettingsError(msg)
+    return value
+
+
+def _in_seconds(duration: object) -> float:
+    if isinstance(duration, timedelta):
+        return duration.total_seconds()
+    if isinstance(duration, str):
+        return float(quantities.duration(duration))
+    # numpy registers timedelta64 as a whole number, of units that it would take for seconds here.
+    is_timedelta64 = getattr(getattr(duration, "dtype", None), "kind", "") == "m"
+    if isinstance(duration, Real | Decimal) and not isinstance(duration, bool) and not is_timedelta64:
+        return float(duration)
+    raise TypeError
+
+
+def group_start(start_from: str) -> str:
+    """Return the entry id after which a new group starts, so that it reads `start_from` and what follows.
+
+    start_from   'beginning', 'new', an ISO 8601 time (UTC unless it says otherwise) or an entry id
+    raises       SettingsError: none of these
+    """
+    if start_from == "beginning":
+        return "0-0"
+    if start_from == "new":
+        return "$"
+    expected = "'beginning', 'new', an ISO time or an entry id"
+    return _before(*id_named(start_from, name="start_from", expected=expected, sequence=0))
+
+
+def group_end(until: str) -> str:
+    """Return the id of the last entry that `until` admits; '$' for what a topic holds at the start.
+
+    until     'now' (or 'new'), an ISO 8601 time (UTC unless it says otherwise) or an entry id; all inclusive
+    raises    SettingsError: none of these
+    """
+    if until in ("now", "new"):
+        return "$"
+    expected = "'now', an ISO time or an entry id"
+    ms, sequence = id_named(until, name="until", expected=expected, sequence=MAX_NUMBER)
+    return f"{ms}-{sequence}"
+
+
+def _before(ms: int, sequence: int) -> str:
+    if sequence:
+        return f"{ms}-{sequence - 1}"
+    return f"{ms - 1}-{MAX_NUMBER}" if ms else "0-0"

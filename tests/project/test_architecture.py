@@ -1,0 +1,105 @@
+"""The house: which folder may import which, without circles; where Prefect may be imported; and each folder's public names."""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# From the lowest to the highest: a folder or module imports only from those before it, and from its own.
+ORDER = [
+    "tasks.errors", "tasks.base", "tasks.settings", "tasks.checks", "tasks.codec", "tasks.reservoir", "tasks.group", "tasks.pump",
+    "tasks.pipeline", "tasks.archive", "tasks.nodes", "tasks.report", "tasks.testing", "tasks.feeds", "tasks",
+    "flows.runtime", "flows",
+    "deployments.processes", "deployments.servers", "deployments.rollout", "deployments.show", "deployments.stack",
+    "deployments.checks", "deployments.commands", "deployments",
+]  # fmt: skip
+
+# Names that other folders and users import from the folder itself. The other folders have none: import their modules.
+PUBLIC = {
+    "flows": ["inlet", "outlet"],
+    "tasks": [
+        "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "Reservoir", "SettingsError",
+        "SluiceError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has",
+    ],
+    "tasks.codec": ["Limits", "decode", "decode_fields", "encode", "encode_fields"],
+    "tasks.pipeline": ["trust"],
+    "tasks.reservoir": ["Reservoir"],
+    "tasks.testing": ["Bench", "Dead", "Pushed", "drain", "entries", "fake_redis", "frames", "pumped", "values"],
+}  # fmt: skip
+
+# Below `flows`, Prefect is imported by the tasks of a one-shot run, and by the settings inside a run (for its Secret block).
+MAY_IMPORT_PREFECT = {"tasks.pump.one_shot", "tasks.settings"}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Return all modules of the three code folders by their dotted names."""
+    files = [file for floor in ("tasks", "flows", "deployments") for file in (ROOT / floor).rglob("*.py")]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Return the modules that a module imports, wherever in it the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(modules()[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            of = node.module or ""
+            found |= {f"{of}.{alias.name}" if f"{of}.{alias.name}" in modules() else of for alias in node.names}
+    return frozenset(found)
+
+
+def place(module: str) -> str:
+    """Return the entry of `ORDER` that a module belongs to: its folder, or itself where a floor names it."""
+    return max((each for each in ORDER if f"{module}.".startswith(f"{each}.")), key=len)
+
+
+def arrows() -> Iterator[tuple[str, str]]:
+    """Yield each import between two of our modules."""
+    for module in modules():
+        for other in imports(module) & modules().keys():
+            yield module, other
+
+
+def test_every_folder_has_a_place_in_the_order() -> None:
+    folders = {module for module, file in modules().items() if file.name == "__init__.py"}
+    assert folders <= set(ORDER)
+
+
+def test_no_import_leads_upwards() -> None:
+    upwards = [(a, b) for a, b in arrows() if ORDER.index(place(a)) < ORDER.index(place(b))]
+    assert not upwards
+
+
+def test_modules_import_in_no_circle() -> None:
+    left = {module: {other for a, other in arrows() if a == module} - {module} for module in modules()}
+    while free := [module for module, others in left.items() if not others & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left, "these import one another, or something that does"
+
+
+def test_prefect_is_imported_by_no_task_but_those_named() -> None:
+    importing = {
+        m for m in modules() if m.startswith("tasks") and any(i.partition(".")[0] == "prefect" for i in imports(m))
+    }
+    assert importing == MAY_IMPORT_PREFECT
+
+
+@pytest.mark.parametrize("folder", [module for module, file in modules().items() if file.name == "__init__.py"])
+def test_public_names_of_a_folder_are_pinned(folder: str) -> None:
+    names = getattr(importlib.import_module(folder), "__all__", [])
+    assert list(names) == PUBLIC.get(folder, [])
+
+
+def test_no_module_has_more_than_400_lines() -> None:
+    longest = {module: len(file.read_text().splitlines()) for module, file in modules().items()}
+    assert not {module: lines for module, lines in longest.items() if lines > 400}
