@@ -19,7 +19,8 @@ from xdist.scheduler import LoadFileScheduling
 
 from deployments.servers.redis_binary import find_redis_server
 from deployments.servers.redis_server import RedisServer
-from tasks import reservoir, testing
+from tasks import testing
+from tasks.reservoir import reservoir
 
 if TYPE_CHECKING:
     from tests.support.plain import Plain

@@ -38,15 +38,15 @@ from tests.support.documents import (
     without_blocks,
 )
 
-UP = "test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
+UP = "stack/test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
 RESTART = (
-    "test_end_to_end.py::test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on_replays_says"
+    "stack/test_end_to_end.py::test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on_replays_says"
 )
-BY_PREFECT = "test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
-SHOWN = "test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
-SECURED = "test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
+BY_PREFECT = "stack/test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
+SHOWN = "commands/test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
+SECURED = "reservoir/test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
 
-HERE = "test_docs_commands.py::test_schedules_pools_and_automations_are_had_by_the_commands_that_pages_show"
+HERE = "project/test_docs_commands.py::test_schedules_pools_and_automations_are_had_by_the_commands_that_pages_show"
 
 # Which test runs the commands that begin so.
 RUN_BY = {
@@ -54,13 +54,13 @@ RUN_BY = {
     "sluice restart": RESTART,
     "sluice stop": RESTART,
     "sluice status": SHOWN,
-    "sluice status --watch": "test_cli.py::test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look",
+    "sluice status --watch": "commands/test_cli.py::test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look",
     "sluice peek": SHOWN,
-    "sluice peek signals --follow": "test_cli.py::test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touches_no_group",
-    "sluice dead": "test_cli.py::test_dead_shows_where_and_why_and_how_to_replay",
-    "sluice dead network totals --replay": "test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
-    "sluice dead market movers --until": "test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
-    "sluice doctor": "test_doctor.py::test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does",
+    "sluice peek signals --follow": "commands/test_cli.py::test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touches_no_group",
+    "sluice dead": "commands/test_cli.py::test_dead_shows_where_and_why_and_how_to_replay",
+    "sluice dead network totals --replay": "commands/test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
+    "sluice dead market movers --until": "commands/test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
+    "sluice doctor": "commands/test_doctor.py::test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does",
     "prefect deployment run": BY_PREFECT,
     "prefect deployment run rewind/main": RESTART,
     "prefect deploy --all": BY_PREFECT,
