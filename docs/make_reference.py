@@ -56,7 +56,7 @@ def reference() -> str:
     parts += [_callable(Entry, "Entry", skip=1), _callable(has, "has"), _callable(Reservoir, "Reservoir", skip=1)]
     parts += [_callable(getattr(Reservoir, name), f"Reservoir.{name}", skip=1) for name in _METHODS]
     parts.append(
-        f"## Tests of your own\n\n`from tasks.testing.bench import drain, entries`...\n\n{_prose(testing.__doc__ or '')}"
+        f"## Tests of your own\n\n`from tasks.testing import drain, entries`...\n\n{_prose(testing.__doc__ or '')}"
     )
     parts += [_callable(getattr(testing, name), name) for name in ("drain", "pumped", "entries", "frames", "values")]
     parts += [_callable(testing.Bench, "Bench", skip=1), _members(testing.Bench)]

@@ -1,17 +1,4 @@
-"""A test kit for pipelines and pumps: the real consumer, receipts, repairs and acknowledgements, without a server.
-
-    @given(entries(seconds=st.integers(), quotes=frames({"code": "str", "now": "float64"})))
-    def test_each_second_comes_out_once_and_in_order(pushed):
-        run = drain(pipeline, pushed)
-        assert run.results == [entry["seconds"] for entry in pushed if "seconds" in entry]
-        assert run.acked == pushed
-
-Redis is fakeredis, in this process, and time is a clock of the pipeline's own loop: what waits - `rate_limit`, `delay`,
-`timed_window`, an `asyncio.sleep` - takes no time. What asks another clock, `time.time()` say, gets the real one. What
-fakeredis cannot show (blocking reads, lost connections, a server that is killed) is not shown here either.
-
-All of it works in a notebook and in an async test, too, whose loop stands still during a call.
-"""
+"""The bench of the test kit: a pipeline or a pump run step by step on fakeredis, its time and its results."""
 
 import contextlib
 import functools
