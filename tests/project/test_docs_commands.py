@@ -39,9 +39,7 @@ from tests.support.documents import (
 )
 
 UP = "stack/test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
-RESTART = (
-    "stack/test_end_to_end.py::test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on_replays_says"
-)
+RESTART = "stack/test_end_to_end.py::test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on_replays_says"
 BY_PREFECT = "stack/test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
 SHOWN = "commands/test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
 SECURED = "reservoir/test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
