@@ -24,8 +24,9 @@ chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 tim
 screenshots: $(VENV)/installed-test ## Take the pictures in docs/images anew, with the Chromium that is there
 	@$(BIN)/python -m pytest tests/stack/test_browser.py --screenshots docs/images $(ARGS)
 
-lint: $(VENV)/installed-test ## Check style and types
+lint: $(VENV)/installed-test ## Check style, format and types
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/installed-bench ## Measure beside others, into README and docs (six minutes; ARGS=--quick: two, no files)
