@@ -1,4 +1,4 @@
-"""`@inlet`: a pump function becomes a flow that pumps into a topic for a while, or once."""
+"""`@inlet`: make a flow that pumps into a topic, at the ticks of a grid or once."""
 
 import functools
 import logging
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -15,186 +15,87 @@ from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 
 from flows.runtime.comeback import wait_before_beginning
+from flows.runtime.declared_keeps import declare_keep
+from flows.runtime.decorators import decorator_of, overridden
+from flows.runtime.inlet_options import Compression, InletOptions
 from flows.runtime.inlet_watch import InletWatch
-from flows.runtime.parameters import Options, flow_of, takes_options
+from flows.runtime.parameters import flow_of
 from flows.runtime.patience import Patience
 from flows.runtime.prefect_api import artifact_key, publish
 from flows.runtime.stopping import stop_on_signals
 from tasks.base.logs import get_logger
-from tasks.checks import check_choice, check_number, check_topic, seconds
 from tasks.errors import SettingsError, UnavailableError
-from tasks.pump.failing import WhenFailing
 from tasks.pump.neighbours import Neighbours
 from tasks.pump.run import Pumping
 from tasks.pump.summary import Summary
 from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
-from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
+from tasks.reservoir.keep import Keep
 from tasks.reservoir.retention import Retention
 
 __all__ = ["inlet"]
 
-Compression = Literal["lz4", "zstd"]
-MAX_EVERY = 60.0
-
-# What each topic's inlets that were imported so far say it keeps.
-_declared: dict[str, dict[str, Keep]] = {}
+Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
-@takes_options
-def inlet(
-    *,
-    topic: str,
-    every: str | None = "1s",
-    threads: int = 0,
-    timeout: str | None = None,
-    window: str = "25min",
-    keep: int | str = DEFAULT_KEEP,
-    when_full: WhenFull = "spill",
-    compression: Compression | None = None,
-    max_failures: int = 10,
-    when_failing: WhenFailing = "retry",
-    max_waiting: int | str = DEFAULT_BUFFER,
-) -> Callable[[Callable[..., Any]], Flow[..., Any]]:
-    """Make a flow of a pump: what the pump returns at every tick is pushed to a topic.
+@decorator_of(InletOptions)
+def inlet(pump: Callable[..., Any], options: InletOptions) -> Flow[..., Any]:
+    """Make a flow of a pump: whatever the pump returns at a tick is pushed to a topic.
 
-    The pump returns a mapping (an entry's fields), a DataFrame (an entry of one field, named after the pump), an
-    iterable of those (several entries), or None (nothing this time). It may be async: a run awaits all its calls in one
-    event loop, so that a session that the first one opened serves the later ones too. The undecorated function stays
-    callable as the flow's `pump`.
+    The pump returns a mapping (the fields of one entry), a DataFrame (an entry with one field, named after the pump), an
+    iterable of those (several entries), or None (no entry). It may be async: a run awaits all its calls in one event loop, so
+    that later calls can use a session that the first one opened. The undecorated function stays callable as the flow's
+    `pump`.
 
-    A run pumps until the next scheduled one relieves it, without doubling or leaving out a tick, or its window ends.
-    While Redis is away, what was pumped waits in memory and is pushed later. A clock that steps back misses ticks until
-    it has passed those that were claimed; one that steps forward leaves ticks out. One that is more than 5 minutes ahead
-    of Redis' gets no ticks. All of that is counted and logged.
+    A run pumps until the next scheduled run relieves it, without doubling or omitting a tick, or until its window ends.
+    During a Redis outage, returned values wait in memory and are pushed later. After a clock steps back, ticks are missed until
+    the clock has passed those that were claimed; when it steps forward, the ticks in between are missed. A clock that is more
+    than 5 minutes ahead of the clock of Redis gets no ticks. All missed ticks are counted and logged.
 
-    Args:
-        topic: The topic to push to.
-        every: The time between ticks, such as '500ms' or '5s', at most 60s. Empty - pump and push once in each run.
-        threads: How many pumps may run at once. 0 - one, in the run's own thread.
-        timeout: How long one pump may take before its tick counts as failed; an async one is cancelled then. Needs threads.
-        window: How long a run pumps if no later run relieves it. Longer than the schedule's interval.
-        keep: What the topic keeps - entries, age and size, such as 4000 or 4000, 1h, 500MB. All inlets of a topic say the same.
-        when_full: What happens when a group has not read what is beyond that - spill, it is dropped and counted; wait, ticks
-            are missed until the group has read on.
-        compression: How DataFrames are compressed - lz4, zstd or empty.
-        max_failures: After how many failed ticks in a row the pump is called less often, at least every 30 s, until it works.
-        when_failing: What comes of the run then - retry, it goes on to its end, and has failed if it pushed nothing at all;
-            fail, it fails at once.
-        max_waiting: How much may wait in memory while Redis is away - entries and size, such as 1000 or 1000, 10MB. Beyond
-            that, ticks are missed.
-
-    raises    SettingsError: when the module is imported: a bad name or duration, or a clash of parameters
+    raises    SettingsError: when the module is imported: a bad name or duration, or options or parameters that clash
     """
-    given = dict(locals())
+    declare_keep(options.topic, pump.__name__, options.kept)
 
-    def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
-        _check(given)
-        _agree(function.__name__, given)
+    def run(own: dict[str, Any], given: dict[str, Any]) -> str | State:
+        return _run(pump, own, overridden(options, given))
 
-        def run(own: dict[str, Any], options: dict[str, Any]) -> str | State:
-            _check(options)
-            return _run(function, own, **options)
-
-        made = flow_of(function, kind="inlet", skip=0, options=Options(inlet, given), run=run)
-        made.pump = function  # type: ignore[attr-defined]
-        return made
-
-    return decorate
+    made = flow_of(pump, kind="inlet", options=options, run=run)
+    made.pump = pump  # type: ignore[attr-defined]
+    return made
 
 
-def declared_keep(topic: str) -> Keep | None:
-    """Return what the inlets that were imported so far say a topic keeps; None if none pushes to it."""
-    return next(iter(_declared.get(topic, {}).values()), None)
-
-
-def _check(options: dict[str, Any]) -> None:
-    check_topic(options["topic"])
-    Keep.of(options["keep"], options["when_full"])
-    Buffer.of(options["max_waiting"])
-    window = seconds(options["window"], name="window")
-    check_number(options["threads"], least=0, name="threads")
-    check_number(options["max_failures"], least=1, name="max_failures")
-    check_choice(options["when_failing"], get_args(WhenFailing), name="when_failing")
-    check_choice(options["compression"], (*get_args(Compression), None), name="compression")
-    if options["timeout"]:
-        seconds(options["timeout"], name="timeout")
-    if options["every"] in (None, ""):
-        return
-    if options["timeout"] and not options["threads"]:
-        msg = "timeout: a pump in the run's own thread cannot be left behind; set threads to 1 or more"
-        raise SettingsError(msg)
-    every = seconds(options["every"], name="every")
-    if every > MAX_EVERY:
-        msg = f"every: expected at most {MAX_EVERY:g} s between the ticks of a run, got {options['every']!r}; use every=None and a schedule"
-        raise SettingsError(msg)
-    if window < every:
-        msg = f"window: expected at least one tick ({options['every']}) of time, got {options['window']!r}"
-        raise SettingsError(msg)
-
-
-def _agree(inlet: str, options: dict[str, Any]) -> None:
-    """Refuse what another inlet in this process says differently of the same topic."""
-    topic, keep = options["topic"], Keep.of(options["keep"], options["when_full"])
-    declared = _declared.setdefault(topic, {})
-    for other, others in declared.items():
-        if other != inlet and others != keep:
-            msg = (
-                f"topic {topic!r}: expected keep and when_full to be the same in all its inlets, got {str(keep)!r} from {inlet!r} "
-                f"and {str(others)!r} from {other!r}; make them agree"
-            )
-            raise SettingsError(msg)
-    declared[inlet] = keep
-
-
-def _run(
-    function: Callable[..., Any],
-    own: dict[str, Any],
-    *,
-    topic: str,
-    every: str | None,
-    threads: int,
-    timeout: str | None,
-    window: str,
-    keep: int | str,
-    when_full: WhenFull,
-    compression: Compression | None,
-    max_failures: int,
-    when_failing: WhenFailing,
-    max_waiting: int | str,
-) -> str | State:
-    log = get_run_logger() if FlowRunContext.get() else get_logger(__name__)
-    reservoir = _reservoir(compression, Patience(time.monotonic() + (seconds(window) if every else 0), log))
-    name, scheduled = function.__name__, _scheduled_start()
-    kept = Keep.of(keep, when_full)
-    beat = Beat(reservoir, topic, name, every=seconds(every or window), parameters=own, keep=kept)
+def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -> str | State:
+    log: Log = get_run_logger() if FlowRunContext.get() else get_logger(__name__)
+    name, topic, every, window = pump.__name__, options.topic, options.every_seconds, options.window_seconds
+    patience = Patience(time.monotonic() + (window if every else 0), log)
+    reservoir, scheduled = _reservoir(options.compression, patience), _scheduled_start()
+    beat = Beat(reservoir, topic, name, every=every or window, parameters=own, keep=options.kept)
     retention, inlet_id = Retention(reservoir.client), beat.key.removeprefix("sluice:beat:")
-    retention.declare(topic, kept, inlet=inlet_id)
+    retention.declare(topic, options.kept, inlet=inlet_id)
     if not every:
-        return _run_once(function, own, reservoir, beat.key, scheduled, topic=topic, keep=kept)
+        return _run_once(pump, own, reservoir, beat.key, scheduled, topic=topic, keep=options.kept)
     late = (datetime.now(UTC) - scheduled).total_seconds()
-    if late > seconds(window):
-        if beat.is_kept(time.time(), within=seconds(window)):
-            log.warning(
-                "this run was due %.0f s ago, longer than its window of %s: another has its ticks", late, window
-            )
-            return "too late"
+    if late > window:
+        is_kept = beat.is_kept(time.time(), within=window)
         log.warning(
-            "this run was due %.0f s ago, longer than its window of %s; nobody else pumps, so it does", late, window
-        )
+            "this run was due %.0f s ago, longer than its window of %s; %s",
+            late, options.window, "another run pumps, so this one ends" if is_kept else "no other run pumps, so this one does",
+        )  # fmt: skip
+        if is_kept:
+            return "too late"
     with stop_on_signals() as stop:
         wait_before_beginning(stop, log)
         watch = InletWatch(name, stop=stop, log=log)
         pumping = Pumping(
-            functools.partial(function, **own),
+            functools.partial(pump, **own),
             name=name,
             beat=beat,
-            threads=threads,
-            timeout=seconds(timeout) if timeout else None,
-            window=seconds(window),
-            max_failures=max_failures,
-            when_failing=when_failing,
-            max_waiting=Buffer.of(max_waiting),
+            threads=options.threads,
+            timeout=options.timeout_seconds,
+            window=window,
+            max_failures=options.max_failures,
+            when_failing=options.when_failing,
+            max_waiting=options.buffer,
             stop=stop,
             goes_on=watch.goes_on,
             log=log,
@@ -209,24 +110,24 @@ def _run(
 
         def every_minute() -> None:
             report.publish()
-            with suppress(SettingsError):  # the other inlet of the topic is refused, when it begins
-                retention.declare(topic, kept, inlet=inlet_id)
+            with suppress(SettingsError):  # the topic's other inlet is refused when its run begins
+                retention.declare(topic, options.kept, inlet=inlet_id)
             look_around()
 
         try:
-            with suppress(redis.RedisError):  # its first tick says so
+            with suppress(redis.RedisError):  # the first tick reports it
                 look_around()
             with watch.every_minute(every_minute):
                 pumping.run()
         finally:
-            _tell(log, name, topic, pumping.summary)
+            _log_summary(log, name, topic, pumping.summary)
             report.publish()
             reservoir.client.close()
     return watch.state(str(pumping.summary)) or str(pumping.summary)
 
 
 class _Report:
-    """The artifact of a run of an inlet: what has come of its ticks so far."""
+    """The artifact of an inlet's run: the counts of its ticks so far."""
 
     def __init__(self, summary: Summary, *, name: str, topic: str) -> None:
         self._summary = summary
@@ -237,20 +138,20 @@ class _Report:
         self._artifact = publish(
             self._summary.markdown(),
             key=artifact_key("inlet", self._name, self._topic),
-            description=f"What became of the ticks of {self._name} -> {self._topic}",
+            description=f"Ticks of {self._name} -> {self._topic}",
             replaces=self._artifact,
         )
 
 
-def _tell(log: logging.Logger | logging.LoggerAdapter[Any], name: str, topic: str, summary: Summary) -> None:
-    # That there was nothing is no warning: for many a source it is nothing special.
+def _log_summary(log: Log, name: str, topic: str, summary: Summary) -> None:
+    # Ticks without an entry deserve no warning: for many sources they are normal.
     hint = "; the pump returned no entry at any tick (if it should have, is its `return` missing?)"
     level = logging.WARNING if summary.failing else logging.INFO
     log.log(level, "%s -> %s: %s%s", name, topic, summary, hint if summary.had_nothing else "")
 
 
 def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir:
-    """Return the reservoir; wait for a Redis that is away."""
+    """Return the reservoir, once Redis answers."""
     while True:
         try:
             return Reservoir.from_url(compression=compression)
@@ -260,7 +161,7 @@ def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir
 
 
 def _run_once(
-    function: Callable[..., Any],
+    pump: Callable[..., Any],
     own: dict[str, Any],
     reservoir: Reservoir,
     beat: str,
@@ -269,15 +170,15 @@ def _run_once(
     topic: str,
     keep: Keep,
 ) -> str:
-    from tasks.pump import one_shot as oneshot  # noqa: PLC0415 - it needs Prefect's tasks, which runs on a grid do without
+    from tasks.pump import one_shot  # noqa: PLC0415 - imports Prefect's tasks, which runs on a grid do without
 
-    entries = oneshot.pump(function, own)
-    ids = oneshot.push(reservoir, topic, entries, tick=f"{beat}:{scheduled.isoformat()}", keep=keep)
+    entries = one_shot.pump(pump, own)
+    ids = one_shot.push(reservoir, topic, entries, tick=f"{beat}:{scheduled.isoformat()}", keep=keep)
     return f"{len(ids)} entries pushed"
 
 
 def _scheduled_start() -> datetime:
-    """Return when this run was to start: the same for each of its retries."""
+    """Return the time that this run was scheduled for, which is the same for each of its retries."""
     context = FlowRunContext.get()
     due = context.flow_run.expected_start_time if context and context.flow_run else None
     return due or datetime.now(UTC)

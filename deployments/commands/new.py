@@ -130,7 +130,7 @@ def _keep(topic: str, blueprint: Blueprint) -> str:
     if errors:
         msg = f"expected inlets that can be imported, got: {'; '.join(errors)}; nothing was written; mend them first"
         raise SettingsError(msg)
-    from flows.inlets import declared_keep  # noqa: PLC0415 - what is above has filled it
+    from flows.runtime.declared_keeps import declared_keep  # noqa: PLC0415 - filled by the import above
 
     if (kept := declared_keep(topic)) is None:
         return ""

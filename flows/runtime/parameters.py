@@ -1,11 +1,10 @@
 """One flow out of two sets of parameters: the decorated function's own, and its decorator's."""
 
-import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
@@ -16,70 +15,35 @@ from flows.runtime.sentences import say_errors_in_one_sentence
 from flows.runtime.stopping import leave_no_run_cancelling, outlast_the_worker
 from tasks.errors import SettingsError
 
-__all__ = ["Options", "flow_of", "takes_options"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["flow_of"]
 
 # Prefect takes these out of a call before the flow sees them.
 _RESERVED = {"return_state", "wait_for"}
-
-
-def takes_options(decorator: Callable[P, T]) -> Callable[P, T]:
-    """Have a decorator say in a sentence what it takes when it is written without that, as in a bare `@inlet`.
-
-    raises    SettingsError: it does, where Python would raise a TypeError on its own signature
-    """
-    signature, name = inspect.signature(decorator), decorator.__name__
-    needed = ", ".join(f'{p.name}="..."' for p in signature.parameters.values() if p.default is p.empty)
-    others = ", ".join(p.name for p in signature.parameters.values() if p.default is not p.empty)
-
-    @functools.wraps(decorator)
-    def decorate(*given: P.args, **options: P.kwargs) -> T:
-        try:
-            signature.bind(*given, **options)
-        except TypeError as error:
-            is_bare = len(given) == 1 and not options and inspect.isroutine(given[0])
-            what = f"written without options on {given[0].__name__!r}" if is_bare else error
-            msg = f"@{name}: {what}; expected @{name}({needed}), and as you like {others}"
-            raise SettingsError(msg) from error
-        return decorator(*given, **options)
-
-    return decorate
-
-
-class Options:
-    """A decorator's parameters: read off the keyword-only parameters of `declaration` and its docstring.
-
-    given    what the decorator was called with: the parameters' defaults from then on
-    """
-
-    def __init__(self, declaration: Callable[..., Any], given: Mapping[str, Any]) -> None:
-        signature = inspect.signature(declaration, eval_str=True)
-        self.parameters = [
-            p.replace(default=given[p.name]) for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY
-        ]
-        self.descriptions = parameter_docstrings(inspect.getdoc(declaration))
 
 
 def flow_of(
     function: Callable[..., Any],
     *,
     kind: str,
-    skip: int,
-    options: Options,
+    skip: int = 0,
+    options: "DataclassInstance",
     run: Callable[[dict[str, Any], dict[str, Any]], Any],
 ) -> Flow[..., Any]:
-    """Return a flow named after `function`, whose parameters are the function's own and then the decorator's.
+    """Return a flow named after `function`, whose parameters are the function's own and then the fields of `options`.
 
-    skip     how many of the function's first parameters are not the flow's: an outlet's source
-    run      what the flow does, given the own parameters and the decorator's
-    raises   SettingsError: a clash of names, or parameters no form can show
+    skip     number of the function's first parameters that are not the flow's: an outlet's source
+    options  the decorator's, whose values are the defaults of the flow's parameters
+    run      the flow's body, called with the function's own arguments and with the options of this run
+    raises   SettingsError: a parameter name that the decorator or Prefect uses, or a parameter that no form can show
     """
     where = f"{kind} {function.__name__!r} ({inspect.getsourcefile(function) or 'no file'})"
     own = _own_parameters(function, skip, where)
     names = [p.name for p in own]
-    if clash := sorted(set(names) & ({p.name for p in options.parameters} | _RESERVED)):
+    declared = _option_parameters(options)
+    if clash := sorted(set(names) & ({p.name for p in declared} | _RESERVED)):
         msg = f"{where}: parameters {clash} are @{kind}'s or Prefect's own; rename the function's"
         raise SettingsError(msg)
 
@@ -92,8 +56,8 @@ def flow_of(
 
     leave_no_run_cancelling()
     documentation = inspect.getdoc(function) or ""
-    described = parameter_docstrings(documentation) | options.descriptions
-    every = [*own, *options.parameters]
+    described = parameter_docstrings(documentation) | parameter_docstrings(inspect.getdoc(options))
+    every = [*own, *declared]
     defaults = {p.name: p.default for p in every if p.default is not p.empty}
     run_flow.__name__ = run_flow.__qualname__ = function.__name__
     run_flow.__module__ = function.__module__
@@ -108,6 +72,11 @@ def flow_of(
         version=_version(function),
         persist_result=False,
     )(run_flow)
+
+
+def _option_parameters(options: "DataclassInstance") -> list[inspect.Parameter]:
+    signature = inspect.signature(type(options), eval_str=True)
+    return [p.replace(default=getattr(options, p.name)) for p in signature.parameters.values()]
 
 
 def _own_parameters(function: Callable[..., Any], skip: int, where: str) -> list[inspect.Parameter]:

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +19,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Crashed
 
 from flows.runtime.custom_parameters import LABEL, custom_of, differing, predecessor, run_again
-from flows.runtime.parameters import Options, flow_of
+from flows.runtime.parameters import flow_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 AUTOMATION = CreatedBy(id=uuid4(), type="AUTOMATION", display_value="run it again")
@@ -121,8 +122,9 @@ def test_each_crashed_run_is_replaced_by_exactly_one_run(rounds: list[int], data
 calls: list[dict[str, Any]] = []
 
 
-def _declaration() -> None:
-    """No options."""
+@dataclass
+class NoOptions:
+    """A decorator's options: none."""
 
 
 def _function(over: int = 5, top: int = 10) -> None:
@@ -138,7 +140,7 @@ def _run(own: dict[str, Any], options: dict[str, Any]) -> None:
     calls.append({**own, **options})
 
 
-lasting = flow_of(_function, kind="inlet", skip=0, options=Options(_declaration, {}), run=_run)
+lasting = flow_of(_function, kind="inlet", options=NoOptions(), run=_run)
 
 
 @pytest.fixture

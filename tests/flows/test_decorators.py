@@ -167,9 +167,9 @@ def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
         (
             "inlet",
             "@inlet",
-            r"@inlet: written without options on 'f'; expected @inlet\(topic=.*, and as you like every,",
+            r"@inlet: written without options on 'f'; expected @inlet\(topic=.*, and optionally every,",
         ),
-        ("outlet", "@outlet", r"on 'f'; expected @outlet\(topics=.*, group=.*\), and as you like into,"),
+        ("outlet", "@outlet", r"on 'f'; expected @outlet\(topics=.*, group=.*\), and optionally into,"),
         ("inlet", "@inlet()", r"@inlet: missing a required .*'topic'; expected @inlet\(topic="),
         ("inlet", "@inlet('t')", r"@inlet: too many positional arguments; expected"),
         ("outlet", "@outlet(topics='t', group='g', topic='t')", r"unexpected keyword argument 'topic'; expected"),

@@ -1,0 +1,93 @@
+"""The options of `@inlet`: what each means, its default, and its check."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from tasks.checks import check_choice, check_number, check_topic, seconds
+from tasks.errors import SettingsError
+from tasks.pump.failing import WhenFailing
+from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
+
+__all__ = ["Compression", "InletOptions"]
+
+Compression = Literal["lz4", "zstd"]
+MAX_EVERY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InletOptions:
+    """Options of `@inlet` as users write them, checked and parsed on construction.
+
+    raises    SettingsError: a bad name or duration, or options that contradict each other
+
+    Args:
+        topic: Topic to push to.
+        every: Time between ticks, such as '500ms' or '5s', at most 60s. If empty, each run pumps and pushes once.
+        threads: Maximum number of pump calls at once. With 0, one call at a time, in the run's own thread.
+        timeout: Time after which a pump call counts as failed; an async call is cancelled then. Requires threads.
+        window: How long a run pumps if no later run relieves it. Must be longer than the schedule's interval.
+        keep: Limits on what the topic keeps - entries, age and size, such as 4000 or 4000, 1h, 500MB. All inlets of a topic
+            must declare the same limits.
+        when_full: What happens to entries beyond these limits that a group has not read - spill, they are dropped and
+            counted; wait, ticks are missed until the group has caught up.
+        compression: Compression of DataFrames - lz4, zstd or empty.
+        max_failures: Number of consecutive failed ticks after which the pump is called less often, at least every 30 s, until
+            it works again.
+        when_failing: What the run does then - retry, it continues to its end and fails if it pushed nothing at all; fail, it
+            fails at once.
+        max_waiting: Limits on what waits in memory during a Redis outage - entries and size, such as 1000 or 1000, 10MB.
+            Beyond them, ticks are missed.
+    """
+
+    topic: str
+    every: str | None = "1s"
+    threads: int = 0
+    timeout: str | None = None
+    window: str = "25min"
+    keep: int | str = DEFAULT_KEEP
+    when_full: WhenFull = "spill"
+    compression: Compression | None = None
+    max_failures: int = 10
+    when_failing: WhenFailing = "retry"
+    max_waiting: int | str = DEFAULT_BUFFER
+
+    # Parsed from the options above.
+    every_seconds: float | None = field(init=False, repr=False, compare=False)
+    timeout_seconds: float | None = field(init=False, repr=False, compare=False)
+    window_seconds: float = field(init=False, repr=False, compare=False)
+    kept: Keep = field(init=False, repr=False, compare=False)
+    buffer: Buffer = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check every option, and parse those that are text."""
+        check_topic(self.topic)
+        parsed = {
+            "kept": Keep.of(self.keep, self.when_full),
+            "buffer": Buffer.of(self.max_waiting),
+            "window_seconds": seconds(self.window, name="window"),
+            "timeout_seconds": seconds(self.timeout, name="timeout") if self.timeout else None,
+            "every_seconds": None if self.every in (None, "") else seconds(self.every, name="every"),
+        }
+        for name, value in parsed.items():
+            object.__setattr__(self, name, value)
+        check_number(self.threads, least=0, name="threads")
+        check_number(self.max_failures, least=1, name="max_failures")
+        check_choice(self.when_failing, get_args(WhenFailing), name="when_failing")
+        check_choice(self.compression, (*get_args(Compression), None), name="compression")
+        self._check_grid()
+
+    def _check_grid(self) -> None:
+        if self.every_seconds is None:
+            return
+        if self.timeout and not self.threads:
+            msg = "timeout: a pump in the run's own thread cannot be left behind; set threads to 1 or more"
+            raise SettingsError(msg)
+        if self.every_seconds > MAX_EVERY_SECONDS:
+            msg = (
+                f"every: expected at most {MAX_EVERY_SECONDS:g} s between the ticks of a run, got {self.every!r}; "
+                "use every=None and a schedule"
+            )
+            raise SettingsError(msg)
+        if self.window_seconds < self.every_seconds:
+            msg = f"window: expected at least one tick ({self.every}) of time, got {self.window!r}"
+            raise SettingsError(msg)

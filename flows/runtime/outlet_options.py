@@ -1,0 +1,87 @@
+"""The options of `@outlet`: what each means, its default, and its check."""
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+from tasks.checks import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
+from tasks.errors import SettingsError
+from tasks.group.membership import LEAST_LEASE
+from tasks.nodes.source_run import OnError
+
+__all__ = ["OutletOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutletOptions:
+    """Options of `@outlet` as users write them, checked and parsed on construction.
+
+    raises    SettingsError: a bad name or duration, or options that contradict each other
+
+    Args:
+        topics: Topic to read, or several.
+        group: Consumer group. Each group sees every entry; the runs of one group share them.
+        into: Topic that the results are pushed to. If empty, they are not pushed.
+        start_from: Where a new group begins - beginning, new, an ISO time or an entry id.
+        until: Where a replay ends, inclusive - now, an ISO time or an entry id. The run then ends by itself once it has
+            processed what it read; entries that windows still hold stay pending. If empty, it does not end by itself.
+        drop_group: Delete the group when `until` is reached, including the entries that windows still hold - for a replay with
+            a group of its own, so that the next replay can use that group anew. Dead letters stay.
+        run_for: How long to run, such as '10min'. If empty, until the run is stopped.
+        on_error: What happens to an entry on which the pipeline raises - dead_letter, it moves to the dead letters and the
+            stream continues; stop, it stays pending and the run fails.
+        max_deliveries: Number of deliveries, each ended by a crash of the run, after which an entry moves to the dead letters.
+        lease: How long a run may be silent before its entries go to another run.
+        stall_after: How long entries in work may make no progress before the outlet is reported as stalled.
+    """
+
+    topics: str | list[str]
+    group: str
+    into: str | None = None
+    start_from: str = "beginning"
+    until: str | None = None
+    drop_group: bool = False
+    run_for: str | None = None
+    on_error: OnError = "dead_letter"
+    max_deliveries: int = 5
+    lease: str = "10s"
+    stall_after: str = "2min"
+
+    # Parsed from the options above.
+    topic_names: list[str] = field(init=False, repr=False, compare=False)
+    run_for_seconds: float | None = field(init=False, repr=False, compare=False)
+    lease_seconds: float = field(init=False, repr=False, compare=False)
+    stall_after_seconds: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check every option, and parse those that are text."""
+        parsed = {
+            "topic_names": self._checked_topics(),
+            "run_for_seconds": seconds(self.run_for, name="run_for") if self.run_for else None,
+            "lease_seconds": seconds(self.lease, name="lease", least=LEAST_LEASE),
+            "stall_after_seconds": seconds(self.stall_after, name="stall_after"),
+        }
+        for name, value in parsed.items():
+            object.__setattr__(self, name, value)
+        check_group(self.group)
+        check_choice(self.on_error, get_args(OnError), name="on_error")
+        check_number(self.max_deliveries, least=1, name="max_deliveries")
+        group_start(self.start_from)
+        if self.until:
+            group_end(self.until)
+        elif self.drop_group:
+            msg = "drop_group: expected `until` with it: a run without an end keeps its place in its group"
+            raise SettingsError(msg)
+
+    def _checked_topics(self) -> list[str]:
+        topics = [self.topics] if isinstance(self.topics, str) else self.topics
+        if not topics or not isinstance(topics, list | tuple) or len({*map(repr, topics)}) < len(topics):
+            msg = f"topics: expected the name of a topic, or a list of different ones, got {self.topics!r}"
+            raise SettingsError(msg)
+        for topic in topics:
+            check_topic(topic, derived=True)
+        if self.into:
+            check_topic(self.into)
+        if self.into in topics:
+            msg = f"into: {self.into!r} is a topic that the outlet reads; its results would come back to it for ever"
+            raise SettingsError(msg)
+        return list(topics)
