@@ -3,7 +3,6 @@
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -24,7 +23,6 @@ app = typer.Typer(
 
 DEBUG = "SLUICE_DEBUG"
 
-_ROOT = Path(__file__).resolve().parents[1]
 _PIPED_WIDTH = 160  # columns, where there is no terminal to say how many
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line each, for scripts.")]
 
@@ -72,8 +70,9 @@ def up(
     UI ask for.
     """
     from deployments.stack.up import up as run  # noqa: PLC0415
+    from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
-    raise typer.Exit(run(_console(), root=_ROOT, port=port))
+    raise typer.Exit(run(_console(), root=project_dir(), port=port))
 
 
 @app.command()
@@ -159,8 +158,9 @@ def doctor(
     Exit code 1 if something fails.
     """
     from deployments.commands.doctor import doctor as run  # noqa: PLC0415
+    from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
-    raise typer.Exit(0 if run(_console(), _ROOT, as_json=as_json) else 1)
+    raise typer.Exit(0 if run(_console(), project_dir(), as_json=as_json) else 1)
 
 
 @app.command()
@@ -211,8 +211,9 @@ def new(
 ) -> None:
     """Write an inlet or an outlet to begin with, its deployment in prefect.yaml, and a test that passes."""
     from deployments.commands.new import new as write  # noqa: PLC0415
+    from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
-    write(_console(), kind, name, root=_ROOT, topic=topic)
+    write(_console(), kind, name, root=project_dir(), topic=topic)
 
 
 def main() -> None:

@@ -65,7 +65,12 @@ def redis_url() -> str:
         return check_url(url, where=REDIS_URL)
     if url := _from_secret_block():
         return check_url(url, where=f"the Secret block {SECRET_BLOCK!r}")
-    if (socket := local_socket()).exists():
+    try:
+        socket = local_socket()
+    except SettingsError as error:  # no project to look in
+        msg = f"expected a Redis to use, found none: no {REDIS_URL} is set; set {REDIS_URL}=redis://HOST:6379/0; or {error}"
+        raise SettingsError(msg) from error
+    if socket.exists():
         return socket_url(_trusted(socket))
     msg = (
         f"expected a Redis to use, found none: no {REDIS_URL} is set and `sluice up` is not running here; "

@@ -5,7 +5,7 @@ import platform
 import re
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -14,19 +14,33 @@ from packaging.specifiers import SpecifierSet
 from deployments.checks.findings import Finding, failure, fine, warning
 from deployments.rollout.blueprint import EntrypointCheck, read_blueprint
 from deployments.servers.redis_binary import REDIS_SERVER, find_redis_server
+from tasks.base.project_folder import hiding
 from tasks.errors import SettingsError
 from tasks.settings import REDIS_URL
 
-__all__ = ["check_flows", "check_install"]
+__all__ = ["check_flows", "check_install", "check_names"]
 
+_INSTALL_CLONE = "install them anew: .venv/bin/python -m pip install -c constraints.txt -e ."
+_INSTALL_WHEEL = "install Sluice's wheel anew: python -m pip install --force-reinstall WHEEL"
 _NAMED = 5  # packages, at most, of those that differ
 
 
-def check_install(root: Path) -> Iterator[Finding]:
-    """Check Python and the packages against `pyproject.toml` and `constraints.txt` in `root`, and find a redis-server."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    yield _python(project["requires-python"])
-    yield from _packages(project["dependencies"], (root / "constraints.txt").read_text())
+def check_install(clone: Path | None) -> Iterator[Finding]:
+    """Check Python and the packages against what Sluice requires, and find a redis-server.
+
+    clone    the clone that Sluice runs from, whose `pyproject.toml` and `constraints.txt` count; None: the wheel it was
+             installed from
+    """
+    if clone:
+        project = tomllib.loads((clone / "pyproject.toml").read_text())["project"]
+        yield _python(project["requires-python"], "`make clean`, then `make up PYTHON=python3.12`")
+        yield from _packages(project["dependencies"], (clone / "constraints.txt").read_text(), _INSTALL_CLONE)
+    else:
+        wheel = metadata("sluice")
+        yield _python(
+            wheel["Requires-Python"], "make a virtual environment with one of those, and install Sluice there"
+        )
+        yield from _packages(requires("sluice") or [], "", _INSTALL_WHEEL)
     if not os.environ.get(REDIS_URL):
         yield _redis_server()
 
@@ -43,22 +57,34 @@ def check_flows(root: Path) -> Iterator[Finding]:
         yield fine("flow files", f"all {len(blueprint.deployments)} flows of prefect.yaml can be imported")
 
 
-def _python(wanted: str) -> Finding:
+def check_names(project: Path) -> Iterator[Finding]:
+    """Check that no module of a project hides one of Sluice's packages: a run imports from the project's folder first."""
+    if found := hiding(project):
+        yield failure(
+            "names",
+            f"expected no {', '.join(found)} in {project}: a run would import it instead of Sluice's package of that name",
+            "rename it, or move it into another folder, such as pipelines/",
+        )
+
+
+def _python(wanted: str, do: str) -> Finding:
     running = platform.python_version()
     if running in SpecifierSet(wanted):
         return fine("Python", running)
-    return failure("Python", f"expected {wanted}, got {running}", "`make clean`, then `make up PYTHON=python3.12`")
+    return failure("Python", f"expected {wanted}, got {running}", do)
 
 
-def _packages(dependencies: list[str], constraints: str) -> Iterator[Finding]:
-    install = "install them anew: .venv/bin/python -m pip install -c constraints.txt -e ."
-    wrong = []
+def _packages(dependencies: list[str], constraints: str, install: str) -> Iterator[Finding]:
+    wrong: list[str] = []
+    right: dict[str, str] = {}
     for requirement in map(Requirement, dependencies):
-        if requirement.marker and not requirement.marker.evaluate():
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         found = _installed(requirement.name)
         if found is None or not requirement.specifier.contains(found, prereleases=True):
             wrong.append(f"{requirement.name}{requirement.specifier} (got {found or 'none'})")
+        elif found:
+            right[requirement.name] = found
     if wrong:
         yield failure("packages", f"expected {', '.join(wrong)}", install)
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", constraints, re.MULTILINE))
@@ -68,8 +94,9 @@ def _packages(dependencies: list[str], constraints: str) -> Iterator[Finding]:
         more = f" and {len(other) - _NAMED} more" if len(other) > _NAMED else ""
         yield warning("packages", f"not those of constraints.txt: {', '.join(other[:_NAMED])}{more}", install)
     elif not wrong:
-        main = ", ".join(f"{name} {found[name]}" for name in ("prefect", "redis", "streamz") if name in found)
-        yield fine("packages", f"{len(found)} as constraints.txt has them: {main} and others")
+        main = ", ".join(f"{name} {right[name]}" for name in ("prefect", "redis", "streamz") if name in right)
+        number = f"{len(found)} as constraints.txt has them" if pinned else f"{len(right)} as Sluice requires them"
+        yield fine("packages", f"{number}: {main} and others")
 
 
 def _installed(name: str) -> str | None:

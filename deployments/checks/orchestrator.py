@@ -1,5 +1,6 @@
 """Checks of the Prefect server: a worker, and what of `prefect.yaml` is deployed there. Nothing is changed."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +85,7 @@ def _automations(client: "SyncPrefectClient") -> Iterator[Finding]:
     absent = [name for name in declared if name not in there]
     disabled = [name for name in declared if name in there and not there[name].enabled]
     if absent:
-        yield warning("automations", f"not there: {'; '.join(absent)}", "`make up`, or `prefect automation create --from-file deployments/automations.yaml`")  # fmt: skip
+        yield warning("automations", f"not there: {'; '.join(absent)}", f"`sluice up`, or `prefect automation create --from-file {os.path.relpath(file)}`")  # fmt: skip
     if disabled:
         yield warning("automations", f"switched off: {'; '.join(disabled)}", "switch it on in the Prefect UI")
     if not absent and not disabled:
@@ -132,4 +133,4 @@ def _strangers(blueprint: Blueprint, named: Mapping[str, "DeploymentResponse"]) 
 
 
 def _label(declared: Deployment) -> str:
-    return f"{declared.entrypoint.rpartition(':')[2]}/{declared.name}"
+    return f"{declared.function}/{declared.name}"

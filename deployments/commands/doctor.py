@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from deployments.checks.findings import Finding
-from deployments.checks.installation import check_flows, check_install
+from deployments.checks.installation import check_flows, check_install, check_names
 from deployments.checks.orchestrator import check_prefect
 from deployments.checks.redis_in_use import check_redis
 from deployments.show.as_json import line
-from tasks.errors import SettingsError
+from tasks.base.project_folder import checkout
 
 __all__ = ["doctor"]
 
@@ -24,11 +24,7 @@ def doctor(console: Console, root: Path, *, as_json: bool = False) -> bool:
     """Print a line for each finding as it comes; return whether nothing fails. Only reads.
 
     root      the folder of `prefect.yaml`
-    raises    SettingsError: that is no checkout of the project
     """
-    if not (root / "pyproject.toml").exists():
-        msg = f"expected a checkout of the project in {root}, found no pyproject.toml; install it from one: pip install -e ."
-        raise SettingsError(msg)
     found: list[Finding] = []
     for finding in _all(root):
         found.append(finding)
@@ -42,7 +38,7 @@ def doctor(console: Console, root: Path, *, as_json: bool = False) -> bool:
 
 
 def _all(root: Path) -> Iterator[Finding]:
-    return chain(check_install(root), check_redis(), check_prefect(root), check_flows(root))
+    return chain(check_install(checkout()), check_names(root), check_redis(), check_prefect(root), check_flows(root))
 
 
 def _drawn(finding: Finding) -> Text:

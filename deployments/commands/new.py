@@ -98,7 +98,7 @@ def _check_name(kind: Kind, name: str, blueprint: Blueprint) -> None:
         if (blueprint.path.parent / path).exists():
             msg = f"{path} is there already; nothing was written; choose another name"
             raise SettingsError(msg)
-    if name in {each.entrypoint.rpartition(":")[2] for each in blueprint.deployments}:
+    if name in {each.function for each in blueprint.deployments}:
         msg = f"prefect.yaml has a deployment of a flow {name!r} already; nothing was written; choose another name"
         raise SettingsError(msg)
     # Prefect loads a flow's file as a module of that name, before all others of it.

@@ -14,6 +14,7 @@ from typing import NoReturn, TypeGuard
 import yaml
 
 from tasks.base.plain_text import one_line
+from tasks.base.project_folder import CODE
 from tasks.errors import SettingsError
 
 __all__ = ["Blueprint", "Deployment", "EntrypointCheck", "allowance", "import_flows", "read_blueprint"]
@@ -40,6 +41,11 @@ class Deployment:
     def full_name(self) -> str:
         """Its name as Prefect's commands take it, such as 'quotes/main'."""
         return f"{self.flow}/{self.name}"
+
+    @property
+    def function(self) -> str:
+        """The name of its flow's function in the file or module of the entrypoint."""
+        return _parts(self.entrypoint)[1]
 
     @property
     def stays_up(self) -> bool:
@@ -87,7 +93,7 @@ def read_blueprint(path: Path) -> Blueprint:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        msg = f"expected the deployments in {path}, found no such file; install Sluice from a checkout of the project: pip install -e ."
+        msg = f"expected the deployments in {path}, found no such file"
         raise SettingsError(msg) from error
     except OSError as error:
         msg = f"expected the deployments in {path}, got no file that can be read: {error.strerror}"
@@ -109,8 +115,12 @@ def _deployment(path: Path, position: int, block: object) -> Deployment:
     name, entrypoint = block.get("name"), block.get("entrypoint")
     if not _is_text(name):
         _refuse(f"{where}, name", "text, in quotes where YAML takes it for something else", name)
-    if not _is_text(entrypoint) or not all(entrypoint.rpartition(":")[::2]):
-        _refuse(f"{where}, entrypoint", "a file and a function, such as 'flows/clock.py:seconds'", entrypoint)
+    if not _is_text(entrypoint) or not all(_parts(entrypoint)):
+        _refuse(
+            f"{where}, entrypoint",
+            "a file and a function, such as 'flows/clock.py:seconds', or a module and a function, such as 'flows.upkeep.levels'",
+            entrypoint,
+        )
     where = f"{path}: tags of {entrypoint}"
     tags = block.get("tags") or []
     if not isinstance(tags, list) or not all(map(_is_text, tags)):
@@ -138,6 +148,12 @@ def _deployment(path: Path, position: int, block: object) -> Deployment:
             if each.get("slug") and each.get("interval") is not None and not each.get("anchor_date")
         ),
     )
+
+
+def _parts(entrypoint: str) -> tuple[str, str]:
+    """Return the file or module of an entrypoint, and the function: 'a/b.py:c' or 'a.b.c', as Prefect reads them."""
+    where, _, function = entrypoint.rpartition(":" if ":" in entrypoint else ".")
+    return where, function
 
 
 def _is_text(value: object) -> TypeGuard[str]:
@@ -168,15 +184,20 @@ def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]
         try:
             flows[entrypoint] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False).name
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's file raises
-            file, _, name = entrypoint.rpartition(":")
+            file, name = _parts(entrypoint)
             cause = error if isinstance(error, MissingFlowError) else error.__cause__ or error
-            reason = _reason(cause) if Path(file).exists() else _no_file(file)
+            reason = _no_file(file) if ":" in entrypoint and not Path(file).exists() else _reason(cause)
             reasons.setdefault((file, reason), []).append(name)
     return flows, [f"{file}:{', '.join(names)}: {reason}" for (file, reason), names in reasons.items()]
 
 
 def _no_file(file: str) -> str:
     return f"there is no {file}; if it was renamed, correct its entrypoint in prefect.yaml"
+
+
+def _runner(entrypoint: str) -> str:
+    """Return the call of `runpy` that imports what an entrypoint names."""
+    return f'run_{"path" if ":" in entrypoint else "module"}("{_parts(entrypoint)[0]}")'
 
 
 def _reason(error: BaseException) -> str:
@@ -194,8 +215,8 @@ def _reason(error: BaseException) -> str:
 
 def _is_users(file: str) -> bool:
     """Return whether a file is one that a user writes: not Python's, nor installed, nor what a flow file is made with."""
-    path, root = Path(file).resolve(), Path(__file__).resolve().parents[2]
-    made_with = [root / "tasks", *(root / "flows" / name for name in ("inlets.py", "outlets.py", "runtime"))]
+    path = Path(file).resolve()
+    made_with = [CODE / "tasks", *(CODE / "flows" / name for name in ("inlets.py", "outlets.py", "runtime"))]
     return (
         not file.startswith("<")  # <frozen importlib._bootstrap_external>
         and path.is_relative_to(Path.cwd().resolve())
@@ -258,7 +279,7 @@ class EntrypointCheck:
             what = f"gave no answer within {patience:g} s" if code is None else f"ended without one (exit code {code})"
             msg = (
                 f"{self._blueprint.path}: importing its flows {what}; "
-                f"try it: python -c 'import runpy; runpy.run_path(\"{self._entrypoints[0].rpartition(':')[0]}\")'"
+                f"try it: python -c 'import runpy; runpy.{_runner(self._entrypoints[0])}'"
             )
             raise SettingsError(msg) from error
         finally:

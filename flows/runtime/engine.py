@@ -14,6 +14,7 @@ from prefect import flow_engine  # before the start is over: it takes time to im
 
 from flows.runtime.posting import post_events
 from tasks.base.state_folder import state_dir
+from tasks.errors import SettingsError
 
 __all__ = ["STARTING", "main"]
 
@@ -30,7 +31,8 @@ class _NoSteps(logging.Filter):
 
 def main() -> None:
     """Run the flow run as Prefect's engine does."""
-    with contextlib.suppress(OSError):  # a worker of another kind makes no such file, or its folder is not this user's
+    # A worker of another kind makes no such file, its folder is not this user's, or the run has no project to find it in.
+    with contextlib.suppress(OSError, SettingsError):
         (state_dir() / STARTING / os.environ.get("PREFECT__FLOW_RUN_ID", "none")).unlink()
     post_events()
     _watch_for_no_suspension()

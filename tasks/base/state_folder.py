@@ -4,16 +4,20 @@ import os
 import stat
 from pathlib import Path
 
+from tasks.base.project_folder import find_project, project_dir
+
 __all__ = ["STATE_DIR", "is_private", "make_private", "mode_of", "state_dir"]
 
 STATE_DIR = "SLUICE_STATE_DIR"
+_NAME = ".sluice"
 
 
 def state_dir() -> Path:
-    """Return the folder in which `sluice up` keeps what must survive it: `.sluice/` beside `prefect.yaml`."""
-    if named := os.environ.get(STATE_DIR):
-        return Path(named).absolute()
-    return Path(__file__).resolve().parents[2] / ".sluice"
+    """Return the folder in which `sluice up` keeps its data: `SLUICE_STATE_DIR`, or `.sluice/` in the project's folder.
+
+    raises    SettingsError: neither is there
+    """
+    return _named() or project_dir() / _NAME
 
 
 def make_private(folder: Path) -> None:
@@ -25,10 +29,16 @@ def make_private(folder: Path) -> None:
 
 def mode_of(folder: Path) -> int:
     """Return the mode to make a folder with: private for the state folder and what is inside, else the umask decides."""
-    return 0o700 if folder.is_relative_to(state_dir()) else 0o777
+    state = _named() or ((project := find_project()) and project / _NAME)
+    return 0o700 if state and folder.is_relative_to(state) else 0o777
 
 
 def is_private(folder: Path) -> bool:
     """Return whether a path is a folder of this user, and no link, into which no other user can put anything."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _named() -> Path | None:
+    named = os.environ.get(STATE_DIR)
+    return Path(named).absolute() if named else None

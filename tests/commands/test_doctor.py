@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from deployments.checks.findings import Finding
-from deployments.checks.installation import check_install
+from deployments.checks.installation import check_install, check_names
 from deployments.checks.redis_in_use import check_redis
 from deployments.checks.secret_block import check_secret
 from deployments.servers.child import Child
@@ -238,6 +238,23 @@ def test_what_is_installed_is_compared_with_what_was_tested(tmp_path: Path) -> N
 
     old, *_ = check_install(project(tmp_path, "", python=">=3.99"))
     assert told(old).startswith("fail: expected >=3.99, got 3.")
+
+
+def test_an_installation_from_a_wheel_is_checked_against_what_the_wheel_requires() -> None:
+    installed = {each.check: each for each in check_install(None)}
+    assert {each.level for each in installed.values()} == {"ok"}, installed
+    assert " as Sluice requires them: prefect 3." in installed["packages"].says
+
+
+def test_names_of_a_project_that_hide_those_of_sluice_are_found(tmp_path: Path) -> None:
+    for name in ("pipelines", "tasks"):
+        (tmp_path / name).mkdir()
+    assert list(check_names(tmp_path)) == []  # no module of that name: an import finds the package behind it
+    (tmp_path / "tasks" / "__init__.py").touch()
+    (tmp_path / "flows.py").touch()
+    (finding,) = check_names(tmp_path)
+    assert told(finding).startswith(f"fail: expected no flows.py, tasks/__init__.py in {tmp_path}: ")
+    assert list(check_names(ROOT)) == []
 
 
 def test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does(tmp_path: Path) -> None:

@@ -269,6 +269,19 @@ def test_a_deployment_is_named_after_its_flow_whatever_its_function_is_called(tm
     assert [each.full_name for each in blueprint.deployments] == ["other/b"]
 
 
+def test_entrypoints_may_name_modules_instead_of_files(tmp_path: Path) -> None:
+    points = ["flows.upkeep.levels", "flows.upkeep.nothing", "flows.gone.levels"]
+    blocks = [{"name": f"n{n}", "entrypoint": point} for n, point in enumerate(points)]
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"deployments": blocks}))
+    blueprint = read_blueprint(tmp_path / "prefect.yaml")
+    assert [each.function for each in blueprint.deployments] == ["levels", "nothing", "levels"]
+    flows, errors = EntrypointCheck(blueprint, env=os.environ).found()
+    assert flows == {"flows.upkeep.levels": "levels"}
+    nothing, gone = errors
+    assert nothing.startswith("flows.upkeep:nothing: MissingFlowError: ")
+    assert gone == "flows.gone:levels: ModuleNotFoundError: No module named 'flows.gone'"
+
+
 def test_two_deployments_of_one_name_are_refused_since_one_would_replace_the_other(tmp_path: Path) -> None:
     points = ["one.py:quotes", "two.py:quotes"]
     blocks = [{"name": "main", "entrypoint": point} for point in points]
@@ -300,6 +313,8 @@ def test_what_takes_too_long_says_so_and_is_ended(tmp_path: Path) -> None:
         ("deployments: &a [*a]", r"deployment 1: .*, got \[\[\.\.\.\]\]"),
         ("deployments: [{name: x}]", "a file and a function, such as"),
         ("deployments: [{name: x, entrypoint: 'a.py:'}]", "entrypoint: expected a file and a function"),
+        ("deployments: [{name: x, entrypoint: 'levels'}]", "or a module and a function, such as 'flows.upkeep.levels'"),
+        ("deployments: [{name: x, entrypoint: 'flows.'}]", "or a module and a function, such as"),
         ('deployments: [{name: x, entrypoint: "a\\0.py:b"}]', "entrypoint: expected a file and a function"),
         ("deployments: [{name: [1], entrypoint: 'a.py:b'}]", r"name: expected text, .*, got \[1\]"),
         ("deployments: [{name: 2026-01-01, entrypoint: 'a.py:b'}]", "name: expected text, in quotes"),
