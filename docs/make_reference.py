@@ -1,6 +1,6 @@
-"""Make docs/reference.md of the docstrings: `python docs/make_reference.py`.
+"""Write docs/reference.md from the docstrings: `python docs/make_reference.py`.
 
-tests/project/test_docs.py fails while the file is not what this makes.
+tests/project/test_docs.py fails if the file is out of date.
 """
 
 import inspect
@@ -32,13 +32,14 @@ FILE = Path(__file__).with_name("reference.md")
 _HEAD = """\
 # Reference
 
-Made from the docstrings by [`make_reference.py`](make_reference.py). What is in `flows` and `tasks` by these names is for use; the rest may change.
+[`make_reference.py`](make_reference.py) writes this page from the docstrings.
+The names on it are the public API; everything else may change.
 """
 
-# Of the reservoir; its others are for sources and sinks.
+# The public methods of Reservoir; sources and sinks use the others.
 _METHODS = ("from_url", "push", "push_many", "peek", "topics", "levels")
 
-# `name      what it is`, aligned as in most docstrings here; what follows is indented.
+# `name      description`, aligned as in most docstrings; continuation lines are indented.
 _DEFINITION = re.compile(r"(\S+(?:,? \S+)*?)\s{2,}(\S.*)")
 
 
@@ -47,7 +48,9 @@ def reference() -> str:
     parts = [_HEAD, "## Decorators\n\n`from flows import inlet, outlet`\n"]
     parts += [_options(flows.inlet, "@inlet"), _options(flows.outlet, "@outlet")]
     parts.append(f"## Durations and sizes\n\n{_prose(quantities.__doc__ or '')}")
-    parts.append("## streamz sources and sinks\n\nAfter `import tasks`, or by themselves where Sluice is installed.\n")
+    parts.append(
+        "## streamz sources and sinks\n\n`import tasks` registers them; where Sluice is installed, streamz also finds them by itself.\n"
+    )
     parts.append(_callable(source.from_redis, "Stream.from_redis", skip=1))
     parts.append(_callable(engine.engine, "Stream.engine", skip=1))
     parts.append(_callable(sinks.to_redis, ".to_redis", skip=2))
@@ -60,10 +63,10 @@ def reference() -> str:
     )
     parts += [_callable(getattr(testing, name), name) for name in ("drain", "pumped", "entries", "frames", "values")]
     parts += [_callable(testing.Bench, "Bench", skip=1), _members(testing.Bench)]
-    parts.append(f"## Where Redis is\n\n{_prose(inspect.getdoc(redis_url) or '')}")
-    parts.append("## Errors\n\n`from tasks import ...`; the tree:\n")
+    parts.append(f"## Address of Redis\n\n{_prose(inspect.getdoc(redis_url) or '')}")
+    parts.append("## Errors\n\n`from tasks import ...`, as a tree:\n")
     parts.append(_errors())
-    parts.append("## Flows that ship\n")
+    parts.append("## Shipped flows\n")
     parts += [_flow(each) for module in (upkeep, alerts, clock, vitals, market) for each in _flows(module)]
     parts.append("## The `sluice` command\n")
     parts += list(_commands(typer.main.get_command(app)))
@@ -71,11 +74,11 @@ def reference() -> str:
 
 
 def _options(decorator: Callable[..., Any], title: str) -> str:
-    """Return a decorator's parameters as a table: their descriptions are those of Prefect's form."""
+    """Return a decorator's parameters as a table, with the descriptions of Prefect's form."""
     text = inspect.getdoc(decorator) or ""
     described = parameter_docstrings(text)
     rows = [
-        (p.name, "needed" if p.default is p.empty else f"`{p.default!r}`", described[p.name])
+        (p.name, "required" if p.default is p.empty else f"`{p.default!r}`", described[p.name])
         for p in inspect.signature(decorator).parameters.values()
     ]
     before, _, after = text.partition("\nArgs:\n")
@@ -84,10 +87,10 @@ def _options(decorator: Callable[..., Any], title: str) -> str:
 
 
 def _callable(thing: Callable[..., Any], title: str, *, skip: int = 0) -> str:
-    """Return what is to be called, how, and what its docstring says. `skip` of its parameters are not the caller's."""
+    """Return the signature of a callable, without its first `skip` parameters, and its docstring."""
     called = thing.__init__ if isinstance(thing, type) else thing
     parameters = list(inspect.signature(called).parameters.values())
-    bound = skip if not inspect.ismethod(called) else 0  # a class method has no `cls` there
+    bound = skip if not inspect.ismethod(called) else 0  # inspect.signature omits `cls` of a class method
     shown = [p.replace(annotation=p.empty) for p in parameters[bound:] if p.kind is not p.VAR_KEYWORD]
     signature = str(inspect.Signature(shown))
     return f"### `{title}{signature}`\n\n{_prose(inspect.getdoc(thing) or '')}"
@@ -113,13 +116,13 @@ def _flows(module: Any) -> list[Any]:
 
 
 def _flow(flow: Any) -> str:
-    """Return a shipped flow with the parameters of its own; those of its decorator are told above."""
+    """Return a shipped flow with its own parameters; the section on decorators lists the others."""
     text = inspect.getdoc(flow.fn) or ""
     described = parameter_docstrings(text)
     kind = "outlet" if hasattr(flow, "build") else "inlet" if hasattr(flow, "pump") else "flow"
     own = inspect.signature(getattr(flow, "build", getattr(flow, "pump", flow.fn))).parameters
     rows = [
-        (name, "needed" if p.default is p.empty else f"`{p.default!r}`", described.get(name, ""))
+        (name, "required" if p.default is p.empty else f"`{p.default!r}`", described.get(name, ""))
         for name, p in own.items()
         if name in inspect.signature(flow.fn).parameters
     ]
@@ -128,7 +131,7 @@ def _flow(flow: Any) -> str:
 
 
 def _commands(group: Any) -> Iterable[str]:
-    """Return the commands with their options; typer has a click of its own, so types are told by their names."""
+    """Yield the commands with their options; typer bundles click, so `isinstance` against click's types fails."""
     for name, command in sorted(group.commands.items()):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         title = " ".join(["sluice", name, *(p.name.upper() for p in arguments)])
@@ -143,7 +146,7 @@ def _commands(group: Any) -> Iterable[str]:
 
 def _default(parameter: Any) -> str:
     if parameter.required:
-        return "needed"
+        return "required"
     return "" if parameter.default in (None, False) else f"`{parameter.default}`"
 
 
@@ -152,19 +155,19 @@ def _first_line(thing: object) -> str:
 
 
 def _prose(text: str) -> str:
-    """Return a docstring as Markdown: paragraphs as they are, aligned definitions as a table, doctests as code."""
+    """Return a docstring as Markdown: paragraphs unchanged, aligned definitions as a table, doctests as code."""
     parts = []
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         lines = paragraph.splitlines()
         if lines and lines[0].startswith(">>>"):
             parts.append("```pycon\n" + "\n".join(lines) + "\n```\n")
         elif lines and lines[0].startswith("    "):
-            continue  # an example, which the pages have too
+            continue  # an example; the how-to pages have them
         elif lines and _DEFINITION.fullmatch(lines[0]):
             found = _definitions(lines)
-            if rows := [(name, said) for name, said in found if name != "raises"]:
+            if rows := [(name, description) for name, description in found if name != "raises"]:
                 parts.append(_table(("", ""), rows))
-            parts += [f"Raises {said}\n" for name, said in found if name == "raises"]
+            parts += [f"Raises {description}\n" for name, description in found if name == "raises"]
         elif lines:
             parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
@@ -174,12 +177,12 @@ def _definitions(lines: Iterable[str]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for line in lines:
         if line.startswith(" "):
-            name, said = found[-1]
-            found[-1] = (name, f"{said} {line.strip()}")
+            name, description = found[-1]
+            found[-1] = (name, f"{description} {line.strip()}")
         elif match := _DEFINITION.fullmatch(line):
             found.append((match[1], match[2]))
         else:
-            msg = f"expected a name, two spaces or more and what it is, or an indented line, got {line!r}"
+            msg = f"expected a name, two or more spaces and a description, or an indented line, got {line!r}"
             raise ValueError(msg)
     return found
 
@@ -190,7 +193,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text as it can stand in a table: in one line, and what looks like HTML outside of code escaped."""
+    """Return text as one table cell: on one line, with `|` and, outside code, `<` escaped."""
     parts = " ".join(text.split()).replace("|", "\\|").split("`")
     return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
 
