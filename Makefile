@@ -15,8 +15,8 @@ help: ## Say what there is to make
 up: $(VENV)/installed ## Run it all on this machine until Ctrl-C (ARGS="--port 4201" for options)
 	@$(BIN)/sluice up $(ARGS)
 
-test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=true: thoroughly)
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=true: all, thoroughly)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder $(if $(filter true,$(CI)),-m "not chaos") $(ARGS)
 
 chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 times for each pipeline (many minutes)
 	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/pump/test_handovers.py $(ARGS)

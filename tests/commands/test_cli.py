@@ -28,7 +28,8 @@ from deployments.servers.prefect_server import said_by
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
-from tests.support.plain import ROOT, clean_environment, free_port
+from tests.support.plain import ROOT, clean_environment
+from tests.support.ports import refusing_port, reserve_port
 from tests.support.streams import push_all, run
 from tests.support.waiting import wait_until
 
@@ -84,7 +85,7 @@ def test_without_a_redis_the_error_is_one_sentence_that_says_what_to_do(tmp_path
 
 
 def test_a_redis_that_does_not_answer_is_named_without_its_password(refusal: Callable[..., str]) -> None:
-    line = refusal("peek", "market", SLUICE_REDIS_URL=f"redis://user:hunter2@127.0.0.1:{free_port()}/0")
+    line = refusal("peek", "market", SLUICE_REDIS_URL=f"redis://user:hunter2@127.0.0.1:{refusing_port()}/0")
     assert "does not answer" in line
     assert "hunter2" not in line
 
@@ -131,13 +132,13 @@ def test_up_names_the_program_on_its_port_and_what_to_do(tmp_path: Path) -> None
 def test_up_says_so_when_the_prefect_server_it_was_given_does_not_answer(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    url = f"http://127.0.0.1:{free_port()}/api"
+    url = f"http://127.0.0.1:{refusing_port()}/api"
     line = the_sentence(sluice("up", state=tmp_path, PREFECT_API_URL=url, SLUICE_REDIS_URL=redis_server.url))
     assert f"no Prefect server answers at PREFECT_API_URL ({url})" in line
 
 
 def test_restart_says_so_when_no_prefect_server_answers(tmp_path: Path) -> None:
-    url = f"http://127.0.0.1:{free_port()}/api"
+    url = f"http://127.0.0.1:{refusing_port()}/api"
     line = the_sentence(sluice("restart", "movers", state=tmp_path, PREFECT_API_URL=url))
     assert f"no Prefect server answers at {url}; run `make up`" in line
 
@@ -145,7 +146,7 @@ def test_restart_says_so_when_no_prefect_server_answers(tmp_path: Path) -> None:
 def test_a_timeout_is_a_duration_with_a_unit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refusal: Callable[..., str]
 ) -> None:
-    url = f"http://127.0.0.1:{free_port()}/api"
+    url = f"http://127.0.0.1:{refusing_port()}/api"
     assert "no Prefect server answers" in refusal("stop", "movers", "--timeout", "PT1M", PREFECT_API_URL=url)
     monkeypatch.setattr(sys, "argv", ["sluice", "stop", "movers", "--timeout", "1M"])
     with pytest.raises(SystemExit) as end:
@@ -164,7 +165,7 @@ def test_peek_shows_the_newest_entries_and_status_what_there_is(
     shown = sluice("peek", "signals", "-n", "2", state=tmp_path, **url).stdout
     assert shown.index("150002") < shown.index("n ")
     assert "7" in shown
-    status = sluice("status", state=tmp_path, PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api", **url)
+    status = sluice("status", state=tmp_path, PREFECT_API_URL=f"http://127.0.0.1:{refusing_port()}/api", **url)
     assert status.returncode == 1  # no Prefect
     assert "not running here" in status.stdout
     assert "no Prefect server answers" in status.stdout
@@ -176,7 +177,7 @@ def redis_of(tmp_path: Path, server: RedisServer) -> dict[str, str]:
     return {
         "SLUICE_STATE_DIR": str(tmp_path),
         "SLUICE_REDIS_URL": server.url,
-        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+        "PREFECT_API_URL": f"http://127.0.0.1:{refusing_port()}/api",
     }
 
 
@@ -384,8 +385,8 @@ def test_a_redis_that_ends_a_command_is_told_in_one_sentence(
 
 
 def test_up_with_a_redis_that_does_not_answer_starts_nothing(tmp_path: Path) -> None:
-    url = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
-    result = sluice("up", "--port", str(free_port()), state=tmp_path, SLUICE_REDIS_URL=url)
+    url = f"redis://:hunter2@127.0.0.1:{refusing_port()}/0"
+    result = sluice("up", "--port", str(reserve_port()), state=tmp_path, SLUICE_REDIS_URL=url)
     line = the_sentence(result)
     assert "does not answer (Connection refused)" in line
     assert "hunter2" not in result.stdout + line

@@ -38,6 +38,7 @@ def contents(root: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from prefect.states import Cancelling
 from deployments.servers.redis_server import RedisServer
 from flows import inlet
 from flows.runtime import inlet_watch, shared_poll
-from tests.support.plain import free_port
+from tests.support.ports import refusing_port
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -240,7 +240,7 @@ def test_a_run_goes_on_after_its_window_while_prefect_is_silent(
     monkeypatch.setattr(inlet_watch, "_UNKNOWN", 0.2)
     stop = threading.Event()
     flow_run = api.read_flow_run(api.create_flow_run_from_deployment(deployment).id)
-    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{refusing_port()}/api"}):
         watch = inlet_watch.InletWatch("watched", stop=stop, log=None, run=flow_run)
         assert not watch.goes_on()  # nothing was to be heard yet
         wait_until(watch.goes_on, "the silence of Prefect's server", deadline=5)
@@ -257,7 +257,7 @@ def test_a_watch_outlives_a_redis_that_is_away_and_what_fails_beside_it(
 ) -> None:
     monkeypatch.setattr(inlet_watch, "_UNKNOWN", 0.3)
     monkeypatch.setattr(inlet_watch, "_MINUTE", 0.1)
-    monkeypatch.setenv("SLUICE_REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
+    monkeypatch.setenv("SLUICE_REDIS_URL", f"redis://127.0.0.1:{refusing_port()}/0")
     stop = threading.Event()
     run = api.read_flow_run(api.create_flow_run_from_deployment(deployment).id)
     watch = inlet_watch.InletWatch("watched", stop=stop, log=logging.getLogger("test"), run=run)

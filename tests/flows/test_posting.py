@@ -12,7 +12,8 @@ from prefect.events import Event
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.runtime.posting import PostingClient
-from tests.support.plain import ROOT, Plain, free_port
+from tests.support.plain import ROOT, Plain
+from tests.support.ports import refusing_port
 from tests.support.waiting import wait_until
 
 
@@ -31,7 +32,7 @@ def stored(server: Plain, name: str) -> list[int]:
 def test_events_that_the_server_misses_are_posted_in_order_with_the_next_one(prefect_server: Plain) -> None:
     name = f"sluice.{uuid4()}"
     there = prefect_server.env["PREFECT_API_URL"]
-    away = f"http://127.0.0.1:{free_port()}/api"
+    away = f"http://127.0.0.1:{refusing_port()}/api"
 
     async def emit() -> None:
         with temporary_settings({PREFECT_API_URL: away}):

@@ -19,7 +19,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.runtime import inlet_watch
 from flows.runtime.inlet_watch import ask_for_all, why_to_end
 from flows.runtime.shared_poll import PAUSED, Seen, SharedPoll, seen_of
-from tests.support.plain import free_port
+from tests.support.ports import refusing_port
 
 
 @flow(name="polled")
@@ -197,6 +197,6 @@ class TestOnAServer:
 def test_a_silent_server_is_no_news(client: redis.Redis) -> None:
     poll = SharedPoll(client, server="s", name="run", deployment="d")
     poll.look()
-    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{refusing_port()}/api"}):
         ask_for_all(poll, logging.getLogger("test"))
     assert poll.look()[0] is None

@@ -20,7 +20,7 @@ from deployments.servers.redis_server import RedisServer
 from flows import outlet, outlets
 from flows.runtime import prefect_api, reporting
 from tasks import SluiceError
-from tests.support.plain import free_port
+from tests.support.ports import refusing_port
 from tests.support.streams import pending, push_all
 from tests.support.waiting import wait_until
 
@@ -287,7 +287,7 @@ def test_a_dead_prefect_server_holds_up_neither_the_stream_nor_its_end(
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        port = free_port() if how == "refuses" else silent.getsockname()[1]
+        port = refusing_port() if how == "refuses" else silent.getsockname()[1]
         dead = SyncPrefectClient(f"http://127.0.0.1:{port}/api", httpx_settings={"timeout": prefect_api.PATIENCE})
         monkeypatch.setattr(prefect_api, "get_client", lambda **_: dead)
 

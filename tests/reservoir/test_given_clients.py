@@ -15,7 +15,7 @@ from deployments.servers.child import Child
 from deployments.servers.redis_binary import find_redis_server
 from deployments.servers.redis_server import RedisServer
 from tasks import Reservoir, SettingsError
-from tests.support.plain import free_port
+from tests.support.ports import reserve_port
 from tests.support.streams import pending, push_all
 from tests.support.waiting import wait_until
 
@@ -62,7 +62,7 @@ def answers(client: redis.Redis) -> bool:
 
 @pytest.fixture(scope="module")
 def tcp_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    port = free_port()
+    port = reserve_port()
     server = listening(tmp_path_factory.mktemp("tcp"), port, "--save", "")
     yield port
     server.stop(grace=5)
@@ -70,7 +70,7 @@ def tcp_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def sentinel_port(tmp_path_factory: pytest.TempPathFactory, tcp_port: int) -> Iterator[int]:
-    folder, port = tmp_path_factory.mktemp("sentinel"), free_port()
+    folder, port = tmp_path_factory.mktemp("sentinel"), reserve_port()
     (folder / "sentinel.conf").write_text(f"sentinel monitor reservoir 127.0.0.1 {tcp_port} 1\n")
     sentinel = listening(folder, port, str(folder / "sentinel.conf"), "--sentinel")
     yield port

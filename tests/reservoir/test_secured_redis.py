@@ -38,7 +38,7 @@ from tasks.reservoir.keep import Keep
 from tasks.reservoir.reservoir import LARGE
 from tasks.reservoir.retention import Retention
 from tasks.settings import REDIS_URL, SECRET_BLOCK, redis_url
-from tests.support.plain import free_port
+from tests.support.ports import reserve_port
 from tests.support.streams import crash, drain, here, run
 from tests.support.waiting import wait_until
 
@@ -60,7 +60,7 @@ class Secured:
         subprocess.run(openssl, cwd=folder, check=True, capture_output=True, timeout=60)
         (users,) = [line for line in LINES if line.endswith("> users.acl")]
         subprocess.run(users, shell=True, cwd=folder, check=True, timeout=60)
-        port = free_port()
+        port = reserve_port()
         (conf,) = re.findall(r"```text\n# redis.conf\n(.*?)```", PAGE, re.DOTALL)
         (folder / "redis.conf").write_text(conf.replace("6380", str(port)).replace("/etc/redis", str(folder)))
         self.program = shutil.which("redis-server") or str(find_redis_server().path)  # the wheel's has no TLS

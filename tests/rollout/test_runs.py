@@ -28,7 +28,7 @@ from deployments.servers.prefect_server import POOL
 from deployments.stack.follow import Follower
 from flows.runtime import prefect_api
 from tasks import Reservoir, UnavailableError
-from tests.support.plain import free_port
+from tests.support.ports import refusing_port
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -85,7 +85,7 @@ def test_a_deployment_that_cannot_be_started_now_is_started_later_and_one_that_i
     waiting = ["followed/gone", "followed/there"]
     with (
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-        SyncPrefectClient(f"http://127.0.0.1:{free_port()}/api") as nobody,
+        SyncPrefectClient(f"http://127.0.0.1:{refusing_port()}/api") as nobody,
         pytest.raises(HTTPError),
     ):
         runs.start_first(nobody, waiting)

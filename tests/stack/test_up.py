@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 from deployments.servers.child import Child
-from tests.support.plain import clean_environment, entries, free_port
+from tests.support.plain import clean_environment, entries
+from tests.support.ports import reserve_port
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(600)  # on a busy machine of two cores: three servers, ten flow runs
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # three servers and ten flow runs, on two busy cores
 
 
 class Up:
@@ -68,7 +69,7 @@ def assert_is_locked(up: Up) -> None:
 
 def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    up = Up(state, free_port())
+    up = Up(state, reserve_port())
     try:
         up.child.start()
         for topic in ("busiest", "signals"):

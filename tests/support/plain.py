@@ -1,16 +1,19 @@
-"""A Prefect server of the tests' own, a worker beside it with `prefect.yaml` deployed, and what tests ask of them."""
+"""A Prefect server for the tests, with a worker and the deployments of `prefect.yaml`, and queries to it."""
 
 import json
 import math
 import os
-import socket
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 from uuid import UUID
 
+import prefect
 import redis
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, FlowFilter
@@ -22,26 +25,21 @@ from deployments.servers.prefect_server import prefect_server, settings_of_own_s
 from deployments.servers.redis_binary import REDIS_SERVER
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import history
+from tests.support.ports import reserve_port
 from tests.support.streams import push_all
 from tests.support.waiting import wait_until
 
-__all__ = ["ROOT", "SECRET", "Plain", "clean_environment", "entries", "free_port", "run_levels"]
+__all__ = ["ROOT", "SECRET", "Plain", "clean_environment", "entries", "run_levels"]
 
-SECRET = "of-the_tests"  # that their server asks for
+SECRET = "of-the_tests"  # the password of the server
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def clean_environment(**added: str) -> dict[str, str]:
-    """Return this process's environment without settings of Prefect's and ours, except the server to run, and with what is added."""
+    """Return this process's environment plus `added`, without Prefect's and Sluice's settings except the Redis program."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
     kept = {name: os.environ[name] for name in [REDIS_SERVER] if name in os.environ}
     return mine | kept | added
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def entries(url: str, topic: str) -> int:
@@ -53,18 +51,23 @@ def entries(url: str, topic: str) -> int:
 
 
 class Plain:
-    """A Prefect server, and once `deploy` was called a worker, as somebody has them who never heard of `sluice up`."""
+    """A Prefect server, and from `deploy` on a worker, as a user starts them without `sluice up`.
 
-    def __init__(self, folder: Path, reservoir: RedisServer) -> None:
-        port = free_port()
+    cache    a folder that keeps a migrated database of this version of Prefect for later servers
+    """
+
+    def __init__(self, folder: Path, reservoir: RedisServer, *, cache: Path | None = None) -> None:
+        port = reserve_port()
         self.redis_url = reservoir.url
         self.env = settings_of_own_server(folder / "prefect", port, secret=SECRET) | {
             "SLUICE_REDIS_URL": reservoir.url,
             "SLUICE_STATE_DIR": str(folder),
-            "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # only what a test starts is to run
+            "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # no runs but those that a test starts
             "PWD": str(ROOT),
         }
         self.folder = folder
+        self._database = folder / "prefect" / "prefect.db"
+        self._migrated = cache / f"{prefect.__version__}.db" if cache else None
         self.server = prefect_server(port, log=folder / "server.log", env=self.env, cwd=ROOT)
         self.worker = worker(log=folder / "worker.log", env=self.env, cwd=ROOT)
         self.client = SyncPrefectClient(self.env["PREFECT_API_URL"], auth_string=SECRET)
@@ -72,7 +75,12 @@ class Plain:
     def __enter__(self) -> Self:
         self.client.__enter__()
         try:
+            if self._migrated and self._migrated.exists():
+                self._database.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._migrated, self._database)
             self.start_server()
+            if self._migrated and not self._migrated.exists():
+                self._keep_database(self._migrated)
         except BaseException:
             self.__exit__()
             raise
@@ -85,6 +93,13 @@ class Plain:
         self.server.kill()
         self.client.__exit__(None, None, None)
 
+    def _keep_database(self, to: Path) -> None:
+        """Copy the server's database; other processes see the whole copy or none."""
+        partial = to.with_suffix(f".{os.getpid()}")
+        with closing(sqlite3.connect(self._database)) as source, closing(sqlite3.connect(partial)) as target:
+            source.backup(target)
+        partial.replace(to)
+
     def deploy(self) -> None:
         """Deploy `prefect.yaml` and start the worker."""
         rollout.ensure_pool(self.client)
@@ -92,12 +107,12 @@ class Plain:
         self.worker.start()
 
     def start_server(self) -> None:
-        """Start the server, at first or again, and wait until it answers."""
+        """Start or restart the server, and wait until it answers."""
         self.server.start()
         wait_for_server(self.env["PREFECT_API_URL"], self.server)
 
     def prefect(self, *arguments: str) -> str:
-        """Run a command of Prefect's, as in a shell in the checkout."""
+        """Run `prefect` with these arguments in the checkout, and return its output."""
         command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
         done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -112,7 +127,7 @@ class Plain:
         return self.client.read_deployment_by_name(name).id
 
     def artifact(self, run: UUID, kind: str = "markdown") -> Artifact | None:
-        """Return what the run shows of that kind, if it does so yet."""
+        """Return the run's newest artifact of that kind, or None."""
         wanted = {"flow_run_id": {"any_": [run]}, "type": {"any_": [kind]}}
         found = self.client.read_artifacts(artifact_filter=ArtifactFilter.model_validate(wanted))
         return found[0] if found else None
@@ -122,7 +137,7 @@ class Plain:
 
 
 def run_levels(plain: Plain) -> UUID:
-    """Run the flow `levels` on a reservoir in which a group lags, and another did in the hours before."""
+    """Run the flow `levels` on a reservoir where one group lags and another lagged in the hours before."""
     rollout.ensure_automations(plain.client)
     now = time.time_ns() // 1_000_000
     with redis.Redis.from_url(plain.redis_url, protocol=2) as client:
