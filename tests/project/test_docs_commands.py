@@ -176,7 +176,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
     "export": Commands.export,
     "pip": Commands.pip,
     "python": Commands.python,
-    **dict.fromkeys([".", "openssl", "echo", "chown", "alias", "redis-cli", "sudo", "umask"], Commands.nothing),
+    **dict.fromkeys([".", "alias", "chown", "echo", "git", "openssl", "redis-cli", "sudo", "umask"], Commands.nothing),
 }
 
 
