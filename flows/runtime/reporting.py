@@ -27,7 +27,7 @@ from tasks.base.plain_text import in_markdown, one_line
 from tasks.codec.values import is_pandas
 from tasks.group.until import Journey
 from tasks.nodes.from_redis import from_redis
-from tasks.nodes.source_run import Reading
+from tasks.nodes.source_run import SourceRun
 from tasks.pipeline.guard import stuck_at
 from tasks.report import pipeline as report
 from tasks.reservoir.connection import connect
@@ -101,7 +101,7 @@ class Watch:
         """Watch this source from now on; it has been started."""
         self._earlier = self._counts
         self._source = source
-        self._began = self._flow = report.flow_of(list(source.reading.secured.meters))
+        self._began = self._flow = report.flow_of(list(source.latest_run.secured.meters))
 
     def show(self, value: Any) -> None:
         """Take a result, to be shown if no other comes before the next report."""
@@ -122,7 +122,7 @@ class Watch:
         """How many entries were read, and how often a node failed, also by the sources before this one."""
         read, failures = self._earlier
         if self._source:
-            flow = report.flow_of(list(self._source.reading.secured.meters))
+            flow = report.flow_of(list(self._source.latest_run.secured.meters))
             read, failures = read + flow.received[0], failures + sum(flow.failed)
         return read, failures
 
@@ -183,7 +183,7 @@ class Watch:
     def _watch_for_stalls(self) -> None:
         if self._source is None:
             return
-        reading, now = self._source.reading, time.monotonic()
+        reading, now = self._source.latest_run, time.monotonic()
         progress = (id(reading), reading.progress)
         if progress != self._progress or not reading.is_busy:
             if self.stalled:
@@ -236,20 +236,20 @@ class Watch:
     def _report(self, client: SyncPrefectClient) -> None:
         if self._source is None:
             return
-        reading = self._source.reading
+        reading = self._source.latest_run
         progress = self._percent(reading) if reading.ends else None
         self._write(client, "markdown", self._key, self._markdown(reading, progress))
         if progress is not None:
             self._write(client, "progress", f"{self._key}-progress", progress)
 
-    def _percent(self, reading: Reading) -> float:
+    def _percent(self, reading: SourceRun) -> float:
         if reading.is_through and self._closing.is_set():
             return 100.0
         if self._journey is None:
             self._journey = Journey(self._connected(), self._group)
         return round(100 * self._journey.share(reading.ends), 1)
 
-    def _markdown(self, reading: Reading, progress: float | None) -> str:
+    def _markdown(self, reading: SourceRun, progress: float | None) -> str:
         flow = report.flow_of(list(reading.secured.meters))
         # What is left at the end says how it was on the whole.
         before, self._flow = self._began if self._closing.is_set() else self._flow, flow

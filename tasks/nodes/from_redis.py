@@ -12,7 +12,7 @@ from tasks.checks import check_choice, check_number, seconds
 from tasks.errors import PipelineError
 from tasks.group.consumer import Consumer
 from tasks.group.membership import LEAST_LEASE, Membership
-from tasks.nodes.source_run import OnError, Reading
+from tasks.nodes.source_run import OnError, SourceRun
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pipeline import lifetimes
 from tasks.reservoir.connection import adapted, connect
@@ -100,7 +100,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             self._own_clients.append(self._client)
         return self._client
 
-    def open(self) -> Reading:
+    def open(self) -> SourceRun:
         """Get ready to read; `step` wants it first, `start` does it by itself.
 
         raises    PipelineError: nothing is connected, a node is not safe, or nodes still hold entries of a run before
@@ -111,7 +111,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
                 "in a sink, or keep its last node in a variable (streamz holds nodes weakly)"
             )
             raise PipelineError(msg)
-        if isinstance(self._current, Reading) and self._current.in_flight:
+        if isinstance(self._current, SourceRun) and self._current.in_flight:
             msg = (
                 f"{self!r}: its nodes still hold {self._current.in_flight} entries of the run before, which are redelivered now "
                 "and would be in them twice; build the pipeline anew"
@@ -122,18 +122,18 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         client = adapted(given, retries=0) if given else connect(self._url or redis_url(), retries=0)
         self._own_clients.append(client)
         consumer = Consumer(client, self.topics, self.group, **self._options)
-        self._current = reading = Reading(
+        self._current = run = SourceRun(
             consumer, self, on_error=self.on_error, grace=self._grace, batch=self._batch, fuse=self._fuse
         )
-        reading.secured.context = contextvars.copy_context()
+        run.secured.context = contextvars.copy_context()
         self.is_running = True
         lifetimes.begin(self)
-        return reading
+        return run
 
     @property
-    def reading(self) -> Reading:
-        """The run that is under way, or the last one: how far it is, and its consumer. `open` or `start` makes it."""
-        assert isinstance(self._current, Reading)
+    def latest_run(self) -> SourceRun:
+        """The current run, or the last one if none is under way. Only after `open` or `start`."""
+        assert isinstance(self._current, SourceRun)
         return self._current
 
     async def step(self, block_ms: int = 0) -> int:
@@ -143,12 +143,12 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
 
         raises    PipelineError: the pipeline raised, and on_error is 'stop'; the entry stays pending
         """
-        return await self.reading.step(block_ms)
+        return await self.latest_run.step(block_ms)
 
     @property
     def is_through(self) -> bool:
         """Whether everything up to `until` was read."""
-        return isinstance(self._current, Reading) and self._current.is_through
+        return isinstance(self._current, SourceRun) and self._current.is_through
 
     def drop_group(self) -> bool:
         """Delete the group on its topics, with what is pending there; return whether it is gone.
@@ -165,7 +165,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
 
     def close(self) -> None:
         """Acknowledge what is done, give back the rest and leave the group; the end of steps, as `stop` of a start."""
-        self.reading.close()
+        self.latest_run.close()
         self.let_go()
 
     def let_go(self) -> None:
@@ -179,5 +179,5 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         for client in self._own_clients:
             client.connection_pool.disconnect(inuse_connections=False)
 
-    def _begin(self) -> Reading:
+    def _begin(self) -> SourceRun:
         return self.open()

@@ -59,6 +59,11 @@ class Fusion:
         self._plain: dict[Stream, Callable[..., Any]] = {}
         self._runs: dict[Stream, Callable[[Any, LazyReceipts], list[Any]]] = {}
 
+    @property
+    def version(self) -> int:
+        """A number that changes whenever the graph does."""
+        return self._version
+
     def fuse(self, reachable: Iterable[Stream]) -> None:
         """Fuse what can be, in a graph whose nodes are guarded already; nothing to do if it has not changed."""
         if not self._enabled or self._fused_version == self._version:

@@ -11,7 +11,7 @@ from streamz import Stream
 from tasks.base.loop_thread import outside_of_loops
 from tasks.errors import PipelineError
 from tasks.nodes.from_redis import from_redis
-from tasks.nodes.source_run import Reading
+from tasks.nodes.source_run import SourceRun
 from tasks.pipeline.graphs import graph
 from tasks.testing.virtual_time import VirtualLoop
 
@@ -40,7 +40,7 @@ class Life:
     async def _begin(self, build: Callable[[], tuple[from_redis, Any]]) -> None:
         self._loop.make_current()
         self.source, self._kept = build()
-        self._reading: Reading = self.source.open()
+        self._run: SourceRun = self.source.open()
         self._loop.awaits_sockets = lambda: self._is_busy
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -54,13 +54,13 @@ class Life:
         """Return what `work` returns, unless the pipeline is busy with the same entries for longer than anything takes."""
         task, patience = asyncio.ensure_future(work), _LONGEST + _patience(self.source)
         while True:
-            before = self._reading.receipts
+            before = self._run.receipts
             done, _ = await asyncio.wait([task], timeout=patience)
             if done:
                 return task.result()
-            if self._is_busy and before == self._reading.receipts:
+            if self._is_busy and before == self._run.receipts:
                 task.cancel()
-                busy = [repr(meter.name) for meter in self._reading.secured.meters if meter.waiting]
+                busy = [repr(meter.name) for meter in self._run.secured.meters if meter.waiting]
                 msg = f"the pipeline does not come to rest: for a day of its clock it was busy with the same entries, in {', '.join(busy)}"
                 raise PipelineError(msg)
 
@@ -77,8 +77,8 @@ class Life:
         while True:
             came = await self.source.step()
             nap = await self._loop.idle()
-            if came or self._is_busy or self._reading.in_flight != held:
-                held, since = self._reading.in_flight, self._loop.now
+            if came or self._is_busy or self._run.in_flight != held:
+                held, since = self._run.in_flight, self._loop.now
                 if not came and self._is_busy and nap:
                     await asyncio.sleep(nap)
             elif self._loop.now - since >= patience:
@@ -88,15 +88,15 @@ class Life:
 
     async def emit_unacknowledged(self, entries: int) -> None:
         """Emit so many entries, all acknowledged that are done but the last, and read on; the next thing is `kill`."""
-        consumer, read = self._reading.consumer, deque[Any]()
+        consumer, read = self._run.consumer, deque[Any]()
         for left in range(entries, 0, -1):
             read.extend([] if read else consumer.step(0))
             if not read:
                 break
-            await self._reading.emit([read.popleft()])
+            await self._run.emit([read.popleft()])
             if left > 1:
                 await self._loop.idle()
-                self._reading.flush()
+                self._run.flush()
         if not read:
             consumer.step(0)
         await self._loop.idle()
@@ -105,12 +105,12 @@ class Life:
         """Let what is in work finish, acknowledge it, give back the rest and leave the group."""
         while (nap := await self._loop.idle()) and self._is_busy:  # noqa: ASYNC110 - time passes at once
             await asyncio.sleep(nap)
-        self._reading.flush_nodes()
+        self._run.flush_nodes()
         self.source.close()
 
     def kill(self) -> None:
         """End it as a killed process ends, whose lease has run out."""
-        self.source.client.delete(self._reading.consumer.membership.fence.lease)
+        self.source.client.delete(self._run.consumer.membership.fence.lease)
         with warnings.catch_warnings():
             # What a killed process had in hand is never awaited.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -126,7 +126,7 @@ class Life:
         while await self.source.step():
             pass
         await self._loop.idle()
-        self._reading.flush()
+        self._run.flush()
 
     @property
     def _loop(self) -> VirtualLoop:
@@ -136,7 +136,7 @@ class Life:
 
     @property
     def _is_busy(self) -> bool:
-        return bool(self._reading.secured.waiting) or self._reading.is_busy
+        return bool(self._run.secured.waiting) or self._run.is_busy
 
 
 def _patience(source: Stream) -> float:

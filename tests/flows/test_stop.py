@@ -48,7 +48,7 @@ def test_what_was_read_into_a_buffer_is_finished_and_all_else_is_given_back(real
     source = Stream.from_redis("topic", group="group")
     kept = source.buffer(50).sink(sink)
     source.start()
-    wait_until(lambda: source.reading.in_flight > 50, "a full buffer")
+    wait_until(lambda: source.latest_run.in_flight > 50, "a full buffer")
     source.stop()
     is_stopped.set()
     source.join(20)

@@ -89,8 +89,8 @@ def test_what_befalls_entries_is_in_the_log_of_the_run_a_line_for_a_thousand(
     assert {(r.name, r.levelname, bool(r.flow_run_id)) for r in told} == {("prefect.flow_runs", "WARNING", True)}  # type: ignore[attr-defined]
     first, poison, more = sorted((r.getMessage() for r in told), key=lambda text: ("decoded" in text, "times" in text))
     assert "ZeroDivisionError" in first
-    assert "of group 'group' what cannot be decoded, at last topic 'topic' entry " in poison
-    assert "what cannot be decoded (99 times), at last " in more
+    assert "group 'group': entries that cannot be decoded became dead letters, at last topic 'topic' entry " in poison
+    assert "entries that cannot be decoded became dead letters (99 times), at last " in more
 
 
 def test_what_a_run_took_over_is_told_with_what_it_did_in_one_line(

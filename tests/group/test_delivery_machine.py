@@ -47,8 +47,8 @@ class Life:
             TOPICS, group=self.group.name, client=self.client, loop=IOLoop.current(), asynchronous=True, max_entries=3
         )
         self._kept = self.group.build(self.source)
-        self.reading = open_with(self.source, self.client)
-        self.membership = self.reading.consumer.membership
+        self.run = open_with(self.source, self.client)
+        self.membership = self.run.consumer.membership
 
     def step(self, *, ahead: bool = False) -> int:
         """Step once, the lease renewed, and give asynchronous work some time. Who does not read ahead looks for the dead."""
@@ -58,7 +58,7 @@ class Life:
             await asyncio.sleep(0.001)
             return came
 
-        consumer = self.reading.consumer
+        consumer = self.run.consumer
         consumer._next_renewal = 0.0
         if not ahead:
             consumer._next_claim = 0.0
@@ -301,12 +301,10 @@ class Delivery(RuleBasedStateMachine):
             while quiet < 4:
                 steps += 1
                 assert steps < 500, "the pipeline did not come to rest"
-                held = last.reading.in_flight
-                quiet = (
-                    0 if last.step() or last.reading.secured.waiting or last.reading.in_flight != held else quiet + 1
-                )
+                held = last.run.in_flight
+                quiet = 0 if last.step() or last.run.secured.waiting or last.run.in_flight != held else quiet + 1
             waiting = {f"{topic}/{id_}" for topic in TOPICS for id_ in pending(self.client, topic, group.name)}
-            assert last.reading.in_flight == len(waiting)
+            assert last.run.in_flight == len(waiting)
             assert sorted(f"{t}/{i}" for t in TOPICS for i in group.first[t]) == sorted(
                 f"{t}/{i}" for t in TOPICS for i in self.pushed[t]
             )

@@ -278,7 +278,7 @@ def test_a_crash_between_two_topics_leaves_no_half_of_a_pair_unacknowledged(clie
             flush()
             through.loses_in = 0
 
-        source.reading.flush = flush_half
+        source.latest_run.flush = flush_half
         try:
             await source.step()
         except redis.ConnectionError:

@@ -237,10 +237,10 @@ def test_no_reply_waits_in_the_memory_of_redis_for_a_pipeline_that_is_slow(
     source: Any = from_redis("topic", group="group", url=redis_server.url, max_entries=100)
     seen = source.map(lambda entry: slow.wait(20) and entry["n"]).sink_to_list()
     source.start()
-    reads = source.reading.consumer._reads
+    reads = source.latest_run.consumer._reads
     wait_until(lambda: reads._fetched, "what is read ahead to be fetched")
     assert not reads.is_sent
-    assert len(pending(real_redis)) == source.reading.consumer.held + 100
+    assert len(pending(real_redis)) == source.latest_run.consumer.held + 100
     slow.set()
     wait_until(lambda: len(seen) == 600, "all of them")
     assert seen == list(range(600))
@@ -256,10 +256,10 @@ def test_who_was_taken_for_dead_hangs_up(redis_server: RedisServer, real_redis: 
     kept = source.map(lambda _: stuck.wait(20)).sink(print)
     source.start()
     wait_until(lambda: len(pending(real_redis)) >= 200, "reads ahead")
-    real_redis.set(source.reading.consumer.membership.fence.lease, "claimed")
+    real_redis.set(source.latest_run.consumer.membership.fence.lease, "claimed")
     with pytest.raises(LeaseLostError):
         source.join(20)
-    assert source.reading.consumer._reads._connection._sock is None
+    assert source.latest_run.consumer._reads._connection._sock is None
     stuck.set()
     del kept
 

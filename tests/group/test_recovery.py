@@ -35,7 +35,7 @@ def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliverie
 
     def read_on(source: from_redis) -> None:
         """Read on before the crash, as the thread that reads does: what is not acknowledged then may come again."""
-        source.reading.consumer.step(0)
+        source.latest_run.consumer.step(0)
         in_flight.update(pending(client))
 
     pushed = live_through(lives, client, lambda source: source.sink(see), before_a_crash=read_on)

@@ -122,7 +122,7 @@ def test_who_wakes_up_after_its_entries_were_claimed_and_done_appends_nothing(cl
         successor, also_kept = await succeed(client)
         wake.set()
         await asyncio.sleep(0)
-        zombie.reading.consumer._next_renewal = 0.0
+        zombie.latest_run.consumer._next_renewal = 0.0
         with pytest.raises(LeaseLostError):
             await drain(zombie, until=lambda: False)
         successor.close()
@@ -145,7 +145,7 @@ def test_what_a_stopped_pipeline_still_makes_of_entries_that_it_gave_back_is_not
         successor.close()
         wake.set()
         async with asyncio.timeout(5):
-            while not stopped.reading.secured.meters[-1].received:  # noqa: ASYNC110 - the sink's, polled
+            while not stopped.latest_run.secured.meters[-1].received:  # noqa: ASYNC110 - the sink's, polled
                 await asyncio.sleep(0.001)
         del kept, also_kept
 

@@ -105,16 +105,16 @@ def test_a_pipeline_that_blocks_its_loop_keeps_its_lease(url: str, real_redis: r
     push_all(real_redis, "topic", [1])
     source.start()
     assert busy.wait(20)
-    membership = source.reading.consumer.membership
+    membership = source.latest_run.consumer.membership
     renewals: set[int] = set()
 
     def renewed_for_longer_than_the_lease() -> bool:
         ttl = real_redis.pttl(f"sluice:lease:lab:{membership.name}")
         assert ttl > 0, "the lease lapsed"
         renewals.add(ttl // 20)
-        return source.reading.consumer._next_renewal > began + 1.0
+        return source.latest_run.consumer._next_renewal > began + 1.0
 
-    began = source.reading.consumer._next_renewal
+    began = source.latest_run.consumer._next_renewal
     wait_until(renewed_for_longer_than_the_lease, "renewals over more than two leases")
     let_go.set()
     wait_until(lambda: not pending(real_redis, group="lab"), "the acknowledgement")
@@ -136,10 +136,10 @@ def test_what_a_function_is_at_work_on_is_in_flight_though_nobody_wants_its_rece
     push_all(real_redis, "topic", [1, 2])
     source.start()
     assert busy.wait(20)
-    assert (source.reading.in_flight, source.reading.is_busy) == (held, True)
+    assert (source.latest_run.in_flight, source.latest_run.is_busy) == (held, True)
     let_go.set()
     wait_until(lambda: not pending(real_redis, group="lab"), "the acknowledgement")
-    assert (source.reading.in_flight, source.reading.is_busy) == (0, False)
+    assert (source.latest_run.in_flight, source.latest_run.is_busy) == (0, False)
 
 
 def test_a_source_outlives_its_redis(tmp_path: Path, started: list[Any]) -> None:
@@ -384,8 +384,8 @@ def test_a_server_out_of_memory_is_an_outage_and_acknowledgements_go_on(tmp_path
         source.start()
         wait_until(lambda: len(seen) == 10, "10 entries")
         client.config_set("maxmemory", 1)
-        renewed = source.reading.consumer._next_renewal
-        wait_until(lambda: source.reading.consumer._next_renewal > renewed + 2.0, "renewals on a full server")
+        renewed = source.latest_run.consumer._next_renewal
+        wait_until(lambda: source.latest_run.consumer._next_renewal > renewed + 2.0, "renewals on a full server")
         client.config_set("maxmemory", 0)
         push_all(client, "topic", range(10, 20))
         wait_until(lambda: len(seen) == 20, "10 more")

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from tasks.base import fatal as stops
-from tasks.nodes.source_run import Reading
+from tasks.nodes.source_run import SourceRun
 from tests.support.nodes import PUSHED, Build, feed, members
 from tests.support.streams import consumer, dead, drain, here, lossy, pending, push_all
 
@@ -192,7 +192,7 @@ def test_an_entry_whose_work_is_cancelled_with_its_loop_stays_pending_and_has_no
         source = here(fake_redis)
         kept = source.buffer(1).sink(lambda _: asyncio.get_running_loop().create_future())
         source.open()
-        await drain(source, until=lambda: source.reading.secured.waiting > 0)
+        await drain(source, until=lambda: source.latest_run.secured.waiting > 0)
         guards = asyncio.all_tasks() - {asyncio.current_task()}
         for guard in guards:
             guard.cancel()
@@ -214,7 +214,7 @@ def test_a_failed_entry_is_one_dead_letter_though_a_later_reply_is_lost(client: 
     async def main() -> None:
         source = here(client)
         kept = source.pluck("n").map(lambda n: bad(n % 10))
-        reading = Reading(consumer(through), source, on_error="dead_letter", grace=1.0)
+        reading = SourceRun(consumer(through), source, on_error="dead_letter", grace=1.0)
         await reading.emit(reading.consumer.step(0))
         through.loses_in = loses_in
         for _ in range(3):

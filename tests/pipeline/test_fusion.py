@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks import Entry
-from tasks.nodes import source_run as reading
+from tasks.nodes import emitter
 from tasks.pipeline import fusion
 from tests.support.streams import dead, drain, here, pending, push_all
 
@@ -137,10 +137,10 @@ def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | N
     async def main() -> dict[str, Any]:
         source = here(client, fuse=fuse, max_entries=3)
         kept = build(source, plan, seen, fails_at)
-        reading = source.open()
-        await drain(source, until=lambda: not reading.secured.waiting and not reading.is_busy)
+        run = source.open()
+        await drain(source, until=lambda: not run.secured.waiting and not run.is_busy)
         await source.step()  # acknowledges what was done since the last one
-        meters = [(meter.name, meter.received, meter.failed, *meter.came.values()) for meter in reading.secured.meters]
+        meters = [(meter.name, meter.received, meter.failed, *meter.came.values()) for meter in run.secured.meters]
         found = {
             "seen": by_buffers(seen, plan),
             "meters": meters,
@@ -148,7 +148,7 @@ def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | N
             "dead": [
                 {name: letter.get(name) for name in ("n", "dead:node", "dead:exception")} for letter in dead(client)
             ],
-            "values": [repr(meter.node.current_value) for meter in reading.secured.meters[1:]],
+            "values": [repr(meter.node.current_value) for meter in run.secured.meters[1:]],
             "names": [str(node) for node in kept],
         }
         source.close()
@@ -200,11 +200,11 @@ def test_the_time_of_quick_nodes_is_estimated_and_that_of_slow_ones_taken(
     async def main(us: float) -> dict[str, float]:
         source = here(real_redis, group=f"{us}", max_entries=100)
         kept = source.map(taking(us)).map(taking(2)).sink(taking(4))
-        reading = source.open()
+        run = source.open()
         began = clock[0]
         await drain(source)
         source.close()
-        found = {meter.name: meter.seconds for meter in reading.secured.meters[1:]}
+        found = {meter.name: meter.seconds for meter in run.secured.meters[1:]}
         assert sum(found.values()) == pytest.approx(clock[0] - began, rel=0.1 if us == 1 else 1e-9), kept
         return found
 
@@ -221,7 +221,7 @@ def test_a_pipeline_that_never_waits_lets_others_have_the_loop_all_the_same(
     """On a clock that only the node moves, for as long as a pipeline may have the loop, and some elements more."""
     clock = [0.0]
     monkeypatch.setattr(fusion, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(reading, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(emitter, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     turns: list[float] = []
 
     def taking(entry: Any) -> None:

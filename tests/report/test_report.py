@@ -26,7 +26,7 @@ def flow_after(client: redis.Redis, build: Any, n: int = 6) -> report.Flow:
         return build(source)
 
     run(built, client)
-    return report.flow_of(sources[0].reading.secured.meters)
+    return report.flow_of(sources[0].latest_run.secured.meters)
 
 
 def test_the_figures_are_those_of_what_flowed_fused_or_not(fake_redis: redis.Redis) -> None:

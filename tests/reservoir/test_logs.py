@@ -46,7 +46,7 @@ def test_a_pipeline_that_raises_an_entrys_text_logs_one_line_of_it(
     [line] = [record.getMessage() for record in caplog.records if "cannot parse" in record.getMessage()]
     assert re.fullmatch("[ -~]*", line)
     assert len(line) < 1_000
-    assert line.endswith("moved to the dead letters, as all that fail there")
+    assert line.endswith("this entry and all others that fail there become dead letters")
 
 
 def test_a_record_whose_arguments_do_not_fit_is_left_to_its_handlers() -> None:

@@ -17,7 +17,7 @@ from tornado.ioloop import IOLoop
 from tasks import Reservoir
 from tasks.group.consumer import Consumer
 from tasks.nodes.from_redis import from_redis
-from tasks.nodes.source_run import Reading
+from tasks.nodes.source_run import SourceRun
 from tasks.testing import Bench
 
 Build = Callable[[Stream], Any]
@@ -40,7 +40,7 @@ def here(client: redis.Redis, topics: str | list[str] = "topic", *, group: str =
     return from_redis(topics, group=group, client=client, loop=IOLoop.current(), asynchronous=True, **options)
 
 
-def open_with(source: from_redis, client: redis.Redis) -> Reading:
+def open_with(source: from_redis, client: redis.Redis) -> SourceRun:
     """Open a source that reads through this very client: of a `lossy` one, a copy would lose no replies."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tasks.nodes.from_redis.adapted", lambda *_, **__: client)
@@ -49,7 +49,7 @@ def open_with(source: from_redis, client: redis.Redis) -> Reading:
 
 def read_ahead(source: from_redis, *, ahead: bool = True) -> None:
     """Have a source that is opened, and stepped from now on, read ahead as one that is started does."""
-    consumer = source.reading.consumer
+    consumer = source.latest_run.consumer
     consumer.step = functools.partial(Consumer.step, consumer, ahead=ahead)
 
 
@@ -122,7 +122,7 @@ def dead(client: redis.Redis, topic: str = "topic", group: str = "group") -> lis
 
 def crash(source: from_redis, client: redis.Redis) -> None:
     """Leave a source as a killed process would, its lease run out."""
-    membership = source.reading.consumer.membership
+    membership = source.latest_run.consumer.membership
     client.delete(f"sluice:lease:{membership.group}:{membership.name}")
 
 

@@ -1,0 +1,156 @@
+"""The graph's side of a run: emits entries into the graph, in the graph's thread."""
+
+import asyncio
+import json
+import time
+from typing import Any, Literal
+
+from streamz import Stream
+
+from tasks.base.logs import get_logger
+from tasks.base.plain_text import error_line
+from tasks.errors import PipelineError
+from tasks.nodes.hand_over import HandOver
+from tasks.nodes.in_flight import InFlight
+from tasks.pipeline.guard import Secured, combining, secure
+from tasks.pipeline.receipts import Receipt
+from tasks.reservoir.entry import Entry
+from tasks.reservoir.fence import Fence
+
+__all__ = ["Emitter", "OnError"]
+
+logger = get_logger(__name__)
+
+OnError = Literal["dead_letter", "stop"]
+
+# A pipeline that never waits lets other tasks of its loop run after this many seconds.
+_SLICE = 0.005
+_LOOK = 32  # elements between two looks at the clock
+_NAMED = 8  # nodes in a dead letter
+
+
+class Emitter:
+    """Emits one element after the other from a source node. All methods run in the graph's thread.
+
+    fence, group   of the consumer whose entries these are
+    batch          emit lists of at most this many entries; None: emit single entries
+    fuse           whether runs of simple nodes are done in one call
+    raises         PipelineError: the graph has a node that is not known to be safe
+    """
+
+    def __init__(
+        self,
+        node: Stream,
+        hand_over: HandOver,
+        *,
+        fence: Fence,
+        group: str,
+        on_error: OnError,
+        batch: int | None = None,
+        fuse: bool = True,
+    ) -> None:
+        self.secured: Secured = secure(node, fuse=fuse)
+        self.in_flight = InFlight(self.secured, fence, finished=hand_over.report_finished, failed=self._on_failure)
+        self._node: Any = node
+        self._hand_over = hand_over
+        self._group = group
+        self._on_error = on_error
+        self._batch = batch
+        self._failing_nodes: set[str] = set()
+        self._last_yield = 0.0
+        self._described = -1
+        self._describe()
+
+    async def run(self) -> None:
+        """Emit all batches that the reader hands over, until the run is to end; then flush the nodes."""
+        try:
+            while not self._hand_over.is_stopping():
+                await self.step()
+        except BaseException as error:
+            self._hand_over.fail(error)
+            raise
+        finally:
+            self._flush_at_end()
+            self._hand_over.end_emission()
+
+    async def step(self) -> None:
+        """Emit one batch, or answer a request to flush the nodes; without either, wait for one."""
+        if entries := self._hand_over.take():
+            await self.emit(entries)
+        elif not self._hand_over.answer_flush(self.flush_nodes):
+            await self._hand_over.wait_for_work()
+
+    async def emit(self, entries: list[Entry]) -> None:
+        """Emit entries, each element after the one before has been awaited. Returns early if the run is to end."""
+        secured = secure(self._node)  # nodes may have been added
+        self._describe()
+        emit = secured.fusion.emitter(self._node)
+        emitting, is_batch = self.in_flight.emitting, self._batch is not None
+        is_stopping, report_passed = self._hand_over.is_stopping, self._hand_over.report_passed
+        for n, element in enumerate(self._elements(entries)):
+            if is_stopping():
+                return
+            emitting.entries = element if is_batch else (element,)
+            for one in emit(element, emitting):
+                await one
+            if is_batch or emitting.made:
+                self._release()
+            else:  # nearly all entries
+                emitting.entries = ()
+                report_passed(element.origin)
+            # All slow elements are timed. For quick ones, reading the clock each time would cost a tenth.
+            if secured.nested > _SLICE or not n % _LOOK:
+                secured.nested = 0.0
+                if time.monotonic() - self._last_yield > _SLICE:
+                    await asyncio.sleep(0)
+                    self._last_yield = time.monotonic()
+
+    def flush_nodes(self) -> bool:
+        """Have nodes write the entries that they hold for later; return whether all could."""
+        calls = [getattr(meter.node, "before_stop", None) for meter in self.secured.meters]
+        return False not in [call() for call in calls if call]
+
+    def _flush_at_end(self) -> None:
+        if self._hand_over.is_abandoned:
+            return
+        try:
+            self.flush_nodes()
+        except Exception as error:  # noqa: BLE001 - raised when the reader has left the group in good order
+            self._hand_over.fail(error)
+
+    def _elements(self, entries: list[Entry]) -> list[Any]:
+        if self._batch is None:
+            return entries
+        return [entries[start : start + self._batch] for start in range(0, len(entries), self._batch)]
+
+    def _release(self) -> None:
+        """Release the element that was emitted last and has been awaited."""
+        emitting = self.in_flight.emitting
+        entries, emitting.entries = emitting.entries, ()
+        if emitting.made:
+            made, emitting.made = emitting.made, []
+            for receipt in made:
+                receipt.release()
+        else:
+            self._hand_over.report_all_passed([entry.origin for entry in entries])
+
+    def _describe(self) -> None:
+        """Update the fields that describe the pipeline in dead letters, if the graph has changed."""
+        if self._described != (version := self.secured.fusion.version):
+            self._described = version
+            self._hand_over.letter_fields = {"combines": json.dumps(combining(self._node)[:_NAMED])}
+
+    def _on_failure(self, receipt: Receipt) -> None:
+        failure = receipt.failure
+        assert failure is not None  # it has just been set
+        what = (
+            f"topic {receipt.topic!r} entry {receipt.id}: node {failure.node!r} of group {self._group!r} raised "
+            f"{error_line(failure.error)}"
+        )
+        if self._on_error == "stop":
+            error = PipelineError(f"{what}; it stays pending and is redelivered at the next start")
+            error.__cause__ = failure.error
+            self._hand_over.fail(error)
+        elif failure.node not in self._failing_nodes:
+            self._failing_nodes.add(failure.node)
+            logger.warning("%s; this entry and all others that fail there become dead letters", what)

@@ -1,0 +1,74 @@
+"""The entries that a graph holds: which ones, whether work is being done with them, and how far they have come."""
+
+from collections.abc import Callable, Sequence
+
+from tasks.nodes.hand_over import Origin
+from tasks.pipeline.guard import Secured
+from tasks.pipeline.receipts import LazyReceipts, Receipt
+from tasks.reservoir.entry import Entry
+from tasks.reservoir.fence import Fence
+
+__all__ = ["InFlight"]
+
+
+class InFlight:
+    """The entries that a graph holds. The graph's thread changes the set; any thread may read it.
+
+    fence     goes with each receipt
+    finished  called with each receipt that nothing holds any more
+    failed    called with each receipt at its first failure
+    """
+
+    def __init__(
+        self,
+        secured: Secured,
+        fence: Fence,
+        *,
+        finished: Callable[[Receipt], None],
+        failed: Callable[[Receipt], None],
+    ) -> None:
+        self._secured = secured
+        self._fence = fence
+        self._finished = finished
+        self._failed = failed
+        self._open: set[Receipt] = set()
+        self.emitting = LazyReceipts(self._make)
+        """The entries of the element that is being emitted."""
+
+    def __len__(self) -> int:
+        return len(self._open) + (0 if self.emitting.made else len(self.emitting.entries))
+
+    @property
+    def receipts(self) -> frozenset[Receipt]:
+        """The receipts of these entries, except those of an element being emitted for which none were made yet."""
+        return frozenset(self._open)
+
+    @property
+    def at_rest(self) -> set[Origin]:
+        """The entries that nodes only keep for later elements."""
+        return {(receipt.topic, receipt.id) for receipt in self.receipts if receipt.is_at_rest}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the graph is working on an entry, beyond keeping it for later elements."""
+        return bool(self.emitting.entries) or not all(receipt.is_at_rest for receipt in self.receipts)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether asynchronous work is under way in some node."""
+        return self._secured.waiting > 0
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Numbers that change whenever an entry moves on: entries in flight, and elements received by all nodes."""
+        return len(self), sum(meter.received for meter in list(self._secured.meters))
+
+    def _make(self, entries: Sequence[Entry]) -> list[Receipt]:
+        fence, finish, failed = self._fence, self._finish, self._failed
+        made = [Receipt(*entry.origin, fence=fence, done=finish, failed=failed) for entry in entries]
+        self._open.update(made)
+        return made
+
+    def _finish(self, receipt: Receipt) -> None:
+        self._open.discard(receipt)
+        self._finished(receipt)

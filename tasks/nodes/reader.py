@@ -1,0 +1,156 @@
+"""The reader's side of a run: reads ahead, acknowledges and keeps the lease, in a thread of its own."""
+
+import time
+
+from tasks.base.logs import get_logger
+from tasks.group.consumer import Consumer
+from tasks.group.delivery import Poison
+from tasks.nodes.acknowledger import Acknowledger
+from tasks.nodes.hand_over import HandOver
+from tasks.nodes.in_flight import InFlight
+from tasks.nodes.isolation import Isolation
+from tasks.reservoir.entry import Entry
+from tasks.reservoir.outages import Outages
+
+__all__ = ["Reader"]
+
+logger = get_logger(__name__)
+
+_BLOCK_MS = 100
+_SHORT_BLOCK_MS = 5
+# Seconds between acknowledgements under load: each costs a round trip, and waits for the graph's thread to release the
+# interpreter.
+_FLUSH = 0.01
+# A pipeline that waits for nothing will finish no more entries after this many seconds without an acknowledgement.
+_SETTLED = 0.3
+
+
+class Reader:
+    """Reads entries for the graph's thread and settles the entries that come back. All methods run in the reader's thread.
+
+    grace    seconds for which a stop waits for entries in flight
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        hand_over: HandOver,
+        in_flight: InFlight,
+        acknowledger: Acknowledger,
+        isolation: Isolation,
+        *,
+        grace: float,
+    ) -> None:
+        self._consumer = consumer
+        self._hand_over = hand_over
+        self._in_flight = in_flight
+        self._acknowledger = acknowledger
+        self._isolation = isolation
+        self._grace = grace
+        self._outages = Outages(
+            consumer.group,
+            longest_pause=consumer.membership.lease_ttl / 4,
+            wait=hand_over.wait_until_stopping,
+            explain=consumer.explained,
+        )
+        self._next_flush = 0.0
+        self._was_busy = False
+        self._progress = (0, 0)
+
+    def run(self) -> None:
+        """Take steps until the run is to end, then let the graph finish the entries in flight, and leave the group.
+
+        raises    LeaseLostError: other consumers took this one for dead
+        """
+        try:
+            while not self._hand_over.is_stopping():
+                self._outages.pass_through(self.step)
+            self._hand_over.end_reading()
+            self._drain()
+        except BaseException:
+            self._hand_over.abandon()
+            raise
+        finally:
+            self._consumer.hang_up()
+        self._acknowledger.end()
+
+    def step(self) -> None:
+        """Settle finished entries if it is time to, then read once, or wait briefly for a reason to.
+
+        raises    redis.RedisError: take another step later
+        """
+        is_isolating = self._isolation.is_on
+        if is_isolating or not self._was_busy or time.monotonic() >= self._next_flush:
+            self.settle()
+            self._next_flush = time.monotonic() + _FLUSH
+        if is_isolating:
+            if self._isolation.update():
+                self._hand_over.wait_until_stopping(0.001)
+        elif self._hand_over.backlog > (0 if self._consumer.has_suspects else 1):
+            if not self._hand_over.wait_for_room(_BLOCK_MS / 1000):
+                self._consumer.fetch()
+        elif self._consumer.is_through:
+            self._stop_when_done()
+        else:
+            self._read_on()
+
+    def settle(self) -> None:
+        """Renew the lease and acknowledge finished entries."""
+        self._consumer.renew()
+        self._acknowledger.flush()
+
+    def close(self) -> None:
+        """Acknowledge finished entries, give all others back and leave the group."""
+        self.settle()
+        self._consumer.leave()
+
+    def _read_on(self) -> None:
+        read = self._read()
+        if entries := self._acknowledger.put_aside(read):
+            self._hand_over.put(entries)
+        if read and self._consumer.is_careful:
+            self._isolation.begin(read)
+
+    def _read(self) -> list[Entry | Poison]:
+        began = time.monotonic()
+        # After a busy step, block briefly only, so that the last of many entries are acknowledged soon.
+        block_ms = _SHORT_BLOCK_MS if self._was_busy else _BLOCK_MS
+        read = self._consumer.step(block_ms, ahead=True)
+        if not read:  # a step may return early, for example after restoring its group: no busy loop
+            self._hand_over.wait_until_stopping(began + block_ms / 1000 - time.monotonic())
+        self._was_busy = bool(read)
+        return read
+
+    def _stop_when_done(self) -> None:
+        """Let the run end once all entries are done, or are only kept for elements that will not come."""
+        progress, self._progress = self._progress, self._in_flight.progress
+        if self._consumer.held > len(self._in_flight) or self._progress != progress:
+            self._hand_over.wait_until_stopping(_BLOCK_MS / 1000)
+        elif self._hand_over.flush_nodes(_BLOCK_MS / 1000) and not self._in_flight.is_busy:
+            self._hand_over.stop()
+
+    def _drain(self) -> None:
+        """Wait until nothing in flight moves on, acknowledge finished entries and give the rest back.
+
+        Entries in a window never move on. The wait is bounded by the grace period; the lease is renewed all the time.
+        """
+        end = time.monotonic() + self._grace
+        self._hand_over.wait_for_emission_end(min(1.0, self._grace))
+        held, since = -1, time.monotonic()
+        while (now := time.monotonic()) < end and self._consumer.held:
+            has_ended = self._hand_over.has_emission_ended
+            self._outages.pass_through(self.settle)
+            if self._consumer.held != held or self._in_flight.is_awaited or not has_ended:
+                held, since = self._consumer.held, now
+            elif now - since > _SETTLED:
+                break
+            time.sleep(_SETTLED / 10)
+        if not self._hand_over.has_emission_ended:
+            logger.warning(
+                "group %r: the pipeline is still busy after %g s; its entries are given back",
+                self._consumer.group, self._grace,
+            )  # fmt: skip
+        if not self._outages.pass_through(self.close):
+            logger.warning(
+                "group %r: entries in flight are redelivered when the lease has expired", self._consumer.group
+            )
