@@ -88,6 +88,7 @@ def _run(
             lease=options.lease_seconds,
             on_error=options.on_error,
             max_deliveries=options.max_deliveries,
+            frames=options.frames,
             loop=IOLoop.current(),
             asynchronous=True,
         )

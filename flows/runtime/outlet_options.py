@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from tasks.checks import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
+from tasks.codec.decoding import Decoding, Frames
 from tasks.errors import SettingsError
 from tasks.group.membership import LEAST_LEASE
 from tasks.nodes.source_run import OnError
@@ -31,6 +32,7 @@ class OutletOptions:
             stream continues; stop, it stays pending and the run fails.
         max_deliveries: Number of deliveries, each ended by a crash of the run, after which an entry moves to the dead letters.
         lease: How long a run may be silent before its entries go to another run.
+        frames: What a pipeline gets for every frame - pandas, polars, or arrow for pyarrow Tables.
         stall_after: How long entries in work may make no progress before the outlet is reported as stalled.
     """
 
@@ -44,6 +46,7 @@ class OutletOptions:
     on_error: OnError = "dead_letter"
     max_deliveries: int = 5
     lease: str = "10s"
+    frames: Frames = "pandas"
     stall_after: str = "2min"
 
     # Parsed from the options above.
@@ -64,6 +67,7 @@ class OutletOptions:
             object.__setattr__(self, name, value)
         check_group(self.group)
         check_choice(self.on_error, get_args(OnError), name="on_error")
+        Decoding(frames=self.frames)
         check_number(self.max_deliveries, least=1, name="max_deliveries")
         group_start(self.start_from)
         if self.until:

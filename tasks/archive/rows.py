@@ -19,12 +19,16 @@ import pyarrow.parquet as pq
 
 from tasks.archive.column_types import canonical
 from tasks.base.ids import id_numbers, id_time
+from tasks.codec.arrow_frames import read_table
+from tasks.codec.foreign_frames import plain_columns
+from tasks.codec.limits import DEFAULT_LIMITS
+from tasks.codec.values import is_frame
 from tasks.errors import EncodeError
 from tasks.reservoir.entry import Entry
 
 __all__ = ["Rows", "kind_folder", "rows_of"]
 
-_TABULAR = (pd.DataFrame, pd.Series, pd.Index, np.ndarray, pa.Table)
+_TABULAR = (pd.DataFrame, pd.Series, pd.Index, np.ndarray)
 # What Arrow has a type for that does not depend on the value. Everything else is kept as JSON text.
 _TYPED = (bool, int, float, str, bytes, datetime, date, time, timedelta, np.generic, type(None))
 _MAX_NAME_BYTES = 120
@@ -65,12 +69,16 @@ def rows_of(entry: Entry) -> list[Rows]:
     if not _ID.fullmatch(entry.id):
         msg = f"topic {entry.topic!r}: expected an entry id of two numbers, got {entry.id[:60]!r}; it is in no file"
         raise EncodeError(msg)
-    rest = {name: value for name, value in entry.items() if not isinstance(value, _TABULAR)}
+    rest = {name: value for name, value in entry.items() if not _is_tabular(value)}
     kinds: dict[str, Any] = {name: value for name, value in entry.items() if name not in rest}
     if rest:
         # A frame's field may have the same name: the kind of the rest must be another.
         kinds[_free("+".join(sorted(rest)), kinds)] = rest
     return [Rows(entry.topic, entry.id, kind, _table(entry, kind, value)) for kind, value in kinds.items()]
+
+
+def _is_tabular(value: Any) -> bool:
+    return isinstance(value, _TABULAR) or is_frame(value)
 
 
 def kind_folder(topic: str, kind: str) -> Path:
@@ -119,10 +127,11 @@ def _check_writable(schema: pa.Schema) -> None:
 
 def _frame_columns(value: Any) -> dict[str, Any]:
     columns: dict[str, Any] = {}
-    if isinstance(value, pa.Table):
-        for name, column in zip(value.column_names, value.columns, strict=True):
+    if is_frame(value) and not isinstance(value, pd.DataFrame):
+        table = plain_columns(read_table(value, max_bytes=DEFAULT_LIMITS.max_decoded_bytes))
+        for name, column in zip(table.column_names, table.columns, strict=True):
             columns[_free(name, columns)] = column
-        return columns or {"rows": pa.nulls(len(value))}
+        return columns or {"rows": pa.nulls(len(table))}
     if isinstance(value, pd.Series | pd.Index):
         value = value.to_frame(name="value" if value.name is None else value.name)
     elif isinstance(value, np.ndarray):

@@ -70,14 +70,14 @@ def _children(kind: pa.DataType) -> list[pa.DataType]:
 
 
 def flattened(kind: pa.DataType, *, in_struct: bool = False) -> list[tuple[pa.DataType, bool]]:
-    """Return a type and all those in it, each with whether it is of a struct's field."""
+    """Return a type and all those in it, each with whether it lies in a struct, whose values become Python objects."""
     if kind.id in _FLAT:
         return [(kind, in_struct)]
     kind = storage(kind)
     found = [(kind, in_struct)]
     if types.is_nested(kind):
         for child in _children(kind):
-            found += flattened(child, in_struct=types.is_struct(kind))
+            found += flattened(child, in_struct=in_struct or types.is_struct(kind))
     return found
 
 

@@ -1,20 +1,26 @@
-"""Arrow IPC streams that other programs wrote, as DataFrames."""
+"""Arrow IPC streams of other libraries and programs, as pandas DataFrames."""
 
 import re
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import types
 
-from tasks.codec.arrow_ipc import storage
+from tasks.codec.arrow_ipc import flattened, storage
 from tasks.codec.json_text import from_json, to_json
 from tasks.errors import PoisonEntryError
 
-__all__ = ["foreign_frame"]
+__all__ = ["foreign_frame", "plain_columns"]
 
+_EXACT = 2**53  # above it, floats leave out whole numbers
+_NO_PANDAS = (
+    "expected a frame whose values pandas can hold, got one it would change; read the topic with frames='arrow'"
+)
 _PANDAS = b"pandas"
 _ARROW_DTYPE = "[pyarrow]"
 _PLAIN_DTYPES = re.compile(
@@ -25,16 +31,62 @@ _PLAIN_DTYPES = re.compile(
 
 
 def foreign_frame(table: pa.Table) -> pd.DataFrame:
-    """Return somebody else's table as a frame, with the index and the pyarrow dtypes that pandas' own metadata names.
+    """Return a table without a layout as a frame, with the index and the pyarrow dtypes that pandas' own metadata names.
 
-    Views become text and bytes, uuids text, and other extension types the values in which they are stored.
+    Views become text and bytes, uuids text, and other extension types the values in which they are stored. Whole numbers
+    beside nulls become floats, as pandas reads Arrow, unless a float would change them: then the column is Int64.
 
-    raises    PoisonEntryError: metadata with unusual dtypes; one like 'U500000000' would take 2 GB a label
+    raises    PoisonEntryError: a value that pandas would change, or metadata with unusual dtypes; one like 'U500000000'
+              would take 2 GB a label
     """
-    table = _without_views(table)
+    table = plain_columns(table)
+    try:
+        frame, index = _as_pandas(table)
+    except pa.ArrowInvalid as error:
+        raise PoisonEntryError(_NO_PANDAS) from error
+    names = [name for name in table.column_names if name not in index]
+    for position, name in enumerate(names):
+        if (
+            exact := _exact(table.column(name) if index else table.column(position), frame.dtypes.iloc[position])
+        ) is not None:
+            frame.isetitem(position, exact)
+    return frame
+
+
+def _exact(column: pa.ChunkedArray, dtype: Any) -> Any:
+    """Return the values of a column in which `to_pandas` may have made floats of whole numbers; None if it has not."""
+    kind = column.type
+    if types.is_integer(kind):
+        if dtype == np.float64 and _is_beyond_floats(column):
+            return pd.array(column.to_pylist(), dtype="UInt64" if types.is_uint64(kind) else "Int64")
+        return None
+    if not types.is_nested(kind):
+        return None
+    inner = [one for one, _ in flattened(kind)]
+    if not any(map(types.is_integer, inner)):
+        return None
+    if any(types.is_struct(one) or types.is_map(one) for one in inner):
+        values = np.empty(len(column), dtype=object)
+        values[:] = column.to_pylist()
+        return values
+    leaves = column
+    while types.is_nested(leaves.type):
+        leaves = pa.chunked_array([chunk.flatten() for chunk in leaves.chunks], leaves.type.value_type)
+    if leaves.null_count and _is_beyond_floats(leaves):
+        raise PoisonEntryError(_NO_PANDAS)
+    return None
+
+
+def _is_beyond_floats(column: pa.ChunkedArray) -> bool:
+    least, most = pc.min_max(column).as_py().values()
+    return least is not None and max(-least, most) > _EXACT
+
+
+def _as_pandas(table: pa.Table) -> tuple[pd.DataFrame, Sequence[Any]]:
+    """Return a table as a frame, and which columns became its index."""
     text = (table.schema.metadata or {}).get(_PANDAS)
     if text is None:
-        return table.to_pandas(ignore_metadata=True, use_threads=False)
+        return table.to_pandas(ignore_metadata=True, use_threads=False), ()
     hints = from_json(text.decode())
     backed: set[str] = set()
     for column in [*hints.get("columns", []), *hints.get("column_indexes", [])]:
@@ -44,10 +96,11 @@ def foreign_frame(table: pa.Table) -> pd.DataFrame:
         elif not _PLAIN_DTYPES.fullmatch(column["numpy_type"]):
             msg = "expected plain dtypes in the metadata of pandas, got another"
             raise PoisonEntryError(msg)
+    index = hints["index_columns"]
     if not backed:
-        return table.to_pandas(use_threads=False)
+        return table.to_pandas(use_threads=False), index
     frame = table.replace_schema_metadata({_PANDAS: to_json(hints, "hints")}).to_pandas(use_threads=False)
-    return _with_arrow_dtypes(frame, table, hints["index_columns"], backed)
+    return _with_arrow_dtypes(frame, table, index, backed), index
 
 
 def _with_arrow_dtypes(frame: pd.DataFrame, table: pa.Table, index: Sequence[Any], backed: set[str]) -> pd.DataFrame:
@@ -68,7 +121,8 @@ def _with_arrow_dtypes(frame: pd.DataFrame, table: pa.Table, index: Sequence[Any
     return frame
 
 
-def _without_views(table: pa.Table) -> pa.Table:
+def plain_columns(table: pa.Table) -> pa.Table:
+    """Return a table without views and extension types: text, bytes, text of uuids, and what other extensions store."""
     for position, field in enumerate(table.schema):
         readable = _readable(field.type)
         if field.type != readable:

@@ -15,12 +15,10 @@ import pandas as pd
 import pyarrow as pa
 
 from tasks.codec.columns import zone, zone_text
+from tasks.codec.layouts import Layout
 from tasks.errors import EncodeError, PoisonEntryError
 
-__all__ = ["Layout", "is_scalar", "pack_array", "pack_scalar", "unpack_array", "unpack_scalar"]
-
-# What the schema's metadata says beyond the Arrow types: JSON, under the key `sluice`.
-Layout = dict[str, Any]
+__all__ = ["is_scalar", "pack_array", "pack_scalar", "unpack_array", "unpack_scalar"]
 
 
 def is_scalar(value: Any) -> bool:

@@ -3,10 +3,12 @@
     None, bool, int, float, str, and lists and dicts (keys: str) of them     JSON text
     bytes                                                                    fe 'bytes:', then the bytes
     DataFrame, Series, Index, ndarray, pyarrow Table, numpy scalar,          one Arrow IPC stream
-    datetime, date, time, timedelta, Timestamp, Timedelta, Decimal           (begins ff ff ff ff)
+    datetime, date, time, timedelta, Timestamp, Timedelta, Decimal,          (begins ff ff ff ff)
+    frames of libraries that speak Arrow's PyCapsule protocol
 
-A value comes back equal and of the same type, or it is refused when it is encoded. Anybody's bytes decode:
-Arrow IPC to a DataFrame, JSON to its value, other UTF-8 to str, the rest to bytes. Nothing is ever pickled.
+A value comes back equal and of the same type, or it is refused when it is encoded; frames of other libraries come back
+as the reader chooses. Bytes of other programs decode too: Arrow IPC to a frame, JSON to its value, other UTF-8 to str,
+the rest to bytes. Nothing is ever pickled.
 """
 
 import json
@@ -15,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.json_text import cure, from_json, json_weight, named, quick_json, to_json
 from tasks.codec.limits import DEFAULT_LIMITS, Budget, Limits
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
@@ -30,6 +33,7 @@ __all__ = [
     "decode_small",
     "encode",
     "encode_fields",
+    "is_frame",
     "is_pandas",
     "weigh_fields",
 ]
@@ -43,7 +47,8 @@ _JSON = frozenset((type(None), bool, int, float, str, list, dict))
 _COMPRESSIONS = (None, "lz4", "zstd")
 _ALLOWED = (
     "None, bool, int, float, str, lists and dicts of them, bytes, DataFrame, Series, Index, ndarray, "
-    "pyarrow Table, numpy scalar, datetime, date, time, timedelta, Timestamp, Timedelta or Decimal"
+    "pyarrow Table, a frame with __arrow_c_stream__, numpy scalar, datetime, date, time, timedelta, Timestamp, "
+    "Timedelta or Decimal"
 )
 
 
@@ -59,16 +64,21 @@ def is_pandas(value: Any, kind: str) -> bool:
     return isinstance(value, getattr(sys.modules.get("pandas"), kind, ()))
 
 
+def is_frame(value: Any) -> bool:
+    """Return whether a value is a table of any library: a pandas DataFrame, or what gives a stream of Arrow columns."""
+    return hasattr(type(value), "__arrow_c_stream__") and not is_pandas(value, "Series")
+
+
 def encode(value: Any, *, compression: str | None = None) -> bytes:
     """Return the bytes that `decode` gives back as an equal value of the same type.
 
     compression   of Arrow IPC streams: None, 'lz4' or 'zstd'
     raises        EncodeError: a value that would not come back equal; SettingsError: another compression
     """
-    return _encode(value, "value", compression)
+    return _encode(value, "value", compression, DEFAULT_LIMITS)
 
 
-def _encode(value: Any, where: str, compression: str | None) -> bytes:
+def _encode(value: Any, where: str, compression: str | None, limits: Limits) -> bytes:
     if compression not in _COMPRESSIONS:
         msg = f"expected a compression out of None, 'lz4' and 'zstd', got {compression!r}"
         raise SettingsError(msg)
@@ -81,7 +91,7 @@ def _encode(value: Any, where: str, compression: str | None) -> bytes:
         msg = f"{where}: expected {_ALLOWED}, got {named(kind)}; {cure(value)}"
         raise EncodeError(msg)
     try:
-        return _frames().encode_stream(value, compression=compression)
+        return _frames().encode_stream(value, compression=compression, max_bytes=limits.max_decoded_bytes)
     except EncodeError as error:
         msg = f"{where}: {error}"
         raise EncodeError(msg) from error
@@ -91,20 +101,20 @@ def _encode(value: Any, where: str, compression: str | None) -> bytes:
         raise EncodeError(msg) from error
 
 
-def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Any:
+def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS, decoding: Decoding = DEFAULT_DECODING) -> Any:
     """Return the value of bytes, whoever wrote them.
 
     raises    PoisonEntryError: larger than `limits`; ff ff ff ff and no valid Arrow IPC stream; JSON that
               Python cannot hold, such as an int of 5,000 digits or 10,000 levels
     """
-    return _decode(data, "value", Budget(limits))
+    return _decode(data, "value", Budget(limits), decoding)
 
 
-def _decode(data: bytes, where: str, budget: Budget) -> Any:
+def _decode(data: bytes, where: str, budget: Budget, decoding: Decoding) -> Any:
     try:
         budget.spend_encoded(len(data))
         if data.startswith(IPC):
-            return _frames().decode_stream(data, budget)
+            return _frames().decode_stream(data, budget, frames=decoding.frames)
         if data.startswith(_RAW):
             return data[len(_RAW) :]
         return _decode_text(data, budget)
@@ -146,7 +156,7 @@ def encode_fields(
     for name, value in fields.items():
         key = _encode_name(name)
         where = f"field {_short(name)}"
-        raw[key] = data = _encode(value, where, compression)
+        raw[key] = data = _encode(value, where, compression, limits)
         try:
             budget.spend_encoded(len(key) + len(data))
             _weigh(data, budget)
@@ -176,7 +186,11 @@ def _encode_name(name: Any) -> bytes:
 
 
 def decode_fields(
-    raw: Mapping[bytes, bytes], *, limits: Limits = DEFAULT_LIMITS, budget: Budget | None = None
+    raw: Mapping[bytes, bytes],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    budget: Budget | None = None,
+    decoding: Decoding = DEFAULT_DECODING,
 ) -> dict[str, Any]:
     """Return an entry's fields; `limits` hold for all of them together.
 
@@ -197,7 +211,7 @@ def decode_fields(
         except PoisonEntryError as error:
             msg = f"{where}: {error}"
             raise PoisonEntryError(msg) from error
-        fields[name] = _decode(data, where, budget)
+        fields[name] = _decode(data, where, budget, decoding)
     return fields
 
 

@@ -10,6 +10,7 @@ import redis
 
 from tasks.base.logs import get_logger
 from tasks.checks import check_group, check_topic
+from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import DEFAULT_LIMITS
 from tasks.errors import SettingsError
 from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
@@ -39,19 +40,17 @@ class Consumer:
 
     Topics that all hold entries are merged by entry id: see `tasks.group.merging` for what that promises.
 
-    Beside each topic it reads the group's retry topic, if there is one: the dead letters that were replayed. They come
-    as the entries they were; whatever is to be done with one here is asked for by its `origin`.
+    It also reads each topic's retry topic, of replayed dead letters; methods here name such an entry by its `origin`.
 
     client      of its own: a blocking read holds its connection, and it must repeat no command by itself,
                 or a read whose reply was lost would go on with later entries (`connect(url, retries=0)`)
     start_from  where a group that does not exist yet begins; see `group_start`
     until       where a bounded replay ends; see `group_end`. Nothing behind it is returned, acknowledged or counted
                 as delivered
-    max_entries, max_bytes   what one step returns at most, but one entry of each topic, however many and large
-    max_decoded_bytes   the memory that what one step returns takes at most, but one entry
-    max_deliveries   how often an entry is delivered to consumers that die with it, before it is a dead letter.
-                What is taken over from the dead is returned in parts, the smaller the more often they died, in the end
-                one at a time: only the one they die of becomes a dead letter
+    max_entries, max_bytes, max_decoded_bytes   upper bounds per step; one entry is returned even if it exceeds them
+    max_deliveries   how often an entry is delivered to consumers that die with it, before it is a dead letter. Entries of
+                dead consumers are returned in ever smaller parts, so that only the one that kills becomes a dead letter
+    decoding    how the fields of entries become values
     """
 
     def __init__(
@@ -68,6 +67,7 @@ class Consumer:
         max_bytes: int = 32 * 2**20,
         max_decoded_bytes: int = DEFAULT_LIMITS.max_decoded_bytes // 4,
         max_deliveries: int = 5,
+        decoding: Decoding = DEFAULT_DECODING,
     ) -> None:
         self.topics = [check_topic(t, derived=True) for t in ([topics] if isinstance(topics, str) else topics)]
         if not self.topics or len(set(self.topics)) != len(self.topics):
@@ -100,7 +100,7 @@ class Consumer:
         self._size = ReadSize(max_entries, max_bytes)
         self._unanswered: set[tuple[str, str]] = set()
         """Entries of which it is not known whether they were moved to the dead letters: the reply was lost."""
-        self._parts = Parts(max_decoded_bytes)
+        self._parts = Parts(max_decoded_bytes, decoding)
         self._joined = False
         self._settled = False
         self._next_renewal = self._next_claim = 0.0
@@ -395,6 +395,6 @@ class Consumer:
         for topic, raws in come.items():
             if raws:
                 self._held[topic].update([id_ for id_, _, _ in raws])
-                entries += delivered(topic, raws, self.group, deliveries=self._deliveries, budget_of=self._parts.budget)
+                entries += delivered(topic, raws, self.group, deliveries=self._deliveries, parts=self._parts)
                 self._positions.read_up_to(topic, raws[-1][0])
         return entries if len(come) < 2 else self._merging.sorted(entries)  # noqa: PLR2004 - nothing to merge

@@ -1,13 +1,13 @@
 """Entries as a consumer returns them: decoded, counted and, where they were replayed, as the entries they were."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tasks.codec.limits import Budget
 from tasks.codec.values import SMALL, decode_small
 from tasks.errors import PoisonEntryError
 from tasks.group.dead_letters import take_out_id
 from tasks.group.merging import Raw
+from tasks.group.parts import Parts
 from tasks.reservoir.entry import Entry, made
 from tasks.reservoir.keys import retried_topic
 from tasks.reservoir.reservoir import decoded
@@ -29,12 +29,12 @@ def delivered(
     group: str,
     *,
     deliveries: dict[tuple[str, str], int],
-    budget_of: Callable[[tuple[str, str]], Budget],
+    parts: Parts,
 ) -> list[Entry | Poison]:
     """Return what was read of a topic, decoded.
 
     deliveries   how often some entries count as delivered; these are taken out of it
-    budget_of    returns what an entry may take, by the topic and id it was read under
+    parts        how fields become values, and the memory that an entry may take
     """
     entries: list[Entry | Poison] = []
     retried = retried_topic(topic, group)
@@ -51,7 +51,8 @@ def delivered(
             dict(zip(flat[::2], flat[1::2], strict=True)),
             deliveries=entry.deliveries,
             origin=entry.origin,
-            budget=budget_of((topic, id_)),
+            budget=parts.budget((topic, id_)),
+            decoding=parts.decoding,
         )
         entries.append(Poison(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
     return entries

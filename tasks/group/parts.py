@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import DEFAULT_LIMITS, Budget
 from tasks.codec.values import IPC, SMALL, SMALL_WEIGHT, weigh_fields
 from tasks.group.merging import Merging
@@ -14,10 +15,12 @@ class Parts:
     """The bound of what is decoded together, and which entries were weighed for it.
 
     max_bytes   the memory that one part takes at most, but one entry
+    decoding    how the fields of entries become values
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, decoding: Decoding = DEFAULT_DECODING) -> None:
         self._max_bytes = max_bytes
+        self.decoding = decoding
         self._weighed: set[tuple[str, str]] = set()
 
     def first(self, merging: Merging, counts: Mapping[str, int]) -> Mapping[str, int]:

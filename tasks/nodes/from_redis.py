@@ -9,6 +9,7 @@ import redis
 from streamz import Stream
 
 from tasks.checks import check_choice, check_number, seconds
+from tasks.codec.decoding import Decoding, Frames
 from tasks.errors import PipelineError
 from tasks.group.consumer import Consumer
 from tasks.group.membership import LEAST_LEASE, Membership
@@ -38,6 +39,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     max_entries, max_bytes   bounds of what is read at once; up to four reads are in memory, and a fifth is on its way
     batch       emit lists of up to so many entries instead, of what has come by then: none waits for another. If the
                 pipeline raises on a list, all of its entries have failed
+    frames      as what frames come: 'pandas', 'polars', or 'arrow' for a pyarrow Table
     fuse        do runs of `map`, `filter`... in one call: quicker, and nothing else; False is for doubt
     grace       how long a stop waits for what is in flight
     on_error    what becomes of an entry on which the pipeline raised: 'dead_letter', it is moved to
@@ -63,6 +65,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         on_error: OnError = "dead_letter",
         max_deliveries: int = 5,
         batch: int | None = None,
+        frames: Frames = "pandas",
         fuse: bool = True,
         start: bool = False,
         **kwargs: Any,
@@ -87,6 +90,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             "max_entries": max(max_entries, batch or 0),
             "max_bytes": max_bytes,
             "max_deliveries": max_deliveries,
+            "decoding": Decoding(frames=frames),
         }
         self._grace = seconds(grace, name="grace")
         self._batch, self._fuse = batch, fuse

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tasks.codec.values import is_pandas
+from tasks.codec.values import is_frame
 from tasks.errors import PumpError
 
 __all__ = ["Entries", "as_entries"]
@@ -14,14 +14,14 @@ Entries = list[Mapping[str, Any]]
 def as_entries(value: Any, *, name: str) -> Entries:
     """Return what a pump returned as a list of entries, each a mapping of fields.
 
-    value    a mapping (one entry), a DataFrame (one entry with a field `name`), an iterable of those
-             (several entries), or None (no entry)
+    value    a mapping (one entry), a frame of pandas, polars or any library that speaks Arrow (one entry with a field
+             `name`), an iterable of those (several entries), or None (no entry)
     raises   PumpError: anything else
     """
     match value:
         case None:
             return []
-        case _ if is_pandas(value, "DataFrame"):
+        case _ if is_frame(value):
             return [{name: value}]
         case Mapping():
             return [value]
@@ -33,13 +33,13 @@ def as_entries(value: Any, *, name: str) -> Entries:
 
 
 def _entry(item: Any, *, name: str) -> Entries:
-    if is_pandas(item, "DataFrame") or isinstance(item, Mapping):
+    if is_frame(item) or isinstance(item, Mapping):
         return as_entries(item, name=name)
     raise PumpError(_not_entries(item, name))
 
 
 def _not_entries(value: Any, name: str) -> str:
     return (
-        f"pump {name!r}: expected a mapping of fields, a DataFrame, several of those, or None, "
+        f"pump {name!r}: expected a mapping of fields, a DataFrame or another Arrow frame, several of those, or None, "
         f"got {type(value).__name__}; nothing was pushed; return {{'field': value}}"
     )

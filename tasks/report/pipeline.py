@@ -9,7 +9,7 @@ from typing import Any
 from streamz import Stream
 
 from tasks.base.plain_text import in_markdown, in_mermaid, one_line
-from tasks.codec.values import is_pandas
+from tasks.codec.values import is_frame, is_pandas
 from tasks.group.dead_letters import Letter, Outcome
 from tasks.pipeline.guard import Meter
 from tasks.reservoir.levels import TopicLevel
@@ -29,6 +29,7 @@ __all__ = [
 _ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # the UI leaves a report half the width of a page: 570 of 1,200 pixels
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
 _REASON = 500
+_HEAD_BYTES = 2**26
 _NAME, _TEXT = 200, 1_000
 _LYING = 3  # nodes that a diagram has room for side by side
 
@@ -148,11 +149,11 @@ def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
 
 
 def result_table(value: Any) -> str:
-    """Return a result as Markdown: the head of a DataFrame as a table, a mapping's values, anything else as text."""
+    """Return a result as Markdown: the head of a frame as a table, a mapping's values, anything else as text."""
     if is_pandas(value, "Series"):
         value = value.to_frame()
-    if is_pandas(value, "DataFrame"):
-        head = value.head(_ROWS)
+    if is_pandas(value, "DataFrame") or _is_in_memory(value):
+        head, rows_in_all, columns_in_all = _head(value)
         columns = [head.iloc[:, n] for n in range(head.shape[1])]
         names = [cell(name) for name in head.columns]
         if len(columns) > _COLUMNS:  # the first and the last, as pandas does
@@ -160,10 +161,26 @@ def result_table(value: Any) -> str:
             columns[half:-half], names[half:-half] = [["..."] * len(head)], ["..."]
         rows = zip(head.index, *columns, strict=True)
         shown = table(("", *names), [[cell(one) for one in row] for row in rows])
-        return f"{shown}\n\n{len(value)} rows, {len(value.columns)} columns"
+        return f"{shown}\n\n{rows_in_all} rows, {columns_in_all} columns"
     if isinstance(value, dict):
         return table(("", "value"), [(cell(key), cell(one)) for key, one in list(value.items())[:_ROWS]])
     return "```\n" + one_line(repr(value), _TEXT).replace("```", "'''") + "\n```"
+
+
+def _is_in_memory(value: Any) -> bool:
+    """Return whether a value is a frame of polars or Arrow, and neither a query nor a stream, which looking at would run."""
+    return is_frame(value) and hasattr(value, "slice") and hasattr(value, "shape")
+
+
+def _head(frame: Any) -> tuple[Any, int, int]:
+    """Return the first rows of a frame as a pandas DataFrame, and how many rows and columns there are in all."""
+    rows, columns = frame.shape
+    if is_pandas(frame, "DataFrame"):
+        return frame.head(_ROWS), rows, columns
+    from tasks.codec.arrow_frames import read_table  # noqa: PLC0415 - pandas and pyarrow, which most reports do not need
+    from tasks.codec.foreign_frames import foreign_frame  # noqa: PLC0415
+
+    return foreign_frame(read_table(frame.slice(0, _ROWS), max_bytes=_HEAD_BYTES)), rows, columns
 
 
 def letters_table(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome], *, otherwise: str) -> str:

@@ -12,6 +12,7 @@ from tasks import codec
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.checks import check_topic, is_topic
+from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import Budget
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.reservoir.connection import adapted, connect
@@ -351,10 +352,12 @@ def decoded(
     deliveries: int = 1,
     origin: tuple[str, str] | None = None,
     budget: Budget | None = None,
+    decoding: Decoding = DEFAULT_DECODING,
 ) -> Entry | PoisonEntryError:
     """Return the entry, or the error that says which of its fields cannot be decoded, and why."""
     try:
-        return Entry(codec.decode_fields(raw, budget=budget), topic=topic, id=id, deliveries=deliveries, origin=origin)
+        fields = codec.decode_fields(raw, budget=budget, decoding=decoding)
+        return Entry(fields, topic=topic, id=id, deliveries=deliveries, origin=origin)
     except PoisonEntryError as error:
         poison = PoisonEntryError(f"topic {topic!r} entry {id}: {error}")
         poison.id = id

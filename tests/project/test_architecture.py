@@ -26,7 +26,7 @@ PUBLIC = {
         "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "Reservoir", "SettingsError",
         "SluiceError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has",
     ],
-    "tasks.codec": ["Limits", "decode", "decode_fields", "encode", "encode_fields"],
+    "tasks.codec": ["Decoding", "Limits", "decode", "decode_fields", "encode", "encode_fields"],
     "tasks.pipeline": ["trust"],
     "tasks.reservoir": ["Reservoir"],
     "tasks.testing": ["Bench", "Dead", "Pushed", "drain", "entries", "fake_redis", "frames", "pumped", "values"],

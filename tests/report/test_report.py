@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import redis
 from streamz import Stream
@@ -94,6 +96,18 @@ def test_a_frame_is_shown_by_its_head_with_every_row_as_wide_as_its_header() -> 
     assert rows[0][-1] == r"c\|29"
     assert rows[2][1] == r"x\|0\\ny \<b\>"
     assert size == "40 rows, 30 columns"
+
+
+@pytest.mark.parametrize("library", [pl.DataFrame, pa.table])
+def test_a_frame_of_another_library_is_shown_as_one_of_pandas(library: Any) -> None:
+    columns = {"code": ["a", "b"] * 20, "now": [1.5, 2.5] * 20}
+    assert report.result_table(library(columns)) == report.result_table(pd.DataFrame(columns))
+
+
+def test_a_stream_is_not_read_to_be_shown() -> None:
+    reader = pa.table({"a": [1]}).to_reader()
+    assert report.result_table(reader).startswith("```")
+    assert reader.read_all().num_rows == 1
 
 
 @pytest.mark.parametrize(
