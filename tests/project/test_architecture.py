@@ -16,11 +16,15 @@ ORDER = [
     "tasks.pipeline", "tasks.archive", "tasks.nodes", "tasks.report", "tasks.testing", "tasks.feeds", "tasks",
     "flows.runtime", "flows",
     "deployments.processes", "deployments.servers", "deployments.rollout", "deployments.show", "deployments.stack",
-    "deployments.checks", "deployments.commands", "deployments",
+    "deployments.checks", "deployments.commands", "deployments", "deployments.sluice",
 ]  # fmt: skip
 
 # Names that other folders and users import from the folder itself. The other folders have none: import their modules.
 PUBLIC = {
+    "deployments.sluice": [  # installed as `sluice`
+        "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "Reservoir", "SettingsError",
+        "SluiceError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has", "inlet", "outlet", "testing",
+    ],
     "flows": ["inlet", "outlet"],
     "tasks": [
         "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "Reservoir", "SettingsError",

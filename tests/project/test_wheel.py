@@ -24,18 +24,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installe
 def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
     kept = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
     kept = {str(path.relative_to(ROOT)) for path in kept if "__pycache__" not in path.parts}
+    kept = {name.removeprefix("deployments/") if name.startswith("deployments/sluice/") else name for name in kept}
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == kept
-    assert {f"{name}/py.typed" for name in PACKAGES} <= kept
+    assert {f"{name}/py.typed" for name in (*PACKAGES, "sluice")} <= kept
 
 
 def test_an_installed_wheel_runs_on_its_own_files(installed: Installed, tmp_path: Path) -> None:
-    code = (
-        "import tasks, flows, deployments; print(*(each.__file__ for each in (tasks, flows, deployments)), sep='\\n')"
-    )
+    names = "tasks, flows, deployments, sluice"
+    code = f"import {names}; print(*(each.__file__ for each in ({names})), sep='\\n')"
     found = installed.run("python", "-c", code, cwd=tmp_path).splitlines()
-    assert [Path(file).parent.parent for file in found] == [installed.packages] * 3
+    assert [Path(file).parent.parent for file in found] == [installed.packages] * 4
 
 
 def test_an_installed_wheel_uses_the_nearest_project(installed: Installed, tmp_path: Path) -> None:
