@@ -86,7 +86,7 @@ async def into_the_loop(result: Any) -> Any:
 
 @pytest.mark.parametrize("node", AWAITING)
 @pytest.mark.parametrize("name", AWAITED, ids=lambda name: name.replace(" ", "_"))
-def test_whatever_returns_an_awaitable_is_awaited_and_its_results_keep_their_order(name: str, node: str) -> None:
+def test_awaitables_of_every_kind_are_awaited_and_results_keep_their_order(name: str, node: str) -> None:
     build, expected = AWAITING[node]
     pushed = [{"n": n} for n in range(7)]
     run = drain(lambda s: build(s.pluck("n"), AWAITED[name]), pushed)
@@ -161,7 +161,7 @@ def by_the_model(number: int, stages: list[Stage]) -> tuple[list[int], bool]:
     stages=st.lists(st.tuples(st.sampled_from(sorted(STAGES)), st.integers(0, 10)), max_size=5),
     fuse=st.booleans(),
 )
-def test_results_of_awaited_nodes_are_those_of_plain_ones_in_the_same_order(
+def test_awaited_nodes_emit_the_same_results_in_the_same_order_as_plain_nodes(
     fresh_client: Fresh, pushed: list[Pushed], stages: list[Stage], fuse: bool
 ) -> None:
     """Whatever of it is awaited, and for however long."""
@@ -180,9 +180,7 @@ def test_results_of_awaited_nodes_are_those_of_plain_ones_in_the_same_order(
 
 
 @pytest.mark.parametrize("node", ["map", "starmap", "filter", "remove"])
-def test_the_source_waits_for_an_awaited_node_and_its_entry_is_pending_meanwhile(
-    client: redis.Redis, node: str
-) -> None:
+def test_entry_of_an_awaited_node_stays_pending_and_the_source_waits(client: redis.Redis, node: str) -> None:
     at_work: list[int] = []
     most: list[int] = []
     acknowledged_early: list[int] = []
@@ -208,7 +206,7 @@ def test_the_source_waits_for_an_awaited_node_and_its_entry_is_pending_meanwhile
     assert dead(client) == []
 
 
-def test_a_flattened_list_does_not_overtake_one_that_is_awaited() -> None:
+def test_flattened_list_does_not_overtake_an_awaited_list() -> None:
     def lists(n: int) -> list[list[Any]]:
         return [[n, _slowly(0, n + 1), n + 2], [_slowly(0, n + 3), n + 4]]
 
@@ -216,7 +214,7 @@ def test_a_flattened_list_does_not_overtake_one_that_is_awaited() -> None:
     assert run.results == [0, 1, 2, 3, 4]
 
 
-def test_an_element_that_needs_no_waiting_does_not_overtake_one_that_does() -> None:
+def test_plain_element_does_not_overtake_an_awaited_element() -> None:
     seen: list[int] = []
 
     async def slowly(n: int) -> int:
@@ -281,24 +279,24 @@ def build_alone(source: Stream, build: Callable[[Stream], Any]) -> None:
     "function", [coroutine, functools.partial(coroutine, 1), Called()], ids=lambda f: type(f).__name__
 )
 @pytest.mark.parametrize("node", AT_ONCE)
-def test_a_node_that_needs_a_result_at_once_refuses_an_async_function_at_the_start(node: str, function: Any) -> None:
+def test_node_that_needs_its_result_at_once_refuses_an_async_function_at_start(node: str, function: Any) -> None:
     refused(lambda s: AT_ONCE[node](s, function), "async function .* await it in a `map` before this node")
 
 
 @pytest.mark.parametrize("function", [generator, async_generator, functools.partial(generator, 1)])
 @pytest.mark.parametrize("node", NOT_ITERATED, ids=lambda name: name.replace(" ", "_"))
-def test_a_node_that_iterates_nothing_refuses_a_generator_function_at_the_start(node: str, function: Any) -> None:
+def test_node_that_does_not_iterate_refuses_a_generator_function_at_start(node: str, function: Any) -> None:
     refused(lambda s: NOT_ITERATED[node](s, function), "generator function .* whose work would never be done")
 
 
-def test_an_async_generator_function_whose_results_only_a_plain_sink_gets_is_refused() -> None:
+def test_async_generator_function_in_front_of_plain_sinks_only_is_refused() -> None:
     refused(lambda s: s.map(async_generator).sink(print), "async generator function .* put `flatten` behind it")
     assert drain(lambda s: s.map(async_generator).flatten(), [{"n": 1}]).results == [1]
     assert drain(lambda s: s.map(generator).map(list), [{"n": 1}]).results == [[1]]
 
 
 @pytest.mark.parametrize("method", ["map", "filter"])
-def test_an_async_function_of_a_batch_is_refused_at_the_start(method: str) -> None:
+def test_async_function_of_a_batch_is_refused_at_start(method: str) -> None:
     refused(lambda s: getattr(s.to_batch(example=[]), method)(coroutine).to_stream(), "async function 'coroutine'")
 
 
@@ -318,7 +316,7 @@ FAILING = [
 
 
 @pytest.mark.parametrize(("node", "returned"), FAILING)
-def test_what_only_a_result_shows_fails_its_entry_and_leaves_no_coroutine_behind(node: str, returned: Any) -> None:
+def test_unusable_result_fails_its_entry_and_leaves_no_coroutine_behind(node: str, returned: Any) -> None:
     run = drain(lambda s: build_alone(s, lambda s: LATE[node](s, lambda *_: returned())), [{"n": 1}])
     [letter] = run.dead
     expected = (
@@ -331,7 +329,7 @@ def test_what_only_a_result_shows_fails_its_entry_and_leaves_no_coroutine_behind
 
 
 @pytest.mark.parametrize("state", ["both", "result"])
-def test_an_accumulator_that_returns_a_coroutine_for_a_state_keeps_its_state(state: str) -> None:
+def test_accumulator_that_returns_a_coroutine_keeps_its_state(state: str) -> None:
     def add(total: int, n: int) -> Any:
         if n == 2:
             return coroutine() if state == "both" else (coroutine(), n)
@@ -343,7 +341,7 @@ def test_an_accumulator_that_returns_a_coroutine_for_a_state_keeps_its_state(sta
     assert [letter.entry for letter in run.dead] == [{"n": 2}]
 
 
-def test_an_async_iterable_is_asked_for_its_next_item_when_the_last_one_is_done() -> None:
+def test_async_iterable_yields_the_next_item_when_the_last_one_is_done() -> None:
     seen: list[Any] = []
 
     async def ask(n: int) -> AsyncIterator[int]:
@@ -361,7 +359,7 @@ def test_an_async_iterable_is_asked_for_its_next_item_when_the_last_one_is_done(
     assert run.acked == pushed
 
 
-def test_an_async_iterable_that_raises_fails_its_entry_behind_the_items_before() -> None:
+def test_async_iterable_that_raises_fails_its_entry_after_its_earlier_items() -> None:
     closed: list[int] = []
 
     async def items(n: int) -> AsyncIterator[int]:
@@ -382,7 +380,7 @@ def test_an_async_iterable_that_raises_fails_its_entry_behind_the_items_before()
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_a_pipeline_that_leads_back_to_an_awaited_node_comes_to_rest(asynchronous: bool) -> None:
+def test_pipeline_with_a_cycle_through_an_awaited_node_comes_to_rest(asynchronous: bool) -> None:
     """As a crawler does, whose pages link to pages."""
     visited: list[int] = []
 
@@ -407,7 +405,7 @@ def test_a_pipeline_that_leads_back_to_an_awaited_node_comes_to_rest(asynchronou
     assert run.acked == [{"n": 1}]
 
 
-def test_an_awaited_map_keeps_its_place_while_the_loop_is_closed(fake_redis: redis.Redis) -> None:
+def test_entry_of_an_awaited_map_stays_pending_when_the_loop_closes(fake_redis: redis.Redis) -> None:
     ids = push_all(fake_redis, "topic", [1])
 
     async def main() -> None:

@@ -24,7 +24,7 @@ async def later(_: Any) -> None:
 
 @pytest.mark.parametrize("fail", [at_once, later])
 @pytest.mark.parametrize(("connect_to", "first"), [("the source", 3), ("a node that follows", 2)])
-def test_a_node_that_is_connected_on_the_way_is_guarded_from_its_first_element_on(
+def test_node_connected_while_running_is_guarded_from_its_first_element(
     fake_redis: redis.Redis, connect_to: str, first: int, fail: Any
 ) -> None:
     ids = push_all(fake_redis, "topic", range(6))
@@ -51,7 +51,7 @@ def test_a_node_that_is_connected_on_the_way_is_guarded_from_its_first_element_o
     assert pending(fake_redis) == []
 
 
-def test_a_node_that_nobody_has_looked_at_gets_no_element_when_it_is_connected_later(fake_redis: redis.Redis) -> None:
+def test_untrusted_node_connected_while_running_gets_no_element(fake_redis: redis.Redis) -> None:
     push_all(fake_redis, "topic", range(6))
     got: list[Any] = []
 
@@ -71,7 +71,7 @@ def test_a_node_that_nobody_has_looked_at_gets_no_element_when_it_is_connected_l
     assert got == []
 
 
-def test_a_node_that_is_connected_later_gets_a_name_of_its_own(fake_redis: redis.Redis) -> None:
+def test_node_connected_while_running_gets_a_unique_name(fake_redis: redis.Redis) -> None:
     push_all(fake_redis, "topic", range(2))
 
     async def main() -> list[str]:

@@ -99,9 +99,7 @@ FAILING: dict[str, Build] = {
 
 
 @pytest.mark.parametrize("name", FAILING, ids=lambda name: name.replace(" ", "_"))
-def test_a_function_that_raises_stops_nothing_and_its_entry_alone_is_a_dead_letter(
-    client: redis.Redis, name: str
-) -> None:
+def test_function_that_raises_makes_only_its_entry_a_dead_letter(client: redis.Redis, name: str) -> None:
     feed(client, FAILING[name], until=lambda: not pending(client))
     [letter] = dead(client)
     assert letter["n"] == 3
@@ -113,7 +111,7 @@ def test_a_function_that_raises_stops_nothing_and_its_entry_alone_is_a_dead_lett
 
 @pytest.mark.parametrize("how", ENDS)
 @pytest.mark.parametrize("node", ["map", "filter", "sink", "unique", "map_async", "async map", "async sink", "buffer"])
-def test_what_is_no_exception_fails_its_entry_alone_too(client: redis.Redis, node: str, how: Any) -> None:
+def test_base_exception_makes_only_its_entry_a_dead_letter(client: redis.Redis, node: str, how: Any) -> None:
     at_once, later = ending(how)
     build: Build = {
         "map": lambda s: s.map(at_once),
@@ -136,7 +134,7 @@ class StopSignalError(BaseException):
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, StopSignalError])
 @pytest.mark.parametrize("fuse", [True, False])
-def test_what_stops_a_run_goes_past_its_nodes_and_its_entry_stays_pending(
+def test_stop_signal_passes_the_nodes_and_its_entry_stays_pending(
     fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, how: type[BaseException], fuse: bool
 ) -> None:
     monkeypatch.setattr(stops, "_ending", stops._ending)
@@ -158,7 +156,7 @@ def test_what_stops_a_run_goes_past_its_nodes_and_its_entry_stays_pending(
     assert pending(fake_redis)[0] == ids[3]
 
 
-def test_an_item_of_a_flattened_list_that_fails_later_fails_the_entry(client: redis.Redis) -> None:
+def test_flattened_item_that_fails_later_fails_its_entry(client: redis.Redis) -> None:
     async def check(item: int) -> None:
         await asyncio.sleep(0.001)
         bad(item)
@@ -169,7 +167,7 @@ def test_an_item_of_a_flattened_list_that_fails_later_fails_the_entry(client: re
 
 
 @pytest.mark.parametrize("name", ["map", "starmap", "accumulate"])
-def test_failing_entries_do_not_flood_the_log(client: redis.Redis, caplog: pytest.LogCaptureFixture, name: str) -> None:
+def test_failing_node_logs_once(client: redis.Redis, caplog: pytest.LogCaptureFixture, name: str) -> None:
     def always(*_: Any) -> None:
         raise ValueError
 
@@ -183,7 +181,7 @@ def test_failing_entries_do_not_flood_the_log(client: redis.Redis, caplog: pytes
     assert len(caplog.records) == 1
 
 
-def test_an_entry_whose_work_is_cancelled_with_its_loop_stays_pending_and_has_not_failed(
+def test_entry_whose_work_is_cancelled_with_the_loop_stays_pending(
     fake_redis: redis.Redis,
 ) -> None:
     ids = push_all(fake_redis, "topic", [1])
@@ -207,7 +205,7 @@ def test_an_entry_whose_work_is_cancelled_with_its_loop_stays_pending_and_has_no
 
 
 @pytest.mark.parametrize("loses_in", range(1, 8))
-def test_a_failed_entry_is_one_dead_letter_though_a_later_reply_is_lost(client: redis.Redis, loses_in: int) -> None:
+def test_failed_entry_becomes_one_dead_letter_when_a_reply_is_lost(client: redis.Redis, loses_in: int) -> None:
     push_all(client, "topic", [1, 3, 13, 4])
     through = lossy(client)
 

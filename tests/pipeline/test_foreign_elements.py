@@ -12,7 +12,7 @@ from tests.support.streams import dead, here, pending, push_all
 
 
 @pytest.mark.parametrize("metadata", [{"from": "elsewhere"}, {"ref": RefCounter()}])
-def test_an_element_with_metadata_of_another_kind_is_a_partner_like_any(fake_redis: redis.Redis, metadata: Any) -> None:
+def test_element_with_foreign_metadata_is_zipped_like_any_other(fake_redis: redis.Redis, metadata: Any) -> None:
     push_all(fake_redis, "topic", range(3))
     seen: list[Any] = []
 

@@ -158,7 +158,7 @@ def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | N
 
 
 @given(plan=steps, count=st.integers(0, 12), fails_at=st.none() | st.integers(0, 2))
-def test_fused_and_plain_nodes_cannot_be_told_apart(
+def test_fused_and_plain_nodes_have_the_same_effects(
     fresh_client: Fresh, plan: list[Step], count: int, fails_at: int | None
 ) -> None:
     plain = outcome(fresh_client(), plan, count, fails_at, fuse=False)
@@ -167,7 +167,7 @@ def test_fused_and_plain_nodes_cannot_be_told_apart(
         assert fused[what] == plain[what], what
 
 
-def test_a_chain_from_the_source_to_the_sink_is_one_call(fake_redis: redis.Redis) -> None:
+def test_chain_from_source_to_sink_is_one_call(fake_redis: redis.Redis) -> None:
     async def main() -> None:
         source = here(fake_redis)
         chain = source.map(dict).filter(bool).pluck("n").map(str)
@@ -183,7 +183,7 @@ def test_a_chain_from_the_source_to_the_sink_is_one_call(fake_redis: redis.Redis
 
 
 @pytest.mark.parametrize("period", [1, 2, 7, 8, 100])
-def test_the_time_of_quick_nodes_is_estimated_and_that_of_slow_ones_taken(
+def test_meters_estimate_quick_nodes_and_measure_slow_nodes(
     real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, period: int
 ) -> None:
     """Every so many elements the second node takes ten times as long, on a clock that only the nodes move."""
@@ -215,7 +215,7 @@ def test_the_time_of_quick_nodes_is_estimated_and_that_of_slow_ones_taken(
 
 
 @pytest.mark.parametrize("us", [10, 100])
-def test_a_pipeline_that_never_waits_lets_others_have_the_loop_all_the_same(
+def test_pipeline_that_never_waits_yields_the_loop_to_other_tasks(
     fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, us: int
 ) -> None:
     """On a clock that only the node moves, for as long as a pipeline may have the loop, and some elements more."""

@@ -39,9 +39,7 @@ async def later(n: int) -> int:
     return n
 
 
-def test_fifty_sources_that_were_stopped_leave_nothing_behind(
-    redis_server: RedisServer, real_redis: redis.Redis
-) -> None:
+def test_fifty_stopped_sources_leave_nothing_behind(redis_server: RedisServer, real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", [1, 2])
     nodes: weakref.WeakSet[Any] = weakref.WeakSet()  # only of this test: others may have left some
 
@@ -88,9 +86,7 @@ def test_fifty_drained_pipelines_leave_nothing_behind() -> None:
     assert alive() - before == Counter()
 
 
-def test_a_source_that_was_stopped_goes_on_with_its_timed_nodes_when_it_is_started_again(
-    redis_server: RedisServer, real_redis: redis.Redis
-) -> None:
+def test_restarted_source_resumes_its_timed_nodes(redis_server: RedisServer, real_redis: redis.Redis) -> None:
     source = Stream.from_redis("topic", group="lab", url=redis_server.url)
     seen: list[int] = []
     source.pluck("n").timed_window(0.01).flatten().sink(seen.append)  # which nothing here keeps
@@ -104,9 +100,7 @@ def test_a_source_that_was_stopped_goes_on_with_its_timed_nodes_when_it_is_start
     assert seen == [0, 1, 2]
 
 
-def test_a_graph_is_kept_until_the_last_of_its_sources_has_ended(
-    redis_server: RedisServer, real_redis: redis.Redis
-) -> None:
+def test_graph_is_kept_until_its_last_source_has_ended(redis_server: RedisServer, real_redis: redis.Redis) -> None:
     left, right = (Stream.from_redis(topic, group="lab", url=redis_server.url) for topic in ("left", "right"))
     seen: list[Any] = []
     left.pluck("n").union(right.pluck("n")).sink(seen.append)
@@ -122,7 +116,7 @@ def test_a_graph_is_kept_until_the_last_of_its_sources_has_ended(
     right.join(20)
 
 
-def test_a_sink_of_a_stopped_source_can_be_destroyed(redis_server: RedisServer, real_redis: redis.Redis) -> None:
+def test_sink_of_a_stopped_source_can_be_destroyed(redis_server: RedisServer, real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", [1])
     source = Stream.from_redis("topic", group="lab", url=redis_server.url)
     seen: list[Any] = []

@@ -25,7 +25,7 @@ chosen = numbers.flatmap(
 
 
 @given(case=chosen)
-def test_an_outlet_emits_exactly_the_filtered_entries_in_push_order(
+def test_outlet_emits_exactly_the_filtered_entries_in_push_order(
     fresh_client: Fresh, case: tuple[list[Pushed], set[str]]
 ) -> None:
     pushed, wanted = case
@@ -35,9 +35,7 @@ def test_an_outlet_emits_exactly_the_filtered_entries_in_push_order(
 
 
 @given(pushed=entries(quotes=st.integers(), seconds=st.integers(), odd=st.integers(), max_size=30))
-def test_kinds_of_entries_that_share_a_topic_are_told_apart_by_their_fields(
-    fresh_client: Fresh, pushed: list[Pushed]
-) -> None:
+def test_has_selects_entries_of_a_shared_topic_by_their_fields(fresh_client: Fresh, pushed: list[Pushed]) -> None:
     both: list[Any] = []
 
     def build(source: Stream) -> Stream:
@@ -50,7 +48,7 @@ def test_kinds_of_entries_that_share_a_topic_are_told_apart_by_their_fields(
 
 
 @given(pushed=numbers)
-def test_each_of_two_groups_sees_all_entries(fresh_client: Fresh, pushed: list[Pushed]) -> None:
+def test_each_group_sees_every_entry(fresh_client: Fresh, pushed: list[Pushed]) -> None:
     client = fresh_client()
     one = drain(lambda s: s.pluck("n"), pushed, client=client, group="one")
     with Bench(lambda s: s.pluck("n"), client=client, group="two") as two:
@@ -59,7 +57,7 @@ def test_each_of_two_groups_sees_all_entries(fresh_client: Fresh, pushed: list[P
 
 
 @given(pushed=entries(n=values(), topics=["left", "right"], max_size=40))
-def test_each_of_two_topics_keeps_its_order_in_one_outlet(fresh_client: Fresh, pushed: list[Pushed]) -> None:
+def test_each_topic_of_an_outlet_keeps_its_order(fresh_client: Fresh, pushed: list[Pushed]) -> None:
     run = drain(lambda s: s.map(lambda e: (e.topic, e["n"])), pushed, client=fresh_client(), topics=["left", "right"])
     for topic in ("left", "right"):
         assert [n for of, n in run.results if of == topic] == [e["n"] for e in pushed if e.topic == topic]
@@ -71,7 +69,7 @@ def test_each_of_two_topics_keeps_its_order_in_one_outlet(fresh_client: Fresh, p
     max_entries=st.integers(1, 7),
     turns=st.lists(st.integers(0, 2), max_size=60),
 )
-def test_consumers_of_one_group_share_its_entries_and_each_sees_its_own_in_order(
+def test_consumers_of_a_group_share_its_entries_and_each_sees_its_own_in_order(
     fresh_client: Fresh, pushed: list[int], readers: int, max_entries: int, turns: list[int]
 ) -> None:
     client = fresh_client()
@@ -98,7 +96,7 @@ def test_consumers_of_one_group_share_its_entries_and_each_sees_its_own_in_order
 
 
 @given(case=chosen)
-def test_an_entry_on_which_the_pipeline_raises_becomes_a_dead_letter_and_stops_nothing(
+def test_entry_that_makes_the_pipeline_raise_becomes_a_dead_letter(
     fresh_client: Fresh, case: tuple[list[Pushed], set[str]]
 ) -> None:
     pushed, bad = case
@@ -115,7 +113,7 @@ def test_an_entry_on_which_the_pipeline_raises_becomes_a_dead_letter_and_stops_n
     assert run.acked == [entry for entry in pushed if entry.id not in bad]
 
 
-def test_an_entry_that_cannot_be_decoded_becomes_a_dead_letter_with_its_bytes_untouched(client: redis.Redis) -> None:
+def test_undecodable_entry_becomes_a_dead_letter_with_its_bytes_unchanged(client: redis.Redis) -> None:
     poison = {b"frame": b"\xff\xff\xff\xff no Arrow stream"}
     run = drain(lambda s: s.pluck("n"), [poison, {"n": 1}], client=client)
     assert run.results == [1]
@@ -144,13 +142,13 @@ def test_batches_hold_every_entry_in_order_and_fail_as_a_whole(
     assert run.pending == []
 
 
-def test_an_entry_that_cannot_be_decoded_is_left_out_of_its_batch(client: redis.Redis) -> None:
+def test_undecodable_entry_is_left_out_of_its_batch(client: redis.Redis) -> None:
     pushed = [{"n": 1}, {b"n": b"\xff\xff\xff\xff no Arrow"}, {"n": 2}]
     run = drain(lambda s: s.map(lambda es: [e["n"] for e in es]), pushed, client=client, options={"batch": 9})
     assert run.results == [[1, 2]]
     assert len(run.dead) == 1
 
 
-def test_a_batch_of_no_entries_is_refused() -> None:
+def test_batch_size_of_zero_is_refused() -> None:
     with pytest.raises(SettingsError, match="batch: expected a whole number from 1 on, got 0"):
         from_redis("topic", group="group", batch=0)

@@ -28,7 +28,7 @@ class Pairs(Stream):
         return emitted
 
 
-def test_a_bounded_replay_ends_though_a_window_of_ones_own_keeps_an_entry(
+def test_bounded_replay_ends_while_a_custom_window_keeps_an_entry(
     real_redis: redis.Redis, redis_server: RedisServer
 ) -> None:
     ids = push_all(real_redis, "topic", range(5))

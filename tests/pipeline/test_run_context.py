@@ -41,7 +41,7 @@ CALLERS: dict[str, Callable[[Stream, Callable[[Any], Any]], Any]] = {
 
 
 @pytest.mark.parametrize("caller", CALLERS, ids=lambda name: name.replace(" ", "_"))
-def test_whatever_calls_a_function_it_sees_the_context_of_the_latest_start(
+def test_every_call_of_a_function_sees_the_context_of_the_latest_start(
     redis_server: RedisServer, real_redis: redis.Redis, caller: str
 ) -> None:
     """The nodes are made in another context, in which their loops begin."""
@@ -67,7 +67,7 @@ def test_whatever_calls_a_function_it_sees_the_context_of_the_latest_start(
 
 
 @pytest.mark.usefixtures("prefect")
-def test_a_pipeline_logs_to_its_run_and_its_tasks_secrets_and_runtime_are_those_of_the_run(
+def test_pipeline_uses_the_logger_tasks_secrets_and_runtime_of_its_run(
     redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)

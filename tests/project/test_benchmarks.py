@@ -12,7 +12,7 @@ PEERS = {"Bytewax": "bytewax", "walrus": "walrus", "FastStream": "faststream"}
 
 
 @pytest.mark.parametrize("name", throughput.CANDIDATES)
-def test_every_candidate_does_the_work_and_acknowledges_all_of_it(
+def test_every_candidate_does_the_work_and_acknowledges_every_entry(
     real_redis: redis.Redis, redis_server: RedisServer, name: str
 ) -> None:
     if peer := PEERS.get(name.partition(",")[0]):
@@ -24,7 +24,7 @@ def test_every_candidate_does_the_work_and_acknowledges_all_of_it(
     assert throughput.measure(name, redis_server.url, "group", 20) > 0
 
 
-def test_the_server_fills_a_topic_with_the_values_that_the_work_expects(real_redis: redis.Redis) -> None:
+def test_fill_pushes_the_values_that_the_work_expects(real_redis: redis.Redis) -> None:
     from tasks import Reservoir
 
     work.fill(real_redis, 1200)
@@ -44,7 +44,7 @@ def test_each_measurement_runs_at_a_tiny_size(real_redis: redis.Redis, redis_ser
     assert scaling.cost(url=url, topic=work.TOPIC, group="cost", first=10, count=10, nodes=2) > 0
 
 
-def test_processes_of_their_own_are_driven_and_asked(real_redis: redis.Redis, redis_server: RedisServer) -> None:
+def test_measurements_in_processes_run_at_a_tiny_size(real_redis: redis.Redis, redis_server: RedisServer) -> None:
     work.fill(real_redis, 20)
     assert scaling.replicas(redis_server.url, "group", 1, 20, 0.0) > 0
     assert latency.measure(redis_server.url, 100, 0.2)["p50"] > 0
@@ -52,7 +52,7 @@ def test_processes_of_their_own_are_driven_and_asked(real_redis: redis.Redis, re
         children.call("work:value")
 
 
-def test_figures_become_a_table_a_plot_and_text_between_markers(tmp_path: Path) -> None:
+def test_report_draws_a_plot_and_writes_a_table_between_markers(tmp_path: Path) -> None:
     drawn = report.plot("Title", "x", "y", {10: 1.0, 1000: 2.5}, logarithmic=True)
     assert drawn.count("<circle") == 2
     file = tmp_path / "README.md"

@@ -70,7 +70,7 @@ def shown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Mo
 # -- files --------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_block_is_of_a_kind_that_is_checked() -> None:
+def test_every_block_has_a_language_that_is_checked() -> None:
     for block in blocks():
         assert block.language in {"sh", "python", "yaml", "ini", "text", "pycon"}, f"{block}: {block.language!r}"
         if block.language == "pycon":  # docstrings, which pytest runs with --doctest-modules
@@ -95,9 +95,7 @@ def flows_in(module: ModuleType) -> list[Flow[..., Any]]:
 
 
 @pytest.mark.parametrize("name", [name for name in files_shown() if name.startswith("flows/")])
-def test_an_inlet_or_outlet_that_a_page_shows_pumps_and_streams(
-    shown: Callable[[str], ModuleType], name: str, real_redis: redis.Redis
-) -> None:
+def test_flows_on_pages_pump_and_stream(shown: Callable[[str], ModuleType], name: str, real_redis: redis.Redis) -> None:
     reservoir = Reservoir(real_redis)
     found = flows_in(shown(name))
     assert found
@@ -116,7 +114,7 @@ def test_an_inlet_or_outlet_that_a_page_shows_pumps_and_streams(
 
 
 @pytest.mark.parametrize("name", [name for name in files_shown() if name.startswith("tests/")])
-def test_a_test_that_a_page_shows_passes(shown: Callable[[str], ModuleType], name: str) -> None:
+def test_tests_on_pages_pass(shown: Callable[[str], ModuleType], name: str) -> None:
     tests = [value for each, value in vars(shown(name)).items() if each.startswith("test_")]
     assert tests
     for test in tests:
@@ -128,7 +126,7 @@ def is_run_here(block: Block) -> bool:
 
 
 @pytest.mark.parametrize("block", [each for each in blocks("python") if is_run_here(each)], ids=str)
-def test_python_that_a_page_shows_runs(
+def test_python_on_pages_runs(
     block: Block, real_redis: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(REDIS_URL, redis_server.url)
@@ -148,7 +146,7 @@ def pending_or_unread(client: redis.Redis, group: str) -> bool:
     return not found or found["pending"] or found["last-delivered-id"] != last
 
 
-def test_deployments_that_pages_show_are_complete_and_their_flows_are_there(checkout: Path) -> None:
+def test_deployments_on_pages_are_complete_and_their_flows_load(checkout: Path) -> None:
     added = deployments_shown()
     assert added
     PrefectYamlModel.model_validate({**declared.RAW, "deployments": added})
@@ -165,7 +163,7 @@ def test_deployments_that_pages_show_are_complete_and_their_flows_are_there(chec
         flow.validate_parameters({**declared._defaults(flow), **deployment.get("parameters", {})})
 
 
-def test_units_that_a_page_shows_are_what_systemd_takes(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units_on_pages(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if not analyze:
         pytest.skip("no systemd-analyze here")
@@ -187,7 +185,7 @@ def test_units_that_a_page_shows_are_what_systemd_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_and_images_lead_somewhere(page: Path) -> None:
+def test_links_and_images_resolve(page: Path) -> None:
     for link in links(page):
         target, _, anchor = link.partition("#")
         if target.startswith("https://"):
@@ -203,14 +201,14 @@ def test_every_page_is_in_the_index() -> None:
     assert {*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.ipynb")} - {index} <= listed
 
 
-def test_python_that_another_test_runs_names_it() -> None:
+def test_python_blocks_run_by_other_tests_name_existing_tests() -> None:
     for part, test in RUN_BY.items():
         file, _, name = test.partition("::")
         assert name in names_of_tests(ROOT / "tests" / file)
         assert any(part in block.text for block in blocks("python"))
 
 
-def test_a_test_that_a_page_names_is_there() -> None:
+def test_tests_named_on_pages_exist() -> None:
     named = 0
     for page in PAGES:
         for file, rest in re.findall(r"\]\(((?:\.\./)?tests/[\w/]+\.py)\):((?:[\s,]*`test_\w+`)+)", page.read_text()):
@@ -221,12 +219,12 @@ def test_a_test_that_a_page_names_is_there() -> None:
     assert named >= len(re.findall(r"`test_\w+`", guarantees))
 
 
-def test_the_reference_is_what_the_docstrings_say() -> None:
+def test_reference_matches_the_docstrings() -> None:
     script = loaded(ROOT / "docs" / "make_reference.py")
     assert script.FILE.read_text() == script.reference(), "run: python docs/make_reference.py"
 
 
-def test_the_chinese_readme_has_the_commands_and_code_of_the_english_one() -> None:
+def test_chinese_readme_has_the_commands_and_code_of_the_english_readme() -> None:
     def told(page: str) -> list[tuple[str, Any]]:
         found = [each for each in blocks("sh", "python", "yaml") if each.page == ROOT / page]
         return [(each.language, commands(each) if each.language == "sh" else each.text) for each in found]
@@ -234,7 +232,7 @@ def test_the_chinese_readme_has_the_commands_and_code_of_the_english_one() -> No
     assert told("README.zh.md") == told("README.md")
 
 
-def test_the_notebook_runs(real_redis: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs(real_redis: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(REDIS_URL, redis_server.url)
     cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
     names: dict[str, Any] = {}

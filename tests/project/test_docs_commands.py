@@ -44,7 +44,7 @@ BY_PREFECT = "stack/test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefe
 SHOWN = "commands/test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
 SECURED = "reservoir/test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
 
-HERE = "project/test_docs_commands.py::test_schedules_pools_and_automations_are_had_by_the_commands_that_pages_show"
+HERE = "project/test_docs_commands.py::test_prefect_commands_on_pages_manage_schedules_pools_and_automations"
 
 # Which test runs the commands that begin so.
 RUN_BY = {
@@ -180,7 +180,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
 }
 
 
-def test_every_command_is_one_with_the_options_names_and_parameters_it_is_given(tmp_path: Path) -> None:
+def test_every_command_on_pages_has_valid_options_names_and_parameters(tmp_path: Path) -> None:
     checks = Commands(checkout_with(files_shown(), tmp_path))
     mentions = {"sluice": Commands.sluice_in_a_sentence}
     for where, line, programs in [
@@ -196,7 +196,7 @@ def test_every_command_is_one_with_the_options_names_and_parameters_it_is_given(
             raise
 
 
-def test_a_command_of_sluice_or_prefect_in_a_block_is_run_by_a_test() -> None:
+def test_every_sluice_and_prefect_command_in_a_block_is_run_by_a_test() -> None:
     said = [" ".join(words_of(line)) for _, line in typed()]
     for beginning, test in RUN_BY.items():
         file, _, name = test.partition("::")
@@ -207,7 +207,7 @@ def test_a_command_of_sluice_or_prefect_in_a_block_is_run_by_a_test() -> None:
             assert any(line.startswith(beginning) for beginning in RUN_BY), f"no test is named that runs {line!r}"
 
 
-def test_what_redis_cli_is_told_is_what_a_server_understands(real_redis: redis.Redis) -> None:
+def test_redis_server_accepts_the_redis_cli_commands_on_pages(real_redis: redis.Redis) -> None:
     Reservoir(real_redis).push("market", {"n": 1})
     real_redis.xgroup_create("market", "movers")
     told = [words_of(line) for _, line in [*typed(), *mentioned()] if line.startswith("redis-cli -s")]
@@ -224,7 +224,7 @@ def run_by_prefect(line: str) -> None:
 
 
 @pytest.mark.usefixtures("prefect")
-def test_schedules_pools_and_automations_are_had_by_the_commands_that_pages_show() -> None:
+def test_prefect_commands_on_pages_manage_schedules_pools_and_automations() -> None:
     told = {line for _, line in typed()}
     with get_client(sync_client=True) as client:
         for line in sorted(told):
