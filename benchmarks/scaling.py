@@ -8,6 +8,7 @@ from benchmarks.work import TOPIC, connected, enriched, expected, is_large, is_t
 from tasks import Reservoir
 from tasks.nodes.from_redis import from_redis
 from tasks.reservoir.groups import groups_of
+from tasks.reservoir.keys import lease_key
 
 __all__ = ["cost", "push", "push_raw", "replica", "replicas"]
 
@@ -38,7 +39,7 @@ def replicas(url: str, group: str, count: int, length: int, work: float) -> floa
     children = [Child("scaling:replica", url=url, group=group, length=length, work=work) for _ in range(count)]
     for child in children:
         child.until_ready()
-    wait(lambda: len(client.keys(f"sluice:lease:{group}:*")) == count, "the outlets to join")
+    wait(lambda: len(client.keys(lease_key(group, "*"))) == count, "the outlets to join")
     began = time.perf_counter()
     client.xgroup_setid(TOPIC, group, "0")
     wait(lambda: client.xinfo_groups(TOPIC)[0]["last-delivered-id"] != f"{length}-0".encode(), "the first read")

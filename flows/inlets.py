@@ -31,6 +31,7 @@ from tasks.pump.summary import Summary
 from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
 from tasks.reservoir.keep import Keep
+from tasks.reservoir.keys import inlet_of
 from tasks.reservoir.retention import Retention
 
 __all__ = ["inlet"]
@@ -70,7 +71,7 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
     patience = Patience(time.monotonic() + (window if every else 0), log)
     reservoir, scheduled = _reservoir(options.compression, patience), _scheduled_start()
     beat = Beat(reservoir, topic, name, every=every or window, parameters=own, keep=options.kept)
-    retention, inlet_id = Retention(reservoir.client), beat.key.removeprefix("sluice:beat:")
+    retention, inlet_id = Retention(reservoir.client), inlet_of(beat.key)
     retention.declare(topic, options.kept, inlet=inlet_id)
     if not every:
         return _run_once(pump, own, reservoir, beat.key, scheduled, topic=topic, keep=options.kept)

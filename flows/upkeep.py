@@ -14,6 +14,7 @@ from tasks.report.levels import markdown
 from tasks.report.pipeline import letters_table
 from tasks.reservoir import Reservoir, history
 from tasks.reservoir.connection import in_words, is_outage
+from tasks.reservoir.keys import LEVELS
 from tasks.reservoir.levels import TopicLevel
 from tasks.reservoir.retention import Retention
 from tasks.reservoir.unreadable import named
@@ -63,7 +64,7 @@ def _sampled(levels: list[TopicLevel], samples: history.History) -> list[history
         get_run_logger().warning(
             "no sample was kept, so this run has no charts and repeats events: expected %r to be a stream of samples (%s); "
             "rename or delete it",
-            history.KEY, in_words(error),
+            LEVELS, in_words(error),
         )  # fmt: skip
         return []
 

@@ -17,6 +17,7 @@ __all__ = [
     "check_topic",
     "group_end",
     "group_start",
+    "is_group",
     "is_topic",
     "seconds",
 ]
@@ -39,6 +40,11 @@ def check_topic(name: str, *, derived: bool = False) -> str:
         return name
     msg = f"expected a topic name of {_RULE}, got {name!r}; rename the topic"
     raise SettingsError(msg)
+
+
+def is_group(name: str) -> bool:
+    """Return whether a consumer group of Sluice's can have this name."""
+    return bool(_GROUP.fullmatch(name))
 
 
 def check_group(name: str) -> str:

@@ -20,6 +20,7 @@ from deployments.servers.redis_binary import find_redis_server
 from deployments.servers.redis_server import RedisServer
 from tasks import testing
 from tasks.reservoir import reservoir
+from tests.support.keys import leaks
 
 if TYPE_CHECKING:
     from tests.support.plain import Plain
@@ -81,11 +82,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture
-def real_redis(redis_server: RedisServer) -> Iterator[redis.Redis]:
+def real_redis(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     """Return a client of the real Redis, which is empty before and after the test."""
     client = redis.Redis.from_url(redis_server.url, protocol=2)
     client.flushall()
     yield client
+    expect_no_leaks(client, request.node)
     client.flushall()
     client.close()
 
@@ -136,11 +138,18 @@ def prefect(prefect_server: "Plain") -> Iterator[None]:
 
 
 @pytest.fixture
-def fake_redis() -> Iterator[redis.Redis]:
+def fake_redis(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     """Return a client of an empty fakeredis."""
     client = testing.fake_redis()
     yield client
+    expect_no_leaks(client, request.node)
     client.close()
+
+
+def expect_no_leaks(client: redis.Redis, test: pytest.Item) -> None:
+    """Fail if a test leaves a key below `sluice:` that the table in `tasks.reservoir.keys` does not have, or without its TTL."""
+    if test.get_closest_marker("odd_keys") is None:
+        assert leaks(client) == []
 
 
 @pytest.fixture(params=["fake", "real"] if THOROUGH else ["real"])
@@ -184,16 +193,35 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
     session, because hypothesis refuses fixtures that it cannot renew between examples.
     """
     if request.param == "fake":
-        yield testing.fake_redis
+
+        def made() -> redis.Redis:
+            GIVEN[:] = [testing.fake_redis()]
+            return GIVEN[0]
+
+        yield made
         return
     server: RedisServer = request.getfixturevalue({"real": "redis_server"}.get(request.param, "systems_redis_server"))
     with redis.Redis.from_url(server.url, protocol=2) as client:
 
         def flushed() -> redis.Redis:
             client.flushall()
+            GIVEN[:] = [client]
             return client
 
         yield flushed
+
+
+GIVEN: list[redis.Redis] = []
+"""The client that `fresh_client` gave last."""
+
+
+@pytest.fixture(autouse=True)
+def expect_no_leaks_of_the_last_example(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check what the last example of a property test has left."""
+    GIVEN.clear()
+    yield
+    for client in GIVEN:
+        expect_no_leaks(client, request.node)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from tasks.errors import SluiceError
 from tasks.report.levels import short_bytes
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, in_words
+from tasks.reservoir.keys import PROBE
 from tasks.settings import redis_url, without_password
 
 __all__ = ["check_redis"]
@@ -61,8 +62,8 @@ def _server(client: Any, info: dict[str, Any]) -> Iterator[Finding]:
     if info.get("role") not in (None, "master"):
         yield failure("Redis role", "a replica, which takes no writes", "set SLUICE_REDIS_URL to its primary")
     try:
-        client.register_script(_SCRIPT)(keys=["sluice:doctor"])
-        client.eval(_SCRIPT, 1, "sluice:doctor")
+        client.register_script(_SCRIPT)(keys=[PROBE])
+        client.eval(_SCRIPT, 1, PROBE)
     except (redis.exceptions.NoPermissionError, redis.ResponseError) as error:
         said = str(error).partition("\n")[0]
         yield failure(

@@ -14,6 +14,8 @@ import redis
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import get_current_settings
 
+from tasks.reservoir.keys import poll_keys
+
 __all__ = ["ASK_EVERY", "PAUSED", "Seen", "SharedPoll", "scheduled_by", "seen_of"]
 
 ASK_EVERY = 5.0  # seconds between two questions to Prefect's server
@@ -87,10 +89,7 @@ class SharedPoll:
         self._name = name
         self._deployment = deployment
         server = server or str(get_current_settings().api.url or "")
-        prefix = f"sluice:poll:{hashlib.sha256(server.encode()).hexdigest()[:12]}"
-        self._runs, self._seen, self._lease, self._inlets = (
-            f"{prefix}:{of}" for of in ("runs", "seen", "lease", "inlets")
-        )
+        self._runs, self._seen, self._lease, self._inlets = poll_keys(hashlib.sha256(server.encode()).hexdigest()[:12])
 
     def look(self) -> tuple[Seen | None, float]:
         """Register this run; return what was seen of it at last, if anything, and what time it is for Redis.

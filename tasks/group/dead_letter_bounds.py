@@ -1,13 +1,13 @@
 """How many dead letters a group keeps, in number and in bytes: for the scripts that append, replay and discard them.
 
-Beside the letters `sluice:letters:<topic>`, a hash with a TTL, has for each group how many letters there are and how many bytes
+The hash `letter_counts` has for each group how many letters there are and how many bytes
 they hold. Where that is not the number in the stream - another client deleted some, or the hash is gone - the letters are weighed
 anew, the newest first and never more than may stay.
 """
 
 from dataclasses import dataclass
 
-__all__ = ["BOUNDS", "MAX_EXCEPTION", "MAX_TRACEBACK", "LetterBounds", "cut", "letter_counts"]
+__all__ = ["BOUNDS", "MAX_EXCEPTION", "MAX_TRACEBACK", "LetterBounds", "cut"]
 
 # Characters of what a letter tells beside the entry: a message may repeat the entry, and the traceback the message.
 MAX_EXCEPTION = 2_000
@@ -25,11 +25,6 @@ class LetterBounds:
     max_letters: int = 10_000
     max_bytes: int = 64_000_000
     min_bytes: int = 1_000_000
-
-
-def letter_counts(topic: str) -> str:
-    """Return the key that has the number and the bytes of each group's dead letters of a topic."""
-    return f"sluice:letters:{topic}"
 
 
 def cut(text: str, longest: int) -> str:

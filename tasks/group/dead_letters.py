@@ -8,7 +8,6 @@ replayed; a consumer takes these two off again.
 import itertools
 import json
 import re
-import uuid
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,9 +18,9 @@ import redis
 from tasks.base.ids import MAX_NUMBER, id_named, id_numbers, id_time
 from tasks.checks import check_group, check_number, check_topic
 from tasks.errors import SettingsError
-from tasks.group.dead_letter_bounds import BOUNDS, letter_counts
+from tasks.group.dead_letter_bounds import BOUNDS
 from tasks.reservoir.groups import groups_of
-from tasks.reservoir.keys import dead_topic, retry_topic
+from tasks.reservoir.keys import dead_topic, letter_counts, replay_record, retry_topic
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.retention import TTL_MS
 from tasks.reservoir.scripts import ATTEMPT
@@ -227,7 +226,7 @@ class DeadLetters:
 
     def _taken(self, letters: Iterable[Letter], done: Outcome, *to: str) -> Iterator[tuple[Letter, Outcome]]:
         outcomes: dict[int, Outcome] = {1: done, 0: "not there", -1: "nothing to replay"}
-        record = f"sluice:replay:{uuid.uuid4().hex}"
+        record = replay_record()
         keys = {self._dead: "stream", record: "string", self._counts: "hash", **dict.fromkeys(to, "stream")}
         for letter in letters:
             try:

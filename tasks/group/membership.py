@@ -17,14 +17,21 @@ import redis
 from tasks.base.logs import get_logger
 from tasks.checks import seconds
 from tasks.errors import LeaseLostError
-from tasks.group.dead_letter_bounds import LetterBounds, letter_counts
+from tasks.group.dead_letter_bounds import LetterBounds
 from tasks.group.lease_scripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import groups_of
-from tasks.reservoir.keys import dead_topic, retried_topic
+from tasks.reservoir.keys import (
+    TOPIC_KEY_TYPES,
+    dead_topic,
+    lease_key,
+    letter_counts,
+    result_record,
+    retried_topic,
+    topic_keys,
+)
 from tasks.reservoir.refusals import explained
-from tasks.reservoir.results import STRAGGLERS_MS, result_record
-from tasks.reservoir.retention import BESIDE, beside
+from tasks.reservoir.results import STRAGGLERS_MS
 
 __all__ = ["HANDED_BACK", "Membership", "Peer"]
 
@@ -215,7 +222,7 @@ class Membership:
         kept = f"{keep.max_letters} {keep.max_bytes} {keep.min_bytes}"
         args = [self._token, self.group, id, kept, STRAGGLERS_MS, pushed_to, int(only_pending), *values]
         keys = [self._lease(), topic, dead_topic(pushed_to, self.group), result_record(self.group, topic, id)]
-        keys += [letter_counts(pushed_to), f"sluice:spilled:{pushed_to}", f"sluice:topic:{pushed_to}"]
+        keys += [letter_counts(pushed_to), topic_keys(pushed_to).spilled, topic_keys(pushed_to).state]
         return bool(self._still_held(self._dead_letter(keys=keys, args=args)))
 
     def explained(self, error: redis.ResponseError, topics: Iterable[str]) -> redis.ResponseError:
@@ -224,7 +231,7 @@ class Membership:
         for topic in topics:
             keys[topic] = "stream"
             if not retried_topic(topic, self.group):
-                keys |= dict(zip(beside(topic), BESIDE.values(), strict=True))
+                keys |= dict(zip(topic_keys(topic), TOPIC_KEY_TYPES, strict=True))
                 keys[dead_topic(topic, self.group)] = "stream"
         return explained(error, self._client, keys, what=f"group {self.group!r} can neither go on nor acknowledge")
 
@@ -272,7 +279,7 @@ class Membership:
             moved += [id_.decode() for id_ in ids]
 
     def _lease(self, name: str | None = None) -> str:
-        return f"sluice:lease:{self.group}:{name or self.name}"
+        return lease_key(self.group, name or self.name)
 
     def _still_held(self, answer: int) -> int:
         if answer < 0:

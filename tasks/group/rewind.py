@@ -10,37 +10,41 @@ from tasks.checks import check_group, check_topic, group_start
 from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
 from tasks.reservoir.groups import groups_of
-from tasks.reservoir.results import forget_results, result_record
+from tasks.reservoir.keys import lease_key, result_record
+from tasks.reservoir.results import forget_results
 
 __all__ = ["Rewound", "rewind"]
 
 # Acknowledged in one script: each holds up the whole server.
 _AT_ONCE = 5_000
 
-# KEYS: the topic. ARGV: group, the id after which it goes on, how many entries at once, the tombstone, the prefixes of
-# leases and of records, 1 to go on though consumers are alive.
-# Returns how many were acknowledged, how many are still pending, and the names of the consumers alive.
+# KEYS: the topic, the leases of its consumers, the records of the results of some pending entries. ARGV: group, the id after
+# which it goes on, the tombstone, 1 to go on though consumers are alive, how many consumers, their names, the ids.
+# Returns how many were acknowledged, how many are still pending, and the names of the consumers alive; nil if a consumer has
+# come that is not among those named.
 #
 # All that is pending is acknowledged, or it would come twice: redelivered, and read again. With it go the records of its
 # results, so that those are made again. The id is set with every page, so that an interrupted rewind loses nothing:
 # what was acknowledged is read again, what was not is redelivered.
 _REWIND = """
-local topic, group = KEYS[1], ARGV[1]
+local topic, group, consumers = KEYS[1], ARGV[1], tonumber(ARGV[5])
+local named = {}
+for i = 1, consumers do named[ARGV[5 + i]] = KEYS[1 + i] end
 local alive = {}
 for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', topic, group)) do
   for i = 1, #reply, 2 do
     if reply[i] == 'name' then
-      local lease = redis.call('GET', ARGV[5] .. reply[i + 1])
-      if lease and lease ~= ARGV[4] then alive[#alive + 1] = reply[i + 1] end
+      if not named[reply[i + 1]] then return false end
+      local lease = redis.call('GET', named[reply[i + 1]])
+      if lease and lease ~= ARGV[3] then alive[#alive + 1] = reply[i + 1] end
     end
   end
 end
-if #alive > 0 and ARGV[7] ~= '1' then return {0, 0, alive} end
-local pending = redis.call('XPENDING', topic, group, '-', '+', ARGV[3])
+if #alive > 0 and ARGV[4] ~= '1' then return {0, 0, alive} end
 local acknowledged = 0
-for _, entry in ipairs(pending) do
-  acknowledged = acknowledged + redis.call('XACK', topic, group, entry[1])
-  redis.call('UNLINK', ARGV[6] .. entry[1])
+for i = 1 + consumers, #ARGV - 5 do
+  acknowledged = acknowledged + redis.call('XACK', topic, group, ARGV[5 + i])
+  redis.call('UNLINK', KEYS[1 + i])
 end
 redis.call('XGROUP', 'SETID', topic, group, ARGV[2])
 return {acknowledged, redis.call('XPENDING', topic, group)[1], alive}
@@ -89,9 +93,18 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
     acknowledged, alive = 0, set()
     pages = 1 + groups[group]["pending"] // _AT_ONCE
     while True:
-        leases, records = f"sluice:lease:{group}:", result_record(group, topic, "")
-        args = [group, start, _AT_ONCE, TOMBSTONE, leases, records, int(force)]
-        done, left, names = script(keys=[topic], args=args)
+        consumers = [each["name"] for each in known.xinfo_consumers(topic, group)]
+        leases = [lease_key(group, name.decode(errors="backslashreplace")) for name in consumers]
+        pending = known.xpending_range(topic, group, "-", "+", _AT_ONCE)
+        ids = [entry["message_id"].decode() for entry in pending]
+        records = [result_record(group, topic, id_) for id_ in ids]
+        answer = script(
+            keys=[topic, *leases, *records],
+            args=[group, start, TOMBSTONE, int(force), len(consumers), *consumers, *ids],
+        )
+        if answer is None:  # a consumer has come
+            continue
+        done, left, names = answer
         alive |= {name.decode(errors="backslashreplace") for name in names}
         if alive and not force:
             msg = (

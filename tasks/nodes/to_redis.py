@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +19,8 @@ from tasks.pipeline.receipts import Metadata, Receipt, receipts
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage
 from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull
-from tasks.reservoir.results import RESULT_TTL_MS, newest, result_name, result_record
+from tasks.reservoir.keys import push_record, result_record
+from tasks.reservoir.results import RESULT_TTL_MS, newest, result_name
 from tasks.settings import redis_url
 
 __all__ = ["as_fields", "to_redis"]
@@ -127,7 +127,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         encoded = self._reservoir.encode([as_fields(x, field=self._field)])
         append = functools.partial(self._reservoir.append, self.topic, encoded, keep=self._keep)
         if not made_of:
-            return functools.partial(append, record=f"sluice:push:{uuid.uuid4().hex}")
+            return functools.partial(append, record=push_record())
         keeper, node = newest(made_of), self.meter.name  # the node's name is the same in every life of the pipeline
         ordinal = keeper.count_result(node, *((one.topic, one.id) for one in made_of))
         return functools.partial(

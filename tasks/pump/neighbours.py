@@ -7,7 +7,7 @@ from typing import Any
 import redis
 
 from tasks.pump.ticks import BEAT_TTL_MS, Beat, digest, time_of
-from tasks.reservoir.retention import beside
+from tasks.reservoir.keys import beat_key, inlet_of, topic_keys
 
 __all__ = ["Neighbours"]
 
@@ -27,7 +27,7 @@ class Neighbours:
     def __init__(self, client: redis.Redis, beat: Beat, *, parameters: Mapping[str, Any], run: str) -> None:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._beat = beat
-        self._id = beat.key.removeprefix("sluice:beat:")
+        self._id = inlet_of(beat.key)
         self._inlet = self._id.rpartition(":")[0]
         self._called = {name: digest(value) for name, value in {**parameters, "every": beat.every}.items()}
         self._run = run
@@ -51,11 +51,11 @@ class Neighbours:
         raises    redis.RedisError
         """
         prefix = f"inlet:{self._inlet}:".encode()
-        declared = self._client.hkeys(beside(self._beat.topic)[1])
+        declared = self._client.hkeys(topic_keys(self._beat.topic).state)
         others = {name.removeprefix(b"inlet:") for name in declared if name.startswith(prefix)}
         sentences = []
         for other in sorted(others - self._known - {self._id.encode()}):
-            last, text = self._client.hmget(b"sluice:beat:" + other, "last", _CALLED)
+            last, text = self._client.hmget(beat_key(other.decode()), "last", _CALLED)
             if last is None or text is None:
                 continue  # no tick yet, or a run of an older version
             called = json.loads(text)

@@ -16,6 +16,7 @@ from tasks.errors import EncodeError, PumpError
 from tasks.pump.returned import Entries, as_entries
 from tasks.reservoir import Reservoir
 from tasks.reservoir.keep import Keep
+from tasks.reservoir.keys import once_record
 
 __all__ = ["pump", "push"]
 
@@ -46,6 +47,6 @@ def push(
     reservoir: Reservoir, topic: str, entries: Entries, *, tick: str, keep: int | str | Keep | None = None
 ) -> list[str]:
     """Append entries in order, all or none, once for each `tick`, and return their ids: a retry pushes nothing twice."""
-    ids = reservoir.append(topic, reservoir.encode(entries), record=f"sluice:once:{tick}", keep=keep, ttl_ms=86_400_000)
+    ids = reservoir.append(topic, reservoir.encode(entries), record=once_record(tick), keep=keep, ttl_ms=86_400_000)
     assert ids is not None  # nothing was expected of the record
     return ids

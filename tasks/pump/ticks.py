@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Literal
 
 import redis
@@ -26,6 +27,7 @@ from tasks.checks import check_topic
 from tasks.errors import SettingsError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.keep import Keep
+from tasks.reservoir.keys import alive_key, beat_key, open_claims, tick_record
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.scripts import ATTEMPT
 
@@ -113,22 +115,22 @@ if ended < tonumber(ARGV[2]) then redis.call('HSET', KEYS[1], 'ended', ARGV[2]) 
 return gap
 """
 
-# KEYS: the beat, its claims in flight. ARGV: token, tick, whether to wait for the living. Returns how many claims of
-# other runs below the tick are still to be waited for, and how many it has taken away because their run is dead: a
-# push for one of those is refused from then on, so that it cannot come out of order.
+# KEYS: the claims in flight, then for each claim to look at its record and its run's sign of life. ARGV: whether to wait
+# for the living, then for each claim its tick and its token. Returns how many of them are still to be waited for, and how
+# many it has taken away because their run is dead: a push for one of those is refused from then on, so that it cannot
+# come out of order.
 _BEFORE = """
 local alive, lost = 0, 0
-local open = redis.call('HGETALL', KEYS[2])
-for i = 1, #open, 2 do
-  if open[i + 1] ~= ARGV[1] and tonumber(open[i]) < tonumber(ARGV[2]) then
-    local record = KEYS[1] .. ':' .. open[i]
-    if redis.call('GET', record) ~= 'claimed:' .. open[i + 1] then
-      redis.call('HDEL', KEYS[2], open[i])
-    elseif ARGV[3] == '1' and redis.call('EXISTS', KEYS[1] .. ':alive:' .. open[i + 1]) == 1 then
+for i = 2, #ARGV, 2 do
+  local record, sign, tick, token = KEYS[i], KEYS[i + 1], ARGV[i], ARGV[i + 1]
+  if redis.call('HGET', KEYS[1], tick) == token then
+    if redis.call('GET', record) ~= 'claimed:' .. token then
+      redis.call('HDEL', KEYS[1], tick)
+    elseif ARGV[1] == '1' and redis.call('EXISTS', sign) == 1 then
       alive = alive + 1
     else
       redis.call('DEL', record)
-      redis.call('HDEL', KEYS[2], open[i])
+      redis.call('HDEL', KEYS[1], tick)
       lost = lost + 1
     end
   end
@@ -224,7 +226,7 @@ class Beat:
         self._first = 0
         self._reservoir = reservoir
         self._keep = keep
-        self.key = f"sluice:beat:{inlet}:{digest([topic, inlet, every, parameters or {}])}"
+        self.key = beat_key(f"{inlet}:{digest([topic, inlet, every, parameters or {}])}")
         self._token = "0"  # noqa: S105 - a number that grows
         self._start = reservoir.client.register_script(_START)
         self._claim = reservoir.client.register_script(_CLAIM)
@@ -290,7 +292,16 @@ class Beat:
         wait    False: all of them are lost, whether or not their runs live
         """
         with self._explaining(f"tick {tick} was not pushed", tick):
-            alive, lost = self._before(keys=[self.key, self._open], args=[self._token, tick, int(wait)])
+            # `tick` is claimed, and no tick before it can be claimed any more: others are only done, or lost.
+            open_ = {int(at): by.decode() for at, by in self._reservoir.client.hgetall(self._open).items()}
+            others = {at: by for at, by in open_.items() if by != self._token and at < tick}
+            if not others:
+                return 0, 0
+            keys = [(tick_record(self.key, at), alive_key(self.key, by)) for at, by in others.items()]
+            alive, lost = self._before(
+                keys=[self._open, *chain.from_iterable(keys)],
+                args=[int(wait), *chain.from_iterable(others.items())],
+            )
         return alive, lost
 
     def push(self, tick: int, encoded: Iterable[Mapping[bytes, bytes]]) -> list[str] | None:
@@ -339,11 +350,11 @@ class Beat:
 
     @property
     def _open(self) -> str:
-        return f"{self.key}:open"
+        return open_claims(self.key)
 
     @property
     def _alive(self) -> str:
-        return f"{self.key}:alive:{self._token}"
+        return alive_key(self.key, self._token)
 
     def _record(self, tick: int) -> str:
-        return f"{self.key}:{tick}"
+        return tick_record(self.key, tick)

@@ -12,11 +12,11 @@ import redis
 
 from tasks.base.ids import id_time
 from tasks.checks import is_topic
+from tasks.reservoir.keys import LEVELS
 from tasks.reservoir.levels import TopicLevel
 
 __all__ = ["History", "Sample"]
 
-KEY = "sluice:levels"
 # A week at one in five minutes.
 KEEP_SAMPLES = 2_016
 _TTL_MS = 30 * 86_400_000
@@ -68,8 +68,8 @@ class History:
                 known = [who for who in before.dead if who[0] == level.topic]
                 rows += [[*who, None, before.dead[who], before.spilled[who]] for who in known]
         with self._client.pipeline() as pipe:
-            pipe.xadd(KEY, {"groups": json.dumps(rows)}, maxlen=KEEP_SAMPLES, approximate=True)
-            pipe.pexpire(KEY, _TTL_MS)
+            pipe.xadd(LEVELS, {"groups": json.dumps(rows)}, maxlen=KEEP_SAMPLES, approximate=True)
+            pipe.pexpire(LEVELS, _TTL_MS)
             pipe.execute()
 
     def latest(self, n: int = 1) -> list[Sample]:
@@ -78,7 +78,7 @@ class History:
 
     def _newest_first(self, count: int) -> Iterator[tuple[bytes, Mapping[bytes, bytes]]]:
         end = "+"
-        while page := self._client.xrevrange(KEY, max=end, count=count):
+        while page := self._client.xrevrange(LEVELS, max=end, count=count):
             yield from page
             end = f"({page[-1][0].decode()}"
 

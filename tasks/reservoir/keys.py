@@ -1,23 +1,198 @@
-"""The names of the streams that belong to a topic."""
+"""The names of all Redis keys that Sluice makes, and the one place where they are built.
 
-__all__ = ["dead_topic", "retried_topic", "retry_topic"]
+Scripts get these names as KEYS and build none.
+
+| Key                               | Type   | Written by                                 | TTL         | Removed by                                    |
+|-----------------------------------|--------|--------------------------------------------|-------------|-----------------------------------------------|
+| <topic>                           | stream | Reservoir.append, other programs           | none        | entries: retention (`keep`)                   |
+| <topic>:dead:<group>              | stream | Membership.dead_letter                     | none        | entries: LetterBounds, replay, discard        |
+| <topic>:retry:<group>             | stream | DeadLetters.replay                         | none        | entries: their acknowledgement                |
+| sluice:topic:<topic>              | hash   | Reservoir.append, Retention                | 30 days     | its TTL                                       |
+| sluice:index:<topic>              | zset   | Reservoir.append, Retention                | 30 days     | its TTL; an append that finds it outdated     |
+| sluice:groups:<topic>             | hash   | mark_seen, retention                       | 30 days     | its TTL                                       |
+| sluice:spilled:<topic>            | hash   | retention, Membership.dead_letter          | 30 days     | its TTL                                       |
+| sluice:tally:<topic>              | string | Reservoir.append                           | 30 days     | its TTL                                       |
+| sluice:letters:<topic>            | hash   | Membership.dead_letter, DeadLetters        | 30 days     | its TTL                                       |
+| sluice:lease:<group>:<consumer>   | string | Membership                                 | lease_ttl   | Membership.release                            |
+| sluice:output:<group>:<topic>:<id>| hash   | results (`into`, `.to_redis`)              | 30 days     | a minute after the acknowledgement of <id>    |
+| sluice:push:<uuid>                | string | Reservoir.push_many, `.to_redis`           | 10 minutes  | its TTL                                       |
+| sluice:once:<run>                 | string | one-shot runs of inlets                    | 1 day       | its TTL                                       |
+| sluice:replay:<uuid>              | string | DeadLetters.replay, DeadLetters.discard    | 10 minutes  | its TTL                                       |
+| sluice:beat:<inlet>               | hash   | Beat, Neighbours                           | 7 days      | its TTL                                       |
+| sluice:beat:<inlet>:open          | hash   | Beat.claim                                 | 1 day       | Beat.done, field by field                     |
+| sluice:beat:<inlet>:<tick>        | string | Beat.claim, Beat.push                      | 1 day       | 10 minutes after the push; Beat.done          |
+| sluice:beat:<inlet>:alive:<token> | string | Beat.claim, Beat.live                      | 5 s         | its TTL                                       |
+| sluice:levels                     | stream | History.add                                | 30 days     | entries: a cap of 2,016                       |
+| sluice:poll:<server>:runs         | zset   | SharedPoll                                 | 2 minutes   | its TTL; members: the end of their run        |
+| sluice:poll:<server>:seen         | hash   | SharedPoll                                 | 2 minutes   | its TTL; fields: the end of their run         |
+| sluice:poll:<server>:lease        | string | SharedPoll                                 | 5 s         | its TTL                                       |
+| sluice:poll:<server>:inlets       | zset   | SharedPoll                                 | 7 days      | its TTL; members: after 7 days without a run  |
+
+A lease that was claimed by another consumer holds a tombstone, which lives for a day. `<inlet>` is the inlet's name and a
+digest of its parameters. `sluice:output:...` exists for retry topics as well, under their own name.
+
+Why no two of them meet: groups, consumers, entry ids, uuids and ticks have no ':', and an inlet has one. A topic's name, which may have
+any number, is the only such part of its key. So each key can be read in one way only.
+
+Room for what is planned, of which nothing is built yet:
+
+- Partition n of a topic is the stream `<topic>:{<n>}`. All keys of a topic hold its whole name, so those of a partition share the
+  hash tag `{<n>}`, and so do partitions n of topics that are joined: one script acknowledges both in a cluster, too.
+- State and owner epochs of a group are `sluice:state:<group>:<topic>` and `sluice:epoch:<group>:<topic>`, for a partition with its
+  name as the topic.
+- Records of appends (`sluice:push:` and so on) belong to no topic. A cluster needs them in its slot: `sluice:push:<uuid>:{<n>}`.
+"""
+
+import uuid
+from typing import NamedTuple
+
+__all__ = [
+    "LEVELS",
+    "PROBE",
+    "TOPIC_KEY_TYPES",
+    "PollKeys",
+    "TopicKeys",
+    "alive_key",
+    "beat_key",
+    "dead_topic",
+    "inlet_of",
+    "lease_key",
+    "letter_counts",
+    "once_record",
+    "open_claims",
+    "poll_keys",
+    "push_record",
+    "replay_record",
+    "result_record",
+    "retried_topic",
+    "retry_topic",
+    "tick_record",
+    "topic_keys",
+]
+
+LEVELS = "sluice:levels"
+PROBE = "sluice:doctor"
+"""A key that `sluice doctor` looks for, to see whether scripts run; nothing writes it."""
+
+_BEAT = "sluice:beat:"
+
+
+class TopicKeys(NamedTuple):
+    """A topic's stream, and the keys that scripts keep up to date with it."""
+
+    topic: str
+    state: str
+    samples: str
+    groups: str
+    spilled: str
+    tally: str
+
+
+TOPIC_KEY_TYPES = TopicKeys("stream", "hash", "zset", "hash", "hash", "string")
+"""The type of each of a topic's keys, as TYPE names it."""
+
+
+class PollKeys(NamedTuple):
+    """The keys that the runs of inlets on one Prefect server share."""
+
+    runs: str
+    seen: str
+    lease: str
+    inlets: str
+
+
+def topic_keys(topic: str) -> TopicKeys:
+    """Return the keys of a topic."""
+    return TopicKeys(
+        topic,
+        f"sluice:topic:{topic}",
+        f"sluice:index:{topic}",
+        f"sluice:groups:{topic}",
+        f"sluice:spilled:{topic}",
+        f"sluice:tally:{topic}",
+    )
 
 
 def dead_topic(topic: str, group: str) -> str:
-    """Return the topic that keeps what `group` could not process of `topic`."""
+    """Return the topic of the entries of `topic` that `group` could not process."""
     return f"{topic}:dead:{group}"
 
 
 def retry_topic(topic: str, group: str) -> str:
-    """Return the topic that keeps what is replayed of the dead letters: only `group` reads it, beside `topic`."""
+    """Return the topic of replayed dead letters, which only `group` reads, together with `topic`."""
     return f"{topic}:retry:{group}"
 
 
 def retried_topic(stream: str, group: str) -> str | None:
-    """Return the topic of which `stream` is the retry topic of `group`; None if it is no such one.
+    """Return the topic whose retry topic for `group` is `stream`; None for any other stream.
 
     >>> retried_topic("market:retry:movers", "movers"), retried_topic("market", "movers")
     ('market', None)
     """
-    topic, _, of_group = stream.partition(":retry:")
-    return topic if of_group == group else None
+    topic = stream.removesuffix(f":retry:{group}")
+    return None if topic == stream else topic
+
+
+def letter_counts(topic: str) -> str:
+    """Return the key with the number and the bytes of each group's dead letters of a topic."""
+    return f"sluice:letters:{topic}"
+
+
+def lease_key(group: str, consumer: str) -> str:
+    """Return the key that a consumer holds while it is alive."""
+    return f"sluice:lease:{group}:{consumer}"
+
+
+def result_record(group: str, topic: str, id: str) -> str:  # noqa: A002 - the field's own name
+    """Return the key of a hash: the results of `group` whose newest input is this entry."""
+    return f"sluice:output:{group}:{topic}:{id}"
+
+
+def push_record() -> str:
+    """Return a new key that remembers one append."""
+    return f"sluice:push:{uuid.uuid4().hex}"
+
+
+def once_record(run: str) -> str:
+    """Return the key that remembers the append of an inlet's one-shot run."""
+    return f"sluice:once:{run}"
+
+
+def replay_record() -> str:
+    """Return a new key that remembers the last letter that one replay, or one discard, has taken."""
+    return f"sluice:replay:{uuid.uuid4().hex}"
+
+
+def beat_key(inlet: str) -> str:
+    """Return the key of the ticks of an inlet, which is named with a digest of its parameters."""
+    return f"{_BEAT}{inlet}"
+
+
+def inlet_of(beat: str) -> str:
+    """Return the inlet, with the digest of its parameters, of the key of a beat.
+
+    >>> inlet_of(beat_key("quotes:5f0c"))
+    'quotes:5f0c'
+    """
+    return beat.removeprefix(_BEAT)
+
+
+def open_claims(beat: str) -> str:
+    """Return the key of the ticks of a beat that are claimed and not done, with the runs that claimed them."""
+    return f"{beat}:open"
+
+
+def tick_record(beat: str, tick: int | str) -> str:
+    """Return the key that remembers which run claimed a tick, and then the ids that it pushed."""
+    return f"{beat}:{tick}"
+
+
+def alive_key(beat: str, token: str) -> str:
+    """Return the key that exists while a run of a beat lives."""
+    return f"{beat}:alive:{token}"
+
+
+def poll_keys(server: str) -> PollKeys:
+    """Return the keys that share what one Prefect server knows of the inlets' runs; `server` is a digest of its address."""
+    prefix = f"sluice:poll:{server}"
+    return PollKeys(f"{prefix}:runs", f"{prefix}:seen", f"{prefix}:lease", f"{prefix}:inlets")

@@ -10,18 +10,20 @@ from typing import Any
 import redis
 
 from tasks.base.ids import id_numbers
+from tasks.checks import is_group
 from tasks.errors import UnreadableTopicError
 from tasks.reservoir.groups import group_name
 from tasks.reservoir.keep import Keep
-from tasks.reservoir.retention import GROUPS, IDS, beside
+from tasks.reservoir.keys import dead_topic, topic_keys
+from tasks.reservoir.retention import GROUPS, IDS
 from tasks.reservoir.unreadable import named
 
 __all__ = ["GroupLevel", "Levels", "TopicLevel"]
 
-# KEYS: those of `beside`. Returns nil if there is no such topic; else its length, first and last id, the time in ms, bytes by
+# KEYS: those of `topic_keys`. Returns nil if there is no such topic; else its length, first and last id, the time in ms, bytes by
 # the index, entries and ms since a sample about a minute ago, what to keep, and for each group: its name, consumers,
-# pending entries, lag (-1: unknown), oldest pending id, dead letters, dropped ones of those, spilled, when it was seen,
-# whether it is ahead of its topic.
+# pending entries, lag (-1: unknown), oldest pending id, dropped dead letters, spilled, when it was seen, whether it is
+# ahead of its topic.
 #
 # Lag: what is in the topic behind a sample of the index is known, and what is between the sample and the last entry
 # that was delivered is counted, entry by entry, if that is little. A sample is no use once entries that it counts were
@@ -112,7 +114,6 @@ for _, group in ipairs(groups_of(topic)) do
   local oldest = group.pending > 0 and redis.call('XPENDING', topic, group.name, '-', '+', 1)[1][1] or ''
   answer[#answer + 1] = {
     group.name, group.consumers, group.pending, behind(group['last-delivered-id']) or -1, oldest,
-    redis.call('XLEN', topic .. ':dead:' .. group.name),
     redis.call('HGET', spilled, 'dead:' .. group.name) or '0', redis.call('HGET', spilled, group.name) or '0',
     redis.call('HGET', groups, group.name) or '', is_ahead(group['last-delivered-id']),
   }
@@ -191,21 +192,30 @@ class Levels:
             return TopicLevel(topic, length=0, first_id=None, last_id=None, groups=(), unreadable=str(error))
 
     def _read(self, topic: str) -> TopicLevel | None:
-        answer = self._level(keys=beside(topic))
+        answer = self._level(keys=topic_keys(topic))
         if answer is None:
             return None
         length, first, last, now, counted, came, during, keep, *groups = answer
+        dead = self._dead(topic, [group_name(group[0]) for group in groups])
         milliseconds = int(during)
         return TopicLevel(
             topic=topic,
             length=length,
             first_id=first.decode() or None,
             last_id=last.decode() or None,
-            groups=tuple(_group(group, int(now)) for group in groups),
+            groups=tuple(_group(*each, int(now)) for each in zip(groups, dead, strict=True)),
             bytes=self._bytes(topic, int(counted)),
             rate=came * 1000 / milliseconds if milliseconds > 0 else None,
             keep=Keep.unpacked(keep.decode()) if keep else None,
         )
+
+    def _dead(self, topic: str, groups: list[str]) -> list[int]:
+        """Return how many dead letters each group has; a group whose name none of ours can have has none."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for group in filter(is_group, groups):
+                pipe.xlen(dead_topic(topic, group))
+            found = iter(pipe.execute())
+        return [next(found) if is_group(group) else 0 for group in groups]
 
     def _bytes(self, topic: str, counted: int) -> int | None:
         try:
@@ -215,8 +225,8 @@ class Levels:
             return counted if counted >= 0 else None
 
 
-def _group(raw: list[Any], now: int) -> GroupLevel:
-    name, consumers, pending, lag, oldest, dead, dropped, spilled, seen, ahead = raw
+def _group(raw: list[Any], dead: int, now: int) -> GroupLevel:
+    name, consumers, pending, lag, oldest, dropped, spilled, seen, ahead = raw
     return GroupLevel(
         name=group_name(name),
         consumers=consumers,

@@ -1,6 +1,5 @@
 """The reservoir: topics in Redis, one stream each. Appends happen once, however often they are sent."""
 
-import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
@@ -19,9 +18,10 @@ from tasks.reservoir.connection import adapted, connect
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
+from tasks.reservoir.keys import TOPIC_KEY_TYPES, push_record, topic_keys
 from tasks.reservoir.levels import Levels, TopicLevel
 from tasks.reservoir.refusals import explained
-from tasks.reservoir.retention import BESIDE, RETENTION, TTL_MS, beside
+from tasks.reservoir.retention import RETENTION, TTL_MS
 from tasks.reservoir.scripts import ATTEMPT
 from tasks.settings import redis_url
 
@@ -41,7 +41,7 @@ LARGE = 256 * 1024
 # group: XINFO STREAM would read the last entry, which may be large.
 _MARK = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('XGROUP', 'CREATE', KEYS[1], KEYS[2], '$') end"
 
-# KEYS: those of `beside`, the append's record and, if only a living consumer may append, its lease. ARGV: the record's
+# KEYS: those of `topic_keys`, the append's record and, if only a living consumer may append, its lease. ARGV: the record's
 # expected value ('' for any), its TTL in ms, what to keep ('' for all), the TTL of what is beside the topic, the number of
 # entries, the record's field if it is a hash ('' if not), the lease's token, then for each entry the number of its values
 # and the values: field, bytes, ... Or 0 and the bytes of one entry that the same transaction has appended just before.
@@ -221,7 +221,7 @@ class Reservoir:
         self, topic: str, entries: Iterable[Mapping[str, Any]], *, keep: int | str | Keep | None = None
     ) -> list[str]:
         """Append entries in order, all or none, and return their ids. Exactly once, as `push`."""
-        ids = self.append(topic, self.encode(entries), record=f"sluice:push:{uuid.uuid4().hex}", keep=keep)
+        ids = self.append(topic, self.encode(entries), record=push_record(), keep=keep)
         assert ids is not None  # nothing was expected of the record
         return ids
 
@@ -267,7 +267,7 @@ class Reservoir:
             field,
             fence.token if fence else "",
         ]
-        keys = [*beside(check_topic(topic)), record, *([fence.lease] if fence else [])]
+        keys = [*topic_keys(check_topic(topic)), record, *([fence.lease] if fence else [])]
         size = sum(len(name) + len(data) for name, data in entries[0].items())
         try:
             # A topic that waits is looked at before there is anything more in it.
@@ -280,7 +280,7 @@ class Reservoir:
                 ]
                 joined = self._append(keys=keys, args=[*told, *values])
         except redis.ResponseError as error:
-            types = dict(zip(keys, [*BESIDE.values(), "hash" if field else "string", "string"], strict=False))
+            types = dict(zip(keys, [*TOPIC_KEY_TYPES, "hash" if field else "string", "string"], strict=False))
             raise explained(error, self.client, types, what=f"topic {topic!r}: nothing was pushed") from error
         if joined == 1:
             msg = (
@@ -299,7 +299,7 @@ class Reservoir:
 
     def _append_large(self, fields: Mapping[bytes, bytes], *, keys: list[str], args: list[Any]) -> Any:
         """Append one entry by a command of its own, and have the script see to the rest in the same transaction."""
-        topic, record = keys[0], keys[len(BESIDE)]
+        topic, record = keys[0], keys[len(TOPIC_KEY_TYPES)]
         with self.client.pipeline() as pipe:
             pipe.eval(_MARK, 2, topic, record)
             pipe.xadd(topic, fields)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from tasks.base.ids import id_numbers
+from tasks.reservoir.keys import result_record
 
 __all__ = [
     "RESULT_TTL_MS",
@@ -18,7 +19,6 @@ __all__ = [
     "newest",
     "records_of",
     "result_name",
-    "result_record",
 ]
 
 # For what no acknowledgement clears away: an entry that was trimmed while pending, a group that was deleted.
@@ -32,11 +32,6 @@ class Input(Protocol):
 
     topic: str
     id: str
-
-
-def result_record(group: str, topic: str, id: str) -> str:  # noqa: A002 - the field's own name
-    """Return the key of a hash: the results of `group` that have this entry for their newest."""
-    return f"sluice:output:{group}:{topic}:{id}"
 
 
 def result_name(made_of: Iterable[Input], *, into: str, node: str, ordinal: int) -> bytes:

@@ -1,11 +1,12 @@
 """What of a topic stays: in Redis, in the script that appends, and for topics that get no appends any more.
 
-Kept beside each topic, all with a TTL:
-`sluice:tally:<topic>`    what was appended: seven numbers that the script of `Reservoir.append` names
-`sluice:topic:<topic>`    a hash: what is to be kept, where retention stands, how many entries it has removed
-`sluice:index:<topic>`    a sorted set of samples: '<entry id> <bytes appended up to it>' by how many entries that was
-`sluice:groups:<topic>`   a hash: when each group was last seen (ms); below zero once it is forgotten
-`sluice:spilled:<topic>`  a hash: how many entries were dropped that a group had not read, by group
+Beside a topic's stream, `topic_keys` names, all with a TTL:
+
+tally    what was appended: seven numbers that the script of `Reservoir.append` names
+state    a hash: what is to be kept, where retention stands, how many entries it has removed
+index    a sorted set of samples: '<entry id> <bytes appended up to it>' by how many entries that was
+groups   a hash: when each group was last seen (ms); below zero once it is forgotten
+spilled  a hash: how many entries were dropped that a group had not read, by group
 """
 
 import time
@@ -20,17 +21,15 @@ from tasks.checks import check_topic
 from tasks.errors import SettingsError
 from tasks.reservoir.groups import group_name, groups_of
 from tasks.reservoir.keep import Keep
+from tasks.reservoir.keys import topic_keys
 from tasks.reservoir.refusals import explained
 
-__all__ = ["BESIDE", "GROUPS", "IDS", "RETENTION", "TTL_MS", "Retention", "Trimmed", "beside", "mark_seen"]
+__all__ = ["GROUPS", "IDS", "RETENTION", "TTL_MS", "Retention", "Trimmed", "mark_seen"]
 
 # Longer than any schedule's pause; renewed by each append and by the `trim` flow.
 TTL_MS = 30 * 86_400_000
 # An inlet's run declares at its start, and the next one relieves it after a minute.
 LATELY_MS = 180_000
-
-# What is kept of a topic under which prefix ('' for its entries), and the type of each key.
-BESIDE = {"": "stream", "topic": "hash", "index": "zset", "groups": "hash", "spilled": "hash", "tally": "string"}
 
 # groups_of(topic) returns what XINFO GROUPS tells of each group, by the names it tells it under.
 GROUPS = """
@@ -264,7 +263,7 @@ end
 """
 )
 
-# KEYS: those of `beside`. ARGV: the TTL in ms, 1 to look at the entries from the first one on. Returns how many were
+# KEYS: those of `topic_keys`. ARGV: the TTL in ms, 1 to look at the entries from the first one on. Returns how many were
 # removed, how many of those were spilled, and whether there is more to do; nil if nobody has said what to keep.
 _TRIM = (
     RETENTION
@@ -299,17 +298,12 @@ return false
 
 def mark_seen(client: Any, topic: str, group: str) -> None:
     """Say that somebody reads `topic` with `group`: then nothing that it has not finished is removed."""
-    key = beside(topic)[3]
+    key = topic_keys(topic).groups
     # A full server refuses it, and what was said before holds for days: who reads on makes room.
     with suppress(OutOfMemoryError), client.pipeline(transaction=False) as pipe:
         pipe.hset(key, group, int(time.time() * 1000))
         pipe.pexpire(key, TTL_MS)
         pipe.execute()
-
-
-def beside(topic: str) -> list[str]:
-    """Return the keys of a topic: itself, its state, index, groups, spilled counts and tally."""
-    return [f"sluice:{what}:{topic}" if what else topic for what in BESIDE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +330,7 @@ class Retention:
         raises    SettingsError: another inlet of the topic declared something else in the last minutes
         """
         args = [inlet, keep.packed(), int(time.time() * 1000), LATELY_MS, TTL_MS]
-        state = beside(check_topic(topic))[1]
+        state = topic_keys(check_topic(topic)).state
         try:
             other = self._declare(keys=[state], args=args)
         except redis.ResponseError as error:
@@ -355,7 +349,7 @@ class Retention:
         removed = spilled = 0
         first, more = True, True
         while more:
-            answer = self._trim(keys=beside(topic), args=[TTL_MS, int(first)])
+            answer = self._trim(keys=topic_keys(topic), args=[TTL_MS, int(first)])
             if answer is None:
                 return None
             removed, spilled, more = removed + answer[0], spilled + answer[1], answer[2]
@@ -368,7 +362,7 @@ class Retention:
         A group that is read with again, by whichever client, counts again.
         """
         now = int(time.time() * 1000) if now_ms is None else now_ms
-        key = beside(topic)[3]
+        key = topic_keys(topic).groups
 
         def judge(pipe: Any) -> list[str]:
             seen = {name: abs(int(at)) for name, at in pipe.hgetall(key).items()}

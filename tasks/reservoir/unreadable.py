@@ -7,15 +7,15 @@ from typing import Any
 
 import redis
 
+from tasks.checks import is_group
 from tasks.errors import SluiceError, UnreadableTopicError
 from tasks.reservoir.connection import in_words, is_outage
+from tasks.reservoir.groups import group_name
+from tasks.reservoir.keys import TOPIC_KEY_TYPES, dead_topic, retry_topic, topic_keys
 from tasks.reservoir.refusals import lacks_right
-from tasks.reservoir.retention import beside
 
 __all__ = ["named"]
 
-# Of the keys of `beside`.
-_TYPES = ("stream", "hash", "zset", "hash", "hash", "string")
 _PACKED_KEEP = re.compile(rb"\d+ \d+ \d+ [01]")
 _LINE = 200  # characters of what a server answered
 
@@ -42,28 +42,26 @@ def _why(client: Any, topic: str, error: redis.ResponseError | ValueError) -> st
     try:
         for key, expected in _keys_of(client, topic):
             if (found := client.type(key).decode()) not in (expected, "none"):
-                name = key.decode(errors="backslashreplace")[:_LINE]
-                return f"expected key {name!r} to be a {expected}, got a {found}; rename or delete it"
-        keep = client.hget(beside(topic)[1], "keep")
+                return f"expected key {key!r} to be a {expected}, got a {found}; rename or delete it"
+        keep = client.hget(topic_keys(topic).state, "keep")
     except redis.ResponseError as refused:  # a server may forbid TYPE
         return in_words(refused)[:_LINE]
     if keep is not None and not _PACKED_KEEP.fullmatch(keep):
         return (
-            f"expected the field 'keep' of {beside(topic)[1]!r} to be what an inlet's run declares, got something else; "
+            f"expected the field 'keep' of {topic_keys(topic).state!r} to be what an inlet's run declares, got something else; "
             "HDEL it, and the next run writes it anew"
         )
     return (
-        f"one of {', '.join(beside(topic)[1:])} does not hold what Sluice writes there ({said}); "
+        f"one of {', '.join(topic_keys(topic)[1:])} does not hold what Sluice writes there ({said}); "
         "delete it, and what it counted begins anew"
     )
 
 
-def _keys_of(client: Any, topic: str) -> Iterator[tuple[bytes, str]]:
+def _keys_of(client: Any, topic: str) -> Iterator[tuple[str, str]]:
     """Yield the keys that a look at a topic reads, with their types: its own, and those of its groups' dead letters and retries."""
-    keys = [key.encode() for key in beside(topic)]
-    yield from zip(keys, _TYPES, strict=True)
+    yield from zip(topic_keys(topic), TOPIC_KEY_TYPES, strict=True)
     # The topic is a stream, or the caller has stopped at it; and one that is gone has no groups.
     groups = client.xinfo_groups(topic) if client.exists(topic) else []
-    for group in groups:
-        for what in (b"dead", b"retry"):
-            yield b":".join((keys[0], what, group["name"])), "stream"
+    for group in filter(is_group, (group_name(each["name"]) for each in groups)):
+        yield dead_topic(topic, group), "stream"
+        yield retry_topic(topic, group), "stream"

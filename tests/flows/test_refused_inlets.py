@@ -42,6 +42,7 @@ def beat_of_another_type(client: Any) -> str:
     return r"expected a hash at key 'sluice:beat:pump:"
 
 
+@pytest.mark.odd_keys
 @pytest.mark.parametrize(
     "refuse", [of_another_type, without_a_right_to_the_topic, at_its_last_id, beat_of_another_type]
 )
@@ -89,6 +90,7 @@ def test_a_claim_that_is_refused_halfway_leaves_no_claim(client: Any) -> None:
     assert one.claim(first) == "claimed"
 
 
+@pytest.mark.odd_keys
 def test_a_declaration_that_is_refused_names_the_key(client: Any) -> None:
     client.set("sluice:topic:topic", "of another type")
     with pytest.raises(redis.ResponseError, match="expected a hash at key 'sluice:topic:topic', got a string"):

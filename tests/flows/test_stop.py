@@ -176,7 +176,7 @@ def test_an_outlet_that_was_taken_for_dead_begins_again_with_what_is_pending(
         if entry["n"] == 3 and not robbed:
             robbed.append(True)
             for lease in real_redis.scan_iter("sluice:lease:*"):
-                real_redis.set(lease, "claimed")
+                real_redis.set(lease, "claimed", px=60_000)
             waiting = [p["message_id"] for p in real_redis.xpending_range("topic", "group", "-", "+", 100)]
             real_redis.xclaim("topic", "group", HANDED_BACK, 0, waiting)
         return entry

@@ -256,7 +256,7 @@ def test_who_was_taken_for_dead_hangs_up(redis_server: RedisServer, real_redis: 
     kept = source.map(lambda _: stuck.wait(20)).sink(print)
     source.start()
     wait_until(lambda: len(pending(real_redis)) >= 200, "reads ahead")
-    real_redis.set(source.latest_run.consumer.membership.fence.lease, "claimed")
+    real_redis.set(source.latest_run.consumer.membership.fence.lease, "claimed", px=60_000)
     with pytest.raises(LeaseLostError):
         source.join(20)
     assert source.latest_run.consumer._reads._connection._sock is None

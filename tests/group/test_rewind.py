@@ -13,7 +13,7 @@ from tasks import Reservoir, SettingsError
 from tasks.group import rewind as module
 from tasks.group.consumer import Consumer
 from tasks.group.rewind import rewind
-from tasks.reservoir.results import result_record
+from tasks.reservoir.keys import result_record
 from tests.support.streams import pending, push_all, run
 
 Fresh = Callable[[], redis.Redis]
@@ -134,10 +134,10 @@ def cut_after(client: redis.Redis, commands: int) -> Iterator[None]:
     read=st.integers(0, 12),
     acked=st.integers(0, 12),
     to=st.integers(-1, 12),
-    commands=st.integers(0, 12),
+    commands=st.integers(0, 24),
     again=st.booleans(),
 )
-@example(n=12, read=12, acked=0, to=-1, commands=4, again=False)  # in the midst of its pages
+@example(n=12, read=12, acked=0, to=-1, commands=10, again=False)  # in the midst of its pages
 @pytest.mark.usefixtures("small_pages")
 def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
     fresh_client: Fresh, *, n: int, read: int, acked: int, to: int, commands: int, again: bool
@@ -149,6 +149,7 @@ def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
         client.xack("topic", "group", ids[entry])
     for entry_id in ids:
         client.hset(result_record("group", "topic", entry_id), "a result", "=1-0")
+        client.pexpire(result_record("group", "topic", entry_id), 60_000)
     place = "beginning" if to < 0 else ids[to] if to < n else "end"
     with cut_after(client, commands), suppress(redis.ConnectionError):
         rewind(client, "topic", "group", place)

@@ -18,7 +18,8 @@ from tasks.group.consumer import Consumer
 from tasks.group.membership import TOMBSTONE_TTL_MS
 from tasks.nodes.from_redis import from_redis
 from tasks.reservoir import groups
-from tasks.reservoir.results import newest, result_record
+from tasks.reservoir.keys import result_record
+from tasks.reservoir.results import newest
 from tests.support.streams import consumer, crash, drain, here, live_through, lives, pending, push_all, read_all
 from tests.support.waiting import wait_until
 

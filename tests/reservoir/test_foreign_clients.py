@@ -8,7 +8,8 @@ import redis
 from tasks import Reservoir
 from tasks.group.dead_letters import DeadLetters
 from tasks.report.levels import markdown
-from tasks.reservoir.results import forget_results, result_record
+from tasks.reservoir.keys import result_record
+from tasks.reservoir.results import forget_results
 from tests.support.streams import consumer, dead, pending, push_all, read_all
 
 NO_TEXT = b"\xff\xfe"

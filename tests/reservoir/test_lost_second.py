@@ -9,7 +9,8 @@ from deployments.servers.redis_server import RedisServer
 from tasks.group.consumer import Consumer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
-from tasks.reservoir.results import result_name, result_record
+from tasks.reservoir.keys import result_record
+from tasks.reservoir.results import result_name
 
 
 def append_result(reservoir: Reservoir, reader: Consumer, entry_id: str) -> None:

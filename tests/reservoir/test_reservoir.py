@@ -94,8 +94,8 @@ def test_an_append_of_a_large_entry_says_what_went_wrong_and_nothing_of_the_entr
 def test_a_large_entry_that_may_not_be_appended_is_not_there(client: redis.Redis) -> None:
     reservoir = Reservoir(client)
     first = reservoir.push("topic", {"n": 0})
-    lease = Fence("group", "sluice:lease:x", "token")
-    client.set(lease.lease, "somebody else's")
+    lease = Fence("group", "sluice:lease:group:x", "token")
+    client.set(lease.lease, "of another consumer", px=60_000)
     large = [{b"data": b"x" * LARGE}]
     assert reservoir.append("topic", large, record="sluice:push:x", fence=lease) is None
     assert reservoir.append("topic", large, record="sluice:push:x", expected="claimed") is None

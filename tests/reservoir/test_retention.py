@@ -177,10 +177,12 @@ class World:
 
     def forget(self, group: str) -> None:
         self.client.hset("sluice:groups:topic", group, -1)
+        self.client.pexpire("sluice:groups:topic", 60_000)
         self.forgotten.add(group)
 
     def seen(self, group: str) -> None:
         self.client.hset("sluice:groups:topic", group, 1)
+        self.client.pexpire("sluice:groups:topic", 60_000)
         self.forgotten.discard(group)
 
     def check_levels(self) -> None:
@@ -323,6 +325,7 @@ def test_a_group_nobody_reads_with_is_forgotten_and_counts_again_when_it_is_read
 def test_a_consumer_of_ours_says_that_its_group_is_alive(client: redis.Redis) -> None:
     push_all(client, "topic", range(1))
     client.hset("sluice:groups:topic", "group", -1)
+    client.pexpire("sluice:groups:topic", 60_000)
     Consumer(client, "topic", "group").step(1)
     assert not Reservoir(client).levels()[0].groups[0].is_forgotten
     assert client.pttl("sluice:groups:topic") > 0
@@ -344,6 +347,7 @@ def test_inlets_that_declare_differently_are_told_until_one_of_them_has_not_been
     long_ago = int(time.time() * 1000) - LATELY_MS - 1
     for name in (b"inlet:quotes:1", b"inlet:seconds:1"):
         client.hset("sluice:topic:topic", name, f"{long_ago} {Keep.of('4000, 1h').packed()}")
+        client.pexpire("sluice:topic:topic", 60_000)
     retention.declare("topic", Keep.of(10), inlet="new:1")
     assert client.pttl("sluice:topic:topic") > 0
 

@@ -64,6 +64,7 @@ def test_the_lag_is_known_from_the_next_sample_on_when_somebody_has_deleted_entr
 def test_a_group_that_is_read_with_while_it_is_judged_is_not_forgotten(client: Any, monkeypatch: Any) -> None:
     client.xgroup_create("topic", "group", "0", mkstream=True)
     client.hset("sluice:groups:topic", "group", 1)
+    client.pexpire("sluice:groups:topic", 60_000)
     retention = Retention(client)
 
     def idle(topic: str, group: bytes, longest: int) -> int:

@@ -14,7 +14,8 @@ from deployments.show.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
 from tasks.report.levels import markdown
 from tasks.report.pipeline import topics_table
-from tasks.reservoir.history import KEY, History
+from tasks.reservoir.history import History
+from tasks.reservoir.keys import LEVELS
 from tasks.reservoir.retention import Retention
 from tasks.reservoir.unreadable import named
 from tests.support.streams import push_all
@@ -43,6 +44,7 @@ def two_topics(client: redis.Redis) -> Reservoir:
     return reservoir
 
 
+@pytest.mark.odd_keys
 @given(odd=st.sets(st.sampled_from(list(ODD)), min_size=1))
 def test_an_odd_key_makes_its_topic_unreadable_and_no_other(fresh_client: Fresh, odd: set[str]) -> None:
     client = fresh_client()
@@ -61,6 +63,7 @@ def test_an_odd_key_makes_its_topic_unreadable_and_no_other(fresh_client: Fresh,
     assert not beta.unreadable
 
 
+@pytest.mark.odd_keys
 @pytest.mark.parametrize("name", ODD)
 def test_the_reason_names_the_odd_key_and_every_table_shows_it(client: redis.Redis, name: str) -> None:
     reservoir = two_topics(client)
@@ -79,6 +82,7 @@ def test_the_reason_names_the_odd_key_and_every_table_shows_it(client: redis.Red
     assert "unreadable" in capture.get()
 
 
+@pytest.mark.odd_keys
 @pytest.mark.parametrize("name", ["tally", "groups", "state", "keep", "groups field"])
 def test_a_trim_that_meets_an_odd_key_names_the_topic(client: redis.Redis, name: str) -> None:
     reservoir = two_topics(client)
@@ -116,7 +120,7 @@ def test_long_names_of_foreign_groups_are_cut_and_stay_different(client: redis.R
     assert len(names) == 4
     assert max(map(len, names)) == 128
     History(client).add([level])
-    assert client.xrange(KEY)[0][1][b"groups"].__len__() < 1_000
+    assert client.xrange(LEVELS)[0][1][b"groups"].__len__() < 1_000
     assert set(Retention(client).forget("alpha", after_ms=0)) == names
 
 
@@ -132,6 +136,7 @@ FOREIGN: list[dict[str, str]] = [
 ]
 
 
+@pytest.mark.odd_keys
 @given(places=st.lists(st.none() | st.sampled_from(FOREIGN), max_size=12), n=st.integers(1, 5))
 def test_foreign_entries_among_the_samples_are_passed_over(fresh_client: Fresh, places: list[Any], n: int) -> None:
     client = fresh_client()
@@ -142,13 +147,14 @@ def test_foreign_entries_among_the_samples_are_passed_over(fresh_client: Fresh, 
             history.add([level])
             added += 1
         else:
-            client.xadd(KEY, place)
+            client.xadd(LEVELS, place)
     samples = history.latest(n)
     assert len(samples) == min(n, added)
     assert [sample.time for sample in samples] == sorted(sample.time for sample in samples)
     assert all(sample.lags == {("alpha", "group"): 3} for sample in samples)
 
 
+@pytest.mark.odd_keys
 def test_an_unreadable_topic_keeps_its_counts_in_the_samples(client: redis.Redis) -> None:
     reservoir, history = two_topics(client), History(client)
     client.hset("sluice:spilled:alpha", mapping={"group": 7, "dead:group": 5})

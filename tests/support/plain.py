@@ -24,7 +24,7 @@ from deployments.servers.ledger import flow_run_processes
 from deployments.servers.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
 from deployments.servers.redis_binary import REDIS_SERVER
 from deployments.servers.redis_server import RedisServer
-from tasks.reservoir import history
+from tasks.reservoir.keys import LEVELS
 from tests.support.ports import reserve_port
 from tests.support.streams import push_all
 from tests.support.waiting import wait_until
@@ -146,7 +146,7 @@ def run_levels(plain: Plain) -> UUID:
         for n in range(60):
             lag = round(400 * abs(math.sin(n / 9)) * n / 60)
             client.xadd(
-                history.KEY,
+                LEVELS,
                 {"groups": json.dumps([["market", "movers", lag, 0, 0]])},
                 id=f"{now - (60 - n) * 300_000}-0",
             )
