@@ -26,7 +26,7 @@ from flows.runtime.stopping import stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import SettingsError, UnavailableError
 from tasks.pump.neighbours import Neighbours
-from tasks.pump.run import Pumping
+from tasks.pump.run import PumpRun
 from tasks.pump.summary import Summary
 from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
@@ -87,7 +87,7 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
     with stop_on_signals() as stop:
         wait_before_beginning(stop, log)
         watch = InletWatch(name, stop=stop, log=log)
-        pumping = Pumping(
+        pumping = PumpRun(
             functools.partial(pump, **own),
             name=name,
             beat=beat,
@@ -101,7 +101,7 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
             goes_on=watch.goes_on,
             log=log,
         )
-        report = _Report(pumping.summary, name=name, topic=topic)
+        report = _Report(pumping, name=name, topic=topic)
         neighbours = Neighbours(reservoir.client, beat, parameters=own, run=_run_name())
 
         def look_around() -> None:
@@ -121,23 +121,24 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
             with watch.every_minute(every_minute):
                 pumping.run()
         finally:
-            _log_summary(log, name, topic, pumping.summary)
+            summary = pumping.summary
+            _log_summary(log, name, topic, summary)
             report.publish()
             reservoir.client.close()
-    return watch.state(str(pumping.summary)) or str(pumping.summary)
+    return watch.state(str(summary)) or str(summary)
 
 
 class _Report:
     """The artifact of an inlet's run: the counts of its ticks so far."""
 
-    def __init__(self, summary: Summary, *, name: str, topic: str) -> None:
-        self._summary = summary
+    def __init__(self, pumping: PumpRun, *, name: str, topic: str) -> None:
+        self._pumping = pumping
         self._name, self._topic = name, topic
         self._artifact: UUID | None = None
 
     def publish(self) -> None:
         self._artifact = publish(
-            self._summary.markdown(),
+            self._pumping.summary.markdown(),
             key=artifact_key("inlet", self._name, self._topic),
             description=f"Ticks of {self._name} -> {self._topic}",
             replaces=self._artifact,

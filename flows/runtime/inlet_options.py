@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from tasks.checks import check_choice, check_number, check_topic, seconds
 from tasks.errors import SettingsError
+from tasks.pump.calls import check_threads
 from tasks.pump.failing import WhenFailing
 from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 
@@ -70,18 +71,15 @@ class InletOptions:
         }
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
-        check_number(self.threads, least=0, name="threads")
         check_number(self.max_failures, least=1, name="max_failures")
         check_choice(self.when_failing, get_args(WhenFailing), name="when_failing")
         check_choice(self.compression, (*get_args(Compression), None), name="compression")
         self._check_grid()
 
     def _check_grid(self) -> None:
+        check_threads(self.threads, self.timeout_seconds if self.every_seconds else None)
         if self.every_seconds is None:
             return
-        if self.timeout and not self.threads:
-            msg = "timeout: a pump in the run's own thread cannot be left behind; set threads to 1 or more"
-            raise SettingsError(msg)
         if self.every_seconds > MAX_EVERY_SECONDS:
             msg = (
                 f"every: expected at most {MAX_EVERY_SECONDS:g} s between the ticks of a run, got {self.every!r}; "

@@ -14,7 +14,7 @@ from tasks.base.logs import get_logger
 from tasks.checks import check_topic, seconds
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pump.failing import WhenFailing
-from tasks.pump.run import Pumping
+from tasks.pump.run import PumpRun
 from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
@@ -81,10 +81,10 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         self._beat = uuid.uuid4().hex
         super().__init__(start=start, **kwargs)
 
-    def _begin(self) -> Pumping:
+    def _begin(self) -> PumpRun:
         client = self._client or connect(self._url or redis_url())
         name = getattr(self.func, "__name__", type(self.func).__name__)
-        return Pumping(
+        return PumpRun(
             self.func,
             name=name,
             beat=Beat(

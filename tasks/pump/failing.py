@@ -1,8 +1,9 @@
-"""A pump that goes on failing: how long it is left alone, and what becomes of its run."""
+"""Rests a pump that keeps failing, ever longer, and fails its run."""
 
 import logging
 from typing import Any, Literal, get_args
 
+from tasks.base.backoff import doubled
 from tasks.base.plain_text import error_line
 from tasks.checks import check_choice
 from tasks.errors import PumpError
@@ -10,20 +11,22 @@ from tasks.pump.summary import Summary
 
 __all__ = ["LONGEST_REST", "Failing", "WhenFailing"]
 
-# Seconds between two tries of a pump that goes on failing, at most.
+# Most seconds between two calls of a pump that keeps failing.
 LONGEST_REST = 30.0
 
 WhenFailing = Literal["retry", "fail"]
 
 
 class Failing:
-    """The failed ticks of one run of a pump. After `most` in a row, each failure doubles the time until the next call.
+    """The failed ticks of one run. From the `most`th in a row on, each failure doubles the time until the next call.
 
-    name    the pump's
+    The pusher's thread calls `failed` and `worked`; the run's thread reads the rest.
+
+    name    name of the pump
     every   seconds between two ticks
-    most    how many ticks may fail in a row
-    when    what comes of the run then: 'retry', it goes on; 'fail', it fails at once
-    fatal   what fails the run at once, if anything does
+    most    number of ticks that may fail in a row
+    when    what the run does then: 'retry', it continues; 'fail', it fails at once
+    fatal   the error that fails the run at once, if any
     """
 
     def __init__(
@@ -43,15 +46,15 @@ class Failing:
 
     @property
     def in_a_row(self) -> int:
-        """How many ticks have failed in a row, if those are too many; else 0."""
+        """Return how many ticks have failed in a row, if those are too many; else 0."""
         return self._in_a_row if self._in_a_row >= self._most else 0
 
     def is_resting(self, now: float) -> bool:
-        """Return whether the pump is not to be called now, on the clock of `failed`."""
+        """Return whether the pump must not be called now, on the clock of `failed`."""
         return now < self._rest_ends
 
     def failed(self, error: BaseException, *, ended: float) -> None:
-        """Note a failed tick whose call ended then."""
+        """Note a failed tick, whose call ended at that time."""
         self._in_a_row += 1
         self._last = error
         more = self._in_a_row - self._most
@@ -65,10 +68,10 @@ class Failing:
             return
         if more == 0:
             self._log.warning("%s; it is called less often until it works, at least every %g s", reason, LONGEST_REST)
-        self._rest_ends = ended + min(LONGEST_REST, self._every * 2.0 ** min(more + 1, 60))
+        self._rest_ends = ended + doubled(2 * self._every, more, longest=LONGEST_REST)
 
     def worked(self) -> None:
-        """Note a tick that has not failed."""
+        """Note a tick at which the pump worked: it is called at every tick again."""
         if self._in_a_row >= self._most:
             self._log.warning("pump %r works again, after %d failed ticks", self._name, self._in_a_row)
         self._in_a_row = 0

@@ -1,22 +1,23 @@
-"""What a pump returns, as the entries that are pushed."""
+"""Turns the return value of a pump into entries."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tasks.codec.values import is_frame
 from tasks.errors import PumpError
 
-__all__ = ["Entries", "as_entries"]
+__all__ = ["Encode", "Entries", "as_entries"]
 
 Entries = list[Mapping[str, Any]]
+Encode = Callable[[Entries], list[dict[bytes, bytes]]]
 
 
 def as_entries(value: Any, *, name: str) -> Entries:
-    """Return what a pump returned as a list of entries, each a mapping of fields.
+    """Return a pump's return value as a list of entries, each a mapping of fields.
 
     value    a mapping (one entry), a frame of pandas, polars or any library that speaks Arrow (one entry with a field
              `name`), an iterable of those (several entries), or None (no entry)
-    raises   PumpError: anything else
+    raises   PumpError: any other value
     """
     match value:
         case None:

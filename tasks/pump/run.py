@@ -1,62 +1,66 @@
-"""A pump on its grid: ticks, threads, timeouts and order. Plain Python, nothing of Prefect."""
+"""Runs a pump at the ticks of its grid. Does not use Prefect.
 
-import contextvars
+The value of a pump passes through three threads, which share nothing but the hand-over and the tally:
+
+- the run's (`PumpRun`) decides at each tick whether the pump is called, and ends the run;
+- the calls' (`Calls`) call it and encode what it returns;
+- the pusher's (`Pusher`, `Outcomes`, `Failing`) claims each tick in Redis, pushes its entries and counts what became of it.
+"""
+
 import logging
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import redis
 
 from tasks.base.logs import get_logger
-from tasks.base.loop_thread import OwnLoop
-from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
-from tasks.checks import check_number
-from tasks.errors import SettingsError, TopicFullError
+from tasks.pump.calls import Calls
 from tasks.pump.failing import Failing, WhenFailing
-from tasks.pump.pusher import Job, Pusher
-from tasks.pump.returned import Entries, as_entries
+from tasks.pump.handover import Handover, Job
+from tasks.pump.outcomes import OnPushed, Outcomes
+from tasks.pump.pusher import Pusher
 from tasks.pump.summary import Summary
-from tasks.pump.ticks import Beat, tick_at, time_of
+from tasks.pump.tally import Tally
+from tasks.pump.ticks import MAX_SKEW, Beat, is_far_ahead, tick_at, time_of
 from tasks.reservoir.keep import Buffer
 
-__all__ = ["Pumping"]
+__all__ = ["PumpRun"]
 
-# How long a run waits, after its end, for a Redis that is away.
+# Seconds that a run waits, at its end, for a Redis that is away.
 _LAST_WAIT = 10.0
-# Seconds after which a run whose window is over is asked again whether it goes on.
+# Seconds that `close` waits for the pusher's thread, which Redis may hold up.
+_PUSHER_ENDS = 5.0
+# Seconds after which a run whose window is over checks again whether it continues.
 _EXTENSION = 10.0
-# Seconds that clocks may differ before it is said.
-MAX_SKEW = 1.0
 RESTING = "the pump had failed too often in a row"
 
 
-class Pumping:
-    """One run of a pump: from when it takes the beat over until it is relieved, stopped, or its window ends.
+class PumpRun:
+    """One run of a pump: from when it takes the beat over until it is relieved or stopped, or its window ends.
 
-    A tick that finds no free thread is missed, never queued. What was pumped is pushed in tick order, each
-    tick once. A pump that fails costs its own tick only. After `max_failures` failed ticks in a row it is called less often,
-    and at every tick again once it works; the ticks in between are missed. While Redis is away, the
-    run goes on pumping, and what it pumped waits in memory; beyond the bounds, ticks are missed. Where the clock
-    stepped back, or another machine's is ahead, ticks that were claimed are not pumped again: they are missed until the
-    clock has passed them.
+    A tick that finds no free thread is missed, never queued. Entries are pushed in tick order, each tick once. A pump that
+    fails costs its own tick only. After `max_failures` failed ticks in a row it is called less often, and at every tick again
+    once it works; the ticks in between are missed. During a Redis outage, the run continues to pump, and its entries wait in
+    memory; beyond the bounds, ticks are missed. After the clock stepped back, or where another machine's is ahead, claimed
+    ticks are not pumped again: they are missed until the clock has passed them.
 
-    pump       called without arguments; may be async: then all its calls are awaited in one loop, which is the run's
-    threads    how many pumps may run at once; 0: one, in this thread
-    timeout    seconds after which a pump counts as failed; an async one is cancelled, the thread of another one replaced,
-               as it cannot be stopped
-    window     seconds after which the run ends if nobody has relieved it; None: never
-    goes_on    asked at the end of the window: whether the run pumps on all the same
-    when_failing  what comes of the run after `max_failures` failed ticks in a row: 'retry', it goes on to its end, and has
-                 failed if it pushed nothing at all; 'fail', it fails at once. A tick that Redis refuses for good has failed
-    max_waiting  how much may wait for Redis: beyond, ticks are missed
-    on_pushed  called with the ids and the entries of each push, in tick order
-    clock      tells the time of day: the grid's
-    timer      tells how much time has passed, whatever happens to the clock
+    One thread, the run's, calls all methods but `stop` and `summary`, which any may.
+
+    pump          called without arguments; may be async: then all its calls are awaited in one loop, which is the run's
+    threads       number of calls at once; 0: one, in the run's own thread
+    timeout       seconds after which a call counts as failed; an async one is cancelled, another one's thread left behind
+    window        seconds after which the run ends unless it is relieved before; None: never
+    goes_on       called at the end of the window; returns whether the run continues all the same
+    when_failing  what the run does after `max_failures` failed ticks in a row: 'retry', it continues to its end, and fails if it
+                  pushed nothing at all; 'fail', it fails at once. A tick that Redis refuses permanently has failed
+    max_waiting   bounds of what waits for Redis; beyond, ticks are missed
+    on_pushed     called with the ids and the entries of each push, in tick order, in the pusher's thread
+    clock         returns the time of day, which the grid follows
+    timer         returns elapsed time, whatever happens to the clock
     """
 
     def __init__(
@@ -73,41 +77,49 @@ class Pumping:
         max_waiting: Buffer = Buffer(),  # noqa: B008 - frozen
         stop: threading.Event | None = None,
         goes_on: Callable[[], bool] = lambda: False,
-        on_pushed: Callable[[list[str], Entries], None] | None = None,
+        on_pushed: OnPushed | None = None,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
         log: logging.Logger | logging.LoggerAdapter[Any] | None = None,
     ) -> None:
-        check_number(threads, least=0, name="threads")
-        if timeout is not None and not threads:
-            msg = f"timeout: a pump in the run's own thread cannot be left behind; give {name!r} threads=1 or more"
-            raise SettingsError(msg)
-        self.summary = Summary()
-        self._pump = pump
-        self._loop = OwnLoop()
-        self._name = name
         self._beat = beat
-        self._threads = threads
         self._timeout = timeout
         self._window = window
         self._stop = stop or threading.Event()
         self._goes_on = goes_on
-        self._on_pushed = on_pushed
+        self._waits_for_pushes = on_pushed is not None
         self._clock = clock
         self._timer = timer
         self._log = log or get_logger(__name__)
-        self._warn = Repeated(self._log)
         self._max_waiting = max_waiting
-        self._lock = threading.Lock()
-        self._running: set[Job] = set()  # also those whose tick was not to be had after all
+        self._warn = Repeated(self._log)
+        self._tally = Tally(name, self._warn)
         self._failing = Failing(name, every=beat.every, most=max_failures, when=when_failing, log=self._log)
-        self._is_counted = False
+        self._handover = Handover()
+        self._calls = Calls(
+            pump,
+            self._handover,
+            name=name,
+            threads=threads,
+            timeout=timeout,
+            timer=timer,
+            encode=beat.reservoir.encode,
+            keeps=self._waits_for_pushes,
+        )
+        self._outcomes = Outcomes(
+            name, beat, self._tally, self._failing, self._warn, clock=clock, timer=timer, on_pushed=on_pushed
+        )
         self._ended = False
         self._gives_up: float | None = None
-        self._taken = 0  # the last tick that was; whatever the clock says, none is taken twice
+        self._taken = 0  # the last tick that was taken: whatever the clock does, none is taken twice
+
+    @property
+    def summary(self) -> Summary:
+        """Return the counts so far. Any thread."""
+        return self._tally.summary()
 
     def run(self) -> Summary:
-        """Pump until relieved, stopped or out of time; wait for what is under way; return what came of it.
+        """Pump until relieved, stopped or out of time; wait for jobs under way; return the counts.
 
         raises   PumpError: too many ticks failed in a row, and nothing was pushed, or `when_failing` is 'fail'
         """
@@ -121,59 +133,58 @@ class Pumping:
         return self.summary
 
     def check(self) -> None:
-        """Raise PumpError if the run has failed as a whole; one that was stopped has not."""
+        """Raise PumpError if the run has failed as a whole. A run that was stopped has not."""
         if not self._stop.is_set():
             self._failing.check(self.summary)
 
     def stop(self) -> None:
-        """Ask `run` to end when what is under way is pushed."""
+        """Make `run` end once the jobs under way are pushed. Any thread."""
         self._stop.set()
 
     def begin(self) -> None:
-        """Announce this run as the one that relieves whoever pumps."""
+        """Announce this run as the one that relieves the current one."""
         self._next = self._beat.start(self._clock())
         self._end = None if self._window is None else self._timer() + self._window
-        self._check_clock()
-        self._pusher = Pusher(
-            self._beat, settled=self._settled, lost=self._lost_before, restart=self._restart, outage=self._outage
-        )
+        self._check_clock(self._beat.skew)
+        self._pusher = Pusher(self._beat, self._handover, self._outcomes, clock=self._clock)
 
     def close(self) -> None:
-        """End the pusher and the pump's loop, and count what is left as missed."""
-        left = self._pusher.close()
-        self._loop.close()
+        """End the pusher and the pump's loop, and count the remaining jobs as missed."""
+        left = self._handover.close()
+        has_ended = self._pusher.join(0.0 if self._pusher.is_away else _PUSHER_ENDS)
+        self._calls.close()
+        why = "Redis was away until the end" if self._pusher.is_away else "the run ended before their push"
         if n := sum(job.began is not None for job in left):
-            self._miss(n, "Redis was away until the end")
+            self._tally.missed(n, why)
         for job in left:
             if job.skipped:
-                self._miss(1, job.skipped, due=True)
-        if in_a_row := self._failing.in_a_row:
-            self.summary.failing = in_a_row
-        # Where Redis does not know where this run ended, the next one counts from the last tick that was claimed.
-        with suppress(redis.RedisError):
-            if not self._pusher.away:
+                self._tally.missed(1, job.skipped, due=True)
+        self._tally.ended(failing=self._failing.in_a_row)
+        # Without this record of where the run ended, the next one counts from the last tick that was claimed.
+        if has_ended and not self._pusher.is_away:
+            with suppress(redis.RedisError):
                 self._beat.end(self._next - 1)
-                self._count_unattended()
+                self._outcomes.count_unattended()
         self._warn.flush()
 
     def step(self) -> float | None:
-        """Do what is due now; return the seconds until something may be due again, None when all is done."""
+        """Do what is due now; return the seconds until something may be due again, None at the end."""
         now = self._clock()
-        self._give_up_on_the_slow()
+        self._calls.give_up_on_the_slow()
         if (fatal := self._failing.fatal or self._pusher.fatal) is not None:
             raise fatal
-        if self._stop.is_set() or self._is_window_over():
+        if self._stop.is_set() or self._outcomes.is_relieved or self._is_window_over():
             self._ended = True
         if self._ended:
             return self._until_all_is_over()
         every = self._beat.every
         if now < time_of(self._next, every):
-            if self._is_far_behind(self._next):  # the clock stepped back
+            if is_far_ahead(self._next, every, now):  # the clock stepped back
                 self._next = tick_at(now, every) + 1
             return self._until_next(now)
         current = tick_at(now, every)
         if current > self._next:  # this process slept, the clock stepped, or the pump took longer than a tick
-            self._miss(current - self._next, "the run came too late", due=True)
+            self._tally.missed(current - self._next, "the run came too late", due=True)
             self._next = current
         tick, self._next = self._next, self._next + 1
         self._take(tick)
@@ -188,9 +199,9 @@ class Pumping:
         return False
 
     def _until_all_is_over(self) -> float | None:
-        if not self._pusher.jobs:
+        if not self._handover.jobs:
             return None
-        if not self._pusher.away or self._running:
+        if not self._pusher.is_away or len(self._calls):
             self._gives_up = None
         elif self._gives_up is None:
             self._gives_up = time.monotonic() + _LAST_WAIT
@@ -200,185 +211,44 @@ class Pumping:
 
     def _take(self, tick: int) -> None:
         if self._is_full():
-            self._miss(1, "no more may wait for Redis", due=True)
+            self._tally.missed(1, "no more may wait for Redis", due=True)
             return
         if tick <= self._taken:
-            self._miss_behind(self._taken, due=True)
+            self._tally.missed_behind(time_of(self._taken, self._beat.every) - self._clock(), due=True)
             return
         self._taken = tick
-        # A tick that is skipped is claimed all the same: so it is counted once, whichever run relieves this one.
+        # A skipped tick is claimed all the same, so that it is counted once, whichever run relieves this one.
         job = Job(tick, skipped=self._why_skipped())
-        if self._pusher.add(job, patience=min(self._beat.every / 2, 1.0), timer=self._timer):
-            with self._lock:
-                self.summary.due += 1
-            self.summary.delays.append(self._clock() - time_of(tick, self._beat.every))
-            self._launch(job)
+        self._handover.add(job)
+        if job.skipped:
+            return
+        if not self._pusher.is_away:
+            job.answered.wait(min(self._beat.every / 2, 1.0))
+        if self._handover.begin(job, self._timer()):
+            self._tally.called(delay=self._clock() - time_of(tick, self._beat.every))
+            self._calls.start(job)
 
     def _why_skipped(self) -> str:
-        """Return why the pump is not to be called at this tick; '' if it is."""
-        # Who emits what was pushed is slowed down by those who take it.
-        waiting = [job for job in self._pusher.jobs if not job.skipped]
-        busy = len(self._running) if self._on_pushed is None else len(waiting)
-        if busy >= max(1, self._threads):
-            return f"all {max(1, self._threads)} threads were busy"
+        """Return why the pump is not called at this tick; '' if it is."""
+        # A pipeline that takes the pushed entries slows the pump down.
+        busy = sum(not job.skipped for job in self._handover.jobs) if self._waits_for_pushes else len(self._calls)
+        if busy >= self._calls.at_once:
+            return f"all {self._calls.at_once} threads were busy"
         return RESTING if self._failing.is_resting(self._timer()) else ""
 
     def _is_full(self) -> bool:
-        jobs = self._pusher.jobs
+        jobs = self._handover.jobs
         entries, size = sum(len(job.encoded) for job in jobs), sum(job.bytes for job in jobs)
         return max(entries, len(jobs)) >= self._max_waiting.entries or size >= self._max_waiting.max_bytes
 
-    def _launch(self, job: Job) -> None:
-        with self._lock:
-            self._running.add(job)
-        if self._threads:
-            # Prefect keeps the run's logger in the context.
-            run = contextvars.copy_context().run
-            threading.Thread(target=run, args=(self._work, job), name=f"{self._name}-{job.tick}", daemon=True).start()
-        else:
-            self._work(job)
-
-    def _work(self, job: Job) -> None:
-        value, encoded, error = None, [], None
-        try:
-            value = as_entries(self._loop.call(self._pump, timeout=self._timeout), name=self._name)
-            encoded = self._beat.encode(value)
-        except BaseException as raised:  # noqa: BLE001 - whatever a pump may raise; SystemExit would end its thread only
-            error = raised
-        kept = value if self._on_pushed is not None else None
-        self._end_job(job, value=kept, encoded=encoded, error=error)
-
-    def _end_job(self, job: Job, **outcome: Any) -> None:
-        if self._pusher.end(job, self._timer(), **outcome):
-            with self._lock:
-                self._running.discard(job)
-
-    def _give_up_on_the_slow(self) -> None:
-        if self._timeout is None:
-            return
-        now = self._timer()
-        with self._lock:
-            running = list(self._running)
-        for job in running:
-            if job.began is not None and now - job.began > self._timeout:
-                self._end_job(job, error=TimeoutError(f"it took longer than {self._timeout:g} s"))
-
-    def _settled(self, job: Job) -> None:
-        """Count what came of a job. In the pusher's thread, in tick order."""
-        if job.claim == "relieved":
-            self._ended = True
-        if job.claim == "refused" and job.skipped:
-            self._miss(1, job.skipped, due=True)
-            return
-        if job.claim == "refused" and job.refusal is not None:
-            self._failed(job, job.refusal, due=job.began is None)
-            return
-        if job.claim != "claimed":
-            self._not_claimed(job)
-            return
-        self._count_unattended()
-        if job.skipped:
-            self._miss(1, job.skipped, due=True)
-            return
-        if job.began is not None and job.ended is not None:
-            self.summary.seconds.append(job.ended - job.began)
-        if isinstance(job.error, TopicFullError):
-            self._miss(1, "the topic is full")
-            return
-        if (error := job.refusal or job.error) is not None:
-            self._failed(job, error)
-            return
-        self._failing.worked()
-        self._pushed(job)
-
-    def _pushed(self, job: Job) -> None:
-        if job.ids is None:
-            self._lost(1)
-        elif job.ids:
-            self.summary.pushed += 1
-            self.summary.entries += len(job.ids)
-            self.summary.bytes += job.bytes
-            if self._on_pushed is not None:
-                self._on_pushed(job.ids, job.value)
-        else:
-            self.summary.nothing += 1
-
-    def _count_unattended(self) -> None:
-        if self._is_counted:
-            return
-        self._is_counted = True
-        self.summary.unattended = self._beat.unattended or 0
-        if self.summary.unattended:
-            self._warn(
-                f"before the first tick of this run of pump {self._name!r} no run had claimed or counted ticks",
-                self.summary.unattended,
-            )
-
-    def _not_claimed(self, job: Job) -> None:
-        """Count what is missed: not what another run had in time, or a run that was just relieved would miss ticks."""
-        is_new = job.began is None
-        if job.claim == "ahead":
-            self._miss(1, "this machine's clock is too far ahead of Redis'", due=is_new)
-        elif job.claim == "taken" and self._is_far_behind(self._beat.last):
-            self._miss_behind(self._beat.last, due=is_new)
-        elif not is_new:
-            self._miss(1, "another run had it, or a later one")
-
-    def _miss_behind(self, last: int, *, due: bool) -> None:
-        behind = time_of(last, self._beat.every) - self._clock()
-        why = "later ones are claimed, as the clock stepped back or another machine's is ahead"
-        self._miss(1, why, detail=f"it is {behind:.0f} s behind", due=due)
-
-    def _is_far_behind(self, tick: int) -> bool:
-        """Return whether a tick is further ahead of the clock than clocks that agree would make it."""
-        return time_of(tick, self._beat.every) - self._clock() > self._beat.every + MAX_SKEW
-
-    def _check_clock(self) -> None:
-        skew = self.summary.skew = self._beat.skew
+    def _check_clock(self, skew: float) -> None:
+        self._tally.began(skew=skew)
         if abs(skew) > MAX_SKEW:
             self._log.warning(
-                "this machine's clock is %.1f s %s Redis'; ticks follow this one's, and runs on machines that differ keep one another waiting: set the clocks",
-                abs(skew),
-                "ahead of" if skew > 0 else "behind",
-            )
-
-    def _failed(self, job: Job, error: BaseException, *, due: bool = False) -> None:
-        with self._lock:
-            self.summary.failed += 1
-            self.summary.due += due
-        at = datetime.fromtimestamp(time_of(job.tick, self._beat.every), UTC).isoformat()
-        what = f"Redis refuses ticks of pump {self._name!r}" if job.refusal else f"pump {self._name!r} failed"
-        self._warn(what, detail=f"tick {job.tick} ({at}): {error_line(error)}")
-        self._failing.failed(error, ended=self._timer() if job.ended is None else job.ended)
-
-    def _lost_before(self, ticks: int) -> None:
-        with self._lock:
-            self.summary.due += ticks
-        self._lost(ticks)
-
-    def _lost(self, ticks: int) -> None:
-        self.summary.lost += ticks
-        self._warn(
-            f"pump {self._name!r} lost ticks: the run that had claimed them died, or stood still for too long", ticks
-        )
-
-    def _outage(self, error: Exception | None) -> None:
-        if error is None:
-            self._warn(f"Redis answers pump {self._name!r} again")
-        else:
-            what = f"Redis does not answer pump {self._name!r}; it goes on, and what it returns waits in memory"
-            self._warn(what, detail=type(error).__name__)
-
-    def _restart(self) -> None:
-        self._warn(f"the beat of pump {self._name!r} is gone from Redis (flushed?); this run takes it up again")
-        self._beat.start(self._clock())
-
-    def _miss(self, ticks: int, why: str, *, detail: str = "", due: bool = False) -> None:
-        """Count ticks as missed, and as due if they were not counted as that before."""
-        with self._lock:
-            self.summary.reasons[why] += ticks
-            self.summary.due += ticks if due else 0
-        self._warn(f"pump {self._name!r} missed ticks: {why}", ticks, detail=detail)
+                "this machine's clock is %.1f s %s Redis'; ticks follow this one's, and runs on machines that differ delay one "
+                "another: set the clocks",
+                abs(skew), "ahead of" if skew > 0 else "behind",
+            )  # fmt: skip
 
     def _until_next(self, now: float) -> float:
         wait = max(0.0, time_of(self._next, self._beat.every) - now)

@@ -1,4 +1,4 @@
-"""What came of a run's ticks, counted, as a line and as a table."""
+"""Counts of what became of a run's ticks, as a line and as a table."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -6,23 +6,25 @@ from dataclasses import dataclass, field
 
 __all__ = ["Summary"]
 
-_KEPT = 10_000
+_KEPT = 10_000  # durations
 
 
 @dataclass(slots=True)
 class Summary:
-    """What came of a run's ticks: due = pushed + nothing + missed + failed + lost.
+    """What became of a run's ticks: due = pushed + nothing + missed + failed + lost.
 
-    nothing    the pump returned no entry: None, or none of several
-    reasons    missed ticks by why: no thread was free, the run came too late, another run had them, the topic was full, Redis
-               was away too long, a clock is wrong, the pump had failed too often in a row
-    failed     the pump raised, took too long, or returned what cannot be pushed; or Redis refused the tick for good
-    lost       claimed here, but taken away before the push; or claimed by an earlier run that died over them
-    failing    how many ticks in a row had failed when the run ended, if that was often enough for a rest; else 0
-    unattended ticks before the run's first that no run had claimed or counted: none ran, or it died
-    seconds    how long the latest pumps took, in tick order
-    delays     how long after their ticks the latest pumps began
-    skew       seconds by which the clock was ahead of Redis' when the run began
+    due        ticks of the run's time
+    pushed     ticks whose entries were pushed
+    nothing    ticks at which the pump returned no entry: None, or an empty iterable
+    reasons    missed ticks by reason: no free thread, a late run, a tick that another run had, a full topic, a long Redis outage, a
+               wrong clock, a pump that had failed too often in a row
+    failed     ticks at which the pump raised, took too long, or returned what cannot be pushed, or that Redis refuses permanently
+    lost       ticks claimed by this run whose claim was taken away before the push, or claimed by an earlier run that died
+    failing    number of ticks that had failed in a row when the run ended, if that made the pump rest; else 0
+    unattended ticks before the run's first that no run had claimed or counted: none was running, or it died
+    seconds    durations of the latest pump calls, in tick order
+    delays     seconds from ticks to the starts of the latest pump calls
+    skew       seconds by which the clock was ahead of Redis' clock when the run began
     """
 
     due: int = 0
@@ -41,12 +43,12 @@ class Summary:
 
     @property
     def missed(self) -> int:
-        """Return how many ticks were missed, for whatever reason."""
+        """Return how many ticks were missed, for all reasons."""
         return self.reasons.total()
 
     @property
     def had_nothing(self) -> bool:
-        """Return whether all that the pump returned, at each tick of the run, was no entry."""
+        """Return whether the pump worked, but returned no entry at any tick."""
         return self.nothing > 0 and self.pushed == self.failed == 0
 
     def __str__(self) -> str:
@@ -60,7 +62,7 @@ class Summary:
         )
 
     def markdown(self) -> str:
-        """Return it as a table."""
+        """Return the counts as a Markdown table."""
         rows = {
             "ticks due": self.due,
             "pushed": self.pushed,

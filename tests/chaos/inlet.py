@@ -14,7 +14,7 @@ from typing import Any
 import redis
 
 import tasks.reservoir.connection
-from tasks.pump.run import Pumping
+from tasks.pump.run import PumpRun
 from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
 
@@ -41,7 +41,7 @@ def pump_for(
 
     client = tasks.reservoir.connection.connect(url)
     beat = Beat(Reservoir(client), "topic", "pump", every=every)
-    summary = Pumping(pump, name="pump", beat=beat, window=window, threads=threads).run()
+    summary = PumpRun(pump, name="pump", beat=beat, window=window, threads=threads).run()
     figures = {"pushed": summary.pushed, "lost": summary.lost, "failed": summary.failed, **summary.reasons}
     with log.open("a") as file:
         file.write(json.dumps(figures) + "\n")

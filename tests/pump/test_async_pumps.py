@@ -54,7 +54,7 @@ def test_what_an_async_pump_opens_lives_on_between_its_ticks_and_ends_with_the_r
     one = pumping(client, pump, clock, threads=threads)
     for clock.now in (1001.0, 1002.0, 1003.0):
         one.step()
-        wait_until(lambda: not one._pusher.jobs, "the push")
+        wait_until(lambda: not one._handover.jobs, "the push")
         seen = sessions[0].alive
         wait_until(lambda seen=seen: sessions[0].alive > seen, "the session's own task between two ticks")
     first, second, third = pushed(client)
@@ -82,7 +82,7 @@ def test_async_pumps_run_side_by_side_and_are_pushed_in_tick_order(client: redis
         clock.now = 1001.0 + tick
         one.step()
         wait_until(lambda tick=tick: len(gates) > tick, "the pump")
-    wait_until(lambda: not one._pusher.jobs, "the pushes")
+    wait_until(lambda: not one._handover.jobs, "the pushes")
     assert pushed(client) == [0, 1, 2]
 
 
@@ -102,7 +102,7 @@ def test_an_async_pump_that_exceeds_its_timeout_is_cancelled_and_the_order_goes_
     one = pumping(client, pump, clock, threads=1, timeout=0.05)
     for clock.now in (1001.0, 1002.0):
         one.step()
-        wait_until(lambda: not one._pusher.jobs, "the pump")
+        wait_until(lambda: not one._handover.jobs, "the pump")
     assert cancelled.wait(20)
     assert pushed(client) == [2]
     assert one.summary.failed == 1

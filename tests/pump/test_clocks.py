@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tasks import Reservoir
 from tasks.pump import ticks
-from tasks.pump.run import Pumping
+from tasks.pump.run import PumpRun
 from tasks.pump.ticks import MAX_AHEAD, Beat
 from tests.support.pumps import Clock, ending_all, pumping, pushed, run_until
 from tests.support.waiting import wait_until
@@ -111,7 +111,7 @@ def test_a_step_forward_times_no_pump_out(client: redis.Redis) -> None:
     for clock.now in (1001.0, 4601.0):
         one.step()
     gate.set()
-    wait_until(lambda: not one._pusher.jobs, "the push")
+    wait_until(lambda: not one._handover.jobs, "the push")
     assert pushed(client) == [True]
     assert one.summary.failed == 0
 
@@ -149,7 +149,7 @@ def test_a_clock_ahead_of_redis_by_less_pumps(client: redis.Redis) -> None:
 def test_how_far_a_runs_clock_is_off_is_measured_at_its_start_logged_and_shown(
     client: redis.Redis, caplog: pytest.LogCaptureFixture, off: float, words: str
 ) -> None:
-    one = Pumping(lambda: None, name="pump", beat=beat(client), clock=lambda: time.time() + off)
+    one = PumpRun(lambda: None, name="pump", beat=beat(client), clock=lambda: time.time() + off)
     with caplog.at_level(logging.WARNING):
         one.begin()
     one.close()

@@ -1,15 +1,16 @@
 """No tick is missed in silence: whatever fails, is refused, is out of reach or is killed, every tick is in some count."""
 
 import copy
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks import Reservoir
-from tasks.pump.run import Pumping
+from tasks.pump.run import PumpRun
 from tasks.pump.summary import Summary
 from tasks.pump.ticks import Beat
 from tests.support.pumps import Clock, settle
@@ -36,12 +37,25 @@ class Link:
         return through
 
 
+class Guarded(Summary):
+    """Counts that notice a write without the lock that guards them."""
+
+    lock: threading.Lock
+    unguarded: ClassVar[list[str]] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        lock = getattr(self, "lock", None)
+        if lock and not lock.locked():
+            self.unguarded.append(name)
+        super().__setattr__(name, value)
+
+
 class World:
     """The model: runs of one inlet on one clock, and what befalls them."""
 
     def __init__(self, client: Any) -> None:
         self.client, self.clock = client, Clock()
-        self.alive: list[tuple[Pumping, Link]] = []
+        self.alive: list[tuple[PumpRun, Link]] = []
         self.reported: list[Summary] = []  # at the ends of runs
         self.killed: list[Summary] = []  # nobody is told these
         self.outcome = "entry"
@@ -58,13 +72,16 @@ class World:
             return
         link = Link(self.client)
         beat = Beat(Reservoir(link.client), "topic", "pump", every=1.0)
-        one = Pumping(
+        one = PumpRun(
             self.pump, name="pump", beat=beat, max_failures=2, window=12.0, clock=self.clock, timer=self.clock
         )
+        counts = Guarded()
+        counts.lock = one._tally._lock
+        one._tally._counts = counts
         one.begin()
         self.key = beat.key
         # What an older run has counted and could not claim, this one may count as well.
-        unclaimed = any(link.is_cut or one._pusher.jobs or one.summary.failed for one, link in self.alive)
+        unclaimed = any(link.is_cut or one._handover.jobs or one.summary.failed for one, link in self.alive)
         self.is_exact = self.is_exact and not unclaimed
         self.alive.append((one, link))
 
@@ -78,11 +95,12 @@ class World:
         one, link = self.alive.pop(0)
         self.is_exact = self.is_exact and not link.is_cut and "claims" not in self.blocked
         link.is_cut = True
-        left = one._pusher.close()
-        one._pusher._thread.join(20)
+        left = one._handover.close()
+        one._pusher.join(20)
         self.client.delete(one._beat._alive)
-        one.summary.due -= sum(job.began is not None for job in left)
-        self.killed.append(one.summary)
+        summary = one.summary
+        summary.due -= sum(job.began is not None for job in left)
+        self.killed.append(summary)
 
     def cut(self) -> None:
         self.is_exact = self.is_exact and len(self.alive) < 2
@@ -92,8 +110,8 @@ class World:
     def mend(self) -> None:
         for one, link in self.alive:
             link.is_cut = False
-            with one._pusher._changed:
-                one._pusher._changed.notify()
+            with one._handover._changed:
+                one._handover._changed.notify()
 
     def refuse(self, what: str) -> None:
         key = "topic" if what == "pushes" else f"{self.key}:open"
@@ -121,12 +139,12 @@ class World:
             elif not link.is_cut:
                 settle(one)
 
-    def end(self, one: Pumping, link: Link) -> None:
+    def end(self, one: PumpRun, link: Link) -> None:
         if not link.is_cut:
             wait_until(lambda: one.step() is None, "the end of the run")
         self.is_exact = self.is_exact and not link.is_cut and "claims" not in self.blocked
         one.close()
-        one._pusher._thread.join(20)
+        one._pusher.join(20)
         self.alive.remove((one, link))
         self.reported.append(one.summary)
 
@@ -181,6 +199,7 @@ def test_whatever_befalls_its_runs_every_tick_of_an_inlet_is_in_some_count(
     assert sums >= ticks
     if world.is_exact:
         assert sums == ticks
+    assert not Guarded.unguarded, "counts that a thread wrote without the lock"
     pushed = [entry["n"] for entry in Reservoir(world.client).peek("topic", 1_000)]
     assert pushed == sorted(set(pushed))
     assert len(pushed) == sum(each.pushed for each in [*world.reported, *world.killed])

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import PumpError, SettingsError
-from tasks.pump.returned import as_entries
-from tasks.pump.run import RESTING, Pumping
+from tasks.pump.returned import Entries, as_entries
+from tasks.pump.run import RESTING, PumpRun
 from tests.support.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
 from tests.support.waiting import wait_until
 
@@ -94,7 +94,7 @@ def test_pumps_that_run_at_once_are_pushed_in_tick_order_whichever_ends_first(
     assert pushed(client) == [0, 1, 2, 3, 4]
 
 
-def finish(one: Pumping) -> None:
+def finish(one: PumpRun) -> None:
     done = threading.Event()
     while (wait := one.step()) is not None:
         done.wait(wait)
@@ -178,7 +178,7 @@ def test_a_pump_that_hangs_for_a_tick_that_it_did_not_get_after_all_is_timed_out
     one.step()
     assert gate.started.acquire(timeout=10)
     answer.set()
-    wait_until(lambda: not one._pusher.jobs, "the answer")
+    wait_until(lambda: not one._handover.jobs, "the answer")
     clock.now = 1000.5
     one.step()
     wait_until(lambda: one.summary.reasons["all 1 threads were busy"] == 1, "the tick to be missed")
@@ -297,7 +297,7 @@ def test_a_pump_that_exits_costs_its_own_tick_only(client: redis.Redis, threads:
     one = pumping(client, pump, clock, threads=threads)
     for clock.now in (1001.0, 1002.0, 1003.0):
         one.step()
-        wait_until(lambda: not one._pusher.jobs, "the pump")
+        wait_until(lambda: not one._handover.jobs, "the pump")
     assert pushed(client) == [1, 3]
     assert one.summary.failed == 1
 
@@ -341,6 +341,25 @@ def test_a_run_that_is_relieved_ends_when_its_successor_begins(client: redis.Red
     assert old.step() is None
 
 
+def test_a_tick_that_settles_while_its_run_closes_is_counted_once(client: redis.Redis) -> None:
+    clock, emitting, may_end = Clock(), threading.Event(), threading.Event()
+
+    def emit(ids: list[str], entries: Entries) -> None:
+        emitting.set()
+        assert may_end.wait(20)
+
+    one = pumping(client, lambda: {"n": 1}, clock, on_pushed=emit)
+    clock.now = 1001.0
+    one.step()
+    assert emitting.wait(20)
+    closing = threading.Thread(target=one.close)
+    closing.start()
+    wait_until(lambda: not one._handover.jobs, "the run to close")
+    may_end.set()
+    closing.join(20)
+    assert (one.summary.due, one.summary.pushed, one.summary.missed) == (1, 1, 0)
+
+
 def test_a_timeout_without_threads_is_refused(client: redis.Redis) -> None:
-    with pytest.raises(SettingsError, match="threads=1"):
+    with pytest.raises(SettingsError, match="set threads to 1 or more"):
         pumping(client, lambda: None, Clock(), timeout=1.0)

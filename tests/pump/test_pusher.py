@@ -1,5 +1,6 @@
 """What a pump's run asks of Redis: claims and pushes in tick order, while Redis is away, refuses, or another run has the tick."""
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,12 @@ import pytest
 import redis
 
 from tasks import Reservoir
-from tasks.pump.pusher import Job, Pusher
+from tasks.base.repeated_warnings import Repeated
+from tasks.pump.failing import Failing
+from tasks.pump.handover import Handover, Job
+from tasks.pump.outcomes import Outcomes
+from tasks.pump.pusher import Pusher
+from tasks.pump.tally import Tally
 from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Buffer
 from tests.support.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
@@ -46,11 +52,11 @@ def test_what_another_run_pushed_while_this_one_had_no_redis_is_dropped_and_coun
     for clock.now in (1001.0, 1002.0):
         one.step()
     other = Beat(Reservoir(fakeredis.FakeRedis(server=server, protocol=2)), "topic", "pump", every=1.0)
-    with one._pusher._changed:  # the pusher cannot look for work until the other run has pushed
+    with one._handover._changed:  # the pusher cannot look for work until the other run has pushed
         server.connected = True
         other.start(1000.0)
         assert other.claim(1002) == "claimed"
-        other.push(1002, other.encode([{"n": "other"}]))
+        other.push(1002, other.reservoir.encode([{"n": "other"}]))
         other.done(1002, pushed=True)
     settle(one)
     assert pushed(client) == ["other"]
@@ -129,26 +135,34 @@ def test_a_push_that_is_refused_costs_its_own_tick_whatever_is_claimed_meanwhile
 ) -> None:
     beat = Beat(Reservoir(fake_redis), "topic", "inlet", every=1.0)
     first = beat.start(time.time() - 10)
-    settled: list[Job] = []
-    pusher = Pusher(beat, settled=settled.append, lost=lambda _: None, restart=lambda: None)
+    warn = Repeated(logging.getLogger("test"))
+    tally = Tally("inlet", warn)
+    failing = Failing("inlet", every=1.0, most=10, when="retry", log=logging.getLogger("test"))
+    handover = Handover()
+    outcomes = Outcomes("inlet", beat, tally, failing, warn, clock=time.time, timer=time.monotonic, on_pushed=None)
+    pusher = Pusher(beat, handover, outcomes)
     one, other = Job(first), Job(first + 1)
     push = beat.push
 
     def refused(*_: Any) -> None:
         monkeypatch.setattr(beat, "push", push)
-        pusher.add(other, patience=0.0, timer=time.monotonic)
+        handover.add(other)
+        handover.begin(other, 0.0)
         msg = "WRONGTYPE"
         raise redis.ResponseError(msg)
 
     monkeypatch.setattr(beat, "push", refused)
-    assert pusher.add(one, patience=20, timer=time.monotonic)
-    pusher.end(one, 1.0, encoded=beat.encode([{"n": 1}]))
-    wait_until(lambda: settled, "the refusal")
+    handover.add(one)
+    assert one.answered.wait(20)
+    assert handover.begin(one, 0.0)
+    handover.end(one, 1.0, encoded=beat.reservoir.encode([{"n": 1}]))
+    wait_until(lambda: handover.jobs == [other], "the refusal")
     assert other.answered.wait(20)
-    pusher.end(other, 2.0, encoded=beat.encode([{"n": 2}]))
-    wait_until(lambda: len(settled) == 2, "the other tick")
-    pusher.close()
-    assert settled == [one, other]
+    handover.end(other, 2.0, encoded=beat.reservoir.encode([{"n": 2}]))
+    wait_until(lambda: not handover.jobs, "the other tick")
+    handover.close()
+    assert pusher.join(20)
+    assert (tally.summary().failed, tally.summary().pushed) == (1, 1)
     assert isinstance(one.refusal, redis.ResponseError)
     assert other.refusal is other.error is None
     assert [entry["n"] for entry in Reservoir(fake_redis).peek("topic", 9)] == [2]

@@ -72,7 +72,7 @@ class Run:
             if not self.has_pushed and self.beat.before(tick)[0]:
                 return
             self.has_pushed = True
-            encoded = self.beat.encode([{"n": tick}])
+            encoded = self.beat.reservoir.encode([{"n": tick}])
             assert self.beat.push(tick, encoded) == self.beat.push(tick, encoded)  # the answer was lost
             self.beat.done(tick, pushed=True)
             self.open.pop(0)
@@ -147,14 +147,14 @@ def test_a_claim_of_a_dead_run_is_lost_and_of_a_live_one_waited_for(client: redi
     assert new.before(102) == (1, 0)
     client.delete(old._alive)
     assert new.before(102) == (0, 1)
-    assert old.push(101, old.encode([{"n": 1}])) is None
+    assert old.push(101, old.reservoir.encode([{"n": 1}])) is None
     assert new.before(102) == (0, 0)
 
 
 def test_a_push_sent_again_answers_the_same_id(client: redis.Redis) -> None:
     one = beat(client)
     one.claim(one.start(100.0))
-    encoded = one.encode([{"n": 1}])
+    encoded = one.reservoir.encode([{"n": 1}])
     assert one.push(101, encoded) == one.push(101, encoded)
     assert client.xlen("topic") == 1
 
@@ -163,7 +163,7 @@ def test_a_tick_that_another_run_claimed_is_not_pushed(client: redis.Redis) -> N
     one, other = beat(client), beat(client)
     one.claim(one.start(100.0))
     other.start(100.0)
-    assert other.push(101, other.encode([{"n": 1}])) is None
+    assert other.push(101, other.reservoir.encode([{"n": 1}])) is None
     assert client.exists("topic") == 0
 
 

@@ -7,7 +7,7 @@ import redis
 
 from tasks import Reservoir
 from tasks.nodes.to_redis import to_redis
-from tasks.pump.run import Pumping
+from tasks.pump.run import PumpRun
 from tasks.pump.ticks import Beat
 from tasks.reservoir.keep import Keep
 from tests.support.streams import at_work, drain, here, pending, push_all
@@ -18,28 +18,27 @@ def test_a_full_topic_costs_an_inlet_that_waits_its_ticks_and_no_failure(client:
     at_work(client, "group")
     beat = Beat(Reservoir(client), "topic", "inlet", every=1.0, keep=Keep(entries=1, when_full="wait"))
     now = 100.0
-    pumping = Pumping(
+    pumping = PumpRun(
         lambda: {"n": b"x" * 5_000}, name="inlet", beat=beat, max_failures=1, clock=lambda: now, timer=lambda: now
     )
     pumping.begin()
-    summary = pumping.summary
 
     def tick() -> None:
         nonlocal now
         now += 1.0
         pumping.step()
-        wait_until(lambda: not pumping._pusher.jobs, "the push")
+        wait_until(lambda: not pumping._handover.jobs, "the push")
 
     for _ in range(10):
         tick()
+    summary = pumping.summary
     assert (summary.failed, summary.lost) == (0, 0)
     assert set(summary.reasons) == {"the topic is full"}
     assert summary.pushed + summary.missed == summary.due == 10
     assert client.xlen("topic") == summary.pushed
-    pushed = summary.pushed
     client.xreadgroup("group", "c", {"topic": ">"}, noack=True)
     tick()
-    assert summary.pushed == pushed + 1
+    assert pumping.summary.pushed == summary.pushed + 1
     pumping.stop()
     wait_until(lambda: pumping.step() is None, "the end")
 

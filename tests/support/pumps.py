@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from tasks import Reservoir
-from tasks.pump.run import Pumping
+from tasks.pump.run import PumpRun
 from tasks.pump.ticks import Beat
 from tests.support.waiting import wait_until
 
@@ -23,7 +23,7 @@ class Clock:
         return self.now
 
 
-begun: list[Pumping] = []
+begun: list[PumpRun] = []
 
 
 @contextmanager
@@ -38,8 +38,8 @@ def ending_all() -> Iterator[None]:
 
 def pumping(
     client: redis.Redis, pump: Callable[[], Any], clock: Clock, *, every: float = 1.0, **options: Any
-) -> Pumping:
-    made = Pumping(
+) -> PumpRun:
+    made = PumpRun(
         pump,
         name="pump",
         beat=Beat(Reservoir(client), "topic", "pump", every=every),
@@ -55,16 +55,16 @@ def pushed(client: redis.Redis) -> list[Any]:
     return [entry["n"] for entry in Reservoir(client).peek("topic", 10_000)]
 
 
-def run_until(one: Pumping, clock: Clock, end: float) -> None:
-    """Step as `Pumping.run` does, the clock moving as far as each step asks."""
+def run_until(one: PumpRun, clock: Clock, end: float) -> None:
+    """Step as `PumpRun.run` does, the clock moving as far as each step asks."""
     while clock.now < end and (wait := one.step()) is not None:
         clock.now += wait
         settle(one)
 
 
-def settle(one: Pumping) -> None:
+def settle(one: PumpRun) -> None:
     """Wait until what has ended is pushed, and what is skipped is claimed."""
-    wait_until(lambda: not [job for job in one._pusher.jobs if job.ended is not None or job.skipped], "the pushes")
+    wait_until(lambda: not [job for job in one._handover.jobs if job.ended is not None or job.skipped], "the pushes")
 
 
 class Gate:
