@@ -211,5 +211,5 @@ def test_the_same_parameters_are_the_same_beat_in_every_process() -> None:
 def test_parameters_that_have_only_an_address_to_be_told_apart_by_are_refused(fake_redis: redis.Redis) -> None:
     with pytest.raises(SettingsError, match="got <object object at 0x.*make it a dataclass"):
         beat(fake_redis, parameters={"board": object()})
-    with pytest.raises(SettingsError, match="reads* the same in all runs"):
+    with pytest.raises(SettingsError, match="repr is the same in all runs"):
         beat(fake_redis, parameters={"boards": [lambda: "sh"]})
