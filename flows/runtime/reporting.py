@@ -25,7 +25,7 @@ from flows.runtime.prefect_api import artifact_key, change, impatient_client
 from flows.runtime.run_log import told_meanwhile
 from tasks.base.plain_text import in_markdown, one_line
 from tasks.codec.values import is_pandas
-from tasks.group.until import Journey
+from tasks.group.until import ReplayProgress
 from tasks.nodes.from_redis import from_redis
 from tasks.nodes.source_run import SourceRun
 from tasks.pipeline.guard import stuck_at
@@ -83,7 +83,7 @@ class Watch:
         self._began: report.Flow | None = None
         self._flow: report.Flow | None = None
         self._redis: redis.Redis | None = None
-        self._journey: Journey | None = None
+        self._replay_progress: ReplayProgress | None = None
         self._artifacts: dict[str, tuple[UUID, Any]] = {}
         # As the calling thread sees them: Prefect's settings, the flow run.
         around = contextvars.copy_context()
@@ -245,9 +245,9 @@ class Watch:
     def _percent(self, reading: SourceRun) -> float:
         if reading.is_through and self._closing.is_set():
             return 100.0
-        if self._journey is None:
-            self._journey = Journey(self._connected(), self._group)
-        return round(100 * self._journey.share(reading.ends), 1)
+        if self._replay_progress is None:
+            self._replay_progress = ReplayProgress(self._connected(), self._group)
+        return round(100 * self._replay_progress.share(reading.ends), 1)
 
     def _markdown(self, reading: SourceRun, progress: float | None) -> str:
         flow = report.flow_of(list(reading.secured.meters))

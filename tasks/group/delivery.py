@@ -1,4 +1,4 @@
-"""Entries as a consumer returns them: decoded, counted and, where they were replayed, as the entries they were."""
+"""Decoding of the entries that a consumer returns; replayed ones get the topic and id they were pushed under."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from tasks.reservoir.entry import Entry, made
 from tasks.reservoir.keys import retried_topic
 from tasks.reservoir.reservoir import decoded
 
-__all__ = ["Poison", "delivered"]
+__all__ = ["Undecodable", "delivered"]
 
 
 @dataclass(frozen=True, slots=True)
-class Poison:
-    """An entry that cannot be decoded: the topic and id it was read under, and why."""
+class Undecodable:
+    """An entry that cannot be decoded: the topic and id that it was read under, and the reason."""
 
     origin: tuple[str, str]
     error: PoisonEntryError
@@ -30,13 +30,13 @@ def delivered(
     *,
     deliveries: dict[tuple[str, str], int],
     parts: Parts,
-) -> list[Entry | Poison]:
-    """Return what was read of a topic, decoded.
+) -> list[Entry | Undecodable]:
+    """Decode entries that were read from a topic.
 
-    deliveries   how often some entries count as delivered; these are taken out of it
+    deliveries   how often some entries were delivered; theirs are removed from it
     parts        how fields become values, and the memory that an entry may take
     """
-    entries: list[Entry | Poison] = []
+    entries: list[Entry | Undecodable] = []
     retried = retried_topic(topic, group)
     for id_, flat, size in raws:
         entry = made(topic, id_, deliveries.pop((topic, id_), 1) if deliveries else 1)
@@ -54,5 +54,5 @@ def delivered(
             budget=parts.budget((topic, id_)),
             decoding=parts.decoding,
         )
-        entries.append(Poison(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
+        entries.append(Undecodable(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
     return entries

@@ -1,7 +1,8 @@
-"""Which entries that were taken over from the dead may be in flight together, when one of them may be deadly.
+"""Search for a poison message among the entries of a consumer that died.
 
-An entry that its consumers die of is to be a dead letter, and those that were only in flight with it are not. One at a
-time settles that, but takes a round trip and the whole pipeline for each: some 100 entries a second.
+An entry that kills its consumers becomes a dead letter, and entries that were only in flight with it do not. Delivering one entry
+at a time would find it, but takes a round trip and the whole pipeline for each: some 100 entries a second. So the search
+delivers few entries together, and fewer the more often they were in flight when a consumer died.
 """
 
 import itertools
@@ -9,18 +10,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tasks.checks import check_number
 
-__all__ = ["Suspects", "in_flight_together"]
+__all__ = ["PoisonSearch", "in_flight_together"]
 
 Origin = tuple[str, str]
 
-# By how many deaths an entry was in flight at. At one, hundreds were, nearly all by chance; at three, one in few.
+# How many entries may be in flight together, by the number of deaths that each was in flight at. At the first death hundreds
+# are, nearly all by chance; after the third, one in few is the cause.
 _TOGETHER = {1: 1_000, 2: 16}
 
 
 def in_flight_together(deliveries: Iterable[int], *, max_deliveries: int) -> int:
-    """Return how many of the first of some suspects may be in flight at once, by how often each was delivered.
+    """Return how many of the first candidates may be in flight together, by how often each was delivered.
 
-    The last delivery of each is to itself: what becomes a dead letter by its deliveries was alone when a consumer died.
+    Each candidate's last delivery is alone: so an entry that becomes a dead letter was alone in flight when a consumer died.
 
     >>> in_flight_together([1] * 500, max_deliveries=5), in_flight_together([2] * 500, max_deliveries=5)
     (500, 16)
@@ -39,50 +41,50 @@ def in_flight_together(deliveries: Iterable[int], *, max_deliveries: int) -> int
     return together
 
 
-class Suspects:
-    """One consumer's suspects: taken over from the dead, and not handed out since. False if there are none.
+class PoisonSearch:
+    """The candidates of one consumer: entries taken over from dead consumers and not returned since. False without any.
 
-    An entry is named by its topic and id.
+    An entry is identified by its topic and id.
     """
 
     def __init__(self, *, max_deliveries: int) -> None:
         check_number(max_deliveries, least=1, name="max_deliveries")
-        self._max_deliveries = max_deliveries
-        # How often each was delivered to the dead; 0 until that is known.
-        self._deliveries: dict[Origin, int] = {}
+        self.max_deliveries = max_deliveries
+        # How often each was delivered to consumers that died; 0 while that is unknown.
+        self._candidates: dict[Origin, int] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._deliveries)
+        return bool(self._candidates)
 
     def add(self, topic: str, ids: Iterable[str]) -> None:
-        """Suspect entries that were just taken over."""
-        self._deliveries.update(dict.fromkeys([(topic, id_) for id_ in ids], 0))
+        """Add candidates: entries that were just taken over."""
+        self._candidates.update(dict.fromkeys([(topic, id_) for id_ in ids], 0))
 
     def first(self, origins: Sequence[Origin], deliveries: Mapping[Origin, int]) -> list[Origin]:
-        """Return the first of some entries that may be handed out together: suspects, or others that are none.
+        """Return the first entries that may be in flight together: candidates only, or other entries only.
 
-        deliveries   how often each suspect counts as delivered. What is learned first stays, so that a count whose reply
-                     was lost, and that is made again, counts nothing twice
+        deliveries   how often each candidate counts as delivered. The first number stays: if the reply to a count was lost
+                     and it is sent again, it counts nothing twice
         """
-        suspects = self._deliveries
-        others = list(itertools.takewhile(lambda origin: origin not in suspects, origins))
+        candidates = self._candidates
+        others = list(itertools.takewhile(lambda origin: origin not in candidates, origins))
         if others or not origins:
             return others
-        suspected = list(itertools.takewhile(lambda origin: origin in suspects, origins))
-        for origin in suspected:
-            suspects[origin] = suspects[origin] or deliveries[origin]
-        times = (suspects[origin] for origin in suspected)
-        return suspected[: in_flight_together(times, max_deliveries=self._max_deliveries)]
+        first = list(itertools.takewhile(lambda origin: origin in candidates, origins))
+        for origin in first:
+            candidates[origin] = candidates[origin] or deliveries[origin]
+        times = (candidates[origin] for origin in first)
+        return first[: in_flight_together(times, max_deliveries=self.max_deliveries)]
 
     def deliveries(self, origins: Iterable[Origin]) -> dict[Origin, int]:
-        """Return how often those entries that are suspects were delivered to the dead."""
-        return {origin: self._deliveries[origin] for origin in origins if origin in self._deliveries}
+        """Return how often the candidates among these entries were delivered to consumers that died."""
+        return {origin: self._candidates[origin] for origin in origins if origin in self._candidates}
 
-    def clear(self, origins: Iterable[Origin]) -> None:
-        """Forget entries that are handed out, or gone."""
+    def remove(self, origins: Iterable[Origin]) -> None:
+        """Remove entries that are returned, or no longer pending."""
         for origin in origins:
-            self._deliveries.pop(origin, None)
+            self._candidates.pop(origin, None)
 
     def keep_only(self, topic: str, ids: Collection[str]) -> None:
-        """Forget all entries of a topic but these."""
-        self.clear([origin for origin in self._deliveries if origin[0] == topic and origin[1] not in ids])
+        """Remove all entries of a topic except these."""
+        self.remove([origin for origin in self._candidates if origin[0] == topic and origin[1] not in ids])

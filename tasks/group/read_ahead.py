@@ -78,7 +78,7 @@ class ReadAhead:
         commands = [("TIME",)] * timed + [self._command(topics, count)]
         for _ in range(2):  # the first time it may be found to have been cut
             # What is not sent to its end is not done.
-            with suppress(redis.RedisError), self._or_hang_up():
+            with suppress(redis.RedisError), self._or_disconnect():
                 self._connection.send_packed_command(self._connection.pack_commands(commands))
                 self._sent = topics, count, timed
                 return
@@ -98,9 +98,9 @@ class ReadAhead:
         """Wait for what is under way, so that it is among what is pending, and hang up. Raises nothing."""
         with suppress(redis.RedisError):
             self.fetch()
-        self.hang_up()
+        self.disconnect()
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Forget what is under way: it is among what is pending, or will be at any time from now."""
         self._sent = self._fetched = None
         if self._connection is not None:
@@ -108,23 +108,23 @@ class ReadAhead:
 
     def _received(self, topics: Sequence[str], count: int, timed: bool) -> Read:  # noqa: FBT001 - as it was sent
         self._sent = None
-        with self._or_hang_up():
+        with self._or_disconnect():
             try:
                 now = self._client.parse_response(self._connection, "TIME") if timed else (0, 0)
             except redis.ResponseError:
-                self.hang_up()  # the next reply would be taken for another's
+                self.disconnect()  # the next reply would be taken for another's
                 raise
             return Read(topics, count, self._client.parse_response(self._connection, _READ) or [], _micros(now))
 
     @contextmanager
-    def _or_hang_up(self) -> Iterator[None]:
+    def _or_disconnect(self) -> Iterator[None]:
         """Let no reply be taken for another's after one that did not come through."""
         try:
             yield
         except redis.ResponseError:
             raise
         except BaseException:
-            self.hang_up()
+            self.disconnect()
             raise
 
     def _command(self, topics: Sequence[str], count: int, *options: Any) -> Sequence[Any]:

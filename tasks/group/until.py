@@ -11,7 +11,7 @@ from tasks.group.read_ahead import Read
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.retention import GROUPS, IDS
 
-__all__ = ["Bound", "Journey"]
+__all__ = ["ReplayProgress", "Until"]
 
 # What the server has read for a group, it counts as delivered: what lies behind the bound is given back in the same
 # script, with the group's position, so that no other consumer misses it, and nothing counts it as delivered.
@@ -50,7 +50,7 @@ return {micros, found}
 )
 
 
-class Bound:
+class Until:
     """The last entry that a group's bounded reader may have, topic by topic.
 
     until    'now', an ISO time or an entry id; see `group_end`
@@ -89,7 +89,7 @@ class Bound:
         return id_numbers(newest) >= id_numbers(end) or seconds * 1000 + micros // 1000 > id_numbers(end)[0]
 
 
-class Journey:
+class ReplayProgress:
     """How much of a bounded replay lies behind it, measured by the time in the entries' ids."""
 
     def __init__(self, client: redis.Redis, group: str) -> None:

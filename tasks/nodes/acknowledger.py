@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.group.consumer import Consumer
-from tasks.group.delivery import Poison
+from tasks.group.delivery import Undecodable
 from tasks.nodes.emitter import OnError
 from tasks.nodes.hand_over import Finished, HandOver
 from tasks.pipeline.receipts import Receipt
@@ -30,16 +30,16 @@ class Acknowledger:
         self._consumer = consumer
         self._hand_over = hand_over
         self._on_error = on_error
-        self._undecodable: deque[Poison] = deque()
+        self._undecodable: deque[Undecodable] = deque()
         self._failed: deque[Receipt] = deque()
         self._done = Finished()
         self._warn = Repeated(logger)
 
-    def put_aside(self, read: list[Entry | Poison]) -> list[Entry]:
+    def put_aside(self, read: list[Entry | Undecodable]) -> list[Entry]:
         """Keep the entries that cannot be decoded for the next flush; return the others."""
-        if Poison not in map(type, read):
+        if Undecodable not in map(type, read):
             return read  # type: ignore[return-value] - entries only
-        self._undecodable += [bad for bad in read if isinstance(bad, Poison)]
+        self._undecodable += [bad for bad in read if isinstance(bad, Undecodable)]
         return [entry for entry in read if isinstance(entry, Entry)]
 
     def flush(self) -> None:

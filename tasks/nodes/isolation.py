@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from tasks.group.consumer import Consumer
-from tasks.group.delivery import Poison
+from tasks.group.delivery import Undecodable
 from tasks.nodes.hand_over import Origin
 from tasks.nodes.in_flight import InFlight
 from tasks.reservoir.entry import Entry
@@ -32,7 +32,7 @@ class Isolation:
         """Whether nothing else may be read now."""
         return bool(self._entries) and time.monotonic() < self._end
 
-    def begin(self, entries: Sequence[Entry | Poison]) -> None:
+    def begin(self, entries: Sequence[Entry | Undecodable]) -> None:
         """Isolate entries that the consumer has just returned."""
         self._entries = {entry.origin for entry in entries}
         self._end = time.monotonic() + _PATIENCE
@@ -45,7 +45,7 @@ class Isolation:
         left = {origin for origin in self._entries if self._consumer.holds(*origin)}
         at_rest = left & self._in_flight.at_rest
         for topic in {topic for topic, _ in at_rest}:
-            self._consumer.absolve(topic, [id_ for of, id_ in at_rest if of == topic])
+            self._consumer.reset_deliveries(topic, [id_ for of, id_ in at_rest if of == topic])
         left -= at_rest
         if len(left) < len(self._entries):
             self._end = time.monotonic() + _PATIENCE

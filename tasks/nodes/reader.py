@@ -4,7 +4,7 @@ import time
 
 from tasks.base.logs import get_logger
 from tasks.group.consumer import Consumer
-from tasks.group.delivery import Poison
+from tasks.group.delivery import Undecodable
 from tasks.nodes.acknowledger import Acknowledger
 from tasks.nodes.hand_over import HandOver
 from tasks.nodes.in_flight import InFlight
@@ -71,7 +71,7 @@ class Reader:
             self._hand_over.abandon()
             raise
         finally:
-            self._consumer.hang_up()
+            self._consumer.disconnect()
         self._acknowledger.end()
 
     def step(self) -> None:
@@ -86,7 +86,7 @@ class Reader:
         if is_isolating:
             if self._isolation.update():
                 self._hand_over.wait_until_stopping(0.001)
-        elif self._hand_over.backlog > (0 if self._consumer.has_suspects else 1):
+        elif self._hand_over.backlog > (0 if self._consumer.is_searching_poison else 1):
             if not self._hand_over.wait_for_room(_BLOCK_MS / 1000):
                 self._consumer.fetch()
         elif self._consumer.is_through:
@@ -108,10 +108,10 @@ class Reader:
         read = self._read()
         if entries := self._acknowledger.put_aside(read):
             self._hand_over.put(entries)
-        if read and self._consumer.is_careful:
+        if read and self._consumer.returned_poison_candidates:
             self._isolation.begin(read)
 
-    def _read(self) -> list[Entry | Poison]:
+    def _read(self) -> list[Entry | Undecodable]:
         began = time.monotonic()
         # After a busy step, block briefly only, so that the last of many entries are acknowledged soon.
         block_ms = _SHORT_BLOCK_MS if self._was_busy else _BLOCK_MS

@@ -5,7 +5,7 @@ from typing import Any
 from streamz import Stream
 
 from tasks.group.consumer import Consumer
-from tasks.group.delivery import Poison
+from tasks.group.delivery import Undecodable
 from tasks.nodes.acknowledger import Acknowledger
 from tasks.nodes.emitter import Emitter, OnError
 from tasks.nodes.hand_over import HandOver
@@ -58,7 +58,7 @@ class SourceRun:
         self._reader = Reader(
             consumer, self._hand_over, self._in_flight, self._acknowledger, self._isolation, grace=grace
         )
-        consumer.about_letters = lambda: self._hand_over.letter_fields
+        consumer.describe_dead_letters(lambda: self._hand_over.letter_fields)
 
     # --- any thread ---
 
@@ -119,13 +119,13 @@ class SourceRun:
         read = self.consumer.step(block_ms)
         await self.emit(read)
         self.flush()
-        if self.consumer.is_careful:
+        if self.consumer.returned_poison_candidates:
             self._isolation.begin(read)
             self._isolation.update()
         self._hand_over.raise_failure()
         return len(read)
 
-    async def emit(self, read: list[Entry | Poison]) -> None:
+    async def emit(self, read: list[Entry | Undecodable]) -> None:
         """Emit entries that the consumer has returned; put those aside that cannot be decoded."""
         await self._emitter.emit(self._acknowledger.put_aside(read))
 

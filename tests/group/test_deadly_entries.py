@@ -118,4 +118,4 @@ def test_what_was_trimmed_of_a_dead_consumers_entries_makes_nobody_careful_for_e
     client.delete(victim.membership.fence.lease)
     successor = consumer(client)
     assert [e.id for e in read_all(successor)] == [ids[0], ids[2]]
-    assert not successor.has_suspects
+    assert not successor.is_searching_poison

@@ -194,7 +194,7 @@ def test_what_has_come_is_returned_though_nothing_can_be_sent_for_more(
         finally:
             real_redis.config_set("maxclients", most)
         assert len(pending(real_redis)) == 8, "and for some seconds nothing is tried"
-        one._reads._not_before = 0.0
+        one._reader._reads._not_before = 0.0
         assert ids_of(one.step(0, ahead=True)) == ids[8:10]
         assert len(pending(real_redis)) == 12
 
@@ -237,7 +237,7 @@ def test_no_reply_waits_in_the_memory_of_redis_for_a_pipeline_that_is_slow(
     source: Any = from_redis("topic", group="group", url=redis_server.url, max_entries=100)
     seen = source.map(lambda entry: slow.wait(20) and entry["n"]).sink_to_list()
     source.start()
-    reads = source.latest_run.consumer._reads
+    reads = source.latest_run.consumer._reader._reads
     wait_until(lambda: reads._fetched, "what is read ahead to be fetched")
     assert not reads.is_sent
     assert len(pending(real_redis)) == source.latest_run.consumer.held + 100
@@ -259,7 +259,7 @@ def test_who_was_taken_for_dead_hangs_up(redis_server: RedisServer, real_redis: 
     real_redis.set(source.latest_run.consumer.membership.fence.lease, "claimed", px=60_000)
     with pytest.raises(LeaseLostError):
         source.join(20)
-    assert source.latest_run.consumer._reads._connection._sock is None
+    assert source.latest_run.consumer._reader._reads._connection._sock is None
     stuck.set()
     del kept
 
@@ -275,9 +275,9 @@ def test_a_backlog_keeps_nobody_from_looking_for_the_dead(client: redis.Redis) -
     one._next_claim = 0.0
     assert ids_of(one.step(0, ahead=True)) == ids[3:5], "what was under way, and nothing is sent behind it"
     assert ids_of(one.step(0, ahead=True)) == ids[:1]
-    assert one.is_careful
+    assert one.returned_poison_candidates
     assert pending(client) == ids[:5], "nothing is in flight beside what the other may have died of"
-    one.absolve("topic", ids[:1])
+    one.reset_deliveries("topic", ids[:1])
     assert rest_of(one) == ids[5:]
 
 

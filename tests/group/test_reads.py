@@ -11,7 +11,7 @@ import redis
 from tasks import Reservoir
 from tasks.base.ids import id_numbers
 from tasks.group.consumer import Consumer
-from tasks.group.delivery import Poison
+from tasks.group.delivery import Undecodable
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.retention import IDS, Retention
@@ -73,7 +73,7 @@ def test_an_entry_beyond_the_bound_of_a_part_is_returned_alone(client: redis.Red
     reader = Consumer(client, "topic", "group", max_decoded_bytes=1)
     sizes = []
     while step := reader.step(0):
-        sizes.append([isinstance(entry, Poison) for entry in step])
+        sizes.append([isinstance(entry, Undecodable) for entry in step])
     assert sizes == [[False], [False], [False], [True]]
 
 
@@ -85,14 +85,15 @@ def test_what_lies_behind_the_bound_of_one_topic_is_not_read_again_and_again_whi
     reader = Consumer(client, ["short", "long"], "group", until="now", max_entries=2)
     read = reader.step(0)
     push_all(client, "short", range(50))
-    assert reader._bound is not None
-    script, asked = reader._bound._read, Counter[str]()
+    until = reader._reader._until
+    assert until is not None
+    script, asked = until._read, Counter[str]()
 
     def asking(keys: list[str], args: list[Any]) -> Any:
         asked.update(keys)
         return script(keys=keys, args=args)
 
-    monkeypatch.setattr(reader._bound, "_read", asking)
+    monkeypatch.setattr(until, "_read", asking)
     while step := reader.step(0):
         read += step
     assert reader.is_through

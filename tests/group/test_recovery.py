@@ -130,7 +130,7 @@ def test_a_read_whose_reply_was_lost_is_made_up_for_before_anything_later_is_rea
     one.step(0)
     # Delivered by the server, never seen here.
     client.xreadgroup("group", one.membership.name, {"topic": ">"}, count=1)
-    one._recover_all()
+    one._recovery.restart(one.topics)
     assert [e.id for e in read_all(one)] == ids[1:]
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks import Reservoir, SettingsError, TopicFullError
-from tasks.group import consumer
+from tasks.group import held_entries
 from tasks.group.consumer import Consumer
 from tasks.group.dead_letter_bounds import LetterBounds
 from tasks.reservoir.keep import Keep, WhenFull
@@ -353,7 +353,7 @@ def test_inlets_that_declare_differently_are_told_until_one_of_them_has_not_been
 
 
 def test_dead_letters_that_the_cap_drops_are_counted(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "KEEP_DEAD_LETTERS", LetterBounds(3))
+    monkeypatch.setattr(held_entries, "KEEP_DEAD_LETTERS", LetterBounds(3))
     reservoir = Reservoir(client)
     for _ in range(8):
         reservoir.push("topic", {"n": b"x" * 5_000})
