@@ -28,7 +28,6 @@ from tasks.codec.values import is_pandas
 from tasks.group.until import ReplayProgress
 from tasks.nodes.from_redis import from_redis
 from tasks.nodes.source_run import SourceRun
-from tasks.pipeline.guard import stuck_at
 from tasks.report import pipeline as report
 from tasks.reservoir.connection import connect
 from tasks.reservoir.levels import Levels
@@ -69,7 +68,6 @@ class Watch:
         self._run: UUID | None = context.flow_run.id if context and context.flow_run else None
         self._key = artifact_key("outlet", name, *([] if group == name else [group]))
         self._source: from_redis | None = None
-        self._loop_thread = threading.get_ident()
         self._result: Any = None
         self._said: tuple[int, int] | None = None
         self._said_result: Any = None
@@ -190,7 +188,7 @@ class Watch:
                 self._log.warning("%s: the pipeline goes on", self._name)
             self._progress, self._since, self.stalled = progress, now, []
         elif now - self._since > self._stall_after and not self.stalled:
-            self.stalled = stuck_at(reading.secured, self._loop_thread) or ["unknown"]
+            self.stalled = reading.secured.busy_nodes or ["unknown"]
             where = ", ".join(self.stalled)
             self._log.error(
                 "%s: no progress on %d entries in flight for %.0f s; the pipeline is at %s",

@@ -38,6 +38,7 @@ class Guards(Protocol):
     """What guards the graph's nodes: see `pipeline.Secured`."""
 
     nested: float
+    at: Any
 
     def fail(self, node: Stream, metadata: Any, error: BaseException) -> None:
         """Count a failure and mark the receipts."""
@@ -143,15 +144,17 @@ class Fusion:
             for node in run
         ]
 
-        def do(x: Any, metadata: Any, weight: int) -> list[Any]:  # noqa: C901, PLR0912
+        def do(x: Any, metadata: Any, weight: int) -> list[Any]:  # noqa: C901, PLR0912, PLR0915
             if weight:
                 outer, guards.nested = guards.nested, 0.0
                 began = then = perf_counter()
             else:
                 outer = began = then = 0.0
             node, meter, waiting = last, last.meter, []
+            outer_at = guards.at
             try:
                 for node, meter, kind, is_simple in steps:
+                    guards.at = meter
                     meter.received += 1
                     if kind is filter_:
                         result = node.predicate(x) if is_simple else node.predicate(x, *node.args, **node.kwargs)
@@ -190,6 +193,7 @@ class Fusion:
                     raise
                 guards.fail(node, _in_full(metadata), error)
                 waiting = []
+            guards.at = outer_at
             if weight:
                 now = perf_counter()
                 meter.seconds += weight * (now - then - guards.nested)

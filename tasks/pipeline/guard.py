@@ -10,7 +10,6 @@ at is refused.
 import asyncio
 import contextvars
 import itertools
-import sys
 import threading
 import weakref
 from collections import Counter
@@ -34,7 +33,7 @@ from tasks.pipeline.graphs import Watched, graph
 from tasks.pipeline.receipts import Failure, Metadata, Receipt, receipts
 from tasks.pipeline.repairs import REPAIRS
 
-__all__ = ["Meter", "Secured", "combining", "secure", "stuck_at", "trust"]
+__all__ = ["Meter", "Secured", "combining", "secure", "trust"]
 
 logger = get_logger(__name__)
 
@@ -100,6 +99,8 @@ class Secured:
         """How much asynchronous work is under way."""
         self.nested = 0.0
         """Seconds spent in the nodes that the one at work has called."""
+        self.at: Meter | None = None
+        """The node whose function is running. The graph's thread sets it."""
         self.context = contextvars.copy_context()
         """The context variables of the run, which all that the graph calls sees."""
         self.fusion = Fusion(self, enabled=fuse)
@@ -124,6 +125,14 @@ class Secured:
             for timer in list(node._callbacks.values()):
                 node.loop.add_callback(timer.cancel)
 
+    @property
+    def busy_nodes(self) -> list[str]:
+        """The names of the nodes that work is under way in: what they await, or a function that has not returned. Any thread."""
+        names = [meter.name for meter in list(self.meters) if meter.waiting]
+        if (at := self.at) is not None and at.name not in names:
+            names.append(at.name)
+        return names
+
     def wrap(self, node: Stream, name: str) -> None:
         """Guard one node's `update`."""
         meter = Meter(name, node)
@@ -147,6 +156,7 @@ class Secured:
         def guarded(x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:
             meter.received += 1
             outer, self.nested = self.nested, 0.0
+            outer_at, self.at = self.at, meter
             began = perf_counter()
             try:
                 waiting = list(_awaitables(update(x, who=who, metadata=metadata)))
@@ -155,6 +165,7 @@ class Secured:
                     raise
                 _fail(meter, metadata, error)
                 waiting = []
+            self.at = outer_at
             took = perf_counter() - began
             meter.seconds += took - self.nested
             self.nested = outer + took
@@ -266,18 +277,6 @@ def combining(source: Stream) -> list[str]:
         queue += [each for each in node.downstreams if each is not None and each not in seen]
         seen.update(queue)
     return sorted(found.values())
-
-
-def stuck_at(secured: Secured, thread: int) -> list[str]:
-    """Return the names of the nodes that work is under way in: what they wait for, or `thread` is busy with."""
-    waiting = [meter.name for meter in list(secured.meters) if meter.waiting]
-    frame = sys._current_frames().get(thread)
-    while frame is not None:
-        # The frames of guards and fused runs name the meter of the node they have called.
-        if isinstance(meter := frame.f_locals.get("meter"), Meter):
-            return [*waiting, meter.name] if meter.name not in waiting else waiting
-        frame = frame.f_back
-    return waiting
 
 
 def _count_what_it_keeps(node: Stream) -> None:
