@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from tasks.base.ids import id_numbers, id_time
 from tasks.codec.arrow_frames import read_table
 from tasks.codec.foreign_frames import plain_columns
 from tasks.codec.limits import DEFAULT_LIMITS
+from tasks.codec.object_columns import is_nested, pack_objects
 from tasks.codec.values import is_frame
 from tasks.errors import EncodeError
 from tasks.reservoir.entry import Entry
@@ -109,8 +111,34 @@ def _table(entry: Entry, kind: str, value: Any) -> pa.Table:
 def _array(values: Any) -> pa.ChunkedArray:
     if isinstance(values, pa.ChunkedArray):
         return values
+    if isinstance(values, pd.Series | pd.Index):
+        values = _for_any_reader(values)
     array = values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+
+
+def _for_any_reader(values: pd.Series | pd.Index) -> Any:
+    """Return a column whose Arrow type every reader knows: periods and uuids as text, nested cells as the codec has them."""
+    dtype: Any = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype) and isinstance(dtype.categories.dtype, pd.PeriodDtype | pd.IntervalDtype):
+        return pd.Categorical(values).rename_categories(dtype.categories.astype(str))
+    if isinstance(dtype, pd.PeriodDtype):
+        return pa.array([None if value is pd.NaT else str(value) for value in values])
+    if isinstance(dtype, pd.IntervalDtype):
+        array: Any = values.array
+        sides = [pa.array(side, from_pandas=True) for side in (array.left, array.right)]
+        return pa.StructArray.from_arrays(sides, names=["left", "right"], mask=pa.array(np.asarray(array.isna())))
+    return _objects_for_any_reader(values) if dtype.kind == "O" else values
+
+
+def _objects_for_any_reader(values: pd.Series | pd.Index) -> Any:
+    try:
+        packed, word = pack_objects(values.to_numpy(dtype=object))
+    except EncodeError:
+        return values
+    if word.startswith("object:UUID"):
+        return pa.array([str(value) if isinstance(value, UUID) else None for value in values])
+    return packed if is_nested(word) else values
 
 
 def _repeated(value: Any, kind: pa.DataType, n: int) -> pa.ChunkedArray:

@@ -6,17 +6,16 @@ Int64 Float32 boolean ...               pandas' masked arrays
 string[python,NA] ...                   pandas' four string dtypes
 arrow                                   ArrowDtype: the Arrow type says it all
 category:<dtype of the categories>      whether ordered is in the Arrow type; then JSON of their name and freq, if any
-object:<type>                           objects of one type, or None; object:<type>:nan if missing is NaN
+object:...                              objects, see `tasks.codec.object_columns`
+period[M]                               periods, as their ordinals
+interval:right:<dtype of the bounds>    intervals, as a struct of their bounds
 """
 
 import contextlib
-import datetime as dt
 import re
 from collections.abc import Callable
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -25,18 +24,16 @@ from pandas.tseries.frequencies import to_offset
 
 from tasks.codec.arrow_ipc import check_type
 from tasks.codec.json_text import from_json, to_json
+from tasks.codec.object_columns import pack_objects, unpack_objects
+from tasks.codec.zones import zone, zone_text
 from tasks.errors import EncodeError, PoisonEntryError
 
 __all__ = [
     "freq_text",
     "from_arrow",
-    "is_object",
     "is_plain",
-    "object_bytes",
     "plain_dtype",
     "to_arrow",
-    "zone",
-    "zone_text",
 ]
 
 _NUMPY = {
@@ -57,7 +54,8 @@ _MASKED: dict[str, Any] = {
     )
 }
 _ZONED = re.compile(r"datetime64\[(s|ms|us|ns), ([^\[\]]{1,64})\]")
-_OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
+_PERIODS = re.compile(r"period\[([^\[\]]{1,64})\]")
+_CLOSED = frozenset({"left", "right", "both", "neither"})
 
 
 def _string_dtypes() -> dict[str, Any]:
@@ -74,54 +72,6 @@ def _string_dtypes() -> dict[str, Any]:
 
 _STRINGS = _string_dtypes()
 _DEFAULT_STRING = next((word for word, dtype in _STRINGS.items() if dtype == pd.Series(["a"]).dtype), None)
-# Of objects, only the types that pandas has no dtype for, and text: `infer_objects` mends all others.
-_OBJECTS: dict[str, tuple[type, pa.DataType]] = {
-    "str": (str, pa.large_string()),
-    "bytes": (bytes, pa.large_binary()),
-    "Decimal": (Decimal, pa.large_string()),  # as text: Arrow's decimals know no exponent, NaN or -0
-    "date": (dt.date, pa.date32()),
-    "time": (dt.time, pa.time64("us")),
-}
-_OBJECT_WORDS = {kind: word for word, (kind, _) in _OBJECTS.items()}
-_CURE = "use infer_objects(), or astype() to a dtype that holds one kind of value"
-
-
-def zone_text(tz: dt.tzinfo) -> str:
-    """Return the name under which Arrow keeps a time zone: 'UTC', '+01:00' or one of the tz database.
-
-    raises    EncodeError: a zone without such a name
-    """
-    if tz is dt.UTC:
-        return "UTC"
-    if type(tz) is dt.timezone:
-        minutes, rest = divmod(tz.utcoffset(None), dt.timedelta(minutes=1))
-        if not rest:
-            return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}" if minutes else "UTC"
-    name = getattr(tz, "key", None) or getattr(tz, "zone", None)  # zoneinfo's, pytz'
-    if isinstance(name, str) and _is_zone(name):
-        return name
-    msg = "expected a time zone with a name or whole minutes, got another; use zoneinfo.ZoneInfo(NAME)"
-    raise EncodeError(msg)
-
-
-def zone(text: str) -> dt.tzinfo:
-    """Return the time zone of that name; an unknown one raises."""
-    if text == "UTC":
-        return dt.UTC
-    if found := _OFFSET.fullmatch(text):
-        sign, hours, minutes = found.groups()
-        offset = dt.timedelta(hours=int(hours), minutes=int(minutes))
-        return dt.timezone(-offset if sign == "-" else offset)
-    return ZoneInfo(text)
-
-
-@lru_cache(maxsize=256)
-def _is_zone(name: str) -> bool:
-    try:
-        zone(name)
-    except Exception:  # noqa: BLE001 - ValueError, OSError or KeyError, by the name and the platform
-        return False
-    return True
 
 
 def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:
@@ -137,7 +87,7 @@ def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:
             if word := _NUMPY_WORDS.get(dtype):
                 return pa.array(values, from_pandas=False), word
             if dtype.kind == "O":
-                return _objects_to_arrow(values)
+                return pack_objects(values)
         return _extension_to_arrow(values, dtype)
     except EncodeError as error:
         msg = f"{where()}: {error}"
@@ -148,34 +98,74 @@ def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:
 
 
 def _extension_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:
-    if isinstance(dtype, pd.StringDtype):
-        for word, known in _STRINGS.items():
-            if known == dtype:
-                return _whole(pa.array(values, type=pa.large_string())), word
-    if isinstance(dtype, pd.DatetimeTZDtype):
-        text = zone_text(dtype.tz)
-        naive = np.asarray(values, dtype=f"M8[{dtype.unit}]")
-        return pa.array(naive, type=pa.timestamp(dtype.unit, text)), f"datetime64[{dtype.unit}, {text}]"
-    if isinstance(dtype, pd.CategoricalDtype) and type(values) is pd.Categorical:
-        categories = dtype.categories
-        dictionary, word = to_arrow(
-            categories.array if _is_extension(categories.dtype) else categories.to_numpy(),
-            lambda: "categories",
-        )
-        if word.startswith("category:"):
-            msg = "expected categories of a plain dtype, got categories of categories"
-            raise EncodeError(msg)
-        indices = pa.array(values.codes, mask=values.codes < 0)
-        array = pa.DictionaryArray.from_arrays(indices, dictionary, ordered=bool(dtype.ordered))
-        check_type(array.type)
-        return array, f"category:{word}{_category_hints(categories)}"
-    if isinstance(dtype, pd.ArrowDtype):
-        check_type(dtype.pyarrow_dtype)
-        return _whole(pa.array(values)), "arrow"
+    if pack := _EXTENSIONS.get(type(dtype)):
+        return pack(values, dtype)
     if _MASKED.get(str(dtype)) == dtype:
         return pa.array(values), str(dtype)
     msg = f"expected a dtype that Arrow keeps, got {dtype}; use astype(), e.g. to str, int64 or category"
     raise EncodeError(msg)
+
+
+def _strings_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:
+    word = next(word for word, known in _STRINGS.items() if known == dtype)
+    return _whole(pa.array(values, type=pa.large_string())), word
+
+
+def _zoned_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:
+    text = zone_text(dtype.tz)
+    naive = np.asarray(values, dtype=f"M8[{dtype.unit}]")
+    return pa.array(naive, type=pa.timestamp(dtype.unit, text)), f"datetime64[{dtype.unit}, {text}]"
+
+
+def _typed_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:
+    check_type(dtype.pyarrow_dtype)
+    return _whole(pa.array(values)), "arrow"
+
+
+def _categories_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:
+    categories = dtype.categories
+    dictionary, word = to_arrow(_array_of(categories), lambda: "categories")
+    if word.startswith(("category:", "interval:")):
+        got = word.partition(":")[0]
+        msg = f"expected categories of a plain dtype, got categories of dtype {got}; use rename_categories(str)"
+        raise EncodeError(msg)
+    indices = pa.array(values.codes, mask=values.codes < 0)
+    array = pa.DictionaryArray.from_arrays(indices, dictionary, ordered=bool(dtype.ordered))
+    check_type(array.type)
+    return array, f"category:{word}{_category_hints(categories)}"
+
+
+def _periods_to_arrow(values: Any, dtype: pd.PeriodDtype) -> tuple[pa.Array, str]:
+    word = str(dtype)
+    with contextlib.suppress(ValueError):
+        if _PERIODS.fullmatch(word) and pd.PeriodDtype(word) == dtype:
+            return pa.array(values.asi8, mask=np.asarray(values.isna())), word
+    msg = "expected periods whose frequency its text says in full, got another; use astype('datetime64[us]')"
+    raise EncodeError(msg)
+
+
+def _intervals_to_arrow(values: Any, dtype: pd.IntervalDtype) -> tuple[pa.Array, str]:
+    bounds = [to_arrow(_array_of(side), lambda: "bounds") for side in (values.left, values.right)]
+    (left, word), (right, other) = bounds
+    if word != other:
+        msg = f"expected bounds of one dtype, got {word} and {other}; use astype()"
+        raise EncodeError(msg)
+    array = pa.StructArray.from_arrays([left, right], names=["left", "right"])
+    return array, f"interval:{dtype.closed}:{word}"
+
+
+_EXTENSIONS: dict[type, Callable[[Any, Any], tuple[pa.Array, str]]] = {
+    pd.StringDtype: _strings_to_arrow,
+    pd.DatetimeTZDtype: _zoned_to_arrow,
+    pd.CategoricalDtype: _categories_to_arrow,
+    pd.ArrowDtype: _typed_to_arrow,
+    pd.PeriodDtype: _periods_to_arrow,
+    pd.IntervalDtype: _intervals_to_arrow,
+}
+
+
+def _array_of(index: pd.Index) -> Any:
+    return index.array if _is_extension(index.dtype) else index.to_numpy()
 
 
 def _category_hints(categories: pd.Index) -> str:
@@ -187,7 +177,7 @@ def _category_hints(categories: pd.Index) -> str:
             msg = f"name of the categories: expected text or a number, got {got}; rename it"
             raise EncodeError(msg)
         hints["name"] = categories.name
-    if (freq := getattr(categories, "freq", None)) is not None:
+    if not isinstance(categories, pd.PeriodIndex) and (freq := getattr(categories, "freq", None)) is not None:
         hints["freq"] = freq_text(freq, "categories")
     return f" {to_json(hints, 'categories').decode()}" if hints else ""
 
@@ -219,42 +209,6 @@ def _whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:
         if array.num_chunks
         else pa.array([], array.type)
     )
-
-
-def _objects_to_arrow(values: np.ndarray) -> tuple[pa.Array, str]:
-    kinds = set(map(type, values))
-    missing = kinds & {type(None), float}
-    kinds -= missing
-    if len(kinds) > 1 or len(missing) > 1 or not (kinds <= _OBJECT_WORDS.keys()):
-        names = ", ".join(sorted(kind.__name__ for kind in kinds | missing)[:4])
-        msg = f"expected objects of one type out of {', '.join(_OBJECTS)}, or None, got {names}; {_CURE}"
-        raise EncodeError(msg)
-    kind = kinds.pop() if kinds else str
-    items: list[Any] = values.tolist()
-    suffix = ""
-    if float in missing:
-        if any(type(item) is float and item == item for item in items):  # noqa: PLR0124 - is not NaN
-            msg = f"expected objects of one type, got numbers among them; {_CURE}"
-            raise EncodeError(msg)
-        suffix = ":nan"
-        items = [None if type(item) is float else item for item in items]
-    if kind is Decimal:
-        items = [None if item is None else str(item) for item in items]
-    elif kind is dt.time and any(item is not None and (item.tzinfo or item.fold) for item in items):
-        msg = "expected times without zone and fold, got one with; use datetimes, or time.isoformat()"
-        raise EncodeError(msg)
-    word = _OBJECT_WORDS[kind]
-    return pa.array(items, type=_OBJECTS[word][1]), f"object:{word}{suffix}"
-
-
-def is_object(word: str) -> bool:
-    """Say whether a column of that dtype takes a Python object for each value."""
-    return word.startswith(("object:", "string[python"))
-
-
-def object_bytes(word: str) -> int:
-    """Return the least bytes that such an object takes, whatever its Arrow type."""
-    return 128 if word.startswith("object:Decimal") else 1
 
 
 def plain_dtype(word: str) -> Any:
@@ -293,11 +247,11 @@ def from_arrow(column: pa.ChunkedArray, word: str) -> Any:
         if array.dtype != dtype:
             _misfit(column, word)
         return array
+    if _PERIODS.fullmatch(word):
+        return _periods(column, word)
     family, _, inner = word.partition(":")
-    if family == "category":
-        return _categorical(_whole(column), inner)
-    if family == "object":
-        return _objects(column, inner)
+    if read := _FAMILIES.get(family):
+        return read(column, inner)
     msg = "expected a dtype this version of Sluice knows, got another"
     raise PoisonEntryError(msg)
 
@@ -307,11 +261,30 @@ def _misfit(column: pa.ChunkedArray, word: str) -> None:
     raise PoisonEntryError(msg)
 
 
+def _periods(column: pa.ChunkedArray, word: str) -> Any:
+    if column.type != pa.int64():
+        _misfit(column, word)
+    ordinals = column.fill_null(np.iinfo("i8").min).to_numpy()  # pandas' own NaT
+    return pd.arrays.PeriodArray(_writable(ordinals), dtype=pd.PeriodDtype(word))
+
+
+def _intervals(column: pa.ChunkedArray, inner: str) -> pd.arrays.IntervalArray:
+    closed, _, word = inner.partition(":")
+    if closed not in _CLOSED or not pa.types.is_struct(column.type) or column.type.names != ["left", "right"]:
+        _misfit(column, f"interval:{inner}")
+    array = _whole(column)
+    left, right = (from_arrow(pa.chunked_array([array.field(side)]), word) for side in ("left", "right"))
+    sides: Any = closed
+    dtype = pd.IntervalDtype(left.dtype, sides)
+    return pd.arrays.IntervalArray.from_arrays(left, right, closed=sides, dtype=dtype)
+
+
 def _writable(array: np.ndarray) -> np.ndarray:
     return array if array.flags.writeable else array.copy()
 
 
-def _categorical(array: pa.Array, inner: str) -> pd.Categorical:
+def _categorical(column: pa.ChunkedArray, inner: str) -> pd.Categorical:
+    array = _whole(column)
     inner, has_hints, text = inner.partition(" {")
     hints = from_json("{" + text) if has_hints else {}
     if not pa.types.is_dictionary(array.type) or inner.startswith("category"):
@@ -328,16 +301,8 @@ def _categorical(array: pa.Array, inner: str) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, categories=categories, ordered=array.type.ordered)
 
 
-def _objects(column: pa.ChunkedArray, inner: str) -> np.ndarray:
-    name, _, missing = inner.partition(":")
-    known = _OBJECTS.get(name)
-    if known is None or column.type != known[1] or missing not in ("", "nan"):
-        _misfit(column, f"object:{inner}")
-    items = column.to_pylist()
-    if name == "Decimal":
-        items = [None if item is None else Decimal(item) for item in items]
-    if missing:
-        items = [np.nan if item is None else item for item in items]
-    array = np.empty(len(items), dtype=object)
-    array[:] = items
-    return array
+_FAMILIES: dict[str, Callable[[pa.ChunkedArray, str], Any]] = {
+    "category": _categorical,
+    "interval": _intervals,
+    "object": unpack_objects,
+}

@@ -14,15 +14,16 @@ import pyarrow as pa
 
 from tasks.codec.arrow_frames import handed_over, pack_table, read_table, unpack_table
 from tasks.codec.arrow_ipc import open_stream, write_stream
-from tasks.codec.columns import is_object, is_plain, object_bytes
+from tasks.codec.columns import is_plain
 from tasks.codec.foreign_frames import foreign_frame
 from tasks.codec.ipc_weight import Becomes, weigh
 from tasks.codec.layouts import Layout, layout_of, sealed
 from tasks.codec.limits import Budget
-from tasks.codec.pandas_frames import pack_frame, pack_series, unpack_frame, unpack_series
+from tasks.codec.object_columns import is_object, object_becomes
+from tasks.codec.pandas_frames import inferred, pack_frame, pack_series, unpack_frame, unpack_series
 from tasks.codec.pandas_index import INDEXES, index_width, pack_lone_index, unpack_index
 from tasks.codec.scalars import is_scalar, pack_array, pack_scalar, unpack_array, unpack_scalar
-from tasks.errors import PoisonEntryError
+from tasks.errors import EncodeError, PoisonEntryError
 
 __all__ = ["can_encode", "decode_stream", "encode_stream", "weigh_stream"]
 
@@ -42,18 +43,33 @@ def _is_arrow_stream(value: Any) -> bool:
     return hasattr(type(value), "__arrow_c_stream__") and not isinstance(value, pd.DataFrame | pd.Series | pa.Table)
 
 
-def encode_stream(value: Any, *, compression: str | None = None, max_bytes: int = 2**63) -> bytes:
+def encode_stream(
+    value: Any,
+    *,
+    compression: str | None = None,
+    max_bytes: int = 2**63,
+    on_inferred: Callable[[], None] | None = None,
+) -> bytes:
     """Return a value as one Arrow IPC stream that decodes to an equal one.
 
-    max_bytes   how many bytes are read of another library's frame, which may be a query's result
-    raises      EncodeError: something in it would not come back equal; the message names it and the cure
+    max_bytes     how many bytes are read of another library's frame, which may be a query's result
+    on_inferred   called if a DataFrame of objects is encoded after `infer_objects()`, with equal values of other
+                  dtypes; default: such a frame is refused
+    raises        EncodeError: something in it would not come back equal; the message names it and the cure
     """
     packer = _PACKERS.get(type(value))
     if packer is None:
         if _is_arrow_stream(value):
             return write_stream(read_table(value, max_bytes=max_bytes), compression=compression)
         packer = pack_scalar
-    return sealed(*packer(value), compression=compression)
+    try:
+        packed = packer(value)
+    except EncodeError:
+        if on_inferred is None or type(value) is not pd.DataFrame or (frame := inferred(value)) is None:
+            raise
+        packed = pack_frame(frame)
+        on_inferred()
+    return sealed(*packed, compression=compression)
 
 
 def decode_stream(data: bytes, budget: Budget, *, frames: str = "pandas") -> Any:
@@ -108,10 +124,10 @@ def _become(schema: pa.Schema, budget: Budget) -> Sequence[Becomes]:
     if not len(schema):  # no column to count them by
         budget.spend_rows(layout["rows"])
     words = layout.get("dtypes") or [""] * len(schema)
-    becomes = [Becomes(object_bytes(word)) if is_object(word) else _ARRAY for word in words]
+    becomes = [object_becomes(word) if is_object(word) else _ARRAY for word in words]
     if isinstance(index := layout.get("index"), dict) and index.get("multi"):
         first = len(words) - index_width(index)  # a level has its values, and a code for each row
-        becomes[first:] = [Becomes(one.objects, 8) for one in becomes[first:]]
+        becomes[first:] = [one._replace(beside=one.beside + 8) for one in becomes[first:]]
     return becomes
 
 

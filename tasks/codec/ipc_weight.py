@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from tasks.codec.arrow_ipc import check_type, flattened
+from tasks.codec.json_text import container_weight
 from tasks.codec.limits import Budget
 from tasks.errors import EncodeError, PoisonEntryError
 
@@ -57,12 +58,16 @@ _CODECS = ("lz4", "zstd")  # by their numbers in a message
 class Becomes(NamedTuple):
     """What the values of a column become, as far as that takes memory of its own.
 
-    objects   0, or the least bytes of the Python object that each becomes
-    beside    further bytes for each value
+    objects     0, or the least bytes of the Python object that each becomes
+    beside      further bytes for each value
+    is_python   whether nested values become Python objects too, and not arrays
+    is_json     whether text is JSON, which is decoded
     """
 
     objects: int = 0
     beside: int = 0
+    is_python: bool = False
+    is_json: bool = False
 
 
 class _Node(NamedTuple):
@@ -73,6 +78,7 @@ class _Node(NamedTuple):
     buffers: int
     is_view: bool
     is_str: bool
+    is_json: bool = False
 
 
 def _node(kind: pa.DataType, becomes: Becomes, *, in_struct: bool) -> _Node:
@@ -87,6 +93,7 @@ def _node(kind: pa.DataType, becomes: Becomes, *, in_struct: bool) -> _Node:
         _BUFFERS.get(number, 2),
         is_view,
         bool(becomes.objects) and (number in _TEXT_IDS or is_view),
+        becomes.is_json,
     )
 
 
@@ -113,7 +120,7 @@ def weigh(data: bytes, budget: Budget, *, becomes: Callable[[pa.Schema], Sequenc
     except EncodeError as error:
         raise PoisonEntryError(str(error)) from error
     nodes = [
-        _node(kind, one, in_struct=in_struct)
+        _node(kind, one, in_struct=in_struct or one.is_python)
         for column, one in zip(kinds, becomes(schema), strict=True)
         for kind, in_struct in column
     ]
@@ -172,6 +179,8 @@ def _weigh_text(nodes: list[_Node], lengths: list[int], views: list[int], body: 
             budget.spend_decoded(body.shown(at + 1, length) * (4 if node.is_str else 1))
         elif node.is_str and body.is_wide(at + 2):
             budget.spend_decoded(3 * body.size(at + 2))
+        if node.is_json:
+            budget.spend_decoded(container_weight(body.data(at + 2)))
         at += node.buffers + (next(left) if node.is_view else 0)
 
 
@@ -210,16 +219,20 @@ class _Body:
 
     def shown(self, number: int, count: int) -> int:
         """Return how many bytes the first views of a buffer show: each begins with the length of its own."""
-        data = self._slice(number)
-        if self._codec is not None and data.size:
-            data = data.slice(8)
-            if (claimed := self._claimed(number)) != _STORED:  # this memory is spent already
-                data = pa.decompress(data, decompressed_size=claimed, codec=self._codec)
-        lengths = memoryview(data)[: 16 * count].cast("i")[::4].tolist()
+        lengths = memoryview(self.data(number))[: 16 * count].cast("i")[::4].tolist()
         if min(lengths, default=0) < 0:
             msg = "expected views of no less than 0 bytes, got others"
             raise PoisonEntryError(msg)
         return sum(lengths)
+
+    def data(self, number: int) -> pa.Buffer:
+        """Return a buffer as it is once it is decompressed; its size has been spent."""
+        data = self._slice(number)
+        if self._codec is not None and data.size:
+            data = data.slice(8)
+            if (claimed := self._claimed(number)) != _STORED:
+                data = pa.decompress(data, decompressed_size=claimed, codec=self._codec)
+        return data
 
     def _slice(self, number: int) -> pa.Buffer:
         offset, length = self._buffers[2 * number : 2 * number + 2]

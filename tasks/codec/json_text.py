@@ -9,10 +9,12 @@ import re
 from typing import Any
 
 import msgspec
+from typing_extensions import Buffer
 
+from tasks.codec.records import record_cure
 from tasks.errors import EncodeError
 
-__all__ = ["check_json", "cure", "from_json", "json_weight", "named", "quick_json", "to_json"]
+__all__ = ["check_json", "container_weight", "cure", "from_json", "json_weight", "named", "quick_json", "to_json"]
 
 # Python's dialect: NaN, Infinity and -Infinity are words of their own; -0.0 stays -0.0.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=True, separators=(",", ":"))
@@ -92,6 +94,8 @@ def named(kind: type) -> str:
 def cure(value: Any) -> str:
     """Return what to do about a value that has no bytes."""
     kind = type(value)
+    if of_record := record_cure(value):
+        return of_record
     if known := _CURES.get(kind.__name__):
         return known
     if isinstance(value, tuple):
@@ -148,5 +152,11 @@ def json_weight(data: bytes) -> int:
     """
     weight = 4 * len(data)
     if _CONTAINER.match(data):
-        weight += 64 * (data.count(b",") + data.count(b":")) + 32 * data.count(b"[") + 160 * data.count(b"{")
+        weight += container_weight(data)
     return weight
+
+
+def container_weight(data: Buffer) -> int:
+    """Return what the lists and dicts in JSON text take at most, beside the text in them."""
+    text = memoryview(data).tobytes() if not isinstance(data, bytes) else data
+    return 64 * (text.count(b",") + text.count(b":")) + 32 * text.count(b"[") + 160 * text.count(b"{")

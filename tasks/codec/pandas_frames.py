@@ -25,7 +25,7 @@ from tasks.codec.pandas_index import (
 )
 from tasks.errors import EncodeError, PoisonEntryError
 
-__all__ = ["pack_frame", "pack_series", "short_name", "unpack_frame", "unpack_series"]
+__all__ = ["inferred", "pack_frame", "pack_series", "short_name", "unpack_frame", "unpack_series"]
 
 
 def pack_frame(frame: pd.DataFrame) -> tuple[pa.RecordBatch, Layout]:
@@ -44,6 +44,22 @@ def pack_frame(frame: pd.DataFrame) -> tuple[pa.RecordBatch, Layout]:
     ]
     layout: Layout = {"kind": "DataFrame", "columns": pack_labels(columns)}
     return _with_index(packed, [str(name) for name in columns], frame, layout)
+
+
+def inferred(frame: pd.DataFrame) -> pd.DataFrame | None:
+    """Return a frame after `infer_objects()`, if that changes dtypes and no value; else None.
+
+    `pd.DataFrame(rows_by_name).T` makes every column one of objects, whatever is in it.
+    """
+    found = frame.infer_objects()
+    changed = [i for i in range(frame.shape[1]) if found.dtypes.iloc[i] != frame.dtypes.iloc[i]]
+    are_same = all(_are_same(frame.iloc[:, i].tolist(), found.iloc[:, i].astype(object).tolist()) for i in changed)
+    return found if changed and are_same else None
+
+
+def _are_same(before: list[Any], after: list[Any]) -> bool:
+    """Return whether values are equal or both missing; a float may have taken the place of a large int."""
+    return all(one == other or (pd.isna(one) and pd.isna(other)) for one, other in zip(before, after, strict=True))
 
 
 def pack_series(series: pd.Series) -> tuple[pa.RecordBatch, Layout]:

@@ -32,7 +32,7 @@ __all__ = [
 
 INDEXES = (
     *(pd.Index, pd.RangeIndex, pd.DatetimeIndex, pd.TimedeltaIndex),
-    *(pd.CategoricalIndex, pd.MultiIndex),
+    *(pd.CategoricalIndex, pd.PeriodIndex, pd.IntervalIndex, pd.MultiIndex),
 )
 Packed = tuple[pa.Array, str]
 """An Arrow array and the word for the dtype it had."""

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tasks.codec.columns import zone, zone_text
 from tasks.codec.layouts import Layout
+from tasks.codec.zones import zone, zone_text
 from tasks.errors import EncodeError, PoisonEntryError
 
 __all__ = ["is_scalar", "pack_array", "pack_scalar", "unpack_array", "unpack_scalar"]

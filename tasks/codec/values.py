@@ -13,13 +13,14 @@ the rest to bytes. Nothing is ever pickled.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.json_text import cure, from_json, json_weight, named, quick_json, to_json
 from tasks.codec.limits import DEFAULT_LIMITS, Budget, Limits
+from tasks.codec.records import as_dict, is_record
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
 
 __all__ = [
@@ -78,7 +79,13 @@ def encode(value: Any, *, compression: str | None = None) -> bytes:
     return _encode(value, "value", compression, DEFAULT_LIMITS)
 
 
-def _encode(value: Any, where: str, compression: str | None, limits: Limits) -> bytes:
+def _encode(
+    value: Any,
+    where: str,
+    compression: str | None,
+    limits: Limits,
+    on_inferred: Callable[[], None] | None = None,
+) -> bytes:
     if compression not in _COMPRESSIONS:
         msg = f"expected a compression out of None, 'lz4' and 'zstd', got {compression!r}"
         raise SettingsError(msg)
@@ -91,7 +98,9 @@ def _encode(value: Any, where: str, compression: str | None, limits: Limits) -> 
         msg = f"{where}: expected {_ALLOWED}, got {named(kind)}; {cure(value)}"
         raise EncodeError(msg)
     try:
-        return _frames().encode_stream(value, compression=compression, max_bytes=limits.max_decoded_bytes)
+        return _frames().encode_stream(
+            value, compression=compression, max_bytes=limits.max_decoded_bytes, on_inferred=on_inferred
+        )
     except EncodeError as error:
         msg = f"{where}: {error}"
         raise EncodeError(msg) from error
@@ -141,12 +150,20 @@ def _decode_text(data: bytes, budget: Budget) -> Any:
 
 
 def encode_fields(
-    fields: Mapping[str, Any], *, compression: str | None = None, limits: Limits = DEFAULT_LIMITS
+    fields: Any,
+    *,
+    compression: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    on_inferred: Callable[[], None] | None = None,
 ) -> dict[bytes, bytes]:
     """Return an entry's fields as Redis stores them; what no outlet could read within `limits` is refused.
 
+    fields        a mapping, or a record: a dataclass, named tuple, msgspec struct or pydantic model
+    on_inferred   called if a DataFrame of objects is encoded after `infer_objects()`; default: it is refused
     raises    EncodeError: no mapping of at least one name to a value, a value `encode` refuses, or too large
     """
+    if not isinstance(fields, Mapping) and is_record(fields):
+        fields = as_dict(fields)
     if not isinstance(fields, Mapping) or not fields:
         got = "an empty one" if isinstance(fields, Mapping) else type(fields).__name__
         msg = f"expected a mapping of at least one field name to a value, got {got}"
@@ -156,7 +173,7 @@ def encode_fields(
     for name, value in fields.items():
         key = _encode_name(name)
         where = f"field {_short(name)}"
-        raw[key] = data = _encode(value, where, compression, limits)
+        raw[key] = data = _encode(value, where, compression, limits, on_inferred)
         try:
             budget.spend_encoded(len(key) + len(data))
             _weigh(data, budget)

@@ -13,6 +13,7 @@ from streamz.sinks import Sink
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.checks import check_topic
+from tasks.codec.records import as_dict, is_record
 from tasks.errors import TopicFullError
 from tasks.pipeline import trust
 from tasks.pipeline.receipts import Metadata, Receipt, receipts
@@ -33,14 +34,16 @@ _ELSEWHERE_TTL_MS = 86_400_000
 
 
 def as_fields(value: Any, *, field: str = "value") -> Mapping[str, Any]:
-    """Return a result as the fields of an entry: a mapping as it is, anything else as the one field `field`."""
-    return value if isinstance(value, Mapping) else {field: value}
+    """Return a result as the fields of an entry: a mapping or a record as its fields, anything else as the field `field`."""
+    if isinstance(value, Mapping):
+        return value
+    return as_dict(value) if is_record(value) else {field: value}
 
 
 @trust
 @Stream.register_api()
 class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
-    """Push every element to `topic`: a mapping as the entry's fields, anything else as one field.
+    """Push every element to `topic`: a mapping or a record (dataclass, named tuple...) as fields, anything else as one field.
 
     An element made of entries read by `from_redis` is pushed before those are acknowledged, and once: also when
     they are redelivered and make it again after a crash, a retry or a claim (in a reservoir other than the source's,
@@ -124,7 +127,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
 
     def _append_of(self, x: Any, made_of: list[Receipt]) -> Callable[[], list[str] | None]:
         """Return the append of an element, which may be called again: it appends once."""
-        encoded = self._reservoir.encode([as_fields(x, field=self._field)])
+        encoded = self._reservoir.encode([as_fields(x, field=self._field)], topic=self.topic)
         append = functools.partial(self._reservoir.append, self.topic, encoded, keep=self._keep)
         if not made_of:
             return functools.partial(append, record=push_record())

@@ -47,6 +47,8 @@ def push(
     reservoir: Reservoir, topic: str, entries: Entries, *, tick: str, keep: int | str | Keep | None = None
 ) -> list[str]:
     """Append entries in order, all or none, once for each `tick`, and return their ids: a retry pushes nothing twice."""
-    ids = reservoir.append(topic, reservoir.encode(entries), record=once_record(tick), keep=keep, ttl_ms=86_400_000)
+    ids = reservoir.append(
+        topic, reservoir.encode(entries, topic=topic), record=once_record(tick), keep=keep, ttl_ms=86_400_000
+    )
     assert ids is not None  # nothing was expected of the record
     return ids

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from tasks.codec.records import as_dict, is_record
 from tasks.codec.values import is_frame
 from tasks.errors import PumpError
 
@@ -15,17 +16,21 @@ Encode = Callable[[Entries], list[dict[bytes, bytes]]]
 def as_entries(value: Any, *, name: str) -> Entries:
     """Return a pump's return value as a list of entries, each a mapping of fields.
 
-    value    a mapping (one entry), a frame of pandas, polars or any library that speaks Arrow (one entry with a field
-             `name`), an iterable of those (several entries), or None (no entry)
+    value    None: no entry
+             a mapping, or a record such as a dataclass: one entry of its fields
+             a frame of pandas, polars or any library that speaks Arrow: one entry with the field `name`
+             an iterable of these: several entries
     raises   PumpError: any other value
     """
     match value:
         case None:
             return []
-        case _ if is_frame(value):
-            return [{name: value}]
         case Mapping():
             return [value]
+        case _ if is_frame(value):
+            return [{name: value}]
+        case _ if is_record(value):
+            return [as_dict(value)]
         case str() | bytes():
             pass
         case Iterable():
@@ -34,13 +39,13 @@ def as_entries(value: Any, *, name: str) -> Entries:
 
 
 def _entry(item: Any, *, name: str) -> Entries:
-    if is_frame(item) or isinstance(item, Mapping):
+    if is_frame(item) or is_record(item) or isinstance(item, Mapping):
         return as_entries(item, name=name)
     raise PumpError(_not_entries(item, name))
 
 
 def _not_entries(value: Any, name: str) -> str:
     return (
-        f"pump {name!r}: expected a mapping of fields, a DataFrame or another Arrow frame, several of those, or None, "
-        f"got {type(value).__name__}; nothing was pushed; return {{'field': value}}"
+        f"pump {name!r}: expected a mapping of fields, a dataclass or another record, a DataFrame or another Arrow frame, "
+        f"several of those, or None, got {type(value).__name__}; nothing was pushed; return {{'field': value}}"
     )

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import redis
@@ -103,7 +104,7 @@ class PumpRun:
             threads=threads,
             timeout=timeout,
             timer=timer,
-            encode=beat.reservoir.encode,
+            encode=partial(beat.reservoir.encode, topic=beat.topic),
             keeps=self._waits_for_pushes,
         )
         self._outcomes = Outcomes(

@@ -202,6 +202,7 @@ class Reservoir:
         self.compression = compression
         self._append = self.client.register_script(_APPEND)
         self._warn = Repeated(logger)
+        self._inferred: set[str] = set()  # topics to which frames of objects went
         self._may_take_back = True  # as far as is known
 
     @classmethod
@@ -221,13 +222,25 @@ class Reservoir:
         self, topic: str, entries: Iterable[Mapping[str, Any]], *, keep: int | str | Keep | None = None
     ) -> list[str]:
         """Append entries in order, all or none, and return their ids. Exactly once, as `push`."""
-        ids = self.append(topic, self.encode(entries), record=push_record(), keep=keep)
+        ids = self.append(topic, self.encode(entries, topic=topic), record=push_record(), keep=keep)
         assert ids is not None  # nothing was expected of the record
         return ids
 
-    def encode(self, entries: Iterable[Mapping[str, Any]]) -> list[dict[bytes, bytes]]:
-        """Return the entries as bytes. Raises EncodeError, before anything was pushed."""
-        encoded = [codec.encode_fields(fields, compression=self.compression) for fields in entries]
+    def encode(self, entries: Iterable[Any], *, topic: str = "") -> list[dict[bytes, bytes]]:
+        """Return the entries as bytes: mappings of fields, or records such as dataclasses.
+
+        topic     where they are going, for the log
+        raises    EncodeError: before anything was pushed
+        """
+
+        def log_inferred() -> None:
+            if topic not in self._inferred:
+                self._inferred.add(topic)
+                logger.info("topic %r: frames of objects are pushed after infer_objects(); this is logged once", topic)
+
+        encoded = [
+            codec.encode_fields(fields, compression=self.compression, on_inferred=log_inferred) for fields in entries
+        ]
         for fields in encoded:
             if len(fields) > MAX_FIELDS:
                 msg = f"expected an entry of at most {MAX_FIELDS} fields, got {len(fields)}; nothing was pushed; put them into one DataFrame or dict"

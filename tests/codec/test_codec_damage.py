@@ -110,7 +110,13 @@ layouts = st.fixed_dictionaries(
     optional={
         "dtypes": st.lists(
             st.sampled_from(["int64", "object:Decimal", "object:date", "category:int64", "Int64", "arrow", "O", "", 1])
-            | st.sampled_from(["datetime64[ns, ../../etc/passwd]", "string[python,NA]", "string[pyarrow,nan]"]),
+            | st.sampled_from(["datetime64[ns, ../../etc/passwd]", "string[python,NA]", "string[pyarrow,nan]"])
+            | st.sampled_from(
+                ["period[M]", "period[x]", "interval:right:int64", "interval::", "object:bool", "object:UUID"]
+            )
+            | st.sampled_from(
+                ["object:json", 'object:nested {"list":"int"}', 'object:array {"array":"U9"}', "object:x {"]
+            ),
             max_size=3,
         ),
         "columns": st.sampled_from([{}, {"range": [0, 10**15, 1], "names": [None]}, {"names": [[]], "dtype": "int64"}])
@@ -156,6 +162,8 @@ frame = pd.DataFrame({
     "f": np.arange(n) / 3, "s": [f"text {i}" for i in range(n)], "o": pd.Series([b"x"] * n, dtype=object),
     "c": pd.Categorical(["u", "v"] * (n // 2)), "i": pd.array([1, None] * (n // 2), dtype="Int64"),
     "t": pd.date_range("2024", periods=n, tz="Europe/Berlin"),
+    "l": pd.Series([[1, None], []] * (n // 2), dtype=object), "d": pd.Series([{"a": "x"}, {"b": [1]}] * (n // 2)),
+    "m": pd.interval_range(0.0, periods=n), "b": pd.Series([True, None] * (n // 2), dtype=object),
 }, index=pd.MultiIndex.from_product([range(n // 2), ["a", "b"]]))
 nested = pa.table({"l": [["x", None], []] * n, "d": [{"a": 1.5, "b": "y"}, None] * n})
 sink = pa.BufferOutputStream()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.codec import decode, encode, encode_fields
+from tasks.codec import Decoding, decode, encode, encode_fields
 from tasks.errors import EncodeError, SettingsError
 from tests.support.values import (
     KEPT,
@@ -20,7 +20,9 @@ from tests.support.values import (
     frames,
     indexes,
     names,
+    nested_column,
     refused_column,
+    stream,
 )
 
 
@@ -88,7 +90,7 @@ def test_column_names_found_twice_are_refused_by_name() -> None:
         (pd.DataFrame({"a": [1, "x"], "b": [2, "y"]}).T, "column 0: "),
         (pd.DataFrame({"ok": [1, 2], "mixed": [1, "x"]}), "column 'mixed': "),
         (pd.DataFrame({"a": pd.Series([1, 2], dtype=object)}), "column 'a': "),
-        (pd.DataFrame({"a": pd.Series([True, None], dtype=object)}), "column 'a': "),
+        (pd.DataFrame({"a": pd.Series([True, 1.5], dtype=object)}), "column 'a': "),
         (pd.DataFrame({"a": ["x"]}, index=pd.Index([1], dtype=object)), "index: "),
         (pd.DataFrame({"a": pd.Series([dt.time(1, tzinfo=dt.UTC)])}), "column 'a': "),
     ],
@@ -221,3 +223,104 @@ def test_the_freq_of_categories_and_levels_comes_back(freq: str) -> None:
         {"x": [1]}, index=whole.index.set_codes([[-1], [0]], level=[0, 1], verify_integrity=False)[:1]
     )
     pd.testing.assert_frame_equal(decode(encode(missing)), missing)
+
+
+@given(data=st.data())
+def test_lists_dicts_and_arrays_in_a_column_come_back_equal(data: st.DataObject) -> None:
+    cells = data.draw(nested_column(data.draw(st.integers(0, 4))))
+    series = pd.Series(cells, dtype=object)
+    try:
+        encoded = encode(series)
+    except EncodeError as error:  # pairs and arrays of no one form have no JSON either
+        assert any(word in str(error) for word in ("tuple", "ndarray", "bytes", "date", "levels"))  # noqa: PT017
+        return
+    found = decode(encoded)
+    assert_same_cells(found.tolist(), cells.tolist())
+
+
+def assert_same_cells(got: list[Any], want: list[Any]) -> None:
+    assert len(got) == len(want)
+    for one, other in zip(got, want, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ([[1, 2], None, []], pa.large_list(pa.int64())),
+        ([{"a": 1, "b": "x"}, {"a": None, "b": "y"}], pa.struct([("a", pa.int64()), ("b", pa.large_string())])),
+        ([[("k", 1.5)], []], pa.map_(pa.large_string(), pa.float64())),
+        ([np.array([1.5, 2]), None], pa.large_list(pa.float64())),
+        ([{"a": 1}, {"b": 2}], pa.large_string()),
+        ([[1, 2.5, "x"]], pa.large_string()),
+    ],
+    ids=["list", "struct", "map", "array", "other keys", "mixed"],
+)
+def test_nested_cells_are_arrow_columns_of_their_own_type_or_json(cells: list[Any], kind: pa.DataType) -> None:
+    column = np.empty(len(cells), dtype=object)
+    column[:] = cells
+    table = decode(encode(pd.DataFrame({"x": pd.Series(column, dtype=object)})), decoding=Decoding(frames="arrow"))
+    assert table.schema.field("x").type == kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.int64()),
+        pa.large_list(pa.string()),
+        pa.struct([("x", pa.int64()), ("y", pa.list_(pa.float64()))]),
+        pa.map_(pa.string(), pa.int64()),
+    ],
+    ids=str,
+)
+def test_a_foreign_frame_with_nested_columns_can_be_pushed_again(kind: pa.DataType) -> None:
+    values: dict[str, list[Any]] = {
+        "list": [[1, 2], None, []],
+        "large_list": [["a"], None, ["b", None]],
+        "struct": [{"x": 2**60 + 1, "y": [0.5]}, None, {"x": None, "y": None}],
+        "map": [[("a", 1)], None, []],
+    }
+    column = pa.array(values[str(kind).partition("<")[0]], kind)
+    frame = decode(stream(pa.table({"x": column})))
+    again = decode(encode(frame))
+    assert_same_cells(again["x"].tolist(), frame["x"].tolist())
+
+
+QUOTES = {
+    "sh600000": {"name": "a", "now": 1.5, "volume": 3},
+    "sz000001": {"name": "b", "now": 2.5, "volume": 2**60 + 1},
+}
+
+
+def test_a_frame_of_objects_is_encoded_after_infer_objects_for_who_is_notified() -> None:
+    frame = pd.DataFrame(QUOTES).T
+    notified: list[int] = []
+    raw = encode_fields({"quotes": frame}, on_inferred=lambda: notified.append(1))
+    found = decode(raw[b"quotes"])
+    assert [str(dtype) for dtype in found.dtypes] == ["str", "float64", "int64"]
+    assert found.to_dict("index") == QUOTES
+    assert notified == [1]
+    with pytest.raises(EncodeError, match="use infer_objects"):
+        encode_fields({"quotes": frame})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [[1, "x"], [2**60 + 1, 0.5], [1, 2.5, [3]], [True, 1.5]],
+    ids=["mixed", "large int beside float", "with a list", "bool beside float"],
+)
+def test_a_frame_that_infer_objects_would_change_or_leave_is_refused(column: list[Any]) -> None:
+    frame = pd.DataFrame({"a": pd.Series(column, dtype=object)})
+    with pytest.raises(EncodeError, match="^field 'x': column 'a': expected objects of one type"):
+        encode_fields({"x": frame}, on_inferred=lambda: pytest.fail("it was changed"))
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(), st.floats(), st.booleans(), st.dates(), st.text()), max_size=4))
+def test_values_are_equal_after_infer_objects_or_the_frame_is_refused(items: list[Any]) -> None:
+    frame = pd.DataFrame({"a": pd.Series(items, dtype=object)})
+    try:
+        raw = encode_fields({"x": frame}, on_inferred=lambda: None)
+    except EncodeError:
+        return
+    for got, want in zip(decode(raw[b"x"])["a"].tolist(), items, strict=True):
+        assert got == want or (pd.isna(got) and pd.isna(want))

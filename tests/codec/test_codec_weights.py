@@ -1,6 +1,7 @@
 """`max_decoded_bytes` is an upper bound: no value takes more memory than its bytes were weighed at."""
 
 import sys
+import uuid
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,10 @@ def taken(value: Any) -> int:
             size = value.nbytes + (sum(map(taken, value.ravel().tolist())) if value.dtype == object else 0)
         case dict():
             size = sys.getsizeof(value) + sum(taken(key) + taken(inner) for key, inner in value.items())
+        case bool():
+            size = 0  # there are two objects in all
+        case uuid.UUID():
+            size = sys.getsizeof(value) + sys.getsizeof(value.int)
         case list() | tuple():
             size = sys.getsizeof(value) + sum(map(taken, value))
         case _:
@@ -107,6 +112,33 @@ def test_a_foreign_column_takes_no_more_than_it_was_weighed_at(array: pa.Array, 
 )
 def test_a_frame_takes_no_more_than_it_was_weighed_at(frame: pd.DataFrame) -> None:
     value, weight = decoded(encode(frame))
+    assert taken(value) <= weight
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [True, None],
+        [uuid.UUID(int=2**127 + 1), None],
+        [[10**6, None], None],
+        [[1.5] * 10, []],
+        [[], []],
+        [{"a": [10**6], "b": "\N{GRINNING FACE}" * 20}, None],
+        [{"a": 10**6}, {"b": [[], [], []]}],
+        [[], {}],
+        [[("k", 10**6)], None],
+        [np.arange(5), None],
+        [np.array(["x", None], dtype=object), None],
+        [{"a": np.arange(3)}, None],
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_objects_take_no_more_than_they_were_weighed_at(cells: list[Any], compression: str | None) -> None:
+    column = np.empty(ROWS, dtype=object)
+    for n in range(ROWS):
+        column[n] = cells[n % len(cells)]
+    value, weight = decoded(encode(pd.DataFrame({"a": pd.Series(column, dtype=object)}), compression=compression))
     assert taken(value) <= weight
 
 

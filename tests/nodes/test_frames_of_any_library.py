@@ -16,7 +16,7 @@ from tasks.nodes.from_redis import from_redis
 from tasks.pump.returned import as_entries
 from tasks.testing import Bench
 
-quotes = pl.DataFrame({"code": ["a", "b"], "now": [1.5, None]})
+quotes = pl.DataFrame({"code": ["a", "b"], "now": [1.5, None], "tags": [["x"], []]})
 
 
 def batches() -> Any:
