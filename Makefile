@@ -16,13 +16,13 @@ up: $(VENV)/installed ## Run it all on this machine until Ctrl-C (ARGS="--port 4
 	@$(BIN)/sluice up $(ARGS)
 
 test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=true: all, thoroughly)
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder $(if $(filter true,$(CI)),-m "not chaos") $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(if $(filter true,$(CI)),-m "not chaos") $(ARGS)
 
 chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 times for each pipeline (many minutes)
 	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/pump/test_handovers.py $(ARGS)
 
 screenshots: $(VENV)/installed-test ## Take the pictures in docs/images anew, with the Chromium that is there
-	@$(BIN)/python -m pytest tests/stack/test_browser.py --screenshots docs/images $(ARGS)
+	@$(BIN)/python -m pytest tests/stack/test_browser.py -m slow --screenshots docs/images $(ARGS)
 
 lint: $(VENV)/installed-test ## Check style, format and types
 	@$(BIN)/ruff check .

@@ -4,7 +4,9 @@
 Makefile) the tests marked `slow`. `--hypothesis-profile=...` overrides the profile.
 """
 
+import functools
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ from uuid import UUID
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from deployments.servers.redis_binary import find_redis_server
 from deployments.servers.redis_server import RedisServer
@@ -25,6 +29,7 @@ from tests.support.keys import leaks
 if TYPE_CHECKING:
     from tests.support.plain import Plain
 
+ROOT = Path(__file__).resolve().parents[1]
 THOROUGH = os.environ.get("CI") == "true"
 
 # No health check for slow examples, and no deadline: a shared machine slows single examples down, which is no fault.
@@ -40,23 +45,46 @@ settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)
 settings.load_profile("ci" if THOROUGH else "dev")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Assign each test to a group, which xdist runs in one process, and put the longest groups first.
+_ON_PREFECT = re.compile(r'\b(prefect_server|deployed|plain|levels_run): |usefixtures\(.*"(prefect|levels_run)"')
 
-    Tests that use a Prefect server form one group, so that one server is enough; those that also need a worker come last
-    in it, because the runs that they start take CPU time for a while. Every other file is a group of its own.
+
+@functools.cache
+def uses_prefect_server(file: str) -> bool:
+    """Return whether tests in a file use a fixture that needs the Prefect server."""
+    return bool(_ON_PREFECT.search((ROOT / file).read_text()))
+
+
+class OneServer(LoadFileScheduling):
+    """Run each file in one process, and all files that use the Prefect server in the same one.
+
+    Marks for xdist's `loadgroup` would do, but have no effect with pytest 9.2: pytest-xdist 3.8.0 sets an attribute of
+    items that this pytest no longer reads.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "on Prefect" if uses_prefect_server(file.partition("::")[0]) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    config.option.loadscopereorder = False  # keeps the order below instead of the number of tests
+    return OneServer(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest first: the tests on the Prefect server, then those that start a whole stack.
+
+    Of the former, those that need deployments or a worker come last, because the runs that they start take CPU time for
+    a while.
     """
 
     def rank(item: pytest.Item) -> int:
         fixtures = getattr(item, "fixturenames", ())
         if "prefect_server" in fixtures:
-            return 1 if "plain" in fixtures else 0
+            return 1 if "deployed" in fixtures else 0
         return 2 if item.get_closest_marker("slow") else 3
 
     items.sort(key=rank)
-    for item in items:
-        group = "prefect" if rank(item) < 2 else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -108,10 +136,17 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytes
 
 
 @pytest.fixture(scope="session")
-def plain(prefect_server: "Plain") -> "Plain":
-    """Return the Prefect server with the deployments of `prefect.yaml` and a worker."""
+def deployed(prefect_server: "Plain") -> "Plain":
+    """Return the Prefect server with the deployments of `prefect.yaml`."""
     prefect_server.deploy()
     return prefect_server
+
+
+@pytest.fixture(scope="session")
+def plain(deployed: "Plain") -> "Plain":
+    """Return the Prefect server with the deployments of `prefect.yaml` and a worker."""
+    deployed.worker.start()
+    return deployed
 
 
 @pytest.fixture(scope="module")

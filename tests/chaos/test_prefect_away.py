@@ -88,6 +88,7 @@ def test_results_go_on_once_each_while_the_server_is_away_and_the_run_can_be_can
 ) -> None:
     with Plain(tmp_path / "plain", redis_server) as stack:
         stack.deploy()
+        stack.worker.start()
         ensure_automations(stack.client)  # among them what takes silent runs for dead
         deploy_like_a_shipped_one(stack, "tests/chaos/deployed.py:passing")
         stack.prefect("deployment", "run", "passing/main")

@@ -1,4 +1,4 @@
-"""The `sluice` command, as a user meets it: each of its commands in a process of its own, once."""
+"""The `sluice` command. Tests run it in a process of its own where the process is part of the claim."""
 
 import io
 import json
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pandas as pd
@@ -26,6 +27,7 @@ from deployments.commands.dead import dead
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import said_by
 from deployments.servers.redis_server import RedisServer
+from tasks.errors import SettingsError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
 from tests.support.plain import ROOT, clean_environment
@@ -56,20 +58,32 @@ def the_sentence(result: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.fixture
-def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Return a function that runs the command in this process, a second quicker, and returns the line of its error."""
+def in_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs the command in this process, which saves a second, and returns what it printed.
 
-    def told(*arguments: str, **env: str) -> str:
-        monkeypatch.delenv("SLUICE_REDIS_URL", raising=False)
-        for name, value in {"SLUICE_STATE_DIR": str(tmp_path), **env}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["sluice", *arguments])
-        with pytest.raises(SystemExit) as end:
+    The environment is restored afterwards. Prefect's settings are read once in a process, so its URL is set here.
+    """
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        others = {name: value for name, value in os.environ.items() if name != "SLUICE_REDIS_URL"}
+        env = others | {"SLUICE_STATE_DIR": str(tmp_path), "COLUMNS": "120"} | env
+        with (
+            patch.dict(os.environ, env, clear=True),
+            patch.object(sys, "argv", ["sluice", *arguments]),
+            temporary_settings({PREFECT_API_URL: env.get("PREFECT_API_URL", "")}),
+            pytest.raises(SystemExit) as end,
+        ):
             main()
         out, err = capsys.readouterr()
-        return the_sentence(subprocess.CompletedProcess(arguments, int(end.value.code or 0), out, err))
+        return subprocess.CompletedProcess(arguments, int(end.value.code or 0), out, err)
 
-    return told
+    return run
+
+
+@pytest.fixture
+def refusal(in_process: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
+    """Return a function that runs the command in this process and returns the line of its error."""
+    return lambda *arguments, **env: the_sentence(in_process(*arguments, **env))
 
 
 def test_help_names_the_commands_and_needs_no_prefect(tmp_path: Path) -> None:
@@ -80,8 +94,8 @@ def test_help_names_the_commands_and_needs_no_prefect(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
 
 
-def test_without_a_redis_the_error_is_one_sentence_that_says_what_to_do(tmp_path: Path) -> None:
-    assert "run `make up`, or set SLUICE_REDIS_URL" in the_sentence(sluice("peek", "market", state=tmp_path))
+def test_without_a_redis_the_error_is_one_sentence_that_says_what_to_do(refusal: Callable[..., str]) -> None:
+    assert "run `make up`, or set SLUICE_REDIS_URL" in refusal("peek", "market")
 
 
 def test_a_redis_that_does_not_answer_is_named_without_its_password(refusal: Callable[..., str]) -> None:
@@ -90,13 +104,12 @@ def test_a_redis_that_does_not_answer_is_named_without_its_password(refusal: Cal
     assert "hunter2" not in line
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    for result in (
-        sluice("--debug", "peek", "x", state=tmp_path),
-        sluice("peek", "x", state=tmp_path, SLUICE_DEBUG="1"),
-    ):
-        assert "Traceback" in result.stderr
-        assert result.returncode == 1
+def test_debug_shows_the_traceback(tmp_path: Path, in_process: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    result = sluice("--debug", "peek", "x", state=tmp_path)
+    assert "Traceback" in result.stderr
+    assert result.returncode == 1
+    with pytest.raises(SettingsError):  # which the interpreter would print with its traceback
+        in_process("peek", "x", SLUICE_DEBUG="1")
 
 
 def test_a_name_that_is_no_topic_is_refused(refusal: Callable[..., str], redis_server: RedisServer) -> None:
@@ -137,35 +150,33 @@ def test_up_says_so_when_the_prefect_server_it_was_given_does_not_answer(
     assert f"no Prefect server answers at PREFECT_API_URL ({url})" in line
 
 
-def test_restart_says_so_when_no_prefect_server_answers(tmp_path: Path) -> None:
+def test_restart_says_so_when_no_prefect_server_answers(refusal: Callable[..., str]) -> None:
     url = f"http://127.0.0.1:{refusing_port()}/api"
-    line = the_sentence(sluice("restart", "movers", state=tmp_path, PREFECT_API_URL=url))
+    line = refusal("restart", "movers", PREFECT_API_URL=url)
     assert f"no Prefect server answers at {url}; run `make up`" in line
 
 
 def test_a_timeout_is_a_duration_with_a_unit(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refusal: Callable[..., str]
+    in_process: Callable[..., subprocess.CompletedProcess[str]], refusal: Callable[..., str]
 ) -> None:
     url = f"http://127.0.0.1:{refusing_port()}/api"
     assert "no Prefect server answers" in refusal("stop", "movers", "--timeout", "PT1M", PREFECT_API_URL=url)
-    monkeypatch.setattr(sys, "argv", ["sluice", "stop", "movers", "--timeout", "1M"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    assert "timeout: expected a duration such as '500ms'" in capsys.readouterr().err
+    refused = in_process("stop", "movers", "--timeout", "1M", PREFECT_API_URL=url)
+    assert refused.returncode == 2
+    assert "timeout: expected a duration such as '500ms'" in refused.stderr
 
 
 def test_peek_shows_the_newest_entries_and_status_what_there_is(
-    tmp_path: Path, redis_server: RedisServer, real_redis: redis.Redis
+    in_process: Callable[..., subprocess.CompletedProcess[str]], redis_server: RedisServer, real_redis: redis.Redis
 ) -> None:
     reservoir = Reservoir(real_redis)
     reservoir.push("signals", {"moved": pd.DataFrame({"code": ["150001", "150002"], "change": [1.5, -2.0]})})
     reservoir.push("signals", {"n": 7})
     url = {"SLUICE_REDIS_URL": redis_server.url}
-    shown = sluice("peek", "signals", "-n", "2", state=tmp_path, **url).stdout
+    shown = in_process("peek", "signals", "-n", "2", **url).stdout
     assert shown.index("150002") < shown.index("n ")
     assert "7" in shown
-    status = sluice("status", state=tmp_path, PREFECT_API_URL=f"http://127.0.0.1:{refusing_port()}/api", **url)
+    status = in_process("status", PREFECT_API_URL=f"http://127.0.0.1:{refusing_port()}/api", **url)
     assert status.returncode == 1  # no Prefect
     assert "not running here" in status.stdout
     assert "no Prefect server answers" in status.stdout
@@ -362,10 +373,12 @@ def test_dead_replays_and_discards_chosen_letters_once_confirmed(
     )
 
 
-def test_dead_names_the_groups_there_are(tmp_path: Path, real_redis: redis.Redis, redis_server: RedisServer) -> None:
+def test_dead_names_the_groups_there_are(
+    refusal: Callable[..., str], real_redis: redis.Redis, redis_server: RedisServer
+) -> None:
     push_all(real_redis, "market", [1])
     real_redis.xgroup_create("market", "movers")
-    nobody = the_sentence(sluice("dead", "market", "nobody", state=tmp_path, SLUICE_REDIS_URL=redis_server.url))
+    nobody = refusal("dead", "market", "nobody", SLUICE_REDIS_URL=redis_server.url)
     assert "got group 'nobody' of topic 'market': 'market' has 'movers'" in nobody
 
 

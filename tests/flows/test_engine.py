@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from deployments.rollout import apply as rollout
 from deployments.servers.prefect_server import POOL
 from tests.support.plain import ROOT, Plain
@@ -36,6 +38,7 @@ def test_a_state_folder_that_cannot_be_used_keeps_no_run_from_beginning(tmp_path
     assert "Invalid flow run id" in ended.stderr  # it comes as far as Prefect's engine
 
 
+@pytest.mark.slow
 def test_a_run_opens_no_websocket_and_logs_no_steps(plain: Plain, tmp_path: Path) -> None:
     rollout.ensure_pool(plain.client)
     (tmp_path / "spy.py").write_text(SPY)

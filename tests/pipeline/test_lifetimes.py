@@ -13,10 +13,11 @@ from streamz.sinks import _global_sinks
 from deployments.servers.redis_server import RedisServer
 from tasks.pipeline.graphs import graph
 from tasks.testing import drain
+from tests.conftest import THOROUGH
 from tests.support.streams import push_all
 from tests.support.waiting import wait_until
 
-ROUNDS = 50
+ROUNDS = 50 if THOROUGH else 10
 
 
 def alive() -> Counter[str]:
@@ -39,7 +40,7 @@ async def later(n: int) -> int:
     return n
 
 
-def test_fifty_stopped_sources_leave_nothing_behind(redis_server: RedisServer, real_redis: redis.Redis) -> None:
+def test_stopped_sources_leave_nothing_behind(redis_server: RedisServer, real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", [1, 2])
     nodes: weakref.WeakSet[Any] = weakref.WeakSet()  # only of this test: others may have left some
 
@@ -74,7 +75,7 @@ def test_fifty_stopped_sources_leave_nothing_behind(redis_server: RedisServer, r
     assert not [sink for sink in _global_sinks if sink in nodes]
 
 
-def test_fifty_drained_pipelines_leave_nothing_behind() -> None:
+def test_drained_pipelines_leave_nothing_behind() -> None:
     pushed = [{"n": 1}, {"n": 2}]
     for _ in range(2):  # tornado keeps the loop that was closed last
         drain(pipeline, pushed, into="results", crash_after=1)

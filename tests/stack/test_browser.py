@@ -22,6 +22,7 @@ from tests.support.plain import SECRET, Plain, entries
 from tests.support.waiting import wait_until
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(300),  # on a busy machine of two cores: three servers, three flow runs
     pytest.mark.usefixtures("chromium"),  # first of all: without it no server has to be started
 ]

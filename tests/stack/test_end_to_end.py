@@ -40,10 +40,11 @@ def mended(source):
 pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
 
 
-def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automations(plain: Plain) -> None:
+def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automations(deployed: Plain) -> None:
     declared = blueprint.read_blueprint(ROOT / "prefect.yaml")
     found = {
-        f"{plain.client.read_flow(each.flow_id).name}/{each.name}": each for each in plain.client.read_deployments()
+        f"{deployed.client.read_flow(each.flow_id).name}/{each.name}": each
+        for each in deployed.client.read_deployments()
     }
     assert set(found) == {f"{each.entrypoint.rpartition(':')[2]}/{each.name}" for each in declared.deployments}
     assert {len(each.schedules) for name, each in found.items() if "inlet" in each.tags} == {1}
@@ -58,14 +59,14 @@ def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automa
         {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
     ]
     # Those that `prefect deploy` makes: others are made by other tests.
-    triggers = [each for each in plain.client.read_automations() if not each.name.startswith("sluice - ")]
+    triggers = [each for each in deployed.client.read_automations() if not each.name.startswith("sluice - ")]
     assert len(triggers) == sum(1 for each in found.values() if "outlet" in each.tags)
 
 
-def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_deploy(plain: Plain) -> None:
+def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_deploy(deployed: Plain) -> None:
     declared = blueprint.read_blueprint(ROOT / "prefect.yaml")
     declared = declared.named({each.entrypoint: each.entrypoint.rpartition(":")[2] for each in declared.deployments})
-    assert rollout.clear_schedules(plain.client, declared) == []
+    assert rollout.clear_schedules(deployed.client, declared) == []
     without = blueprint.Blueprint(
         declared.path,
         tuple(
@@ -74,18 +75,19 @@ def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_dep
             if each.flow == "seconds"
         ),
     )
-    assert rollout.clear_schedules(plain.client, without) == ["seconds/main: every-10-minutes"]
-    strangers = rollout.strangers(plain.client, without)
+    assert rollout.clear_schedules(deployed.client, without) == ["seconds/main: every-10-minutes"]
+    strangers = rollout.strangers(deployed.client, without)
     assert "alert/main" in strangers
     assert "seconds/main" not in strangers
 
-    deployment = plain.client.read_deployment_by_name("vitals/main")
-    plain.client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
-    plain.prefect("deploy", "--name", "vitals/main")
-    (after,) = plain.client.read_deployment_by_name("vitals/main").schedules
+    deployment = deployed.client.read_deployment_by_name("vitals/main")
+    deployed.client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
+    deployed.prefect("deploy", "--name", "vitals/main")
+    (after,) = deployed.client.read_deployment_by_name("vitals/main").schedules
     assert not after.active
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
     plain: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,28 +132,28 @@ def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
 
 
 def test_the_automations_are_created_once_renewed_and_left_alone_when_somebody_has_edited_or_paused_them(
-    plain: Plain,
+    deployed: Plain,
 ) -> None:
     def found() -> dict[str, Automation]:
-        return {each.name: each for each in plain.client.read_automations() if each.name.startswith("sluice - ")}
+        return {each.name: each for each in deployed.client.read_automations() if each.name.startswith("sluice - ")}
 
     def change(name: str, **changes: Any) -> None:
         before = {key: value for key, value in found()[name] if key not in {"id", "owner_resource"}}
         changed = AutomationCore.model_validate(before | changes)
-        plain.client.update_automation(found()[name].id, changed)
+        deployed.client.update_automation(found()[name].id, changed)
 
-    rollout.ensure_automations(plain.client)
+    rollout.ensure_automations(deployed.client)
     heartbeats, lags = "sluice - crash runs that lost their heartbeat", "sluice - tell when a group lags"
     shipped = found()
     assert set(shipped) == {heartbeats, lags, "sluice - run inlets again that crashed"}
-    rollout.ensure_automations(plain.client)
+    rollout.ensure_automations(deployed.client)
     assert found() == shipped
 
     edited = shipped[lags].trigger.model_copy(update={"within": timedelta(minutes=5)})
     change(lags, trigger=edited)
     older = shipped[heartbeats].model_copy(update={"description": "as an older version had it"})
     change(heartbeats, description=older.description, tags=["sluice", rollout.fingerprint(older)], enabled=False)
-    rollout.ensure_automations(plain.client)
+    rollout.ensure_automations(deployed.client)
     assert found()[lags].trigger == edited
     assert found()[heartbeats] == shipped[heartbeats].model_copy(update={"enabled": False})
 
@@ -160,6 +162,7 @@ def test_the_automations_are_created_once_renewed_and_left_alone_when_somebody_h
     assert found() == shipped
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("levels_run")
 def test_a_group_that_lags_is_told_of_by_the_automation_once_an_hour(plain: Plain) -> None:
     wait_until(lambda: plain.runs("alert"), "the automation to run it")
@@ -189,6 +192,7 @@ def test_a_group_that_lags_is_told_of_by_the_automation_once_an_hour(plain: Plai
     assert told_of() == sorted([message, "fresh", "another"])
 
 
+@pytest.mark.slow
 def test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled(
     plain: Plain,
 ) -> None:
@@ -244,6 +248,7 @@ def sluice(plain: Plain, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=plain.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on_replays_says(plain: Plain) -> None:
     before = len(plain.runs("busiest"))
     first = plain.client.create_flow_run_from_deployment(plain.deployment("busiest/main"))
@@ -271,6 +276,7 @@ def test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on
     assert "alert/main, archive/main, " in unknown.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain) -> None:
     run = plain.client.create_flow_run_from_deployment(plain.client.read_deployment_by_name("busiest/main").id)
     wait_until(lambda: run.id in dict(flow_run_processes(plain.folder)), "its process to start")
@@ -278,6 +284,7 @@ def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain)
     wait_until(lambda: plain.state(run.id) == "Cancelled", "its end")
 
 
+@pytest.mark.slow
 def test_restart_stops_nothing_for_a_file_that_cannot_be_imported_and_tells_why_a_new_run_failed(
     plain: Plain, tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ def entries(url: str, topic: str) -> int:
 
 
 class Plain:
-    """A Prefect server, and from `deploy` on a worker, as a user starts them without `sluice up`.
+    """A Prefect server, and a worker that tests start, as a user starts them without `sluice up`.
 
     cache    a folder that keeps a migrated database of this version of Prefect for later servers
     """
@@ -101,10 +101,9 @@ class Plain:
         partial.replace(to)
 
     def deploy(self) -> None:
-        """Deploy `prefect.yaml` and start the worker."""
+        """Deploy `prefect.yaml`."""
         rollout.ensure_pool(self.client)
         self.prefect("deploy", "--all")
-        self.worker.start()
 
     def start_server(self) -> None:
         """Start or restart the server, and wait until it answers."""
