@@ -19,9 +19,10 @@ from flows.runtime.collector import spare_what_is_loaded
 from flows.runtime.comeback import wait_before_beginning
 from flows.runtime.decorators import decorator_of, overridden
 from flows.runtime.outlet_options import OutletOptions
+from flows.runtime.outlet_watch import OutletWatch
 from flows.runtime.parameters import flow_of
 from flows.runtime.patience import Patience
-from flows.runtime.reporting import Watch, await_server
+from flows.runtime.prefect_api import await_server
 from flows.runtime.stopping import outlast_the_slot, stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
@@ -115,7 +116,7 @@ def _run(
         if options.drop_group and source.is_through and not source.drop_group():
             log.warning("%s: group %r stays, because another consumer uses it", name, options.group)
 
-    with Watch(
+    with OutletWatch(
         name,
         topics=options.topic_names,
         group=options.group,

@@ -1,6 +1,7 @@
-"""Prefect's API for what is worth no waiting: its own client repeats a request for about 70 s (3.9.1)."""
+"""Requests to Prefect's API that fail soon: its own client repeats a request for about 70 s (3.9.1)."""
 
 import contextvars
+import logging
 import re
 import threading
 import time
@@ -17,10 +18,11 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.base.logs import get_logger
 
-__all__ = ["PATIENCE", "artifact_key", "change", "impatient_client", "publish", "when_not_busy"]
+__all__ = ["PATIENCE", "artifact_key", "await_server", "change", "impatient_client", "publish", "when_not_busy"]
 
 PATIENCE = 3.0  # seconds a request may take
 
+_AWAITED = 120.0  # seconds that the end of a run waits for the server
 _TRIES, _BUSY = 8, 0.2  # requests, seconds between them, to a server that is busy for a moment
 
 T = TypeVar("T")
@@ -30,7 +32,7 @@ logger = get_logger(__name__)
 
 @contextmanager
 def impatient_client(patience: float = PATIENCE) -> Iterator[SyncPrefectClient]:
-    """Give a client that asks once and raises if the server does not answer in `patience` seconds."""
+    """Give a client that sends each request once, and raises if the server does not answer in `patience` seconds."""
     with (
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
         get_client(sync_client=True, httpx_settings={"timeout": patience}) as client,
@@ -39,9 +41,9 @@ def impatient_client(patience: float = PATIENCE) -> Iterator[SyncPrefectClient]:
 
 
 def when_not_busy(act: Callable[[], T]) -> T:
-    """Return what a request does, repeated while the server on SQLite refuses it for another one that writes.
+    """Return the result of a request, which is repeated while the server on SQLite refuses it in favour of another write.
 
-    raises    HTTPStatusError: it did so several times, or the server has another reason
+    raises    HTTPStatusError: it was refused several times, or for another reason
     """
     for _ in range(_TRIES - 1):
         try:
@@ -53,20 +55,37 @@ def when_not_busy(act: Callable[[], T]) -> T:
     return act()
 
 
+def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
+    """Wait until Prefect's server answers, for two minutes at most; return whether it does.
+
+    Prefect 3.9.1 tries for about 70 s to report that a flow has ended, then takes its own failure for the flow's.
+    """
+    with impatient_client() as client:
+        end, has_warned = time.monotonic() + _AWAITED, False
+        while client.api_healthcheck() is not None:
+            if time.monotonic() > end:
+                return False
+            if not has_warned:
+                log.warning("the Prefect server does not answer; the run's end waits for it, %.0f s at most", _AWAITED)
+            has_warned = True
+            time.sleep(1)
+    return True
+
+
 def artifact_key(*names: str) -> str:
-    """Return names as Prefect wants an artifact's key: lower-case letters, digits and dashes."""
+    """Return names as an artifact's key, which Prefect limits to lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
 
 
 def publish(
     markdown: str, *, key: str, description: str, patience: float = 5.0, replaces: UUID | None = None
 ) -> UUID | None:
-    """Leave an artifact with this run; none outside a flow run, or if the server does not answer in `patience` seconds.
+    """Publish an artifact of this run, unless the server does not answer in `patience` seconds; do nothing outside a flow run.
 
     Prefect's `db_vacuum` removes it together with the run.
 
-    replaces  the artifact to change, which an earlier call has returned
-    returns   the artifact, as far as it is known
+    replaces  the artifact to change, as an earlier call has returned it
+    returns   the artifact, if it is known
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
@@ -92,7 +111,7 @@ def publish(
 
 
 def change(client: SyncPrefectClient, artifact: UUID, data: Any) -> bool:
-    """Change an artifact; return False if it was deleted."""
+    """Change an artifact's data; return False if it was deleted."""
     try:
         # Not update_artifact(): that emits an event with all of the data, a row of the database for each (3.9.1).
         client.request("PATCH", "/artifacts/{id}", json={"data": data}, path_params={"id": artifact})

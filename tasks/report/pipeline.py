@@ -15,10 +15,10 @@ from tasks.pipeline.guard import Meter
 from tasks.reservoir.levels import TopicLevel
 
 __all__ = [
-    "Flow",
+    "GraphCounts",
     "cell",
+    "counts_of",
     "diagram",
-    "flow_of",
     "letters_table",
     "nodes_table",
     "result_table",
@@ -35,11 +35,11 @@ _LYING = 3  # nodes that a diagram has room for side by side
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
-    """What has flowed through a graph up to a moment: each node's meter in figures, and how much went along each arrow.
+class GraphCounts:
+    """The meters of a graph's nodes at one moment, and the elements that have passed along each of its edges.
 
-    emitted   None for a node at an end
-    arrows    elements that went from one node to another, by the places of both
+    emitted   None for a node without downstream nodes
+    arrows    elements that one node passed to another, by the positions of both
     """
 
     names: tuple[str, ...]
@@ -52,8 +52,8 @@ class Flow:
     at: float = field(compare=False)
 
 
-def flow_of(meters: Iterable[Meter]) -> Flow:
-    """Return what has flowed through the graph that the meters are of."""
+def counts_of(meters: Iterable[Meter]) -> GraphCounts:
+    """Return the counts of a graph from the meters of its nodes."""
     found = list(meters)
     place = {meter.node: n for n, meter in enumerate(found)}
     arrows: dict[tuple[int, int], int] = {}
@@ -62,9 +62,9 @@ def flow_of(meters: Iterable[Meter]) -> Flow:
         following = [place[each] for each in meter.node.downstreams if each in place]
         arrows |= {(n, to): _along(meter.node, found[to]) for to in following}
         emitted.append(max((arrows[n, to] for to in following), default=None))
-    return Flow(
+    return GraphCounts(
         names=tuple(meter.name for meter in found),
-        # Nobody gives a source anything: it has what it emits.
+        # A source receives nothing; it counts as receiving what it emits.
         received=tuple(meter.received if meter.node.upstreams else emitted[n] or 0 for n, meter in enumerate(found)),
         emitted=tuple(emitted),
         failed=tuple(meter.failed for meter in found),
@@ -79,7 +79,7 @@ def _along(node: Stream, to: Meter) -> int:
     return to.came[node] if len(to.node.upstreams) > 1 else to.received
 
 
-def diagram(flow: Flow, before: Flow | None = None, *, stalled: Collection[str] = ()) -> str:
+def diagram(flow: GraphCounts, before: GraphCounts | None = None, *, stalled: Collection[str] = ()) -> str:
     """Return the graph as a Mermaid diagram in Markdown: elements a second on the arrows, what failed or stalls in red.
 
     before    the flow some seconds ago, of the same graph; without it there are no rates
@@ -110,7 +110,7 @@ def _ms(seconds: float) -> str:
     return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"  # noqa: PLR2004 - three digits
 
 
-def nodes_table(flow: Flow) -> str:
+def nodes_table(flow: GraphCounts) -> str:
     """Return a table of the nodes: elements in and out, failures, milliseconds an element, elements being waited for."""
     rows = [
         (

@@ -18,7 +18,7 @@ from streamz import Stream
 
 from deployments.servers.redis_server import RedisServer
 from flows import outlet, outlets
-from flows.runtime import prefect_api, reporting
+from flows.runtime import outlet_log, outlet_watch, prefect_api
 from tasks import SluiceError
 from tests.support.ports import refusing_port
 from tests.support.streams import pending, push_all
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("prefect")
 @pytest.fixture(autouse=True)
 def url(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
-    monkeypatch.setattr(reporting, "_LOOK", 0.1)
+    monkeypatch.setattr(outlet_watch, "_LOOK_SECONDS", 0.1)
     return redis_server.url
 
 
@@ -119,8 +119,8 @@ def test_the_line_of_a_run_is_a_warning_with_the_command_that_shows_them_while_f
     caplog: pytest.LogCaptureFixture,
     stop_run: Callable[[], None],
 ) -> None:
-    monkeypatch.setattr(reporting, "_FIRST_WORD", 0.1)
-    monkeypatch.setattr(reporting, "_WORD", 0.1)
+    monkeypatch.setattr(outlet_log, "_FIRST_LINE_SECONDS", 0.1)
+    monkeypatch.setattr(outlet_log, "_LINE_SECONDS", 0.1)
     caplog.set_level("INFO")
 
     @outlet(topics=["topic", "other"], group="group")
@@ -249,7 +249,7 @@ def test_a_report_that_somebody_deleted_is_made_anew(
     caplog: pytest.LogCaptureFixture,
     stop_run: Callable[[], None],
 ) -> None:
-    monkeypatch.setattr(reporting, "_REPORT", 0.1)
+    monkeypatch.setattr(outlet_watch, "_REPORT_SECONDS", 0.1)
     deleted: list[str] = []
 
     @outlet(topics="topic", group="group", run_for="90s")
@@ -317,8 +317,8 @@ def test_a_run_waits_at_its_end_for_a_server_that_is_away(monkeypatch: pytest.Mo
             return next(answers)
 
     monkeypatch.setattr(prefect_api, "get_client", lambda **_: Away())
-    monkeypatch.setattr(reporting.time, "sleep", lambda _: None)
-    assert reporting.await_server(logging.getLogger())
+    monkeypatch.setattr(prefect_api.time, "sleep", lambda _: None)
+    assert prefect_api.await_server(logging.getLogger())
     assert list(answers) == []
 
 

@@ -18,7 +18,7 @@ from tasks.reservoir.levels import Levels
 from tests.support.streams import push_all, run
 
 
-def flow_after(client: redis.Redis, build: Any, n: int = 6) -> report.Flow:
+def flow_after(client: redis.Redis, build: Any, n: int = 6) -> report.GraphCounts:
     """Return the flow of a pipeline that has been fed n entries."""
     push_all(client, "topic", range(n))
     sources: list[Any] = []
@@ -28,7 +28,7 @@ def flow_after(client: redis.Redis, build: Any, n: int = 6) -> report.Flow:
         return build(source)
 
     run(built, client)
-    return report.flow_of(sources[0].latest_run.secured.meters)
+    return report.counts_of(sources[0].latest_run.secured.meters)
 
 
 def test_the_figures_are_those_of_what_flowed_fused_or_not(fake_redis: redis.Redis) -> None:
@@ -59,7 +59,7 @@ def test_each_arrow_into_a_node_that_others_flow_together_in_has_its_own_count(f
 
 @pytest.mark.parametrize("name", ['say "hi"', "a]--x;b", "<b>#1</b>", "`x`", "line\nbreak", "end", "100% {x} (y) \\|"])
 def test_no_name_breaks_the_diagram(name: str) -> None:
-    flow = report.Flow((name,), (0,), (None,), (0,), (0,), (0.0,), {}, 0.0)
+    flow = report.GraphCounts((name,), (0,), (None,), (0,), (0,), (0.0,), {}, 0.0)
     [line] = [line for line in report.diagram(flow).splitlines() if line.startswith("  n0")]
     label = re.fullmatch(r'  n0\["(.*)"\]', line)
     assert label
@@ -70,8 +70,10 @@ def test_no_name_breaks_the_diagram(name: str) -> None:
 def test_the_diagram_has_rates_on_its_arrows_and_what_fails_or_stalls_in_red() -> None:
     names = ("a", "b", "c", "d")
     arrows = {(0, 1): 10, (1, 2): 10, (2, 3): 0}
-    before = report.Flow(names, (0,) * 4, (0,) * 4, (0,) * 4, (0,) * 4, (0.0,) * 4, dict.fromkeys(arrows, 0), 100.0)
-    after = report.Flow(names, (0,) * 4, (0,) * 4, (0, 1, 0, 0), (0,) * 4, (0.0,) * 4, arrows, 104.0)
+    before = report.GraphCounts(
+        names, (0,) * 4, (0,) * 4, (0,) * 4, (0,) * 4, (0.0,) * 4, dict.fromkeys(arrows, 0), 100.0
+    )
+    after = report.GraphCounts(names, (0,) * 4, (0,) * 4, (0, 1, 0, 0), (0,) * 4, (0.0,) * 4, arrows, 104.0)
     drawn = report.diagram(after, before, stalled=["c"])
     assert '  n1["b, 1 failed"]' in drawn
     assert '  n2["c, stalled"]' in drawn

@@ -176,7 +176,7 @@ TEXTS = [
 @pytest.mark.parametrize("version", [1, 2])
 def test_text_of_unknown_origin_is_text_in_a_report(prefect_server: Plain, browser: Browser, version: int) -> None:
     n = len(TEXTS)
-    flow = report.Flow(tuple(TEXTS), (0,) * n, (None,) * n, (0,) * n, (0,) * n, (0.0,) * n, {}, 0.0)
+    flow = report.GraphCounts(tuple(TEXTS), (0,) * n, (None,) * n, (0,) * n, (0,) * n, (0.0,) * n, {}, 0.0)
     parts = [f"# {in_markdown(text)}" for text in TEXTS]
     parts += [report.result_table(pd.DataFrame({text: [text] for text in TEXTS[at : at + 4]})) for at in range(0, n, 4)]
     parts += [report.nodes_table(flow), report.diagram(flow), report.result_table(TEXTS)]

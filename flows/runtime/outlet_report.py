@@ -1,0 +1,76 @@
+"""Publishes the report of an outlet's run as artifacts in Prefect: its pipeline, its topics, its latest result, its progress."""
+
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
+
+from flows.runtime.group_lag import GroupLag
+from flows.runtime.prefect_api import artifact_key, change
+from flows.runtime.stall_detection import StallDetector
+from flows.runtime.watched_outlet import Followed, WatchedOutlet, graph_counts
+from tasks.base.plain_text import in_markdown
+from tasks.report import pipeline
+
+__all__ = ["OutletReport"]
+
+
+class OutletReport:
+    """The artifacts of one run: a report, and for a replay its progress. The watch's thread uses it."""
+
+    def __init__(self, outlet: WatchedOutlet, run: UUID | None, stalls: StallDetector) -> None:
+        self._outlet = outlet
+        self._run = run
+        self._stalls = stalls
+        self._key = artifact_key("outlet", outlet.name, *([] if outlet.group == outlet.name else [outlet.group]))
+        self._lag = GroupLag(outlet.topics, outlet.group)
+        self._followed: Followed | None = None
+        self._previous: pipeline.GraphCounts | None = None
+        self._artifacts: dict[str, tuple[UUID, Any]] = {}
+
+    def publish(self, client: SyncPrefectClient, *, is_last: bool) -> None:
+        """Create or change the artifacts. The last report shows the rates of the whole run, the others current ones."""
+        if (followed := self._outlet.followed) is None:
+            return
+        percent = self._lag.percent(followed.source.latest_run, is_last=is_last)
+        self._write(client, "markdown", self._key, self._markdown(followed, percent, is_last=is_last))
+        if percent is not None:
+            self._write(client, "progress", f"{self._key}-progress", percent)
+
+    def close(self) -> None:
+        """Close the connection to Redis."""
+        self._lag.close()
+
+    def _markdown(self, followed: Followed, percent: float | None, *, is_last: bool) -> str:
+        outlet, stalled, counts = self._outlet, self._stalls.stalled, graph_counts(followed.source)
+        before = self._previous if followed is self._followed and not is_last else followed.began
+        self._followed, self._previous = followed, counts
+        parts = [f"# {in_markdown(outlet.name)}"]
+        if percent is not None:
+            ends = in_markdown(", ".join(f"{topic} {end}" for topic, end in followed.source.latest_run.ends.items()))
+            parts.append(f"**{percent:g} %** of a replay up to {ends}")
+        if stalled:
+            parts.append(f"**Stalled** at {', '.join(map(pipeline.cell, stalled))}: no progress on entries in flight.")
+        parts += [
+            pipeline.diagram(counts, before, stalled=stalled),
+            pipeline.nodes_table(counts),
+            f"## Topics of group {in_markdown(outlet.group)}",
+            pipeline.topics_table(self._lag.levels(), outlet.group),
+        ]
+        if outlet.result is not None:
+            parts += ["## The latest result", pipeline.result_table(outlet.result)]
+        return "\n\n".join(parts)
+
+    def _write(self, client: SyncPrefectClient, kind: str, key: str, data: Any) -> None:
+        """Create the run's artifact of this kind, or change it if its data have changed."""
+        written = self._artifacts.get(kind)
+        if written and written[1] == data:
+            return
+        if not (written and change(client, written[0], data)):
+            description = "Progress of a replay" if kind == "progress" else "The pipeline and its rates"
+            created = client.create_artifact(
+                ArtifactCreate(type=kind, key=key, description=description, data=data, flow_run_id=self._run)
+            )
+            written = created.id, data
+        self._artifacts[kind] = written[0], data

@@ -1,0 +1,68 @@
+"""Reports an outlet whose pipeline makes no progress."""
+
+import logging
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect.events import emit_event
+
+from flows.runtime.watched_outlet import WatchedOutlet
+from tasks.nodes.source_run import SourceRun
+
+__all__ = ["StallDetector"]
+
+
+class StallDetector:
+    """Compares the pipeline's progress from look to look. The watch's thread uses it.
+
+    after     seconds without progress on entries in work after which the outlet counts as stalled
+    stalled   names of the nodes that make no progress; empty unless the outlet is stalled
+    """
+
+    def __init__(
+        self,
+        outlet: WatchedOutlet,
+        run: UUID | None,
+        *,
+        after: float,
+        log: logging.Logger | logging.LoggerAdapter[Any],
+    ) -> None:
+        self.stalled: list[str] = []
+        self._outlet = outlet
+        self._run = run
+        self._after = after
+        self._log = log
+        self._progress: object = None
+        self._since = time.monotonic()
+
+    def check(self) -> None:
+        """Log a stall once, with an event, and the end of it."""
+        if self._outlet.source is None:
+            return
+        work, now = self._outlet.source.latest_run, time.monotonic()
+        progress = (id(work), work.progress)
+        if progress != self._progress or not work.is_busy:
+            if self.stalled:
+                self._log.warning("%s: the pipeline makes progress again", self._outlet.name)
+            self._progress, self._since, self.stalled = progress, now, []
+        elif now - self._since > self._after and not self.stalled:
+            self.stalled = work.secured.busy_nodes or ["unknown"]
+            self._log.error(
+                "%s: no progress on %d entries in flight for %.0f s; the pipeline is at %s",
+                self._outlet.name, work.in_flight, now - self._since, ", ".join(self.stalled),
+            )  # fmt: skip
+            self._emit(work)
+
+    def _emit(self, work: SourceRun) -> None:
+        if self._run is None:
+            return
+        name = self._outlet.name
+        emit_event(
+            "sluice.outlet.stalled",
+            resource={"prefect.resource.id": f"sluice.outlet.{name}", "prefect.resource.name": name},
+            related=[
+                {"prefect.resource.id": f"prefect.flow-run.{self._run}", "prefect.resource.role": "flow-run"},
+            ],
+            payload={"entries": work.in_flight, "nodes": self.stalled},
+        )
