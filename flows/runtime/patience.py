@@ -1,4 +1,4 @@
-"""Waiting for a Redis that is away when a run starts; later, streams and pumps outlast outages by themselves."""
+"""Waits for Redis at the start of a run. Running streams and pumps outlast outages by themselves."""
 
 import logging
 import time
@@ -7,6 +7,7 @@ from typing import Any
 
 import redis
 
+from tasks.base.backoff import Backoff
 from tasks.errors import UnavailableError
 from tasks.reservoir.connection import is_outage
 
@@ -16,9 +17,9 @@ _LONGEST_PAUSE = 2.0  # seconds between two tries
 
 
 class Patience:
-    """A run's patience with a Redis that is away: it ends at `end`, on the monotonic clock.
+    """Waits between a run's tries to reach Redis, until `end` on the monotonic clock.
 
-    pause    waits for so many seconds, or until the run is to stop
+    pause    waits for a number of seconds, or until the run is to stop
     """
 
     def __init__(
@@ -30,24 +31,20 @@ class Patience:
         self._end = end
         self._log = log
         self._wait = pause
-        self._pause = 0.0
+        self._backoff = Backoff(first=0.25, longest=_LONGEST_PAUSE)
 
     def bears(self, error: UnavailableError) -> bool:
-        """Return whether to try again, after a pause; not if the error will not pass, or patience has ended.
-
-        Says so the first time.
-        """
+        """Pause, and return True; return False if the error is permanent or the time is over. Log the first error."""
         left = self._end - time.monotonic()
         if left <= 0 or not _passes(error):
             return False
-        if not self._pause:
+        if not self._backoff.tries:
             self._log.warning("%s; trying again until it does", error)
-        self._pause = min(_LONGEST_PAUSE, max(0.25, 2 * self._pause))
-        self._wait(min(self._pause, left))
+        self._wait(min(self._backoff.next(), left))
         return True
 
 
 def _passes(error: UnavailableError) -> bool:
-    """Return whether a server that is not available may be so later, and not only for another user or password."""
+    """Return whether the server may become available, and needs no other user or password for it."""
     cause = error.__cause__
     return isinstance(cause, Exception) and is_outage(cause) and not isinstance(cause, redis.AuthenticationError)

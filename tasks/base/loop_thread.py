@@ -1,4 +1,13 @@
-"""Event loops in threads of their own: for async pumps, and for calls that need a thread without a running loop."""
+"""Event loops in threads of their own: for async pumps, and for calls that need a thread without a running loop.
+
+Why not anyio's blocking portal (4.16.0), which Prefect brings along:
+
+- SystemExit or KeyboardInterrupt from one call ends the portal, so that all later calls fail with "This portal is not running";
+  here it costs its own call only.
+- The end of `start_blocking_portal` waits without a limit for a loop that a call blocks; `OwnLoop.close` waits `_PATIENCE` seconds.
+
+Code around the portal for both would be as long as this module. tests/pump/test_async_pumps.py tests both claims.
+"""
 
 import asyncio
 import contextvars
@@ -9,14 +18,13 @@ from typing import Any
 
 __all__ = ["OwnLoop", "outside_of_loops"]
 
-# How long `close` waits for a loop that something blocks.
-_PATIENCE = 5.0
+_PATIENCE = 5.0  # seconds that `close` waits for a loop that a call blocks
 
 
 def outside_of_loops(function: Callable[[], Any]) -> Any:
-    """Return what `function` returns, called where no loop runs: here, or in another thread if one runs in this one.
+    """Call `function` where no loop runs, and return its result: in this thread, or in another if a loop runs in this one.
 
-    The loop of this thread stands still meanwhile, as in any call that blocks. Context variables come along.
+    This thread's loop is blocked during the call. The call sees the context variables of this thread.
     """
     try:
         asyncio.get_running_loop()
@@ -27,10 +35,10 @@ def outside_of_loops(function: Callable[[], Any]) -> Any:
 
 
 class OwnLoop:
-    """One loop for all that is awaited in a run of a pump, from the first call that needs it until `close`.
+    """One event loop for all async calls of a pump's run, from the first one until `close`.
 
-    It turns between the calls too: a session keeps its connections alive, a task that was started goes on. Calls may come
-    from several threads; what they await runs side by side.
+    It also runs between the calls, so that sessions keep their connections and tasks continue. Any thread may call `call`;
+    calls from several threads run concurrently.
     """
 
     def __init__(self) -> None:
@@ -39,16 +47,16 @@ class OwnLoop:
         self._thread: threading.Thread | None = None
 
     def call(self, function: Callable[[], Any], *, timeout: float | None = None) -> Any:
-        """Return what `function` returns; if that can be awaited, what it comes to in the loop.
+        """Return the result of `function`; if it is awaitable, await it in the loop.
 
-        timeout    seconds after which what is awaited is cancelled
-        raises     TimeoutError: it was; or what was raised
+        timeout    seconds after which the awaitable is cancelled
+        raises     TimeoutError: it was cancelled; or any error of the function or the awaitable
         """
         value = function()
         if not isinstance(value, Awaitable):
             return value
-        # Context variables come along, so Prefect's logger does.
-        future = asyncio.run_coroutine_threadsafe(_outcome(value), self._turning())
+        # The context carries over, and with it Prefect's logger.
+        future = asyncio.run_coroutine_threadsafe(_outcome(value), self._running_loop())
         try:
             if not wait([future], timeout).done:
                 msg = f"it took longer than {timeout:g} s"
@@ -61,29 +69,29 @@ class OwnLoop:
         return result
 
     def close(self) -> None:
-        """Cancel what is awaited still, and end the loop."""
+        """Cancel all tasks, and end the loop."""
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join(_PATIENCE)
 
-    def _turning(self) -> asyncio.AbstractEventLoop:
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_turn, args=(self._loop,), name="pump loop", daemon=True)
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="pump loop", daemon=True)
                 self._thread.start()
             return self._loop
 
 
-def _turn(loop: asyncio.AbstractEventLoop) -> None:
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels what is left, and closes the loop
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels remaining tasks and closes the loop at its exit
         runner.get_loop().run_forever()
 
 
 async def _outcome(value: Awaitable[Any]) -> tuple[Any, BaseException | None]:
     try:
         return await value, None
-    except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end the loop, and nobody would be answered
+    except (SystemExit, KeyboardInterrupt) as error:  # asyncio ends the loop at these, without an answer to the caller
         return None, error

@@ -10,6 +10,7 @@ from streamz import Stream
 from streamz.sinks import Sink
 
 from tasks.archive.dataset import Rows, check, rows_of, write
+from tasks.base.backoff import Backoff
 from tasks.base.logs import get_logger
 from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
@@ -156,10 +157,12 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
 
     async def _flush_until_done(self) -> None:
         """Write what is held. The source waits for this, so that nothing more comes until it is done."""
-        pause = 1.0
-        while not self._try_flush(pause):
+        backoff = Backoff(first=1.0, longest=_MAX_PAUSE)
+        while True:
+            pause = backoff.next()
+            if self._try_flush(pause):
+                return
             await asyncio.sleep(pause)
-            pause = min(_MAX_PAUSE, pause * 2)
 
     def _try_flush(self, pause: float) -> bool:
         try:

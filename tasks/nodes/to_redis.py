@@ -10,6 +10,7 @@ import redis
 from streamz import Stream
 from streamz.sinks import Sink
 
+from tasks.base.backoff import Backoff
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.checks import check_topic
@@ -100,7 +101,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         return [done]
 
     async def _send_waiting(self) -> None:
-        pause = 0.1
+        backoff = Backoff(first=0.1, longest=_MAX_PAUSE)
         while self._waiting:
             append, done = self._waiting[0]
             try:
@@ -108,14 +109,13 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
                     await never
             except Exception as error:  # noqa: BLE001 - whoever waits for this element is told
                 if _may_pass(error):
-                    await asyncio.sleep(pause)
-                    pause = min(_MAX_PAUSE, 2 * pause)
+                    await asyncio.sleep(backoff.next())
                     continue
                 done.set_exception(error)
             else:
                 done.set_result(None)
             self._waiting.popleft()
-            pause = 0.1
+            backoff.reset()
 
     def _appended(self, ids: list[str] | None) -> list[Any]:
         """Return nothing to wait for; if the consumer was taken for dead, what is never done.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import redis
 
+from tasks.base.backoff import Backoff
 from tasks.base.logs import get_logger
 from tasks.reservoir.connection import is_outage
 from tasks.reservoir.refusals import is_refused
@@ -34,9 +35,8 @@ class Outages:
         self._group = group
         self._explain = explain
         self._logged = ""
-        self._longest_pause = min(_MAX_PAUSE, longest_pause)
+        self._backoff = Backoff(first=0.1, longest=min(_MAX_PAUSE, longest_pause))
         self._wait = wait
-        self._pause = 0.0
 
     def pass_through(self, act: Callable[[], None]) -> bool:
         """Return whether `act` came through; if not, wait a little, ever longer, and log why, once for each reason.
@@ -51,12 +51,12 @@ class Outages:
             if (text := self._text(error)) != self._logged:
                 self._logged = text
                 logger.warning("%s", text)
-            self._pause = min(self._longest_pause, max(0.1, self._pause * 2))
-            self._wait(self._pause)
+            self._wait(self._backoff.next())
             return False
-        if self._pause:
+        if self._backoff.tries:
             logger.warning("Redis answers again; group %r goes on", self._group)
-            self._pause, self._logged = 0.0, ""
+            self._backoff.reset()
+            self._logged = ""
         return True
 
     def _text(self, error: Exception) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from tasks.base import loop_thread
 from tests.support.pumps import Clock, ending_all, pumping, pushed, run_until
 from tests.support.waiting import wait_until
 
@@ -125,6 +126,29 @@ def test_an_async_pump_that_raises_whatever_costs_its_own_tick_only(
     assert pushed(client) == [1, 3]
     assert one.summary.failed == 1
     assert len(set(calls)) == 1
+
+
+def test_an_async_pump_that_blocks_its_loop_does_not_block_the_end(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_thread, "_PATIENCE", 0.05)
+    clock, may_end, is_blocking = Clock(), threading.Event(), threading.Event()
+
+    async def pump() -> None:
+        is_blocking.set()
+        may_end.wait(60)
+
+    one = pumping(client, pump, clock, threads=1, timeout=0.05)
+    clock.now = 1001.0
+    one.step()
+    assert is_blocking.wait(20)
+    wait_until(lambda: not one._handover.jobs, "the timeout")
+    closing = threading.Thread(target=one.close)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    may_end.set()
+    assert one.summary.failed == 1
 
 
 def test_an_async_pump_has_the_context_of_its_run(client: redis.Redis) -> None:
