@@ -38,7 +38,8 @@ class Neighbours:
 
         raises    redis.RedisError
         """
-        text = json.dumps({"run": self._run, "every": self._beat.every, "parameters": self._called})
+        about = {"run": self._run, "topic": self._beat.topic, "every": self._beat.every, "parameters": self._called}
+        text = json.dumps(about)
         with self._client.pipeline() as pipe:
             pipe.hset(self._beat.key, _CALLED, text)
             pipe.pexpire(self._beat.key, BEAT_TTL_MS)

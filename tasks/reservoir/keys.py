@@ -43,6 +43,7 @@ Room for what is planned, of which nothing is built yet:
 - Records of appends (`sluice:push:` and so on) belong to no topic. A cluster needs them in its slot: `sluice:push:<uuid>:{<n>}`.
 """
 
+import re
 import uuid
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ __all__ = [
     "alive_key",
     "beat_key",
     "dead_topic",
+    "derived_from",
     "inlet_of",
     "lease_key",
     "letter_counts",
@@ -75,6 +77,7 @@ PROBE = "sluice:doctor"
 """A key that `sluice doctor` looks for, to see whether scripts run; nothing writes it."""
 
 _BEAT = "sluice:beat:"
+_DERIVED = re.compile(r"(.+):(dead|retry):([^:]+)", re.DOTALL)
 
 
 class TopicKeys(NamedTuple):
@@ -131,6 +134,16 @@ def retried_topic(stream: str, group: str) -> str | None:
     """
     topic = stream.removesuffix(f":retry:{group}")
     return None if topic == stream else topic
+
+
+def derived_from(stream: str) -> tuple[str, str, str] | None:
+    """Return the topic, 'dead' or 'retry', and the group of a topic of dead letters or retries; None for any other stream.
+
+    >>> derived_from("market:dead:movers"), derived_from("market")
+    (('market', 'dead', 'movers'), None)
+    """
+    found = _DERIVED.fullmatch(stream)
+    return (found[1], found[2], found[3]) if found else None
 
 
 def letter_counts(topic: str) -> str:

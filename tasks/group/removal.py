@@ -1,0 +1,337 @@
+"""Removes groups, topics and inlets from Redis with every key that belongs to them, and no other key.
+
+Keys of a topic: the stream; the state, index, groups, spilled counts, tally and letter counts beside it; all that its
+groups keep; the beats of its inlets. Keys of a group on a topic: its dead letters, its retry topic, its records of
+results, and a field in each of three hashes beside the topic. A tombstone names a group and no topic, so it goes with the
+last topic of its group.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import redis
+
+from tasks.checks import check_topic
+from tasks.errors import SettingsError
+from tasks.group.membership import TOMBSTONE
+from tasks.reservoir.groups import groups_of
+from tasks.reservoir.keys import (
+    alive_key,
+    beat_key,
+    dead_topic,
+    derived_from,
+    inlet_of,
+    lease_key,
+    letter_counts,
+    once_record,
+    result_record,
+    retry_topic,
+    tick_record,
+    topic_keys,
+)
+from tasks.reservoir.unreadable import named
+
+__all__ = [
+    "ConsumersAliveError",
+    "Kept",
+    "drop_group",
+    "drop_inlet",
+    "drop_topic",
+    "has_keys",
+    "inlets_of",
+    "kept_by_group",
+    "refuse_readers_of_letters",
+    "running_inlets",
+]
+
+_AT_ONCE = 1_000  # keys deleted by one command
+_GROUP = "[^:]+"
+_RECORDS = result_record("", "", "").removesuffix("::").encode()
+_LATELY = 5.0  # seconds; an inlet runs if its last tick is younger than this, or than two ticks
+_GLOB = re.compile(r"([*?\[\]\\])")
+
+# KEYS: the topic; the groups, spilled counts and letter counts beside it; keys to delete. ARGV: the group, the prefix of
+# its leases, the tombstone. Returns the consumers that are alive: then nothing was changed. The group goes last, so that
+# an error before it leaves a group that can be dropped again.
+_DROP_GROUP = """
+local function group_exists()
+  if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+  for _, reply in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    for i = 1, #reply, 2 do
+      if reply[i] == 'name' and reply[i + 1] == ARGV[1] then return true end
+    end
+  end
+  return false
+end
+
+local exists, alive = group_exists(), {}
+for _, reply in ipairs(exists and redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]) or {}) do
+  for i = 1, #reply, 2 do
+    if reply[i] == 'name' then
+      local lease = redis.call('GET', ARGV[2] .. reply[i + 1])
+      if lease and lease ~= ARGV[3] then alive[#alive + 1] = reply[i + 1] end
+    end
+  end
+end
+if #alive > 0 then return alive end
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1], 'dead:' .. ARGV[1])
+redis.call('HDEL', KEYS[4], ARGV[1])
+for i = 5, #KEYS do redis.call('UNLINK', KEYS[i]) end
+if exists then redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1]) end
+return {}
+"""
+
+
+class ConsumersAliveError(SettingsError):
+    """A group was not dropped because consumers hold leases in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a group keeps of a topic besides its position: entries pending, dead letters, retries, records of results."""
+
+    consumers: int
+    pending: int
+    letters: int
+    retries: int
+    records: int
+
+
+def kept_by_group(client: redis.Redis, topic: str, group: str) -> Kept:
+    """Return how much `group` keeps of `topic`.
+
+    raises    SettingsError: neither the group nor anything that it kept exists; UnreadableTopicError
+    """
+    known: Any = client
+    with named(client, topic):
+        found = groups_of(client, check_topic(topic, derived=True)).get(group)
+        records = [key for key in _matching(client, topic, group) if _is_record(key)]
+        kept = Kept(
+            consumers=found["consumers"] if found else 0,
+            pending=found["pending"] if found else 0,
+            letters=known.xlen(dead_topic(topic, group)),
+            retries=known.xlen(retry_topic(topic, group)),
+            records=len(records),
+        )
+        if not found and not any((kept.letters, kept.retries, kept.records)) and not _has_field(known, topic, group):
+            groups = ", ".join(map(repr, sorted(groups_of(client, topic)))) or "none"
+            msg = f"expected a group of topic {topic!r}, which has {groups}, got {group!r}"
+            raise SettingsError(msg)
+    return kept
+
+
+def drop_group(client: redis.Redis, topic: str, group: str) -> None:
+    """Delete `group` on `topic` with everything that it keeps there. Other groups and topics stay as they are.
+
+    Also deletes what a group that no longer exists has left. An interrupted call can be repeated.
+
+    raises    SettingsError: a consumer of the group is alive, or another group reads its dead letters; nothing was changed
+    """
+    check_topic(topic, derived=True)
+    with named(client, topic):
+        refuse_readers_of_letters(client, topic, group)
+        mine = list(_matching(client, topic, group))
+        _drop_group(client, topic, group, [key for key in mine if not _is_record(key)])
+    if group not in groups_of(client, topic):  # one that was created anew since has deleted these records, or uses them
+        _unlink(client, filter(_is_record, mine))
+    _forget_tombstones(client, [group])
+
+
+def drop_topic(client: redis.Redis, topic: str) -> None:
+    """Delete `topic` with its groups, their dead letters, and everything beside it. Other topics stay as they are.
+
+    Also deletes what a topic that no longer exists has left. An interrupted call can be repeated. Does not look for
+    inlets, see `running_inlets`: one that runs creates the topic again.
+
+    raises    SettingsError: a consumer is alive on the topic, or on dead letters of it; nothing was changed
+    """
+    check_topic(topic)
+    with named(client, topic):
+        own = [key.decode() for key in _matching(client, topic)]
+        names = filter(_name_of(topic).fullmatch, own)
+        groups = [(stream, group) for stream in names for group in groups_of(client, stream)]
+        for stream, group in groups:
+            _refuse_the_living(stream, group, _alive(client, stream, group))
+        readers = {group for _, group in groups} | _readers(client, topic, own)
+        for stream, group in groups:
+            _drop_group(client, stream, group, ())
+        beats = [key for id_ in _beats(client, topic) for key in _keys_of_beat(client, id_)]
+        own.sort(key=topic.__eq__)  # the stream last, so that an interrupted call can be repeated
+        _unlink(client, [*beats, *own])
+        _forget_tombstones(client, readers)
+
+
+def drop_inlet(client: redis.Redis, topic: str, inlet: str) -> None:
+    """Delete the beats of `inlet` on `topic` and what it declared there. The topic and its other inlets stay."""
+    known: Any = client
+    for id_ in _beats(client, topic, inlet):
+        _unlink(client, list(_keys_of_beat(client, id_)))
+        known.hdel(topic_keys(topic).state, f"inlet:{id_}")
+
+
+def refuse_readers_of_letters(client: redis.Redis, topic: str, group: str) -> None:
+    """Refuse to drop a group of which another group reads the dead letters.
+
+    raises    SettingsError
+    """
+    letters = dead_topic(topic, group)
+    readers = sorted(groups_of(client, letters))
+    if readers:
+        msg = (
+            f"group {group!r} on topic {topic!r}: expected its dead letters to have no readers, got {', '.join(map(repr, readers))}; "
+            f"the group was not dropped; drop those first: `sluice groups drop {letters} {readers[0]}`"
+        )
+        raise SettingsError(msg)
+
+
+def has_keys(client: redis.Redis, topic: str) -> bool:
+    """Return whether a topic exists, or any key that belongs to it."""
+    return next(_matching(client, topic), None) is not None
+
+
+def inlets_of(client: redis.Redis, topic: str) -> list[str]:
+    """Return the inlets of which beats on `topic` are stored."""
+    return sorted({id_.rpartition(":")[0] for id_ in _beats(client, topic)})
+
+
+def running_inlets(client: redis.Redis, topic: str, *, now: float | None = None) -> list[str]:
+    """Return the inlets that pump into `topic`, by the ticks that they claimed.
+
+    now       seconds since the epoch
+    """
+    known: Any = client
+    now = time.time() if now is None else now
+    found = set()
+    for id_ in _beats(client, topic):
+        last, called = known.hmget(beat_key(id_), "last", "called")
+        every = 0.0
+        with suppress(KeyError, TypeError, ValueError):
+            every = float(json.loads(called)["every"])
+        is_young = last is not None and every and int(last) * every > now - max(_LATELY, 2 * every)
+        if is_young or next(client.scan_iter(match=alive_key(beat_key(id_), "*"), count=1000), None):
+            found.add(id_.rpartition(":")[0])
+    return sorted(found)
+
+
+def _drop_group(client: redis.Redis, topic: str, group: str, keys: Iterable[bytes]) -> None:
+    """Delete `keys` and the group in one script, unless a consumer of it is alive."""
+    known = groups_of(client, topic).get(group)
+    beside = topic_keys(topic)
+    drop: Any = client.register_script(_DROP_GROUP)
+    args = [known["name"] if known else group, lease_key(group, ""), TOMBSTONE]
+    _refuse_the_living(
+        topic, group, drop(keys=[topic, beside.groups, beside.spilled, letter_counts(topic), *keys], args=args)
+    )
+
+
+def _alive(client: redis.Redis, topic: str, group: str) -> list[bytes]:
+    """Return the consumers of a group that hold a lease."""
+    known: Any = client
+    names = [consumer["name"] for consumer in known.xinfo_consumers(topic, groups_of(client, topic)[group]["name"])]
+    leases = client.mget([lease_key(group, "").encode() + name for name in names]) if names else []
+    return [name for name, lease in zip(names, leases, strict=True) if lease not in (None, TOMBSTONE.encode())]
+
+
+def _refuse_the_living(topic: str, group: str, alive: Iterable[bytes]) -> None:
+    if alive:
+        names = ", ".join(name.decode(errors="backslashreplace") for name in alive)
+        msg = (
+            f"group {group!r} on topic {topic!r}: expected no consumer to be alive, got {names}; nothing was dropped; stop its "
+            "outlet (`sluice stop`), or wait until the lease of a killed one has run out"
+        )
+        raise ConsumersAliveError(msg)
+
+
+def _matching(client: redis.Redis, topic: str, group: str | None = None) -> Iterator[bytes]:
+    """Yield the keys that belong to a topic, or only those that belong to a group on it."""
+    belongs = _belongs(topic, group)
+    for key in client.scan_iter(match=f"*{_literal(topic)}*", count=1000):
+        with suppress(UnicodeDecodeError):
+            if belongs(key.decode()):
+                yield key
+
+
+def _name_of(topic: str, group: str | None = None) -> re.Pattern[str]:
+    """Return the pattern of the streams that belong to a topic, itself included, or to a group on it."""
+    derived = rf"(?::(?:dead|retry):{_GROUP})*"
+    first = "" if group is None else f":(?:dead|retry):{re.escape(group)}"
+    return re.compile(re.escape(topic) + first + derived)
+
+
+def _belongs(topic: str, group: str | None) -> Callable[[str], object]:
+    name = _name_of(topic, group).pattern
+    beside = [re.escape(key.removesuffix(topic)) for key in (*topic_keys(topic)[1:], letter_counts(topic))]
+    pairs = [(_GROUP, name)] if group is None else [(_GROUP, name), (re.escape(group), re.escape(topic))]
+    patterns = [name, f"(?:{'|'.join(beside)}){name}", *(result_record(*pair, r"\d+-\d+") for pair in pairs)]
+    return re.compile("|".join(patterns)).fullmatch
+
+
+def _readers(client: Any, topic: str, keys: Iterable[str]) -> set[str]:
+    """Return the groups that the keys of a topic name, also those that were deleted."""
+    found = {name.decode(errors="replace") for name in client.hkeys(topic_keys(topic).groups)}
+    for key in keys:
+        if derived := derived_from(key):
+            found.add(derived[2])
+        elif _is_record(key.encode()):
+            found.add(key.removeprefix(_RECORDS.decode()).partition(":")[0])
+    return found
+
+
+def _literal(text: str) -> str:
+    """Return the glob pattern that matches this text alone."""
+    return _GLOB.sub(r"\\\1", text)
+
+
+def _unlink(client: redis.Redis, keys: Iterable[bytes | str]) -> None:
+    left = iter(keys)
+    while some := list(islice(left, _AT_ONCE)):
+        client.unlink(*some)
+
+
+def _is_record(key: bytes) -> bool:
+    return key.startswith(_RECORDS)
+
+
+def _has_field(client: Any, topic: str, group: str) -> bool:
+    beside = topic_keys(topic)
+    hashes = beside.groups, beside.spilled, letter_counts(topic)
+    return any(client.hexists(key, field) for key in hashes for field in (group, f"dead:{group}"))
+
+
+def _beats(client: redis.Redis, topic: str, inlet: str | None = None) -> list[str]:
+    """Return the ids, '<inlet>:<digest>', of the beats that were kept on a topic: those that it declares, and those that name it."""
+    known: Any = client
+    names = [name.decode() for name in known.hkeys(topic_keys(topic).state) if name.startswith(b"inlet:")]
+    found = {name.removeprefix("inlet:") for name in names}
+    for key in client.scan_iter(match=beat_key("*"), count=1000, _type="HASH"):
+        id_ = inlet_of(key.decode(errors="replace"))
+        if id_.count(":") == 1:
+            with suppress(TypeError, ValueError, AttributeError):
+                if json.loads(known.hget(key, "called")).get("topic") == topic:
+                    found.add(id_)
+    return sorted(id_ for id_ in found if inlet in (None, id_.rpartition(":")[0]))
+
+
+def _keys_of_beat(client: redis.Redis, id_: str) -> Iterator[bytes]:
+    beat = beat_key(id_)
+    yield beat.encode()
+    for pattern in (tick_record(beat, "*"), once_record(f"{beat}:*")):
+        yield from client.scan_iter(match=pattern, count=1000)
+
+
+def _forget_tombstones(client: redis.Redis, groups: Iterable[str]) -> None:
+    """Delete the tombstones of those groups that read no topic any more."""
+    left = set(groups)
+    for stream in client.scan_iter(_type="STREAM", count=1000) if left else ():
+        left -= groups_of(client, stream).keys()
+    for group in left:
+        for lease in client.scan_iter(match=lease_key(_literal(group), "*"), count=1000):
+            if client.get(lease) == TOMBSTONE.encode():
+                client.unlink(lease)
