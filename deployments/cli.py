@@ -3,12 +3,12 @@
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from deployments import subcommands
+from deployments.options import AsJson, Timeout, Yes, console
 
 __all__ = ["app", "leave_out_proxies", "main"]
 
@@ -21,32 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(subcommands.topics)
+app.add_typer(subcommands.groups)
+
 DEBUG = "SLUICE_DEBUG"
-
-_PIPED_WIDTH = 160  # columns, where there is no terminal to say how many
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line each, for scripts.")]
-
-
-def _duration(text: str) -> float:
-    from tasks.checks import seconds  # noqa: PLC0415
-    from tasks.errors import SettingsError  # noqa: PLC0415
-
-    try:
-        return seconds(text, name="timeout", least=1)
-    except SettingsError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-_Timeout = Annotated[
-    float, typer.Option(help="How long to wait for the end of what runs.", parser=_duration, metavar="DURATION")
-]
-
-
-def _console() -> "Console":
-    from deployments.show.terminal import Terminal  # noqa: PLC0415
-
-    is_told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Terminal(width=None if is_told else _PIPED_WIDTH)
 
 
 @app.callback()
@@ -72,13 +50,13 @@ def up(
     from deployments.stack.up import up as run  # noqa: PLC0415
     from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
-    raise typer.Exit(run(_console(), root=project_dir(), port=port))
+    raise typer.Exit(run(console(), root=project_dir(), port=port))
 
 
 @app.command()
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,  # noqa: FBT002
-    as_json: _Json = False,  # noqa: FBT002
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Show the servers, the last run of every deployment, and how far each group has come.
 
@@ -86,7 +64,7 @@ def status(
     """
     from deployments.commands.status import status as show  # noqa: PLC0415
 
-    raise typer.Exit(0 if show(_console(), watch=watch, as_json=as_json) else 1)
+    raise typer.Exit(0 if show(console(), watch=watch, as_json=as_json) else 1)
 
 
 @app.command()
@@ -94,13 +72,13 @@ def peek(
     topic: Annotated[str, typer.Argument(help="The topic, such as busiest, or market:dead:movers.")],
     n: Annotated[int, typer.Option("-n", help="How many entries.", min=1, max=10_000)] = 1,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new ones as they come, until Ctrl-C.")] = False,  # noqa: FBT002
-    as_json: _Json = False,  # noqa: FBT002
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Print the newest entries of a topic, decoded, oldest first. No group notices."""
     from deployments.commands.peek import peek as show  # noqa: PLC0415
 
     with suppress(KeyboardInterrupt):
-        show(_console(), topic, n, follow=follow, as_json=as_json)
+        show(console(), topic, n, follow=follow, as_json=as_json)
 
 
 @app.command()
@@ -126,10 +104,10 @@ def dead(
         bool, typer.Option("--replay", help="Give them back to the group; all, if none are chosen.")
     ] = False,
     discard: Annotated[bool, typer.Option("--discard", help="Remove them for good; all, if none are chosen.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    yes: Yes = False,
     n: Annotated[int, typer.Option("-n", help="How many to show.", min=1, max=10_000)] = 10,
     tracebacks: Annotated[bool, typer.Option("--traceback", help="Show where each was raised.")] = False,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a group could not process, at which node and why; replay or discard the letters that are chosen.
 
@@ -145,13 +123,13 @@ def dead(
     choice = {name: value for name, value in given.items() if value}
     action = "replay" if replay else "discard" if discard else None
     show(
-        _console(), topic, group, n, choice=choice, action=action, yes=yes, tracebacks=tracebacks, as_json=as_json
+        console(), topic, group, n, choice=choice, action=action, yes=yes, tracebacks=tracebacks, as_json=as_json
     )  # fmt: skip
 
 
 @app.command()
 def doctor(
-    as_json: _Json = False,  # noqa: FBT002
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Check what Sluice needs, from Python's version to the schedules, and say what to do. Changes nothing.
 
@@ -160,13 +138,13 @@ def doctor(
     from deployments.commands.doctor import doctor as run  # noqa: PLC0415
     from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
-    raise typer.Exit(0 if run(_console(), project_dir(), as_json=as_json) else 1)
+    raise typer.Exit(0 if run(console(), project_dir(), as_json=as_json) else 1)
 
 
 @app.command()
 def stop(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
-    timeout: _Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
+    timeout: Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
 ) -> None:
     """Cancel what runs of a deployment, and wait until it has finished what is in flight.
 
@@ -175,13 +153,13 @@ def stop(
     """
     from deployments.commands.restart import stop as run  # noqa: PLC0415
 
-    run(_console(), name, timeout=timeout)
+    run(console(), name, timeout=timeout)
 
 
 @app.command()
 def restart(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
-    timeout: _Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
+    timeout: Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
     param: Annotated[
         list[str] | None,
         typer.Option(
@@ -196,7 +174,32 @@ def restart(
     """
     from deployments.commands.restart import restart as run  # noqa: PLC0415
 
-    run(_console(), name, timeout=timeout, params=param or ())
+    run(console(), name, timeout=timeout, params=param or ())
+
+
+@app.command()
+def remove(
+    name: Annotated[
+        str,
+        typer.Argument(help="The flow, such as movers, with all of its deployments; or one, such as movers/replay."),
+    ],
+    *,
+    with_data: Annotated[
+        bool,
+        typer.Option("--with-data", help="Also delete what it keeps in Redis, and its runs and reports in Prefect."),
+    ] = False,
+    yes: Yes = False,
+    timeout: Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
+) -> None:
+    """Delete an inlet or an outlet from the Prefect server: deployments, schedules and automations. Asks first.
+
+    Its runs finish what is in flight. With --with-data an outlet's consumer groups go with their dead letters, and an
+    inlet's topic, unless another deployment uses them. Prints what is left to delete by hand.
+    """
+    from deployments.commands.remove import remove as run  # noqa: PLC0415
+    from tasks.base.project_folder import project_dir  # noqa: PLC0415
+
+    run(console(), name, root=project_dir(), with_data=with_data, yes=yes, timeout=timeout)
 
 
 @app.command()
@@ -213,7 +216,7 @@ def new(
     from deployments.commands.new import new as write  # noqa: PLC0415
     from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
-    write(_console(), kind, name, root=project_dir(), topic=topic)
+    write(console(), kind, name, root=project_dir(), topic=topic)
 
 
 def main() -> None:

@@ -130,11 +130,11 @@ def _flow(flow: Any) -> str:
     return f"### `{flow.name}` ({kind})\n\n{_prose(text.partition(chr(10) + 'Args:')[0])}\n{table}"
 
 
-def _commands(group: Any) -> Iterable[str]:
-    """Yield the commands with their options; typer bundles click, so `isinstance` against click's types fails."""
+def _commands(group: Any, *before: str) -> Iterable[str]:
+    """Return the commands with their options; typer has a click of its own, so types are told by their names."""
     for name, command in sorted(group.commands.items()):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
-        title = " ".join(["sluice", name, *(p.name.upper() for p in arguments)])
+        title = " ".join(["sluice", *before, name, *(p.name.upper() for p in arguments)])
         rows = [
             (p.name.upper() if p in arguments else ", ".join([*p.opts, *p.secondary_opts]), _default(p), p.help or "")
             for p in command.params
@@ -142,6 +142,8 @@ def _commands(group: Any) -> Iterable[str]:
         yield f"### `{title}`\n\n{_prose(inspect.cleandoc(command.help or ''))}"
         if rows:
             yield _table(("Option", "Default", ""), rows)
+        if hasattr(command, "commands"):
+            yield from _commands(command, *before, name)
 
 
 def _default(parameter: Any) -> str:

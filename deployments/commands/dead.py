@@ -5,14 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
 from deployments.show.as_json import line
+from deployments.show.confirm import confirm
 from deployments.show.tables import letters_table
 from tasks.base.plain_text import printable
-from tasks.errors import SettingsError
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
 from tasks.reservoir.connection import connect
 from tasks.reservoir.keys import dead_topic
@@ -98,13 +97,7 @@ def _confirm(console: Console, number: int, action: Action, whose: str, mixes: s
     if mixes:
         console.print(printable(mixes), style="yellow", highlight=False, markup=False, soft_wrap=True)
     for_good = " for good" if action == "discard" else ""
-    try:
-        answer = typer.confirm(f"{action} {number} dead letters of topic {whose}{for_good}?", err=True)
-    except typer.Abort:  # there is nothing to read an answer from, or it was Ctrl-C
-        answer = False
-    if not answer:
-        msg = "expected a yes, got none; nothing was changed (--yes answers beforehand)"
-        raise SettingsError(msg)
+    confirm(f"{action} {number} dead letters of topic {whose}{for_good}?")
 
 
 def _counts(chosen: Iterable[Letter], outcomes: Mapping[Letter, Outcome], *, left: int) -> str:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from deployments.commands.on_prefect import find_deployment, full_name, prefect_client
 from deployments.rollout.blueprint import Blueprint, Deployment, EntrypointCheck
-from deployments.servers.ledger import Ledger
-from deployments.servers.prefect_server import find_server
 from tasks.base.plain_text import one_line
-from tasks.base.state_folder import state_dir
 from tasks.errors import PipelineError, SettingsError
 
 if TYPE_CHECKING:
@@ -37,12 +35,12 @@ def stop(console: Console, name: str, *, timeout: float) -> None:
     timeout   seconds to wait at most for the runs to end
     raises    SettingsError: no such deployment; UnavailableError: no server, or a run does not end
     """
-    full = _full(name)
-    with _client() as client:
+    full = full_name(name)
+    with prefect_client() as client:
         from deployments.rollout.deployed import schedule_of  # noqa: PLC0415 - only now, see find_server
         from deployments.rollout.ending import end_runs  # noqa: PLC0415
 
-        deployment = _deployment(client, full)
+        deployment = find_deployment(client, full)
         ended = end_runs(client, deployment.id, full, timeout, why="`sluice stop`")
         _tell_ended(console, full, ended)
         if not ended:
@@ -63,12 +61,12 @@ def restart(console: Console, name: str, *, timeout: float, params: Sequence[str
     raises    SettingsError: no such deployment or parameter, or its file cannot be imported: nothing was stopped; UnavailableError: no
               server, or a run does not end: nothing was started; PipelineError: the new run failed at its beginning
     """
-    full = _full(name)
-    with _client() as client:
+    full = full_name(name)
+    with prefect_client() as client:
         from deployments.rollout.ending import end_runs  # noqa: PLC0415 - only now, see find_server
 
         why = "`sluice restart`"
-        deployment = _deployment(client, full)
+        deployment = find_deployment(client, full)
         parameters = _parameters(params, deployment, full)
         _check_file(deployment, full)
         nothing = ", nothing was started"
@@ -91,30 +89,6 @@ def restart(console: Console, name: str, *, timeout: float, params: Sequence[str
 def _tell_ended(console: Console, full: str, runs: "list[FlowRun]") -> None:
     for run in runs:
         console.print(f"{full}: run {run.name} ended as {run.state_name}", highlight=False)
-
-
-def _full(name: str) -> str:
-    return name if "/" in name else f"{name}/main"
-
-
-def _client() -> "SyncPrefectClient":
-    find_server(Ledger(state_dir()))
-    from prefect.client.orchestration import get_client  # noqa: PLC0415 - only now, see find_server
-
-    return get_client(sync_client=True)
-
-
-def _deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
-    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
-
-    from deployments.rollout.deployed import deployed  # noqa: PLC0415
-
-    try:
-        return client.read_deployment_by_name(full)
-    except ObjectNotFound as error:
-        known = ", ".join(deployed(client)) or "none"
-        msg = f"expected the name of a deployment, got {full!r}; there are: {known}; `prefect deploy --all` brings those of prefect.yaml"
-        raise SettingsError(msg) from error
 
 
 def _parameters(params: Sequence[str], deployment: "DeploymentResponse", full: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from prefect.states import Cancelling
 from deployments.rollout.deployed import paged
 from tasks.errors import UnavailableError
 
-__all__ = ["end_runs"]
+__all__ = ["end_runs", "unended_runs"]
 
 _POLL = 0.3
 _UNENDED = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.SCHEDULED, StateType.PAUSED]
@@ -42,7 +42,7 @@ def end_runs(
     """
     deadline = time.monotonic() + timeout
     seen: set[UUID] = set()
-    while left := _unended(client, deployment, older_than):
+    while left := unended_runs(client, deployment, older_than):
         seen.update(run.id for run in left)
         if time.monotonic() > deadline:
             msg = (
@@ -63,7 +63,11 @@ def end_runs(
     return paged(client.read_flow_runs, flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": sorted(seen)}}))
 
 
-def _unended(client: SyncPrefectClient, deployment: UUID, older_than: FlowRun | None) -> list[FlowRun]:
+def unended_runs(client: SyncPrefectClient, deployment: UUID, older_than: FlowRun | None = None) -> list[FlowRun]:
+    """Return the runs of a deployment that have not ended, but not those that its schedule will bring.
+
+    older_than   only those that were made before this one, and by no schedule
+    """
     criteria = {"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": _UNENDED}}}
     found = paged(client.read_flow_runs, flow_run_filter=FlowRunFilter.model_validate(criteria))
     found = [run for run in found if not run.auto_scheduled or run.state_type != StateType.SCHEDULED]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +25,7 @@ from flows.runtime.prefect_api import when_not_busy
 __all__ = [
     "ABANDONED",
     "cancel",
+    "delete_runs",
     "discard_late",
     "last_runs",
     "of_pool",
@@ -122,11 +123,16 @@ def discard_late(client: SyncPrefectClient, blueprint: Blueprint) -> int:
     """
     ours = {there.id for declared, there in of_blueprint(client, blueprint) if declared.beats}
     late = of_pool(client, {StateType.SCHEDULED}, due_before=datetime.now(UTC) - timedelta(seconds=5))
-    old = [str(run.id) for run in late if run.deployment_id in ours and run.auto_scheduled]
-    for first in range(0, len(old), _BULK):
-        body = {"flow_runs": {"id": {"any_": old[first : first + _BULK]}}}
-        client.request("POST", "/flow_runs/bulk_delete", json=body)  # type: ignore[arg-type] # 3.9.1: no method for it
+    old = [run.id for run in late if run.deployment_id in ours and run.auto_scheduled]
+    delete_runs(client, old)
     return len(old)
+
+
+def delete_runs(client: SyncPrefectClient, runs: Sequence[UUID]) -> None:
+    """Delete flow runs, as many with one request as the server takes."""
+    for first in range(0, len(runs), _BULK):
+        body = {"flow_runs": {"id": {"any_": [str(run) for run in runs[first : first + _BULK]]}}}
+        client.request("POST", "/flow_runs/bulk_delete", json=body)  # type: ignore[arg-type] # 3.9.1: no method for it
 
 
 def to_start(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:

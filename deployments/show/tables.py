@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.cells import cell_len
@@ -22,16 +22,20 @@ from tasks.reservoir.levels import TopicLevel
 if TYPE_CHECKING:
     from deployments.rollout.last_run import Deployed
 
-__all__ = ["ago", "entry_table", "letters_table", "levels_table", "runs_table"]
+__all__ = ["ago", "entry_table", "groups_table", "letters_table", "levels_table", "runs_table", "topics_table"]
 
 _ROWS = 10
 _SEPARATOR = 3  # characters between two columns
 _WIDTH = 60  # of one value, in characters
 _LEVELS = ("topic", "entries", "bytes", "rate", "newest", "group", "consumers", "pending", "lag", "dead", "spilled")
-_NUMBERS = frozenset(_LEVELS) - {"topic", "newest", "group"}
+_NUMBERS = frozenset({*_LEVELS, "retries"}) - {"topic", "newest", "group"}
+_TOPICS = ("topic", "entries", "bytes", "rate", "newest", "keep", "groups", "dead")
+_GROUPS = ("topic", "group", "position", "consumers", "pending", "lag", "dead", "retries", "spilled")
 _LETTERS = ("letter", "failed", "entry", "node", "exception", "deliveries", "replays")
 # The least important first.
 _EXPENDABLE_OF_LEVELS = ("consumers", "bytes", "rate", "newest", "entries", "spilled", "pending")
+_EXPENDABLE_OF_TOPICS = ("bytes", "rate", "newest", "keep")
+_EXPENDABLE_OF_GROUPS = ("consumers", "spilled", "retries", "position", "pending")
 _EXPENDABLE_OF_LETTERS = ("deliveries", "replays", "entry", "failed")
 _FOLDED = 40  # characters of a column that are enough to read it
 _COLOURS = {"RUNNING": "green", "FAILED": "red", "CRASHED": "red", "CANCELLED": "yellow", "CANCELLING": "yellow"}
@@ -61,9 +65,39 @@ def levels_table(levels: Iterable[TopicLevel], *, width: int = 160) -> Table:
 
     Where there is no room for all columns, the least important ones are left out.
     """
-    rows = [row for level in levels for row in _level_rows(level)]
+    return _fitted([row for level in levels for row in _level_rows(level)], _LEVELS, _EXPENDABLE_OF_LEVELS, width)
+
+
+def topics_table(levels: Iterable[TopicLevel], *, width: int = 160) -> Table:
+    """Return what each topic holds, a row each."""
+    rows = [
+        _topic_cells(level)
+        | {
+            "keep": str(level.keep or "-"),
+            "groups": "unreadable"
+            if level.unreadable
+            else ", ".join(printable(group.name) for group in level.groups) or "-",
+            "dead": str(sum(group.dead for group in level.groups)),
+        }
+        for level in levels
+    ]
+    return _fitted(rows, _TOPICS, _EXPENDABLE_OF_TOPICS, width)
+
+
+def groups_table(groups: Iterable[Mapping[str, Any]], *, width: int = 160) -> Table:
+    """Return how far each group has come, a row each."""
+    rows = [
+        {name: printable(str(group[name])) for name in _GROUPS if name in group}
+        | {"group": printable(group["name"]), "lag": "?" if group["lag"] is None else str(group["lag"])}
+        for group in groups
+    ]
+    return _fitted(rows, _GROUPS, _EXPENDABLE_OF_GROUPS, width)
+
+
+def _fitted(rows: Sequence[Mapping[str, str]], names: Sequence[str], expendable: Sequence[str], width: int) -> Table:
+    """Return rows as a table without the columns for which there is no room."""
     table = Table(show_edge=False, pad_edge=False)
-    shown = _shown(rows, _LEVELS, _EXPENDABLE_OF_LEVELS, width)
+    shown = _shown(rows, names, expendable, width)
     for name in shown:
         table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
     for row in rows:
@@ -71,14 +105,18 @@ def levels_table(levels: Iterable[TopicLevel], *, width: int = 160) -> Table:
     return table
 
 
-def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
-    row = dict.fromkeys(_LEVELS, "") | {
+def _topic_cells(level: TopicLevel) -> dict[str, str]:
+    return {
         "topic": printable(level.topic),
         "entries": "?" if level.unreadable else str(level.length),
         "bytes": short_bytes(level.bytes),
         "rate": "?" if level.rate is None else f"{level.rate:.3g}/s",
         "newest": "-" if level.last_id is None else ago(id_time(level.last_id)),
     }
+
+
+def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
+    row = dict.fromkeys(_LEVELS, "") | _topic_cells(level)
     if not level.groups:
         yield row | {"group": "unreadable" if level.unreadable else "-"}
     for group in level.groups:
@@ -95,7 +133,7 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
 
 def _level_style(name: str, text: str) -> str:
     lost = name in ("dead", "spilled") and text not in ("", "0")
-    return "red" if lost or (name == "group" and text == "unreadable") else ""
+    return "red" if lost or (name in ("group", "groups") and text == "unreadable") else ""
 
 
 def letters_table(letters: Iterable[Letter], *, width: int = 160) -> Table:

@@ -117,6 +117,13 @@ class SharedPoll:
             pipe.execute()
         self._client.close()
 
+    def forget(self) -> None:
+        """Take the deployment off the list of those that had a run here: it was deleted.
+
+        raises    redis.RedisError
+        """
+        self._client.zrem(self._inlets, self._deployment)
+
     def take_turn(self) -> bool:
         """Return whether it is this participant's turn to ask; for the next seconds it is no other's.
 

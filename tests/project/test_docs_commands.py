@@ -58,6 +58,12 @@ RUN_BY = {
     "sluice dead": "commands/test_cli.py::test_dead_shows_where_and_why_and_how_to_replay",
     "sluice dead network totals --replay": "commands/test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
     "sluice dead market movers --until": "commands/test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
+    "sluice topics": "commands/test_topics_groups.py::test_topics_and_groups_list_what_there_is_as_table_and_json",
+    "sluice groups": "commands/test_topics_groups.py::test_topics_and_groups_list_what_there_is_as_table_and_json",
+    "sluice topics drop": "commands/test_topics_groups.py::test_topics_drop_asks_and_deletes_one_topic",
+    "sluice groups drop": "commands/test_topics_groups.py::test_groups_drop_asks_and_deletes_one_group",
+    "sluice groups reset": "commands/test_topics_groups.py::test_groups_reset_asks_and_lets_a_group_read_again",
+    "sluice remove": "commands/test_remove.py::test_remove_with_data_leaves_server_and_redis_as_before_an_outlet",
     "sluice doctor": "commands/test_doctor.py::test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does",
     "prefect deployment run": BY_PREFECT,
     "prefect deployment run rewind/main": RESTART,
@@ -109,9 +115,12 @@ class Commands:
         assert done.returncode == 0, done.stderr
 
     def sluice(self, name: str, *arguments: str) -> None:
-        group: Any = typer.main.get_command(sluice_cli)
-        given = group.commands[name].make_context(name, list(arguments)).params
-        if name in ("restart", "stop"):
+        command: Any = typer.main.get_command(sluice_cli).commands[name]  # type: ignore[attr-defined]
+        left = list(arguments)
+        while left and left[0] in getattr(command, "commands", {}):
+            command = command.commands[left.pop(0)]
+        given = command.make_context(name, left).params
+        if name in ("remove", "restart", "stop"):
             self._deployed(given["name"])
 
     def sluice_in_a_sentence(self, *arguments: str) -> None:
@@ -119,7 +128,12 @@ class Commands:
         group: Any = typer.main.get_command(sluice_cli)
         options, names = [], [word for word in arguments if word in group.commands]
         for command in [group, *(group.commands[name] for name in names[:1])]:
-            options += [option for each in command.params for option in each.opts]
+            below = [
+                each
+                for word, each in getattr(command, "commands", {}).items()
+                if command is not group and word in arguments
+            ]
+            options += [option for one in [command, *below] for each in one.params for option in each.opts]
         assert names or arguments[0] in options
         assert {word for word in arguments if word.startswith("-")} <= set(options)
 

@@ -1,0 +1,86 @@
+"""`sluice groups`: lists the consumer groups; `drop` deletes one, `reset` sets it to another place of its topic."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import redis
+from rich.console import Console
+from rich.text import Text
+
+from deployments.show.as_json import line
+from deployments.show.confirm import confirm
+from deployments.show.stored import group_in_words
+from deployments.show.tables import groups_table
+from tasks.base.plain_text import printable
+from tasks.group import removal
+from tasks.group.rewind import rewind
+from tasks.reservoir import Reservoir
+from tasks.reservoir.connection import connect
+from tasks.reservoir.groups import groups_of
+from tasks.reservoir.keys import derived_from, retry_topic
+from tasks.reservoir.levels import Levels
+from tasks.settings import redis_url
+
+__all__ = ["drop_group", "list_groups", "reset_group"]
+
+
+def list_groups(console: Console, *, as_json: bool = False) -> None:
+    """Print how far each group of each topic has come, a line each; groups that read dead letters are among them."""
+    rows = list(_rows(Reservoir(connect(redis_url(), retries=0))))
+    if as_json:
+        for row in rows:
+            print(line(row), flush=True)  # noqa: T201 - rich would wrap it
+        return
+    groups = [row for row in rows if "name" in row]
+    console.print(groups_table(groups, width=console.width) if groups else Text("no groups yet"))
+    for row in rows:
+        if "unreadable" in row:
+            console.print(Text(printable(row["unreadable"]), style="red"))
+
+
+def drop_group(console: Console, topic: str, group: str, *, yes: bool = False) -> None:
+    """Delete a group with everything that it keeps of a topic, once that is confirmed.
+
+    raises    SettingsError: no such group, a consumer of it is alive, or the answer is no; nothing was changed
+    """
+    client = connect(redis_url(), retries=0)
+    console.print(group_in_words(topic, group, removal.kept_by_group(client, topic, group)), soft_wrap=True)
+    removal.refuse_readers_of_letters(client, topic, group)
+    if not yes:
+        confirm(f"delete group {group!r} on topic {topic!r} with all of that for good?")
+    removal.drop_group(client, topic, group)
+    console.print(f"group {group!r} on topic {topic!r} is deleted", soft_wrap=True)
+
+
+def reset_group(console: Console, topic: str, group: str, to: str, *, yes: bool = False) -> None:
+    """Set a group to another place of its topic, once that is confirmed.
+
+    to        see `rewind`
+    raises    SettingsError: no such group or place, a consumer is alive, or the answer is no; nothing was changed
+    """
+    client = connect(redis_url(), retries=0)
+    console.print(group_in_words(topic, group, removal.kept_by_group(client, topic, group)), soft_wrap=True)
+    if not yes:
+        confirm(f"acknowledge what is pending, and let group {group!r} go on from {to} on topic {topic!r}?")
+    rewound = rewind(client, topic, group, to)
+    done = f"group {group!r} goes on from {to} on topic {topic!r}; {rewound.acknowledged:,} pending entries were acknowledged"
+    console.print(done, soft_wrap=True)
+
+
+def _rows(reservoir: Reservoir) -> Iterator[dict[str, Any]]:
+    client: redis.Redis = reservoir.client
+    known: Any = client
+    levels = Levels(client)
+    for topic in reservoir.topics():
+        if (derived := derived_from(topic)) and derived[1] == "retry":  # counted with its topic
+            continue
+        level = levels.of(topic)
+        if level is None or level.unreadable:
+            yield from [{"topic": topic, "unreadable": level.unreadable}] if level else []
+            continue
+        positions = groups_of(client, topic) if level.groups else {}
+        for group in level.groups:
+            position = positions.get(group.name, {}).get("last-delivered-id", b"").decode()
+            about = {"position": position, "retries": known.xlen(retry_topic(topic, group.name))}
+            yield {"topic": topic} | asdict(group) | about

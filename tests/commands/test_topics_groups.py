@@ -1,0 +1,150 @@
+"""`sluice topics` and `sluice groups`: what they list, drop and reset, and when they refuse."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from deployments.cli import main
+from deployments.servers.redis_server import RedisServer
+from tasks.group.consumer import Consumer
+from tests.group.test_removal import everything, pump, read
+from tests.support.streams import pending, push_all
+
+Sluice = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def sluice(
+    real_redis: redis.Redis,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Sluice:
+    """Return a function that runs the command in this process and returns its exit code and what it printed."""
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str, answer: str = "") -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["sluice", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out + err
+
+    return run
+
+
+@pytest.fixture
+def filled(real_redis: redis.Redis) -> redis.Redis:
+    """Return a Redis with a topic, a group that has dead letters, and another group."""
+    push_all(real_redis, "market", range(3))
+    read(real_redis, "market", "movers", "fails")
+    read(real_redis, "market", "archive", "crashed")
+    return real_redis
+
+
+def test_topics_and_groups_list_what_there_is_as_table_and_json(sluice: Sluice, filled: redis.Redis) -> None:
+    code, table = sluice("topics")
+    assert code == 0
+    assert "archive, movers" in table
+    _, lines = sluice("topics", "--json")
+    rows = {row["topic"]: row for row in map(json.loads, lines.splitlines())}
+    assert rows["market"]["length"] == 3
+    assert [group["name"] for group in rows["market"]["groups"]] == ["archive", "movers"]
+    _, table = sluice("groups")
+    assert table.count("market") == 2
+    _, lines = sluice("groups", "--json")
+    groups = {row["name"]: row for row in map(json.loads, lines.splitlines())}
+    assert (groups["movers"]["dead"], groups["movers"]["retries"], groups["movers"]["lag"]) == (2, 0, 0)
+    assert groups["archive"]["pending"] == 1
+    assert groups["archive"]["position"] == filled.xrevrange("market", count=1)[0][0].decode()
+
+
+def test_listing_an_empty_redis_says_so(sluice: Sluice) -> None:
+    assert sluice("topics") == (0, "no topics yet\n")
+    assert sluice("groups") == (0, "no groups yet\n")
+
+
+@pytest.mark.odd_keys
+def test_an_unreadable_topic_is_listed_with_the_reason(sluice: Sluice, filled: redis.Redis) -> None:
+    filled.set("sluice:topic:market", "odd")
+    for command in ("topics", "groups"):
+        code, said = sluice(command)
+        assert code == 0
+        assert "expected key 'sluice:topic:market' to be a hash, got a string" in said
+
+
+def test_groups_drop_asks_and_deletes_one_group(sluice: Sluice, filled: redis.Redis) -> None:
+    before = everything(filled)
+    code, said = sluice("groups", "drop", "market", "movers", answer="n\n")
+    assert code == 1
+    assert "group 'movers' on topic 'market': 1 pending, 2 dead letters, 0 retries" in said
+    assert "expected a yes, got none; nothing was changed" in said
+    assert everything(filled) == before
+    code, said = sluice("groups", "drop", "market", "movers", answer="y\n")
+    assert (code, "group 'movers' on topic 'market' is deleted" in said) == (0, True)
+    assert [group["name"] for group in filled.xinfo_groups("market")] == [b"archive"]
+    code, said = sluice("groups", "drop", "market", "movers", "--yes")
+    assert code == 1
+    assert "expected a group of topic 'market', which has 'archive', got 'movers'" in said
+
+
+def test_topics_drop_asks_and_deletes_one_topic(sluice: Sluice, filled: redis.Redis) -> None:
+    push_all(filled, "other", range(1))
+    code, said = sluice("topics", "drop", "market", answer="n\n")
+    assert code == 1
+    assert "topic 'market': 3 entries" in said
+    assert "groups 'archive', 'movers'; 2 dead letters" in said
+    assert filled.xlen("market") == 3
+    assert sluice("topics", "drop", "market", "--yes")[0] == 0
+    assert not [key for key in everything(filled) if b"market" in key]
+    code, said = sluice("topics", "drop", "market", "--yes")
+    assert code == 1
+    assert "expected a topic, got 'market'; the topics are: other" in said
+
+
+def test_dead_letters_are_no_topic_to_drop(sluice: Sluice, filled: redis.Redis) -> None:
+    code, said = sluice("topics", "drop", "market:dead:movers", "--yes")
+    assert code == 1
+    assert "belongs to group 'movers' of topic 'market'; `sluice dead market movers --discard` deletes it" in said
+
+
+def test_nothing_is_dropped_or_reset_while_an_outlet_reads(sluice: Sluice, filled: redis.Redis) -> None:
+    reader = Consumer(filled, "market", "movers", name="alive")
+    reader.step(0)
+    before = everything(filled)
+    for arguments in (("topics", "drop", "market"), ("groups", "drop", "market", "movers")):
+        code, said = sluice(*arguments, "--yes")
+        assert code == 1
+        assert "got alive; nothing was dropped; stop its outlet" in said
+    code, said = sluice("groups", "reset", "market", "movers", "--to", "beginning", "--yes")
+    assert code == 1
+    assert "got alive; 0 entries were acknowledged; stop its outlet" in said
+    assert everything(filled) == before
+    reader.leave()
+
+
+def test_a_topic_is_not_dropped_while_an_inlet_pumps(sluice: Sluice, real_redis: redis.Redis) -> None:
+    pump(real_redis, "market", "quotes")
+    code, said = sluice("topics", "drop", "market", "--yes")
+    assert code == 1
+    assert "expected no inlet to pump into it, got quotes; nothing was dropped" in said
+    assert real_redis.xlen("market") == 2
+
+
+def test_groups_reset_asks_and_lets_a_group_read_again(sluice: Sluice, filled: redis.Redis) -> None:
+    reset = ("groups", "reset", "market", "archive", "--to", "beginning")
+    assert sluice(*reset, answer="n\n")[0] == 1
+    assert len(pending(filled, "market", "archive")) == 1
+    code, said = sluice(*reset, answer="y\n")
+    assert code == 0
+    assert "group 'archive' goes on from beginning on topic 'market'; 1 pending entries were acknowledged" in said
+    assert not pending(filled, "market", "archive")
+    again = Consumer(filled, "market", "archive")
+    assert [entry["n"] for entry in again.step(0)] == [0, 1, 2]
+    again.leave()
