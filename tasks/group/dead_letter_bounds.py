@@ -1,25 +1,25 @@
-"""How many dead letters a group keeps, in number and in bytes: for the scripts that append, replay and discard them.
+"""Limits on a group's dead letters, in number and in bytes, for the scripts that append, replay and discard them.
 
-The hash `letter_counts` has for each group how many letters there are and how many bytes
-they hold. Where that is not the number in the stream - another client deleted some, or the hash is gone - the letters are weighed
-anew, the newest first and never more than may stay.
+For each group, the hash `letter_counts` has the number of its letters and their bytes. If that number differs from the length of
+the stream, because another client deleted letters or the hash, the letters are measured again: from the newest on, up to the
+limits.
 """
 
 from dataclasses import dataclass
 
 __all__ = ["BOUNDS", "MAX_EXCEPTION", "MAX_TRACEBACK", "LetterBounds", "cut"]
 
-# Characters of what a letter tells beside the entry: a message may repeat the entry, and the traceback the message.
+# Maximum characters of a letter's exception and traceback: an exception may repeat the entry, and the traceback the exception.
 MAX_EXCEPTION = 2_000
 MAX_TRACEBACK = 8_000
 
 
 @dataclass(frozen=True, slots=True)
 class LetterBounds:
-    """What a group keeps of its dead letters: the newest, and the last one whatever its size.
+    """Limits on a group's dead letters: the newest are kept, and the last one even if it exceeds `max_bytes`.
 
-    max_letters  at most so many
-    max_bytes    field names and values together; less where the topic itself keeps less, but not below `min_bytes`
+    max_letters  the maximum number
+    max_bytes    the maximum of field names and values together; the limit of the topic if that is less, but at least `min_bytes`
     """
 
     max_letters: int = 10_000
@@ -28,7 +28,7 @@ class LetterBounds:
 
 
 def cut(text: str, longest: int) -> str:
-    """Return text of at most `longest` characters or so: of a longer one the beginning and the end.
+    """Shorten text to about `longest` characters: its beginning and its end.
 
     >>> cut("a" * 50 + "b" * 50, 20)
     'aaaaaaaaaa ... 80 characters left out ... bbbbbbbbbb'
@@ -39,10 +39,11 @@ def cut(text: str, longest: int) -> str:
     return f"{text[:half]} ... {len(text) - 2 * half:,} characters left out ... {text[-half:]}"
 
 
-# add_letter(keys, group, values, added, bounds) appends a letter and counts how many of the oldest are too many; drop_oldest(keys,
-# added) drops those, and take_back(keys, group, added) undoes the append instead. drop_letter(keys, group, letter) removes one.
-# keys: letters (the stream), counts (the hash of `letter_counts`), spilled (the hash that counts what was dropped), ttl. bounds:
-# LetterBounds' three numbers, and how many bytes the topic keeps, 0 for any. Nothing is dropped where counting it is refused.
+# add_letter(keys, group, values, added, bounds) appends a letter and counts the oldest letters that exceed the limits;
+# drop_oldest(keys, added) drops these, and take_back(keys, group, added) undoes the append instead. drop_letter(keys, group,
+# letter) removes one. keys: letters (the stream), counts (the hash of `letter_counts`), spilled (the hash that counts dropped
+# entries), ttl. bounds: the three numbers of LetterBounds, and the bytes that the topic keeps, 0 for no limit. No letter is dropped
+# if counting it is refused.
 BOUNDS = """
 local function bytes_of(values)
   local bytes = 0
@@ -60,8 +61,8 @@ local function count(keys, group, number, bytes)
   redis.call('PEXPIRE', keys.counts, keys.ttl)
 end
 
--- How many of the newest letters may stay beside one of `size`, and their bytes. One is read at a time: each may be of some
--- megabytes.
+-- Returns how many of the newest letters can stay together with one of `size` bytes, and their bytes. Reads one at a time,
+-- because each can have some megabytes.
 local function fitting(keys, group, size, bounds)
   local number, bytes = redis.call('XLEN', keys.letters), counted(keys, group)
   if bytes then
@@ -92,7 +93,7 @@ local function add_letter(keys, group, values, added, bounds)
   added.id = redis.call('XADD', keys.letters, '*', unpack(values))
   count(keys, group, number + 1, bytes + size)
   if number < before then
-    redis.call('XTRIM', keys.letters, 'MAXLEN', before + 1) -- drops none: it may be refused, but not once they are counted
+    redis.call('XTRIM', keys.letters, 'MAXLEN', before + 1) -- drops none: if trims are refused, then before the letters are counted
     redis.call('HINCRBY', keys.spilled, 'dead:' .. group, before - number)
     added.dropped, added.stay = before - number, number + 1
     redis.call('PEXPIRE', keys.spilled, keys.ttl)

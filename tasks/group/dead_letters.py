@@ -1,8 +1,8 @@
-"""Dead letters, and what becomes of chosen ones: they are discarded, or moved to their group's retry topic, which it alone reads.
+"""Dead letters: look them up, discard them, or replay them into the retry topic that only their group reads.
 
-A dead letter is the entry's fields as they were, and behind them what is told of it, from `dead:topic` on. In the retry
-topic the fields are followed by `retry:id`, the id the entry was pushed under, and `retry:times`, how often it was
-replayed; a consumer takes these two off again.
+A dead letter has the fields of the entry, untouched, followed by fields about it, from `dead:topic` on. In the retry topic
+the entry's fields are followed by `retry:id`, the id that the entry was pushed under, and `retry:times`, how often it was
+replayed; a consumer removes these two.
 """
 
 import itertools
@@ -32,41 +32,41 @@ Outcome = Literal["replayed", "discarded", "not there", "nothing to replay"]
 
 _FULL_ID = re.compile(rb"\d+-\d+")
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
-_DIGITS = 16  # of a number that nobody has counted up to
-# Looked at in one script, which holds up the whole server: a letter of 1.3 MB costs it 7 ms.
+_DIGITS = 16  # more than any count reaches
+# Letters per script, which blocks the whole server: a letter of 1.3 MB takes 7 ms.
 _AT_ONCE = 100
 _BYTES_AT_ONCE = 2**20
-# For longer than any client goes on sending a command again.
+# Longer than any client retries a command.
 _RECORD_TTL_MS = 600_000
 
-# told_of(values) splits a letter's values: returns what is told of it by name, and how many values are the entry's own.
-# The entry's fields may have such names, too: what is told begins at the last dead:topic. Without one, nothing is told.
-_TOLD = """
-local function told_of(values)
-  local told, n = {}, #values
-  while n > 0 and not told['dead:topic'] do
-    told[values[n - 1]] = values[n]
+# split(values) returns the fields about a letter by name, and the number of values that are the entry's own. The entry's
+# own fields can have such names, too: the fields about it begin at the last dead:topic. Without one, there are none.
+_SPLIT = """
+local function split(values)
+  local about, n = {}, #values
+  while n > 0 and not about['dead:topic'] do
+    about[values[n - 1]] = values[n]
     n = n - 2
   end
-  if not told['dead:topic'] then return {}, #values end
-  return told, n
+  if not about['dead:topic'] then return {}, #values end
+  return about, n
 end
 """
 
-# KEYS: the dead-letter topic. ARGV: the command that walks it, from which id, to which, how many, after how many bytes
-# no more, 1 for tracebacks. Returns of each letter its id, and what is told of it as `DeadLetters` reads it. The entry's own
-# fields, which may be large, stay where they are.
+# KEYS: the dead-letter topic. ARGV: XRANGE or XREVRANGE, the first id, the last id, the maximum of letters, the bytes after which
+# to stop, 1 to include tracebacks. Returns the id of each letter, and the fields about it in the order in which `DeadLetters` reads
+# them. The entry's own fields, which may be large, are not returned.
 _LOOK = (
-    _TOLD
+    _SPLIT
     + """
 local found, start, bytes = {}, ARGV[2], 0
 for _ = 1, ARGV[4] do
   local letter = redis.call(ARGV[1], KEYS[1], start, ARGV[3], 'COUNT', 1)[1]
   if not letter then break end
-  local told = told_of(letter[2])
-  found[#found + 1] = {letter[1], told['dead:id'] or '', told['dead:node'] or '', told['dead:exception'] or '',
-    told['dead:retries'] or '', told['dead:deliveries'] or '', told['dead:combines'] or '',
-    ARGV[6] == '1' and told['dead:traceback'] or ''}
+  local about = split(letter[2])
+  found[#found + 1] = {letter[1], about['dead:id'] or '', about['dead:node'] or '', about['dead:exception'] or '',
+    about['dead:retries'] or '', about['dead:deliveries'] or '', about['dead:combines'] or '',
+    ARGV[6] == '1' and about['dead:traceback'] or ''}
   start = '(' .. letter[1]
   for _, value in ipairs(letter[2]) do bytes = bytes + #value end
   if bytes > tonumber(ARGV[5]) then break end
@@ -75,30 +75,31 @@ return found
 """
 )
 
-# KEYS: the dead-letter topic, what this command took last, the letters' counts, the retry topic to replay them. ARGV: the
-# letter's id, the TTL of the second, that of the third, the group.
-# Returns 1 if the letter was moved, or removed, also when it is asked for again; 0 if there is no such letter; -1 if it cannot
-# be replayed: it has no fields of an entry, which was trimmed before it failed or had more than a script can move, or no id
-# of one.
+# KEYS: the dead-letter topic, the record of this command's last letter, the letter counts, the retry topic if the letter is to
+# be replayed. ARGV: the letter's id, the TTL of the record, the TTL of the counts, the group.
+# Returns 1 if the letter was moved or removed, by this call or by an earlier one whose reply was lost; 0 if there is no such
+# letter; -1 if it cannot be replayed, because it has no id of an entry, or no fields: the entry was trimmed before it failed, or
+# had more fields than a script can move.
 _TAKE = (
     ATTEMPT
     + BOUNDS
-    + _TOLD
+    + _SPLIT
     + """
 if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
 local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not letter then return 0 end
 local keys, values = {letters = KEYS[1], counts = KEYS[3], ttl = ARGV[3]}, nil
 if KEYS[4] then
-  local told, n = told_of(letter[2])
-  if n == 0 or n > 7900 or not string.match(told['dead:id'] or '', '^%d+%-%d+$') then return -1 end
+  local about, n = split(letter[2])
+  if n == 0 or n > 7900 or not string.match(about['dead:id'] or '', '^%d+%-%d+$') then return -1 end
   values = {unpack(letter[2], 1, n)}
-  values[n + 1], values[n + 2] = 'retry:id', told['dead:id']
-  values[n + 3], values[n + 4] = 'retry:times', string.format('%.0f', (tonumber(told['dead:retries']) or 0) + 1)
+  values[n + 1], values[n + 2] = 'retry:id', about['dead:id']
+  values[n + 3], values[n + 4] = 'retry:times', string.format('%.0f', (tonumber(about['dead:retries']) or 0) + 1)
 end
 local before, moved = redis.call('GET', KEYS[2]), nil
 return attempt(function()
-  -- First: who may not do this could not take back what follows, and a full server refuses no script that has written already.
+  -- First: a user without the right to XDEL could not undo the next commands, and a full server refuses no script that has
+  -- already written.
   redis.call('XDEL', KEYS[1], '0-0')
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
   if values then moved = redis.call('XADD', KEYS[4], '*', unpack(values)) end
@@ -114,14 +115,14 @@ end)
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What is told of a dead letter.
+    """A dead letter, without the entry's own fields.
 
-    id          its own id, among the dead letters
+    id          the id of the letter in the dead-letter topic
     entry_id    the id of the entry in its topic
-    retries     how often it was replayed before
-    deliveries  how often it had been delivered
-    combines    the nodes of its pipeline that make an element of several, such as windows; None where that is not known
-    traceback   '' unless it was asked for
+    retries     how often the entry was replayed before
+    deliveries  how often the entry was delivered
+    combines    the nodes of its pipeline that combine several elements into one, such as windows; None if unknown
+    traceback   '' unless tracebacks were requested
     """
 
     id: str
@@ -135,14 +136,14 @@ class Letter:
 
     @property
     def time(self) -> datetime:
-        """When it was moved to the dead letters, in UTC."""
+        """The time at which the entry became a dead letter, in UTC."""
         return id_time(self.id)
 
 
 class DeadLetters:
-    """What `group` could not process of `topic`; also of a group that is gone.
+    """The dead letters of `group` on `topic`; the group need not exist any more.
 
-    raises    SettingsError: there is neither such a group nor a letter of it; UnreadableTopicError: another key is in the way
+    raises    SettingsError: neither the group nor a letter of it exists; UnreadableTopicError: a key has an unexpected type
     """
 
     def __init__(self, client: redis.Redis, topic: str, group: str) -> None:
@@ -172,14 +173,14 @@ class DeadLetters:
         limit: int | None = None,
         tracebacks: bool = False,
     ) -> list[Letter]:
-        """Return the letters for which all that is asked holds, in the order of their entries in the topic.
+        """Return the letters that meet all conditions, in the order of their entries in the topic.
 
-        ids            the letters' own; one that is not there is returned all the same, with nothing told of it
+        ids            ids of letters; a letter that does not exist is returned with its id alone
         node           the node that raised
-        exception      text that what was raised contains
-        since, until   when they became dead letters: ISO 8601 times (UTC unless they say otherwise) or letters' ids
-        limit          at most so many, those of the oldest entries
-        tracebacks     return these, too
+        exception      a part of the exception's text
+        since, until   when the entries became dead letters: ISO 8601 times (UTC without an offset) or ids of letters
+        limit          the maximum number of letters; those of the oldest entries are returned
+        tracebacks     whether to return tracebacks
         raises         SettingsError: no such id, time or number
         """
         if limit is not None:
@@ -205,14 +206,14 @@ class DeadLetters:
         return itertools.islice(self._walk("XREVRANGE", "+", "-", tracebacks=True), n)
 
     def replay(self, letters: Collection[Letter], *, into_windows: bool = False) -> Iterator[tuple[Letter, Outcome]]:
-        """Move letters to the retry topic, one after the other, and yield what became of each.
+        """Move letters to the retry topic, one after the other, and yield the outcome of each.
 
-        Moved in one step and once, also when the reply is lost and it is sent again. Interrupted anywhere, each letter
-        is in one of the two topics, and the next replay goes on with those that are left.
+        Each letter is moved in one step and once, even if the reply is lost and the command is sent again. After an
+        interruption each letter is in one of the two topics, and the next replay moves the remaining ones.
 
-        into_windows   also those whose pipeline combines entries, see `mixing`
-        raises         SettingsError, and nothing was replayed: the group is gone, so that nobody would read them; or their
-                       pipeline combines entries
+        into_windows   also replay letters whose pipeline combines entries; see `mixing`
+        raises         SettingsError: the group does not exist, so that no consumer would read the entries; or their
+                       pipeline combines entries. No letter was replayed
         """
         why = self._is_gone or ("" if into_windows else mixing(letters))
         if why:
@@ -221,7 +222,7 @@ class DeadLetters:
         return self._taken(letters, "replayed", self._retry)
 
     def discard(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, Outcome]]:
-        """Remove letters for good, one after the other, and yield what became of each. Interrupted, the others are left."""
+        """Delete letters, one after the other, and yield the outcome of each. An interruption leaves the remaining letters."""
         return self._taken(letters, "discarded")
 
     def _taken(self, letters: Iterable[Letter], done: Outcome, *to: str) -> Iterator[tuple[Letter, Outcome]]:
@@ -232,7 +233,7 @@ class DeadLetters:
             try:
                 answer = self._take(keys=list(keys), args=[letter.id, _RECORD_TTL_MS, TTL_MS, self._group])
             except redis.ResponseError as error:
-                what = f"dead letter {letter.id} of topic {self._topic!r} stays where it is"
+                what = f"dead letter {letter.id} of topic {self._topic!r} was not moved"
                 raise explained(error, self._client, keys, what=what) from error
             yield letter, outcomes[answer]
 
@@ -241,9 +242,9 @@ class DeadLetters:
 
     def _walk(self, command: str, start: str, end: str, *, tracebacks: bool) -> Iterator[Letter]:
         while page := self._page(command, start, end, tracebacks=tracebacks):
-            for told in page:
+            for values in page:
                 id_, entry_id, *rest, retries, deliveries, combines, traceback = (
-                    t.decode(errors="replace") for t in told
+                    value.decode(errors="replace") for value in values
                 )
                 node, exception = rest
                 yield Letter(
@@ -257,40 +258,42 @@ class DeadLetters:
 
 
 def mixing(letters: Collection[Letter]) -> str:
-    """Return why a replay of letters would combine entries that never were together, '' if it would not.
+    """Return why a replay of letters would combine entries that were never adjacent, '' if it would not.
 
-    A replayed entry goes through the whole pipeline again, behind entries that were pushed after it: windows, joins and
-    accumulators take it for their newest. Letters that do not tell what their pipeline has are counted among them.
+    A replayed entry passes the whole pipeline again, after entries that were pushed later: windows, joins and accumulators
+    treat it as the newest. Letters of an unknown pipeline count as combined.
     """
     combined = [one for one in letters if one.combines]
     unknown = sum(bool(one.entry_id) and one.combines is None for one in letters)
     if not combined and not unknown:
         return ""
     names = sorted({name for one in combined for name in one.combines or ()})
-    parts = [f"{len(combined)} were in a pipeline that combines entries ({', '.join(names)})"] * bool(combined)
-    parts += [f"{unknown} do not tell whether theirs does"] * bool(unknown)
+    parts = [f"{len(combined)} come from a pipeline that combines entries ({', '.join(names)})"] * bool(combined)
+    parts += [f"{unknown} come from an unknown pipeline"] * bool(unknown)
     return (
-        f"of {len(letters)} dead letters {' and '.join(parts)}: a replay puts them beside entries that they were never beside; "
-        "rewind the group or run a bounded replay instead (docs/dead-letters.md), or confirm it with into_windows (on the "
-        "command line with --yes)"
+        f"of {len(letters)} dead letters, {' and '.join(parts)}: a replay would combine them with entries that were never next to "
+        "them; rewind the group or run a bounded replay instead (docs/dead-letters.md), or confirm the replay with into_windows "
+        "(on the command line with --yes)"
     )
 
 
 def _no_such_group(client: Any, topic: str, group: str) -> str:
-    """Return a sentence on what there is instead of `group`, '' if it is there."""
+    """Return an error text that names the existing groups if `group` does not exist, '' if it does."""
     groups = sorted(groups_of(client, topic))
     if group in groups:
         return ""
     found = (
-        f"{topic!r} has {', '.join(map(repr, groups)) or 'none'}" if client.exists(topic) else f"there is no {topic!r}"
+        f"{topic!r} has {', '.join(map(repr, groups)) or 'none'}"
+        if client.exists(topic)
+        else f"topic {topic!r} does not exist"
     )
     return f"expected a topic and one of its groups, got group {group!r} of topic {topic!r}: {found}"
 
 
 def take_out_id(values: list[bytes]) -> str | None:
-    """Take from a retried entry (name, data, name, data, ...) what a replay added; return the id it was pushed under.
+    """Remove the fields that a replay added to an entry (name, data, name, data, ...); return the id it was pushed under.
 
-    None of one that was not replayed, but put there by hand, whatever it says.
+    Returns None, and removes nothing, if no replay added fields: another client appended the entry.
     """
     if values[-4:-3] != [b"retry:id"] or not _FULL_ID.fullmatch(values[-3]) or not values[-1].isdigit():
         return None
@@ -300,7 +303,7 @@ def take_out_id(values: list[bytes]) -> str | None:
 
 
 def _place(letter: Letter) -> tuple[int, int]:
-    """Return where a letter's entry was in its topic; of one that tells no such place, where it is itself."""
+    """Return the position of a letter's entry in its topic, or the letter's own position if that is unknown."""
     return id_numbers(letter.entry_id if _ID.fullmatch(letter.entry_id) else letter.id)
 
 
@@ -309,7 +312,7 @@ def _number(text: str) -> int:
 
 
 def _names(text: str) -> tuple[str, ...] | None:
-    """Return the names that a letter tells; None of one that tells none, or something else."""
+    """Return the names of nodes in a letter's field; None if it holds anything else."""
     try:
         names = json.loads(text)
     except (ValueError, RecursionError):
@@ -318,7 +321,7 @@ def _names(text: str) -> tuple[str, ...] | None:
 
 
 def _bound(text: str | None, name: str, default: int) -> tuple[int, int]:
-    """Return an id, or the first or last one of a moment, as two numbers; the missing ones are `default`."""
+    """Return an id, or a time, as the two numbers of an id; missing numbers are `default`."""
     if not text:
         return default, default
     return id_named(text, name=name, expected="an ISO time or a dead letter's id", sequence=default)

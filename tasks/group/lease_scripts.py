@@ -1,6 +1,6 @@
-"""The scripts by which a consumer holds its lease, and moves, counts, acknowledges and puts away entries while it does.
+"""Lua scripts that renew a consumer's lease, and move, count, acknowledge and dead-letter entries while it is held.
 
-Those that touch entries look at the lease in the same step: a consumer that was taken for dead changes nothing.
+Scripts that change entries check the lease in the same step: a consumer that was taken for dead changes nothing.
 """
 
 from tasks.group.dead_letter_bounds import BOUNDS
@@ -8,11 +8,11 @@ from tasks.reservoir.scripts import ATTEMPT
 
 __all__ = ["ACK", "COUNT", "DEAD_LETTER", "LAPSE", "MOVE", "RELEASE", "RENEW", "RETIRE"]
 
-# A lease that is there but not ours is a tombstone: our entries were claimed. One that is not there lapsed unnoticed:
-# nothing was claimed, and what this consumer does counts as before. (A consumer that was away for so long that a tombstone
-# may be gone again counts as dead: see `Membership.renew`.)
+# A lease that exists and is not ours is a tombstone: our entries were claimed. A lease that does not exist has expired
+# unnoticed: no entry was claimed, and this consumer may continue. (A consumer that was away for so long that a tombstone may have
+# expired counts as dead: see `Membership.renew`.)
 
-# KEYS: the lease. ARGV: token, TTL in ms. Returns 1 if the lease was held, 0 if it had lapsed and is ours again,
+# KEYS: the lease. ARGV: token, TTL in ms. Returns 1 if the lease was held, 0 if it had expired and is ours again,
 # -1 if we were taken for dead. PEXPIRE works on a server that is out of memory, too.
 RENEW = """
 local holder = redis.call('GET', KEYS[1])
@@ -22,21 +22,22 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 0
 """
 
-# KEYS: the lease. ARGV: the tombstone and its TTL, 1 to set it. DEL goes first: a server that is out of memory does not
-# refuse a script that has written already.
+# KEYS: the lease. ARGV: the tombstone and its TTL, 1 to set it. DEL comes first: a server that is out of memory does not
+# refuse a script that has already written.
 RELEASE = """
 redis.call('DEL', KEYS[1])
 if ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 """
 
-# KEYS: the other's lease. ARGV: what it holds, its own TTL in ms. Ends a lease whose TTL is not one that its owner sets.
+# KEYS: the peer's lease. ARGV: the value it holds, the peer's own TTL in ms. Deletes a lease with a TTL that its owner
+# never sets.
 LAPSE = """
 local left = redis.call('PTTL', KEYS[1])
 if redis.call('GET', KEYS[1]) ~= ARGV[1] or (left >= 0 and left <= tonumber(ARGV[2])) then return 0 end
 return redis.call('DEL', KEYS[1])
 """
 
-# KEYS: own lease, the other's, the topic. ARGV: own token, group, who takes them, who has them, how many,
+# KEYS: own lease, the other consumer's lease, the topic. ARGV: own token, group, the new owner, the present owner, how many,
 # the tombstone and its TTL. Returns the ids that were moved; nil if we were taken for dead.
 MOVE = """
 local own = redis.call('GET', KEYS[1])
@@ -52,7 +53,7 @@ if #ids > 0 then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
 return ids
 """
 
-# KEYS: own lease, the topic. ARGV: own token, group, own name, then id, its delivery count, ... Returns 1; -1 if we were
+# KEYS: own lease, the topic. ARGV: own token, group, own name, then id, delivery count, id, ... Returns 1; -1 if we were
 # taken for dead.
 COUNT = """
 local own = redis.call('GET', KEYS[1])
@@ -63,9 +64,9 @@ end
 return 1
 """
 
-# KEYS: the other's lease, the topic. ARGV: group, the other's name, the tombstone.
-# XGROUP DELCONSUMER throws away what is pending: only for those that have nothing. When it is out of memory Redis 6.2 lets it
-# pass only behind another write, for which an XACK of nothing will do.
+# KEYS: the peer's lease, the topic. ARGV: group, the peer's name, the tombstone.
+# XGROUP DELCONSUMER discards pending entries, so the peer must have none. When Redis 6.2 is out of memory, it allows the command
+# only after another write, for which an XACK of no entry is enough.
 RETIRE = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[3] then return 0 end
@@ -75,10 +76,10 @@ redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[2])
 return 1
 """
 
-# KEYS: own lease, the topics, the records of results that cannot come again once this is done. ARGV: own token, group,
-# how long the records stay, how many topics; for each of these 1 if it is one of retries, and ids in one text, which redis-py
-# sends in half the time. Returns how many were acknowledged; -1 if we were taken for dead. What is retried is nobody else's: it
-# goes with its acknowledgement. All topics in one script: a join would pair what is left of one topic with later entries.
+# KEYS: own lease, the topics, the records of results that are not needed after this. ARGV: own token, group, the TTL of
+# these records, the number of topics; for each topic 1 if it is a retry topic, and its ids in one text, which redis-py sends in
+# half the time. Returns the number of acknowledged entries; -1 if we were taken for dead. Entries of a retry topic are deleted:
+# no other group reads them. All topics in one script: otherwise a join would pair entries left of one topic with later ones.
 ACK = """
 local own = redis.call('GET', KEYS[1])
 if own and own ~= ARGV[1] then return -1 end
@@ -101,14 +102,13 @@ end
 return acknowledged
 """
 
-# KEYS: own lease, the topic, the dead-letter topic, the record of results, the letters' counts, what was spilled of the topic, the
-# topic's state. ARGV: own token, group, id, what of the letters is kept,
-# how long the record stays, the topic it was pushed to, 1 if it has to be pending still, field, text, ...
-# One that is not pending, as another client acknowledged it or deleted its consumer or group, was delivered once at least.
-# The entry's own fields go first and untouched; 'dead:topic' begins what is told of it. One that was retried ends with
-# 'retry:id' and 'retry:times', see `tasks.group.dead_letters`: it is again what it was at first.
-# Lua's unpack() takes about 8,000 values: an entry of more fields than that, which no push of ours makes, leaves them
-# behind in the topic.
+# KEYS: own lease, the topic, the dead-letter topic, the record of results, the letter counts, the spill counts of the topic, the
+# state of the topic. ARGV: own token, group, id, the limits of the letters, the TTL of the record, the topic that the entry was
+# pushed to, 1 if the entry must be pending, field, text, ...
+# An entry that is not pending, because another client acknowledged it or deleted its consumer or group, counts as delivered once.
+# The letter begins with the entry's own fields, untouched; 'dead:topic' is the first of the fields about it. The fields
+# 'retry:id' and 'retry:times' at the end of a replayed entry are removed: see `tasks.group.dead_letters`.
+# Lua's unpack() takes about 8,000 values: of an entry with more fields, which Sluice never pushes, the letter has none of them.
 DEAD_LETTER = (
     ATTEMPT
     + BOUNDS
@@ -127,17 +127,17 @@ if ARGV[6] ~= KEYS[2] and values[n - 3] == 'retry:id' and string.match(values[n 
   id, retries = values[n - 2], values[n]
   for i = n - 3, n do values[i] = nil end
 end
-local told = {'dead:topic', ARGV[6], 'dead:id', id}
-for i = 8, #ARGV do told[#told + 1] = ARGV[i] end
-told[#told + 1] = 'dead:deliveries'
-told[#told + 1] = deliveries or '1'
+local about = {'dead:topic', ARGV[6], 'dead:id', id}
+for i = 8, #ARGV do about[#about + 1] = ARGV[i] end
+about[#about + 1] = 'dead:deliveries'
+about[#about + 1] = deliveries or '1'
 if retries then
-  told[#told + 1] = 'dead:retries'
-  told[#told + 1] = retries
+  about[#about + 1] = 'dead:retries'
+  about[#about + 1] = retries
 end
-for _, value in ipairs(told) do values[#values + 1] = value end
+for _, value in ipairs(about) do values[#values + 1] = value end
 local letters, bytes, least = string.match(ARGV[4], '^(%d+) (%d+) (%d+)$')
-local keep = redis.pcall('HGET', KEYS[7], 'keep') -- not if another program has put something there
+local keep = redis.pcall('HGET', KEYS[7], 'keep') -- an error if another program has stored another type there
 local topic_bytes = type(keep) == 'string' and string.match(keep, '^%d+ %d+ (%d+)') or 0
 local keys = {letters = KEYS[3], counts = KEYS[5], spilled = KEYS[6], ttl = 2592000000}
 local added = {}

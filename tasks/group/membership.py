@@ -1,8 +1,8 @@
-"""Who is alive in a consumer group, and whose entries are whose.
+"""Membership in a consumer group: which consumers are alive, and which pending entries each of them has.
 
-A consumer is alive while its lease (a key with a TTL, holding its own token) is there. Whatever moves entries
-from one consumer to another asks for the lease in the same script, so that no entry is taken from the living
-and nothing is acknowledged by the dead. Idle time says nothing: a window may hold an entry for hours.
+A consumer is alive while its lease exists: a key with a TTL that holds the consumer's token. Every script that moves or
+acknowledges entries checks the lease first, so that no entry is taken from a living consumer, and a dead one acknowledges
+nothing. Idle time is no evidence: a window may hold an entry for hours.
 """
 
 import itertools
@@ -37,23 +37,24 @@ __all__ = ["HANDED_BACK", "Membership", "Peer"]
 
 logger = get_logger(__name__)
 
-# The consumer that holds what was given back in good order. It has no lease, so anybody may claim from it.
+# The consumer that holds the entries that stopped consumers gave back. It has no lease, so any consumer may claim from it.
 HANDED_BACK = "handed-back"
-# How long a consumer that comes back from the dead can still learn that its entries were claimed.
+# How long a consumer that was taken for dead can find out that its entries were claimed.
 TOMBSTONE_TTL_MS = 86_400_000
 TOMBSTONE = "claimed"
 # Redis counts leases in whole milliseconds.
 LEAST_LEASE = 0.001
-# Leases are renewed every quarter of their TTL: after so much of it without a renewal, others' may have lapsed.
+# Leases are renewed every quarter of their TTL. After this share of it without a renewal, leases of other consumers may have
+# expired, too.
 _EXPIRES_SOON = 0.7
-# Moved in one script: an id is about 20 bytes, and a script holds up the whole server.
+# Entries per script: an id takes about 20 bytes, and a script blocks the whole server.
 _MOVED_AT_ONCE = 1_000
 _ACKNOWLEDGED_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another consumer of the group on one topic, and for how long its lease still runs: 0 if it has none."""
+    """Another consumer of the group on one topic. `lease_ms` is the remaining time of its lease, 0 if it has none."""
 
     name: str
     pending: int
@@ -61,9 +62,9 @@ class Peer:
 
 
 class Membership:
-    """One consumer's place in a group: its lease, and what it may do with entries while it holds it.
+    """One consumer's lease in a group, and the operations on entries that are allowed while it holds the lease.
 
-    name       unique to this consumer; a successor takes a name of its own
+    name       unique to this consumer; a successor has a name of its own
     lease_ttl  seconds without a renewal after which the consumer counts as dead
     """
 
@@ -72,7 +73,7 @@ class Membership:
         self.name = name or uuid.uuid4().hex
         self.lease_ttl = seconds(lease_ttl, name="lease_ttl", least=LEAST_LEASE)
         self._client = client
-        # With the lease's TTL, so that others know how often it is renewed at least.
+        # The TTL is part of the token, so that other consumers know the longest time between two renewals.
         self._token = f"{uuid.uuid4().hex}:{int(self.lease_ttl * 1000)}"
         self.fence = Fence(group, self._lease(), self._token)
         self._alive: set[str] = set()
@@ -90,9 +91,9 @@ class Membership:
         self._dead_letter = client.register_script(DEAD_LETTER)
 
     def renew(self) -> bool:
-        """Hold the lease for another TTL; False if it came so late that others' may have lapsed, or even this one.
+        """Renew the lease for another TTL; return False if that was so late that this or other leases may have expired.
 
-        raises    LeaseLostError: somebody took this consumer for dead and claimed its entries
+        raises    LeaseLostError: another consumer took this one for dead and claimed its entries
         """
         began = _uptime()
         since = 0.0 if self._renewed is None else began - self._renewed
@@ -100,24 +101,24 @@ class Membership:
             self._still_held(-1)
         answer = self._renew(keys=[self._lease()], args=[self._token, int(self.lease_ttl * 1000)])
         self._renewed = began
-        # In an outage that all share, who renewed last before it comes back with a lease that still runs.
+        # After an outage for all consumers, the one that renewed last before it still has its lease.
         return bool(self._still_held(answer)) and since < _EXPIRES_SOON * self.lease_ttl
 
     def release(self, *, given_back: bool = False) -> None:
-        """Give the lease up, so that what is still pending can be claimed at once.
+        """Give up the lease, so that other consumers can claim pending entries at once.
 
-        given_back   entries were: what is still made of them here is neither acknowledged nor appended any more
+        given_back   entries were given back: from now on this consumer can neither acknowledge them nor append their results
         """
         self._release(keys=[self._lease()], args=[TOMBSTONE, TOMBSTONE_TTL_MS, int(given_back)])
 
     def peers(self, topic: str) -> tuple[list[Peer], int]:
-        """Return the group's other consumers on `topic`, and how many entries are pending here.
+        """Return the group's other consumers on `topic`, and the number of entries pending for this one.
 
-        A consumer whose lease another client gave no TTL, or a longer one than its own, is alive for its own TTL yet: one
-        that lives renews it by then.
+        If another client removed or extended the TTL of a lease, its owner counts as alive for its own TTL: a living
+        consumer renews the lease within that time.
         """
         found = self._client.xinfo_consumers(topic, self.group)
-        # A name that is no text, which none of ours has, must not stop those that are.
+        # Names of foreign consumers may be no UTF-8.
         pending = {c["name"].decode(errors="backslashreplace"): c["pending"] for c in found}
         own = pending.pop(self.name, 0)
         with self._client.pipeline(transaction=False) as pipe:
@@ -131,11 +132,13 @@ class Membership:
         ], own
 
     def _lease_left(self, peer: str, holder: bytes | None, ttl: int) -> int:
-        """Return for how many ms a peer's lease still runs, 0 if it has none; end one that was not renewed for its own TTL."""
+        """Return the remaining ms of a peer's lease, 0 without one; delete a lease that was not renewed for its own TTL."""
         if holder is None or holder == TOMBSTONE.encode():
             return 0
         _, _, own_ttl = holder.partition(b":")
-        longest = int(own_ttl) if own_ttl.isdigit() else max(ttl, int(self.lease_ttl * 1000))  # 0.1.0's has none
+        longest = (
+            int(own_ttl) if own_ttl.isdigit() else max(ttl, int(self.lease_ttl * 1000))
+        )  # tokens of 0.1.0 have none
         key = peer, holder
         if 0 <= ttl <= longest:
             self._odd_since.pop(key, None)
@@ -146,47 +149,47 @@ class Membership:
             return longest
         del self._odd_since[key]
         logger.warning(
-            "group %r: the lease of consumer %r %s, which its owner never sets, and was not renewed for %g s; it counts as dead",
-            self.group, peer, "had no TTL" if ttl < 0 else f"was to run for {ttl / 1000:g} s", longest / 1000,
+            "group %r: consumer %r counts as dead: another client left its lease %s, and it was not renewed for %g s",
+            self.group, peer, "without a TTL" if ttl < 0 else f"with a TTL of {ttl / 1000:g} s", longest / 1000,
         )  # fmt: skip
         return 0
 
     def register(self, topic: str) -> None:
-        """Have the group know this consumer on `topic`; before Redis 7.2 a read that waits does not."""
+        """Create this consumer in the group on `topic`. Before Redis 7.2, a blocked read does not."""
         self._client.xgroup_createconsumer(topic, self.group, self.name)
 
     def living(self, topics: Iterable[str]) -> set[str]:
-        """Return the names of the group's other consumers on these topics that live, those included that have read nothing."""
+        """Return the names of the group's other living consumers on these topics, even of those that have read nothing."""
         read = [topic for topic in topics if self.group in groups_of(self._client, topic)]
         return {peer.name for topic in read for peer in self.peers(topic)[0] if peer.lease_ms}
 
     def claim(self, topic: str, peer: str) -> list[str]:
-        """Take over what a dead peer, or `HANDED_BACK`, has pending on `topic`; return its ids, in order.
+        """Take over the pending entries of a dead peer, or of `HANDED_BACK`, on `topic`; return their ids, in order.
 
-        No delivery is counted by that: see `count`.
+        That does not increase their delivery counts: see `count`.
         """
         return self._moved(topic, peer, to=self.name)
 
     def hand_back(self, topic: str) -> list[str]:
-        """Give back all that is pending here on `topic`, for anybody to claim at once; return its ids, in order."""
+        """Give back all entries pending here on `topic`, so that any consumer can claim them at once; return their ids, in order."""
         return self._moved(topic, self.name, to=HANDED_BACK)
 
     def count(self, topic: str, deliveries: Mapping[str, int]) -> None:
-        """Set how often entries that are pending here count as delivered, by their ids."""
+        """Set the delivery counts of entries that are pending here, by their ids."""
         args = [self._token, self.group, self.name, *itertools.chain(*deliveries.items())]
         self._still_held(self._count(keys=[self._lease(), topic], args=args))
 
     def retire(self, topic: str, peer: str) -> bool:
-        """Remove a dead consumer that has nothing pending; return whether it was removed."""
+        """Remove a dead consumer without pending entries; return whether it was removed."""
         return bool(self._retire(keys=[self._lease(peer), topic], args=[self.group, peer, TOMBSTONE]))
 
     def ack(self, done: Mapping[str, Sequence[str]], *, with_results: Collection[str] = ()) -> int:
-        """Acknowledge entries of some topics while the lease holds; return how many were still pending.
+        """Acknowledge entries while the lease is held; return how many were still pending.
 
-        All of them, or none: in one script, but where they are many thousands.
+        One script acknowledges all of them, or none; many thousands take several scripts.
 
         done           their ids, by topic
-        with_results   the ids of those that keep records of results, which are not needed any more
+        with_results   the ids of those that have a record of results, which is not needed any more
         """
         acknowledged = 0
         for some in _in_parts(done):
@@ -211,11 +214,12 @@ class Membership:
         keep: LetterBounds,
         only_pending: bool = False,
     ) -> bool:
-        """Append an entry's fields, and those `about` it, to the dead letters and acknowledge it, both or neither.
+        """Append an entry's fields, followed by `about`, to the dead letters and acknowledge the entry, both or neither.
 
-        Returns whether it was appended. An entry that another client has acknowledged meanwhile is.
+        Returns whether it was appended. By default that includes entries that another client has acknowledged.
 
-        only_pending   append nothing if it is no longer pending: an attempt whose reply was lost may have done it
+        only_pending   append nothing if the entry is no longer pending: an earlier attempt, whose reply was lost, may have
+                       appended it
         """
         pushed_to = retried_topic(topic, self.group) or topic
         values = [text.encode(errors="backslashreplace") for pair in about.items() for text in pair]
@@ -226,21 +230,21 @@ class Membership:
         return bool(self._still_held(self._dead_letter(keys=keys, args=args)))
 
     def explained(self, error: redis.ResponseError, topics: Iterable[str]) -> redis.ResponseError:
-        """Return an error of something done here on these topics with the key that it is about, and what to do."""
+        """Return an error of a command on these topics with the key that caused it, and what to do."""
         keys = {self.fence.lease: "string"}
         for topic in topics:
             keys[topic] = "stream"
             if not retried_topic(topic, self.group):
                 keys |= dict(zip(topic_keys(topic), TOPIC_KEY_TYPES, strict=True))
                 keys[dead_topic(topic, self.group)] = "stream"
-        return explained(error, self._client, keys, what=f"group {self.group!r} can neither go on nor acknowledge")
+        return explained(error, self._client, keys, what=f"group {self.group!r} can neither continue nor acknowledge")
 
     def undecided(self, topics: Iterable[str]) -> bool:
-        """Return whether some peer with entries pending may be dead, though its lease still runs.
+        """Return whether a peer with pending entries may be dead, although it still has a lease.
 
-        A killed consumer's lease outlives it by up to one TTL. A successor that read on meanwhile would see
-        new entries before the redelivered ones, and its windows would not be those the dead one had. So it
-        asks until every peer has either renewed its lease, or lost it.
+        The lease of a killed consumer outlives it by up to one TTL. A successor that reads during that time gets new
+        entries before the redelivered ones, and builds other windows than the dead consumer. So a successor waits until
+        every peer has either renewed its lease or lost it.
         """
         waiting = False
         for topic in topics:
@@ -256,19 +260,19 @@ class Membership:
         return waiting
 
     def _mention(self, topic: str, peer: Peer) -> None:
-        """Log that a consumer is waited for, once, when that has taken a lease's time."""
+        """Log once that this consumer waits for a peer, after it has waited for the TTL of a lease."""
         now = _uptime()
         if now - self._waiting_since.setdefault(peer.name, now) < self.lease_ttl:
             return
         self._waiting_since[peer.name] = float("inf")
         logger.warning(
-            "group %r: waits for consumer %r, whose lease runs for another %g s at most: if it is dead, its %d entries pending on "
-            "topic %r come before anything new",
-            self.group, peer.name, peer.lease_ms / 1000, peer.pending, topic,
+            "group %r: waiting up to %g s for consumer %r to renew its lease: if it is dead, its %d pending entries of topic %r "
+            "come before new ones",
+            self.group, peer.lease_ms / 1000, peer.name, peer.pending, topic,
         )  # fmt: skip
 
     def _moved(self, topic: str, holder: str, *, to: str) -> list[str]:
-        lease = self._lease(to if holder == self.name else holder)  # of the two the other's
+        lease = self._lease(to if holder == self.name else holder)  # the lease of the other one of the two
         args = [self._token, self.group, to, holder, _MOVED_AT_ONCE, TOMBSTONE, TOMBSTONE_TTL_MS]
         moved: list[str] = []
         while True:
@@ -284,15 +288,15 @@ class Membership:
     def _still_held(self, answer: int) -> int:
         if answer < 0:
             msg = (
-                f"consumer {self.name!r} of group {self.group!r} was silent for more than {self.lease_ttl:g} s and was "
-                "taken for dead; its pending entries go to its successor"
+                f"consumer {self.name!r} of group {self.group!r} did not renew its lease for more than {self.lease_ttl:g} s and "
+                "was taken for dead; its pending entries go to its successor"
             )
             raise LeaseLostError(msg)
         return answer
 
 
 def _in_parts(done: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Sequence[str]]]:
-    """Yield what is to be acknowledged in one script each time: all of it, but where that would hold up the server."""
+    """Yield the ids to acknowledge in one script each: all at once, unless that would block the server for long."""
     if sum(map(len, done.values())) <= _ACKNOWLEDGED_AT_ONCE:
         yield {topic: ids for topic, ids in done.items() if ids}
         return
@@ -302,5 +306,5 @@ def _in_parts(done: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Sequen
 
 
 def _uptime() -> float:
-    """Return seconds on a clock that nobody sets, and that goes on while the machine sleeps where there is such a one."""
+    """Return seconds on a clock that is never set and, where the system has one, that runs while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,8 +1,8 @@
-"""Merges what is read of several topics by entry id, so that a replay hands entries out in the order that live did.
+"""Merge of the entries of several topics by id, so that a replay returns entries in the order of the live run.
 
-One clock gives all ids: that of Redis. So once a topic was read to its end at a time T, whatever comes to it later has an
-id of T or above. What lies below the T of every topic, and not above the last id read of a topic that holds more, has all
-come, and is handed out; nothing waits for an entry that may never come.
+All ids come from one clock, that of Redis. So once a topic was read to its end at a time T, later entries of it have ids of
+T or above. No older entry can follow below the T of every topic, and up to the last id read of each topic that has more: these
+entries are ready to be returned. No entry waits for one that may never come.
 """
 
 from bisect import bisect_right
@@ -14,7 +14,7 @@ from tasks.base.ids import id_numbers
 __all__ = ["Merging", "Raw"]
 
 Raw = tuple[str, list[bytes], int]
-"""An entry as it came: its id; name, data, name, data, ...; and how many bytes these are."""
+"""An entry before decoding: its id; name, data, name, data, ...; and the number of their bytes."""
 _Numbers = tuple[float, float]
 
 
@@ -29,11 +29,11 @@ _ALL: _Numbers = (float("inf"), 0.0)
 
 
 class _Lane:
-    """One topic's entries that were read and not handed out, and how far the topic is known.
+    """The merged entries of one topic, and up to where the topic is known.
 
-    is_cut    there may be more behind `last`: the topic is known up to that id. Else it is known up to `time`, in ms
-    is_full   there is more, and it is new: the last read brought as many entries as it asked for
-    ahead     the last of the entries that were here when the clock was read last
+    is_cut    whether the topic may have more entries after `last`: it is known up to that id. Otherwise up to `time`, in ms
+    is_full   whether it has more new entries: the last read returned as many as it asked for
+    ahead     the id of the last entry that was merged before the last look at the clock
     """
 
     __slots__ = ("ahead", "is_cut", "is_full", "last", "raws", "time")
@@ -55,50 +55,50 @@ class _Lane:
 
 
 class Merging:
-    """What was read of some topics and not handed out yet, by topic in id order."""
+    """Entries of several topics that were read and not returned yet, by topic in id order."""
 
     def __init__(self, topics: Iterable[str]) -> None:
         self._lanes = {topic: _Lane() for topic in topics}
-        self._turns = {topic: n for n, topic in enumerate(self._lanes)}  # among entries of one id
+        self._turns = {topic: n for n, topic in enumerate(self._lanes)}  # order among entries of one id
         self._micros = 0
 
     def __len__(self) -> int:
-        """How many entries there are."""
+        """Return the number of entries."""
         return sum(len(lane.raws) for lane in self._lanes.values())
 
     @property
     def is_timed(self) -> bool:
-        """Whether reads have to say when they were made."""
+        """Whether reads must include the server's time."""
         return len(self._lanes) > 1
 
     @property
     def has_more(self) -> bool:
-        """Whether the last read of some topic left new entries behind."""
+        """Whether the last read of any topic left new entries unread."""
         return any(lane.is_full for lane in self._lanes.values())
 
     def ids(self, topic: str) -> list[str]:
-        """Return the ids of a topic's entries that are here."""
+        """Return the ids of a topic's merged entries."""
         return [raw[0] for raw in self._lanes[topic].raws]
 
     def add(self, topic: str) -> None:
-        """Merge another topic with the others."""
+        """Add a topic to the merge."""
         self._turns.setdefault(topic, len(self._turns))
         self._lanes[topic] = _Lane()
 
     def forget(self, topic: str) -> None:
-        """Forget a topic's entries, and how far it is known: it is read again."""
+        """Forget a topic's entries, and up to where it is known: it is read again."""
         self._lanes[topic] = _Lane()
 
     def clock(self, micros: int) -> None:
-        """Take in what the server's clock said before the read that is put next, in microseconds."""
+        """Set the server's time just before the read that is put next, in microseconds."""
         self._micros = micros
         for lane in self._lanes.values():
             lane.ahead = lane.last if lane.raws else _NONE
 
     def put(self, topic: str, raws: list[Raw], *, is_cut: bool, is_full: bool = False) -> None:
-        """Take in what was read of a topic, which follows what was read of it before.
+        """Add entries of a topic, which follow its earlier ones.
 
-        is_cut    there may be more; if not, there was none when the clock was read
+        is_cut    whether the topic may have more; False if it had none at the time of `clock`
         """
         lane = self._lanes[topic]
         lane.raws = lane.raws + raws if lane.raws else raws
@@ -109,12 +109,12 @@ class Merging:
             lane.time = self._micros // 1000
 
     def end(self, topic: str) -> None:
-        """Take in that no more will come of a topic."""
+        """Note that a topic has no more entries to read."""
         lane = self._lanes[topic]
         lane.is_cut, lane.is_full, lane.time = False, False, float("inf")
 
     def ready(self) -> dict[str, int]:
-        """Return how many entries of each topic may be handed out: no older one of any topic can follow."""
+        """Return how many entries of each topic are ready to be returned: no older entry of any topic can follow."""
         lanes = self._lanes
         if len(lanes) == 1:
             return {topic: len(lane.raws) for topic, lane in lanes.items() if lane.raws}
@@ -124,7 +124,7 @@ class Merging:
         found: dict[str, int] = {}
         for topic, lane in lanes.items():
             count = lane.up_to(limit)
-            # An id above the time at which its entry was here already is not of this clock: it would wait for ever.
+            # An id above the time at which its entry was already merged comes from another clock: it would wait for ever.
             if count < len(lane.raws) and _numbers(lane.raws[count])[0] > now:
                 count = max(count, lane.up_to(min(cut, lane.ahead)))
             if count:
@@ -132,7 +132,7 @@ class Merging:
         return found
 
     def take(self, counts: Mapping[str, int]) -> dict[str, list[Raw]]:
-        """Return the first entries of some topics; they are no longer here."""
+        """Remove the first entries of some topics and return them."""
         taken: dict[str, list[Raw]] = {}
         for topic, count in counts.items():
             lane = self._lanes[topic]
@@ -140,25 +140,25 @@ class Merging:
         return taken
 
     def size(self, counts: Mapping[str, int]) -> tuple[int, bytes]:
-        """Return the bytes of the first entries of some topics, as they came, and which of their parts sorts last."""
+        """Return the total bytes of the first entries of some topics, and the name or data among them that sorts last."""
         found = [raw for topic, count in counts.items() for raw in self._lanes[topic].raws[:count]]
         return sum([size for _, _, size in found]), max([max(flat) for _, flat, _ in found], default=b"")
 
     def raws(self, counts: Mapping[str, int]) -> list[tuple[str, Raw]]:
-        """Return the first entries of some topics, in the order in which they are to be handed out."""
+        """Return the first entries of some topics in merged order."""
         raws = [(topic, raw) for topic, count in counts.items() for raw in self._lanes[topic].raws[:count]]
         return raws if len(counts) == 1 else sorted(raws, key=lambda one: self._place((one[0], one[1][0])))
 
     def in_order(self, counts: Mapping[str, int]) -> list[tuple[str, str]]:
-        """Return topic and id of the first entries of some topics, in the order in which they are to be handed out."""
+        """Return topic and id of the first entries of some topics in merged order."""
         origins = [(topic, raw[0]) for topic, count in counts.items() for raw in self._lanes[topic].raws[:count]]
         return sorted(origins, key=self._place)
 
     def sorted(self, entries: list[_Entry]) -> list[_Entry]:
-        """Return entries in the order in which they are to be handed out: by id, those of one id as their topics were named."""
+        """Return entries in merged order: by id, and entries of one id in the order of their topics."""
         turns = self._turns
 
-        def place(entry: _Entry) -> tuple[int, int, int]:  # as `_place`, in half the time
+        def place(entry: _Entry) -> tuple[int, int, int]:  # the same as `_place`, in half the time
             topic, id_ = entry.origin
             ms, sequence = id_.split("-")
             return int(ms), int(sequence), turns[topic]
@@ -166,7 +166,7 @@ class Merging:
         return sorted(entries, key=place)
 
     def wanted(self) -> list[str]:
-        """Return the topics to read on, so that something can be handed out, or comes; none if all have ended."""
+        """Return the topics to read next, so that entries become ready; none if all have ended."""
         going = {topic: lane for topic, lane in self._lanes.items() if lane.is_cut or lane.time != _ALL[0]}
         heads = [_numbers(lane.raws[0]) for lane in self._lanes.values() if lane.raws]
         if not heads:
@@ -179,7 +179,7 @@ class Merging:
         return *id_numbers(id_), self._turns[topic]
 
     def pause(self) -> float:
-        """Return the seconds, less than a millisecond, until the server's clock has passed the oldest entry here."""
+        """Return the seconds, less than a millisecond, until the server's clock has passed the oldest merged entry."""
         heads = [_numbers(lane.raws[0])[0] for lane in self._lanes.values() if lane.raws]
         is_now = self.is_timed and heads and min(heads) == self._micros // 1000
         return (1000 - self._micros % 1000) / 1e6 if is_now else 0.0

@@ -1,4 +1,4 @@
-"""How many of the entries that were read are decoded together: a read of small entries can be much once decoded."""
+"""Limit on the entries that are decoded together: a read of few bytes can take much memory once decoded."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ __all__ = ["Parts"]
 
 
 class Parts:
-    """The bound of what is decoded together, and which entries were weighed for it.
+    """Divides merged entries into parts of limited decoded size.
 
-    max_bytes   the memory that one part takes at most, but one entry
+    max_bytes   upper bound for the memory of a part; at least one entry is in each part
     decoding    how the fields of entries become values
     """
 
@@ -24,7 +24,7 @@ class Parts:
         self._weighed: set[tuple[str, str]] = set()
 
     def first(self, merging: Merging, counts: Mapping[str, int]) -> Mapping[str, int]:
-        """Return how many of these entries of each topic make a part: the first ones, at least one."""
+        """Return how many of the first entries of each topic form the next part: at least one in total."""
         self._weighed.clear()
         size, last = merging.size(counts)
         if size * SMALL_WEIGHT <= self._max_bytes and last < IPC:
@@ -40,13 +40,13 @@ class Parts:
         return found
 
     def budget(self, origin: tuple[str, str]) -> Budget:
-        """Return what an entry of a part may take; it is not weighed a second time."""
+        """Return the limits for decoding an entry. An entry that was weighed for a part is not weighed again."""
         return Budget(DEFAULT_LIMITS, is_weighed=origin in self._weighed)
 
     def _weight(self, topic: str, id_: str, flat: list[bytes]) -> int:
         try:
             weight = weigh_fields(dict(zip(flat[::2], flat[1::2], strict=True)))
-        except Exception:  # noqa: BLE001 - decoding refuses it with the reason, and takes nothing
+        except Exception:  # noqa: BLE001 - decoding will raise the same, without taking memory
             return 0
         self._weighed.add((topic, id_))
         return weight

@@ -1,4 +1,4 @@
-"""Where a consumer group goes on, topic by topic: where it begins, where it was deleted, and where it is ahead of its topic."""
+"""Positions of a consumer group on its topics: where it starts, and where it continues after it was deleted."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ _ZERO = "0-0"
 
 
 class Positions:
-    """The places of one consumer's group on the topics that it reads.
+    """The positions of one consumer's group on the topics that it reads.
 
-    start_from  where a group that does not exist yet begins; see `group_start`
+    start_from  where a new group begins; see `group_start`
     """
 
     def __init__(self, client: redis.Redis, membership: Membership, *, start_from: str) -> None:
@@ -34,44 +34,44 @@ class Positions:
         self._ahead: dict[str, str] = {}
 
     def join(self, topic: str) -> None:
-        """Create the group on a topic, unless it is there, and note where it goes on."""
+        """Create the group on a topic unless it exists, and note its position."""
         if not self._create(topic, self._start) and self._start != _ZERO:
             logger.info(
-                "group %r on topic %r exists and goes on where it was; start_from=%r is for new groups",
+                "group %r on topic %r exists and continues at its position; start_from=%r applies to new groups only",
                 self._group, topic, self._start_from,
             )  # fmt: skip
         if group := groups_of(self._client, topic).get(self._group):
-            # Where it goes on if it is deleted before the first read.
+            # The position to restore if the group is deleted before the first read.
             self._last_read[topic] = group["last-delivered-id"].decode()
 
     def begin(self, topic: str) -> None:
-        """Create the group at the beginning of a topic, unless it is there."""
+        """Create the group at the beginning of a topic unless it exists."""
         self._create(topic, _ZERO)
         self._last_read[topic] = _ZERO
 
     def read_up_to(self, topic: str, id_: str) -> None:
-        """Note that entries were read, up to this id."""
+        """Note that entries were read up to this id."""
         if id_numbers(id_) > id_numbers(self._last_read.get(topic, _ZERO)):
             self._last_read[topic] = id_
 
     def restore(self, topic: str) -> bool:
-        """Create the group again where it was, if it was deleted; return whether it was."""
+        """Recreate the group at its last position if it was deleted; return whether it was."""
         last = self._goes_on_after(topic)
         if not self._create(topic, last):
             return False
         logger.warning(
-            "group %r on topic %r was gone (deleted, or Redis was flushed); it goes on after entry %s",
+            "group %r on topic %r did not exist (deleted, or Redis was flushed); recreated, it continues after entry %s",
             self._group, topic, last,
         )  # fmt: skip
         return True
 
     def mention_if_ahead(self, topic: str) -> None:
-        """Log, once, that the group's position lies in the future, where another client or a typo set it."""
+        """Log once that the group's position lies in the future, where another client or a typo set it."""
         position = position_ahead(self._client, topic, self._group)
         if position and position != self._ahead.get(topic):
             logger.warning(
-                "group %r is ahead of topic %r: it goes on after %s (%s); what is pushed until then is passed over, unless "
-                "you set the group back with the flow `rewind`",
+                "group %r is ahead of topic %r: it continues after %s (%s) and skips entries pushed until then; set it back with "
+                "the flow `rewind`",
                 self._group, topic, position, f"{id_time(position):%Y-%m-%dT%H:%M:%S} UTC",
             )  # fmt: skip
         self._ahead[topic] = position
@@ -82,7 +82,7 @@ class Positions:
         return is_new
 
     def _goes_on_after(self, topic: str) -> str:
-        """Return the last id that was read, or the beginning: of a retry topic, and of a topic that has begun anew."""
+        """Return the last id that was read; the beginning for a retry topic, and for a topic that was deleted and recreated."""
         if retried_topic(topic, self._group) or not self._client.exists(topic):
             return _ZERO
         last = self._client.xinfo_stream(topic)["last-generated-id"].decode()

@@ -1,4 +1,4 @@
-"""Reading a group's topics: the next read is sent before the last is gone through, so that Redis works on it meanwhile."""
+"""Reads of a group's topics that are sent before the last entries are processed, so that Redis works at the same time."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,19 +10,19 @@ import redis
 
 __all__ = ["Read", "ReadAhead"]
 
-# As one word, so that redis-py hands on the reply as it came: it would take it apart and put it together again.
+# One word, so that redis-py returns the raw reply: it has no callback for this name, which would rebuild the whole reply.
 _READ = "XREADGROUP GROUP"
-_WITHOUT = 5.0  # seconds without reading ahead after it could not be sent
+_WITHOUT = 5.0  # seconds without reading ahead after a send failed
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One XREADGROUP.
+    """The result of one XREADGROUP.
 
     topics    the topics that were read
-    count     how many entries of each it asked for
-    entries   the reply as it came: a topic, and its entries
-    micros    what the server's clock said before, in microseconds; 0 if it was not asked
+    count     the COUNT of the command, which applies to each topic
+    entries   the raw reply: topics, and their entries
+    micros    the server's time before the read, in microseconds; 0 if it was not requested
     """
 
     topics: Sequence[str]
@@ -32,11 +32,11 @@ class Read:
 
 
 class ReadAhead:
-    """XREADGROUP of one consumer, of which one may be under way.
+    """Sends the XREADGROUP commands of one consumer; one of them may be sent ahead.
 
-    What is sent ahead never waits for entries, and goes over a connection of its own, made when it is first needed. Redis
-    counts its entries as delivered: who asks for what is pending takes the reply first, or finds them twice. Until it is
-    fetched, a reply is in Redis' memory.
+    A command that is sent ahead never blocks, and has a connection of its own, opened at the first use. Redis counts its entries
+    as delivered, so take its reply before looking for pending entries, or they are found twice. Until the reply is fetched, it
+    occupies Redis' memory.
     """
 
     def __init__(self, client: redis.Redis, group: str, consumer: str) -> None:
@@ -50,15 +50,15 @@ class ReadAhead:
 
     @property
     def is_sent(self) -> bool:
-        """Whether a read is under way whose reply was not fetched."""
+        """Whether a read was sent ahead and its reply was not fetched."""
         return self._sent is not None
 
     def read(self, topics: Sequence[str], count: int, block_ms: int, *, timed: bool = False) -> Read:
         """Read, waiting up to `block_ms` for entries.
 
-        timed    ask for the server's time before: what the read did not find comes at that time or later
+        timed    request the server's time first: entries that the read did not find come at that time or later
         """
-        waiting = ("BLOCK", block_ms) if block_ms else ()  # 0 would be for ever
+        waiting = ("BLOCK", block_ms) if block_ms else ()  # BLOCK 0 would wait for ever
         command = self._command(topics, count, *waiting)
         if not timed:
             return Read(topics, count, self._client.execute_command(*command) or [])
@@ -69,15 +69,15 @@ class ReadAhead:
         return Read(topics, count, reply or [], _micros(now))
 
     def send(self, topics: Sequence[str], count: int, *, timed: bool = False) -> None:
-        """Send a read whose reply is taken later. Where there is no connection for it, nothing is sent for some seconds."""
+        """Send a read ahead, to be fetched later. After a failure to connect or send, send none for some seconds."""
         if time.monotonic() < self._not_before:
             return
         if self._connection is None:
             pool = self._client.connection_pool
             self._connection = pool.connection_class(**pool.connection_kwargs)
         commands = [("TIME",)] * timed + [self._command(topics, count)]
-        for _ in range(2):  # the first time it may be found to have been cut
-            # What is not sent to its end is not done.
+        for _ in range(2):  # the first attempt may find the connection cut
+            # Redis does not execute a command that was sent in part.
             with suppress(redis.RedisError), self._or_disconnect():
                 self._connection.send_packed_command(self._connection.pack_commands(commands))
                 self._sent = topics, count, timed
@@ -85,40 +85,40 @@ class ReadAhead:
         self._not_before = time.monotonic() + _WITHOUT
 
     def fetch(self) -> None:
-        """Have the reply of the read under way here, if there is one, to be taken; if it is lost, raise what lost it."""
+        """Receive the reply to the read that was sent ahead, if there is one; raise the error if the reply is lost."""
         if self._sent:
             self._fetched = self._received(*self._sent)
 
     def take(self) -> Read | None:
-        """Return the read that was fetched, if there is one."""
+        """Remove the read that was fetched and return it, or None."""
         read, self._fetched = self._fetched, None
         return read
 
     def close(self) -> None:
-        """Wait for what is under way, so that it is among what is pending, and hang up. Raises nothing."""
+        """Wait for the read that was sent ahead, so that its entries are pending, and disconnect. Raises nothing."""
         with suppress(redis.RedisError):
             self.fetch()
         self.disconnect()
 
     def disconnect(self) -> None:
-        """Forget what is under way: it is among what is pending, or will be at any time from now."""
+        """Forget the read that was sent ahead: its entries are pending, or will be at any time from now."""
         self._sent = self._fetched = None
         if self._connection is not None:
             self._connection.disconnect()
 
-    def _received(self, topics: Sequence[str], count: int, timed: bool) -> Read:  # noqa: FBT001 - as it was sent
+    def _received(self, topics: Sequence[str], count: int, timed: bool) -> Read:  # noqa: FBT001 - the arguments it was sent with
         self._sent = None
         with self._or_disconnect():
             try:
                 now = self._client.parse_response(self._connection, "TIME") if timed else (0, 0)
             except redis.ResponseError:
-                self.disconnect()  # the next reply would be taken for another's
+                self.disconnect()  # the next reply belongs to the other command
                 raise
             return Read(topics, count, self._client.parse_response(self._connection, _READ) or [], _micros(now))
 
     @contextmanager
     def _or_disconnect(self) -> Iterator[None]:
-        """Let no reply be taken for another's after one that did not come through."""
+        """Disconnect if a reply was not received, so that it cannot be mistaken for the reply to a later command."""
         try:
             yield
         except redis.ResponseError:

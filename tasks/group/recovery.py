@@ -125,6 +125,6 @@ class Recovery:
 
     def _dead_letter(self, poison: Mapping[Origin, int]) -> None:
         for (topic, id_), times in poison.items():
-            why = f"delivered {times} times, each time to a consumer that died before it was done with it"
+            why = f"delivered {times} times, each time to a consumer that died before it acknowledged the entry"
             self._held.dead_letter(topic, id_, {"node": "delivery", "exception": why})
             logger.warning("topic %r entry %s: %s; moved to the dead letters", topic, id_, why)

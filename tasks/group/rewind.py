@@ -1,4 +1,4 @@
-"""Sets a consumer group on a topic to another place: what it has read is read again, or what it has not is passed over."""
+"""Rewind: move a consumer group to another position of a topic, so that entries are read again or skipped."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +15,17 @@ from tasks.reservoir.results import forget_results
 
 __all__ = ["Rewound", "rewind"]
 
-# Acknowledged in one script: each holds up the whole server.
+# Entries acknowledged per script, which blocks the whole server.
 _AT_ONCE = 5_000
 
 # KEYS: the topic, the leases of its consumers, the records of the results of some pending entries. ARGV: group, the id after
-# which it goes on, the tombstone, 1 to go on though consumers are alive, how many consumers, their names, the ids.
-# Returns how many were acknowledged, how many are still pending, and the names of the consumers alive; nil if a consumer has
-# come that is not among those named.
+# which it continues, the tombstone, 1 to rewind even if consumers are alive, the number of consumers, their names, the ids.
+# Returns the number of acknowledged entries, the number of entries still pending, and the names of the living consumers; nil if
+# the group has a consumer that ARGV does not name.
 #
-# All that is pending is acknowledged, or it would come twice: redelivered, and read again. With it go the records of its
-# results, so that those are made again. The id is set with every page, so that an interrupted rewind loses nothing:
-# what was acknowledged is read again, what was not is redelivered.
+# All pending entries are acknowledged, or they would come twice: redelivered, and read again. The records of their results are
+# deleted, so that the results are appended again. Each page sets the position, so that an interrupted rewind loses nothing:
+# acknowledged entries are read again, the others are redelivered.
 _REWIND = """
 local topic, group, consumers = KEYS[1], ARGV[1], tonumber(ARGV[5])
 local named = {}
@@ -53,10 +53,10 @@ return {acknowledged, redis.call('XPENDING', topic, group)[1], alive}
 
 @dataclass(frozen=True, slots=True)
 class Rewound:
-    """What came of a rewind.
+    """The result of a rewind.
 
-    acknowledged   entries that were pending and are not any more
-    alive          consumers that were alive all the same: what they hold in memory may be processed besides
+    acknowledged   the number of pending entries that were acknowledged
+    alive          consumers that were alive: they may still process entries that they hold in memory
     """
 
     acknowledged: int
@@ -64,16 +64,15 @@ class Rewound:
 
 
 def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool = False) -> Rewound:
-    """Let `group` go on from `to` on: it reads what is there and what follows, each entry once more.
+    """Let `group` continue at `to`: it reads the entries from there on, each once more.
 
-    All that is pending in the group is acknowledged, also where it is before `to`. Results that the group makes again
-    are appended again. One that was interrupted has lost nothing, but what it had not acknowledged may come twice: do it
-    again.
+    All pending entries of the group are acknowledged, even those before `to`. Results that the group makes again are appended
+    again. An interrupted rewind loses nothing, but entries that it had not acknowledged may come twice: repeat it.
 
-    to        'beginning', 'end', an ISO 8601 time (UTC unless it says otherwise) or an entry id
-    force     also while consumers are alive. They go on from there; what they have read before they process all the
-              same, and its acknowledgement counts for nothing
-    raises    SettingsError: no such topic, group or place; consumers are alive, and nothing was changed
+    to        'beginning', 'end', an ISO 8601 time (UTC without an offset) or an entry id
+    force     rewind even if consumers are alive. They continue at `to`; entries that they have read before are still
+              processed, and acknowledging these has no effect
+    raises    SettingsError: no such topic, group or position; or consumers are alive, and nothing was changed
     """
     start = group_start("new" if to == "end" else to)
     check_group(group)
@@ -85,8 +84,8 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
     last = known.xinfo_stream(topic)["last-generated-id"].decode()
     if start != "$" and id_numbers(start) > id_numbers(last):
         msg = (
-            f"to: expected a place in topic {topic!r}, whose last entry is {last} ({id_time(last):%Y-%m-%dT%H:%M:%S} UTC), got {to!r}, "
-            "which lies behind it: whatever is pushed before would be passed over; write 'end' for what comes from now on"
+            f"to: expected a position in topic {topic!r}, whose last entry is {last} ({id_time(last):%Y-%m-%dT%H:%M:%S} UTC), got "
+            f"{to!r}, which is after it: entries pushed until then would be skipped; use 'end' to continue with new entries"
         )
         raise SettingsError(msg)
     script: Any = client.register_script(_REWIND)
@@ -102,19 +101,19 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
             keys=[topic, *leases, *records],
             args=[group, start, TOMBSTONE, int(force), len(consumers), *consumers, *ids],
         )
-        if answer is None:  # a consumer has come
+        if answer is None:  # a consumer has joined
             continue
         done, left, names = answer
         alive |= {name.decode(errors="backslashreplace") for name in names}
         if alive and not force:
             msg = (
                 f"group {group!r} on topic {topic!r}: expected no consumer to be alive, got {', '.join(sorted(alive))}; "
-                f"{acknowledged} entries were acknowledged; stop its outlet, or force it"
+                f"{acknowledged} entries were acknowledged; stop its outlet, or force the rewind"
             )
             raise SettingsError(msg)
         acknowledged += done
         pages -= 1
-        # Consumers that are alive read on meanwhile: what was pending at the start ends it.
+        # Living consumers read on during a forced rewind: so it ends after the entries that were pending at its start.
         if not left or pages <= 0:
-            forget_results(client, group, topic)  # of what was acknowledged lately, too
+            forget_results(client, group, topic)  # those of recently acknowledged entries, too
             return Rewound(acknowledged, tuple(sorted(alive)))

@@ -1,4 +1,4 @@
-"""Where a bounded replay ends, reading no further than that, and how far it has come."""
+"""The end of a bounded replay: reads that stop there, and how far the replay has come."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +13,10 @@ from tasks.reservoir.retention import GROUPS, IDS
 
 __all__ = ["ReplayProgress", "Until"]
 
-# What the server has read for a group, it counts as delivered: what lies behind the bound is given back in the same
-# script, with the group's position, so that no other consumer misses it, and nothing counts it as delivered.
-# KEYS: the topic. ARGV: group, consumer, how many, the bound.
-# Returns the server's time before, in microseconds, and the entries up to the bound, as XRANGE does.
+# XREADGROUP counts all entries that it returns as delivered. So entries after the end are given back in the same script, and the
+# group's position is set back: no other consumer misses them, and they do not count as delivered.
+# KEYS: the topic. ARGV: group, consumer, how many, the id at which the replay ends.
+# Returns the server's time before the read, in microseconds, and the entries up to the end, in the format of XRANGE.
 _READ = (
     GROUPS
     + IDS
@@ -38,7 +38,7 @@ for _, entry in ipairs(entries) do
 end
 if #found < #entries then
   local position = #found > 0 and found[#found][1] or group['last-delivered-id']
-  local count = tonumber(group['entries-read'])  -- Redis 6.2 has none; later ones may not know it
+  local count = tonumber(group['entries-read'])  -- Redis 6.2 has no such field; later versions may not know the count
   if count then
     redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', count + #found)
   else
@@ -51,7 +51,7 @@ return {micros, found}
 
 
 class Until:
-    """The last entry that a group's bounded reader may have, topic by topic.
+    """The last entry that a bounded replay reads, of each topic.
 
     until    'now', an ISO time or an entry id; see `group_end`
     """
@@ -61,23 +61,23 @@ class Until:
         self._group = group
         self._until = group_end(until)
         self.ends: dict[str, str] = {}
-        """The id of the last entry, of each topic where it is known yet."""
+        """The id of the last entry, of each topic where it is known by now."""
         self._read = client.register_script(_READ)
 
     def end(self, topic: str) -> str:
-        """Return the id of the last entry of `topic`; what 'now' is stays what it was at the first call."""
+        """Return the id of the last entry to read of `topic`. The first call fixes the meaning of 'now'."""
         if topic not in self.ends:
             now = self._until == "$"
             self.ends[topic] = self._client.xinfo_stream(topic)["last-generated-id"].decode() if now else self._until
         return self.ends[topic]
 
     def read(self, topic: str, consumer: str, count: int) -> Read:
-        """Read a topic without blocking, and no further than the bound."""
+        """Read a topic up to its end, without blocking."""
         micros, entries = self._read(keys=[topic], args=[self._group, consumer, count, self.end(topic)])
         return Read([topic], count, [(topic.encode(), entries)] if entries else [], int(micros))
 
     def is_reached(self, topic: str) -> bool:
-        """Return whether all there is up to the bound was delivered, and no more can come. Ask when a read brought nothing."""
+        """Return whether all entries up to the end were delivered and no more can come. Call it after an empty read."""
         end = self.end(topic)
         position = _position(self._client, topic, self._group)
         if id_numbers(position) >= id_numbers(end):
@@ -90,7 +90,7 @@ class Until:
 
 
 class ReplayProgress:
-    """How much of a bounded replay lies behind it, measured by the time in the entries' ids."""
+    """The progress of a bounded replay, measured by the times in the entries' ids."""
 
     def __init__(self, client: redis.Redis, group: str) -> None:
         self._client: Any = client
@@ -98,7 +98,7 @@ class ReplayProgress:
         self._starts: dict[str, int] = {}
 
     def share(self, ends: Mapping[str, str]) -> float:
-        """Return what was delivered of the way from where the group began to the ends, from 0 to 1."""
+        """Return the share of the replay that was delivered, from 0 to 1: from the group's start to the ends of its topics."""
         shares = [self._share(topic, id_numbers(end)[0]) for topic, end in ends.items()]
         return sum(shares) / len(shares) if shares else 0.0
 
@@ -114,6 +114,6 @@ class ReplayProgress:
 
 
 def _position(client: redis.Redis, topic: str, group: str) -> str:
-    """Return the id of the last entry that a group was delivered."""
+    """Return the id of the last entry that was delivered to a group."""
     found = groups_of(client, topic).get(group)
     return found["last-delivered-id"].decode() if found else "0-0"

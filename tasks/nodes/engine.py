@@ -1,4 +1,4 @@
-"""The streamz source `Stream.engine`: an inlet in a script or a notebook."""
+"""The streamz source `Stream.engine`: an inlet for scripts and notebooks."""
 
 import asyncio
 import uuid
@@ -29,22 +29,22 @@ logger = get_logger(__name__)
 
 @Stream.register_api(staticmethod)
 class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
-    """Call `func` at every tick of the grid, push what it returns to `topic`, and emit what was pushed.
+    """Call `func` at every tick of the grid, push the entries it returns to `topic`, and emit them.
 
     topic       where to push
-    func        a pump: returns a mapping of fields, a DataFrame, several of those, or None; may be async, and is awaited in a loop
-                that lasts from a start to a stop
+    func        a pump: returns a mapping of fields, a DataFrame, several of those, or None. An async pump is awaited in a
+                loop that lasts from a start to a stop
     every       the time between ticks, above zero: '5s', 0.5, timedelta(seconds=1)
-    threads     how many pumps may run at once; 0 for one, in the source's own thread
-    timeout     how long one pump may take; needs threads
-    url, client  the reservoir; by default what the settings name
-    keep        what of the topic is kept: entries, age and size, such as '4000, 1h, 500MB'; None for everything
-    when_full   what happens when a live group has not read what is beyond that: 'spill', it is dropped and counted, or
-                'wait', ticks are missed until it has
-    max_failures  after how many failed ticks in a row the pump is called less often, at least every 30 s, until it works
-    when_failing  'fail': then the source ends with that instead, a PumpError
-    max_waiting  how much may wait in memory while Redis is away, such as '1000, 10MB'; beyond, ticks are missed
-    raises      SettingsError, UnavailableError, at the start; PumpError, as the outcome
+    threads     the number of pumps that may run at once; 0 for one pump, in the source's own thread
+    timeout     the time limit for one pump; needs threads
+    url, client  the reservoir; by default the one from the settings
+    keep        limits on the topic's entries, age and size, such as '4000, 1h, 500MB'; None for no limits
+    when_full   if a living group has not read entries beyond these limits: 'spill' drops and counts them, 'wait' misses
+                ticks until it has read them
+    max_failures  after this many failed ticks in a row, the pump is called less often, at least every 30 s, until it works
+    when_failing  'fail': the source ends with a PumpError instead
+    max_waiting  limits on entries that wait in memory while Redis is away, such as '1000, 10MB'; beyond, ticks are missed
+    raises      SettingsError, UnavailableError: at the start; PumpError: as the outcome
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
                 self.topic,
                 name,
                 every=self.every,
-                parameters={"engine": self._beat},  # two functions of one name, as two lambdas, are two beats
+                parameters={"engine": self._beat},  # two functions of one name, such as lambdas, are two beats
                 keep=self._keep,
             ),
             threads=self._threads,
@@ -104,19 +104,19 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         )
 
     def _pushed(self, ids: list[str], entries: list[Mapping[str, Any]]) -> None:
-        """Emit what was pushed and wait until the pipeline has taken it, so that a slow one slows the pump."""
-        assert self.loop is not None  # Source sees to it
+        """Emit pushed entries and wait for the pipeline, so that a slow pipeline slows down the pump. The pusher's thread."""
+        assert self.loop is not None  # set by Source
         for id_, fields in zip(ids, entries, strict=True):
             asyncio.run_coroutine_threadsafe(
                 self._emit_pushed(Entry(fields, topic=self.topic, id=id_)), self.loop.asyncio_loop
             ).result()
 
     async def _emit_pushed(self, entry: Entry) -> None:
-        """Show the pipeline what was pushed. What it makes of it is no concern of the pump's."""
+        """Emit a pushed entry. An error of the pipeline does not stop the pump. The graph's thread."""
         try:
             for one in self._emit(entry):
                 await one
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError | GeneratorExit) or ends_run(error):
                 raise
-            logger.exception("the pipeline behind %r raised on entry %s; the pump goes on", self, entry.id)
+            logger.exception("the pipeline after %r raised on entry %s; the pump continues", self, entry.id)

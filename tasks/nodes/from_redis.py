@@ -1,4 +1,4 @@
-"""The streamz source `Stream.from_redis`: one member of a consumer group, and a pipeline behind it."""
+"""The streamz source `Stream.from_redis`: one member of a consumer group that feeds a pipeline."""
 
 import contextvars
 from collections.abc import Sequence
@@ -27,26 +27,25 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     """Read topics as one member of a consumer group and emit an `Entry` for each.
 
     At least once; each topic in id order, redelivered entries first. An entry is acknowledged when the
-    pipeline is done with it. One that cannot be decoded goes to `<topic>:dead:<group>`, its bytes untouched.
+    pipeline has finished with it. An entry that cannot be decoded moves to `<topic>:dead:<group>`, its bytes untouched.
 
-    topics      a topic or several, which are merged by entry id: a replay has the order that live had
-    group       the consumer group; made if it does not exist
-    url, client  the reservoir; by default what the settings name
+    topics      one topic, or several that are merged by entry id: a replay has the order of the live run
+    group       the consumer group; created if it does not exist
+    url, client  the reservoir; by default the one from the settings
     start_from  where a new group begins: 'beginning', 'new', an ISO time or an entry id
-    until       where a bounded replay ends: 'now', an ISO time or an entry id, itself included. The source then stops by
-                itself, once what it read is done with; what windows still hold stays pending. Default: never
-    lease       how long this consumer may be silent before it counts as dead
-    max_entries, max_bytes   bounds of what is read at once; up to four reads are in memory, and a fifth is on its way
-    batch       emit lists of up to so many entries instead, of what has come by then: none waits for another. If the
-                pipeline raises on a list, all of its entries have failed
-    frames      as what frames come: 'pandas', 'polars', or 'arrow' for a pyarrow Table
-    fuse        do runs of `map`, `filter`... in one call: quicker, and nothing else; False is for doubt
-    grace       how long a stop waits for what is in flight
-    on_error    what becomes of an entry on which the pipeline raised: 'dead_letter', it is moved to
-                `<topic>:dead:<group>` and the stream goes on; 'stop', it stays pending and the source stops
-    max_deliveries   how often an entry is delivered at most, each time because its consumer died with it; then
-                it is moved to the dead letters
-    raises      SettingsError, UnavailableError, PipelineError for a node that is not safe, at the start
+    until       where a bounded replay ends: 'now', an ISO time or an entry id, inclusive. The source stops when it has
+                finished with the entries it read; entries in windows stay pending. Default: never
+    lease       the time without a renewal after which this consumer counts as dead
+    max_entries, max_bytes   upper bounds per read; up to four reads are in memory, and a fifth may be in transit
+    batch       emit lists of up to this many available entries; no entry waits for others. If the pipeline raises on a
+                list, all of its entries have failed
+    frames      the type of decoded frames: 'pandas', 'polars', or 'arrow' for a pyarrow Table
+    fuse        call adjacent `map`, `filter`, `pluck`... nodes in one step, which only makes them faster
+    grace       how long a stop waits for entries in flight
+    on_error    if the pipeline raises on an entry: 'dead_letter' moves the entry to `<topic>:dead:<group>` and the stream
+                continues; 'stop' leaves it pending and stops the source
+    max_deliveries   after this many deliveries to consumers that died, an entry becomes a dead letter
+    raises      SettingsError, UnavailableError, PipelineError for an unsafe node: at the start
     """
 
     def __init__(
@@ -98,30 +97,30 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
 
     @property
     def client(self) -> redis.Redis:
-        """A client of the same server, for what the pipeline wants of it; made once."""
+        """A client of the same server for nodes of the pipeline, created at the first use."""
         if self._client is None:
             self._client = connect(self._url or redis_url())
             self._own_clients.append(self._client)
         return self._client
 
     def open(self) -> SourceRun:
-        """Get ready to read; `step` wants it first, `start` does it by itself.
+        """Make a run without starting it. Needed before `step`; `start` calls it.
 
-        raises    PipelineError: nothing is connected, a node is not safe, or nodes still hold entries of a run before
+        raises    PipelineError: no node is connected, a node is not safe, or nodes still hold entries of an earlier run
         """
         if not self.downstreams:
             msg = (
-                f"{self!r}: expected a pipeline, found nothing connected: every entry would be acknowledged unseen; end it "
-                "in a sink, or keep its last node in a variable (streamz holds nodes weakly)"
+                f"{self!r}: expected a pipeline, found no connected node: every entry would be acknowledged unprocessed; end the "
+                "pipeline in a sink, or keep its last node in a variable (streamz holds nodes weakly)"
             )
             raise PipelineError(msg)
         if isinstance(self._current, SourceRun) and self._current.in_flight:
             msg = (
-                f"{self!r}: its nodes still hold {self._current.in_flight} entries of the run before, which are redelivered now "
-                "and would be in them twice; build the pipeline anew"
+                f"{self!r}: expected nodes without entries, got {self._current.in_flight} entries of the last run, which are "
+                "redelivered now and would be in the nodes twice; build a new pipeline"
             )
             raise PipelineError(msg)
-        # One that repeats a read whose reply was lost would go on with later entries, and say nothing.
+        # A client that retries a read whose reply was lost would silently return later entries.
         given = self._given_client
         client = adapted(given, retries=0) if given else connect(self._url or redis_url(), retries=0)
         self._own_clients.append(client)
@@ -141,9 +140,9 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         return self._current
 
     async def step(self, block_ms: int = 0) -> int:
-        """Read once, emit what came and acknowledge what is done; return how many entries came.
+        """Read once, emit the entries and acknowledge the finished ones; return the number of entries read.
 
-        The source's unit of work, in one thread. `start` does the same, reading ahead in a thread of its own.
+        One thread does all the work. After `start`, a thread of its own reads ahead instead.
 
         raises    PipelineError: the pipeline raised, and on_error is 'stop'; the entry stays pending
         """
@@ -155,31 +154,31 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         return isinstance(self._current, SourceRun) and self._current.is_through
 
     def drop_group(self) -> bool:
-        """Delete the group on its topics, with what is pending there; return whether it is gone.
+        """Delete the group on its topics, with its pending entries; return whether it was deleted.
 
-        It stays while another consumer of it lives that reads one of these topics. A group of the same name on other topics
-        is another group.
+        It stays while another of its consumers on these topics is alive. A group of the same name on other topics is another
+        group.
         """
         if Membership(self.client, self.group).living(self.topics):
             return False
         for topic in self.topics:
             self.client.xgroup_destroy(topic, self.group)
-        self._hang_up()
+        self._disconnect()
         return True
 
     def close(self) -> None:
-        """Acknowledge what is done, give back the rest and leave the group; the end of steps, as `stop` of a start."""
+        """Acknowledge finished entries, give back the rest and leave the group. Ends a run that was stepped."""
         self.latest_run.close()
         self.let_go()
 
     def let_go(self) -> None:
-        """Let go of the graph, and hang up; the source can be started again."""
+        """Release the graph and close connections; the source can be started again."""
         super().let_go()
-        self._hang_up()
+        self._disconnect()
         self._own_clients = [client for client in self._own_clients if client is self._client]
 
-    def _hang_up(self) -> None:
-        """Close the connections that nothing uses at the moment; a command opens one anew."""
+    def _disconnect(self) -> None:
+        """Close the connections that are not in use; the next command opens a new one."""
         for client in self._own_clients:
             client.connection_pool.disconnect(inuse_connections=False)
 

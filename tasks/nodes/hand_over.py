@@ -21,7 +21,7 @@ Origin = tuple[str, str]
 class Finished:
     """Entries that the graph has finished since the last look; the reader acknowledges them together.
 
-    Whatever must be stored before these acknowledgements leave belongs here: the graph's thread adds it between two
+    State that must be stored before these acknowledgements leave belongs here: the graph's thread adds it between two
     elements, the reader's thread stores it.
 
     passed    entries that passed the graph in one call, so that no receipt was made

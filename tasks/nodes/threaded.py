@@ -1,4 +1,4 @@
-"""A streamz source whose work is done in a thread of its own."""
+"""A streamz source that works in a thread of its own."""
 
 import contextvars
 import threading
@@ -17,22 +17,22 @@ logger = get_logger(__name__)
 
 
 class Run(Protocol):
-    """What a source does from a start to a stop, with all the state of it."""
+    """One run of a source, from a start to a stop, with its state."""
 
     def run(self) -> Any:
-        """Work until stopped, and raise what else ended it."""
+        """Work until stopped; raise the error that ended the run otherwise. The source's thread."""
 
     def stop(self) -> None:
-        """Ask `run` to return; it may take its time."""
+        """Let `run` return soon. Any thread."""
 
 
 class ThreadedSource(Source):
-    """A source that works in a thread of its own.
+    """A source that works in a thread of its own, so that a pipeline that blocks its loop does not block the source.
 
-    So a pipeline that blocks its loop does not keep the source from living on, and stopping one stops no other.
+    Stopping one source stops no other.
 
-    outcome     done when the run has ended, with the error that ended it, if one did
-    is_running  whether it has been started, and its run has not ended
+    outcome     done when the run has ended; holds the error that ended it, if there was one
+    is_running  whether the source was started and its run has not ended
     """
 
     is_running = False
@@ -46,38 +46,38 @@ class ThreadedSource(Source):
             self.start()
 
     def start(self) -> None:
-        """Start, or start again after a stop. Raises what is wrong with the address, the server or the graph."""
+        """Start, or start again after a stop. Raises an error if the address, the server or the graph is unusable."""
         if not self.stopped:
             return
         if self._thread is not None:
-            self._thread.join()  # until then it has in hand what it read
+            self._thread.join()  # the ending run still holds entries
         run = self._begin()
         self._current, self.outcome = run, Future()
         self.stopped, self.started, self.is_running = False, True, True
         lifetimes.begin(self)
-        # What the pipeline calls sees the context variables of the start: Prefect's run, say.
+        # Functions of the pipeline see the context variables of the caller, such as Prefect's run.
         self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._work, run, self.outcome), name=repr(self), daemon=True
         )
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask to stop; `join` waits until it has."""
+        """Let the source stop; `join` waits until it has."""
         self.stopped = True
         if self._current is not None:
             self._current.stop()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the source has ended. Raises what ended it, if that was an error, and TimeoutError."""
+        """Wait until the source has ended. Raises the error that ended it, or TimeoutError."""
         self.outcome.result(timeout)
 
     def let_go(self) -> None:
-        """Let go of the graph and of what else a run needs; the source can be started again."""
+        """Release the graph and the other resources of a run; the source can be started again."""
         self.is_running = False
         lifetimes.end(self)
 
     def _begin(self) -> Run:
-        """Return what is to be run from a start on."""
+        """Make the run for a start."""
         raise NotImplementedError
 
     def _work(self, run: Run, outcome: "Future[None]") -> None:
@@ -96,4 +96,4 @@ class ThreadedSource(Source):
         try:
             self.let_go()
         except Exception:
-            logger.exception("%r: what its run needed could not be let go of", self)
+            logger.exception("%r: the resources of its run could not be released", self)

@@ -1,4 +1,4 @@
-"""The streamz sink `to_parquet`: entries into a Parquet dataset, acknowledged when they are there for good."""
+"""The streamz sink `to_parquet`: writes entries to a Parquet dataset; they are acknowledged when the files are durable."""
 
 import asyncio
 import threading
@@ -31,20 +31,20 @@ _MAX_PAUSE = 30.0
 class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
     """Write entries to a Parquet dataset, by topic, kind and day (`tasks.archive.dataset`).
 
-    An entry is acknowledged when its files are on the disk for good, so a crash at any moment loses none. Each row
-    is in the dataset once, also when entries are redelivered or the group is rewound: entries that the files have
-    are left out, and no file is replaced. Writers of one dataset take turns, by a lock on `<folder>/.lock`.
+    An entry is acknowledged when its files are durable, so that a crash at any moment loses none. Each row is in the
+    dataset once, even if entries are redelivered or the group is rewound: entries that the files contain are skipped, and
+    no file is replaced. Writers of one dataset take turns, using a lock on `<folder>/.lock`.
 
-    While the disk refuses (full, away) it tries again for ever; what it holds stays pending, and when it holds
-    what makes a file, it takes no more. An entry that cannot be written as Parquet fails alone, and the others'
-    file is written. A file in the dataset that cannot be read is named in the log, and entries are written beside it.
+    While the disk refuses writes (full, away), the node keeps trying; held entries stay pending, and once they would fill
+    a file, the node takes no more. An entry that cannot be written as Parquet fails alone; the file of the others is
+    written. The log names files in the dataset that cannot be read; entries are written to other files.
 
     All files can be read together ([archive.md](archive.md)): a column name has one type in all of them.
 
-    folder       where the dataset is; made if need be
-    max_entries  files are written when so many entries are held,
-    max_bytes    or so many bytes of rows,
-    max_seconds  or so long after the first of them came
+    folder       the folder of the dataset; created if it does not exist
+    max_entries  files are written when this many entries are held,
+    max_bytes    or this many bytes of rows,
+    max_seconds  or this long after the first held entry came
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
         self._bytes = 0
         self._timer: object | None = None
         self._warn = Repeated(logger)
-        self._lock = threading.RLock()  # flush() may come from another thread than the loop's
+        self._lock = threading.RLock()  # flush() may be called in another thread than the loop's
         super().__init__(upstream, ensure_io_loop=True, **kwargs)
 
     def update(
@@ -77,11 +77,11 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
         who: Stream | None = None,  # noqa: ARG002 - streamz' signature
         metadata: Metadata = None,
     ) -> Any:
-        """Hold an entry; what is returned is done when a full buffer has been written."""
+        """Hold an entry; if the buffer is full, return an awaitable that writes it."""
         if not isinstance(x, Entry):
             msg = (
-                f"to_parquet: expected entries as from_redis emits them, got {type(x).__name__}; "
-                "put it before the nodes that turn them into something else"
+                f"to_parquet: expected an entry as from_redis emits it, got {type(x).__name__}; "
+                "connect to_parquet before the nodes that change entries"
             )
             raise PipelineError(msg)
         rows = rows_of(x)
@@ -96,9 +96,9 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
         return []
 
     def flush(self) -> list[Path]:
-        """Write what is held, let go of it, and return the files.
+        """Write the held entries, release them, and return the files. Any thread.
 
-        raises    OSError: the disk refuses; everything is held as before
+        raises    OSError: the disk refuses; all entries are still held
         """
         with self._lock:
             if not self._held:
@@ -110,7 +110,7 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
         return paths
 
     def _write(self) -> list[Path]:
-        """Write what is held, but for entries that Parquet cannot hold: these have failed then."""
+        """Write the held entries, except those that Parquet cannot hold: these fail."""
         try:
             return write(self.folder, _rows(self._held))
         except (OSError, MemoryError):
@@ -128,7 +128,7 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
     def _fail(self, metadata: Metadata, error: Exception) -> None:
         if secured := getattr(self, "secured", None):
             secured.fail(self, metadata, error)
-        else:  # of a source that is not Sluice's: nothing but the log takes it
+        else:  # not a source of Sluice: only the log shows the error
             logger.error("%s", error, exc_info=error)
 
     def _refusal(self, rows: list[Rows]) -> Exception | None:
@@ -136,27 +136,25 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
             check(self.folder, rows)
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # noqa: BLE001 - it is the entry's, whatever it is
+        except Exception as error:  # noqa: BLE001 - any other error is caused by the entry
             one = rows[0]
-            msg = (
-                f"topic {one.topic!r} entry {one.id}: expected rows that Parquet can hold, got others; it is in no file"
-            )
+            msg = f"topic {one.topic!r} entry {one.id}: expected rows that Parquet can hold, got others; the entry is in no file"
             refusal = EncodeError(msg)
             refusal.__cause__ = error
             return refusal
         return None
 
     def before_stop(self) -> bool:
-        """Write what is held, so that a stop leaves nothing of it to the next run; return whether that succeeded."""
+        """Write the held entries, so that a stop leaves none to the next run; return whether that succeeded."""
         return self._try_flush(0)
 
     def destroy(self) -> None:
-        """Write what is held and leave the graph."""
+        """Write the held entries and leave the graph."""
         self.flush()
         super().destroy()
 
     async def _flush_until_done(self) -> None:
-        """Write what is held. The source waits for this, so that nothing more comes until it is done."""
+        """Write the held entries, trying until it succeeds. The source awaits this, so that no more entries come before."""
         backoff = Backoff(first=1.0, longest=_MAX_PAUSE)
         while True:
             pause = backoff.next()
@@ -167,11 +165,11 @@ class to_parquet(Sink):  # noqa: N801 - streamz names nodes like functions
     def _try_flush(self, pause: float) -> bool:
         try:
             self.flush()
-        except Exception as error:  # noqa: BLE001 - whatever it is, what is held must be tried again
+        except Exception as error:  # noqa: BLE001 - after any error, the entries must be written later
             why = getattr(error, "strerror", None) or error_line(error)
             self._warn(
                 f"entries cannot be written to {self.folder}; they stay pending",
-                detail=f"{len(self._held)} ({why}), tried again in {pause:g} s",
+                detail=f"{len(self._held)} ({why}), next try in {pause:g} s",
             )
             return False
         return True

@@ -1,4 +1,4 @@
-"""The streamz sink `to_redis`: results back into the reservoir, before what they were made of is acknowledged."""
+"""The streamz sink `to_redis`: appends results to a topic before the entries they were made of are acknowledged."""
 
 import asyncio
 import functools
@@ -30,12 +30,12 @@ __all__ = ["as_fields", "to_redis"]
 logger = get_logger(__name__)
 
 _MAX_PAUSE = 5.0
-# In a reservoir that is not the source's, where no acknowledgement clears the records away.
+# TTL of records in another reservoir than the source's, where no acknowledgement shortens it.
 _ELSEWHERE_TTL_MS = 86_400_000
 
 
 def as_fields(value: Any, *, field: str = "value") -> Mapping[str, Any]:
-    """Return a result as the fields of an entry: a mapping or a record as its fields, anything else as the field `field`."""
+    """Return a result as the fields of an entry: a mapping or record as its fields, any other value as `field`."""
     if isinstance(value, Mapping):
         return value
     return as_dict(value) if is_record(value) else {field: value}
@@ -44,19 +44,19 @@ def as_fields(value: Any, *, field: str = "value") -> Mapping[str, Any]:
 @trust
 @Stream.register_api()
 class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
-    """Push every element to `topic`: a mapping or a record (dataclass, named tuple...) as fields, anything else as one field.
+    """Push every element to `topic`: a mapping or a record (dataclass, named tuple...) as fields, any other value as one field.
 
-    An element made of entries read by `from_redis` is pushed before those are acknowledged, and once: also when
-    they are redelivered and make it again after a crash, a retry or a claim (in a reservoir other than the source's,
-    for a day). While Redis does not answer, or the topic is full, elements wait, in order.
+    An element made of entries from `from_redis` is pushed before these are acknowledged, and once, even if a crash, a retry or
+    a claim redelivers the entries and the element is made again (in another reservoir than the source's: within a day).
+    While Redis does not answer, or the topic is full, elements wait, in order.
 
     topic        where to push
-    field        the field's name for what is not a mapping; by default the topic's
-    keep         what of the topic is kept: entries, age and size, such as '4000, 1h, 500MB'; None for everything
-    when_full    what happens when a live group has not read what is beyond that: 'spill', it is dropped and counted, or
-                 'wait', elements wait here until it has
+    field        the name of the field for a value without fields; by default the topic's name
+    keep         limits on the topic's entries, age and size, such as '4000, 1h, 500MB'; None for no limits
+    when_full    if a living group has not read entries beyond these limits: 'spill' drops and counts them, 'wait' keeps
+                 elements here until it has read them
     compression  of frames: None, 'lz4' or 'zstd'
-    url, client  the reservoir; by default the one that the graph's `from_redis` reads, else what the settings name
+    url, client  the reservoir; by default the one that the graph's `from_redis` reads, or the one from the settings
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         super().__init__(upstream, **kwargs)
 
     def update(self, x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:  # noqa: ARG002 - streamz' signature
-        """Push an element; while Redis does not answer, return what is done when it has been pushed after all."""
+        """Push an element. While Redis does not answer, return a future that is done when the element has been pushed."""
         append = self._append_of(x, receipts(metadata))
         if not self._waiting:
             try:
@@ -94,7 +94,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
                 if not _may_pass(error):
                     raise
                 self._warn(f"Redis takes no results for topic {self.topic!r}; they wait", detail=type(error).__name__)
-        # In the order they came; each is sent again until it is answered.
+        # In order of arrival; each is sent again until Redis answers.
         self._waiting.append((append, done := asyncio.get_running_loop().create_future()))
         if len(self._waiting) == 1:
             self._sending = asyncio.ensure_future(self._send_waiting())
@@ -107,7 +107,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
             try:
                 for never in self._appended(append()):
                     await never
-            except Exception as error:  # noqa: BLE001 - whoever waits for this element is told
+            except Exception as error:  # noqa: BLE001 - raised where the element is awaited
                 if _may_pass(error):
                     await asyncio.sleep(backoff.next())
                     continue
@@ -118,20 +118,20 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
             backoff.reset()
 
     def _appended(self, ids: list[str] | None) -> list[Any]:
-        """Return nothing to wait for; if the consumer was taken for dead, what is never done.
+        """Return nothing to await, or a future that is never done if the consumer was taken for dead.
 
-        Its entries are its successor's now, and so are their results: they are neither done here nor failed. The
-        source finds that out by itself, and begins again.
+        Its entries belong to its successor, which appends their results: here they have neither finished nor failed. The
+        source notices the lost lease by itself.
         """
         return [] if ids is not None else [asyncio.get_running_loop().create_future()]
 
     def _append_of(self, x: Any, made_of: list[Receipt]) -> Callable[[], list[str] | None]:
-        """Return the append of an element, which may be called again: it appends once."""
+        """Return a function that appends an element, once even if it is called again."""
         encoded = self._reservoir.encode([as_fields(x, field=self._field)], topic=self.topic)
         append = functools.partial(self._reservoir.append, self.topic, encoded, keep=self._keep)
         if not made_of:
             return functools.partial(append, record=push_record())
-        keeper, node = newest(made_of), self.meter.name  # the node's name is the same in every life of the pipeline
+        keeper, node = newest(made_of), self.meter.name  # the node has the same name in every run
         ordinal = keeper.count_result(node, *((one.topic, one.id) for one in made_of))
         return functools.partial(
             append,
@@ -147,7 +147,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _client_of(node: Stream) -> redis.Redis | None:
-    """Return the client of the source upstream, if it reads Redis."""
+    """Return the client of the source upstream if it reads Redis."""
     if isinstance(client := getattr(node, "client", None), redis.Redis):
         return client
     return next((client for up in node.upstreams if up is not None and (client := _client_of(up)) is not None), None)

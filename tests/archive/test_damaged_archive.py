@@ -130,7 +130,7 @@ def test_whatever_writing_raises_what_is_held_is_tried_again(
         node: Any = source.to_parquet(tmp_path, max_seconds=0.01)
         source.emit(entry(1))
         wait_until(lambda: len(tries) > 2, "several tries")
-        assert "they stay pending, at last 1 (RuntimeError: nobody foresaw this), tried again in 0.01 s" in caplog.text
+        assert "they stay pending, at last 1 (RuntimeError: nobody foresaw this), next try in 0.01 s" in caplog.text
         assert node.before_stop() is False
     wait_until(lambda: not node._held, "the entry to be written")
     assert archived(tmp_path) == [1]

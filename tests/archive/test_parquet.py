@@ -323,7 +323,7 @@ def test_what_is_held_is_written_when_the_sink_is_taken_away(source: Stream, tmp
 
 def test_only_entries_can_be_archived(source: Stream, tmp_path: Path) -> None:
     source.to_parquet(tmp_path)
-    with pytest.raises(PipelineError, match="expected entries as from_redis emits them, got dict"):
+    with pytest.raises(PipelineError, match="expected an entry as from_redis emits it, got dict"):
         source.emit({"x": 1})
 
 

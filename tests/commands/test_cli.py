@@ -339,7 +339,7 @@ def windowed(real_redis: redis.Redis, redis_server: RedisServer, monkeypatch: py
             ["--replay"],
             "n\n",
             1,
-            "of 3 dead letters 3 were in a pipeline that combines entries (partition)",
+            "of 3 dead letters, 3 come from a pipeline that combines entries (partition)",
             3,
         ),
         ("windows", ["--replay", "--yes"], "", 0, "3 replayed; 0 are left", 0),

@@ -109,7 +109,7 @@ def test_what_a_run_took_over_is_told_with_what_it_did_in_one_line(
     [own] = [line for line in told if not line.startswith("Finished in state")]
     assert own.startswith("numbers: group 'group' has read 3 entries of topic; ")
     assert "3 entries taken over from dead consumer 'gone'" in own
-    assert "goes on where it was; start_from='new' is for new groups" in own
+    assert "continues at its position; start_from='new' applies to new groups only" in own
     assert state.message == "Stopped in good order: group 'group' has read 3 entries of topic."
 
 

@@ -257,7 +257,7 @@ def test_a_letter_without_its_entrys_fields_is_left_where_it_is(client: redis.Re
     ("topic", "group", "message"),
     [
         ("topic", "gruop", "got group 'gruop' of topic 'topic': 'topic' has 'group', 'other'"),
-        ("tpoic", "group", "there is no 'tpoic'"),
+        ("tpoic", "group", "topic 'tpoic' does not exist"),
         ("topic:dead:group", "group", "expected a topic name"),
     ],
 )

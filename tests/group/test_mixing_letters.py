@@ -81,7 +81,7 @@ def test_letters_that_do_not_tell_their_pipeline_need_a_yes(client: redis.Redis)
     for entry in read_all(one):
         one.dead_letter("topic", entry.id, node="map", exception="x")
     letters = DeadLetters(client, "topic", "group")
-    with pytest.raises(SettingsError, match="of 2 dead letters 2 do not tell whether theirs does"):
+    with pytest.raises(SettingsError, match="of 2 dead letters, 2 come from an unknown pipeline"):
         letters.replay(letters.choose())
 
 

@@ -209,7 +209,7 @@ def test_an_existing_group_goes_on_where_it_was_and_says_so(
     one.leave()
     caplog.set_level("INFO")
     assert read_all(consumer(client, start_from="2020-01-01")) == []
-    assert "exists and goes on where it was" in caplog.text
+    assert "exists and continues at its position" in caplog.text
 
 
 def test_dead_consumers_without_entries_are_cleared_away(client: redis.Redis) -> None:

@@ -85,7 +85,9 @@ def test_a_rewind_is_refused_while_a_consumer_is_alive_and_changes_nothing(clien
     while not consumer.held:
         consumer.step(1)
     before = pending(client)
-    with pytest.raises(SettingsError, match=r"group 'group' on topic 'topic'.*got alive.*stop its outlet, or force it"):
+    with pytest.raises(
+        SettingsError, match=r"group 'group' on topic 'topic'.*got alive.*stop its outlet, or force the rewind"
+    ):
         rewind(client, "topic", "group", "beginning")
     assert pending(client) == before
     consumer.leave()
@@ -168,7 +170,7 @@ def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
 @pytest.mark.parametrize("to", ["2099-01-01T00:00", "9999999999999-0"])
 def test_a_rewind_to_the_future_is_refused_with_the_last_entry_and_the_cure(client: redis.Redis, to: str) -> None:
     ids = pushed_and_read(client, 3, 1)
-    with pytest.raises(SettingsError, match=rf"whose last entry is {ids[-1]} \(.* UTC\), got '{to}'.*write 'end'"):
+    with pytest.raises(SettingsError, match=rf"whose last entry is {ids[-1]} \(.* UTC\), got '{to}'.*use 'end'"):
         rewind(client, "topic", "group", to)
     assert pending(client) == ids[:1]
 
@@ -195,5 +197,5 @@ def test_levels_and_the_consumers_log_show_a_group_that_is_ahead_of_its_topic(
     told = [record.getMessage() for record in caplog.records if "is ahead of" in record.getMessage()]
     assert len(told) == 2, "once for each consumer"
     assert told[0].startswith(
-        "group 'group' is ahead of topic 'topic': it goes on after 4070908800000-0 (2099-01-01T00:00:00 UTC)"
+        "group 'group' is ahead of topic 'topic': it continues after 4070908800000-0 (2099-01-01T00:00:00 UTC)"
     )
