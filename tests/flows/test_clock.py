@@ -21,7 +21,7 @@ def test_each_clock_pushes_a_second_in_a_field_of_its_own_name(monkeypatch: pyte
     assert slept == [2.5]
 
 
-def test_the_slow_clock_blocks_six_seconds_and_has_threads_enough_to_begin_every_second() -> None:
+def test_the_slow_clock_has_enough_threads_to_begin_every_second() -> None:
     properties = slow_seconds.parameters.properties
     assert (properties["block"]["default"], properties["threads"]["default"], properties["every"]["default"]) == (
         6.0,
@@ -33,7 +33,7 @@ def test_the_slow_clock_blocks_six_seconds_and_has_threads_enough_to_begin_every
 @given(
     entries(topics="market", max_size=20, **dict.fromkeys(["seconds", "slow_seconds", "quotes", "x"], st.integers(0)))
 )
-def test_ticking_counts_what_is_not_quotes_by_kind_and_is_done_with_all(pushed: list[Pushed]) -> None:
+def test_ticking_counts_all_entries_but_quotes_by_kind_and_acknowledges_all(pushed: list[Pushed]) -> None:
     run = drain(ticking.build, pushed)
     kinds = ["+".join(sorted(entry)) for entry in pushed if "quotes" not in entry]
     assert run.results == [Counter(kinds[: n + 1]) for n in range(len(kinds))]

@@ -78,7 +78,7 @@ def test_the_form_shows_the_functions_own_parameters_and_then_the_decorators(fil
     assert (form.properties["every"]["default"], form.properties["threads"]["default"]) == ("5s", 4)
 
 
-def test_every_parameter_of_a_decorator_has_a_description_and_the_own_ones_keep_theirs(file: Path) -> None:
+def test_every_option_has_a_description_and_own_parameters_keep_theirs(file: Path) -> None:
     module = load(file)
     assert module.quotes.parameters.properties["board"]["description"] == "Which board to ask for."
     for made, own in ((module.quotes, {"board", "top"}), (module.movers, {"top"})):
@@ -143,7 +143,7 @@ def test_an_outlet_that_has_to_be_awaited_is_an_error_at_import() -> None:
         outlet(topics="t", group="g")(build)
 
 
-def test_an_outlet_that_returns_something_else_than_its_results_says_so() -> None:
+def test_an_outlet_that_returns_no_stream_is_refused_with_a_hint() -> None:
     @outlet(topics="t", group="g", into="results")
     def listed(source: Stream) -> list[Any]:
         return source.sink_to_list()
@@ -175,7 +175,7 @@ def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
         ("outlet", "@outlet(topics='t', group='g', topic='t')", r"unexpected keyword argument 'topic'; expected"),
     ],
 )
-def test_a_decorator_without_what_it_needs_says_at_import_how_it_is_written(
+def test_a_decorator_without_required_options_explains_at_import_how_to_write_it(
     decorator: str, written: str, said: str
 ) -> None:
     with pytest.raises(SettingsError, match=said):

@@ -165,7 +165,7 @@ def test_changed_parameters_end_the_run_and_bring_one_that_has_them(
     assert successor["parameters"] == {"n": 5}
 
 
-def test_a_run_whose_questions_redis_refuses_warns_once_and_asks_on(
+def test_a_run_whose_polls_redis_refuses_warns_once_and_continues_to_poll(
     api: SyncPrefectClient,
     deployment: UUID,
     real_redis: redis.Redis,
@@ -214,7 +214,7 @@ def test_a_deploy_of_an_edited_file_brings_a_run(
         wait_until(lambda: requested(api, deployment, run), "a run with the edited file")
 
 
-def test_runs_with_different_parameters_on_one_topic_say_so_once_each(
+def test_runs_with_different_parameters_on_one_topic_warn_once_each(
     api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     def said() -> list[str]:
@@ -248,7 +248,7 @@ def test_a_run_goes_on_after_its_window_while_prefect_is_silent(
     assert not watch.goes_on()
 
 
-def test_a_watch_outlives_a_redis_that_is_away_and_what_fails_beside_it(
+def test_a_watch_outlives_a_redis_outage_and_failures_of_its_tasks(
     api: SyncPrefectClient,
     deployment: UUID,
     redis_server: RedisServer,

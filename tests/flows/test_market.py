@@ -64,7 +64,7 @@ ONE = snapshot([("150001", 10.0, 9.0, 9.0, 500)])
 )
 @example([{"quotes": ONE.assign(now=float(n))} for n in (1, 2, 3)], "", 4)  # killed when all of it was done
 @example([*({"quotes": ONE.assign(now=float(n))} for n in (1, 2, 3)), {"seconds": 7}], "", 4)
-def test_movers_are_the_rows_of_a_model_for_any_quotes_among_other_entries_also_after_a_crash(
+def test_movers_equal_a_model_for_any_quotes_among_other_entries_even_after_a_crash(
     pushed: list[Pushed], prefix: str, crash_after: int | None
 ) -> None:
     run = drain(movers.build, pushed, prefix=prefix, sample_size=1000, top=1000, crash_after=crash_after)
@@ -93,7 +93,7 @@ def test_movers_are_the_rows_of_a_model_for_any_quotes_among_other_entries_also_
 
 
 @given(SNAPSHOTS, st.integers(0, 20), st.integers(0, 12), st.none() | st.integers(0, 99))
-def test_of_the_sample_the_largest_are_kept_and_fewer_if_there_are_fewer(
+def test_the_largest_of_a_sample_are_kept_or_all_if_there_are_fewer(
     frame: pd.DataFrame, size: int, top: int, seed: int | None
 ) -> None:
     [result] = run_movers(frame, prefix="", sample_size=size, top=top, seed=seed)

@@ -97,7 +97,7 @@ def test_a_run_whose_pump_returns_no_entries_fails_and_pushes_nothing(reservoir:
     assert reservoir.topics() == []
 
 
-def test_a_run_whose_pump_returns_what_cannot_be_encoded_fails_and_pushes_nothing(reservoir: Reservoir) -> None:
+def test_a_run_whose_entries_cannot_be_encoded_fails_and_pushes_nothing(reservoir: Reservoir) -> None:
     with pytest.raises(EncodeError, match="field 'n'"):
         oneshot.push(reservoir, "daily", [{"m": 1}, {"n": object()}], tick="beat:2026-01-01T00:00:01")
     assert reservoir.topics() == []
@@ -109,7 +109,7 @@ def briefly() -> dict[str, int]:
     return {"n": 1}
 
 
-def test_a_run_on_a_grid_leaves_one_artifact_that_says_what_became_of_its_ticks(reservoir: Reservoir) -> None:
+def test_a_run_on_a_grid_leaves_one_artifact_with_its_tick_counts(reservoir: Reservoir) -> None:
     @inlet(topic="daily", every="100ms", window="500ms")
     def noted() -> dict[str, int]:
         """Return an entry, five times."""
@@ -152,7 +152,7 @@ def test_a_run_that_begins_after_its_window_pumps_only_if_nobody_else_does(
     assert bool(reservoir.topics()) is not is_kept
 
 
-def test_a_run_that_keeps_something_else_than_another_inlet_of_its_topic_is_refused_and_pushes_nothing(
+def test_a_run_whose_limits_contradict_another_inlets_is_refused_and_pushes_nothing(
     reservoir: Reservoir,
 ) -> None:
     Retention(reservoir.client).declare("daily", Keep.of(5), inlet="other:1")

@@ -48,7 +48,7 @@ def test_only_an_overridden_option_is_checked_again(monkeypatch: pytest.MonkeyPa
         overridden(options, {"lease": "soon"})
 
 
-def test_a_run_gets_the_options_of_its_decorator_unless_it_overrides_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_uses_its_decorators_options_unless_it_overrides_them(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
     monkeypatch.setattr(inlets, "_run", lambda pump, own, options: runs.append((own, options)))
     monkeypatch.setattr(outlets, "_run", lambda build, name, options, stop, log: runs.append((build.keywords, options)))

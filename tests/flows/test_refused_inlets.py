@@ -62,7 +62,7 @@ def test_a_run_whose_every_tick_is_refused_fails_and_names_the_key(real_redis: r
     assert one.summary.lost == 0
 
 
-def test_a_refused_claim_is_not_said_to_be_lost_by_a_run_that_died(
+def test_a_refused_claim_is_not_counted_as_lost_by_a_dead_run(
     real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()

@@ -38,9 +38,7 @@ def test_a_mistake_is_logged_as_one_sentence_without_a_traceback(name: str, erro
 @pytest.mark.parametrize(
     ("cause", "told"), [(None, True), (EncodeError("field 'n'"), True), (OSError("no network"), False)]
 )
-def test_what_a_pump_returned_needs_no_traceback_and_what_it_raised_keeps_its_own(
-    cause: Exception | None, told: bool
-) -> None:
+def test_only_an_error_that_a_pump_raised_is_logged_with_its_traceback(cause: Exception | None, told: bool) -> None:
     error = PumpError("pump 'quotes' failed 10 times in a row")
     error.__cause__ = cause
     assert (logged("prefect.flow_runs", error).exc_info is None) is told
@@ -51,6 +49,6 @@ def test_an_error_in_a_users_pipeline_keeps_its_traceback() -> None:
 
 
 @pytest.mark.parametrize("error", [CancelledRun("Stopped in good order."), FailedRun("node 'map' raised")])
-def test_what_a_returned_state_has_said_is_not_said_again_as_an_error(error: Exception) -> None:
+def test_the_message_of_a_returned_state_is_not_logged_again_as_an_error(error: Exception) -> None:
     assert not is_told("prefect.flow_runs", error, "Engine execution exited with unexpected exception")[0]
     assert logged("prefect.flow_runs", error).exc_info, "a pump's own error of that kind"

@@ -83,7 +83,7 @@ def test_one_of_several_schedules_is_paused_for_its_own_runs_only() -> None:
     assert why_to_end(None, now, a_run(scheduled=True, board="sz")) == "its schedule was changed"
 
 
-def test_what_a_run_does_is_told_apart_from_when_and_at_which_commit() -> None:
+def test_the_content_of_a_deployment_ignores_its_schedule_and_version() -> None:
     first = seen(version="abc").content
     assert seen(version="def", updated="later", schedules=[], last_polled="now").content == first
     assert seen(entrypoint="flows/b.py:b").content != first

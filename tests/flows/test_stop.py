@@ -35,7 +35,7 @@ def given_back(client: redis.Redis) -> list[str]:
     return [p["message_id"].decode() for p in waiting]
 
 
-def test_what_was_read_into_a_buffer_is_finished_and_all_else_is_given_back(real_redis: redis.Redis) -> None:
+def test_a_stop_finishes_buffered_entries_and_hands_back_all_others(real_redis: redis.Redis) -> None:
     ids = push_all(real_redis, "topic", range(200))
     seen: list[str] = []
     is_stopped = threading.Event()
@@ -57,7 +57,7 @@ def test_what_was_read_into_a_buffer_is_finished_and_all_else_is_given_back(real
     del kept
 
 
-def test_a_sink_that_never_ends_is_given_up_after_the_grace_period_and_its_entry_given_back(
+def test_an_endless_sink_is_abandoned_after_the_grace_period(
     real_redis: redis.Redis,
 ) -> None:
     ids = push_all(real_redis, "topic", range(3))
@@ -77,9 +77,7 @@ def test_a_sink_that_never_ends_is_given_up_after_the_grace_period_and_its_entry
     del kept
 
 
-def test_what_is_held_to_be_written_is_written_at_a_stop_also_behind_an_element_that_takes_its_time(
-    real_redis: redis.Redis, tmp_path: Path
-) -> None:
+def test_a_stop_writes_the_held_rows_even_behind_a_slow_element(real_redis: redis.Redis, tmp_path: Path) -> None:
     push_all(real_redis, "topic", range(6))
     busy, never = threading.Event(), threading.Event()
 
@@ -123,7 +121,7 @@ def test_an_outlet_runs_for_as_long_as_it_is_told(real_redis: redis.Redis) -> No
     assert pending(real_redis) == []
 
 
-def test_what_a_run_has_loaded_is_not_looked_at_by_the_collector_where_the_process_is_its_own(
+def test_a_run_in_its_own_process_freezes_its_loaded_objects(
     real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push_all(real_redis, "topic", range(3))
@@ -146,7 +144,7 @@ def test_what_a_run_has_loaded_is_not_looked_at_by_the_collector_where_the_proce
         gc.unfreeze()
 
 
-def test_an_outlet_logs_what_it_did_and_its_latest_result_in_one_line_a_minute_at_most(
+def test_an_outlet_logs_its_counts_and_latest_result_at_most_once_a_minute(
     real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     push_all(real_redis, "topic", range(10))
@@ -164,7 +162,7 @@ def test_an_outlet_logs_what_it_did_and_its_latest_result_in_one_line_a_minute_a
     assert said.count("\\n") == 12
 
 
-def test_an_outlet_that_was_taken_for_dead_begins_again_with_what_is_pending(
+def test_an_outlet_that_lost_its_lease_begins_again_with_the_pending_entries(
     real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     push_all(real_redis, "topic", range(6))
@@ -209,7 +207,7 @@ Path(sys.argv[1]).write_text("it goes on")
 """
 
 
-def test_a_run_goes_on_when_its_worker_was_killed_and_nobody_takes_its_output(tmp_path: Path) -> None:
+def test_a_run_continues_when_its_worker_was_killed_and_its_output_pipe_is_broken(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     mark = tmp_path / "mark"

@@ -44,7 +44,7 @@ def all_of(consumer: Consumer) -> list[Entry]:
     at_once=st.integers(1, 5),
     members=st.integers(1, 2),
 )
-def test_a_group_is_delivered_what_is_up_to_the_bound_and_then_goes_on_behind_it_as_if_it_had_not_been_there(
+def test_a_bounded_group_gets_exactly_the_entries_up_to_the_bound_and_later_the_rest(
     fresh_client: Callable[[], redis.Redis],
     ids: tuple[list[tuple[int, int]], list[tuple[int, int]]],
     bound: tuple[int, int],
@@ -96,7 +96,7 @@ def test_a_bound_in_the_future_is_waited_for(client: redis.Redis) -> None:
     assert consumer.is_through
 
 
-def test_what_a_dead_consumer_left_behind_the_bound_is_left_pending(client: redis.Redis) -> None:
+def test_entries_of_a_dead_consumer_beyond_the_bound_stay_pending(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(6))
     dead = Consumer(client, "topic", "group")
     dead.step(0)
@@ -179,9 +179,7 @@ def url(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.
     return redis_server.url
 
 
-def test_a_source_stops_by_itself_when_all_up_to_the_bound_is_done_and_windows_stay_pending(
-    real_redis: redis.Redis, url: str
-) -> None:
+def test_a_bounded_source_stops_by_itself_and_leaves_windows_pending(real_redis: redis.Redis, url: str) -> None:
     ids = push_all(real_redis, "topic", range(60))
     source = Stream.from_redis("topic", group="group", url=url, until=ids[39])
     late: list[int] = []
@@ -244,7 +242,7 @@ def test_a_group_in_which_another_consumer_lives_is_not_dropped(real_redis: redi
     assert pending(real_redis) == []
 
 
-def test_a_group_of_the_same_name_on_another_topic_keeps_no_group_from_being_dropped(client: redis.Redis) -> None:
+def test_a_group_can_be_dropped_despite_one_of_the_same_name_on_another_topic(client: redis.Redis) -> None:
     for topic in ("mine", "other"):
         push_all(client, topic, [1])
     Consumer(client, "other", "group").step(0)

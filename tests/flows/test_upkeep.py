@@ -101,7 +101,7 @@ def test_levels_and_trim_go_on_past_an_unreadable_topic(reservoir: Reservoir, re
     assert upkeep.trim() == "0 entries removed; 1 unreadable"
 
 
-def test_rewind_sets_a_group_back_and_says_what_it_acknowledged(real_redis: redis.Redis) -> None:
+def test_rewind_sets_a_group_back_and_reports_what_it_acknowledged(real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(3))
     real_redis.xgroup_create("topic", "group", "0")
     real_redis.xreadgroup("group", "consumer", {"topic": ">"}, count=2)

@@ -23,7 +23,7 @@ def frame(*rows: tuple[int, str, float, float]) -> pd.DataFrame:
     return made.assign(threads=1.0, read_bytes_per_s=0.0, write_bytes_per_s=math.nan).set_index("pid")
 
 
-def test_a_pump_gives_the_processes_and_the_totals_of_this_machine_with_rates_at_once() -> None:
+def test_a_pump_returns_processes_and_totals_of_this_machine_with_rates_at_once() -> None:
     [entry] = pumped(vitals.pump)
     assert set(entry) == {"vitals", "totals"}
     assert list(entry["vitals"].columns) == COLUMNS

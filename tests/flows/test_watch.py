@@ -73,7 +73,7 @@ def test_a_run_has_one_report_with_its_graph_its_failures_and_its_last_result(
     assert "| total | 20.8333 |" in artifact["data"]
 
 
-def test_what_befalls_entries_is_in_the_log_of_the_run_a_line_for_a_thousand(
+def test_failures_of_entries_are_summed_up_in_the_log_of_the_run(
     real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     push_all(real_redis, "topic", range(3))
@@ -93,7 +93,7 @@ def test_what_befalls_entries_is_in_the_log_of_the_run_a_line_for_a_thousand(
     assert "entries that cannot be decoded became dead letters (99 times), at last " in more
 
 
-def test_what_a_run_took_over_is_told_with_what_it_did_in_one_line(
+def test_a_run_logs_takeovers_and_its_counts_in_one_line(
     real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     push_all(real_redis, "topic", range(3))
@@ -113,7 +113,7 @@ def test_what_a_run_took_over_is_told_with_what_it_did_in_one_line(
     assert state.message == "Stopped in good order: group 'group' has read 3 entries of topic."
 
 
-def test_the_line_of_a_run_is_a_warning_with_the_command_that_shows_them_while_failures_come(
+def test_a_runs_line_is_a_warning_with_the_dead_letter_command_while_failures_occur(
     real_redis: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -186,7 +186,7 @@ def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, clie
     assert re.search(r'n0 -->\|"[1-9]\d/s"\| n1', artifact["data"])  # about 40: the rate of the whole run
 
 
-def test_a_run_that_prefect_wants_cancelled_stops_without_a_signal_and_ends_as_cancelled(
+def test_a_run_cancelled_in_prefect_stops_without_a_signal_and_ends_as_cancelled(
     real_redis: redis.Redis, client: SyncPrefectClient
 ) -> None:
     ids = push_all(real_redis, "topic", range(5))
@@ -202,7 +202,7 @@ def test_a_run_that_prefect_wants_cancelled_stops_without_a_signal_and_ends_as_c
     assert pending(real_redis) == ids[-1:] or not seen
 
 
-def test_a_pipeline_that_makes_no_progress_is_told_in_log_event_and_report(
+def test_a_stalled_pipeline_is_reported_in_log_event_and_report(
     real_redis: redis.Redis, client: SyncPrefectClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     push_all(real_redis, "topic", range(3))
@@ -322,7 +322,7 @@ def test_a_run_waits_at_its_end_for_a_server_that_is_away(monkeypatch: pytest.Mo
     assert list(answers) == []
 
 
-def test_a_run_waits_for_a_redis_that_is_not_there_yet_and_fails_at_once_on_a_wrong_password(
+def test_a_run_waits_for_redis_to_start_but_fails_at_once_on_a_wrong_password(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stop_run: Callable[[], None]
 ) -> None:
     seen: list[int] = []

@@ -42,7 +42,7 @@ class Session:
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_what_an_async_pump_opens_lives_on_between_its_ticks_and_ends_with_the_run(
+def test_a_session_of_an_async_pump_lives_between_ticks_and_ends_with_the_run(
     client: redis.Redis, threads: int
 ) -> None:
     clock, sessions = Clock(), []
@@ -110,7 +110,7 @@ def test_an_async_pump_that_exceeds_its_timeout_is_cancelled_and_the_order_goes_
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
-def test_an_async_pump_that_raises_whatever_costs_its_own_tick_only(
+def test_an_async_pump_that_raises_any_exception_costs_its_own_tick_only(
     client: redis.Redis, error: type[BaseException]
 ) -> None:
     clock, calls = Clock(), []

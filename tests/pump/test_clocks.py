@@ -37,7 +37,7 @@ def beat(client: redis.Redis) -> Beat:
     return Beat(Reservoir(client), "topic", "pump", every=1.0)
 
 
-def test_a_run_whose_ticks_a_clock_ahead_has_passed_counts_them_says_how_far_and_goes_on_behind_them(
+def test_a_run_behind_a_fast_clock_counts_missed_ticks_logs_the_gap_and_resumes(
     client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     other, clock = beat(client), Clock(1000.0)
@@ -67,7 +67,7 @@ def test_a_clock_that_steps_back_repeats_no_tick_and_what_it_misses_is_counted(
     assert caplog.text.count(BEHIND) == 1
 
 
-def test_a_tick_in_the_making_is_not_pumped_again_after_a_step_back(client: redis.Redis) -> None:
+def test_a_tick_under_way_is_not_pumped_again_after_a_step_back(client: redis.Redis) -> None:
     clock, calls = Clock(1000.0), []
 
     def pump() -> dict[str, int]:
@@ -82,7 +82,7 @@ def test_a_tick_in_the_making_is_not_pumped_again_after_a_step_back(client: redi
 
 
 @given(moves=st.lists(st.floats(-40, 40) | st.just(0.0), max_size=8))
-def test_whatever_the_clock_does_ticks_are_pushed_once_and_in_order_and_all_that_were_due_are_counted(
+def test_clock_steps_duplicate_and_reorder_no_tick_and_every_due_tick_is_counted(
     fresh_client: Callable[[], redis.Redis], moves: list[float]
 ) -> None:
     client, clock = fresh_client(), Clock(1000.0)
@@ -124,7 +124,7 @@ def test_a_step_back_prolongs_no_run(client: redis.Redis) -> None:
     assert one.step() is None
 
 
-def test_a_clock_far_ahead_of_redis_gets_no_tick_says_so_and_hinders_nobody(
+def test_a_clock_far_ahead_of_redis_gets_no_tick_logs_it_and_delays_no_other_run(
     client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = float(int(time.time()))
@@ -146,7 +146,7 @@ def test_a_clock_ahead_of_redis_by_less_pumps(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize(("off", "words"), [(50.0, "50.0 s ahead of"), (-50.0, "50.0 s behind"), (0.0, "")])
-def test_how_far_a_runs_clock_is_off_is_measured_at_its_start_logged_and_shown(
+def test_a_clock_difference_is_measured_at_the_start_logged_and_reported(
     client: redis.Redis, caplog: pytest.LogCaptureFixture, off: float, words: str
 ) -> None:
     one = PumpRun(lambda: None, name="pump", beat=beat(client), clock=lambda: time.time() + off)

@@ -57,7 +57,7 @@ def test_runs_that_have_ended_or_have_other_topics_are_no_neighbours(client: red
     assert one.neighbours.found(1011) == []
 
 
-def test_what_a_run_leaves_for_its_neighbours_goes_with_its_beat(client: redis.Redis) -> None:
+def test_a_runs_announcement_expires_with_its_beat(client: redis.Redis) -> None:
     run = Run(client, "a")
     client.delete(run.beat.key)  # flushed
     run.neighbours.announce()

@@ -172,7 +172,7 @@ def counted(summary: Summary) -> int:
 @example([("refuse claims", 4), ("allow", 3), ("refuse pushes", 5)])
 @example([("start", 0), ("cut", 3), ("kill", 1), ("mend", 3)])
 @example([("allow", 12), ("start", 0), ("stop", 0)])
-def test_whatever_befalls_its_runs_every_tick_of_an_inlet_is_in_some_count(
+def test_every_tick_of_an_inlet_is_counted_through_kills_outages_and_refusals(
     fresh_client: Callable[[], redis.Redis], events: list[tuple[str, int]]
 ) -> None:
     world = World(fresh_client())

@@ -159,7 +159,7 @@ def test_a_pump_that_exceeds_its_timeout_is_a_failed_tick_and_the_order_goes_on(
 
 
 @pytest.mark.parametrize("refusal", [None, redis.ResponseError("WRONGTYPE")])
-def test_a_pump_that_hangs_for_a_tick_that_it_did_not_get_after_all_is_timed_out_too(
+def test_a_pump_that_hangs_on_a_tick_of_another_run_is_timed_out_too(
     client: redis.Redis, refusal: Exception | None
 ) -> None:
     clock, gate, answer = Clock(), Gate(), threading.Event()
@@ -213,7 +213,7 @@ def no_network() -> None:
     raise OSError(msg)
 
 
-def test_a_run_that_is_to_fail_does_so_after_so_many_failures_in_a_row(client: redis.Redis) -> None:
+def test_a_run_with_when_failing_fail_ends_after_max_failures_in_a_row(client: redis.Redis) -> None:
     clock = Clock()
     one = pumping(client, no_network, clock, max_failures=3, when_failing="fail")
     with pytest.raises(PumpError, match="failed 3 times in a row, at last with OSError: no network"):
@@ -221,7 +221,7 @@ def test_a_run_that_is_to_fail_does_so_after_so_many_failures_in_a_row(client: r
     assert one.summary.failed == 3
 
 
-def test_a_pump_that_goes_on_failing_is_called_ever_less_often_and_no_tick_is_uncounted(client: redis.Redis) -> None:
+def test_a_failing_pump_is_called_ever_less_often_and_every_tick_is_counted(client: redis.Redis) -> None:
     clock, calls = Clock(), []
 
     def pump() -> None:
@@ -255,7 +255,7 @@ def test_a_pump_that_works_again_is_called_at_every_tick_again(
 
 
 @pytest.mark.parametrize(("window", "pushes", "fails"), [(3.5, False, True), (2.5, False, False), (6.5, True, False)])
-def test_a_run_has_failed_at_its_end_if_it_failed_so_often_and_pushed_nothing(
+def test_a_run_fails_at_its_end_if_it_failed_too_often_and_pushed_nothing(
     client: redis.Redis, window: float, *, pushes: bool, fails: bool
 ) -> None:
     clock = Clock()
@@ -311,7 +311,7 @@ def test_a_beat_that_redis_has_lost_is_taken_up_again(client: redis.Redis) -> No
     assert pushed(client) == [1003.0, 1004.0, 1005.0, 1006.0]
 
 
-def test_what_cannot_be_encoded_is_a_failed_tick_and_nothing_of_it_is_pushed(client: redis.Redis) -> None:
+def test_a_value_that_cannot_be_encoded_is_a_failed_tick_and_pushes_nothing(client: redis.Redis) -> None:
     clock = Clock()
     one = pumping(client, lambda: [{"n": 1}, {"n": object()}], clock)
     run_until(one, clock, 1001.5)

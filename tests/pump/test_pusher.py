@@ -28,7 +28,7 @@ def end_all() -> Iterator[None]:
         yield
 
 
-def test_while_redis_is_away_a_run_goes_on_pumping_and_pushes_in_tick_order_when_it_is_back() -> None:
+def test_a_run_pumps_through_an_outage_and_then_pushes_in_tick_order() -> None:
     server = fakeredis.FakeServer(version=(7,))
     client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
     one = pumping(client, lambda: {"n": clock.now}, clock)
@@ -44,7 +44,7 @@ def test_while_redis_is_away_a_run_goes_on_pumping_and_pushes_in_tick_order_when
     assert one.summary.missed == 0
 
 
-def test_what_another_run_pushed_while_this_one_had_no_redis_is_dropped_and_counted_as_missed() -> None:
+def test_ticks_that_another_run_pushed_in_an_outage_are_dropped_and_counted() -> None:
     server = fakeredis.FakeServer(version=(7,))
     client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
     one = pumping(client, lambda: {"n": clock.now}, clock)
@@ -64,7 +64,7 @@ def test_what_another_run_pushed_while_this_one_had_no_redis_is_dropped_and_coun
 
 
 @pytest.mark.parametrize("limit", [2, "14B"])  # an entry here is 7 bytes: its field's name, its value
-def test_no_more_than_the_bound_waits_for_redis_and_the_rest_is_missed(limit: int | str) -> None:
+def test_ticks_beyond_the_bound_of_waiting_entries_are_missed(limit: int | str) -> None:
     server = fakeredis.FakeServer(version=(7,))
     client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
     one = pumping(client, lambda: {"n": clock.now}, clock, max_waiting=Buffer.of(limit))
@@ -99,7 +99,7 @@ def test_a_tick_that_pushed_nothing_leaves_no_record_behind(client: redis.Redis)
     assert not client.exists(one._beat._record(1001), one._beat._open)
 
 
-def test_the_ticks_that_redis_refused_are_not_waited_for_by_the_next_run_nor_lost_to_it(client: redis.Redis) -> None:
+def test_the_next_run_neither_waits_for_refused_ticks_nor_counts_them_as_lost(client: redis.Redis) -> None:
     clock = Clock()
     client.set("topic", "of another type")
     old = pumping(client, lambda: {"n": "old"}, clock)
@@ -130,7 +130,7 @@ def test_a_refused_tick_whose_claim_cannot_be_given_back_holds_nothing_up(client
     assert one.summary.failed == 1
 
 
-def test_a_push_that_is_refused_costs_its_own_tick_whatever_is_claimed_meanwhile(
+def test_a_refused_push_costs_its_own_tick_even_if_another_is_claimed_meanwhile(
     fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beat = Beat(Reservoir(fake_redis), "topic", "inlet", every=1.0)

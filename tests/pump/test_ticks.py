@@ -86,7 +86,7 @@ class Run:
     ),  # start, lifetime, seconds a pump takes, how far its clock is off
     order=st.randoms(use_true_random=False),
 )
-def test_overlapping_runs_push_in_tick_order_each_once_and_claim_all_that_a_run_was_free_to_take(
+def test_overlapping_runs_claim_every_free_tick_and_push_each_once_in_order(
     fresh_client: Fresh, runs: list[tuple[int, int, int, int]], order: Random
 ) -> None:
     client = fresh_client()
@@ -208,7 +208,7 @@ def test_the_same_parameters_are_the_same_beat_in_every_process() -> None:
     assert len(keys) == 1
 
 
-def test_parameters_that_have_only_an_address_to_be_told_apart_by_are_refused(fake_redis: redis.Redis) -> None:
+def test_parameters_that_only_their_address_distinguishes_are_refused(fake_redis: redis.Redis) -> None:
     with pytest.raises(SettingsError, match="got <object object at 0x.*make it a dataclass"):
         beat(fake_redis, parameters={"board": object()})
     with pytest.raises(SettingsError, match="repr is the same in all runs"):
