@@ -153,9 +153,7 @@ rounds = st.lists(
 
 
 @given(rounds=rounds)
-def test_whatever_fails_is_replayed_or_breaks_off_each_entry_is_in_one_place_and_comes_back_as_it_was(
-    fresh_client: Fresh, rounds: Any
-) -> None:
+def test_failed_and_replayed_entries_are_in_one_place_and_come_back_unchanged(fresh_client: Fresh, rounds: Any) -> None:
     world = World(client := fresh_client())
     world.push(1)
 
@@ -182,7 +180,7 @@ def test_whatever_fails_is_replayed_or_breaks_off_each_entry_is_in_one_place_and
     assert [key for key in client.scan_iter() if client.ttl(key) < 0 and key.startswith(b"sluice:")] == []
 
 
-def test_letters_are_replayed_in_the_order_of_the_topic_though_they_died_in_another(client: redis.Redis) -> None:
+def test_replay_follows_the_order_of_the_topic_not_that_of_the_failures(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(4))
     one = consumer(client)
     read_all(one)
@@ -193,7 +191,7 @@ def test_letters_are_replayed_in_the_order_of_the_topic_though_they_died_in_anot
     assert [letter["dead:id"] for letter in dead(client)] == [ids[3]]
 
 
-def test_letters_are_chosen_by_time_text_and_id(client: redis.Redis) -> None:
+def test_letters_can_be_chosen_by_time_text_and_id(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(4))
     failing(client, {0, 1, 2, 3})
     letters = DeadLetters(client, "topic", "group")
@@ -225,13 +223,13 @@ def test_letters_are_chosen_by_time_text_and_id(client: redis.Redis) -> None:
         ({"limit": 0}, "limit: expected a whole number from 1 on, got 0"),
     ],
 )
-def test_a_choice_that_says_nothing_is_refused(fake_redis: redis.Redis, choice: Any, message: str) -> None:
+def test_choosing_letters_refuses_invalid_conditions(fake_redis: redis.Redis, choice: Any, message: str) -> None:
     fake_redis.xgroup_create("topic", "group", mkstream=True)
     with pytest.raises(SettingsError, match=message):
         DeadLetters(fake_redis, "topic", "group").choose(**choice)
 
 
-def test_a_letter_that_is_not_there_is_passed_over(client: redis.Redis) -> None:
+def test_replay_and_discard_skip_letters_that_do_not_exist(client: redis.Redis) -> None:
     push_all(client, "topic", range(2))
     failing(client, {0, 1})
     first, second = DeadLetters(client, "topic", "group").choose()
@@ -239,7 +237,7 @@ def test_a_letter_that_is_not_there_is_passed_over(client: redis.Redis) -> None:
     assert dict(replay_all(client, ids=[first.id, second.id])) == {Letter(first.id): "not there", second: "replayed"}
 
 
-def test_a_letter_without_its_entrys_fields_is_left_where_it_is(client: redis.Redis) -> None:
+def test_replay_leaves_letters_that_lack_their_entrys_fields(client: redis.Redis) -> None:
     [id_, _] = push_all(client, "topic", range(2))
     wide = client.xadd("topic", {f"field {n}": n for n in range(4_000)}).decode()
     one = consumer(client)
@@ -261,7 +259,7 @@ def test_a_letter_without_its_entrys_fields_is_left_where_it_is(client: redis.Re
         ("topic:dead:group", "group", "expected a topic name"),
     ],
 )
-def test_a_group_that_does_not_exist_is_refused_with_those_that_do(
+def test_dead_letters_of_an_unknown_group_name_the_existing_ones(
     fake_redis: redis.Redis, topic: str, group: str, message: str
 ) -> None:
     for name in ("other", "group"):
@@ -270,7 +268,7 @@ def test_a_group_that_does_not_exist_is_refused_with_those_that_do(
         DeadLetters(fake_redis, topic, group)
 
 
-def test_as_many_letters_as_are_kept_are_replayed_in_order(real_redis: redis.Redis) -> None:
+def test_replay_keeps_order_for_the_maximum_of_letters(real_redis: redis.Redis) -> None:
     ids = Reservoir(real_redis).push_many("topic", [{"n": n} for n in range(500)])
     failing(real_redis, set(range(500)))
     replay_all(real_redis)
@@ -280,7 +278,7 @@ def test_as_many_letters_as_are_kept_are_replayed_in_order(real_redis: redis.Red
 
 @pytest.mark.parametrize("how", ["before", "after", "resend"])
 @pytest.mark.parametrize("at", range(1, 6))
-def test_wherever_a_replay_breaks_off_the_next_one_goes_on_there(client: redis.Redis, at: int, how: str) -> None:
+def test_interrupted_replay_is_continued_by_the_next_one(client: redis.Redis, at: int, how: str) -> None:
     """Five scripts: two that look, three that move; one that is sent again moves nothing twice and says the same."""
     ids = push_all(client, "topic", range(3))
     failing(client, {0, 1, 2})
@@ -296,7 +294,7 @@ def test_wherever_a_replay_breaks_off_the_next_one_goes_on_there(client: redis.R
 
 
 @pytest.mark.parametrize("taken_away_by", ["xack", "xgroup_delconsumer", "xgroup_destroy"])
-def test_a_failed_entry_is_a_dead_letter_though_it_is_not_pending_any_more(client: Any, taken_away_by: str) -> None:
+def test_failed_entry_becomes_a_dead_letter_even_if_no_longer_pending(client: Any, taken_away_by: str) -> None:
     ids = push_all(client, "topic", range(3))
     one = consumer(client)
     read_all(one)
@@ -308,7 +306,7 @@ def test_a_failed_entry_is_a_dead_letter_though_it_is_not_pending_any_more(clien
     assert one.held == 2
 
 
-def test_a_dead_letter_whose_reply_was_lost_is_not_appended_twice(client: redis.Redis) -> None:
+def test_dead_letter_is_appended_once_though_the_reply_was_lost(client: redis.Redis) -> None:
     first, id_ = push_all(client, "topic", [1, 2])
     through = lossy(client)
     one = consumer(through)

@@ -21,7 +21,7 @@ Fresh = Callable[[], redis.Redis]
     window=st.integers(1, 3),
     max_deliveries=st.integers(2, 6),
 )
-def test_of_all_that_was_in_flight_only_the_entries_they_died_of_become_dead_letters(
+def test_only_poison_messages_become_dead_letters_of_all_entries_in_flight(
     fresh_client: Fresh, deadly: set[int], window: int, max_deliveries: int
 ) -> None:
     """Forty entries, read ahead; each life ends at a deadly one, however many of the others were in flight with it."""
@@ -60,7 +60,7 @@ def test_of_all_that_was_in_flight_only_the_entries_they_died_of_become_dead_let
     assert set(windows) == {tuple(others[i : i + window]) for i in range(len(others) - window + 1)}
 
 
-def test_what_was_in_flight_at_more_deaths_is_handed_out_in_smaller_parts(client: redis.Redis) -> None:
+def test_poison_candidates_are_returned_in_smaller_parts_after_each_death(client: redis.Redis) -> None:
     Reservoir(client).push_many("topic", [{"n": n} for n in range(40)])
     lives = []
     for _ in range(6):
@@ -78,7 +78,7 @@ def test_what_was_in_flight_at_more_deaths_is_handed_out_in_smaller_parts(client
     ]
 
 
-def test_a_lost_reply_counts_no_delivery_twice(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_reply_counts_no_delivery_twice(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = push_all(client, "topic", range(3))
     victim = consumer(client)
     read_all(victim)
@@ -97,7 +97,7 @@ def test_a_lost_reply_counts_no_delivery_twice(client: redis.Redis, monkeypatch:
     assert [(e.id, e.deliveries) for e in read_all(successor)] == [(id_, 2) for id_ in ids]
 
 
-def test_an_entry_that_every_consumer_dies_with_becomes_a_dead_letter(client: redis.Redis) -> None:
+def test_entry_that_kills_every_consumer_becomes_a_dead_letter(client: redis.Redis) -> None:
     ids = push_all(client, "topic", ["deadly", "harmless"])
     for _ in range(3):
         victim = consumer(client, max_deliveries=3)
@@ -110,7 +110,7 @@ def test_an_entry_that_every_consumer_dies_with_becomes_a_dead_letter(client: re
     assert pending(client) == []
 
 
-def test_what_was_trimmed_of_a_dead_consumers_entries_makes_nobody_careful_for_ever(client: redis.Redis) -> None:
+def test_poison_search_ends_when_candidates_were_trimmed(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     victim = consumer(client)
     read_all(victim)

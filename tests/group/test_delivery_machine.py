@@ -320,5 +320,5 @@ class Delivery(RuleBasedStateMachine):
 # A crash leaves asynchronous work undone, some of it before its first step.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(600)
-def test_whatever_happens_every_entry_is_accounted_for_at_every_moment(fresh_client: Fresh) -> None:
+def test_every_entry_is_accounted_for_at_every_moment(fresh_client: Fresh) -> None:
     run_state_machine_as_test(lambda: Delivery(fresh_client))

@@ -86,7 +86,7 @@ class Letters:
 
 
 @given(operations)
-def test_the_newest_letters_stay_within_number_and_bytes_and_drops_count(fresh_client: Fresh, operations: Any) -> None:
+def test_newest_letters_are_kept_within_both_limits_and_drops_are_counted(fresh_client: Fresh, operations: Any) -> None:
     letters = Letters(client := fresh_client())
     read_all(letters.consumer)
     for what, how in operations:
@@ -107,7 +107,7 @@ def test_the_newest_letters_stay_within_number_and_bytes_and_drops_count(fresh_c
     assert client.pttl("sluice:letters:topic") > 0
 
 
-def test_letters_kept_before_there_were_bounds_are_weighed_and_dropped(client: redis.Redis) -> None:
+def test_letters_from_before_the_limits_are_measured_and_dropped(client: redis.Redis) -> None:
     letters = Letters(client)
     read_all(letters.consumer)
     for n in range(20):
@@ -120,7 +120,7 @@ def test_letters_kept_before_there_were_bounds_are_weighed_and_dropped(client: r
 
 
 @pytest.mark.odd_keys
-def test_an_odd_keep_beside_the_topic_stops_no_dead_letter(client: redis.Redis) -> None:
+def test_dead_letters_ignore_a_malformed_keep_of_the_topic(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(2))
     one = consumer(client)
     read_all(one)
@@ -133,7 +133,7 @@ def test_an_odd_keep_beside_the_topic_stops_no_dead_letter(client: redis.Redis) 
     assert [letter["dead:id"] for letter in dead(client)] == ids
 
 
-def test_exceptions_and_tracebacks_are_cut_to_their_ends(client: redis.Redis) -> None:
+def test_long_exceptions_and_tracebacks_keep_their_beginning_and_end(client: redis.Redis) -> None:
     push_all(client, "topic", ["x" * 100_000])
 
     def parse(entry: Any) -> None:
@@ -154,7 +154,7 @@ def test_exceptions_and_tracebacks_are_cut_to_their_ends(client: redis.Redis) ->
 
 @pytest.mark.parametrize("how", ["before", "after", "resend"])
 @pytest.mark.parametrize("at", range(1, 6))
-def test_wherever_a_discard_breaks_off_the_next_one_goes_on(client: redis.Redis, at: int, how: str) -> None:
+def test_interrupted_discard_is_continued_by_the_next_one(client: redis.Redis, at: int, how: str) -> None:
     """Five scripts: two that look, three that remove."""
     push_all(client, "topic", range(4))
     failing(client, {0, 1, 2, 3})
@@ -170,7 +170,7 @@ def test_wherever_a_discard_breaks_off_the_next_one_goes_on(client: redis.Redis,
     assert not client.exists("topic:retry:group")
 
 
-def test_letters_of_a_group_that_is_gone_are_discarded_not_replayed(client: redis.Redis) -> None:
+def test_letters_of_a_deleted_group_can_be_discarded_but_not_replayed(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
     failing(client, {0, 1, 2})
     client.xgroup_destroy("topic", "group")
@@ -191,7 +191,7 @@ def test_letters_of_a_group_that_is_gone_are_discarded_not_replayed(client: redi
         {"n": "1", "dead:topic": "topic", "dead:id": "9" * 40 + "-1", "dead:combines": "{", "dead:retries": "9" * 30},
     ],
 )
-def test_a_letter_that_others_wrote_hides_and_holds_up_no_other(client: redis.Redis, fields: Any) -> None:
+def test_foreign_letters_neither_hide_nor_block_others(client: redis.Redis, fields: Any) -> None:
     push_all(client, "topic", range(2))
     failing(client, {0, 1})
     odd = client.xadd(DEAD, fields).decode()
@@ -204,7 +204,7 @@ def test_a_letter_that_others_wrote_hides_and_holds_up_no_other(client: redis.Re
     assert len(letters) == 0
 
 
-def test_a_key_in_the_place_of_dead_letters_is_named(client: redis.Redis) -> None:
+def test_key_of_another_type_at_the_dead_letter_topic_is_named(client: redis.Redis) -> None:
     push_all(client, "topic", range(2))
     client.xgroup_create("topic", "group", "0")
     client.set(DEAD, "x")
@@ -212,7 +212,7 @@ def test_a_key_in_the_place_of_dead_letters_is_named(client: redis.Redis) -> Non
         DeadLetters(client, "topic", "group").choose()
 
 
-def test_levels_show_how_many_the_bounds_dropped(client: redis.Redis) -> None:
+def test_levels_show_how_many_letters_were_dropped(client: redis.Redis) -> None:
     letters = Letters(client)
     read_all(letters.consumer)
     for _ in range(7):

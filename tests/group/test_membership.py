@@ -17,7 +17,7 @@ def holders(client: redis.Redis) -> dict[str, str]:
     return {one["message_id"].decode(): one["consumer"].decode() for one in found}
 
 
-def test_nothing_is_taken_from_one_that_renewed_its_lease_after_it_was_looked_at(client: redis.Redis) -> None:
+def test_claim_takes_nothing_from_a_consumer_that_has_just_renewed_its_lease(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
     holder, other = consumer(client), consumer(client)
     read_all(holder)
@@ -26,7 +26,7 @@ def test_nothing_is_taken_from_one_that_renewed_its_lease_after_it_was_looked_at
     assert holders(client) == before
 
 
-def test_who_was_taken_for_dead_can_neither_take_nor_give_nor_count(client: redis.Redis) -> None:
+def test_consumer_taken_for_dead_can_neither_claim_nor_give_back_nor_count(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(4))
     zombie, victim = consumer(client, max_entries=2), consumer(client, max_entries=2)
     zombie.step(0)
@@ -50,7 +50,7 @@ def test_who_was_taken_for_dead_can_neither_take_nor_give_nor_count(client: redi
     assert not client.exists("topic:dead:group")
 
 
-def test_who_lives_and_has_nothing_is_not_cleared_away(client: redis.Redis) -> None:
+def test_living_consumer_without_entries_is_not_removed(client: redis.Redis) -> None:
     push_all(client, "topic", range(1))
     living, other = consumer(client), consumer(client)
     [entry] = read_all(living)
@@ -62,7 +62,7 @@ def test_who_lives_and_has_nothing_is_not_cleared_away(client: redis.Redis) -> N
 
 @pytest.mark.parametrize("ttl", [None, 86_400_000])
 @pytest.mark.parametrize("is_joined", [False, True])
-def test_a_lease_whose_ttl_its_owner_never_set_lapses_when_it_is_not_renewed(
+def test_lease_with_a_foreign_ttl_expires_without_renewal(
     client: Any, caplog: pytest.LogCaptureFixture, ttl: int | None, is_joined: bool
 ) -> None:
     """Another client took its TTL away, or gave it one of a day. A consumer that lives renews it, a dead one is not waited for."""
@@ -93,7 +93,7 @@ def test_a_lease_whose_ttl_its_owner_never_set_lapses_when_it_is_not_renewed(
         victim.membership.renew()
 
 
-def test_a_living_consumer_of_0_1_0_with_a_longer_lease_keeps_it(client: redis.Redis) -> None:
+def test_living_consumer_of_0_1_0_keeps_its_longer_lease(client: redis.Redis) -> None:
     """Its token does not have the TTL of its lease."""
     push_all(client, "topic", range(3))
     older = consumer(client, lease_ttl=60)
@@ -109,7 +109,7 @@ def test_a_living_consumer_of_0_1_0_with_a_longer_lease_keeps_it(client: redis.R
         older.membership.renew()
 
 
-def test_a_successor_mentions_once_that_it_waits_for_a_lease_that_outlasts_its_own(
+def test_successor_logs_once_that_it_waits_for_a_longer_lease(
     client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     push_all(client, "topic", range(3))

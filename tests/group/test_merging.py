@@ -59,7 +59,7 @@ def in_id_order(client: Any, topics: list[str]) -> list[int]:
 
 @pytest.mark.parametrize("how", JOINS)
 @given(life=st.lists(st.one_of(pushes, pushes, steps, ends), max_size=15), at_once=st.integers(1, 4))
-def test_a_replay_of_several_topics_gives_the_results_that_live_gave(
+def test_replay_of_several_topics_repeats_the_live_results(
     fresh_client: Fresh, how: str, life: list[Any], at_once: int
 ) -> None:
     """Whatever is pushed when, read when, crashed and stopped in between."""
@@ -100,7 +100,7 @@ def test_a_replay_of_several_topics_gives_the_results_that_live_gave(
     ),
     at_once=st.integers(1, 4),
 )
-def test_first_deliveries_of_several_topics_are_in_id_order_whatever_crashes(
+def test_first_deliveries_of_several_topics_are_in_id_order_despite_crashes(
     fresh_client: Fresh, lives: list[Any], at_once: int
 ) -> None:
     client: Any = fresh_client()
@@ -136,7 +136,7 @@ def test_first_deliveries_of_several_topics_are_in_id_order_whatever_crashes(
     at_once=st.integers(1, 4),
     ahead=st.booleans(),
 )
-def test_a_lost_reply_neither_loses_nor_reorders_entries_of_several_topics(
+def test_lost_reply_neither_loses_nor_reorders_entries_of_several_topics(
     fresh_client: Fresh, topics: list[str], loses_in: list[int], at_once: int, ahead: bool
 ) -> None:
     client: Any = fresh_client()
@@ -154,7 +154,7 @@ def test_a_lost_reply_neither_loses_nor_reorders_entries_of_several_topics(
     assert [entry["n"] for entry in seen] == list(range(len(topics)))
 
 
-def test_entries_of_one_millisecond_come_by_id_though_the_later_one_was_pushed_first(client: Any) -> None:
+def test_entries_of_one_millisecond_are_returned_by_id(client: Any) -> None:
     """Two topics count the entries of a millisecond each for itself."""
     one = reader(client, ["a", "b"], "group")
     one.step(0)
@@ -170,7 +170,7 @@ def test_entries_of_one_millisecond_come_by_id_though_the_later_one_was_pushed_f
     assert len(places) == 90
 
 
-def test_a_topic_with_a_backlog_does_not_overtake_one_whose_entries_are_older(client: Any) -> None:
+def test_topic_with_a_backlog_does_not_overtake_older_entries_of_others(client: Any) -> None:
     for n in range(1, 9):
         client.xadd("b", {"n": n}, id=f"{n}-0")
     for n in range(9, 17):
@@ -188,7 +188,7 @@ def test_a_topic_with_a_backlog_does_not_overtake_one_whose_entries_are_older(cl
 
 
 @pytest.mark.parametrize("until", [None, "now"])
-def test_ids_ahead_of_the_clock_are_waited_for_by_nothing(client: Any, until: str | None) -> None:
+def test_ids_ahead_of_the_clock_delay_no_entry(client: Any, until: str | None) -> None:
     future = int(time.time() * 1000) + 3_600_000
     client.xadd("ahead", {"n": 0}, id=f"{future}-0")
     client.xadd("ahead", {"n": 1}, id=f"{future}-1")
@@ -200,14 +200,14 @@ def test_ids_ahead_of_the_clock_are_waited_for_by_nothing(client: Any, until: st
         assert {entry["n"] for _ in range(3) for entry in one.step(0)} == {2, 3}
 
 
-def test_one_entry_of_a_quiet_topic_comes_at_once_beside_a_busy_one(real_redis: redis.Redis) -> None:
+def test_entry_of_a_quiet_topic_is_not_delayed_by_a_busy_one(real_redis: redis.Redis) -> None:
     one = Consumer(real_redis, ["busy", "quiet"], "group")
     one.step(0)
     [id_] = push_all(real_redis, "quiet", [1])
     assert [entry.id for entry in one.step(60_000)] == [id_]
 
 
-def test_replayed_entries_are_merged_by_the_ids_of_the_retry_topic(client: Any) -> None:
+def test_replayed_entries_are_merged_by_their_retry_ids(client: Any) -> None:
     ids = push_all(client, "topic", range(3))
     failing(client, {1})
     replay_all(client)
@@ -223,7 +223,7 @@ def test_replayed_entries_are_merged_by_the_ids_of_the_retry_topic(client: Any) 
 
 @given(deadly=st.integers(0, 11), at_once=st.integers(2, 6))
 @example(deadly=0, at_once=6)
-def test_of_several_topics_only_the_deadly_entry_becomes_a_dead_letter(
+def test_only_the_poison_message_of_several_topics_becomes_a_dead_letter(
     fresh_client: Fresh, deadly: int, at_once: int
 ) -> None:
     client: Any = fresh_client()
@@ -261,7 +261,7 @@ def test_of_several_topics_only_the_deadly_entry_becomes_a_dead_letter(
 
 
 @pytest.mark.parametrize("loses_in", [1, 2, 3])
-def test_a_crash_between_two_topics_leaves_no_half_of_a_pair_unacknowledged(client: Any, loses_in: int) -> None:
+def test_crash_leaves_no_half_of_a_pair_unacknowledged(client: Any, loses_in: int) -> None:
     """All that is done is acknowledged in one script: a connection lost between two would shift all pairs to come."""
     for n in range(6):
         client.xadd(TOPICS[n % 2], {"n": n}, id=f"{n + 1}-0")

@@ -49,7 +49,7 @@ def letters_of(client: redis.Redis, build: Callable[[Stream], Any]) -> DeadLette
 
 
 @pytest.mark.parametrize("name", COMBINING)
-def test_letters_of_windows_and_joins_need_a_yes_and_name_the_nodes(client: redis.Redis, name: str) -> None:
+def test_letters_of_windows_and_joins_need_a_confirmation_naming_the_nodes(client: redis.Redis, name: str) -> None:
     build, names = COMBINING[name]
     letters = letters_of(client, build)
     chosen = letters.choose()
@@ -70,12 +70,12 @@ def test_letters_of_pipelines_that_combine_nothing_are_replayed(client: redis.Re
     assert {outcome for _, outcome in letters.replay(letters.choose())} == {"replayed"}
 
 
-def test_an_archive_combines_nothing(client: redis.Redis, tmp_path: Path) -> None:
+def test_to_parquet_does_not_count_as_combining(client: redis.Redis, tmp_path: Path) -> None:
     letters = letters_of(client, lambda source: source.map(bad).to_parquet(tmp_path))
     assert {letter.combines for letter in letters.choose()} == {()}
 
 
-def test_letters_that_do_not_tell_their_pipeline_need_a_yes(client: redis.Redis) -> None:
+def test_letters_of_an_unknown_pipeline_need_a_confirmation(client: redis.Redis) -> None:
     push_all(client, "topic", range(2))
     one = consumer(client)  # as versions before this one wrote them
     for entry in read_all(one):
@@ -85,12 +85,12 @@ def test_letters_that_do_not_tell_their_pipeline_need_a_yes(client: redis.Redis)
         letters.replay(letters.choose())
 
 
-def test_poison_and_deadly_entries_tell_their_pipeline_too(client: redis.Redis) -> None:
+def test_undecodable_and_poison_entries_record_their_pipeline_too(client: redis.Redis) -> None:
     client.xadd("topic", {"n": b"\xff\xff\xff\xff no value"})
     run(lambda source: source.sliding_window(2).sink(lambda _: None), client)
     [letter] = DeadLetters(client, "topic", "group").choose()
     assert (letter.node, letter.combines) == ("decode", ("sliding_window",))
 
 
-def test_letters_that_are_not_there_or_foreign_mix_nothing() -> None:
+def test_missing_and_foreign_letters_do_not_count_as_combined() -> None:
     assert mixing([Letter("1-1"), Letter("1-2", combines=())]) == ""

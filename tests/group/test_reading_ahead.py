@@ -49,7 +49,7 @@ def die(one: Consumer, client: redis.Redis) -> None:
     ),
     at_once=st.integers(1, 4),
 )
-def test_whatever_is_lost_on_the_way_each_entry_comes_once_to_each_life_and_in_order(
+def test_reading_ahead_returns_each_entry_once_and_in_order_despite_lost_replies(
     fresh_client: Fresh, rounds: Any, at_once: int
 ) -> None:
     """Of two consumers the second has some entries of its own, which the first takes over at a `claim`."""
@@ -103,7 +103,7 @@ def test_whatever_is_lost_on_the_way_each_entry_comes_once_to_each_life_and_in_o
     assert pending(client) == []
 
 
-def test_the_next_read_is_under_way_before_its_entries_are_wanted(client: redis.Redis) -> None:
+def test_next_read_is_sent_before_its_entries_are_needed(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(5))
     one = consumer(client, max_entries=2)
     assert ids_of(one.step(0, ahead=True)) == ids[:2]
@@ -114,7 +114,7 @@ def test_the_next_read_is_under_way_before_its_entries_are_wanted(client: redis.
     assert rest_of(one) == ids[4:]
 
 
-def test_a_read_that_brought_less_than_it_asked_for_is_the_last_one_ahead(client: redis.Redis) -> None:
+def test_no_read_is_sent_ahead_after_a_short_one(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
     one = consumer(client, max_entries=2)
     one.step(0, ahead=True)
@@ -124,7 +124,7 @@ def test_a_read_that_brought_less_than_it_asked_for_is_the_last_one_ahead(client
     assert ids_of(one.step(0)) == [late]
 
 
-def test_when_nothing_had_come_for_the_read_ahead_the_step_still_waits_for_new_entries(real_redis: redis.Redis) -> None:
+def test_step_waits_for_new_entries_after_an_empty_read_ahead(real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(2))
     one = consumer(real_redis, max_entries=2)
     one.step(0, ahead=True)
@@ -132,7 +132,7 @@ def test_when_nothing_had_come_for_the_read_ahead_the_step_still_waits_for_new_e
     assert ids_of(one.step(60_000, ahead=True)) == [late]
 
 
-def test_what_is_under_way_at_the_end_is_given_back_and_comes_first_to_the_next(client: redis.Redis) -> None:
+def test_entries_read_ahead_at_the_end_are_given_back_and_come_first(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(5))
     one = consumer(client, max_entries=2)
     one.step(0, ahead=True)
@@ -162,13 +162,13 @@ def reading(redis_server: RedisServer, real_redis: redis.Redis) -> Iterator[Cons
         yield one
 
 
-def test_who_leaves_hangs_up(reading: Consumer, real_redis: redis.Redis) -> None:
+def test_leaving_closes_the_read_ahead_connection(reading: Consumer, real_redis: redis.Redis) -> None:
     assert len(connections(real_redis)) == 2
     reading.leave()
     wait_until(lambda: len(connections(real_redis)) == 1, "it to hang up")  # but for what the client has
 
 
-def test_what_was_under_way_is_found_all_the_same_when_its_connection_was_cut_meanwhile(
+def test_entries_read_ahead_are_recovered_after_their_connection_was_cut(
     reading: Consumer, real_redis: redis.Redis
 ) -> None:
     ids = pending(real_redis)
@@ -180,7 +180,7 @@ def test_what_was_under_way_is_found_all_the_same_when_its_connection_was_cut_me
     assert reading.leave() == 8
 
 
-def test_what_has_come_is_returned_though_nothing_can_be_sent_for_more(
+def test_entries_are_returned_even_if_no_read_can_be_sent_ahead(
     redis_server: RedisServer, real_redis: redis.Redis
 ) -> None:
     ids = push_all(real_redis, "topic", range(20))
@@ -199,9 +199,7 @@ def test_what_has_come_is_returned_though_nothing_can_be_sent_for_more(
         assert len(pending(real_redis)) == 12
 
 
-def test_a_connection_that_was_cut_while_nothing_was_under_way_costs_nothing(
-    reading: Consumer, real_redis: redis.Redis
-) -> None:
+def test_connection_cut_between_reads_has_no_effect(reading: Consumer, real_redis: redis.Redis) -> None:
     ids = push_all(real_redis, "topic", range(20))
     while reading.step(0, ahead=len(pending(real_redis)) < 10):
         pass
@@ -211,7 +209,7 @@ def test_a_connection_that_was_cut_while_nothing_was_under_way_costs_nothing(
 
 
 @pytest.mark.parametrize("claims", [0, 1, 5])
-def test_a_read_that_comes_through_however_long_after_its_reply_was_given_up_is_found_with_the_next_claim(
+def test_read_that_arrives_after_it_was_given_up_is_recovered_at_the_next_claim(
     client: redis.Redis, claims: int
 ) -> None:
     ids = push_all(client, "topic", range(6))
@@ -228,9 +226,7 @@ def test_a_read_that_comes_through_however_long_after_its_reply_was_given_up_is_
     assert ids_of(one.step(0)) == ids[4:5]
 
 
-def test_no_reply_waits_in_the_memory_of_redis_for_a_pipeline_that_is_slow(
-    redis_server: RedisServer, real_redis: redis.Redis
-) -> None:
+def test_slow_pipeline_leaves_no_reply_in_redis_memory(redis_server: RedisServer, real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(600))
     at_work(real_redis, "group")
     slow = threading.Event()
@@ -248,7 +244,7 @@ def test_no_reply_waits_in_the_memory_of_redis_for_a_pipeline_that_is_slow(
     source.join(20)
 
 
-def test_who_was_taken_for_dead_hangs_up(redis_server: RedisServer, real_redis: redis.Redis) -> None:
+def test_consumer_taken_for_dead_closes_its_connection(redis_server: RedisServer, real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(600))
     at_work(real_redis, "group")
     stuck = threading.Event()
@@ -264,7 +260,7 @@ def test_who_was_taken_for_dead_hangs_up(redis_server: RedisServer, real_redis: 
     del kept
 
 
-def test_a_backlog_keeps_nobody_from_looking_for_the_dead(client: redis.Redis) -> None:
+def test_backlog_does_not_prevent_claims_from_dead_consumers(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(9))
     victim = consumer(client, max_entries=1, max_deliveries=100)
     victim.step(0)
@@ -281,7 +277,7 @@ def test_a_backlog_keeps_nobody_from_looking_for_the_dead(client: redis.Redis) -
     assert rest_of(one) == ids[5:]
 
 
-def test_of_a_group_that_is_deleted_meanwhile_it_goes_on_behind_what_it_has_read(real_redis: redis.Redis) -> None:
+def test_deleted_group_continues_after_the_entries_read_ahead(real_redis: redis.Redis) -> None:
     ids = push_all(real_redis, "topic", range(6))
     one = consumer(real_redis, max_entries=2)
     one.step(0, ahead=True)
@@ -291,7 +287,7 @@ def test_of_a_group_that_is_deleted_meanwhile_it_goes_on_behind_what_it_has_read
 
 
 @pytest.mark.parametrize("options", [{"single_connection_client": True}, {"max_connections": 1}])
-def test_a_client_that_has_no_connection_to_spare_reads_ahead_all_the_same(
+def test_client_with_a_single_connection_can_read_ahead(
     redis_server: Any, real_redis: redis.Redis, options: Any
 ) -> None:
     ids = push_all(real_redis, "topic", range(5))

@@ -19,7 +19,7 @@ from tests.support.streams import push_all
 
 
 @pytest.mark.parametrize("until", [None, "now"])
-def test_a_read_of_several_topics_returns_no_more_than_of_one(client: redis.Redis, until: str | None) -> None:
+def test_read_of_several_topics_returns_no_more_than_of_one(client: redis.Redis, until: str | None) -> None:
     topics = ["one", "two", "three"]
     for topic in topics:
         push_all(client, topic, range(20))
@@ -31,7 +31,7 @@ def test_a_read_of_several_topics_returns_no_more_than_of_one(client: redis.Redi
     assert Counter(entry.topic for entry in read) == dict.fromkeys(topics, 20)
 
 
-def test_every_topic_is_read_however_many_there_are(client: redis.Redis) -> None:
+def test_every_topic_is_read_even_if_there_are_more_than_entries_per_read(client: redis.Redis) -> None:
     topics = [f"topic{n}" for n in range(5)]
     for topic in topics:
         push_all(client, topic, range(2))
@@ -47,7 +47,7 @@ def test_every_topic_is_read_however_many_there_are(client: redis.Redis) -> None
 @pytest.mark.parametrize("until", [None, "now"])
 @pytest.mark.parametrize("topics", [["one"], ["one", "two"]])
 @pytest.mark.parametrize("ahead", [False, True])
-def test_a_read_is_returned_in_parts_by_what_its_entries_become(
+def test_read_is_returned_in_parts_of_limited_decoded_size(
     client: redis.Redis, topics: list[str], until: str | None, *, ahead: bool
 ) -> None:
     reservoir = Reservoir(client, compression="zstd")
@@ -66,7 +66,7 @@ def test_a_read_is_returned_in_parts_by_what_its_entries_become(
     assert (sum(parts), max(parts)) == (6 * len(topics), 2)
 
 
-def test_an_entry_beyond_the_bound_of_a_part_is_returned_alone(client: redis.Redis) -> None:
+def test_entry_above_the_limit_of_a_part_is_returned_alone(client: redis.Redis) -> None:
     for n in range(3):
         Reservoir(client).push("topic", {"f": np.full(10_000, n)})
     client.xadd("topic", {"f": b"\xff\xff\xff\xff" + bytes(20_000)})
@@ -77,7 +77,7 @@ def test_an_entry_beyond_the_bound_of_a_part_is_returned_alone(client: redis.Red
     assert sizes == [[False], [False], [False], [True]]
 
 
-def test_what_lies_behind_the_bound_of_one_topic_is_not_read_again_and_again_while_another_is_behind(
+def test_topic_at_its_end_is_not_polled_while_another_is_behind(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push_all(client, "short", range(2))
@@ -102,7 +102,7 @@ def test_what_lies_behind_the_bound_of_one_topic_is_not_read_again_and_again_whi
     assert asked["long"] > 14
 
 
-def test_ids_are_compared_and_counted_on_to_their_last_digit(client: redis.Redis) -> None:
+def test_lua_compares_and_increments_ids_to_their_last_digit(client: redis.Redis) -> None:
     last = 2**64 - 1
     numbers = [0, 8, 9, 10, 99, 10**15 - 1, 2**53, 2**53 + 1, 10**18, 10**18 + 1, last]
     ids = [(ms, sequence) for ms in numbers for sequence in numbers]
@@ -118,7 +118,7 @@ def test_ids_are_compared_and_counted_on_to_their_last_digit(client: redis.Redis
 
 
 @pytest.mark.parametrize("first", [1, 1_767_225_600_000_000_000])
-def test_what_is_pending_is_kept_also_where_ids_are_larger_than_lua_can_count(client: Any, first: int) -> None:
+def test_pending_entries_with_ids_above_luas_integers_are_kept(client: Any, first: int) -> None:
     ids = [client.xadd("topic", {"b": b"x" * 500}, id=f"{first + n}-0").decode() for n in range(200)]
     client.xgroup_create("topic", "group", "0")
     client.xreadgroup("group", "one", {"topic": ">"}, count=30)
@@ -134,7 +134,7 @@ def test_what_is_pending_is_kept_also_where_ids_are_larger_than_lua_can_count(cl
     assert trimmed.spilled == len([id_ for id_ in ids[30:] if id_ not in left]) > 0
 
 
-def test_a_bounded_read_counts_for_redis_too_only_what_is_up_to_its_bound(real_redis: redis.Redis) -> None:
+def test_bounded_read_leaves_redis_counts_at_its_end(real_redis: redis.Redis) -> None:
     ids = push_all(real_redis, "topic", range(10))
     reader = Consumer(real_redis, "topic", "group", until=ids[5], max_entries=4)
     assert [len(reader.step(0)) for _ in range(3)] == [4, 2, 0]

@@ -20,9 +20,7 @@ Fresh = Callable[[], redis.Redis]
 
 
 @given(lives=lives)
-def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliveries_are_in_order(
-    fresh_client: Fresh, lives: Any
-) -> None:
+def test_every_entry_is_processed_in_order_despite_crashes_and_stops(fresh_client: Fresh, lives: Any) -> None:
     client = fresh_client()
     first: list[str] = []
     in_flight: set[str] = set()
@@ -44,9 +42,7 @@ def test_whatever_crashes_and_stops_every_entry_is_processed_and_first_deliverie
 
 
 @given(lives=lives)
-def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_would_have_emitted_without(
-    fresh_client: Fresh, lives: Any
-) -> None:
+def test_sliding_window_emits_the_same_windows_despite_crashes_and_stops(fresh_client: Fresh, lives: Any) -> None:
     client = fresh_client()
     windows: list[tuple[str, ...]] = []
 
@@ -58,7 +54,7 @@ def test_a_sliding_window_emits_after_crashes_and_stops_exactly_the_windows_it_w
     assert pending(client) == pushed[-2:]
 
 
-def test_an_entry_is_redelivered_when_its_consumer_dies_before_the_ack_and_its_delivery_is_counted(
+def test_entry_of_a_dead_consumer_is_redelivered_and_counted(
     client: redis.Redis,
 ) -> None:
     ids = push_all(client, "topic", range(3))
@@ -69,7 +65,7 @@ def test_an_entry_is_redelivered_when_its_consumer_dies_before_the_ack_and_its_d
     assert [(e.id, e.deliveries) for e in read_all(successor)] == [(id_, 2) for id_ in ids]
 
 
-def test_what_was_given_back_in_good_order_does_not_count_as_a_delivery(client: redis.Redis) -> None:
+def test_entries_given_back_count_no_delivery(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     one = consumer(client)
     read_all(one)
@@ -77,7 +73,7 @@ def test_what_was_given_back_in_good_order_does_not_count_as_a_delivery(client: 
     assert [(e.id, e.deliveries) for e in read_all(consumer(client))] == [(id_, 1) for id_ in ids]
 
 
-def test_nothing_is_taken_from_a_consumer_that_is_alive_however_long_it_holds_it(client: redis.Redis) -> None:
+def test_living_consumer_keeps_its_entries_however_long_it_holds_them(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
     holder = consumer(client)
     assert len(read_all(holder)) == 3
@@ -89,7 +85,7 @@ def test_nothing_is_taken_from_a_consumer_that_is_alive_however_long_it_holds_it
     assert [c["pending"] for c in client.xinfo_consumers("topic", "group") if c["pending"]] == [3]
 
 
-def test_a_successor_reads_nothing_new_before_it_knows_who_is_dead(client: redis.Redis) -> None:
+def test_successor_reads_no_new_entries_before_leases_are_decided(client: redis.Redis) -> None:
     first = push_all(client, "topic", range(3))
     victim = consumer(client)
     read_all(victim)  # and is killed: its lease runs on
@@ -100,7 +96,7 @@ def test_a_successor_reads_nothing_new_before_it_knows_who_is_dead(client: redis
     assert [e.id for e in read_all(successor)] == first + later
 
 
-def test_a_consumer_that_was_taken_for_dead_can_acknowledge_nothing_more(client: redis.Redis) -> None:
+def test_consumer_taken_for_dead_can_acknowledge_nothing(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     paused = consumer(client)
     read_all(paused)
@@ -115,7 +111,7 @@ def test_a_consumer_that_was_taken_for_dead_can_acknowledge_nothing_more(client:
     assert successor.ack("topic", ids) == 3
 
 
-def test_a_lease_that_lapsed_unnoticed_is_taken_again(client: redis.Redis) -> None:
+def test_lease_that_expired_unnoticed_is_taken_again(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     paused = consumer(client)
     read_all(paused)
@@ -124,7 +120,7 @@ def test_a_lease_that_lapsed_unnoticed_is_taken_again(client: redis.Redis) -> No
     assert paused.ack("topic", ids) == 3
 
 
-def test_a_read_whose_reply_was_lost_is_made_up_for_before_anything_later_is_read(client: redis.Redis) -> None:
+def test_entries_of_a_lost_reply_come_before_later_ones(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     one = consumer(client, max_entries=1)
     one.step(0)
@@ -134,7 +130,7 @@ def test_a_read_whose_reply_was_lost_is_made_up_for_before_anything_later_is_rea
     assert [e.id for e in read_all(one)] == ids[1:]
 
 
-def test_entries_that_were_trimmed_while_pending_are_acknowledged_and_not_fed_to_the_pipeline(
+def test_entries_trimmed_while_pending_are_acknowledged_unprocessed(
     client: redis.Redis,
 ) -> None:
     ids = push_all(client, "topic", range(4))
@@ -147,7 +143,7 @@ def test_entries_that_were_trimmed_while_pending_are_acknowledged_and_not_fed_to
     assert pending(client) == [ids[1], ids[3]]
 
 
-def test_a_group_that_was_deleted_goes_on_after_the_last_entry_it_read(real_redis: redis.Redis) -> None:
+def test_deleted_group_continues_after_the_last_entry_it_read(real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(3))
     one = consumer(real_redis)
     read_all(one)
@@ -156,7 +152,7 @@ def test_a_group_that_was_deleted_goes_on_after_the_last_entry_it_read(real_redi
     assert [e.id for e in read_all(one)] == later
 
 
-def test_a_reservoir_that_was_flushed_is_read_again_from_what_comes(real_redis: redis.Redis) -> None:
+def test_flushed_reservoir_is_read_from_its_new_entries_on(real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(3))
     one = consumer(real_redis)
     read_all(one)
@@ -167,9 +163,7 @@ def test_a_reservoir_that_was_flushed_is_read_again_from_what_comes(real_redis: 
 
 
 @pytest.mark.parametrize("pushes", [0, 2])
-def test_a_reservoir_that_begins_anew_with_lower_ids_is_read_from_its_beginning(
-    real_redis: redis.Redis, pushes: int
-) -> None:
+def test_recreated_topic_with_lower_ids_is_read_from_its_beginning(real_redis: redis.Redis, pushes: int) -> None:
     """As where the clock was ahead, or another server's was; before or after the group is found to be gone."""
     one = consumer(real_redis)
     real_redis.xadd("topic", {"n": "1"}, id=f"{int(time.time() * 1000) + 3_600_000}-0")
@@ -193,13 +187,13 @@ def test_a_reservoir_that_begins_anew_with_lower_ids_is_read_from_its_beginning(
         ("0", [0, 1, 2, 3]),
     ],
 )
-def test_a_new_group_starts_where_it_is_told(client: redis.Redis, start_from: str, expected: list[int]) -> None:
+def test_new_group_starts_at_start_from(client: redis.Redis, start_from: str, expected: list[int]) -> None:
     for n, id_ in enumerate(["1-0", "1-7", "2-5", "3-0"]):
         client.xadd("topic", {"n": n}, id=id_)
     assert [e["n"] for e in read_all(consumer(client, start_from=start_from))] == expected
 
 
-def test_an_existing_group_goes_on_where_it_was_and_says_so(
+def test_existing_group_continues_at_its_position_and_logs_it(
     client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     push_all(client, "topic", range(3))
@@ -212,7 +206,7 @@ def test_an_existing_group_goes_on_where_it_was_and_says_so(
     assert "exists and continues at its position" in caplog.text
 
 
-def test_dead_consumers_without_entries_are_cleared_away(client: redis.Redis) -> None:
+def test_dead_consumers_without_entries_are_removed(client: redis.Redis) -> None:
     push_all(client, "topic", [])
     for _ in range(3):
         one = consumer(client)
@@ -225,7 +219,7 @@ def test_dead_consumers_without_entries_are_cleared_away(client: redis.Redis) ->
     assert [c["name"].decode() for c in client.xinfo_consumers("topic", "group")] == [last.membership.name]
 
 
-def test_a_lapsed_lease_that_nobody_claimed_costs_nothing(client: redis.Redis) -> None:
+def test_expired_lease_without_a_claim_has_no_effect(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(4))
     seen: list[str] = []
 
@@ -245,7 +239,7 @@ def test_a_lapsed_lease_that_nobody_claimed_costs_nothing(client: redis.Redis) -
     assert pending(client) == []
 
 
-def test_a_consumer_with_entries_pending_is_not_cleared_away(client: redis.Redis) -> None:
+def test_consumer_with_pending_entries_is_not_removed(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     victim, other = consumer(client), consumer(client)
     read_all(victim)
@@ -254,7 +248,7 @@ def test_a_consumer_with_entries_pending_is_not_cleared_away(client: redis.Redis
     assert pending(client) == ids
 
 
-def test_a_replica_reads_on_beside_one_that_is_alive_and_holds_entries(client: redis.Redis) -> None:
+def test_replica_reads_beside_a_living_one_that_holds_entries(client: redis.Redis) -> None:
     push_all(client, "topic", range(2))
     holder = consumer(client, lease_ttl=2.0)
     assert len(read_all(holder)) == 2
@@ -270,7 +264,7 @@ def test_a_replica_reads_on_beside_one_that_is_alive_and_holds_entries(client: r
     assert [e.id for e in read_all(replica)] == later
 
 
-def test_a_backlog_of_pending_entries_is_recovered_to_its_end(client: redis.Redis) -> None:
+def test_backlog_of_pending_entries_is_recovered_to_its_end(client: redis.Redis) -> None:
     ids = Reservoir(client).push_many("topic", [{"n": n} for n in range(2_500)])
     victim = consumer(client, max_entries=3_000, max_bytes=2**30)
     while victim.held < len(ids):
@@ -284,7 +278,7 @@ def test_a_backlog_of_pending_entries_is_recovered_to_its_end(client: redis.Redi
     assert seen == ids
 
 
-def test_nobody_claims_right_behind_an_outage_in_which_others_leases_may_have_lapsed(
+def test_claims_wait_after_an_outage_that_may_have_expired_other_leases(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = push_all(client, "topic", range(3))

@@ -16,7 +16,7 @@ from tests.support.streams import at_work, consumer, dead, pending, push_all, re
 from tests.support.waiting import wait_until
 
 
-def test_what_a_full_server_refuses_to_put_away_is_put_away_later(real_redis: redis.Redis) -> None:
+def test_dead_letter_that_a_full_server_refuses_is_appended_later(real_redis: redis.Redis) -> None:
     client: Any = real_redis
     successor = consumer(client, max_deliveries=1)
     successor.step(0)
@@ -37,7 +37,7 @@ def test_what_a_full_server_refuses_to_put_away_is_put_away_later(real_redis: re
     assert pending(client) == []
 
 
-def test_a_full_server_is_read_on(real_redis: redis.Redis) -> None:
+def test_full_server_is_still_read(real_redis: redis.Redis) -> None:
     client: Any = real_redis
     one = consumer(client)
     one.step(0)
@@ -51,7 +51,7 @@ def test_a_full_server_is_read_on(real_redis: redis.Redis) -> None:
         client.config_set("maxmemory", 0)
 
 
-def test_a_server_that_runs_somebodys_script_for_long_is_waited_for(real_redis: redis.Redis) -> None:
+def test_consumer_waits_for_a_server_that_is_busy_with_a_script(real_redis: redis.Redis) -> None:
     client: Any = real_redis
     one = consumer(client)
     one.step(0)
@@ -84,7 +84,7 @@ def is_busy(client: Any) -> bool:
         return True
 
 
-def test_a_server_that_misses_its_replicas_or_its_master_is_waited_for(real_redis: redis.Redis) -> None:
+def test_consumer_waits_for_a_server_without_its_replicas_or_master(real_redis: redis.Redis) -> None:
     client: Any = real_redis
     [id_] = push_all(client, "topic", [1])
     one = consumer(client)
@@ -105,7 +105,7 @@ def test_a_server_that_misses_its_replicas_or_its_master_is_waited_for(real_redi
     assert [entry.id for entry in read_all(one)] == [id_]
 
 
-def test_a_password_that_is_changed_meanwhile_is_waited_for_and_told_as_what_it_is(
+def test_consumer_waits_after_a_password_change_and_names_the_cause(
     redis_server: RedisServer, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     client: Any = real_redis
@@ -127,7 +127,7 @@ def test_a_password_that_is_changed_meanwhile_is_waited_for_and_told_as_what_it_
     assert len(pauses) == 1
 
 
-def test_what_was_read_before_a_topic_whose_group_is_gone_comes_all_the_same(client: redis.Redis) -> None:
+def test_entries_read_before_another_topics_group_was_deleted_are_returned(client: redis.Redis) -> None:
     bounded = Consumer(client, ["one", "two"], "group", until="9999999999999-0")
     bounded.step(0)
     ids = push_all(client, "one", range(3))
@@ -136,7 +136,7 @@ def test_what_was_read_before_a_topic_whose_group_is_gone_comes_all_the_same(cli
 
 
 @pytest.mark.parametrize("key", ["sluice:groups:topic", "topic:retry:group", "topic:dead:group"])
-def test_a_key_of_another_type_is_named_and_waited_for(
+def test_consumer_names_a_key_of_another_type_and_waits(
     redis_server: RedisServer, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture, key: str
 ) -> None:
     client: Any = real_redis
@@ -156,7 +156,7 @@ def test_a_key_of_another_type_is_named_and_waited_for(
     source.join(20)
 
 
-def test_a_right_that_is_withdrawn_for_a_while_is_waited_for(
+def test_consumer_waits_while_a_right_is_missing(
     redis_server: RedisServer, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As while a user is set up anew, command by command."""

@@ -12,7 +12,7 @@ from tests.support.letters import failing, replay_all, retrying
 from tests.support.streams import consumer, dead, pending, push_all, read_all, run
 
 
-def test_a_replayed_entry_comes_as_the_one_that_was_pushed(client: redis.Redis) -> None:
+def test_replayed_entry_equals_the_pushed_one(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     failing(client, {1})
     replay_all(client)
@@ -24,19 +24,19 @@ def test_a_replayed_entry_comes_as_the_one_that_was_pushed(client: redis.Redis) 
     assert client.xlen("topic:retry:group") == 0
 
 
-def test_an_entry_that_was_not_replayed_is_where_it_says(client: redis.Redis) -> None:
+def test_entry_that_was_not_replayed_keeps_its_topic_and_id(client: redis.Redis) -> None:
     [id_] = push_all(client, "topic", [1])
     [entry] = read_all(consumer(client))
     assert entry.origin == (entry.topic, entry.id) == ("topic", id_)
 
 
-def test_without_a_replay_there_is_no_retry_topic(client: redis.Redis) -> None:
+def test_retry_topic_does_not_exist_before_a_replay(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
     failing(client, {1})
     assert not client.exists("topic:retry:group")
 
 
-def test_a_running_consumer_finds_what_is_replayed_when_it_looks_after_the_others(client: redis.Redis) -> None:
+def test_running_consumer_finds_replayed_entries_at_the_next_claim(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     failing(client, {0, 2})
     one = consumer(client)
@@ -46,7 +46,7 @@ def test_a_running_consumer_finds_what_is_replayed_when_it_looks_after_the_other
     assert [entry.id for entry in read_all(one)] == [ids[0], ids[2]]
 
 
-def test_an_entry_that_fails_again_is_a_dead_letter_of_its_topic_and_counts_its_retries(client: redis.Redis) -> None:
+def test_entry_that_fails_again_is_a_dead_letter_and_counts_its_retries(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(2))
     for retries in range(3):
         failing(client, {1})
@@ -59,7 +59,7 @@ def test_an_entry_that_fails_again_is_a_dead_letter_of_its_topic_and_counts_its_
     assert not dead(client)
 
 
-def test_what_cannot_be_decoded_is_replayed_with_its_bytes_untouched(client: redis.Redis) -> None:
+def test_undecodable_entry_is_replayed_with_its_bytes_untouched(client: redis.Redis) -> None:
     poison = {b"frame": b"\xff\xff\xff\xff and no frame", b"dead:topic": b"its own", b"retry:id": b"its own, too"}
     id_ = client.xadd("topic", poison).decode()
     for retries in (None, b"1", b"2"):
@@ -72,7 +72,7 @@ def test_what_cannot_be_decoded_is_replayed_with_its_bytes_untouched(client: red
         assert [outcome for _, outcome in replay_all(client)] == ["replayed"]
 
 
-def test_what_a_consumer_died_with_is_redelivered_from_the_retry_topic_and_put_away_in_the_end(
+def test_poison_message_in_the_retry_topic_is_redelivered_then_dead_lettered(
     client: redis.Redis,
 ) -> None:
     ids = push_all(client, "topic", range(2))
@@ -97,13 +97,13 @@ def reading_again(client: redis.Redis) -> tuple[list[str], Consumer]:
     return ids, one
 
 
-def test_what_is_handed_back_of_a_retry_topic_comes_first_and_counts_for_no_delivery(client: redis.Redis) -> None:
+def test_entries_given_back_to_a_retry_topic_come_first_and_uncounted(client: redis.Redis) -> None:
     ids, one = reading_again(client)
     assert one.leave() == 1
     assert [(entry.id, entry.deliveries) for entry in read_all(consumer(client))] == [(ids[0], 1), (ids[1], 1)]
 
 
-def test_a_successor_reads_nothing_new_of_a_retry_topic_before_it_knows_who_is_dead(client: redis.Redis) -> None:
+def test_successor_reads_no_new_retry_entries_before_leases_are_decided(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
     failing(client, {0, 1})
     replay_all(client)
@@ -112,13 +112,13 @@ def test_a_successor_reads_nothing_new_of_a_retry_topic_before_it_knows_who_is_d
     assert read_all(consumer(client)) == []
 
 
-def test_of_a_group_that_was_deleted_what_was_to_be_retried_is_read_all_the_same(real_redis: redis.Redis) -> None:
+def test_retry_topic_of_a_deleted_group_is_read_from_its_beginning(real_redis: redis.Redis) -> None:
     ids, one = reading_again(real_redis)
     real_redis.xgroup_destroy("topic:retry:group", "group")
     assert [entry.id for entry in read_all(one)] == [ids[0], ids[1]]
 
 
-def test_what_was_deleted_from_a_retry_topic_while_pending_is_not_fed_to_the_pipeline(client: redis.Redis) -> None:
+def test_retry_entries_deleted_while_pending_are_not_processed(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(2))
     failing(client, {0, 1})
     replay_all(client)
@@ -130,7 +130,7 @@ def test_what_was_deleted_from_a_retry_topic_while_pending_is_not_fed_to_the_pip
     assert len(pending(client, "topic:retry:group")) == 1
 
 
-def test_what_somebody_adds_to_a_retry_topic_by_hand_is_read_by_its_group_alone(client: redis.Redis) -> None:
+def test_foreign_entry_in_a_retry_topic_is_read_by_its_group_alone(client: redis.Redis) -> None:
     push_all(client, "topic", [])
     id_ = client.xadd("topic:retry:group", {"n": 7}).decode()
     client.xgroup_create("topic", "group", mkstream=True)
@@ -139,7 +139,7 @@ def test_what_somebody_adds_to_a_retry_topic_by_hand_is_read_by_its_group_alone(
     run(lambda source: source.sink(lambda _: pytest.fail("not for others")), client, group="other")
 
 
-def test_an_outlet_may_read_a_retry_topic_and_nothing_else(client: redis.Redis) -> None:
+def test_outlet_can_read_a_retry_topic_alone(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     failing(client, {1})
     replay_all(client)
@@ -149,7 +149,7 @@ def test_an_outlet_may_read_a_retry_topic_and_nothing_else(client: redis.Redis) 
     assert not retrying(client)
 
 
-def test_the_results_of_a_replayed_entry_go_into_their_topic_once(client: redis.Redis) -> None:
+def test_results_of_a_replayed_entry_are_appended_once(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
 
     def build(bad: set[int]) -> Callable[[Stream], Stream]:
@@ -163,7 +163,7 @@ def test_the_results_of_a_replayed_entry_go_into_their_topic_once(client: redis.
         assert client.xlen("into") == expected
 
 
-def test_replayed_entries_may_come_in_lists_with_others(client: redis.Redis) -> None:
+def test_replayed_entries_can_share_a_batch_with_others(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     failing(client, {0, 2})
     replay_all(client)
@@ -175,7 +175,7 @@ def test_replayed_entries_may_come_in_lists_with_others(client: redis.Redis) -> 
     assert not retrying(client)
 
 
-def test_a_bounded_run_reads_what_was_replayed_up_to_its_bound(client: redis.Redis) -> None:
+def test_bounded_replay_reads_the_retry_topic_up_to_its_end(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     failing(client, {0, 2})
     replay_all(client)

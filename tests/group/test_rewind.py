@@ -49,7 +49,7 @@ def pushed_and_read(client: Any, n: int, read: int) -> list[str]:
 
 @given(n=st.integers(1, 12), read=st.integers(0, 12), acked=st.integers(0, 12), to=st.integers(-1, 12))
 @pytest.mark.usefixtures("small_pages")
-def test_after_a_rewind_the_group_reads_all_from_there_on_once(
+def test_rewound_group_reads_every_entry_from_there_on_once(
     fresh_client: Fresh, n: int, read: int, acked: int, to: int
 ) -> None:
     client: Any = fresh_client()
@@ -63,7 +63,7 @@ def test_after_a_rewind_the_group_reads_all_from_there_on_once(
     assert read_all(client) == list(range(max(to, 0), n))
 
 
-def test_a_group_goes_to_the_first_entry_at_or_after_a_time(client: redis.Redis) -> None:
+def test_rewind_to_a_time_starts_at_the_first_entry_not_before_it(client: redis.Redis) -> None:
     for n in range(3):
         client.xadd("topic", {"n": n}, id=f"{1_767_225_600_000 + n}-0")  # 2026-01-01T00:00:00Z
     client.xgroup_create("topic", "group", "$")
@@ -71,7 +71,7 @@ def test_a_group_goes_to_the_first_entry_at_or_after_a_time(client: redis.Redis)
     assert read_all(client) == [1, 2]
 
 
-def test_results_that_are_made_again_after_a_rewind_are_appended_again(client: redis.Redis) -> None:
+def test_results_are_appended_again_after_a_rewind(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
     for _ in range(2):
         run(lambda source: source.pluck("n").map(lambda n: {"n": n}).to_redis("results", client=None), client)
@@ -79,7 +79,7 @@ def test_results_that_are_made_again_after_a_rewind_are_appended_again(client: r
     assert [entry["n"] for entry in Reservoir(client).peek("results", 9)] == [0, 1, 2, 0, 1, 2]
 
 
-def test_a_rewind_is_refused_while_a_consumer_is_alive_and_changes_nothing(client: redis.Redis) -> None:
+def test_rewind_is_refused_while_a_consumer_is_alive_and_changes_nothing(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
     consumer = Consumer(client, "topic", "group", name="alive")
     while not consumer.held:
@@ -95,7 +95,7 @@ def test_a_rewind_is_refused_while_a_consumer_is_alive_and_changes_nothing(clien
     assert read_all(client) == []
 
 
-def test_a_forced_rewind_names_the_living_whose_acknowledgements_count_for_nothing(client: redis.Redis) -> None:
+def test_forced_rewind_names_living_consumers_and_voids_their_acknowledgements(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     consumer = Consumer(client, "topic", "group", name="alive")
     while consumer.held < 3:
@@ -107,7 +107,7 @@ def test_a_forced_rewind_names_the_living_whose_acknowledgements_count_for_nothi
 
 
 @pytest.mark.parametrize(("topic", "group"), [("topic", "other"), ("none", "group")])
-def test_a_group_that_is_not_there_is_named_with_those_that_are(client: redis.Redis, topic: str, group: str) -> None:
+def test_rewind_of_an_unknown_group_names_the_existing_ones(client: redis.Redis, topic: str, group: str) -> None:
     push_all(client, "topic", range(1))
     client.xgroup_create("topic", "group", "0")
     with pytest.raises(
@@ -141,7 +141,7 @@ def cut_after(client: redis.Redis, commands: int) -> Iterator[None]:
 )
 @example(n=12, read=12, acked=0, to=-1, commands=10, again=False)  # in the midst of its pages
 @pytest.mark.usefixtures("small_pages")
-def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
+def test_interrupted_rewind_loses_nothing_and_can_be_repeated(
     fresh_client: Fresh, *, n: int, read: int, acked: int, to: int, commands: int, again: bool
 ) -> None:
     client: Any = fresh_client()
@@ -168,16 +168,14 @@ def test_an_interrupted_rewind_loses_nothing_and_is_whole_once_it_is_run_again(
 
 
 @pytest.mark.parametrize("to", ["2099-01-01T00:00", "9999999999999-0"])
-def test_a_rewind_to_the_future_is_refused_with_the_last_entry_and_the_cure(client: redis.Redis, to: str) -> None:
+def test_rewind_to_the_future_is_refused_with_last_entry_and_remedy(client: redis.Redis, to: str) -> None:
     ids = pushed_and_read(client, 3, 1)
     with pytest.raises(SettingsError, match=rf"whose last entry is {ids[-1]} \(.* UTC\), got '{to}'.*use 'end'"):
         rewind(client, "topic", "group", to)
     assert pending(client) == ids[:1]
 
 
-def test_levels_and_the_consumers_log_show_a_group_that_is_ahead_of_its_topic(
-    client: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_levels_and_log_show_a_group_that_is_ahead_of_its_topic(client: Any, caplog: pytest.LogCaptureFixture) -> None:
     """As other clients can set it. The entries until then are in no other count."""
     push_all(client, "topic", range(3))
     for group, position in [("group", "4070908800000-0"), ("other", "$"), ("third", "5-0")]:

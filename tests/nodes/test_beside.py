@@ -11,7 +11,7 @@ from tasks.reservoir import Reservoir
 from tests.support.waiting import wait_until
 
 
-def test_two_outlets_that_are_stopped_and_resumed_again_and_again_never_disturb_a_third(
+def test_stopping_and_resuming_two_outlets_never_disturbs_a_third(
     redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
     reservoir = Reservoir(real_redis)

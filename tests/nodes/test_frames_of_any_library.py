@@ -34,12 +34,12 @@ def batches() -> Any:
     ],
     ids=["polars", "table", "reader", "several"],
 )
-def test_a_pump_may_return_a_frame_of_any_library(value: Any, names: list[list[str]]) -> None:
+def test_pump_may_return_a_frame_of_any_library(value: Any, names: list[list[str]]) -> None:
     assert [list(entry) for entry in as_entries(value, name="quotes")] == names
 
 
 @pytest.mark.parametrize(("frames", "kind"), [("pandas", pd.DataFrame), ("polars", pl.DataFrame), ("arrow", pa.Table)])
-def test_a_pipeline_gets_frames_as_chosen_and_emits_its_own(
+def test_pipeline_gets_frames_as_chosen_and_emits_its_own(
     client: redis.Redis, tmp_path: Path, frames: Literal["pandas", "polars", "arrow"], kind: type
 ) -> None:
     folder = tmp_path / "archive"
@@ -60,6 +60,6 @@ def test_a_pipeline_gets_frames_as_chosen_and_emits_its_own(
     assert archived.to_pylist() == [{"code": "a", "now": 1.5}, {"code": "b", "now": None}, {"code": "c", "now": 2.5}]
 
 
-def test_unknown_frames_are_refused_when_the_source_is_made(client: redis.Redis) -> None:
+def test_source_refuses_an_unknown_frames_option(client: redis.Redis) -> None:
     with pytest.raises(SettingsError, match="frames: expected 'pandas' or 'polars' or 'arrow', got 'dask'"):
         from_redis("topic", group="group", client=client, frames="dask")  # type: ignore[arg-type]

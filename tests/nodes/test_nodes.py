@@ -145,7 +145,7 @@ def at_rest_when(client: redis.Redis, emitted: list[Any], case: Case) -> Callabl
     return at_rest
 
 
-def test_a_node_emits_what_streamz_says_and_holds_only_what_it_may_still_need(client: redis.Redis, case: Case) -> None:
+def test_node_emits_as_streamz_does_and_holds_only_entries_it_may_need(client: redis.Redis, case: Case) -> None:
     emitted: list[Any] = []
     held = feed(client, lambda s: case.build(s).sink(emitted.append), until=at_rest_when(client, emitted, case))
     assert held == case.held
@@ -153,7 +153,7 @@ def test_a_node_emits_what_streamz_says_and_holds_only_what_it_may_still_need(cl
     assert dead(client) == []
 
 
-def test_nothing_is_acknowledged_before_an_asynchronous_sink_has_it(fake_redis: redis.Redis, telling: Case) -> None:
+def test_entries_are_acknowledged_only_after_an_async_sink_has_them(fake_redis: redis.Redis, telling: Case) -> None:
     """Each element stays in the sink until the test lets it go; while it is there, what it is made of is pending."""
     emitted: list[Any] = []
     too_early: list[Any] = []
@@ -175,9 +175,7 @@ def test_nothing_is_acknowledged_before_an_asynchronous_sink_has_it(fake_redis: 
     assert held == telling.held
 
 
-def test_an_entry_that_fails_before_a_node_becomes_a_dead_letter_and_the_others_flow_on(
-    client: redis.Redis, case: Case
-) -> None:
+def test_entry_failing_upstream_of_a_node_is_dead_lettered_and_others_pass(client: redis.Redis, case: Case) -> None:
     def check(n: int) -> int:
         if n in {0, 3}:
             msg = "bad"
@@ -200,7 +198,7 @@ def at_most_windows(client: redis.Redis) -> bool:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-def test_an_element_that_fails_behind_a_node_costs_exactly_the_entries_it_was_made_of(
+def test_element_failing_downstream_dead_letters_exactly_its_entries(
     fake_redis: redis.Redis, telling: Case, asynchronous: bool
 ) -> None:
     seen: list[Any] = []
@@ -230,7 +228,7 @@ def test_an_element_that_fails_behind_a_node_costs_exactly_the_entries_it_was_ma
     assert {letter["dead:node"] for letter in letters} <= {"sink(check)", "sink(check_later)"}
 
 
-def test_a_node_that_nobody_has_looked_at_is_refused_by_its_name(client: redis.Redis) -> None:
+def test_unknown_node_type_is_refused_by_name(client: redis.Redis) -> None:
     class lossy(Stream):  # noqa: N801
         pass
 
@@ -244,7 +242,7 @@ def test_a_node_that_nobody_has_looked_at_is_refused_by_its_name(client: redis.R
     asyncio.run(main())
 
 
-def test_one_side_of_a_zip_may_run_far_ahead_when_one_source_feeds_both(client: redis.Redis) -> None:
+def test_one_side_of_a_zip_may_run_far_ahead_of_the_other(client: redis.Redis) -> None:
     seen: list[Any] = []
     ids = push_all(client, "topic", [*range(100), -1])
 
@@ -262,14 +260,14 @@ def test_one_side_of_a_zip_may_run_far_ahead_when_one_source_feeds_both(client: 
     assert seen == [(0, -1)]
 
 
-def test_a_starmap_takes_lists_as_well_as_tuples(client: redis.Redis) -> None:
+def test_starmap_takes_lists_as_well_as_tuples(client: redis.Redis) -> None:
     seen: list[Any] = []
     feed(client, lambda s: s.map(lambda n: [n, 1]).starmap(lambda a, b: a + b).sink(seen.append), until=lambda: True)
     assert seen == [n + 1 for n in PUSHED]
 
 
 @pytest.mark.parametrize("build", [lambda s: s.rate_limit(0.001), lambda s: s.delay(0.001)])
-def test_a_wall_clock_that_is_set_back_holds_up_no_node(
+def test_nodes_are_not_delayed_by_a_wall_clock_set_back(
     fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, build: Build
 ) -> None:
     hours = iter(range(1_000, 0, -1))
@@ -279,7 +277,7 @@ def test_a_wall_clock_that_is_set_back_holds_up_no_node(
     assert seen == PUSHED
 
 
-def test_every_public_node_of_streamz_has_a_row_in_the_documentation_and_a_case_here() -> None:
+def test_every_public_streamz_node_is_documented_and_has_a_case_here() -> None:
     import re
     from pathlib import Path
 
@@ -307,7 +305,7 @@ def test_every_public_node_of_streamz_has_a_row_in_the_documentation_and_a_case_
 @pytest.mark.parametrize(
     "build", [lambda s: s.to_mqtt("host", 1, "topic"), lambda s: s.map(int).to_mqtt("host", 1, "topic")]
 )
-def test_a_sink_that_does_not_wait_for_delivery_is_refused_by_its_name(fake_redis: redis.Redis, build: Build) -> None:
+def test_sink_that_does_not_wait_for_delivery_is_refused_by_name(fake_redis: redis.Redis, build: Build) -> None:
     async def main() -> None:
         source = here(fake_redis)
         kept = build(source)
@@ -318,14 +316,14 @@ def test_a_sink_that_does_not_wait_for_delivery_is_refused_by_its_name(fake_redi
     asyncio.run(main())
 
 
-def test_a_line_is_in_the_text_file_before_its_entry_is_acknowledged(fake_redis: redis.Redis, tmp_path: Any) -> None:
+def test_text_file_has_a_line_before_its_entry_is_acknowledged(fake_redis: redis.Redis, tmp_path: Any) -> None:
     file = (tmp_path / "lines.txt").open("w", buffering=1)
     feed(fake_redis, lambda s: s.map(str).sink_to_textfile(file), until=lambda: not pending(fake_redis))
     assert (tmp_path / "lines.txt").read_text().split() == [str(n) for n in PUSHED]
     file.close()
 
 
-def test_a_websocket_gets_every_element_and_an_entry_it_does_not_take_fails(fake_redis: redis.Redis) -> None:
+def test_websocket_gets_every_element_and_undelivered_entries_fail(fake_redis: redis.Redis) -> None:
     import websockets
 
     got: list[Any] = []
@@ -351,7 +349,7 @@ def test_a_websocket_gets_every_element_and_an_entry_it_does_not_take_fails(fake
     assert [letter["dead:id"] for letter in dead(fake_redis)] == [ids[3]]
 
 
-def test_a_streaming_dataframe_is_safe_to_acknowledge_on(fake_redis: redis.Redis) -> None:
+def test_streaming_dataframe_is_safe_to_acknowledge_on(fake_redis: redis.Redis) -> None:
     import pandas as pd
 
     sums: list[Any] = []

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("every_way_to_append")
 
 
 @given(lives=lives)
-def test_a_result_is_not_doubled_by_crashes(fresh_client: Fresh, lives: Any) -> None:
+def test_results_are_not_duplicated_by_crashes(fresh_client: Fresh, lives: Any) -> None:
     client = fresh_client()
 
     def build(source: Stream) -> Stream:
@@ -51,7 +51,7 @@ def results(client: redis.Redis) -> list[Any]:
     return [entry["results"] for entry in Reservoir(client).peek("results", 1000)]
 
 
-def test_a_record_is_kept_while_its_entry_is_pending_and_not_for_long_after(client: redis.Redis) -> None:
+def test_result_record_outlives_its_pending_entry_only_briefly(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(5))
 
     async def main() -> None:
@@ -69,7 +69,7 @@ def test_a_record_is_kept_while_its_entry_is_pending_and_not_for_long_after(clie
     assert results(client) == [3, 6, 9]
 
 
-def test_the_latest_of_a_slow_topic_does_not_collect_records_of_a_fast_one(client: redis.Redis) -> None:
+def test_combine_latest_of_a_slow_topic_collects_no_records_of_a_fast_one(client: redis.Redis) -> None:
     push_all(client, "slow", [100])
     push_all(client, "fast", range(20))
 
@@ -111,7 +111,7 @@ async def succeed(client: redis.Redis) -> tuple[from_redis, Stream]:
     return successor, kept
 
 
-def test_who_wakes_up_after_its_entries_were_claimed_and_done_appends_nothing(client: redis.Redis) -> None:
+def test_paused_consumer_appends_nothing_after_its_entries_were_claimed(client: redis.Redis) -> None:
     """The zombie holds an entry in front of its sink; meanwhile its successor is done with that entry and the record gone."""
     push_all(client, "topic", [1])
 
@@ -134,7 +134,7 @@ def test_who_wakes_up_after_its_entries_were_claimed_and_done_appends_nothing(cl
     assert not client.exists("topic:dead:group"), "an entry of a successor's does not fail here"
 
 
-def test_what_a_stopped_pipeline_still_makes_of_entries_that_it_gave_back_is_not_appended(client: redis.Redis) -> None:
+def test_stopped_pipeline_appends_no_results_of_entries_it_gave_back(client: redis.Redis) -> None:
     push_all(client, "topic", [1])
 
     async def main() -> None:
@@ -154,7 +154,7 @@ def test_what_a_stopped_pipeline_still_makes_of_entries_that_it_gave_back_is_not
     assert results(client) == [1]
 
 
-def test_a_group_that_was_deleted_and_begins_anew_makes_its_results_anew(client: redis.Redis) -> None:
+def test_deleted_and_recreated_group_appends_its_results_again(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
 
     async def live() -> None:
@@ -171,7 +171,7 @@ def test_a_group_that_was_deleted_and_begins_anew_makes_its_results_anew(client:
     assert results(client) == [1, 3, 1, 3]
 
 
-def test_who_comes_second_to_make_a_group_forgets_no_result_of_the_first(
+def test_second_creator_of_a_group_keeps_result_records_of_the_first(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first makes the group and a result between the second's look for the group and its own making of it."""
@@ -197,7 +197,7 @@ def test_who_comes_second_to_make_a_group_forgets_no_result_of_the_first(
     assert client.xlen("results") == 1
 
 
-def test_results_wait_for_a_server_that_is_full_and_fail_no_entry(tmp_path: Path) -> None:
+def test_results_wait_for_a_full_server_and_fail_no_entry(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         client = redis.Redis.from_url(server.url, protocol=2)
         source = Stream.from_redis("topic", group="group", url=server.url)
@@ -225,7 +225,7 @@ def test_results_wait_for_a_server_that_is_full_and_fail_no_entry(tmp_path: Path
         assert not client.exists("topic:dead:group")
 
 
-def test_who_slept_for_longer_than_a_tombstone_stands_counts_as_dead(
+def test_consumer_paused_beyond_the_tombstones_ttl_counts_as_dead(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push_all(client, "topic", [1])
@@ -243,7 +243,7 @@ entry_ids = st.tuples(st.integers(0, 3), st.integers(0, 12), st.sampled_from(["a
 
 
 @given(ids=st.lists(entry_ids, min_size=1))
-def test_the_newest_entry_is_found_by_number_whatever_the_order(ids: list[tuple[int, int, str]]) -> None:
+def test_newest_entry_is_the_one_with_the_largest_id(ids: list[tuple[int, int, str]]) -> None:
     class One:
         def __init__(self, ms: int, sequence: int, topic: str) -> None:
             self.topic, self.id = topic, f"{ms}-{sequence}"

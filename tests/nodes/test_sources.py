@@ -33,7 +33,7 @@ def started() -> Iterator[list[Any]]:
         source.join(20)
 
 
-def test_both_sources_and_both_sinks_are_streamz_plugins() -> None:
+def test_sources_and_sinks_are_streamz_plugins() -> None:
     from importlib.metadata import entry_points
 
     names = {(e.group, e.name): e.load() for g in ("streamz.sources", "streamz.sinks") for e in entry_points(group=g)}
@@ -41,7 +41,7 @@ def test_both_sources_and_both_sinks_are_streamz_plugins() -> None:
     assert all(issubclass(node, streamz.Stream) for node in names.values())
 
 
-def test_a_pipeline_on_a_topic_runs_until_it_is_stopped_and_goes_on_when_started_again(
+def test_source_runs_until_stopped_and_continues_when_started_again(
     url: str, real_redis: redis.Redis, started: list[Any]
 ) -> None:
     source = Stream.from_redis("topic", group="lab", url=url)
@@ -59,9 +59,7 @@ def test_a_pipeline_on_a_topic_runs_until_it_is_stopped_and_goes_on_when_started
     assert seen == list(range(60))
 
 
-def test_several_sources_run_side_by_side_and_stopping_one_stops_no_other(
-    url: str, real_redis: redis.Redis, started: list[Any]
-) -> None:
+def test_stopping_one_of_several_sources_stops_no_other(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
     sources = [Stream.from_redis("topic", group=f"lab{i}", url=url) for i in range(3)]
     seen = [source.pluck("n").sink_to_list() for source in sources]
     started += sources
@@ -92,7 +90,7 @@ def test_streams_of_two_sources_can_be_zipped(url: str, real_redis: redis.Redis,
     )
 
 
-def test_a_pipeline_that_blocks_its_loop_keeps_its_lease(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_pipeline_that_blocks_its_loop_keeps_its_lease(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
     let_go, busy = threading.Event(), threading.Event()
 
     def block(_: Any) -> None:
@@ -121,7 +119,7 @@ def test_a_pipeline_that_blocks_its_loop_keeps_its_lease(url: str, real_redis: r
 
 
 @pytest.mark.parametrize(("batch", "held"), [(None, 1), (2, 2)])
-def test_what_a_function_is_at_work_on_is_in_flight_though_nobody_wants_its_receipts(
+def test_entry_in_a_running_function_is_in_flight_without_a_receipt(
     url: str, real_redis: redis.Redis, started: list[Any], batch: int | None, held: int
 ) -> None:
     let_go, busy = threading.Event(), threading.Event()
@@ -142,7 +140,7 @@ def test_what_a_function_is_at_work_on_is_in_flight_though_nobody_wants_its_rece
     assert (source.latest_run.in_flight, source.latest_run.is_busy) == (0, False)
 
 
-def test_a_source_outlives_its_redis(tmp_path: Path, started: list[Any]) -> None:
+def test_source_survives_a_restart_of_redis(tmp_path: Path, started: list[Any]) -> None:
     server = RedisServer(tmp_path)
     server.start()
     try:
@@ -165,7 +163,7 @@ def test_a_source_outlives_its_redis(tmp_path: Path, started: list[Any]) -> None
         server.stop()
 
 
-def test_results_wait_for_their_redis_in_order_and_none_is_lost_or_doubled(
+def test_results_wait_for_redis_in_order_and_none_is_lost_or_duplicated(
     tmp_path: Path, url: str, real_redis: redis.Redis, started: list[Any]
 ) -> None:
     """The topic is read from one Redis, the results go to another, which is away for a while."""
@@ -192,7 +190,7 @@ def test_results_wait_for_their_redis_in_order_and_none_is_lost_or_doubled(
         server.stop()
 
 
-def test_two_sinks_on_one_topic_each_push_their_own(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_two_sinks_on_one_topic_each_push_their_results(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
     source = Stream.from_redis("topic", group="lab", url=url)
     n = source.pluck("n")
     n.map(lambda n: {"a": n}).to_redis("results")
@@ -205,7 +203,7 @@ def test_two_sinks_on_one_topic_each_push_their_own(url: str, real_redis: redis.
     assert results == [{"a": 0}, {"a": 1}, {"b": 1}, {"a": 2}, {"a": 3}, {"b": 3}]
 
 
-def test_with_on_error_stop_the_source_stops_and_the_entry_stays_pending(url: str, real_redis: redis.Redis) -> None:
+def test_on_error_stop_stops_the_source_and_leaves_the_entry_pending(url: str, real_redis: redis.Redis) -> None:
     source = Stream.from_redis("topic", group="lab", url=url, on_error="stop")
     seen: list[int] = []
     source.pluck("n").map(lambda n: 1 // (n - 3)).sink(seen.append)
@@ -220,7 +218,7 @@ def test_with_on_error_stop_the_source_stops_and_the_entry_stays_pending(url: st
     assert len(seen) == 3
 
 
-def test_an_engine_pushes_on_the_grid_and_emits_what_it_pushed(
+def test_engine_pushes_on_the_grid_and_emits_the_pushed_entries(
     url: str, real_redis: redis.Redis, started: list[Any]
 ) -> None:
     ticks = iter(range(1000))
@@ -235,9 +233,7 @@ def test_an_engine_pushes_on_the_grid_and_emits_what_it_pushed(
     assert [n for _, n in seen] == list(range(len(seen)))
 
 
-def test_a_pipeline_behind_an_engine_that_raises_does_not_stop_the_pump(
-    url: str, real_redis: redis.Redis, started: list[Any]
-) -> None:
+def test_engine_continues_when_its_pipeline_raises(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
     source = Stream.engine("topic", func=lambda: {"n": 1}, every=0.02, url=url)
     source.map(lambda _: 1 / 0)
     started.append(source)
@@ -269,7 +265,7 @@ def test_results_go_into_the_reservoir_that_the_source_reads(
         ("redis://127.0.0.1:port/0", SettingsError, "expected an address like redis://"),
     ],
 )
-def test_a_wrong_address_is_one_clear_error_at_the_start(address: str, error: type[Exception], why: str) -> None:
+def test_wrong_address_is_one_clear_error_at_the_start(address: str, error: type[Exception], why: str) -> None:
     source = Stream.from_redis("topic", group="lab", url=address)
     source.sink(print)
     with pytest.raises(error, match=why):
@@ -288,9 +284,7 @@ def test_a_wrong_address_is_one_clear_error_at_the_start(address: str, error: ty
         ({"lease": "0.9ms"}, "lease: expected a duration of 1 ms or more, got '0.9ms'"),
     ],
 )
-def test_an_option_that_a_source_could_not_run_with_is_refused_when_it_is_made(
-    option: dict[str, Any], says: str
-) -> None:
+def test_source_refuses_unusable_options_when_it_is_made(option: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         Stream.from_redis("topic", group="lab", **option)
 
@@ -304,16 +298,14 @@ def test_an_option_that_a_source_could_not_run_with_is_refused_when_it_is_made(
         ({"lease_ttl": 0.0005}, "lease_ttl: expected a duration of 1 ms or more, got 0.0005"),
     ],
 )
-def test_a_consumer_refuses_what_it_would_spin_on_or_redis_refuse(
+def test_consumer_refuses_options_that_would_make_it_spin(
     real_redis: redis.Redis, option: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(SettingsError, match=says):
         Consumer(real_redis, "topic", "group", **option)
 
 
-def test_a_source_without_a_pipeline_is_refused_before_it_acknowledges_anything(
-    url: str, real_redis: redis.Redis
-) -> None:
+def test_source_without_a_pipeline_is_refused_before_it_acknowledges(url: str, real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(3))
     source = Stream.from_redis("topic", group="lab", url=url)
     source.map(print)  # collected at once: streamz holds nodes weakly
@@ -322,7 +314,7 @@ def test_a_source_without_a_pipeline_is_refused_before_it_acknowledges_anything(
     assert real_redis.xinfo_groups("topic") == []
 
 
-def test_a_source_started_again_at_once_goes_on_where_it_was(
+def test_source_restarted_at_once_continues_at_its_position(
     url: str, real_redis: redis.Redis, started: list[Any]
 ) -> None:
     source = Stream.from_redis("topic", group="lab", url=url)
@@ -337,7 +329,7 @@ def test_a_source_started_again_at_once_goes_on_where_it_was(
     assert seen == list(range(300))
 
 
-def test_a_pipeline_whose_windows_hold_entries_is_not_started_a_second_time(url: str, real_redis: redis.Redis) -> None:
+def test_pipeline_whose_windows_hold_entries_cannot_be_started_again(url: str, real_redis: redis.Redis) -> None:
     source = Stream.from_redis("topic", group="lab", url=url)
     seen = source.pluck("n").sliding_window(3, return_partial=False).sink_to_list()
     push_all(real_redis, "topic", range(5))
@@ -349,7 +341,7 @@ def test_a_pipeline_whose_windows_hold_entries_is_not_started_a_second_time(url:
         source.start()
 
 
-def test_a_node_added_while_it_runs_is_guarded_too(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_node_added_to_a_running_pipeline_is_guarded(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
     source = Stream.from_redis("topic", group="lab", url=url)
     seen = source.pluck("n").sink_to_list()
     started.append(source)
@@ -362,7 +354,7 @@ def test_a_node_added_while_it_runs_is_guarded_too(url: str, real_redis: redis.R
     del kept
 
 
-def test_a_blocked_read_outlives_a_flushed_server(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
+def test_blocked_read_survives_a_flushed_server(url: str, real_redis: redis.Redis, started: list[Any]) -> None:
     source = Stream.from_redis("topic", group="lab", url=url, max_entries=1)
     seen = source.pluck("n").sliding_window(2, return_partial=False).sink_to_list()
     started.append(source)
@@ -375,7 +367,7 @@ def test_a_blocked_read_outlives_a_flushed_server(url: str, real_redis: redis.Re
     wait_until(lambda: seen[-1:] == [(11, 12)], "windows of what came after")
 
 
-def test_a_server_out_of_memory_is_an_outage_and_acknowledgements_go_on(tmp_path: Path, started: list[Any]) -> None:
+def test_full_server_is_an_outage_and_acknowledgements_continue(tmp_path: Path, started: list[Any]) -> None:
     with RedisServer(tmp_path) as server:
         client = redis.Redis.from_url(server.url, protocol=2)
         source = Stream.from_redis("topic", group="lab", url=server.url, lease=1.0)

@@ -150,7 +150,7 @@ def test_nodes_are_not_flushed_by_a_run_that_lost_its_lease(real_redis: redis.Re
     assert pending(real_redis) == ids
 
 
-def test_a_node_whose_flush_raises_ends_the_run_in_good_order(real_redis: redis.Redis) -> None:
+def test_node_whose_flush_raises_ends_the_run_in_good_order(real_redis: redis.Redis) -> None:
     ids = push_all(real_redis, "topic", range(3))
     source: Any = Stream.from_redis("topic", group="group")
     held = Held(source)
