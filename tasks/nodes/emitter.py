@@ -143,6 +143,7 @@ class Emitter:
     def _on_failure(self, receipt: Receipt) -> None:
         failure = receipt.failure
         assert failure is not None  # it has just been set
+        self._describe()
         what = (
             f"topic {receipt.topic!r} entry {receipt.id}: node {failure.node!r} of group {self._group!r} raised "
             f"{error_line(failure.error)}"

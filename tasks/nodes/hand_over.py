@@ -45,8 +45,8 @@ class Finished:
 class HandOver:
     """Carries batches of entries to one pipeline's graph, and carries finished entries back.
 
-    The only object that both threads of a run change. Each queue is a deque that one thread appends to and the other
-    takes from, and each flag is set by one thread, so that no lock is needed. A run has one hand-over per pipeline.
+    The only object that both threads of a run change. It needs no lock: each queue is a deque that one thread appends to
+    and the other takes from, and all other values are replaced as a whole. A run has one hand-over per pipeline.
 
     loop   the tornado loop of the graph
     """
@@ -100,11 +100,11 @@ class HandOver:
 
     @property
     def backlog(self) -> int:
-        """Return the number of batches that the graph's thread has not taken."""
+        """The number of batches that the graph's thread has not taken."""
         return len(self._batches)
 
     def put(self, entries: list[Entry]) -> None:
-        """Hand a batch over to the graph's thread."""
+        """Hand over a batch to the graph's thread."""
         self._batches.append(entries)
         self._wake()
 
@@ -152,7 +152,7 @@ class HandOver:
 
     @property
     def has_emission_ended(self) -> bool:
-        """Return whether the graph's thread emits nothing more."""
+        """Whether the graph's thread emits nothing more."""
         return self._emission_ended.is_set()
 
     def _wake(self) -> None:

@@ -1,4 +1,4 @@
-"""Dead letters and their way back: each entry in one place, in order, as it was, whatever breaks off on the way."""
+"""Dead letters and replays: each entry is in one place, in order and unchanged, even after interruptions."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ Fresh = Callable[[], redis.Redis]
 
 
 def breaking(client: redis.Redis, at: int, how: str) -> redis.Redis:
-    """Return a client of the same server whose script number `at` is not sent, or not answered, or sent once more for that."""
+    """Return a client whose script number `at` is not sent, loses its reply, or is sent again after a lost reply."""
     made: Any = copy.copy(client)
     made.auto_close_connection_pool = False  # which at its end would hang up on `client`, too
     scripts: Counter[str] = Counter()
@@ -43,7 +43,7 @@ def breaking(client: redis.Redis, at: int, how: str) -> redis.Redis:
 
 
 class World:
-    """One topic, a group whose pipeline fails at two nodes, and what is known of every entry."""
+    """A model of one topic and a group whose pipeline fails at two nodes."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
@@ -279,7 +279,7 @@ def test_replay_keeps_order_for_the_maximum_of_letters(real_redis: redis.Redis) 
 @pytest.mark.parametrize("how", ["before", "after", "resend"])
 @pytest.mark.parametrize("at", range(1, 6))
 def test_interrupted_replay_is_continued_by_the_next_one(client: redis.Redis, at: int, how: str) -> None:
-    """Five scripts: two that look, three that move; one that is sent again moves nothing twice and says the same."""
+    """Five scripts: two look, three move. A script that is sent again moves nothing twice and answers the same."""
     ids = push_all(client, "topic", range(3))
     failing(client, {0, 1, 2})
     told: list[str] = []

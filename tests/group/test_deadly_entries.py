@@ -1,4 +1,4 @@
-"""Entries that consumers die of: they become dead letters, and nothing else that was in flight with them."""
+"""Poison messages: entries that kill their consumers become dead letters, and no other entry in flight does."""
 
 import asyncio
 from collections import Counter
@@ -24,7 +24,7 @@ Fresh = Callable[[], redis.Redis]
 def test_only_poison_messages_become_dead_letters_of_all_entries_in_flight(
     fresh_client: Fresh, deadly: set[int], window: int, max_deliveries: int
 ) -> None:
-    """Forty entries, read ahead; each life ends at a deadly one, however many of the others were in flight with it."""
+    """Each run reads ahead in forty entries and ends at a deadly one, with any number of other entries in flight."""
     client = fresh_client()
     ids = Reservoir(client).push_many("topic", [{"n": n} for n in range(40)])
     windows: list[tuple[int, ...]] = []

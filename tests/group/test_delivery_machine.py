@@ -1,13 +1,13 @@
-"""Delivery as a whole: random pipelines, entries and failures; crashes, sleepers, lost replies; several groups and consumers.
+"""Delivery as a whole: random pipelines, entries, failures, crashes, pauses and lost replies; several groups and consumers.
 
 What must hold at every moment, for each group:
 
-- every entry that was pushed is processed, a dead letter, pending or unread, and exactly one of these;
+- every pushed entry is processed, a dead letter, pending or unread, and exactly one of these;
 - an entry is acknowledged only after a sink has it, or the pipeline dropped it;
-- an entry is delivered again only if it was in flight when its consumer was lost or stopped;
+- an entry is delivered again only if it was in flight when its consumer died or stopped;
 - each topic's first deliveries are in order, unless several consumers share it;
 - a result is in its topic once;
-- at rest nothing is pending but what nodes keep for elements to come, and exactly what failed is a dead letter.
+- at rest, only entries that nodes keep for later elements are pending, and exactly the failed entries are dead letters.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ TOPICS = ["one", "two"]
 
 
 class Life:
-    """One consumer of a group with its pipeline, in a loop of its own: from its start to its end, whatever end that is."""
+    """One run of a consumer with its pipeline, in a loop of its own."""
 
     def __init__(self, group: "Group", client: redis.Redis) -> None:
         self.group = group
@@ -51,7 +51,7 @@ class Life:
         self.membership = self.run.consumer.membership
 
     def step(self, *, ahead: bool = False) -> int:
-        """Step once, the lease renewed, and give asynchronous work some time. Who does not read ahead looks for the dead."""
+        """Renew the lease, step once, and give asynchronous work some time. Without reading ahead, claim from dead consumers."""
 
         async def step() -> int:
             came = await self.source.step()
@@ -69,17 +69,17 @@ class Life:
             return 1
 
     def go_on(self) -> None:
-        """Let asynchronous work go on without a step: no renewal, no acknowledgement."""
+        """Let asynchronous work continue without a step: no renewal, no acknowledgement."""
         self._runner.run(asyncio.sleep(0.003))
 
     def sleep(self) -> None:
-        """Have it silent for longer than its lease."""
+        """Pause it for longer than its lease."""
         self.asleep = True
         self.group.note_in_flight(self)
         self.group.client.delete(self.membership.fence.lease)
 
     def stop(self) -> None:
-        """End it in good order, or as a crash if the connection breaks meanwhile."""
+        """Stop it in good order, or crash it if the connection breaks."""
         self.group.note_in_flight(self)
 
         async def close() -> None:
@@ -92,7 +92,7 @@ class Life:
         self._end()
 
     def crash(self) -> None:
-        """End it as a killed process does, and let its lease run out."""
+        """End it like a killed process, and let its lease expire."""
         self.group.note_in_flight(self)
         self.group.client.delete(self.membership.fence.lease)
         self._end()
@@ -107,7 +107,7 @@ class Life:
 
 
 class Group:
-    """One group: its pipeline, its consumers, and what is known of both."""
+    """One group: its pipeline, its consumers, and a model of both."""
 
     def __init__(self, name: str, segments: list[str], client: redis.Redis) -> None:
         self.name = name
@@ -118,7 +118,7 @@ class Group:
         self.seen: dict[str, set[str]] = {"sink": set(), "async sink": set()}
         self.first: dict[str, list[str]] = {topic: [] for topic in TOPICS}
         self.in_flight: set[str] = set()
-        """What some consumer had and had not acknowledged when it was lost or stopped."""
+        """Entries that a consumer had not acknowledged when it died or stopped."""
 
     @property
     def is_exact(self) -> bool:
@@ -163,7 +163,7 @@ class Group:
 
 
 class Delivery(RuleBasedStateMachine):
-    """See the module."""
+    """The state machine that the module describes."""
 
     def __init__(self, fresh: Fresh) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule()
     def pass_a_minute(self) -> None:
-        """The records of results that were kept for stragglers only are gone."""
+        """Let result records expire that were kept for late consumers only."""
         for key in self.client.keys("sluice:output:*"):
             if self.client.pttl(key) <= STRAGGLERS_MS:
                 self.client.delete(key)

@@ -1,4 +1,4 @@
-"""How many dead letters stay, in number and in bytes, against a model; and letters that are discarded."""
+"""Limits on dead letters, in number and in bytes, compared with a model; and discarded letters."""
 
 import contextlib
 from collections.abc import Callable
@@ -36,7 +36,7 @@ operations = st.lists(
 
 
 class Letters:
-    """The dead letters of one group on a server, and what should be there."""
+    """The dead letters of one group on a server, and a model of them."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client: Any = client
@@ -155,7 +155,7 @@ def test_long_exceptions_and_tracebacks_keep_their_beginning_and_end(client: red
 @pytest.mark.parametrize("how", ["before", "after", "resend"])
 @pytest.mark.parametrize("at", range(1, 6))
 def test_interrupted_discard_is_continued_by_the_next_one(client: redis.Redis, at: int, how: str) -> None:
-    """Five scripts: two that look, three that remove."""
+    """Five scripts: two look, three remove."""
     push_all(client, "topic", range(4))
     failing(client, {0, 1, 2, 3})
     [kept] = DeadLetters(client, "topic", "group").choose(exception="number 3")

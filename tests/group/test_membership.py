@@ -1,4 +1,4 @@
-"""What the scripts refuse, whatever Python believed when it called them."""
+"""Scripts of membership: they refuse operations whose conditions no longer hold when they run."""
 
 import time
 from typing import Any
@@ -65,7 +65,7 @@ def test_living_consumer_without_entries_is_not_removed(client: redis.Redis) -> 
 def test_lease_with_a_foreign_ttl_expires_without_renewal(
     client: Any, caplog: pytest.LogCaptureFixture, ttl: int | None, is_joined: bool
 ) -> None:
-    """Another client took its TTL away, or gave it one of a day. A consumer that lives renews it, a dead one is not waited for."""
+    """Another client removed its TTL, or set it to a day. A living consumer renews the lease; a dead one expires all the same."""
     successor = consumer(client, lease_ttl=0.2)
     if is_joined:
         successor.step(0)
@@ -94,7 +94,7 @@ def test_lease_with_a_foreign_ttl_expires_without_renewal(
 
 
 def test_living_consumer_of_0_1_0_keeps_its_longer_lease(client: redis.Redis) -> None:
-    """Its token does not have the TTL of its lease."""
+    """Its token does not contain the TTL of its lease."""
     push_all(client, "topic", range(3))
     older = consumer(client, lease_ttl=60)
     older.membership._token, _, _ = older.membership._token.partition(":")

@@ -1,4 +1,4 @@
-"""Topics of one outlet are merged by entry id: a replay, a restart and a redelivery hand entries out as live did."""
+"""Merge of an outlet's topics by entry id: replays, restarts and redeliveries keep the order of the live run."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ ends = st.sampled_from([("crash",), ("stop",)])
 
 
 def join(how: str) -> Callable[[Stream], Stream]:
-    """Return a pipeline that joins the three topics; its results are made of the values that were pushed."""
+    """Return a pipeline that joins the three topics; its results consist of the pushed values."""
 
     def build(source: Stream) -> Stream:
         branches = [source.filter(lambda entry, topic=topic: entry.topic == topic).pluck("n") for topic in TOPICS]
@@ -48,7 +48,7 @@ def reader(client: redis.Redis, topics: list[str], group: str, **options: Any) -
 
 
 def in_id_order(client: Any, topics: list[str]) -> list[int]:
-    """Return all values, in the order of their entries' ids, those of one id in the order of the topics."""
+    """Return all values in the order of their entries' ids; those of one id in the order of the topics."""
     found = [
         (id_numbers(id_.decode()), turn, int(raw[b"n"]))
         for turn, topic in enumerate(topics)
@@ -62,7 +62,7 @@ def in_id_order(client: Any, topics: list[str]) -> list[int]:
 def test_replay_of_several_topics_repeats_the_live_results(
     fresh_client: Fresh, how: str, life: list[Any], at_once: int
 ) -> None:
-    """Whatever is pushed when, read when, crashed and stopped in between."""
+    """With any order of pushes, reads, crashes and stops."""
     client: Any = fresh_client()
     count = 0
     options: dict[str, Any] = {"max_entries": at_once, "max_deliveries": 100}
@@ -155,7 +155,7 @@ def test_lost_reply_neither_loses_nor_reorders_entries_of_several_topics(
 
 
 def test_entries_of_one_millisecond_are_returned_by_id(client: Any) -> None:
-    """Two topics count the entries of a millisecond each for itself."""
+    """Each topic numbers its entries of a millisecond from 0, even if the one with the larger id was pushed first."""
     one = reader(client, ["a", "b"], "group")
     one.step(0)
     seen: list[Any] = []
@@ -262,7 +262,7 @@ def test_only_the_poison_message_of_several_topics_becomes_a_dead_letter(
 
 @pytest.mark.parametrize("loses_in", [1, 2, 3])
 def test_crash_leaves_no_half_of_a_pair_unacknowledged(client: Any, loses_in: int) -> None:
-    """All that is done is acknowledged in one script: a connection lost between two would shift all pairs to come."""
+    """One script acknowledges all finished entries: a connection lost between two scripts would shift all later pairs."""
     for n in range(6):
         client.xadd(TOPICS[n % 2], {"n": n}, id=f"{n + 1}-0")
     pairs: list[Any] = []

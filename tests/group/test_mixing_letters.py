@@ -1,5 +1,6 @@
-"""Dead letters of pipelines that combine entries are replayed only when that is confirmed."""
+"""Replays of dead letters from pipelines that combine entries need a confirmation."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from streamz import Stream
 from tasks import SettingsError
 from tasks.group.dead_letters import DeadLetters, Letter, mixing
 from tests.support.letters import retrying
-from tests.support.streams import consumer, push_all, read_all, run
+from tests.support.streams import consumer, drain, here, push_all, read_all, run
 
 
 def bad(*_: Any) -> None:
@@ -73,6 +74,22 @@ def test_letters_of_pipelines_that_combine_nothing_are_replayed(client: redis.Re
 def test_to_parquet_does_not_count_as_combining(client: redis.Redis, tmp_path: Path) -> None:
     letters = letters_of(client, lambda source: source.map(bad).to_parquet(tmp_path))
     assert {letter.combines for letter in letters.choose()} == {()}
+
+
+def test_letters_name_nodes_that_were_added_to_a_running_pipeline(client: redis.Redis) -> None:
+    async def main() -> None:
+        source = here(client)
+        kept = [source.map(bad)]
+        source.open()
+        for _ in range(2):
+            push_all(client, "topic", [1])
+            await drain(source)
+            kept.append(source.accumulate(lambda _, entry: entry, start=None, stream_name="latest"))
+        source.close()
+
+    asyncio.run(main())
+    letters = DeadLetters(client, "topic", "group").choose()
+    assert [letter.combines for letter in letters] == [(), ("latest",)]
 
 
 def test_letters_of_an_unknown_pipeline_need_a_confirmation(client: redis.Redis) -> None:

@@ -1,4 +1,4 @@
-"""Reads that are sent before their entries are wanted: the same entries in the same order, none twice, none left behind."""
+"""Reading ahead: the same entries in the same order as without, none twice, none lost."""
 
 import contextlib
 import threading
@@ -25,7 +25,7 @@ def ids_of(entries: list[Any]) -> list[str]:
 
 
 def rest_of(one: Consumer, *, ahead: bool = True) -> list[str]:
-    """Return the ids of all that comes until a step brings nothing, each step's acknowledged before the next."""
+    """Return the ids of all entries until an empty step; those of each step are acknowledged before the next."""
     found: list[str] = []
     while entries := one.step(0, ahead=ahead):
         found += ids_of(entries)
@@ -52,7 +52,7 @@ def die(one: Consumer, client: redis.Redis) -> None:
 def test_reading_ahead_returns_each_entry_once_and_in_order_despite_lost_replies(
     fresh_client: Fresh, rounds: Any, at_once: int
 ) -> None:
-    """Of two consumers the second has some entries of its own, which the first takes over at a `claim`."""
+    """With two consumers, of which the first takes over entries of the second at a `claim`."""
     client: Any = fresh_client()
     pushed: list[str] = []
     returned: set[str] = set()
@@ -143,7 +143,7 @@ def test_entries_read_ahead_at_the_end_are_given_back_and_come_first(client: red
 
 
 def connections(client: redis.Redis) -> list[dict[str, str]]:
-    """Return those of consumers that read ahead here."""
+    """Return the connections over which consumers read ahead."""
     return [each for each in client.client_list() if each["name"] == "ahead"]
 
 
@@ -154,7 +154,7 @@ def hang_up(client: redis.Redis) -> None:
 
 @pytest.fixture
 def reading(redis_server: RedisServer, real_redis: redis.Redis) -> Iterator[Consumer]:
-    """Return a consumer that has returned two of nine entries, with a read of two under way."""
+    """Return a consumer that has returned two of nine entries and has sent a read of two more ahead."""
     push_all(real_redis, "topic", range(9))
     with redis.Redis.from_url(redis_server.url, protocol=2, client_name="ahead") as client:
         one = consumer(client, max_entries=2)

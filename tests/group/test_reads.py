@@ -1,4 +1,4 @@
-"""What one read returns: bounded, whatever is there, and of all topics alike."""
+"""Size of reads: bounded for any entries, and fair to all topics."""
 
 from collections import Counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""Crashes, stops and lapsed leases: nothing lost, order kept, windows as they would have been."""
+"""Crashes, stops and expired leases: no entry is lost, order is kept, and windows are the same as without."""
 
 import asyncio
 import time
@@ -164,7 +164,7 @@ def test_flushed_reservoir_is_read_from_its_new_entries_on(real_redis: redis.Red
 
 @pytest.mark.parametrize("pushes", [0, 2])
 def test_recreated_topic_with_lower_ids_is_read_from_its_beginning(real_redis: redis.Redis, pushes: int) -> None:
-    """As where the clock was ahead, or another server's was; before or after the group is found to be gone."""
+    """As after a clock that was ahead, or on another server; before or after the deleted group was noticed."""
     one = consumer(real_redis)
     real_redis.xadd("topic", {"n": "1"}, id=f"{int(time.time() * 1000) + 3_600_000}-0")
     assert len(read_all(one)) == 1

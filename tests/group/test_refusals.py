@@ -1,4 +1,4 @@
-"""A server that refuses in the middle of something: nothing that was under way is left behind."""
+"""Servers that refuse commands for a while: the consumer waits and loses no entry."""
 
 import threading
 from contextlib import suppress
@@ -159,7 +159,7 @@ def test_consumer_names_a_key_of_another_type_and_waits(
 def test_consumer_waits_while_a_right_is_missing(
     redis_server: RedisServer, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As while a user is set up anew, command by command."""
+    """As while an administrator sets up a user again, command by command."""
     client: Any = real_redis
     client.execute_command("ACL", "SETUSER", "reader", "reset", "on", ">one", "~*", "+@all")
     with redis.Redis.from_url(redis_server.url, username="reader", password="one", protocol=2) as reader:

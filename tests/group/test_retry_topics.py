@@ -1,4 +1,4 @@
-"""What was replayed waits in a retry topic, and is read by its group alone, as the entry that was pushed."""
+"""Retry topics: replayed entries are read by their group alone, and equal the pushed entries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -88,7 +88,7 @@ def test_poison_message_in_the_retry_topic_is_redelivered_then_dead_lettered(
 
 
 def reading_again(client: redis.Redis) -> tuple[list[str], Consumer]:
-    """Return the ids of three entries, of which two wait to be retried, and a consumer that has read the first of these."""
+    """Return the ids of three entries, two of them in the retry topic, and a consumer that has read the first of these."""
     ids = push_all(client, "topic", range(3))
     failing(client, {0, 1})
     replay_all(client)

@@ -1,4 +1,4 @@
-"""Rewinds: what a group reads again, once; what it does not any more; and never behind a consumer's back."""
+"""Rewinds: the group reads exactly the entries after the new position, and no living consumer is surprised."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +27,7 @@ def small_pages() -> Iterator[None]:
 
 
 def read_all(client: redis.Redis, *, acknowledge: bool = True) -> list[int]:
-    """Read as a consumer that is gone afterwards; return the values in the order they came."""
+    """Read with a consumer that leaves afterwards; return the values in order."""
     consumer = Consumer(client, "topic", "group")
     values: list[Any] = []
     while entries := consumer.step(1):
@@ -39,7 +39,7 @@ def read_all(client: redis.Redis, *, acknowledge: bool = True) -> list[int]:
 
 
 def pushed_and_read(client: Any, n: int, read: int) -> list[str]:
-    """Push `n` entries and have a consumer that is dead read the first `read` of them; return their ids."""
+    """Push `n` entries, let a consumer read the first `read` of them and die; return their ids."""
     ids = push_all(client, "topic", range(n))
     client.xgroup_create("topic", "group", "0")
     if read:
@@ -118,7 +118,7 @@ def test_rewind_of_an_unknown_group_names_the_existing_ones(client: redis.Redis,
 
 @contextmanager
 def cut_after(client: redis.Redis, commands: int) -> Iterator[None]:
-    """Let a client send so many commands, and raise instead of any more: what a process killed there has done."""
+    """Let a client send this many commands and then raise, like a process that was killed there."""
     left, send = iter(range(commands)), client.execute_command
 
     def sent(*args: Any, **options: Any) -> Any:
@@ -176,7 +176,7 @@ def test_rewind_to_the_future_is_refused_with_last_entry_and_remedy(client: redi
 
 
 def test_levels_and_log_show_a_group_that_is_ahead_of_its_topic(client: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """As other clients can set it. The entries until then are in no other count."""
+    """Another client can set such a position. No other count includes the entries until then."""
     push_all(client, "topic", range(3))
     for group, position in [("group", "4070908800000-0"), ("other", "$"), ("third", "5-0")]:
         client.xgroup_create("topic", group, position)

@@ -1,4 +1,4 @@
-"""Many outlets run side by side, and stopping and resuming some never disturbs another: as real processes."""
+"""Many outlets as real processes: stopping and resuming some never disturbs another."""
 
 import subprocess
 import sys

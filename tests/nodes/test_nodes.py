@@ -1,4 +1,4 @@
-"""Every streamz node behind `from_redis`: what comes out, in which order, what is acknowledged, and what a failure costs."""
+"""Every streamz node downstream of `from_redis`: its output and order, acknowledgements, and the effect of failures."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +17,7 @@ from tests.support.streams import dead, drain, here, pending, push_all
 
 @dataclass(frozen=True)
 class Case:
-    """A node fed 0 to 6: what it emits, and which of them it still holds at rest.
+    """A node that gets 0 to 6: the elements it emits, and those it still holds at rest.
 
     any_of    for nodes that group or drop by time: what is checked is this property of the outputs instead
     tells     whether the numbers in an output are those of the entries it was made of
@@ -154,7 +154,7 @@ def test_node_emits_as_streamz_does_and_holds_only_entries_it_may_need(client: r
 
 
 def test_entries_are_acknowledged_only_after_an_async_sink_has_them(fake_redis: redis.Redis, telling: Case) -> None:
-    """Each element stays in the sink until the test lets it go; while it is there, what it is made of is pending."""
+    """Each element stays in the sink until the test releases it; until then its entries are pending."""
     emitted: list[Any] = []
     too_early: list[Any] = []
     ids: list[str] = []

@@ -1,4 +1,4 @@
-"""Results in their topic: each once, whatever crashes, wakes up again or is sent twice, and before its entries are done."""
+"""Results: each is appended once, despite crashes, paused consumers and repeated commands, and before its acknowledgements."""
 
 import asyncio
 import threading
@@ -88,7 +88,7 @@ def test_combine_latest_of_a_slow_topic_collects_no_records_of_a_fast_one(client
 
 
 def held_up(client: redis.Redis, wake: asyncio.Event) -> tuple[from_redis, Stream]:
-    """Return an opened source whose entries wait before the sink until `wake`, and what keeps its pipeline."""
+    """Return an opened source whose entries wait before the sink until `wake`, and a reference that keeps its pipeline."""
 
     async def sleep(n: int) -> int:
         await wake.wait()
@@ -101,7 +101,7 @@ def held_up(client: redis.Redis, wake: asyncio.Event) -> tuple[from_redis, Strea
 
 
 async def succeed(client: redis.Redis) -> tuple[from_redis, Stream]:
-    """Return a successor that is done with all there is, as it is when its records of results are gone, and what keeps it."""
+    """Return a successor that has finished all entries, after its result records expired, and a reference that keeps it."""
     successor = here(client)
     kept = successor.pluck("n").to_redis("results")
     successor.open()
@@ -112,7 +112,7 @@ async def succeed(client: redis.Redis) -> tuple[from_redis, Stream]:
 
 
 def test_paused_consumer_appends_nothing_after_its_entries_were_claimed(client: redis.Redis) -> None:
-    """The zombie holds an entry in front of its sink; meanwhile its successor is done with that entry and the record gone."""
+    """A paused consumer holds an entry in front of its sink. Its successor finishes the entry, and the record expires."""
     push_all(client, "topic", [1])
 
     async def main() -> None:
@@ -174,7 +174,7 @@ def test_deleted_and_recreated_group_appends_its_results_again(client: redis.Red
 def test_second_creator_of_a_group_keeps_result_records_of_the_first(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first makes the group and a result between the second's look for the group and its own making of it."""
+    """The first creates the group and appends a result after the second has checked for the group, before it creates it."""
     ids = push_all(client, "topic", [1])
     reservoir, record = Reservoir(client), result_record("group", "topic", ids[0])
     first, second = consumer(client), consumer(client)

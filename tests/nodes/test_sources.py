@@ -1,4 +1,4 @@
-"""`Stream.from_redis` and `Stream.engine` as a notebook uses them: with threads, on a real Redis."""
+"""`Stream.from_redis` and `Stream.engine` as notebooks use them: with threads, on a real Redis."""
 
 import threading
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def url(redis_server: RedisServer, real_redis: redis.Redis) -> str:
 
 @pytest.fixture
 def started() -> Iterator[list[Any]]:
-    """Sources to be stopped at the end of the test."""
+    """Return a list of sources that are stopped at the end of the test."""
     sources: list[Any] = []
     yield sources
     for source in sources:
@@ -166,7 +166,7 @@ def test_source_survives_a_restart_of_redis(tmp_path: Path, started: list[Any]) 
 def test_results_wait_for_redis_in_order_and_none_is_lost_or_duplicated(
     tmp_path: Path, url: str, real_redis: redis.Redis, started: list[Any]
 ) -> None:
-    """The topic is read from one Redis, the results go to another, which is away for a while."""
+    """The source reads from one Redis; the results go to another one that does not answer for a while."""
     server = RedisServer(tmp_path)
     server.start()
     try:

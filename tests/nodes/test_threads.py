@@ -1,4 +1,4 @@
-"""The two threads of a source's run: which class works in which, and what crosses between them."""
+"""The two threads of a source's run: each class works in one of them."""
 
 import asyncio
 import functools
@@ -76,7 +76,7 @@ def url(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def noting(monkeypatch: pytest.MonkeyPatch, *classes: type) -> dict[str, set[int]]:
-    """Return the threads that call each method of some classes from now on; the methods of their objects' making excepted."""
+    """Record the threads that call each method of some classes from now on, except those called by constructors."""
     threads: dict[str, set[int]] = defaultdict(set)
 
     def noted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -200,7 +200,7 @@ def test_reader_and_emitter_can_be_stepped_in_one_thread(client: redis.Redis) ->
 
 
 def test_entries_being_emitted_are_in_flight_until_they_are_reported() -> None:
-    """The two ways back: without a receipt, or with one that was made because a node wanted to hold it."""
+    """Both without a receipt, and with one that was made because a node holds the entry."""
     source = Stream()
     kept = source.sink(lambda _: None)
     reports: list[Any] = []
