@@ -116,7 +116,7 @@ def test_a_memory_limit_is_fine_only_if_nothing_is_evicted(
     assert look()["Redis memory"].level == "ok"
 
 
-def test_a_redis_that_is_nearly_full_is_told(server: redis.Redis, look: Callable[..., Found]) -> None:
+def test_a_nearly_full_redis_is_a_finding(server: redis.Redis, look: Callable[..., Found]) -> None:
     server.config_set("maxmemory", int(server.info("memory")["used_memory"] * 1.05))
     assert told(look()["Redis memory"]).startswith("warn: ")
     server.config_set("maxmemory", "0")
@@ -134,7 +134,7 @@ def test_topics_that_cannot_be_read_are_named(server: redis.Redis, look: Callabl
     assert "Redis topics" not in look()
 
 
-def test_a_user_with_fewer_rights_is_told_what_is_missing(server: redis.Redis, look: Callable[..., Found]) -> None:
+def test_missing_rights_of_a_redis_user_are_named(server: redis.Redis, look: Callable[..., Found]) -> None:
     server.execute_command("ACL", "SETUSER", "reader", "on", ">hunter2", "~*", "+@all", "-config", "-@scripting")
     found = look("reader:hunter2@")
     assert told(found["Redis scripts"]).startswith("fail: refused: ")
@@ -188,7 +188,7 @@ def with_secret(prefect: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         found()
 
 
-def test_the_secret_block_is_read_tried_and_not_told(
+def test_the_secret_block_is_read_and_tried_but_never_shown(
     with_secret: Callable[..., str], server: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = server.get_connection_kwargs()["path"]

@@ -77,7 +77,7 @@ def test_what_to_do_next_is_what_the_pages_say_with_aligned_comments(
     assert len({line.index("#") for line in lines}) == 1
 
 
-def test_the_command_says_in_one_sentence_what_is_wrong_with_a_name() -> None:
+def test_new_refuses_a_bad_name_in_one_sentence() -> None:
     command = [sys.executable, "-m", "deployments", "new", "inlet", "redis", "--topic", "rooms"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -127,7 +127,7 @@ BLOCK = "# new\n- name: new\n  tags: [a]\n"
         ),
     ],
 )
-def test_a_deployment_goes_behind_the_others_whatever_follows_them(text: str, made: str) -> None:
+def test_a_new_deployment_follows_the_others_in_the_file(text: str, made: str) -> None:
     assert with_deployment(text, BLOCK, where=Path("prefect.yaml")) == made
 
 

@@ -23,7 +23,7 @@ def reciprocal(entry: Entry) -> float:
     return 1 / entry["n"]
 
 
-def test_letters_of_a_group_that_is_gone_are_shown_newest_first(client: redis.Redis) -> None:
+def test_letters_of_a_deleted_group_are_shown_newest_first(client: redis.Redis) -> None:
     push_all(client, "topic", [0] * 250)
     run(lambda source: source.map(reciprocal).sink(lambda _: None), client)
     client.xgroup_destroy("topic", "group")
@@ -33,7 +33,7 @@ def test_letters_of_a_group_that_is_gone_are_shown_newest_first(client: redis.Re
     assert all("ZeroDivisionError" in each.traceback for each in letters)
 
 
-def test_whatever_an_entry_holds_has_one_form_in_json() -> None:
+def test_every_value_of_an_entry_has_one_form_in_json() -> None:
     frame = pd.DataFrame({"code": ["a", "b"], "now": [1.5, float("nan")]})
     twice = pd.DataFrame([[1, 2, 3]], columns=["x", "x", "x.1"], index=pd.Index(["i"], name="key"))
     fields = {
@@ -81,7 +81,7 @@ def test_a_frame_without_values_is_shown_as_how_much_it_has_of_rows_and_columns(
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])
-def test_tables_leave_out_what_matters_least_where_there_is_no_room(width: int, fake_redis: redis.Redis) -> None:
+def test_narrow_tables_leave_out_the_least_important_columns(width: int, fake_redis: redis.Redis) -> None:
     push_all(fake_redis, "market", [0] * 3)
     run(lambda source: source.map(reciprocal).sink(lambda _: None), fake_redis, "market", group="movers")
     levels = levels_table(Reservoir(fake_redis).levels(), width=width)
@@ -98,7 +98,7 @@ def test_tables_leave_out_what_matters_least_where_there_is_no_room(width: int, 
     assert ("consumers" in shown[0], "deliveries" in shown[1]) == (width == 160, width == 160)
 
 
-def test_a_wide_frame_shows_its_first_and_its_last_columns_in_the_room_there_is() -> None:
+def test_a_wide_frame_shows_its_first_and_last_columns() -> None:
     frame = pd.DataFrame({f"column_{n}": [n] * 20 for n in range(30)})
     shown = entry_table("t", Entry({"frame": frame}, topic="t", id="1-0"), width=60)
     _, table, left_out = shown.renderables
@@ -109,7 +109,7 @@ def test_a_wide_frame_shows_its_first_and_its_last_columns_in_the_room_there_is(
     assert str(left_out) == "of 20 rows and 30 columns"
 
 
-def test_what_others_wrote_is_shown_as_it_reads_and_obeyed_by_nobody() -> None:
+def test_foreign_text_is_shown_literally_and_controls_no_terminal() -> None:
     bad = "[/red] \x1b[2J [bold]"
     console = Console(width=100, force_terminal=False)
     for value in (bad, pd.DataFrame({bad: [bad]}), pd.DataFrame({"n": [1]})):

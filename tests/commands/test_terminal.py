@@ -88,7 +88,7 @@ def test_an_error_is_printed_without_controls(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == f"sluice: {''.join(one if one.isprintable() else ' ' for one in BAD)}\nsecond\n"
 
 
-def test_a_run_is_told_of_by_its_name_as_it_reads() -> None:
+def test_a_runs_name_is_printed_literally() -> None:
     class Run:
         name, state_name = BAD, BAD
 

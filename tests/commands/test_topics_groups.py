@@ -48,7 +48,7 @@ def filled(real_redis: redis.Redis) -> redis.Redis:
     return real_redis
 
 
-def test_topics_and_groups_list_what_there_is_as_table_and_json(sluice: Sluice, filled: redis.Redis) -> None:
+def test_topics_and_groups_are_listed_as_table_and_json(sluice: Sluice, filled: redis.Redis) -> None:
     code, table = sluice("topics")
     assert code == 0
     assert "archive, movers" in table
@@ -65,7 +65,7 @@ def test_topics_and_groups_list_what_there_is_as_table_and_json(sluice: Sluice, 
     assert groups["archive"]["position"] == filled.xrevrange("market", count=1)[0][0].decode()
 
 
-def test_listing_an_empty_redis_says_so(sluice: Sluice) -> None:
+def test_listing_an_empty_redis_prints_a_notice(sluice: Sluice) -> None:
     assert sluice("topics") == (0, "no topics yet\n")
     assert sluice("groups") == (0, "no groups yet\n")
 

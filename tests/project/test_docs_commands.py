@@ -39,9 +39,9 @@ from tests.support.documents import (
 )
 
 UP = "stack/test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind"
-RESTART = "stack/test_end_to_end.py::test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on_replays_says"
-BY_PREFECT = "stack/test_end_to_end.py::test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled"
-SHOWN = "commands/test_cli.py::test_peek_shows_the_newest_entries_and_status_what_there_is"
+RESTART = "stack/test_end_to_end.py::test_an_outlet_is_restarted_stopped_and_rewound_as_the_replay_page_shows"
+BY_PREFECT = "stack/test_end_to_end.py::test_prefects_command_runs_an_inlet_and_an_outlet_that_restarts_until_cancelled"
+SHOWN = "commands/test_peek.py::test_peek_shows_the_newest_entries_and_status_the_topics"
 SECURED = "reservoir/test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
 
 HERE = "project/test_docs_commands.py::test_prefect_commands_on_pages_manage_schedules_pools_and_automations"
@@ -52,14 +52,14 @@ RUN_BY = {
     "sluice restart": RESTART,
     "sluice stop": RESTART,
     "sluice status": SHOWN,
-    "sluice status --watch": "commands/test_cli.py::test_status_is_watched_until_ctrl_c_with_json_a_line_for_each_look",
+    "sluice status --watch": "commands/test_status.py::test_status_watch_prints_a_json_line_per_look_until_ctrl_c",
     "sluice peek": SHOWN,
-    "sluice peek signals --follow": "commands/test_cli.py::test_peek_follows_a_topic_that_does_not_exist_yet_through_an_outage_and_touches_no_group",
-    "sluice dead": "commands/test_cli.py::test_dead_shows_where_and_why_and_how_to_replay",
-    "sluice dead network totals --replay": "commands/test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
-    "sluice dead market movers --until": "commands/test_cli.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
-    "sluice topics": "commands/test_topics_groups.py::test_topics_and_groups_list_what_there_is_as_table_and_json",
-    "sluice groups": "commands/test_topics_groups.py::test_topics_and_groups_list_what_there_is_as_table_and_json",
+    "sluice peek signals --follow": "commands/test_peek.py::test_peek_follows_a_missing_topic_through_an_outage_without_a_group",
+    "sluice dead": "commands/test_dead.py::test_dead_shows_where_and_why_and_how_to_replay",
+    "sluice dead network totals --replay": "commands/test_dead.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
+    "sluice dead market movers --until": "commands/test_dead.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
+    "sluice topics": "commands/test_topics_groups.py::test_topics_and_groups_are_listed_as_table_and_json",
+    "sluice groups": "commands/test_topics_groups.py::test_topics_and_groups_are_listed_as_table_and_json",
     "sluice topics drop": "commands/test_topics_groups.py::test_topics_drop_asks_and_deletes_one_topic",
     "sluice groups drop": "commands/test_topics_groups.py::test_groups_drop_asks_and_deletes_one_group",
     "sluice groups reset": "commands/test_topics_groups.py::test_groups_reset_asks_and_lets_a_group_read_again",

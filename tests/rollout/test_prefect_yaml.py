@@ -93,7 +93,7 @@ def test_every_deployment_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_every_deployment_is_an_inlet_an_outlet_a_replay_or_for_the_operator_and_of_the_pool() -> None:
+def test_every_deployment_has_one_kind_and_uses_the_pool() -> None:
     assert len(INLETS) + len(OUTLETS) + len(REPLAYS) + len(UPKEEP) == len(DEPLOYMENTS)
     assert {each["work_pool"]["name"] for each in DEPLOYMENTS} == {POOL}
     assert all("sluice" in each["tags"] for each in DEPLOYMENTS)  # deployments/automations.yaml goes by it
@@ -111,7 +111,7 @@ def test_every_entrypoint_is_a_flow_whose_parameters_are_those_given(deployment:
 
 
 @every
-def test_too_many_runs_are_cancelled_not_queued_but_for_what_somebody_is_to_be_told(deployment: dict[str, Any]) -> None:
+def test_surplus_runs_are_cancelled_except_those_of_alerts_which_are_queued(deployment: dict[str, Any]) -> None:
     limit = 3 if "inlet" in deployment["tags"] else 1
     strategy = "ENQUEUE" if deployment["entrypoint"] == "flows/alerts.py:alert" else "CANCEL_NEW"
     assert deployment["concurrency_limit"] == {"limit": limit, "collision_strategy": strategy}
@@ -157,7 +157,7 @@ def test_shipped_schedules_start_at_different_times() -> None:
 
 
 @every_outlet
-def test_an_outlet_is_run_again_when_it_crashed_or_failed_and_not_when_it_was_stopped(
+def test_an_outlet_runs_again_after_a_crash_or_failure_but_not_after_a_stop(
     deployment: dict[str, Any],
 ) -> None:
     assert "schedules" not in deployment
@@ -245,7 +245,7 @@ def test_a_flow_that_cannot_be_imported_is_named_with_the_reason_and_the_line(tm
     assert "fine.py:fine" not in said
 
 
-def test_a_file_that_cannot_be_imported_is_told_with_its_own_line_or_as_one_that_is_not_there(tmp_path: Path) -> None:
+def test_an_import_error_names_the_line_of_the_flow_file_or_the_missing_file(tmp_path: Path) -> None:
     for name in ("deployments", "flows", "tasks"):  # a checkout: what is called is in the folder, too
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     text = "from flows import inlet\n\n\n@inlet(topic='typo', every='5x')\ndef typo(): ...\n"
@@ -262,7 +262,7 @@ def test_a_file_that_cannot_be_imported_is_told_with_its_own_line_or_as_one_that
     assert gone == "there is no flows/gone.py; if it was renamed, correct its entrypoint in prefect.yaml"
 
 
-def test_a_deployment_is_named_after_its_flow_whatever_its_function_is_called(tmp_path: Path) -> None:
+def test_a_deployment_is_named_after_its_flow_not_its_function(tmp_path: Path) -> None:
     (tmp_path / "fine.py").write_text("from prefect import flow\n@flow(name='other')\ndef fine(): ...\n")
     (tmp_path / "prefect.yaml").write_text("deployments: [{name: b, entrypoint: 'fine.py:fine'}]")
     blueprint = EntrypointCheck(read_blueprint(tmp_path / "prefect.yaml"), env=os.environ).result()
@@ -291,7 +291,7 @@ def test_two_deployments_of_one_name_are_refused_since_one_would_replace_the_oth
         blueprint.named(dict.fromkeys(points, "quotes"))
 
 
-def test_what_takes_too_long_says_so_and_is_ended(tmp_path: Path) -> None:
+def test_an_import_check_that_takes_too_long_is_ended_and_reported(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(600)\n")
     (tmp_path / "prefect.yaml").write_text("deployments: [{name: a, entrypoint: 'slow.py:b'}]")
     blueprint = read_blueprint(tmp_path / "prefect.yaml")
@@ -329,7 +329,7 @@ def test_what_takes_too_long_says_so_and_is_ended(tmp_path: Path) -> None:
         ("deployments: [{name: x, entrypoint: 'a.py:b', schedules: [{interval: yes}]}]", "a number of seconds"),
     ],
 )
-def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_with_other_content_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "prefect.yaml").write_text(text)
     with pytest.raises(SettingsError, match=message):
         read_blueprint(tmp_path / "prefect.yaml")
@@ -377,7 +377,7 @@ ODD = st.recursive(
         }
     )
 )
-def test_whatever_the_file_holds_it_is_read_or_refused_in_one_sentence(
+def test_any_file_content_is_read_or_refused_in_one_sentence(
     tmp_path_factory: pytest.TempPathFactory, raw: dict[str, Any]
 ) -> None:
     path = tmp_path_factory.mktemp("odd") / "prefect.yaml"

@@ -58,7 +58,7 @@ def run(client: SyncPrefectClient, of: UUID) -> UUID:
     return made
 
 
-def test_every_change_of_an_outlet_is_told_however_many_runs_have_begun_since(
+def test_the_follower_prints_every_state_change_of_outlets_across_pages(
     client: SyncPrefectClient, fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deployed, "_PAGE", 1)  # Prefect has 200: so many runs take their time
@@ -78,7 +78,7 @@ def test_every_change_of_an_outlet_is_told_however_many_runs_have_begun_since(
     assert sorted(told[1:]) == ["followed Crashed gone", "followed Failed no  [2Jluck"]
 
 
-def test_a_deployment_that_cannot_be_started_now_is_started_later_and_one_that_is_gone_never(
+def test_start_first_retries_after_an_error_and_skips_a_deleted_deployment(
     client: SyncPrefectClient,
 ) -> None:
     deployment(client, "there")
@@ -99,7 +99,7 @@ def test_a_deployment_that_cannot_be_started_now_is_started_later_and_one_that_i
     assert begun[0].created > since
 
 
-def test_a_run_whose_deployment_was_deleted_keeps_no_other_from_its_end(
+def test_a_run_of_a_deleted_deployment_does_not_block_the_end_of_others(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prefect's server fails at each final state of such a run (3.9.1), for as long as the lease of its slot runs."""
@@ -126,7 +126,7 @@ def test_a_run_whose_deployment_was_deleted_keeps_no_other_from_its_end(
     client.delete_flow_run(orphan)
 
 
-def test_a_run_that_somebody_deletes_has_ended_for_who_restarts_its_deployment(client: SyncPrefectClient) -> None:
+def test_end_runs_ignores_a_deleted_run_and_names_one_that_does_not_end(client: SyncPrefectClient) -> None:
     of = deployment(client, "deleted")
     left = run(client, of)
 
@@ -146,7 +146,7 @@ def test_a_run_that_somebody_deletes_has_ended_for_who_restarts_its_deployment(c
         ending.end_runs(client, of, "followed/deleted", 1, why="a test")
 
 
-def test_who_ends_runs_waits_for_one_that_is_starting_and_leaves_what_a_schedule_will_bring_and_what_is_newer(
+def test_end_runs_waits_for_pending_runs_and_leaves_scheduled_and_newer_ones(
     client: SyncPrefectClient,
 ) -> None:
     of = deployment(client, "starting")

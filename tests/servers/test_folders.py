@@ -47,7 +47,7 @@ def by_archive() -> None:
 
 
 @pytest.mark.parametrize("make", [by_ledger, by_redis, by_child, by_archive])
-def test_the_state_folder_is_private_whoever_makes_it_first(
+def test_the_state_folder_is_private_from_its_first_creation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], None]
 ) -> None:
     monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path / ".sluice"))
@@ -65,7 +65,7 @@ def test_a_dataset_elsewhere_has_the_permissions_of_the_umask(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(("is_default", "after"), [(True, 0o700), (False, 0o755)])
-def test_a_state_folder_that_everyone_could_enter_is_closed_unless_the_user_has_named_it(
+def test_a_state_folder_open_to_others_is_made_private_unless_the_user_named_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_default: bool, after: int
 ) -> None:
     folder = tmp_path / ".sluice"

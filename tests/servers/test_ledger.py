@@ -91,7 +91,7 @@ def test_only_the_flow_runs_of_this_folder_are_ended(tmp_path: Path) -> None:
     other.kill()
 
 
-def test_a_second_supervisor_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+def test_a_second_supervisor_is_refused_while_the_first_runs(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "made")
     assert ledger.holder() is None
     with ledger.held():
@@ -103,9 +103,7 @@ def test_a_second_supervisor_is_refused_until_the_first_is_gone(tmp_path: Path) 
         pass
 
 
-def test_a_look_at_who_runs_a_stack_keeps_nobody_from_starting_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_the_holder_of_a_stack_does_not_block_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path)
     with ledger.held():
         pass

@@ -80,7 +80,7 @@ def test_the_users_own_secret_is_taken_and_found_by_others_in_the_folder(
     assert login.stored_secret(tmp_path) == "admin:pass"
 
 
-def test_a_secret_that_cannot_be_read_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_an_unreadable_secret_is_reported_in_one_sentence(tmp_path: Path) -> None:
     login.secret_file(tmp_path).mkdir()
     with pytest.raises(SettingsError, match="remove it, and start `sluice up` again"):
         login.stored_secret(tmp_path)

@@ -36,7 +36,7 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unset")
-def test_the_wheels_server_is_used_whatever_is_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wheels_server_is_preferred_to_one_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path / "redis-server", "Redis server v=8.0.2 sha=0:0")
     monkeypatch.setenv("PATH", str(tmp_path))
     found = find_redis_server()
@@ -151,7 +151,7 @@ def test_the_server_that_is_noted_counts_more_than_the_one_that_made_the_snapsho
 
 @pytest.mark.usefixtures("unset")
 @pytest.mark.parametrize("named", [None, *([SYSTEMS] if SYSTEMS else [])])
-def test_a_server_is_told_by_the_snapshot_that_it_wrote(named: str | None, tmp_path: Path) -> None:
+def test_the_snapshot_identifies_the_server_that_wrote_it(named: str | None, tmp_path: Path) -> None:
     with RedisServer(tmp_path, server=named):
         pass
     (tmp_path / "server").unlink()

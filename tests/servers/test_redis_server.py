@@ -85,7 +85,7 @@ def test_it_does_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     child.wait(timeout=10)
 
 
-def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(SettingsError, match="folder of this user"):
         RedisServer(tmp_path).start()

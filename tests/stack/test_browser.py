@@ -86,7 +86,7 @@ def vital_signs(url: str) -> Iterator[None]:
         thread.join()
 
 
-def test_an_outlet_started_from_its_form_draws_its_pipeline_and_is_cancelled_in_the_ui(
+def test_an_outlet_started_from_its_form_draws_its_pipeline_and_can_be_cancelled(
     plain: Plain, browser: Browser
 ) -> None:
     page = browser.open_run_form(plain.deployment("busiest/main"))

@@ -40,7 +40,7 @@ def mended(source):
 pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
 
 
-def test_prefect_deploys_everything_in_the_file_with_schedules_limits_and_automations(deployed: Plain) -> None:
+def test_prefect_deploys_the_whole_file_with_schedules_limits_and_automations(deployed: Plain) -> None:
     declared = blueprint.read_blueprint(ROOT / "prefect.yaml")
     found = {
         f"{deployed.client.read_flow(each.flow_id).name}/{each.name}": each
@@ -131,7 +131,7 @@ def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
     assert runs.workers_online(plain.client) == []
 
 
-def test_the_automations_are_created_once_renewed_and_left_alone_when_somebody_has_edited_or_paused_them(
+def test_automations_are_created_once_and_renewed_unless_edited_or_paused(
     deployed: Plain,
 ) -> None:
     def found() -> dict[str, Automation]:
@@ -164,7 +164,7 @@ def test_the_automations_are_created_once_renewed_and_left_alone_when_somebody_h
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("levels_run")
-def test_a_group_that_lags_is_told_of_by_the_automation_once_an_hour(plain: Plain) -> None:
+def test_the_automation_reports_a_lagging_group_once_an_hour(plain: Plain) -> None:
     wait_until(lambda: plain.runs("alert"), "the automation to run it")
     (told,) = plain.runs("alert")
     wait_until(lambda: plain.state(told.id) == "Completed", "its end")
@@ -193,7 +193,7 @@ def test_a_group_that_lags_is_told_of_by_the_automation_once_an_hour(plain: Plai
 
 
 @pytest.mark.slow
-def test_an_inlet_and_an_outlet_run_by_prefects_command_and_the_outlet_comes_back_until_it_is_cancelled(
+def test_prefects_command_runs_an_inlet_and_an_outlet_that_restarts_until_cancelled(
     plain: Plain,
 ) -> None:
     assert "/v2/runs/flow-run/" in plain.prefect("deployment", "run", "seconds/main", "--param", "window=60s")
@@ -249,7 +249,7 @@ def sluice(plain: Plain, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_an_outlet_is_restarted_stopped_rewound_and_stays_stopped_as_the_page_on_replays_says(plain: Plain) -> None:
+def test_an_outlet_is_restarted_stopped_and_rewound_as_the_replay_page_shows(plain: Plain) -> None:
     before = len(plain.runs("busiest"))
     first = plain.client.create_flow_run_from_deployment(plain.deployment("busiest/main"))
     wait_until(lambda: first.id in dict(flow_run_processes(plain.folder)), "its process to start")
@@ -285,9 +285,7 @@ def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain)
 
 
 @pytest.mark.slow
-def test_restart_stops_nothing_for_a_file_that_cannot_be_imported_and_tells_why_a_new_run_failed(
-    plain: Plain, tmp_path: Path
-) -> None:
+def test_restart_checks_the_import_before_it_stops_and_names_why_a_run_failed(plain: Plain, tmp_path: Path) -> None:
     file = tmp_path / "mended.py"
     file.write_text(MENDED.format("return source.map(str)"))
     of = plain.client.create_deployment(
