@@ -73,12 +73,13 @@ def peek(
     n: Annotated[int, typer.Option("-n", help="How many entries.", min=1, max=10_000)] = 1,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new ones as they come, until Ctrl-C.")] = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
+    decode: Annotated[str, typer.Option(help="How to read fields: auto, text, bytes or json.")] = "auto",
 ) -> None:
     """Print the newest entries of a topic, decoded, oldest first. No group notices."""
     from deployments.commands.peek import peek as show  # noqa: PLC0415
 
     with suppress(KeyboardInterrupt):
-        show(console(), topic, n, follow=follow, as_json=as_json)
+        show(console(), topic, n, follow=follow, as_json=as_json, decode=decode)
 
 
 @app.command()

@@ -89,7 +89,8 @@ def _run(
             lease=options.lease_seconds,
             on_error=options.on_error,
             max_deliveries=options.max_deliveries,
-            frames=options.frames,
+            decode=options.decoding.decode,
+            frames=options.decoding.frames,
             loop=IOLoop.current(),
             asynchronous=True,
         )

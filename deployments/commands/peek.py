@@ -9,6 +9,7 @@ from deployments.show.as_json import entry_object, line
 from deployments.show.tables import entry_table
 from deployments.show.terminal import print_aside
 from tasks.checks import check_topic
+from tasks.codec.decoding import Decoding
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage
@@ -22,9 +23,12 @@ _BLOCK_MS = 1_000
 _FIRST = "0-0"
 
 
-def peek(console: Console, topic: str, n: int, *, follow: bool = False, as_json: bool = False) -> None:
+def peek(
+    console: Console, topic: str, n: int, *, follow: bool = False, as_json: bool = False, decode: str = "auto"
+) -> None:
     """Print the newest `n` entries of a topic, oldest first, decoded; with `follow` what comes after them, until Ctrl-C.
 
+    decode    how fields become values; the values of a repeated field are a list
     raises    SettingsError: no such topic, unless it is followed: it may come to be
     """
     reservoir = Reservoir(connect(redis_url(), retries=0))
@@ -33,7 +37,8 @@ def peek(console: Console, topic: str, n: int, *, follow: bool = False, as_json:
     if not there and not follow:
         msg = f"expected a topic, got {topic!r}; {others}"
         raise SettingsError(msg)
-    entries = reservoir.peek(topic, n)
+    decoding = Decoding(decode=decode, lists_repeated=True)  # type: ignore[arg-type] # checked there
+    entries = reservoir.peek(topic, n, decoding=decoding)
     for entry in entries:
         _print(console, topic, entry, as_json=as_json)
     if follow:
@@ -43,16 +48,18 @@ def peek(console: Console, topic: str, n: int, *, follow: bool = False, as_json:
                 if there
                 else f"there is no topic {topic!r} yet ({others}); waiting for it"
             )
-        _follow(console, reservoir, topic, entries[-1].id if entries else _FIRST, as_json=as_json)
+        _follow(console, reservoir, topic, entries[-1].id if entries else _FIRST, decoding, as_json=as_json)
     elif not entries and not as_json:
         console.print(f"{topic} holds no entries", highlight=False)
 
 
-def _follow(console: Console, reservoir: Reservoir, topic: str, last: str, *, as_json: bool) -> None:
+def _follow(
+    console: Console, reservoir: Reservoir, topic: str, last: str, decoding: Decoding, *, as_json: bool
+) -> None:
     is_away = False
     while True:
         try:
-            found = reservoir.follow(topic, last, n=_AT_ONCE, block_ms=_BLOCK_MS)
+            found = reservoir.follow(topic, last, n=_AT_ONCE, block_ms=_BLOCK_MS, decoding=decoding)
         except redis.RedisError as error:
             if not is_outage(error):
                 raise

@@ -1,15 +1,36 @@
 """The options of `@outlet`: what each means, its default, and its check."""
 
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, Literal, get_args
+
+from pydantic.json_schema import SkipJsonSchema
 
 from tasks.checks import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
-from tasks.codec.decoding import Decoding, Frames
+from tasks.codec.decoding import DecodeFunction, Decoding, Frames
 from tasks.errors import SettingsError
 from tasks.group.membership import LEAST_LEASE
 from tasks.nodes.source_run import OnError
 
 __all__ = ["OutletOptions"]
+
+OWN = "function"
+DecodeChoice = Literal["auto", "text", "bytes", "json", "function"]
+
+
+class OwnDecode(str):
+    """The word 'function', as forms and runs have it, with the decode function of the outlet's code."""
+
+    __slots__ = ("function",)
+    function: DecodeFunction
+
+    @classmethod
+    def of(cls, decode: Any) -> Any:
+        """Return a decode function as that word; a word as it is."""
+        if not callable(decode):
+            return decode
+        made = cls(OWN)
+        made.function = decode
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +53,8 @@ class OutletOptions:
             stream continues; stop, it stays pending and the run fails.
         max_deliveries: Number of deliveries, each ended by a crash of the run, after which an entry moves to the dead letters.
         lease: How long a run may be silent before its entries go to another run.
+        decode: How fields become values - auto, each by its first bytes; text, bytes or json, every field; function, the
+            decode function that the outlet's code gives.
         frames: What a pipeline gets for every frame - pandas, polars, or arrow for pyarrow Tables.
         stall_after: How long entries in work may make no progress before the outlet is reported as stalled.
     """
@@ -46,6 +69,7 @@ class OutletOptions:
     on_error: OnError = "dead_letter"
     max_deliveries: int = 5
     lease: str = "10s"
+    decode: DecodeChoice | SkipJsonSchema[DecodeFunction] = "auto"
     frames: Frames = "pandas"
     stall_after: str = "2min"
 
@@ -54,6 +78,7 @@ class OutletOptions:
     run_for_seconds: float | None = field(init=False, repr=False, compare=False)
     lease_seconds: float = field(init=False, repr=False, compare=False)
     stall_after_seconds: float = field(init=False, repr=False, compare=False)
+    decoding: Decoding = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check every option, and parse those that are text."""
@@ -62,12 +87,13 @@ class OutletOptions:
             "run_for_seconds": seconds(self.run_for, name="run_for") if self.run_for else None,
             "lease_seconds": seconds(self.lease, name="lease", least=LEAST_LEASE),
             "stall_after_seconds": seconds(self.stall_after, name="stall_after"),
+            "decode": OwnDecode.of(self.decode),
+            "decoding": self._decoding(),
         }
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
         check_group(self.group)
         check_choice(self.on_error, get_args(OnError), name="on_error")
-        Decoding(frames=self.frames)
         check_number(self.max_deliveries, least=1, name="max_deliveries")
         group_start(self.start_from)
         if self.until:
@@ -75,6 +101,13 @@ class OutletOptions:
         elif self.drop_group:
             msg = "drop_group: expected `until` with it: a run without an end keeps its place in its group"
             raise SettingsError(msg)
+
+    def _decoding(self) -> Decoding:
+        decode: Any = getattr(self.decode, "function", self.decode)
+        if decode == OWN:
+            msg = f"decode: expected a function in the outlet's code for {OWN!r}, found none; write @outlet(..., decode=FUNCTION)"
+            raise SettingsError(msg)
+        return Decoding(decode=decode, frames=self.frames)
 
     def _checked_topics(self) -> list[str]:
         topics = [self.topics] if isinstance(self.topics, str) else self.topics

@@ -13,12 +13,12 @@ the rest to bytes. Nothing is ever pickled.
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
-from tasks.codec.json_text import cure, from_json, json_weight, named, quick_json, to_json
+from tasks.codec.json_text import cure, from_json, json_weight, named, to_json
 from tasks.codec.limits import DEFAULT_LIMITS, Budget, Limits
 from tasks.codec.records import as_dict, is_record
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
@@ -26,24 +26,19 @@ from tasks.errors import EncodeError, PoisonEntryError, SettingsError
 __all__ = [
     "DEFAULT_LIMITS",
     "IPC",
-    "SMALL",
-    "SMALL_WEIGHT",
     "Limits",
     "decode",
-    "decode_fields",
-    "decode_small",
+    "decode_value",
     "encode",
     "encode_fields",
     "is_frame",
     "is_pandas",
-    "weigh_fields",
+    "short_name",
+    "weigh_value",
 ]
 
 IPC = b"\xff\xff\xff\xff"  # which sorts behind all text
 _RAW = b"\xfebytes:"  # no UTF-8 text holds fe
-# No byte of JSON text weighs more than `SMALL_WEIGHT`, so that this many need not be weighed.
-SMALL = 16_384
-SMALL_WEIGHT = 168
 _JSON = frozenset((type(None), bool, int, float, str, list, dict))
 _COMPRESSIONS = (None, "lz4", "zstd")
 _ALLOWED = (
@@ -116,10 +111,11 @@ def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS, decoding: Decoding =
     raises    PoisonEntryError: larger than `limits`; ff ff ff ff and no valid Arrow IPC stream; JSON that
               Python cannot hold, such as an int of 5,000 digits or 10,000 levels
     """
-    return _decode(data, "value", Budget(limits), decoding)
+    return decode_value(data, "value", Budget(limits), decoding)
 
 
-def _decode(data: bytes, where: str, budget: Budget, decoding: Decoding) -> Any:
+def decode_value(data: bytes, where: str, budget: Budget, decoding: Decoding) -> Any:
+    """Return the value of a field; `where` names it in a message. As `decode`."""
     try:
         budget.spend_encoded(len(data))
         if data.startswith(IPC):
@@ -172,18 +168,19 @@ def encode_fields(
     raw = {}
     for name, value in fields.items():
         key = _encode_name(name)
-        where = f"field {_short(name)}"
+        where = f"field {short_name(name)}"
         raw[key] = data = _encode(value, where, compression, limits, on_inferred)
         try:
             budget.spend_encoded(len(key) + len(data))
-            _weigh(data, budget)
+            weigh_value(data, budget)
         except PoisonEntryError as error:
             msg = f"{where}: {error}; push it in parts, or raise the limits of its outlets too"
             raise EncodeError(msg) from error
     return raw
 
 
-def _weigh(data: bytes, budget: Budget) -> None:
+def weigh_value(data: bytes, budget: Budget) -> None:
+    """Spend from `budget` the memory that decoding `data` takes at most; raises as `decode_value`."""
     if data.startswith(IPC):
         _frames().weigh_stream(data, budget)
     elif not data.startswith(_RAW):
@@ -202,65 +199,6 @@ def _encode_name(name: Any) -> bytes:
         raise EncodeError(msg) from error
 
 
-def decode_fields(
-    raw: Mapping[bytes, bytes],
-    *,
-    limits: Limits = DEFAULT_LIMITS,
-    budget: Budget | None = None,
-    decoding: Decoding = DEFAULT_DECODING,
-) -> dict[str, Any]:
-    """Return an entry's fields; `limits` hold for all of them together.
-
-    budget    what is left of limits, instead of these; what the fields take is spent from it
-    raises    PoisonEntryError: as `decode`, naming the field; a name that is no UTF-8
-    """
-    budget = budget or Budget(limits)
-    fields = {}
-    for key, data in raw.items():
-        try:
-            name = key.decode()
-        except UnicodeDecodeError as error:
-            msg = f"expected field names in UTF-8, got one of {len(key)} other bytes"
-            raise PoisonEntryError(msg) from error
-        where = f"field {_short(name)}"
-        try:
-            budget.spend_encoded(len(key))
-        except PoisonEntryError as error:
-            msg = f"{where}: {error}"
-            raise PoisonEntryError(msg) from error
-        fields[name] = _decode(data, where, budget, decoding)
-    return fields
-
-
-def weigh_fields(raw: Mapping[bytes, bytes], *, limits: Limits = DEFAULT_LIMITS) -> int:
-    """Return the memory that an entry's fields take at most once decoded, without decoding them.
-
-    raises    whatever `decode_fields` raises as PoisonEntryError
-    """
-    budget = Budget(limits)
-    for key, data in raw.items():
-        budget.spend_encoded(len(key) + len(data))
-        _weigh(data, budget)
-    return budget.decoded + sum(map(len, raw.values()))
-
-
-def decode_small(flat: Sequence[bytes], into: dict[str, Any]) -> bool:
-    """Put the fields of most entries `into` a dict, many times as fast as `decode_fields`: a little JSON, no more.
-
-    flat      name, data, name, data, ... of at most `SMALL` bytes, so that the default limits hold whatever it says
-    returns   False for all else, and for whatever is wrong: then `decode_fields` says what it is; `into` is spoilt
-    """
-    try:
-        if len(flat) == 2:  # noqa: PLR2004 - one field, as most have: in two thirds of the time
-            name, data = flat
-            into[name.decode()] = quick_json(data)
-            return True
-        for i in range(0, len(flat), 2):
-            into[flat[i].decode()] = quick_json(flat[i + 1])
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """Return a field's name for a message."""
     return repr(name if len(name) <= 80 else f"{name[:77]}...")  # noqa: PLR2004 - enough to find it

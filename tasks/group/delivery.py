@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tasks.codec.values import SMALL, decode_small
+from tasks.codec.fields import SMALL, quick_decoder
 from tasks.errors import PoisonEntryError
 from tasks.group.dead_letters import take_out_id
 from tasks.group.merging import Raw
@@ -38,17 +38,18 @@ def delivered(
     """
     entries: list[Entry | Undecodable] = []
     retried = retried_topic(topic, group)
+    is_decoded = quick_decoder(parts.decoding)
     for id_, flat, size in raws:
         entry = made(topic, id_, deliveries.pop((topic, id_), 1) if deliveries else 1)
         if retried is not None:
             entry.topic, entry.id = retried, take_out_id(flat) or id_
-        if size <= SMALL and decode_small(flat, entry):
+        if size <= SMALL and is_decoded(flat, entry):
             entries.append(entry)
             continue
         value = decoded(
             entry.topic,
             entry.id,
-            dict(zip(flat[::2], flat[1::2], strict=True)),
+            list(zip(flat[::2], flat[1::2], strict=True)),
             deliveries=entry.deliveries,
             origin=entry.origin,
             budget=parts.budget((topic, id_)),

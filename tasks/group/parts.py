@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
+from tasks.codec.fields import SMALL, SMALL_WEIGHT, weigh_fields
 from tasks.codec.limits import DEFAULT_LIMITS, Budget
-from tasks.codec.values import IPC, SMALL, SMALL_WEIGHT, weigh_fields
+from tasks.codec.values import IPC
 from tasks.group.merging import Merging
 
 __all__ = ["Parts"]
@@ -45,7 +46,7 @@ class Parts:
 
     def _weight(self, topic: str, id_: str, flat: list[bytes]) -> int:
         try:
-            weight = weigh_fields(dict(zip(flat[::2], flat[1::2], strict=True)))
+            weight = weigh_fields(zip(flat[::2], flat[1::2], strict=True))
         except Exception:  # noqa: BLE001 - decoding will raise the same, without taking memory
             return 0
         self._weighed.add((topic, id_))

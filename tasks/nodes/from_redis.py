@@ -9,7 +9,7 @@ import redis
 from streamz import Stream
 
 from tasks.checks import check_choice, check_number, seconds
-from tasks.codec.decoding import Decoding, Frames
+from tasks.codec.decoding import DecodeFunction, DecodeWord, Decoding, Frames
 from tasks.errors import PipelineError
 from tasks.group.consumer import Consumer
 from tasks.group.membership import LEAST_LEASE, Membership
@@ -39,6 +39,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     max_entries, max_bytes   upper bounds per read; up to four reads are in memory, and a fifth may be in transit
     batch       emit lists of up to this many available entries; no entry waits for others. If the pipeline raises on a
                 list, all of its entries have failed
+    decode      how fields become values: 'auto', 'text', 'bytes', 'json', or a function of an entry's raw fields, pairs of
+                bytes, that returns a dict ([other-programs.md](other-programs.md))
     frames      the type of decoded frames: 'pandas', 'polars', or 'arrow' for a pyarrow Table
     fuse        call adjacent `map`, `filter`, `pluck`... nodes in one step, which only makes them faster
     grace       how long a stop waits for entries in flight
@@ -64,6 +66,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         on_error: OnError = "dead_letter",
         max_deliveries: int = 5,
         batch: int | None = None,
+        decode: DecodeWord | DecodeFunction = "auto",
         frames: Frames = "pandas",
         fuse: bool = True,
         start: bool = False,
@@ -89,7 +92,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             "max_entries": max(max_entries, batch or 0),
             "max_bytes": max_bytes,
             "max_deliveries": max_deliveries,
-            "decoding": Decoding(frames=frames),
+            "decoding": Decoding(decode=decode, frames=frames),
         }
         self._grace = seconds(grace, name="grace")
         self._batch, self._fuse = batch, fuse

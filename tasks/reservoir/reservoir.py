@@ -1,6 +1,6 @@
 """The reservoir: topics in Redis, one stream each. Appends happen once, however often they are sent."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Self
@@ -29,6 +29,8 @@ __all__ = ["Reservoir"]
 
 logger = get_logger(__name__)
 
+# With a space, so that redis-py hands on the reply as it came: it would make a dict of fields, and lose repeated names.
+_XREVRANGE, _XREAD = "XREVRANGE ", "XREAD "
 # How long an append is remembered: longer than any client goes on sending it again.
 APPEND_TTL_MS = 600_000
 # Lua's unpack() takes about 8,000 values; a field is two of them.
@@ -332,15 +334,18 @@ class Reservoir:
             raise _without_command(answer) from None
         return answer
 
-    def peek(self, topic: str, n: int = 1) -> list[Entry | PoisonEntryError]:
+    def peek(self, topic: str, n: int = 1, *, decoding: Decoding = DEFAULT_DECODING) -> list[Entry | PoisonEntryError]:
         """Return the newest `n` entries, oldest first; one that cannot be decoded as the error that says why."""
-        found = self.client.xrevrange(check_topic(topic, derived=True), count=n)
-        return [decoded(topic, id_.decode(), raw) for id_, raw in reversed(found)]
+        found = self.client.execute_command(_XREVRANGE, check_topic(topic, derived=True), "+", "-", "COUNT", n)
+        return _decoded_all(topic, reversed(found or ()), decoding)
 
-    def follow(self, topic: str, after: str, *, n: int, block_ms: int) -> list[Entry | PoisonEntryError]:
-        """Return the next `n` entries behind the id `after`; wait for the first one for `block_ms`. No group is touched."""
-        reply = self.client.xread({check_topic(topic, derived=True): after}, count=n, block=block_ms)
-        return [decoded(topic, id_.decode(), raw) for _, entries in reply or () for id_, raw in entries]
+    def follow(
+        self, topic: str, after: str, *, n: int, block_ms: int, decoding: Decoding = DEFAULT_DECODING
+    ) -> list[Entry | PoisonEntryError]:
+        """Return the next `n` entries after the id `after`; wait up to `block_ms` for the first. Touches no group."""
+        streams = ("COUNT", n, "BLOCK", block_ms, "STREAMS", check_topic(topic, derived=True), after)
+        reply = self.client.execute_command(_XREAD, *streams)
+        return [entry for _, found in reply or () for entry in _decoded_all(topic, found, decoding)]
 
     def topics(self) -> list[str]:
         """Return the names of all topics, sorted; those of dead letters too. Streams of other names are no topics."""
@@ -357,10 +362,17 @@ def _without_command(error: redis.ResponseError) -> redis.ResponseError:
     return type(error)(str(error).rpartition(" caused error: ")[2])
 
 
+def _decoded_all(topic: str, found: Iterable[Any], decoding: Decoding) -> list[Entry | PoisonEntryError]:
+    return [
+        decoded(topic, id_.decode(), list(zip(flat[::2], flat[1::2], strict=True)), decoding=decoding)
+        for id_, flat in found
+    ]
+
+
 def decoded(
     topic: str,
     id: str,  # noqa: A002 - the field's own name
-    raw: Mapping[bytes, bytes],
+    raw: Mapping[bytes, bytes] | Sequence[tuple[bytes, bytes]],
     *,
     deliveries: int = 1,
     origin: tuple[str, str] | None = None,

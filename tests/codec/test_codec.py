@@ -13,17 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tasks.codec.fields import SMALL, SMALL_WEIGHT, decode_fields, decode_small
 from tasks.codec.json_text import json_weight
-from tasks.codec.values import (
-    DEFAULT_LIMITS,
-    SMALL,
-    SMALL_WEIGHT,
-    decode,
-    decode_fields,
-    decode_small,
-    encode,
-    encode_fields,
-)
+from tasks.codec.values import DEFAULT_LIMITS, decode, encode, encode_fields
 from tasks.errors import EncodeError, PoisonEntryError
 from tests.support.values import assert_same, json_values
 
