@@ -87,15 +87,15 @@ class World:
             "ids": [one["dead:id"] for key, one in zip(found, there, strict=True) if key in picked],
             "two": sorted((one["dead:id"] for one in there), key=self.pushed.index)[:2],
         }[choice]
-        told = []
+        outcomes = []
         with contextlib.suppress(redis.ConnectionError):
-            told += [(letter.entry_id, outcome) for letter, outcome in letters.replay(letters.choose(**asked))]
+            outcomes += [(letter.entry_id, outcome) for letter, outcome in letters.replay(letters.choose(**asked))]
         moved = [id_ for id_, _ in retrying(self.client)[len(before) :]]
         self.replays.update(moved)
         in_order = sorted(wanted, key=self.pushed.index)
         assert moved == in_order[: len(moved)], "in the order of the topic, and nothing that was not chosen"
         if broken is None or broken[1] == "resend":
-            assert told == [(id_, "replayed") for id_ in in_order]
+            assert outcomes == [(id_, "replayed") for id_ in in_order]
 
     def check(self) -> None:
         """Check that each entry is in one place."""
@@ -282,13 +282,13 @@ def test_interrupted_replay_is_continued_by_the_next_one(client: redis.Redis, at
     """Five scripts: two look, three move. A script that is sent again moves nothing twice and answers the same."""
     ids = push_all(client, "topic", range(3))
     failing(client, {0, 1, 2})
-    told: list[str] = []
+    outcomes: list[str] = []
     try:
         letters = DeadLetters(breaking(client, at, how), "topic", "group")
-        told += [outcome for _, outcome in letters.replay(letters.choose())]
+        outcomes += [outcome for _, outcome in letters.replay(letters.choose())]
     except redis.ConnectionError:
         replay_all(client)
-    assert told == (["replayed"] * 3 if how == "resend" else [])
+    assert outcomes == (["replayed"] * 3 if how == "resend" else [])
     assert [id_ for id_, _ in retrying(client)] == ids
     assert not dead(client)
 

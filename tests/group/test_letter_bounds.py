@@ -159,11 +159,11 @@ def test_interrupted_discard_is_continued_by_the_next_one(client: redis.Redis, a
     push_all(client, "topic", range(4))
     failing(client, {0, 1, 2, 3})
     [kept] = DeadLetters(client, "topic", "group").choose(exception="number 3")
-    told: list[str] = []
+    outcomes: list[str] = []
     with contextlib.suppress(redis.ConnectionError):
         letters = DeadLetters(breaking(client, at, how), "topic", "group")
-        told += [outcome for _, outcome in letters.discard(letters.choose(limit=3))]
-    assert told == (["discarded"] * 3 if how == "resend" else [])
+        outcomes += [outcome for _, outcome in letters.discard(letters.choose(limit=3))]
+    assert outcomes == (["discarded"] * 3 if how == "resend" else [])
     letters = DeadLetters(client, "topic", "group")
     list(letters.discard(each for each in letters.choose() if each.id != kept.id))
     assert [letter["n"] for letter in dead(client)] == [3]

@@ -68,7 +68,7 @@ def test_reading_ahead_returns_each_entry_once_and_in_order_despite_lost_replies
     def check() -> None:
         assert len(set(seen)) == len(seen), "none is returned twice"
         new = [id_ for id_ in seen if id_ not in taken]
-        assert new == sorted(new, key=pushed.index), "what nobody had before is in order"
+        assert new == sorted(new, key=pushed.index), "first deliveries are in order"
         returned.update(seen)
 
     through, one, seen = join()
@@ -174,7 +174,7 @@ def test_entries_read_ahead_are_recovered_after_their_connection_was_cut(
     ids = pending(real_redis)
     assert len(ids) == 4
     hang_up(real_redis)
-    assert ids_of(reading.step(0, ahead=True)) == ids[2:], "no outage, and nothing that is told of one"
+    assert ids_of(reading.step(0, ahead=True)) == ids[2:], "no outage, and no log line about one"
     reading.step(0, ahead=True)
     hang_up(real_redis)
     assert reading.leave() == 8
@@ -234,7 +234,7 @@ def test_slow_pipeline_leaves_no_reply_in_redis_memory(redis_server: RedisServer
     seen = source.map(lambda entry: slow.wait(20) and entry["n"]).sink_to_list()
     source.start()
     reads = source.latest_run.consumer._reader._reads
-    wait_until(lambda: reads._fetched, "what is read ahead to be fetched")
+    wait_until(lambda: reads._fetched, "the read ahead to be fetched")
     assert not reads.is_sent
     assert len(pending(real_redis)) == source.latest_run.consumer.held + 100
     slow.set()

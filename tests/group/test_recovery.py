@@ -32,7 +32,7 @@ def test_every_entry_is_processed_in_order_despite_crashes_and_stops(fresh_clien
             first.append(entry.id)
 
     def read_on(source: from_redis) -> None:
-        """Read on before the crash, as the thread that reads does: what is not acknowledged then may come again."""
+        """Read on before the crash, as the reader's thread does: unacknowledged entries may come again."""
         source.latest_run.consumer.step(0)
         in_flight.update(pending(client))
 

@@ -192,8 +192,8 @@ def test_levels_and_log_show_a_group_that_is_ahead_of_its_topic(client: Any, cap
         consumer._next_claim = 0.0
         consumer.step(1)
         consumer.leave()
-    told = [record.getMessage() for record in caplog.records if "is ahead of" in record.getMessage()]
-    assert len(told) == 2, "once for each consumer"
-    assert told[0].startswith(
+    warnings = [record.getMessage() for record in caplog.records if "is ahead of" in record.getMessage()]
+    assert len(warnings) == 2, "once for each consumer"
+    assert warnings[0].startswith(
         "group 'group' is ahead of topic 'topic': it continues after 4070908800000-0 (2099-01-01T00:00:00 UTC)"
     )

@@ -19,15 +19,15 @@ from tests.support.streams import dead, drain, here, pending, push_all
 class Case:
     """A node that gets 0 to 6: the elements it emits, and those it still holds at rest.
 
-    any_of    for nodes that group or drop by time: what is checked is this property of the outputs instead
-    tells     whether the numbers in an output are those of the entries it was made of
+    any_of          for nodes that group or drop by time: a property of the outputs that is checked instead
+    shows_entries   whether the numbers in an output are those of its entries
     """
 
     build: Build
     emitted: list[Any] | None = None
     held: list[int] = field(default_factory=list)
     any_of: Callable[[list[Any]], bool] | None = None
-    tells: bool = True
+    shows_entries: bool = True
 
 
 async def halved(n: int) -> float:
@@ -67,28 +67,28 @@ def all_in_order(emitted: list[Any]) -> bool:
 
 CASES: dict[str, Case] = {
     "Stream": Case(lambda s: s.map(lambda n: n), PUSHED),
-    "map": Case(lambda s: s.map(lambda n, by: n * by, by=10), [10 * n for n in PUSHED], tells=False),
-    "map of an async function": Case(lambda s: s.map(halved), [n / 2 for n in PUSHED], tells=False),
+    "map": Case(lambda s: s.map(lambda n, by: n * by, by=10), [10 * n for n in PUSHED], shows_entries=False),
+    "map of an async function": Case(lambda s: s.map(halved), [n / 2 for n in PUSHED], shows_entries=False),
     "starmap of an async function": Case(lambda s: s.map(lambda n: (n,)).starmap(slowly), PUSHED),
     "filter by an async function": Case(lambda s: s.filter(slowly), PUSHED[1:]),
     "remove by an async function": Case(lambda s: s.remove(is_odd), [0, 2, 4, 6]),
     "flatten of an async generator": Case(lambda s: s.map(twice).flatten(), [n for n in PUSHED for _ in range(2)]),
     "starmap": Case(
-        lambda s: s.map(lambda n: (n, 1)).starmap(lambda a, b: a + b), [n + 1 for n in PUSHED], tells=False
+        lambda s: s.map(lambda n: (n, 1)).starmap(lambda a, b: a + b), [n + 1 for n in PUSHED], shows_entries=False
     ),
     "filter": Case(lambda s: s.filter(lambda n: n % 2), [1, 3, 5]),
     "remove": Case(lambda s: s.remove(lambda n: n % 2), [0, 2, 4, 6]),
-    "pluck": Case(lambda s: s.map(lambda n: (n, -n)).pluck(1), [-n for n in PUSHED], tells=False),
-    "accumulate": Case(lambda s: s.accumulate(lambda a, b: a + b), [0, 1, 3, 6, 10, 15, 21], tells=False),
+    "pluck": Case(lambda s: s.map(lambda n: (n, -n)).pluck(1), [-n for n in PUSHED], shows_entries=False),
+    "accumulate": Case(lambda s: s.accumulate(lambda a, b: a + b), [0, 1, 3, 6, 10, 15, 21], shows_entries=False),
     "accumulate with state": Case(
         lambda s: s.accumulate(lambda a, b: (a + b, -a), start=100, returns_state=True),
         [-100, -100, -101, -103, -106, -110, -115],
-        tells=False,
+        shows_entries=False,
     ),
     "frequencies": Case(
         lambda s: s.map(lambda n: n > 2).frequencies().map(lambda counts: sum(counts.values())),
         [1, 2, 3, 4, 5, 6, 7],
-        tells=False,
+        shows_entries=False,
     ),
     "slice": Case(lambda s: s.slice(1, 6, 2), [1, 3, 5]),
     "partition": Case(lambda s: s.partition(3), [(0, 1, 2), (3, 4, 5)], [6]),
@@ -121,8 +121,10 @@ CASES: dict[str, Case] = {
     "unique": Case(lambda s: s.unique(key=lambda n: n // 2), [0, 2, 4, 6]),
     "collect": Case(collected, [(0, 1, 2, 3, 4, 5)], [6]),
     "latest": Case(lambda s: s.latest(), any_of=lambda emitted: emitted[-1:] == [6] and emitted == sorted(emitted)),
-    "map_async": Case(lambda s: s.map_async(halved), [n / 2 for n in PUSHED], tells=False),
-    "map_async in parallel": Case(lambda s: s.map_async(halved, parallelism=3), [n / 2 for n in PUSHED], tells=False),
+    "map_async": Case(lambda s: s.map_async(halved), [n / 2 for n in PUSHED], shows_entries=False),
+    "map_async in parallel": Case(
+        lambda s: s.map_async(halved, parallelism=3), [n / 2 for n in PUSHED], shows_entries=False
+    ),
 }
 
 
@@ -131,7 +133,9 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-@pytest.fixture(params=[name for name, case in CASES.items() if case.tells], ids=lambda name: name.replace(" ", "_"))
+@pytest.fixture(
+    params=[name for name, case in CASES.items() if case.shows_entries], ids=lambda name: name.replace(" ", "_")
+)
 def telling(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
@@ -189,7 +193,7 @@ def test_entry_failing_upstream_of_a_node_is_dead_lettered_and_others_pass(clien
         until=lambda: bool(seen) and at_most_windows(client),
     )
     assert [(letter["n"], letter["dead:node"]) for letter in dead(client)] == [(0, "map(check)"), (3, "map(check)")]
-    if case.tells:
+    if case.shows_entries:
         assert not {0, 3} & set(members(seen))
 
 

@@ -273,7 +273,7 @@ def test_wrong_address_is_one_clear_error_at_the_start(address: str, error: type
 
 
 @pytest.mark.parametrize(
-    ("option", "says"),
+    ("option", "error"),
     [
         ({"max_entries": 0}, "max_entries: expected a whole number from 1 on, got 0"),
         ({"max_entries": 0, "batch": 5}, "max_entries: expected a whole number from 1 on, got 0"),
@@ -284,13 +284,13 @@ def test_wrong_address_is_one_clear_error_at_the_start(address: str, error: type
         ({"lease": "0.9ms"}, "lease: expected a duration of 1 ms or more, got '0.9ms'"),
     ],
 )
-def test_source_refuses_unusable_options_when_it_is_made(option: dict[str, Any], says: str) -> None:
-    with pytest.raises(SettingsError, match=says):
+def test_source_refuses_unusable_options_when_it_is_made(option: dict[str, Any], error: str) -> None:
+    with pytest.raises(SettingsError, match=error):
         Stream.from_redis("topic", group="lab", **option)
 
 
 @pytest.mark.parametrize(
-    ("option", "says"),
+    ("option", "error"),
     [
         ({"max_entries": 0}, "max_entries: expected a whole number from 1 on, got 0"),
         ({"max_bytes": 0}, "max_bytes: expected a whole number from 1 on, got 0"),
@@ -299,9 +299,9 @@ def test_source_refuses_unusable_options_when_it_is_made(option: dict[str, Any],
     ],
 )
 def test_consumer_refuses_options_that_would_make_it_spin(
-    real_redis: redis.Redis, option: dict[str, Any], says: str
+    real_redis: redis.Redis, option: dict[str, Any], error: str
 ) -> None:
-    with pytest.raises(SettingsError, match=says):
+    with pytest.raises(SettingsError, match=error):
         Consumer(real_redis, "topic", "group", **option)
 
 
