@@ -1,4 +1,4 @@
-"""What goes wrong in the reservoir, as events of Prefect's, and a flow that says it; automations join the two."""
+"""Emits Prefect events for problems in the reservoir, and logs alerts from a flow that automations run."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -15,24 +15,24 @@ __all__ = ["alert", "emit_events"]
 
 @flow(flow_run_name="{message}", persist_result=False)
 def alert(message: str) -> None:
-    """Write a message into the log, as a warning, and into the name of the run.
+    """Log a message as a warning, and use it as the name of the run.
 
-    What an automation runs where there is no messenger yet. deployments/automations.yaml has one.
+    Automations run this flow as long as no messenger is configured. deployments/automations.yaml has one.
 
     Args:
-        message: What is to be said.
+        message: Text of the alert.
     """
     get_run_logger().warning("%s", message)
 
 
 def emit_events(levels: Iterable[TopicLevel], before: Sample | None, *, max_lag: int) -> None:
-    """Emit an event for each group that lags by more than `max_lag`, and for what it lost since the sample `before`.
+    """Emit an event for each group that lags by more than `max_lag`, has new dead letters or lost entries since `before`.
 
-    The resource is the topic; related are the group, and the deployment of `alert`, so that an automation can run it
-    as the deployment "inferred" from the event: an action knows no other name for one than its id (Prefect 3.9.1).
+    The resource is the topic. Related resources are the group, and the deployment of `alert`, so that an automation can run the
+    deployment that it infers from the event: its action could otherwise name one only by id (Prefect 3.9.1).
     """
     found = list(_wrong(levels, before, max_lag))
-    told_by = _deployment_of_alert() if found else []
+    related_alert = _deployment_of_alert() if found else []
     for event, topic, group, entries, what in found:
         emit_event(
             event,
@@ -43,7 +43,7 @@ def emit_events(levels: Iterable[TopicLevel], before: Sample | None, *, max_lag:
                     "prefect.resource.name": group,
                     "prefect.resource.role": "group",
                 },
-                *told_by,
+                *related_alert,
             ],
             payload={
                 "topic": topic,
@@ -71,7 +71,7 @@ def _wrong(
 
 
 def _deployment_of_alert() -> list[dict[str, str]]:
-    """Return the related resource that says which deployment tells; none if there is no such deployment."""
+    """Return the deployment of `alert` as a related resource; none if it does not exist."""
     with suppress(Exception), impatient_client() as client:
         found = client.read_deployment_by_name("alert/main")
         return [{"prefect.resource.id": f"prefect.deployment.{found.id}", "prefect.resource.role": "alert"}]

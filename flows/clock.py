@@ -1,4 +1,4 @@
-"""Two clocks and a counter: the smallest inlets and outlets that do something."""
+"""Two clocks and a counter: minimal inlets and outlets."""
 
 import time
 from datetime import datetime
@@ -14,16 +14,16 @@ __all__ = ["seconds", "slow_seconds", "ticking"]
 
 @inlet(topic=MARKET, every="1s", keep=MARKET_KEEP)
 def seconds() -> dict[str, int]:
-    """The second, every second."""
+    """Push the current second, every second."""
     return {"seconds": datetime.now().astimezone().second}
 
 
 @inlet(topic=MARKET, every="1s", threads=10, keep=MARKET_KEEP)
 def slow_seconds(block: float = 6.0) -> dict[str, int]:
-    """The second at which a slow pump began: one begins every second, though each takes six.
+    """Push the second at which a slow pump call began; a call begins every second, although each takes six.
 
     Args:
-        block: How many seconds the pump blocks its thread.
+        block: Seconds for which each call blocks its thread.
     """
     began = datetime.now().astimezone().second
     time.sleep(block)
@@ -32,17 +32,17 @@ def slow_seconds(block: float = 6.0) -> dict[str, int]:
 
 @outlet(topics=MARKET, group="ticking")
 def ticking(source: Stream) -> Stream:
-    """How many entries of each kind came, of those that are not quotes. Begins at zero with each run."""
+    """Count entries that are not quotes, by kind. Each run starts at zero."""
     return source.filter(is_not_quotes).accumulate(counted, start={})
 
 
 def is_not_quotes(entry: Entry) -> bool:
-    """Return whether an entry is anything but quotes."""
+    """Return whether an entry holds no quotes."""
     return "quotes" not in entry
 
 
 def counted(counts: dict[str, int], entry: Entry) -> dict[str, int]:
-    """Return the counts with one more of the entry's kind: the names of its fields.
+    """Return the counts with the entry's kind, the names of its fields, counted once more.
 
     >>> counted({"seconds": 1}, Entry({"seconds": 5}, topic="market", id="1-0"))
     {'seconds': 2}

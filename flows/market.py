@@ -1,4 +1,4 @@
-"""The stock market: all its quotes every five seconds, what moves in it, and an archive of it all."""
+"""The stock market: all quotes every five seconds, the widest movers, and an archive."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -28,12 +28,12 @@ def quotes(
     feed: Literal["simulated", "sina"] = "simulated",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every A-share's quote, one row per code.
+    """Push the quotes of all A-shares, one row per code.
 
     Args:
-        board: Which exchange's codes - all, or those of Shanghai (sh), Shenzhen (sz) or Beijing (bj).
-        feed: Where quotes come from - a simulated exchange that never closes, or Sina's live ones.
-        seed: The simulated exchange's. Each seed is another market.
+        board: Exchange of the codes - all, Shanghai (sh), Shenzhen (sz) or Beijing (bj).
+        feed: Source of the quotes - a simulated exchange that never closes, or live quotes from Sina.
+        seed: Seed of the simulated exchange. Each seed is another market.
     """
     if feed == "sina":
         from tasks.feeds import sina  # noqa: PLC0415 - needs an extra
@@ -50,13 +50,13 @@ def movers(
     top: int = 10,
     seed: int | None = None,
 ) -> Stream:
-    """Of a sample of codes, those whose bid is highest against the price; the last three snapshots together.
+    """Show the codes of a sample whose bid is highest relative to the price, over the last three snapshots.
 
     Args:
-        prefix: Which codes - those that begin so, 150 or 60 or 300. Sina lists none with 150 any more.
-        sample_size: How many codes are sampled from each snapshot.
-        top: How many of the sample are kept.
-        seed: Draws the same sample of the same quotes every time. Empty - another one each time.
+        prefix: Prefix of the codes, such as 150, 60 or 300. Sina no longer lists any with 150.
+        sample_size: Number of codes sampled from each snapshot.
+        top: Number of codes kept from each sample.
+        seed: Seed of the sample; the same quotes give the same sample. If empty, each sample is random.
     """
     snapshots = source.filter(has("quotes")).pluck("quotes")
     changes = snapshots.map(clean).map(with_changes).map(with_prefix, prefix)
@@ -71,24 +71,24 @@ def archive(
     file_entries: int = 500,
     file_seconds: float = 60.0,
 ) -> None:
-    """Every entry, into Parquet files by topic, kind and day.
+    """Write every entry into Parquet files by topic, kind and day.
 
     Args:
-        folder: Where the dataset is. Empty - archive/ in the state folder, .sluice/.
-        file_entries: Files are written when so many entries have come.
-        file_seconds: And at the latest so many seconds after the first.
+        folder: Folder of the dataset. If empty, archive/ in the state folder, .sluice/.
+        file_entries: Number of entries after which files are written.
+        file_seconds: Most seconds from the first of these entries until files are written.
     """
     source.to_parquet(folder or state_dir() / "archive", max_entries=file_entries, max_seconds=file_seconds)
 
 
 def clean(quotes: pd.DataFrame) -> pd.DataFrame:
-    """Drop the rows without a price, without a bid, or with 100 shares or fewer asked."""
+    """Drop rows without a price or a bid, and rows with 100 or fewer shares asked."""
     has_prices = (quotes[["now", "buy", "bid1"]] > 0).all(axis="columns")
     return quotes.loc[has_prices & (quotes["ask1_volume"] > _THIN)]
 
 
 def with_changes(quotes: pd.DataFrame) -> pd.DataFrame:
-    """Add `p_change`, how far the bid is off the price, and `change`, that of the price to the row before."""
+    """Add `p_change`, the bid's relative distance from the price, and `change`, the price's difference from the previous row."""
     return quotes.assign(
         p_change=(quotes["buy"] - quotes["now"]) / quotes["now"],
         change=quotes["now"].diff(),
@@ -96,12 +96,12 @@ def with_changes(quotes: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_prefix(quotes: pd.DataFrame, prefix: str) -> pd.DataFrame:
-    """Keep the codes that begin with `prefix`."""
+    """Keep the rows whose code begins with `prefix`."""
     return quotes.loc[quotes.index.astype("str").str.startswith(prefix)]
 
 
 def sample(quotes: pd.DataFrame, size: int, seed: int | None) -> pd.DataFrame:
-    """Draw `size` rows, all if there are fewer; the same ones for the same quotes if there is a seed."""
+    """Draw `size` rows, or all if there are fewer; with a seed, the same quotes give the same rows."""
     return quotes.sample(min(size, len(quotes)), random_state=seed)
 
 

@@ -1,4 +1,4 @@
-"""Topics that several inlets share, which have to agree on what a topic keeps."""
+"""Topics that several inlets share, with the limits that all of them must declare."""
 
 __all__ = ["MARKET", "MARKET_KEEP"]
 

@@ -1,4 +1,4 @@
-"""Flows for the operator: what the reservoir holds, trims on a schedule, a group set to another place, dead letters replayed."""
+"""Flows for the operator: report the reservoir's levels, trim topics, rewind a group, replay dead letters."""
 
 import redis
 from prefect import flow, get_run_logger
@@ -27,13 +27,13 @@ _SHOWN_SAMPLES = 288
 
 @flow(persist_result=False)
 def levels(max_lag: int = 1_000) -> str:
-    """What every topic holds and how far its groups have come, as an artifact, with the lag over time.
+    """Report the size of every topic and the lag of its groups, now and over time, as an artifact.
 
-    Emits `sluice.topic.lagging` for each group that lags by more than the limit, and `sluice.entry.dead` and
-    `sluice.reservoir.spilled` for what was put away or dropped since the last run.
+    Emits `sluice.topic.lagging` for each group that lags by more than the limit, `sluice.entry.dead` for new dead letters and
+    `sluice.reservoir.spilled` for unread entries that were dropped since the last run.
 
     Args:
-        max_lag: How many entries a group may be behind before an event says so.
+        max_lag: Number of entries that a group may be behind before an event is emitted.
     """
     say_errors_in_one_sentence()
     reservoir = Reservoir.from_url()
@@ -53,7 +53,7 @@ def levels(max_lag: int = 1_000) -> str:
 
 
 def _sampled(levels: list[TopicLevel], samples: history.History) -> list[history.Sample]:
-    """Add a sample and return those that are shown, the new one last; none, and a warning, where they cannot be kept."""
+    """Add a sample and return those to show, the new one last; log a warning and return none if they cannot be stored."""
     try:
         before = samples.latest()
         samples.add(levels, before[0] if before else None)
@@ -71,13 +71,13 @@ def _sampled(levels: list[TopicLevel], samples: history.History) -> list[history
 
 @flow(persist_result=False)
 def trim(forget_after: str = "7 days") -> str:
-    """Remove what topics do not keep: what became too old, or lies in a topic that gets no appends any more.
+    """Remove entries beyond the limits of their topics, also from topics that get no appends any more.
 
-    What a live group has not finished stays. A group that nobody has read with for some time is no live one: it
-    holds nothing back until it is read with again.
+    Entries that a live group has not finished stay. A group without a reader for some time is forgotten: it retains nothing until
+    it reads again.
 
     Args:
-        forget_after: After how long without a reader a group is forgotten.
+        forget_after: Time without a reader after which a group is forgotten.
     """
     say_errors_in_one_sentence()
     log = get_run_logger()
@@ -87,7 +87,7 @@ def trim(forget_after: str = "7 days") -> str:
     removed: dict[str, int] = {}
     unreadable = 0
     for topic in reservoir.topics():
-        if ":" in topic:  # dead letters and retries: they have caps of their own
+        if ":" in topic:  # dead letters and retries have limits of their own
             continue
         forgotten, trimmed = [], None
         try:
@@ -98,13 +98,11 @@ def trim(forget_after: str = "7 days") -> str:
             unreadable += 1
             log.warning("%s; it was not trimmed", error)
         for group in forgotten:
-            log.warning(
-                "topic %r: nobody has read with group %r for %s; it holds nothing back", topic, group, forget_after
-            )
+            log.warning("topic %r: group %r has had no reader for %s; it retains nothing", topic, group, forget_after)
         if trimmed and trimmed.removed:
             removed[topic] = trimmed.removed
             if trimmed.spilled:
-                log.warning("topic %r: %d of them had not been read by some group", topic, trimmed.spilled)
+                log.warning("topic %r: some group had not read %d of the removed entries", topic, trimmed.spilled)
     if removed:
         log.info("entries removed: %s", ", ".join(f"{count:,} of {topic}" for topic, count in removed.items()))
     return f"{sum(removed.values())} entries removed" + (f"; {unreadable} unreadable" if unreadable else "")
@@ -112,23 +110,25 @@ def trim(forget_after: str = "7 days") -> str:
 
 @flow(persist_result=False)
 def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa: FBT001, FBT002 - a form's checkbox
-    """Let a group go on from another place of a topic: it reads what is there and what follows once more.
+    """Move a group to another position of a topic, from which it reads again.
 
-    All that is pending in the group is acknowledged, also what lies before. Refused while the group's outlet runs.
-    A run that was interrupted has lost nothing: run it again for the rest.
+    All pending entries of the group are acknowledged, also those before the position. Refused while the group's outlet runs.
+    An interrupted run has lost nothing: run it again for the rest.
 
     Args:
-        topic: The topic.
-        group: The consumer group.
-        to: Where it goes on - beginning, end, an ISO time or an entry id.
-        force: Also while the outlet runs. What it has read before is processed all the same.
+        topic: Topic to move in.
+        group: Consumer group to move.
+        to: Position to continue from - beginning, end, an ISO time or an entry id.
+        force: Rewind even while the outlet runs. It still processes the entries that it has read before.
     """
     say_errors_in_one_sentence()
     reservoir = Reservoir.from_url()
     rewound = rewinding.rewind(reservoir.client, topic, group, to, force=force)
     log = get_run_logger()
     if rewound.alive:
-        log.warning("consumers were alive: %s; what they had read is processed besides", ", ".join(rewound.alive))
+        log.warning(
+            "consumers were alive: %s; they still process the entries that they had read", ", ".join(rewound.alive)
+        )
     return f"group {group!r} goes on from {to} on topic {topic!r}; {rewound.acknowledged} pending entries were acknowledged"
 
 
@@ -146,25 +146,25 @@ def replay_dead_letters(
     into_windows: bool = False,
     dry_run: bool = False,
 ) -> str:
-    """Give dead letters back to their group, which alone reads them: as the entries they were, in the topic's order.
+    """Return dead letters to their group, and to no other, as the original entries, in the order of the topic.
 
-    Those for which all holds that is filled in; all of them if nothing is. What fails again is a dead letter again. A
-    run that was interrupted has moved each letter or left it: run it again for the rest.
+    Only letters that match all given filters are replayed; without filters, all of them. An entry that fails again becomes a
+    dead letter again. An interrupted run has moved or kept each letter: run it again for the rest.
 
-    Refused where the pipeline had windows, joins or accumulators, which would combine the entries with others than they
-    were pushed beside: rewind the group, or run a bounded replay, or confirm it with `into_windows`.
+    Refused if the pipeline had windows, joins or accumulators, which would combine the entries with others than they were
+    pushed with: rewind the group, or run a bounded replay, or confirm with `into_windows`.
 
     Args:
-        topic: The topic the entries were pushed to.
-        group: The consumer group that could not process them.
-        ids: Only these, of the letters.
-        node: Only what failed at this node of the pipeline.
-        exception: Only where what was raised contains this text.
-        since: Only what has failed since then - an ISO time or a letter's id.
-        until: Only what had failed by then - an ISO time or a letter's id.
-        limit: At most so many, those of the oldest entries.
-        into_windows: Also where the pipeline combines entries, or that is not known.
-        dry_run: Only show which these are.
+        topic: Topic that the entries were pushed to.
+        group: Consumer group that could not process them.
+        ids: Replay only these ids of letters.
+        node: Replay only entries that failed at this node of the pipeline.
+        exception: Replay only entries whose exception contains this text.
+        since: Replay only entries that failed from then on - an ISO time or a letter's id.
+        until: Replay only entries that had failed by then - an ISO time or a letter's id.
+        limit: Replay at most this many, those of the oldest entries.
+        into_windows: Replay even if the pipeline combines entries, or if that is unknown.
+        dry_run: Only show the chosen letters.
     """
     say_errors_in_one_sentence()
     letters = DeadLetters(Reservoir.from_url().client, topic, group)

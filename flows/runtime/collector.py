@@ -1,4 +1,4 @@
-"""Keeping the garbage collector from what a run has loaded, and needs to its end."""
+"""Keeps the garbage collector from scanning the objects that a run has loaded and needs to its end."""
 
 import gc
 
@@ -8,10 +8,10 @@ __all__ = ["spare_what_is_loaded"]
 
 
 def spare_what_is_loaded() -> None:
-    """Have the collector look at nothing any more that is there by now.
+    """Freeze all objects loaded so far, so that later collections skip them; only in a process that ends with the run.
 
-    With Prefect and pandas it is some 170,000 objects: a look at all of them stops the stream for 90 ms, once every few
-    seconds where lists of entries or DataFrames come and go. Only in a process that ends with the run.
+    Prefect and pandas load some 170,000 objects. Scanning them stops the stream for 90 ms, every few seconds in pipelines that
+    allocate lists of entries or DataFrames.
     """
     if is_in_a_process_of_its_own():
         gc.collect()

@@ -1,9 +1,9 @@
-"""Custom parameters: what a run was given beside the parameters of its deployment comes back with it after a crash.
+"""Carries a run's custom parameters, those that differ from its deployment's, over to the run that replaces it after a crash.
 
-Prefect keeps only the whole set of a run's parameters, and its triggers give the run that comes back the deployment's. So a
-run notes at its start, as a label, which of its parameters differ from the deployment's at that time; a run that comes back
-takes those over, and all others from the deployment as it is by then. The run itself does it, not a template of the trigger:
-a parameter that the flow no longer takes makes Prefect's server refuse a run (3.9.1), and then nothing would come back.
+Prefect stores only the whole set of a run's parameters, and its triggers start the replacing run with the deployment's. A run
+therefore notes at its start, as a label, which of its parameters differ from the deployment's at that time. A replacing run takes
+those over, and all others from the deployment as of then. The run itself does so, not a template of the trigger: Prefect's
+server refuses a run with a parameter that the flow no longer takes (3.9.1), and then nothing would replace the crashed run.
 """
 
 import json
@@ -28,13 +28,13 @@ __all__ = ["LABEL", "custom_of", "differing", "lasting_parameters", "predecessor
 
 LABEL = "sluice.custom-parameters"
 _PAGE, _MOST = 50, 200  # runs to look back at; those whose file cannot be imported crash every few seconds
-_AUTOMATIONS_TAKE = timedelta(minutes=5)  # at most, from a crash to the run that comes back
-_SKEW = timedelta(minutes=1)  # of the clocks of a worker, which dates a crash, and of Prefect's server
+_AUTOMATIONS_TAKE = timedelta(minutes=5)  # at most, from a crash to the replacing run
+_SKEW = timedelta(minutes=1)  # between the clocks of a worker, which dates a crash, and of Prefect's server
 _FAILED = (StateType.CRASHED, StateType.FAILED)
 
 
 def differing(parameters: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that are not as in `base`; those for which `base` has a template count as equal."""
+    """Return the parameters that differ from `base`; those for which `base` has a template count as equal."""
     plain = {name: json.dumps(value, sort_keys=True, default=str) for name, value in base.items()}
     return {
         name: value
@@ -45,13 +45,14 @@ def differing(parameters: Mapping[str, Any], base: Mapping[str, Any]) -> dict[st
 
 
 def custom_of(run: FlowRun, others: Iterable[FlowRun], deployment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that a run was given beside those of its deployment.
+    """Return the custom parameters of a run.
 
     others       runs of the same deployment, in any order
-    deployment   as Prefect's API gives it now
+    deployment   the deployment, as Prefect's API returns it now
 
-    A run that ended before it could note them was given what differs, if nothing was deployed since it was created. One that
-    came back by itself has those of the run that it replaces. One of a schedule has its schedule's, while there is that.
+    For a run that ended before it could note them: those that differ from the deployment's, unless it was deployed again since
+    the run was created. A run that an automation started has those of the run that it replaces. A scheduled run has those of its
+    schedule, while the schedule exists.
     """
     others = list(others)
     while LABEL not in run.labels and _is_of_automation(run):
@@ -69,11 +70,11 @@ def custom_of(run: FlowRun, others: Iterable[FlowRun], deployment: Mapping[str, 
 
 
 def predecessor(run: FlowRun, others: Iterable[FlowRun]) -> FlowRun | None:
-    """Return the run that crashed or failed and that `run`, which an automation made, replaces; None if none did.
+    """Return the crashed or failed run that `run`, which an automation started, replaces; None if there is none.
 
-    Each run that comes back replaces the last that ended before it was made and that no earlier one replaces, so several
-    with different parameters that crash together all come back. One that never began, such as a second one for the same
-    crash, replaces none.
+    Each run replaces the last one that ended before it was created and that no earlier run replaces, so that several runs with
+    different parameters that crash together are all replaced. A run that never began, such as a second one for the same crash,
+    replaces none.
     """
     everyone = {each.id: each for each in [*others, run]}.values()
     crashed = {each.id: each.end_time for each in everyone if each.state_type in _FAILED and each.end_time}
@@ -103,7 +104,7 @@ def run_again(
     ended = [run for run in recent if run.end_time and not _was_refused(run)]
     last = max(ended, key=lambda run: run.end_time or datetime.min.replace(tzinfo=UTC), default=None)
     custom = custom_of(last, recent, deployment) if last and last.state_type in _FAILED else {}
-    # A deployment that was not made from its flow may have an empty schema.
+    # A deployment that was not created from its flow may have an empty schema.
     if known := (deployment.get("parameter_openapi_schema") or {}).get("properties"):
         custom = {name: value for name, value in custom.items() if name in known}
     try:
@@ -111,19 +112,19 @@ def run_again(
     except HTTPStatusError as error:
         if not custom or error.response.status_code != codes.CONFLICT:
             raise
-        # A value that the deployment does not take any more.
+        # A value that the deployment no longer accepts.
         return client.create_flow_run_from_deployment(id_, idempotency_key=idempotency_key)
 
 
 def lasting_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return what the flow run of this call is to be run with: `parameters`, and the custom ones of the run it replaces.
+    """Return the parameters for the flow run of this call: `parameters`, and the custom ones of the run that it replaces.
 
-    Notes which of them are custom, for the run that may replace this one. If Prefect's server does not answer, they are
-    as they were given.
+    Notes which of them are custom, for the run that may replace this one. If Prefect's server does not answer, returns
+    `parameters`.
     """
     context = FlowRunContext.get()
     run = context.flow_run if context else None
-    # What is scheduled needs no note: its schedule has it.
+    # A scheduled run needs no note: its schedule has its parameters.
     if context is None or context.flow is None or run is None or run.deployment_id is None or run.auto_scheduled:
         return parameters
     log = get_run_logger()
@@ -141,9 +142,9 @@ def lasting_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
             if custom:
                 labels: dict[str, bool | int | float | str] = {LABEL: json.dumps(custom, default=str)}
                 when_not_busy(partial(client.update_flow_run_labels, run.id, labels))
-    except Exception as error:  # noqa: BLE001 - the run is worth more than its note
+    except Exception as error:  # noqa: BLE001 - the note must not fail the run
         log.warning(
-            "Prefect's server does not answer (%s): if this run crashes, parameters that it alone was given may not come back",
+            "Prefect's server does not answer (%s): if this run crashes, the replacing run may not get its custom parameters",
             getattr(getattr(error, "response", None), "status_code", type(error).__name__),
         )
     return parameters
@@ -152,21 +153,23 @@ def lasting_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
 def _taken_over(
     custom: dict[str, Any], parameters: dict[str, Any], context: FlowRunContext
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return which of the custom parameters the flow takes, and its validated parameters with them."""
+    """Return the custom parameters that the flow accepts, and all its parameters, validated, with them."""
     flow, run = context.flow, context.flow_run
     assert flow is not None
     assert run is not None
     log = get_run_logger()
     taken = {name: value for name, value in custom.items() if name in flow.parameters.properties}
     if gone := sorted(set(custom) - set(taken)):
-        log.warning("the run that crashed was given %s, which %s does not take any more", ", ".join(gone), flow.name)
+        log.warning(
+            "the run that crashed had custom parameters that %s no longer takes: %s", flow.name, ", ".join(gone)
+        )
     if not taken:
         return {}, parameters
     try:
         validated = flow.validate_parameters({**run.parameters, **taken})
-    except Exception as error:  # noqa: BLE001 - whatever a parameter's type raises
+    except Exception as error:  # noqa: BLE001 - a parameter's type may raise anything
         log.warning(
-            "the run that crashed was given %s, which is not valid for %s any more (%s); this run has its deployment's",
+            "the run that crashed had values for %s that are no longer valid for %s (%s); this run has its deployment's",
             ", ".join(sorted(taken)),
             flow.name,
             type(error).__name__,
@@ -177,7 +180,7 @@ def _taken_over(
 
 
 def _recent(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
-    """Return the deployment's last runs that began or were to begin by now."""
+    """Return the deployment's latest runs that have begun or were due."""
     due = {"expected_start_time": {"before_": datetime.now(UTC)}}
     found: list[FlowRun] = []
     while len(found) < _MOST:
@@ -199,10 +202,10 @@ def _is_of_automation(run: FlowRun) -> bool:
 
 
 def _never_began(run: FlowRun) -> bool:
-    """Return whether a run is over that did not begin: Prefect sets its start to its end (3.9.1)."""
+    """Return whether a run ended without having begun: Prefect sets its start to its end (3.9.1)."""
     return run.end_time is not None and (run.start_time is None or run.start_time == run.end_time)
 
 
 def _was_refused(run: FlowRun) -> bool:
-    """Return whether a run was cancelled before it began: beside another one."""
+    """Return whether a run was cancelled before it began, because another one was running."""
     return run.state_type == StateType.CANCELLED and _never_began(run)

@@ -1,7 +1,7 @@
 """`python -m prefect.engine`, which runs the flow run that the environment names, with less work for Prefect's server.
 
-The run's events are posted instead of sent over a websocket (`flows.runtime.posting`), and its log has no lines on the steps
-before it. With Prefect's own module in a deployment's `command`, its runs work all the same.
+The run posts its events instead of sending them over a websocket (`flows.runtime.posting`), and its log has no lines about the
+steps before it. A deployment whose `command` names Prefect's own module works as well.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import runpy
 import warnings
 
-from prefect import flow_engine  # before the start is over: it takes time to import
+from prefect import flow_engine  # imported here, because it takes time
 
 from flows.runtime.posting import post_events
 from tasks.base.state_folder import state_dir
@@ -37,15 +37,15 @@ def main() -> None:
     post_events()
     _watch_for_no_suspension()
     logging.getLogger("prefect.flow_runs").addFilter(_NoSteps())
-    # The module runs a second time, as the program; the first one is only imported from.
+    # The module is imported already, and runs a second time as the program.
     warnings.filterwarnings("ignore", "'prefect.engine' found in sys.modules", RuntimeWarning)
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
 
 
 def _watch_for_no_suspension() -> None:
-    """Do without the thread and the websocket that tell a run when it was suspended (Prefect 3.9.1).
+    """Disable the thread and the websocket that watch for a suspension of the run (Prefect 3.9.1).
 
-    Only tasks would heed it, at their beginning, and a stream runs in none. Cancelling does not go this way.
+    Only tasks react to it, when they begin, and a stream runs in none. Cancelling works in another way.
     """
     flow_engine.observe_flow_run_suspension = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment] # pyright: ignore[reportPrivateImportUsage]
 

@@ -1,7 +1,7 @@
-"""What goes on beside an inlet's run, in a thread of its own: whether the run is still wanted, and its report.
+"""Watches an inlet's run from a thread of its own: ends it once it is no longer wanted, and publishes its report.
 
-A run pumps for many minutes, until the next scheduled one relieves it. Within seconds it hears here that its schedule was
-paused, that its deployment was deleted or deployed anew, or that the run was cancelled.
+A run pumps for many minutes, until the next scheduled run relieves it. The watch notices within seconds that the schedule was
+paused, the deployment deleted or deployed again, or the run cancelled.
 """
 
 import contextvars
@@ -33,22 +33,22 @@ from tasks.settings import redis_url
 
 __all__ = ["InletWatch", "ask_for_all", "why_to_end"]
 
-_LOOK = 2.0  # seconds between two looks into Redis
-_UNKNOWN = 30.0  # seconds without news from Prefect's server after which nothing is known
-_LONGEST = 86_400.0  # seconds that a run goes on at most while nothing is known
-_LEFT_TO_AUTOMATIONS = 10.0  # seconds after a crash
-_MINUTE = 60.0  # seconds between two calls of what is to be done every minute
-_GOING = 4.0  # seconds that the run's end waits for the thread
+_LOOK = 2.0  # seconds between two reads from Redis
+_UNKNOWN = 30.0  # seconds after which the latest state from Prefect's server is out of date
+_LONGEST = 86_400.0  # seconds that a run continues at most without a current state
+_LEFT_TO_AUTOMATIONS = 10.0  # seconds after a crash in which only automations start a new run
+_MINUTE = 60.0  # seconds between two calls of the minutely work
+_END_SECONDS = 4.0  # seconds that the run's end waits for the thread
 _CANCELLED, _PAUSED, _CHANGED = "it was cancelled", "its schedule was paused", "its schedule was changed"
 
 
 def why_to_end(before: Seen | None, now: Seen, run: FlowRun) -> str | None:
-    """Return why a run is not wanted any more; None if it is.
+    """Return why a run is no longer wanted; None if it still is.
 
-    before   what was seen when the run began, if anything was
+    before   the state before `now`, if any
 
-    A run is not wanted when no active schedule brings runs with its parameters any more. One that was started by hand,
-    where none did from the beginning, goes on.
+    A run is no longer wanted if no active schedule has its parameters any more. A run that was started by hand, when no schedule
+    had them either, continues.
     """
     if now.state == "CANCELLING":
         return _CANCELLED
@@ -64,15 +64,17 @@ def why_to_end(before: Seen | None, now: Seen, run: FlowRun) -> str | None:
 
 
 class InletWatch:
-    """Watches one run of an inlet from aside, while in the context that `every_minute` gives.
+    """Watches one run of an inlet while in the context of `every_minute`.
 
-    stop    set when the run is not wanted any more
-    run     by default the one that the calling thread is in
+    The run's thread calls the public methods. The private ones run in the watch's thread.
+
+    stop    set once the run is no longer wanted
+    run     by default the one of the calling thread
     """
 
     def __init__(self, name: str, *, stop: threading.Event, log: Any, run: FlowRun | None = None) -> None:
         self.why: str | None = None
-        """Why the run is not wanted any more."""
+        """Why the run is no longer wanted."""
         self._name = name
         self._stop = stop
         self._log = log
@@ -90,15 +92,15 @@ class InletWatch:
         self._has_warned = False
         self._files = imported_files() if self._run else {}
         self._closing = threading.Event()
-        # As the calling thread sees them: Prefect's settings, the flow run.
+        # With the context of the calling thread: Prefect's settings, the flow run.
         around = contextvars.copy_context()
         self._thread = threading.Thread(target=around.run, args=(self._work,), name=f"watch {name}", daemon=True)
 
     @contextmanager
     def every_minute(self, do: Callable[[], None]) -> Iterator[None]:
-        """Watch the run, and call `do` about once a minute, in a thread of the watch's own."""
+        """Watch the run, and call `do` about once a minute, in the watch's thread."""
         self._every_minute = do
-        if self._run is None:  # not a run of a deployment: nothing can be heard of it
+        if self._run is None:  # not a run of a deployment: no schedule to watch
             yield
             return
         self._thread.start()
@@ -106,15 +108,15 @@ class InletWatch:
             yield
         finally:
             self._closing.set()
-            self._thread.join(_GOING)
+            self._thread.join(_END_SECONDS)
 
     def goes_on(self) -> bool:
-        """Return whether the run is to go on after its window: no run can relieve it while Prefect's server is silent."""
+        """Return whether the run continues after its window, because no run can relieve it while Prefect's server is silent."""
         now = time.monotonic()
         return self._run is not None and now - self._heard > _UNKNOWN and now - self._began < _LONGEST
 
     def state(self, message: str) -> State | None:
-        """Return the final state of a run that ended because of what was heard; None if Prefect is to choose it."""
+        """Return the final state of a run that the watch has ended; None for any other, whose state Prefect chooses."""
         if self.why is None:
             return None
         message = f"Ended in good order, as {self.why}. {message}"
@@ -135,12 +137,12 @@ class InletWatch:
                 self._poll.leave()
 
     def _try(self, do: Callable[[], None]) -> None:
-        """Do something; what fails is tried again later. It may neither hold up the pumping nor end this thread."""
+        """Run one part of the watch. A failure is logged, delays no pump and does not end this thread; the part is tried again."""
         try:
             do()
         except (redis.RedisError, SluiceError) as error:
             self._warn_of_refusal(error)
-        except Exception as error:  # noqa: BLE001 - see above
+        except Exception as error:  # noqa: BLE001 - must not end this thread
             self._warn(f"{self._name}: the watch beside this run failed", detail=f"{type(error).__name__}: {error}")
 
     def _ask(self) -> None:
@@ -156,18 +158,18 @@ class InletWatch:
         was_silent, self._is_silent = self._is_silent, time.monotonic() - self._heard > _UNKNOWN
         if self._is_silent and not was_silent:
             self._log.warning(
-                "%s: no news from Prefect's server for %.0f s; this run pumps on, and does not hear of a pause or a new "
+                "%s: no news from Prefect's server for %.0f s; this run continues, and does not notice a pause or a new "
                 "deployment until the server answers",
                 self._name, _UNKNOWN,
             )  # fmt: skip
 
     def _warn_of_refusal(self, error: redis.RedisError | SluiceError) -> None:
-        """Log once why this run cannot learn whether it is wanted, unless Redis is only away for a while."""
+        """Log once why this run cannot poll, unless Redis is only unavailable for a while."""
         if self._has_warned or isinstance(error, SluiceError) or is_outage(error):
             return
         self._has_warned = True
         self._log.warning(
-            "%s: this run does not learn whether its schedule is paused or its deployment changed (%s); see docs/redis.md",
+            "%s: this run does not notice a pause of its schedule or a change of its deployment (%s); see docs/redis.md",
             self._name, in_words(error),
         )  # fmt: skip
 
@@ -187,28 +189,28 @@ class InletWatch:
             self._log.info("%s: this run ends, as %s", self._name, self.why)
             self._stop.set()
             if self.why == _CHANGED and before:
-                self._bring_changed(before, now)
+                self._start_changed(before, now)
         elif before and now.updated != before.updated:
-            self._deployed_anew(before, now)
+            self._on_new_deployment(before, now)
 
-    def _deployed_anew(self, before: Seen, now: Seen) -> None:
-        """Bring the run that relieves this one, if what it does has changed. This one goes on until then."""
+    def _on_new_deployment(self, before: Seen, now: Seen) -> None:
+        """Start the run that relieves this one, if the deployment or its files have changed. This one continues until then."""
         assert self._run is not None
         files = imported_files()
         if now.content == before.content and all(files.get(name) == seen for name, seen in self._files.items()):
             return
         self._files = files
         self._log.info("%s: its deployment has changed; a new run relieves this one", self._name)
-        self._bring(differing(self._run.parameters, self._base), key=f"relieves {self._run.id} {now.updated}")
+        self._start(differing(self._run.parameters, self._base), key=f"relieves {self._run.id} {now.updated}")
 
-    def _bring_changed(self, before: Seen, now: Seen) -> None:
-        """Bring runs with the parameters that the schedules have now and did not have before."""
+    def _start_changed(self, before: Seen, now: Seen) -> None:
+        """Start runs with the parameters that are new in the schedules."""
         assert self._run is not None
         for parameters in now.scheduled:
             if parameters not in before.scheduled:
-                self._bring(parameters, key=_key(f"follows {self._run.deployment_id} {now.updated}", parameters))
+                self._start(parameters, key=_key(f"follows {self._run.deployment_id} {now.updated}", parameters))
 
-    def _bring(self, parameters: dict[str, Any], *, key: str) -> None:
+    def _start(self, parameters: dict[str, Any], *, key: str) -> None:
         assert self._run is not None
         assert self._run.deployment_id is not None
         try:
@@ -216,12 +218,12 @@ class InletWatch:
                 prefect.create_flow_run_from_deployment(
                     self._run.deployment_id, parameters=parameters, idempotency_key=key
                 )
-        except Exception as error:  # noqa: BLE001 - the schedule brings one, too
-            self._log.warning("%s: no new run could be asked for (%s)", self._name, type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the schedule starts one as well
+            self._log.warning("%s: no new run could be started (%s)", self._name, type(error).__name__)
 
 
 def ask_for_all(poll: SharedPoll, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-    """Ask Prefect's server on behalf of all runs if it is this participant's turn, and bring back inlets that have none.
+    """Poll Prefect's server for all runs if it is this participant's turn, and start runs of inlets that need one.
 
     raises    redis.RedisError
     """
@@ -230,18 +232,18 @@ def ask_for_all(poll: SharedPoll, log: logging.Logger | logging.LoggerAdapter[An
     try:
         with impatient_client() as prefect:
             for deployment in poll.ask(prefect):
-                _bring_back(prefect, deployment)
+                _start_again(prefect, deployment)
     except redis.RedisError:
         raise
-    except Exception as error:  # noqa: BLE001 - no answer is an answer: nothing is known
+    except Exception as error:  # noqa: BLE001 - without an answer, the states stay unknown
         log.debug("Prefect's server has not answered: %s", type(error).__name__)
 
 
-def _bring_back(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> None:
-    """Start an inlet without a live run instead of at its schedule's next time, if it was paused until now or crashed.
+def _start_again(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> None:
+    """Start a run of an inlet that has none, without waiting for its schedule, if it was resumed after a pause or has crashed.
 
-    After a pause only where schedules are intervals: others have times at which nothing is to run. After a crash only if
-    the automation that does it at once has not: on SQLite, Prefect's server can lose what it was to do.
+    After a pause only if all schedules are intervals: others have times at which nothing must run. After a crash only if the
+    automation that starts it at once has not: on SQLite, Prefect's server can lose the action.
     """
     scheduled = scheduled_by(deployment)
     if not scheduled:

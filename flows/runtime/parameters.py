@@ -1,4 +1,4 @@
-"""One flow out of two sets of parameters: the decorated function's own, and its decorator's."""
+"""Makes a flow whose parameters are the decorated function's own and its decorator's options."""
 
 import hashlib
 import inspect
@@ -89,7 +89,7 @@ def _own_parameters(function: Callable[..., Any], skip: int, where: str) -> list
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
             msg = f"{where}: parameter {str(p)!r} cannot be shown in a form; give it a name and a type"
             raise SettingsError(msg)
-        # One by one: a return type imported for type checkers only is no concern of a form's.
+        # One by one, because a return type may be imported for type checkers only, and the form does not need it.
         annotation = p.annotation
         if isinstance(annotation, str):
             try:
@@ -104,7 +104,7 @@ def _own_parameters(function: Callable[..., Any], skip: int, where: str) -> list
 def _with_arguments(documentation: str, described: Mapping[str, str]) -> str:
     """Return the docstring with one `Args:` section of all parameters at its end.
 
-    Prefect reads the descriptions its form shows from the last such section, and from that alone.
+    Prefect reads the descriptions for its form from the last such section only.
     """
     lines = [f"    {name}: {' '.join(text.split())}" for name, text in described.items() if text]
     return "\n".join([_before_arguments(documentation), "", "Args:", *lines])

@@ -1,4 +1,4 @@
-"""Events of a run go to the Prefect server by a request each time, not by a websocket that stays open."""
+"""Sends the events of a run to the Prefect server by single requests instead of an open websocket."""
 
 from collections import deque
 from types import TracebackType
@@ -14,15 +14,15 @@ from tasks.base.logs import get_logger
 
 __all__ = ["PostingClient", "post_events"]
 
-_KEPT = 100  # events that wait for a server that is away, the newest ones
-# What nothing shows: that the run has changed to the folder that it was deployed from.
+_KEPT = 100  # newest events, which wait for a server that is away
+# Events that nothing displays: here, that the run has changed into the folder of its deployment.
 _UNSHOWN = frozenset({"prefect.flow-run.pull-step.executed"})
 
 logger = get_logger(__name__)
 
 
 class PostingClient(EventsClient):
-    """Sends each event with those that could not be sent before; while the server is away, the newest ones wait.
+    """Sends each event together with earlier ones that could not be sent. During an outage of the server, the newest wait.
 
     Prefect's own client holds a websocket for as long as the process lives (3.9.1). A run sends an event every 30 s.
     """
@@ -53,7 +53,7 @@ class PostingClient(EventsClient):
             self._api = await get_client(httpx_settings={"timeout": PATIENCE}).__aenter__()
         batch = list(self._waiting)
         try:
-            # Retries would hold up the events behind these; they go with the next one.
+            # No retries, which would delay later events: these are sent with the next one.
             with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
                 await self._api.request("POST", "/events", json=[event.model_dump(mode="json") for event in batch])
         except HTTPError as error:
@@ -63,7 +63,7 @@ class PostingClient(EventsClient):
 
 
 def post_events() -> None:
-    """Post the events of this process that Prefect would send to a server over a websocket; those for Prefect Cloud stay on theirs."""
-    # Pull steps get their client from the first one; the second one drops what other clients would send.
+    """Post the events that this process would send over a websocket, except those for Prefect Cloud."""
+    # Pull steps get their client from the first module; the second one drops the events of unknown clients.
     for module in (clients, utilities, worker):
         module.PrefectEventsClient = PostingClient  # type: ignore[assignment] # pyright: ignore[reportPrivateImportUsage]

@@ -1,4 +1,4 @@
-"""What `tasks` logs is told in the log of the run, too: Prefect shows there only what its own loggers are given."""
+"""Copies the log of `tasks` into the log of the run, where Prefect shows only records of its own loggers."""
 
 import logging
 import threading
@@ -13,16 +13,16 @@ from prefect.context import FlowRunContext
 
 __all__ = ["tell_what_tasks_log", "told_meanwhile"]
 
-_KEPT = 20  # of what waits to be told, the last ones
+_KEPT = 20  # latest messages that wait for the run's next line
 
-# What waits to be told with the run's next line; None outside of a run. A run's threads share it.
+# Messages for the run's next line; None outside a run. The threads of a run share it.
 _waiting: ContextVar[deque[str] | None] = ContextVar("waiting", default=None)
 
 
 class _ToTheRun(logging.Handler):
-    """Hands records on to a run's logger, which knows the run in any thread: a consumer's have no Prefect context.
+    """Passes records to a run's logger, which knows its run in any thread; a consumer's threads have no Prefect context.
 
-    What is no warning waits: a run tells one line a minute.
+    Records below WARNING wait for the run's next line, at most one a minute.
     """
 
     def __init__(self, log: logging.Logger | logging.LoggerAdapter[Any], waiting: deque[str]) -> None:
@@ -38,7 +38,7 @@ class _ToTheRun(logging.Handler):
 
 
 class _TasksLogger:
-    """The logger of the package `tasks`, which is as it was before once no run of this process has a handler there."""
+    """The logger of the package `tasks`; restored once no run of this process has a handler there."""
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("tasks")
@@ -53,7 +53,7 @@ class _TasksLogger:
             self._handlers += 1
             self._logger.addHandler(handler)
             self._logger.setLevel(logging.INFO)
-            self._logger.propagate = False  # or the worker's log has every line twice
+            self._logger.propagate = False  # otherwise the worker's log has every line twice
 
     def remove(self, handler: logging.Handler) -> None:
         with self._lock:
@@ -69,7 +69,7 @@ _tasks = _TasksLogger()
 
 @contextmanager
 def tell_what_tasks_log() -> Iterator[None]:
-    """Show in the log of this flow run what the package `tasks` logs meanwhile; do nothing outside a flow run."""
+    """Copy what the package `tasks` logs into the log of this flow run; do nothing outside a flow run."""
     if FlowRunContext.get() is None:
         yield
         return
@@ -81,13 +81,13 @@ def tell_what_tasks_log() -> Iterator[None]:
     try:
         yield
     finally:
-        if left := told_meanwhile():  # of a run that failed, say, before its next line
+        if left := told_meanwhile():  # for example of a run that failed before its next line
             log.info("%s", "; ".join(left))
         _waiting.reset(token)
         _tasks.remove(handler)
 
 
 def told_meanwhile() -> list[str]:
-    """Take what `tasks` has logged in this run since the last call, warnings and worse left out: they are told already."""
+    """Return messages below WARNING that `tasks` has logged in this run since the last call."""
     waiting = _waiting.get()
     return [waiting.popleft() for _ in range(len(waiting))] if waiting else []

@@ -1,7 +1,7 @@
 """Keeps the logs of runs readable.
 
-A user's mistake is one sentence, not the tracebacks that Prefect logs for it. No text can forge a line: lines of a record
-after its first are indented, and control characters are written out.
+A user's mistake is one sentence instead of the tracebacks that Prefect logs. No text can forge a line: all lines of a record but
+the first are indented, and control characters are escaped.
 """
 
 import logging
@@ -15,20 +15,20 @@ from tasks.errors import EncodeError, PumpError, SettingsError, SluiceError, Una
 
 __all__ = ["say_errors_in_one_sentence"]
 
-# What these say is all there is to know; a pipeline's or a pump's own errors keep their tracebacks.
+# Errors whose message is complete; errors that a pipeline or a pump raised keep their tracebacks.
 _TOLD = (EncodeError, SettingsError, UnavailableError)
-# Prefect 3.9.1 logs what ended a run, with the traceback, as the task's, as the flow's and as the engine's.
+# Prefect 3.9.1 logs the error that ended a run, with its traceback, for the task, the flow and the engine.
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 
 def _says_it_all(error: BaseException | None) -> bool:
-    if isinstance(error, PumpError):  # of what the pump returned or Redis refused, unless the pump itself raised
+    if isinstance(error, PumpError):  # about the returned value or a refusal of Redis, unless the pump itself raised
         return error.__cause__ is None or isinstance(error.__cause__, SluiceError | redis.RedisError)
     return isinstance(error, _TOLD)
 
 
-# A flow that returned a state, Cancelled or Failed, is asked for its result behind that. What comes of it Prefect 3.9.1
-# logs with a traceback and these words, of the run and of the engine, after it has logged the state.
+# Prefect 3.9.1 fetches the result of a flow that has returned a Cancelled or Failed state. It logs the resulting error with a
+# traceback and these words, for the run and the engine, after it has logged the state.
 _SAID_BY_THE_STATE = (CancelledRun, FailedRun)
 _WORDS = "exited with unexpected exception"
 
@@ -49,6 +49,6 @@ _FILTER = _OneSentence()
 
 
 def say_errors_in_one_sentence() -> None:
-    """Leave the tracebacks of users' mistakes out of this process's run logs, and let no text in them forge a line."""
+    """Log users' mistakes without tracebacks in this process's run logs, and indent or escape text that could forge a line."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)  # adding it again changes nothing

@@ -1,7 +1,7 @@
-"""What Prefect's server knows of the inlets' runs: asked by one of them for all that share a Redis.
+"""Polls Prefect's server for all inlet runs that share a Redis, through one of them.
 
-A run that asks for itself costs the server 14 ms each time (Prefect 3.9.1); one that asks for fifty, 30 ms. So the runs
-register in Redis, whoever holds the lease there asks, and all read the answer there.
+A run's own request costs the server 14 ms (Prefect 3.9.1), a request for fifty runs 30 ms. The runs therefore register in Redis;
+the holder of a lease there sends the request, and all read the answer from Redis.
 """
 
 import hashlib
@@ -18,29 +18,29 @@ from tasks.reservoir.keys import poll_keys
 
 __all__ = ["ASK_EVERY", "PAUSED", "Seen", "SharedPoll", "scheduled_by", "seen_of"]
 
-ASK_EVERY = 5.0  # seconds between two questions to Prefect's server
+ASK_EVERY = 5.0  # seconds between two requests to Prefect's server
 PAUSED = "Paused"
 """The name of the state of a run that ended because its schedule was paused."""
 
 _LIVE = ("PENDING", "RUNNING", "CANCELLING", "PAUSED")
-_AT_ONCE = 50  # deployments a question: each has up to four live runs, and the server answers with 200 at most
-_GONE_MS = 30_000  # a run that did not register for so long has ended
+_AT_ONCE = 50  # deployments in a request: each has up to four live runs, and the server returns 200 at most
+_GONE_MS = 30_000  # a run that has not registered for this long has ended
 _TTL_MS = 120_000
 _INLET_TTL_MS = 7 * 86_400_000
-# What makes a run of another kind of a deployment. Not its version: with git that is the commit, whatever it changed.
+# Fields of a deployment that change what its runs do. Not its version, which changes with every git commit.
 _CONTENT = ("entrypoint", "path", "pull_steps", "job_variables", "work_pool_name")
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What Prefect's server knew of one run and its deployment.
+    """The state of one run and its deployment on Prefect's server.
 
-    at          when it was asked, in seconds since the epoch, by Redis' clock
+    at          time of the request, in seconds since the epoch, by Redis' clock
     state       the run's state type while it lives; else 'OVER'
-    updated     when the deployment was deployed last; empty if it was deleted
-    content     changes when what a run of it does changes, apart from its code
+    updated     time of the latest deploy; empty if the deployment was deleted
+    content     a hash that changes with the fields that determine what a run does, apart from its code
     parameters  those of the deployment
-    scheduled   the parameters of each of its active schedules; empty also while the deployment is paused
+    scheduled   the parameters of each active schedule; empty also while the deployment is paused
     """
 
     at: float
@@ -52,7 +52,7 @@ class Seen:
 
 
 def seen_of(run: str, deployment: Mapping[str, Any] | None, states: Mapping[str, str], *, at: float) -> Seen:
-    """Return what the answers of Prefect's server say about one run."""
+    """Return the state of one run from the answers of Prefect's server."""
     state = states.get(run, "OVER")
     if deployment is None:
         return Seen(at, state)
@@ -68,18 +68,17 @@ def seen_of(run: str, deployment: Mapping[str, Any] | None, states: Mapping[str,
 
 
 def scheduled_by(deployment: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the active schedules of a deployment that is not paused, each with the parameters of the runs it brings."""
+    """Return the active schedules of a deployment, each with the parameters of its runs; none if the deployment is paused."""
     active = [] if deployment["paused"] else [one for one in deployment["schedules"] if one["active"]]
     return [(one, {**deployment["parameters"], **(one.get("parameters") or {})}) for one in active]
 
 
 class SharedPoll:
-    """One participant: a run of an inlet, or `sluice up`, which only asks.
+    """One participant in the poll: a run of an inlet, or `sluice up`, which only sends requests.
 
-    client  of the Redis that the inlets push to
-    name    of this participant: a run's id
-    server  the address of Prefect's API, by default the one that is set: runs of different servers have nothing to do
-            with each other
+    client  a client of the Redis that the inlets push to
+    name    name of the participant: a run's id
+    server  address of Prefect's API, by default the one in the settings; each server has a poll of its own
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class SharedPoll:
         self._runs, self._seen, self._lease, self._inlets = poll_keys(hashlib.sha256(server.encode()).hexdigest()[:12])
 
     def look(self) -> tuple[Seen | None, float]:
-        """Register this run; return what was seen of it at last, if anything, and what time it is for Redis.
+        """Register this run; return its latest known state, if any, and the time by Redis' clock.
 
         raises    redis.RedisError
         """
@@ -107,7 +106,7 @@ class SharedPoll:
         return (Seen(**json.loads(text)) if text else None), now_ms / 1000
 
     def leave(self) -> None:
-        """Take this run off the list, as it has ended, and close the connection.
+        """Unregister this run, which has ended, and close the connection.
 
         raises    redis.RedisError
         """
@@ -125,14 +124,14 @@ class SharedPoll:
         self._client.zrem(self._inlets, self._deployment)
 
     def take_turn(self) -> bool:
-        """Return whether it is this participant's turn to ask; for the next seconds it is no other's.
+        """Take the lease, and return whether it was free: then this participant sends the next request.
 
         raises    redis.RedisError
         """
         return bool(self._client.set(self._lease, self._name, nx=True, px=round(ASK_EVERY * 1000)))
 
     def ask(self, prefect: SyncPrefectClient) -> list[dict[str, Any]]:
-        """Ask Prefect's server, and leave what it knows in Redis for all; return the inlets that have no live run.
+        """Request the states of all runs, and store them in Redis for all; return the inlets without a live run.
 
         returns   the deployments, as Prefect's API gives them, that had a run here within seven days
         raises    redis.RedisError; httpx.HTTPError and Prefect's errors: no answer
@@ -173,5 +172,5 @@ def _parts(ids: Sequence[str]) -> Iterable[list[str]]:
 
 
 def _filtered(prefect: SyncPrefectClient, path: Any, body: dict[str, Any]) -> list[dict[str, Any]]:
-    # Not by the client's methods: they make models of all of it, parameter schemas included.
+    # Not through the client's methods, which build models of everything, including parameter schemas.
     return prefect.request("POST", path, json=body).json()

@@ -1,4 +1,4 @@
-"""How a run is stopped: by a signal, with time to finish what is under way; and what must not stop it."""
+"""Stops a run at a signal, with time to finish work under way, and keeps other events from stopping it."""
 
 import atexit
 import os
@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_RUN_ID = "PREFECT__FLOW_RUN_ID"  # set by whatever runs a flow in a process of its own
+_RUN_ID = "PREFECT__FLOW_RUN_ID"  # set in every process that is started for one run
 
-# Prefect raises these in the middle of whatever a run is at: at a signal, and at the end of a run's `timeout_seconds`.
+# Prefect raises these anywhere in a run: at a signal, and at the end of its `timeout_seconds`.
 let_end_run(ExternalSignal, CancelledError)
 
-# Made once a process, and kept to its end.
+# Created once per process, and kept to its end.
 _promises = []
 _shields = []
 
@@ -41,8 +41,8 @@ _shields = []
 def stop_on_signals() -> Iterator[threading.Event]:
     """Give an event that SIGTERM (a cancel in the Prefect UI) and SIGINT set, instead of ending the run at once.
 
-    Prefect's own handler raises in the middle of whatever runs; this one lets the run drain and return. Outside the
-    main thread, where no handler can be set, the event is set by nobody.
+    Prefect's own handler raises wherever the run is; this one lets it drain and return. Outside the main thread, where no
+    handler can be set, no signal sets the event.
     """
     stop = threading.Event()
 
@@ -66,9 +66,9 @@ def is_in_a_process_of_its_own() -> bool:
 
 
 def leave_no_run_cancelling() -> None:
-    """See to it that this process' run is Cancelled at its end, if somebody wanted it cancelled.
+    """Set this process' run to Cancelled at its end, if a cancel is under way.
 
-    Prefect 3.9.1 does not when the run was still starting: its flow is never called, and it stays Cancelling for ever.
+    Prefect 3.9.1 does not if the run was still starting: it never calls the flow, and the run stays Cancelling for ever.
     """
     if is_in_a_process_of_its_own() and not _promises:
         _promises.append(atexit.register(_end_cancelled))
@@ -83,10 +83,10 @@ def _end_cancelled() -> None:
 
 
 def outlast_the_slot() -> None:
-    """Let this process' run go on when it loses its place among the deployment's concurrent runs.
+    """Let this process' run continue when it loses its concurrency slot.
 
-    Prefect 3.9.1 ends a run in the middle of whatever it does when its slot's lease could not be renewed: after an
-    outage of the server of three minutes, at times of less. For a stream that is no reason to stop.
+    Prefect 3.9.1 raises in a run whose slot's lease could not be renewed: after an outage of the server of three minutes,
+    sometimes of less. A stream need not stop for that.
     """
     context = FlowRunContext.get()
     state = context.flow_run.state if context and context.flow_run else None
@@ -96,10 +96,10 @@ def outlast_the_slot() -> None:
 
 
 def outlast_the_worker() -> None:
-    """Let this process' run go on when its worker was killed, and nobody takes its output any more.
+    """Let this process' run continue when its worker was killed, and its output pipe is broken.
 
-    rich, with which Prefect 3.9.1 prints what is logged, ends the thread that logs at that moment: the one that reads the
-    topics, say, or the one that finds out that the run is to be cancelled.
+    rich, with which Prefect 3.9.1 prints log records, ends the thread that logs then: for example the one that reads the topics,
+    or the one that watches for a cancel.
     """
     if is_in_a_process_of_its_own():
         Console.on_broken_pipe = _print_no_more

@@ -1,1 +1,1 @@
-"""Periodic functions: the tick grid, who owns a tick, and a run that calls, pushes and counts."""
+"""Calls functions at the ticks of a grid, and pushes what they return to a topic, each tick once."""

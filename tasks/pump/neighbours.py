@@ -1,4 +1,4 @@
-"""Whether the same inlet pumps into the same topic with other parameters: each set has ticks of its own, so both push."""
+"""Finds runs of the same inlet that push to the same topic with other parameters: both push, each at ticks of its own."""
 
 import json
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from tasks.reservoir.keys import beat_key, inlet_of, topic_keys
 
 __all__ = ["Neighbours"]
 
-_LATELY = 5.0  # seconds since its last tick in which a beat counts as kept; two ticks if they are further apart
-_CALLED = "called"  # the field of a beat's hash
+_LATELY = 5.0  # seconds since its last tick, or two ticks if that is longer, in which a beat counts as running
+_CALLED = "called"  # field of a beat's hash
 
 
 class Neighbours:
-    """The beats of the same inlet on the topic of a run's own beat.
+    """Other beats of a run's inlet on the same topic.
 
-    Each run leaves beside its beat what its pump is called with: of each parameter a digest, as values may be secret.
+    Each run announces its pump's arguments in the hash of its beat, as digests, because values may be secret.
 
-    parameters   what the pump is called with
-    run          the name of the run, by which a person finds it
+    parameters   the pump's arguments
+    run          name of the run, for messages
     """
 
     def __init__(self, client: redis.Redis, beat: Beat, *, parameters: Mapping[str, Any], run: str) -> None:
@@ -34,7 +34,7 @@ class Neighbours:
         self._known: set[bytes] = set()
 
     def announce(self) -> None:
-        """Leave beside the beat what its pump is called with, and by which run.
+        """Store the name of this run and the digests of its pump's arguments in the beat's hash.
 
         raises    redis.RedisError
         """
@@ -46,7 +46,7 @@ class Neighbours:
             pipe.execute()
 
     def found(self, now: float) -> list[str]:
-        """Return a sentence for each beat that is kept beside this one; none for one that was found before.
+        """Return a sentence for each other beat that is running; none for beats found before.
 
         now       seconds since the epoch
         raises    redis.RedisError
@@ -67,7 +67,7 @@ class Neighbours:
             differing = [name for name in names if self._called.get(name) != called["parameters"].get(name)]
             sentences.append(
                 f"topic {self._beat.topic!r}: run {called['run']!r} of the same inlet, {self._inlet!r}, pumps into it too, with another "
-                f"value of {', '.join(differing)}, so entries of both come; if that is not wanted, cancel one of the runs, or give it a topic "
-                "of its own (parameter `topic`)"
+                f"value of {', '.join(differing)}, so that both push; to prevent it, cancel one of the runs, or give it a topic of its own "
+                "(parameter `topic`)"
             )
         return sentences

@@ -1,6 +1,6 @@
-"""The Prefect tasks of an inlet's one-shot run: `pump` and `push`, each retried on its own.
+"""The two Prefect tasks of a one-shot run of an inlet, `pump` and `push`, each with its own retries.
 
-Kept apart from everything else in `tasks`, which does not need Prefect.
+The rest of `tasks.pump` does not import Prefect.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ __all__ = ["pump", "push"]
 
 
 def may_succeed_later(_task: Any, _run: Any, state: Any) -> bool:
-    """Return whether a failure may be over at the next try: not if what was returned can never be pushed."""
+    """Return whether a retry may succeed: not if the returned value can never be pushed."""
     return not isinstance(state.result(raise_on_failure=False), EncodeError | PumpError)
 
 
-# No cache: a pump is called for what it returns now.
+# No cache: each call of a pump must return current values.
 _RETRIED = {
     "cache_policy": NO_CACHE,
     "retries": 3,
@@ -37,7 +37,7 @@ _RETRIED = {
 
 @task(**_RETRIED, persist_result=False)
 def pump(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Entries:
-    """Call a pump once and return its entries. Retried when it raises; raises PumpError for what is no entry."""
+    """Call a pump once and return its entries. Retried when it raises; raises PumpError for a value that is no entry."""
     with contextlib.closing(OwnLoop()) as loop:
         return as_entries(loop.call(functools.partial(function, **parameters)), name=function.__name__)
 
@@ -46,7 +46,7 @@ def pump(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Entries
 def push(
     reservoir: Reservoir, topic: str, entries: Entries, *, tick: str, keep: int | str | Keep | None = None
 ) -> list[str]:
-    """Append entries in order, all or none, once for each `tick`, and return their ids: a retry pushes nothing twice."""
+    """Append entries in order, all or none, once per `tick`, and return their ids: a retry pushes nothing twice."""
     ids = reservoir.append(
         topic, reservoir.encode(entries, topic=topic), record=once_record(tick), keep=keep, ttl_ms=86_400_000
     )

@@ -183,7 +183,7 @@ def test_a_run_whose_polls_redis_refuses_warns_once_and_continues_to_poll(
         real_redis.delete(odd)
         wait_until(lambda: real_redis.exists(odd), "a look that succeeds")
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "does not learn whether its schedule is paused" in warning
+    assert "does not notice a pause of its schedule" in warning
     assert "WRONGTYPE" in warning
 
 
