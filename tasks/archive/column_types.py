@@ -1,8 +1,8 @@
 """One type for each column name of an archive, so that every reader can read all of its files together.
 
-Readers of datasets take a column's type from one file and cast the others to it. So an archive gives each name one
-type: that of the first values, widened (`int64`, `double`, text). Values of other types that fit it without loss are
-cast, and all others go to a column of their own beside it: `pe_text` beside the number `pe`.
+Dataset readers take a column's type from one file and cast the other files to it. So each column name of an archive has
+one type: that of the first values, widened (`int64`, `double`, text). Values of other types are cast if that loses
+nothing; all others go to a column beside it, such as `pe_text` beside the number `pe`.
 """
 
 import itertools
@@ -18,15 +18,15 @@ from pyarrow import types
 __all__ = ["RESERVED", "Columns", "canonical", "canonical_type"]
 
 RESERVED = frozenset({"topic", "kind", "day"})
-"""What the folders of an archive are named after; hive readers put these columns in the place of a file's own."""
+"""Names of an archive's folders; hive readers replace columns of the same names in files."""
 
 _DECIMAL = pa.decimal128(38, 18)
-_UNFOLD_BYTES = 16 * 2**20  # of one column of one entry: beyond, a category is not written out as text
+_UNFOLD_BYTES = 16 * 2**20  # per column and entry; larger categories are not converted to text
 _TEXT = (types.is_string, types.is_large_string, types.is_string_view)
 _BYTES = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
 _LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
 
-# The families of types, and the ending of a column that holds what does not fit the type of its name.
+# Families of types; a family's name is the suffix of a column for values that do not fit.
 _FAMILIES: tuple[tuple[str, Callable[[pa.DataType], bool]], ...] = (
     ("bool", types.is_boolean),
     ("int", types.is_integer),
@@ -52,20 +52,20 @@ def _family(kind: pa.DataType) -> str:
 
 
 def canonical_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type in which an archive keeps values of a type: the widest of its family that holds them all."""
+    """Return the type in which an archive stores a type: the widest of its family."""
     widen = _WIDEST.get(_family(kind))
     return widen(kind) if widen else kind
 
 
 def _of_dictionary(kind: pa.DictionaryType) -> pa.DataType:
     values = _family(kind.value_type)
-    if values not in ("text", "bytes"):  # Parquet keeps dictionaries of these alone
+    if values not in ("text", "bytes"):  # Parquet stores dictionaries of these only
         return canonical_type(kind.value_type)
     return pa.dictionary(pa.int32(), pa.string() if values == "text" else pa.binary())
 
 
 def _in_parquet(kind: pa.TimestampType) -> pa.DataType:
-    """Return the type of moments in a file: Parquet has no seconds, and not all its readers know all zones."""
+    """Return the type of timestamps in a file: Parquet has no seconds, and some readers do not know every zone."""
     return pa.timestamp("ms" if kind.unit == "s" else kind.unit, None if kind.tz is None else "UTC")
 
 
@@ -87,7 +87,7 @@ _WIDEST: dict[str, Callable[[Any], pa.DataType]] = {
 
 
 def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column in the type in which an archive keeps it.
+    """Return a column in the type in which an archive stores it.
 
     raises    pyarrow.ArrowInvalid: a value that Parquet cannot hold, such as seconds beyond its milliseconds
     """
@@ -101,26 +101,26 @@ def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if types.is_decimal(column.type):
         try:
             return column.cast(wanted)
-        except pa.ArrowInvalid:  # more digits than that
+        except pa.ArrowInvalid:  # more than 38 digits
             return pa.chunked_array([[None if v is None else str(v) for v in column.to_pylist()]], pa.large_string())
     return column.cast(wanted)
 
 
 def _as_dictionary(chunk: pa.DictionaryArray, wanted: pa.DictionaryType) -> pa.DictionaryArray:
-    """Return a dictionary array whose dictionary has each value once, and no null: Parquet refuses both."""
+    """Return a dictionary array without nulls and duplicates in its dictionary, both of which Parquet refuses."""
     encoded = chunk.dictionary.dictionary_encode()
     indices = encoded.indices.take(chunk.indices)
     return pa.DictionaryArray.from_arrays(indices.cast(pa.int32()), encoded.dictionary.cast(wanted.value_type))
 
 
 class Columns:
-    """The columns of an archive by name, each with the one type that it has in all files.
+    """The columns of an archive: one type for each name, in all files.
 
-    is_changed    whether columns were added since it was made
+    is_changed    whether columns were added since construction
     """
 
     def __init__(self, known: Mapping[str, pa.DataType] | None = None) -> None:
-        """Begin with the columns that are known."""
+        """Start with the known columns."""
         self.types: dict[str, pa.DataType] = dict(known or {})
         self._names = {name.lower(): name for name in self.types}
         self.is_changed = False
@@ -131,9 +131,9 @@ class Columns:
         return pa.schema(list(self.types.items()))
 
     def learn(self, schemas: Iterable[pa.Schema], *, as_they_are: bool = False) -> None:
-        """Give new names types into which the values of all these schemas fit, as far as there are such.
+        """Add the columns of these schemas, each with a type that holds the values of all of them, if one exists.
 
-        as_they_are   the schemas are of files of an archive: a name keeps a type that it has in all of them
+        as_they_are   the schemas belong to files of an archive: a column with one type in all of them keeps it
         """
         seen: dict[str, dict[pa.DataType, None]] = {}
         for schema in dict.fromkeys(schemas):
@@ -150,7 +150,7 @@ class Columns:
                 self._set(stored, next(iter(kinds)) if is_settled else _widest(list(map(canonical_type, kinds))))
 
     def has(self, field: pa.Field) -> bool:
-        """Return whether a file with that field can be read together with the others."""
+        """Return whether a file with this field can be read together with the other files."""
         known = self.types.get(field.name)
         if known is None or self._stored(field.name) != field.name:
             return False
@@ -158,17 +158,17 @@ class Columns:
         return is_alike or field.type == known or types.is_null(field.type)
 
     def keep(self, columns: "Columns", names: Iterable[str]) -> None:
-        """Have these of another's columns, with their types there."""
+        """Take over columns of another instance, with their types."""
         for name in names:
             if self.types.get(name) != columns.types[name]:
                 self._set(name, columns.types[name])
 
     def fit(self, table: pa.Table, names: set[str] | None = None) -> pa.Table:
-        """Return a table with its columns in the types, or under the names, in which the archive keeps them.
+        """Return a table with the names and types of the archive.
 
-        A column of nothing but nulls is left out: a reader of the dataset finds nulls there.
+        Columns of only nulls are left out; readers of the dataset fill them with nulls.
 
-        names     gets the names of all columns added, those left out too
+        names     collects the names of all columns, including those left out
         raises    pyarrow.ArrowException: a value that Parquet cannot hold
         """
         fitted: dict[str, pa.ChunkedArray] = {}
@@ -183,12 +183,12 @@ class Columns:
         return pa.table(fitted)
 
     def fit_all(self, tables: Iterable[pa.Table], names: set[str] | None = None) -> pa.Table:
-        """Return tables as one, in their order; each is fitted as it would be alone."""
+        """Return tables as one, in order; each is fitted as if it were alone."""
         fitted: list[pa.Table] = []
         for _, run in itertools.groupby(tables, key=lambda table: table.schema):
             alike = list(run)
             together = self.fit(pa.concat_tables(alike), names)
-            # What does not fit one of them is no reason to keep the others' values elsewhere.
+            # A value that does not fit moves its own table's column only.
             as_usual = {self._stored(name) for name in alike[0].column_names}.issuperset(together.column_names)
             fitted += [together] if as_usual or len(alike) == 1 else [self.fit(table, names) for table in alike]
         return pa.concat_tables(fitted, promote_options="default")
@@ -205,16 +205,16 @@ class Columns:
         return self._place(f"{name}_json", text, taken)
 
     def _candidates(self, name: str, kind: pa.DataType, taken: Mapping[str, Any]) -> Iterator[str]:
-        """Yield the names under which a column may be kept beside those that are taken; for text, without end."""
+        """Yield possible names for a column besides those that are taken; for text, endlessly."""
         yield self._stored(name, taken)
         beside = f"{name}_{_family(kind)}"
         yield self._stored(beside, taken)
-        while _family(kind) == "text":  # the last resort of all others
+        while _family(kind) == "text":  # text is the last resort of all other types
             beside += "_"
             yield self._stored(beside, taken)
 
     def _stored(self, name: str, taken: Mapping[str, Any] = MappingProxyType({})) -> str:
-        """Return the name under which a column is kept: one that readers which ignore case can tell from all others."""
+        """Return the stored name of a column, which differs from all others even for readers that ignore case."""
         name = name or "_"
         while name.lower() in RESERVED or name in taken or self._names.get(name.lower(), name) != name:
             name += "_"
@@ -234,7 +234,7 @@ def _widest(kinds: list[pa.DataType]) -> pa.DataType:
 
 
 def _without_loss(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray | None:
-    """Return a column in another type if all its values are the same there, else None."""
+    """Return a column cast to another type if that changes no value, else None."""
     if column.type == wanted:
         return column
     if not _means_the_same(column.type, wanted):
@@ -250,14 +250,14 @@ def _without_loss(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArr
 
 
 def _means_the_same(one: pa.DataType, other: pa.DataType) -> bool:
-    """Return whether a cast keeps what values mean, if it does not raise."""
+    """Return whether a cast that does not raise keeps the meaning of values."""
     if types.is_null(one) or one == other:
         return True
     if types.is_dictionary(one) or types.is_dictionary(other):
         return _means_the_same(*[kind.value_type if types.is_dictionary(kind) else kind for kind in (one, other)])
     family = _family(one)
     if family in _NUMBERS and _family(other) in _NUMBERS:
-        return other not in (pa.float16(), pa.float32())  # casts to these round, and raise nothing
+        return other not in (pa.float16(), pa.float32())  # casts to these round silently
     if family != _family(other) or not types.is_nested(one):
         return family == _family(other) != "other"
     parts = [[kind.field(i) for i in range(kind.num_fields)] for kind in (one, other)]
@@ -266,7 +266,7 @@ def _means_the_same(one: pa.DataType, other: pa.DataType) -> bool:
 
 
 def _unfolded(column: pa.ChunkedArray) -> int:
-    """Return at most how many bytes the values of dictionary arrays take once they are written out."""
+    """Return an upper bound of the bytes that the values of dictionary arrays take in full."""
     total = 0
     for chunk in column.chunks:
         longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0

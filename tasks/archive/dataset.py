@@ -1,15 +1,15 @@
-"""A Parquet dataset of entries' rows: files written whole, each row once, all of them readable together.
+"""A Parquet dataset of entries: files are written whole, each row once, and can all be read together.
 
     <folder>/topic=market/kind=quotes/day=2026-11-23/<first id>_<last id>.parquet
     <folder>/topic=market/kind=quotes/day=0001-01-01/columns.parquet
     <folder>/topic=!columns/kind=!columns/day=0001-01-01/columns.parquet
 
-An entry's frames are rows of a kind each, named after the field. Its other fields together are one row, of the
-kind named after them all (`humidity+temperature`); a dict there becomes a column for each of its keys. All rows
-begin with `entry_id` and `entry_time`. Days are UTC's.
+The rows of a frame form a kind, named after its field. All other fields of an entry form one row of a kind named after
+all of them (`humidity+temperature`); a dict there becomes one column per key. All rows begin with `entry_id` and
+`entry_time`. Days are in UTC.
 
 A column name has one type in all files (`tasks.archive.column_types`). The files `columns.parquet` have no rows. They hold
-the columns of a kind, or of the whole dataset, and sort first, where readers look for the columns of all files.
+the columns of a kind or of the whole dataset, and sort first, because readers take the columns from the first file.
 """
 
 import re
@@ -34,20 +34,19 @@ logger = get_logger(__name__)
 
 _FIRST_DAY = "day=0001-01-01"  # sorts before all others
 _COLUMNS = Path(_FIRST_DAY, "columns.parquet")
-_OF_ALL = Path("topic=!columns", "kind=!columns")  # no topic or kind is named so: their '!' is written '%21'
+_OF_ALL = Path("topic=!columns", "kind=!columns")  # no topic or kind has this name: their '!' is written '%21'
 _FILE = re.compile(r"([0-9]{1,20}-[0-9]{1,20})_([0-9]{1,20}-[0-9]{1,20})(?:_[0-9]+)?\.parquet")
-_SMALL_DICTIONARY = 2**20  # bytes; Parquet's own bound, beyond which it would write each value out
+_SMALL_DICTIONARY = 2**20  # bytes; above Parquet's default it would write each value in full
 
 
 def write(folder: Path, rows: Iterable[Rows]) -> list[Path]:
-    """Write rows to new files and return them, once they are on the disk for good.
+    """Write rows to new files, and return the files once they are durable on the disk.
 
-    All files or an OSError; those written until then stay. Rows of an entry that has some on the disk already are
-    left out, and no file is ever replaced, so the same rows can be written again, in whatever company: each is in
-    the dataset once. Writers of one dataset wait for each other. A file that cannot be read as Parquet counts for
-    nothing; it is named in the log, once.
+    After an OSError, the files written until then stay. Rows of an entry that already has rows on the disk are left out,
+    and no file is ever replaced. So the same rows can be written again, together with any others: each is in the dataset
+    once. Writers of one dataset take turns. A file that is no valid Parquet is ignored and logged once.
 
-    raises    OSError: the disk refuses, or another writer takes longer than some seconds; else what `check` raises
+    raises    OSError: the disk refuses, or another writer holds the lock for some seconds; also as `check`
     """
     rows = list(rows)
     if not rows:
@@ -56,7 +55,7 @@ def write(folder: Path, rows: Iterable[Rows]) -> list[Path]:
     with locked(folder):
         columns = _columns_of(folder)
         kinds = {part: _columns_of_kind(folder / part, columns) for part in {one.partition.parent for one in rows}}
-        # All in memory before any of it is on the disk: what raises here is the fault of rows and not of a disk.
+        # Encode all files before writing the first: an error here comes from the rows and not from the disk.
         files = [(path, _parquet(table)) for path, table in _files(folder, rows, columns, kinds)]
         for part, known in kinds.items():
             _keep(folder / part, known)
@@ -65,7 +64,7 @@ def write(folder: Path, rows: Iterable[Rows]) -> list[Path]:
 
 
 def check(folder: Path, rows: Iterable[Rows]) -> None:
-    """Raise what `write` would raise of these rows, without a disk."""
+    """Raise the error that `write` would raise for these rows, without writing."""
     columns = Columns(_columns_of(folder).types)
     for one in rows:
         _parquet(columns.fit(one.table))
@@ -74,7 +73,7 @@ def check(folder: Path, rows: Iterable[Rows]) -> None:
 def open_kind(folder: str | Path, topic: str, kind: str) -> dataset.Dataset:
     """Return all rows of one kind as a dataset, with `day` and the columns that any of its files has.
 
-    raises    FileNotFoundError: there are none
+    raises    FileNotFoundError: no such kind
     """
     return _open(Path(folder) / kind_folder(topic, kind), {"day": pa.string()})
 
@@ -82,13 +81,13 @@ def open_kind(folder: str | Path, topic: str, kind: str) -> dataset.Dataset:
 def open_archive(folder: str | Path) -> dataset.Dataset:
     """Return all rows of an archive as a dataset, with `topic`, `kind`, `day` and the columns that any file has.
 
-    raises    FileNotFoundError: there are none
+    raises    FileNotFoundError: no such archive
     """
     return _open(Path(folder), dict.fromkeys(("topic", "kind", "day"), pa.string()), _OF_ALL)
 
 
 def _open(path: Path, partitions: dict[str, pa.DataType], part: Path = Path()) -> dataset.Dataset:
-    if not (columns := _kept(path / part)):  # written by 0.1.0, which kept none
+    if not (columns := _kept(path / part)):  # written by 0.1.0, which stored no columns
         found = dataset.dataset(path, format="parquet", partitioning="hive")
         columns = Columns()
         columns.learn((one.physical_schema for one in found.get_fragments()), as_they_are=True)
@@ -102,7 +101,7 @@ def _open(path: Path, partitions: dict[str, pa.DataType], part: Path = Path()) -
 def _files(
     folder: Path, rows: list[Rows], columns: Columns, kinds: dict[Path, Columns]
 ) -> Iterator[tuple[Path, pa.Table]]:
-    """Yield a path and a table for each file to be written, and add to the columns what they have."""
+    """Yield the path and table of each file to write, and add their columns to `columns` and `kinds`."""
     columns.learn(one.table.schema for one in rows)
     by_partition: dict[Path, dict[tuple[int, int], Rows]] = {}
     for one in rows:
@@ -123,7 +122,7 @@ def _files(
 
 
 def _ids_on_disk(partition: Path, first: tuple[int, int], last: tuple[int, int]) -> set[str]:
-    """Return the ids in the files whose ranges meet this one: files of this group's, written before a crash."""
+    """Return the entry ids in all files whose ranges overlap `first` to `last`, such as those written before a crash."""
     found: set[str] = set()
     for path in partition.glob("[0-9]*.parquet"):
         try:
@@ -131,23 +130,23 @@ def _ids_on_disk(partition: Path, first: tuple[int, int], last: tuple[int, int])
             if file_first <= last and file_last >= first:
                 found.update(pq.ParquetFile(path).read(columns=["entry_id"])["entry_id"].unique().to_pylist())
         except (OSError, ValueError, LookupError, NotImplementedError) as error:  # Arrow's are some of these
-            if getattr(error, "errno", None) is not None:  # the disk's, not the file's
+            if getattr(error, "errno", None) is not None:  # an error of the disk, not of the file
                 raise
-            _say_unreadable(path, error_line(error))
+            _log_unreadable(path, error_line(error))
     return found
 
 
 def _range(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     if found := _FILE.fullmatch(path.name):
         return id_numbers(found[1]), id_numbers(found[2])
-    msg = "expected a name of its first and last entry id"
+    msg = "expected a file name of its first and last entry id"
     raise ValueError(msg)
 
 
 @lru_cache(maxsize=256)
-def _say_unreadable(path: Path, why: str) -> None:
+def _log_unreadable(path: Path, why: str) -> None:
     logger.warning(
-        "%s cannot be read (%s); entries are written beside it, whether or not it has them; take it out of the dataset",
+        "%s cannot be read (%s); its entries may be written again to other files; move it out of the dataset",
         path,
         why,
     )
@@ -157,7 +156,7 @@ def _say_unreadable(path: Path, why: str) -> None:
 
 
 def _columns_of(folder: Path) -> Columns:
-    """Return the columns of a dataset; of one that keeps none, having found them in its files."""
+    """Return the columns of a dataset, stored or, in a dataset of 0.1.0, found in its files."""
     return _kept(folder / _OF_ALL) or _found(folder)
 
 
@@ -180,7 +179,7 @@ def _kept(folder: Path) -> Columns | None:
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) is not None:
             raise
-        _say_unreadable(path, error_line(error))
+        _log_unreadable(path, error_line(error))
         return None
 
 
@@ -197,7 +196,7 @@ def _keep(folder: Path, columns: Columns) -> None:
 
 
 def _found(folder: Path) -> Columns:
-    """Return the columns of the files that 0.1.0 wrote, and rewrite those that no reader could read with the others."""
+    """Return the columns of all files of 0.1.0, and rewrite the files that could not be read with the others."""
     schemas = _schemas(sorted(folder.glob("topic=*/kind=*/day=*/[0-9]*.parquet")))
     columns = Columns()
     columns.learn(schemas.values(), as_they_are=True)
@@ -220,7 +219,7 @@ def _found(folder: Path) -> Columns:
 
 
 def _schemas(paths: Iterable[Path]) -> dict[Path, pa.Schema]:
-    """Return the schemas of files, but of those that cannot be read."""
+    """Return the schemas of all readable files."""
     found: dict[Path, pa.Schema] = {}
     for path in paths:
         try:
@@ -228,7 +227,7 @@ def _schemas(paths: Iterable[Path]) -> dict[Path, pa.Schema]:
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) is not None:
                 raise
-            _say_unreadable(path, error_line(error))
+            _log_unreadable(path, error_line(error))
     return found
 
 
@@ -239,7 +238,9 @@ def _parquet(table: pa.Table) -> pa.Buffer:
     """Return a table as a Parquet file."""
     largest = 0
     if any(map(types.is_dictionary, table.schema.types)):
-        table = table.unify_dictionaries()  # a second dictionary, or one too large, and each value would be written out
+        table = (
+            table.unify_dictionaries()
+        )  # with a second or too large a dictionary, each value would be written in full
         largest = max(
             column.chunk(0).dictionary.nbytes
             for column in table.columns

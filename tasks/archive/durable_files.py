@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, stay once a call has returned, and take no other file's place."""
+"""Durable files: written whole or not at all, on the disk once a call returns, and never over another file."""
 
 import contextlib
 import errno
@@ -21,9 +21,9 @@ _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
 def write_new(path: Path, data: Buffer) -> Path:
-    """Write a new file and return its path: the one given, or one beside it if there is such a file.
+    """Write a new file and return its path: `path`, or a free name beside it if `path` exists.
 
-    Call it under `locked`: what writers that died have left in the folder is removed.
+    Call it under `locked`, because it removes temporary files that dead writers left in the folder.
     """
     make_folder(path.parent)
     for left in path.parent.glob(".*.tmp"):
@@ -37,13 +37,13 @@ def write_new(path: Path, data: Buffer) -> Path:
 
 
 def replace(path: Path, data: Buffer) -> None:
-    """Write a file, in the place of the one that is there."""
+    """Write a file, and replace the existing one atomically."""
     _write_temporary(path, data).replace(path)
     _sync_folder(path.parent)
 
 
 def _write_temporary(path: Path, data: Buffer) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")  # readers of datasets pass over names that begin with a dot
+    temporary = path.with_name(f".{path.name}.tmp")  # dataset readers ignore names that begin with a dot
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
@@ -52,7 +52,7 @@ def _write_temporary(path: Path, data: Buffer) -> Path:
 
 
 def _link(temporary: Path, path: Path) -> bool:
-    """Give a file its name, unless another has it; return whether it has it now."""
+    """Link a temporary file to its name unless that exists; return whether it was linked."""
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
@@ -68,9 +68,9 @@ def _link(temporary: Path, path: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a dataset for oneself among its writers.
+    """Lock a dataset against its other writers.
 
-    raises    BlockingIOError: another has held it for some seconds
+    raises    BlockingIOError: another writer has held the lock for some seconds
     """
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -99,7 +99,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, if need be."""
+    """Create a folder and its parents if they do not exist."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(mode=mode_of(path), exist_ok=True)
@@ -107,7 +107,7 @@ def make_folder(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make the names in a folder last: fsync of a file does not do it for its name (fsync(2))."""
+    """Sync the names in a folder to the disk, which fsync of a file does not do (fsync(2))."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

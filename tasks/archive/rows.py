@@ -1,4 +1,4 @@
-"""Entries as rows of an archive: of a kind for each frame, and one row of a kind for all other fields together."""
+"""Conversion of entries to rows of an archive: one kind per frame, and one row for all other fields."""
 
 import hashlib
 import io
@@ -31,18 +31,18 @@ from tasks.reservoir.entry import Entry
 __all__ = ["Rows", "kind_folder", "rows_of"]
 
 _TABULAR = (pd.DataFrame, pd.Series, pd.Index, np.ndarray)
-# What Arrow has a type for that does not depend on the value. Everything else is kept as JSON text.
+# Types with an Arrow type that does not depend on the value. All others are stored as JSON text.
 _TYPED = (bool, int, float, str, bytes, datetime, date, time, timedelta, np.generic, type(None))
 _MAX_NAME_BYTES = 120
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
-_RUN = 65_536  # rows that share one buffer of ids
+_RUN = 65_536  # rows that share one buffer of entry ids
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one kind that one entry gives.
+    """The rows of one kind from one entry.
 
-    table    the columns `entry_id` and `entry_time`, then the rows' own
+    table    the columns `entry_id` and `entry_time`, followed by the rows' own columns
     """
 
     topic: str
@@ -52,21 +52,21 @@ class Rows:
 
     @property
     def order(self) -> tuple[int, int]:
-        """The entry id as numbers, which sort as the entries came."""
+        """The entry id as numbers, which sort in push order."""
         return id_numbers(self.id)
 
     @property
     def partition(self) -> Path:
-        """The folder they belong in, below the dataset's."""
+        """The folder of these rows, relative to the dataset."""
         return kind_folder(self.topic, self.kind) / f"day={id_time(self.id):%Y-%m-%d}"
 
 
 def rows_of(entry: Entry) -> list[Rows]:
-    """Return an entry's rows: of each frame's kind, and of that of the other fields together.
+    """Return the rows of an entry: of each frame, and of all other fields together.
 
-    A frame's index becomes columns, unless it only counts the rows. Names that are taken get a '_' at the end.
+    A frame's index becomes columns, unless it only numbers the rows. Duplicate names get a '_' at the end.
 
-    raises    EncodeError: a frame that Parquet cannot hold, or an entry id that Redis cannot have given
+    raises    EncodeError: a frame that Parquet cannot hold, or an invalid entry id
     """
     if not _ID.fullmatch(entry.id):
         msg = f"topic {entry.topic!r}: expected an entry id of two numbers, got {entry.id[:60]!r}; it is in no file"
@@ -74,7 +74,7 @@ def rows_of(entry: Entry) -> list[Rows]:
     rest = {name: value for name, value in entry.items() if not _is_tabular(value)}
     kinds: dict[str, Any] = {name: value for name, value in entry.items() if name not in rest}
     if rest:
-        # A frame's field may have the same name: the kind of the rest must be another.
+        # A frame's field may have the same name, so the rest may need another one.
         kinds[_free("+".join(sorted(rest)), kinds)] = rest
     return [Rows(entry.topic, entry.id, kind, _table(entry, kind, value)) for kind, value in kinds.items()]
 
@@ -84,7 +84,7 @@ def _is_tabular(value: Any) -> bool:
 
 
 def kind_folder(topic: str, kind: str) -> Path:
-    """Return the folder of a kind, below the dataset's."""
+    """Return the folder of a kind, relative to the dataset."""
     return Path(f"topic={_quoted(topic)}", f"kind={_quoted(kind)}")
 
 
@@ -142,14 +142,14 @@ def _objects_for_any_reader(values: pd.Series | pd.Index) -> Any:
 
 
 def _repeated(value: Any, kind: pa.DataType, n: int) -> pa.ChunkedArray:
-    """Return a column of one value, in the memory of some of it: rows may be many that take no memory themselves."""
+    """Return a column of one repeated value whose chunks share memory."""
     run = pa.repeat(pa.scalar(value, kind), min(n, _RUN))
     return pa.chunked_array([*[run] * (n // _RUN), run.slice(0, n % _RUN)], kind)
 
 
 @lru_cache(maxsize=256)
 def _check_writable(schema: pa.Schema) -> None:
-    """Raise now, where one entry fails, what would be raised later, where a whole file of them did."""
+    """Raise for one entry the error that would otherwise fail a whole file."""
     pq.write_table(schema.empty_table(), io.BytesIO())
 
 
@@ -192,7 +192,7 @@ def _cell(value: Any) -> Any:
 
 
 def _quoted(name: str) -> str:
-    """Return a name as a folder can have it and hive readers understand it; too long a one as a hash of it."""
+    """Return a name quoted for a hive folder, or its hash if that is too long."""
     quoted = quote(name, safe="+ ")
     if len(quoted) <= _MAX_NAME_BYTES:
         return quoted

@@ -1,7 +1,7 @@
 """Frames of any library that speaks Arrow's PyCapsule protocol: polars, DuckDB, arro3, pyarrow itself.
 
-None of these libraries is imported to write their frames. They travel as plain Arrow IPC streams, which carry no layout of
-ours, and a pipeline gets them as it asks: as a pandas DataFrame, a pyarrow Table or a polars DataFrame.
+Encoding imports none of these libraries. Their frames become plain Arrow IPC streams without a layout, and are decoded to
+the type that the reader chose: a pandas DataFrame, a pyarrow Table or a polars DataFrame.
 """
 
 from collections.abc import Iterable, Iterator
@@ -36,7 +36,7 @@ def unpack_table(table: pa.Table, layout: Layout, _: Budget) -> pa.Table:
 
 
 def read_table(frame: Any, *, max_bytes: int) -> pa.Table:
-    """Return what an object gives through `__arrow_c_stream__`, read once.
+    """Read the table that an object exports through `__arrow_c_stream__`, once.
 
     max_bytes   stop reading above this, before a query's whole result is in memory
     raises      EncodeError: no stream of columns, a type that no outlet reads, or too large
@@ -94,7 +94,7 @@ def handed_over(table: pa.Table, layout: Layout | None, frames: str) -> Any:
 
 
 def _polars(table: pa.Table) -> Any:
-    import polars as pl  # noqa: PLC0415 - the user's own, where frames="polars"; `Decoding` has checked that it is there
+    import polars as pl  # noqa: PLC0415 - optional; `Decoding` has checked that it is installed
 
     if any(_NUL in name for name in _names(table.schema)):
         msg = "expected column names without the character NUL, got one with it; read the topic with frames='arrow'"

@@ -23,11 +23,11 @@ _LISTS = (types.is_list, types.is_large_list, types.is_map)
 
 
 def check_type(kind: pa.DataType, *, nested: bool = False, foreign: bool = False) -> None:
-    """Let pass the types whose values take memory in proportion to their bytes; refuse the others.
+    """Accept types whose values take memory in proportion to their bytes; refuse the others.
 
-    foreign   let pass, too, what other programs write and `tasks.codec.foreign_frames` reads: nulls, views and extension types
-    raises    EncodeError: run-end encoded, union and zero-width types, dictionaries that are nested or hold
-              nested values, and what only `foreign` lets pass
+    foreign   also accept the types that only other programs write: nulls, views and extension types
+    raises    EncodeError: run-end encoded, union and zero-width types, dictionaries that are nested or hold nested values,
+              and, without `foreign`, the types above
     """
     if kind.id in _FLAT:
         return
@@ -52,7 +52,7 @@ def check_type(kind: pa.DataType, *, nested: bool = False, foreign: bool = False
 
 
 def storage(kind: pa.DataType) -> pa.DataType:
-    """Return the type in which values are stored: of an extension type (uuid, json), what it extends."""
+    """Return the storage type of an extension type (uuid, json), and any other type unchanged."""
     while isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     return kind
@@ -82,7 +82,7 @@ def flattened(kind: pa.DataType, *, in_struct: bool = False) -> list[tuple[pa.Da
 
 
 def write_stream(data: pa.RecordBatch | pa.Table, *, compression: str | None) -> bytes:
-    """Return `data` as one IPC stream; an empty batch is written too, for its dictionaries."""
+    """Return `data` as one IPC stream; an empty batch is written too, because of its dictionaries."""
     options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
 
     def write_to(sink: Any) -> None:
@@ -96,7 +96,7 @@ def write_stream(data: pa.RecordBatch | pa.Table, *, compression: str | None) ->
         sink = pa.BufferOutputStream()
         write_to(sink)
         return sink.getvalue().to_pybytes()
-    # Its size is known for next to nothing, and a buffer that grows would be copied again and again.
+    # Computing the size first is cheap, and avoids copies of a growing buffer.
     size = pa.MockOutputStream()
     write_to(size)
     buffer = pa.allocate_buffer(size.size())
@@ -105,7 +105,7 @@ def write_stream(data: pa.RecordBatch | pa.Table, *, compression: str | None) ->
 
 
 def open_stream(data: bytes) -> pa.Table:
-    """Read a stream that `weigh` let pass, and check every offset and index in it.
+    """Read a stream that `weigh` accepted, and check every offset and index in it.
 
     Without `validate(full=True)` a single wrong offset kills the process in `to_pandas`.
     """

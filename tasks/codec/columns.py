@@ -1,10 +1,10 @@
-"""One pandas array <-> one Arrow array and a word for its dtype; what would not come back equal is refused.
+"""One pandas array <-> one Arrow array and a word for its dtype; arrays that would not come back equal are refused.
 
 int64 float32 bool datetime64[us] ...   numpy, whose missing values stay NaN and NaT
 datetime64[ns, Europe/Berlin]           with a time zone
 Int64 Float32 boolean ...               pandas' masked arrays
 string[python,NA] ...                   pandas' four string dtypes
-arrow                                   ArrowDtype: the Arrow type says it all
+arrow                                   ArrowDtype, whose dtype is the Arrow type
 category:<dtype of the categories>      whether ordered is in the Arrow type; then JSON of their name and freq, if any
 object:...                              objects, see `tasks.codec.object_columns`
 period[M]                               periods, as their ordinals
@@ -44,7 +44,7 @@ _NUMPY = {
         *(f"{kind}[{unit}]" for kind in ("datetime64", "timedelta64") for unit in ("s", "ms", "us", "ns")),
     )
 }
-_NUMPY_WORDS = {dtype: word for word, dtype in _NUMPY.items()}  # numpy takes its time to make them
+_NUMPY_WORDS = {dtype: word for word, dtype in _NUMPY.items()}  # numpy makes these texts slowly
 _MASKED: dict[str, Any] = {
     dtype.name: dtype
     for dtype in (
@@ -78,7 +78,7 @@ def to_arrow(values: Any, where: Callable[[], str]) -> tuple[pa.Array, str]:
     """Return an array of pandas or numpy as Arrow keeps it, and the word for its dtype.
 
     values    1-D ndarray or ExtensionArray
-    where     says whose values they are, for a message
+    where     returns the name of the column, for messages
     raises    EncodeError: a dtype or objects that would not come back equal
     """
     dtype = values.dtype
@@ -140,7 +140,7 @@ def _periods_to_arrow(values: Any, dtype: pd.PeriodDtype) -> tuple[pa.Array, str
     with contextlib.suppress(ValueError):
         if _PERIODS.fullmatch(word) and pd.PeriodDtype(word) == dtype:
             return pa.array(values.asi8, mask=np.asarray(values.isna())), word
-    msg = "expected periods whose frequency its text says in full, got another; use astype('datetime64[us]')"
+    msg = "expected periods whose frequency its text states in full, got another; use astype('datetime64[us]')"
     raise EncodeError(msg)
 
 
@@ -169,7 +169,7 @@ def _array_of(index: pd.Index) -> Any:
 
 
 def _category_hints(categories: pd.Index) -> str:
-    """Return what categories have beyond their values, as JSON behind a space; '' for nothing."""
+    """Return the name and freq of categories as JSON after a space; '' if they have neither."""
     hints: dict[str, Any] = {}
     if categories.name is not None:
         if type(categories.name) not in (str, int, float, bool):
@@ -183,15 +183,15 @@ def _category_hints(categories: pd.Index) -> str:
 
 
 def freq_text(freq: Any, where: str) -> str:
-    """Return the text of a frequency, which says it in full.
+    """Return the text of a frequency.
 
-    raises    EncodeError: a frequency of which the text does not
+    raises    EncodeError: a frequency that its text does not state in full
     """
     with contextlib.suppress(ValueError):
         if to_offset(freq.freqstr) == freq:
             return freq.freqstr
     got = type(freq).__name__
-    msg = f"{where}: expected a frequency that its text says in full, got {got}; set freq = None"
+    msg = f"{where}: expected a frequency that its text states in full, got {got}; set freq = None"
     raise EncodeError(msg)
 
 
@@ -212,7 +212,7 @@ def _whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def plain_dtype(word: str) -> Any:
-    """Return the dtype of that word if `Table.to_pandas` makes it by itself, else None."""
+    """Return the dtype of a word if `Table.to_pandas` returns that dtype by itself, else None."""
     if word == _DEFAULT_STRING:
         return _STRINGS[word]
     if found := _ZONED.fullmatch(word):
@@ -226,14 +226,14 @@ def _zoned_dtype(unit: Any, name: str) -> pd.DatetimeTZDtype:
 
 
 def is_plain(word: str) -> bool:
-    """Say whether `Table.to_pandas` makes that dtype by itself, many columns in one block."""
+    """Return whether `Table.to_pandas` returns that dtype by itself, many columns in one block."""
     return plain_dtype(word) is not None
 
 
 def from_arrow(column: pa.ChunkedArray, word: str) -> Any:
     """Return the array that `to_arrow` was given.
 
-    raises    PoisonEntryError: an unknown word, or one that does not fit; whatever pandas raises on worse
+    raises    PoisonEntryError: an unknown word, or one that does not fit; any exception of pandas: malformed
     """
     if word == "arrow":
         return pd.arrays.ArrowExtensionArray(column)

@@ -21,11 +21,10 @@ DecodeFunction = Callable[[RawFields], Mapping[str, Any]]
 class Decoding:
     """How the fields of entries become values.
 
-    decode    'auto', each field by its first bytes: Arrow, JSON, other text, or bytes; 'text' or 'json', every field, and
-              other fields are refused; 'bytes', every field as it is; or a function of all fields of an entry
-    frames    as what frames come: 'pandas', 'polars', or 'arrow' for a pyarrow Table
-    lists_repeated   whether the values of a repeated field are a list; else such an entry is refused, unless a function
-              decodes it
+    decode    'auto': each field is Arrow, JSON, other text, or bytes; 'text' or 'json': every field, and any other is refused;
+              'bytes': every field untouched; or a function of all fields of an entry
+    frames    the type of decoded frames: 'pandas', 'polars', or 'arrow' for a pyarrow Table
+    lists_repeated   return the values of a repeated field as a list, instead of refusing the entry
     raises    SettingsError: another choice, or polars where it is not installed
     """
 

@@ -26,12 +26,12 @@ def decode_fields(
     budget: Budget | None = None,
     decoding: Decoding = DEFAULT_DECODING,
 ) -> dict[str, Any]:
-    """Return an entry's fields; `limits` hold for all of them together.
+    """Return the decoded fields of an entry; `limits` apply to the sum of all fields.
 
     raw       a mapping, or pairs of name and data, in which names can be repeated
-    budget    what is left of limits, instead of these; what the fields take is spent from it
-    raises    PoisonEntryError: as `decode`, naming the field; a name that is no UTF-8; a repeated name, which no dict
-              holds; whatever a function of the user's raises or returns that are no fields
+    budget    the rest of some limits, instead of `limits`; the fields are charged to it
+    raises    PoisonEntryError: as `decode`, with the field's name; a name that is not UTF-8; a repeated name, which a dict
+              would lose; a decode function that raises or returns no fields
     """
     budget = budget or Budget(limits)
     pairs = raw.items() if isinstance(raw, Mapping) else raw
@@ -67,7 +67,7 @@ def _name(key: bytes) -> str:
         return key.decode()
     except UnicodeDecodeError as error:
         msg = (
-            f"expected field names in UTF-8, got one of {len(key)} other bytes; a function as `decode` gets it as it is"
+            f"expected field names in UTF-8, got one of {len(key)} other bytes; a function as `decode` gets it as bytes"
         )
         raise PoisonEntryError(msg) from error
 
@@ -131,7 +131,7 @@ _DECODERS: dict[Any, Callable[[bytes, str, Budget, Decoding], Any]] = {
 def weigh_fields(raw: Iterable[tuple[bytes, bytes]], *, limits: Limits = DEFAULT_LIMITS) -> int:
     """Return the memory that an entry's fields take at most once decoded, without decoding them.
 
-    raises    whatever `decode_fields` raises as PoisonEntryError
+    raises    PoisonEntryError, or any exception of pyarrow: `decode_fields` will raise a PoisonEntryError
     """
     budget = Budget(limits)
     size = 0
@@ -146,10 +146,10 @@ def weigh_fields(raw: Iterable[tuple[bytes, bytes]], *, limits: Limits = DEFAULT
 
 
 def quick_decoder(decoding: Decoding) -> Quick:
-    """Return a function that puts the fields of most entries into a dict, many times as fast as `decode_fields`.
+    """Return a function that decodes most small entries into a dict, many times as fast as `decode_fields`.
 
-    It gets name, data, name, data, ... of at most `SMALL` bytes, so that the default limits hold whatever they are. It
-    returns False for all other entries and for whatever is wrong: then `decode_fields` finds out; the dict is spoilt.
+    It takes name, data, name, data, ... of at most `SMALL` bytes in all, which cannot exceed the default limits. It returns
+    False for entries that need `decode_fields`, and leaves the dict in an undefined state.
     """
     return _slow if callable(decoding.decode) else _QUICK[decoding.decode]
 

@@ -1,7 +1,7 @@
-"""What reading an Arrow IPC stream will take, from its messages' own words, before it is read.
+"""Estimate, from the headers of an Arrow IPC stream, the memory that reading it will take.
 
-A stream of a few hundred bytes can claim gigabytes: compressed buffers, buffers that overlap, views that show one
-text many times, types that take no bytes a row, and what pandas makes of a value beyond its bytes.
+A stream of a few hundred bytes can claim gigabytes: by compressed or overlapping buffers, views that repeat one text,
+types without bytes per row, and the Python objects that pandas makes of values.
 """
 
 import struct
@@ -19,7 +19,7 @@ __all__ = ["Becomes", "weigh"]
 
 _OBJECT_BYTES = 64  # a Python object and the reference to it: 57 bytes for a short str, 112 for a Decimal
 
-# Bytes of Python objects that `to_pandas` makes of one value, by type id; types that stay arrays of numbers are not here.
+# Bytes of the Python objects that `to_pandas` makes of one value, by type id. Types that stay numeric arrays are absent.
 _OBJECT_COSTS = {
     pa.null().id: 8,
     pa.date32().id: 48,
@@ -34,7 +34,7 @@ _OBJECT_COSTS = {
     **{kind.id: 256 for kind in (pa.map_(pa.int8(), pa.int8()), pa.struct([("a", pa.int8())]))},
 }
 _FIELD_COST = 128  # of a number or moment in a struct: an object of its own, and its place in a dict
-_CATEGORY_COST = 128  # of a category: what it becomes is not in its message
+_CATEGORY_COST = 128  # per category; its message does not show what it becomes
 _INTEGERS = frozenset(pa.lib.ensure_type(f"{sign}int{bits}").id for sign in ("", "u") for bits in (8, 16, 32, 64))
 _WITH_NULLS = {
     pa.bool_().id: (1, 8),
@@ -43,7 +43,7 @@ _WITH_NULLS = {
 }
 _VIEW_IDS = frozenset({pa.string_view().id, pa.binary_view().id})
 _TEXT_IDS = frozenset({pa.string().id, pa.large_string().id})
-# How many buffers a column has, but for those of a view's text; 2 where it is not here.
+# Buffers per column, without those of a view's text; 2 for types that are absent here.
 _BUFFERS = {
     pa.null().id: 0,
     pa.struct([]).id: 1,
@@ -51,17 +51,17 @@ _BUFFERS = {
     **{kind.id: 3 for kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())},
 }
 _TEXT_BUFFERS = 3
-_STORED = -1  # the size that a buffer claims which is stored as it is, among compressed ones
+_STORED = -1  # the claimed size of an uncompressed buffer among compressed ones
 _CODECS = ("lz4", "zstd")  # by their numbers in a message
 
 
 class Becomes(NamedTuple):
-    """What the values of a column become, as far as that takes memory of its own.
+    """The memory that the decoded values of a column take besides their buffers.
 
-    objects     0, or the least bytes of the Python object that each becomes
-    beside      further bytes for each value
-    is_python   whether nested values become Python objects too, and not arrays
-    is_json     whether text is JSON, which is decoded
+    objects     0, or the minimum bytes of the Python object for each value
+    beside      further bytes per value
+    is_python   whether nested values become Python objects too, instead of arrays
+    is_json     whether text is JSON that is decoded
     """
 
     objects: int = 0
@@ -71,7 +71,7 @@ class Becomes(NamedTuple):
 
 
 class _Node(NamedTuple):
-    """One column of a message, nested ones too: what a value takes beyond its own bytes, without nulls and with some."""
+    """One (possibly nested) column of a message: bytes per value besides its buffers, without and with nulls."""
 
     cost: int
     cost_with_nulls: int
@@ -98,10 +98,10 @@ def _node(kind: pa.DataType, becomes: Becomes, *, in_struct: bool) -> _Node:
 
 
 def weigh(data: bytes, budget: Budget, *, becomes: Callable[[pa.Schema], Sequence[Becomes]]) -> pa.Schema:
-    """Spend from `budget` what reading `data` will take, going by its messages alone; return its schema.
+    """Charge `budget` with the memory that reading `data` will take, from its headers alone; return its schema.
 
-    becomes   returns for each field what its values are to become
-    raises    PoisonEntryError: too large, or not to be read safely; whatever pyarrow raises if malformed
+    becomes   returns for each field what its values will become
+    raises    PoisonEntryError: too large, or unsafe to read; any exception of pyarrow: malformed
     source    Arrow columnar format, "Encapsulated message format" and "Recordbatch message"
     """
     messages = iter(pa.ipc.MessageReader.open_stream(data))
@@ -109,7 +109,7 @@ def weigh(data: bytes, budget: Budget, *, becomes: Callable[[pa.Schema], Sequenc
     if first is None or first.type != "schema":
         msg = "expected an Arrow IPC stream that begins with its schema"
         raise PoisonEntryError(msg)
-    # Before the schema is built: of a field, Python keeps some 30 times its bytes.
+    # Before building the schema, because Python objects take some 30 times a field's bytes.
     budget.spend_decoded(32 * first.metadata.size)
     schema = pa.ipc.read_schema(first)
     kinds = [list(flattened(field.type)) for field in schema]
@@ -133,14 +133,14 @@ def _weigh_batch(message: pa.ipc.Message, nodes: list[_Node], budget: Budget) ->
     if message.type not in ("record batch", "dictionary"):
         msg = f"expected record batches after the schema, got a message of type {message.type!r}"
         raise PoisonEntryError(msg)
-    if message.metadata_version != pa.ipc.MetadataVersion.V5:  # V4 hides its compression in custom metadata
+    if message.metadata_version != pa.ipc.MetadataVersion.V5:  # V4 keeps its compression in custom metadata
         msg = "expected version 5 of Arrow's metadata (Arrow 1.0 and later), got an older one"
         raise PoisonEntryError(msg)
     header = _Flatbuffer(message.metadata.to_pybytes())
     batch = header.child(header.root, 2)
     is_dictionary = message.type == "dictionary"
     if is_dictionary:
-        if header.byte(batch, 2):  # every delta copies the whole dictionary again
+        if header.byte(batch, 2):  # every delta copies the whole dictionary
             msg = "expected whole dictionaries, got a delta"
             raise PoisonEntryError(msg)
         batch = header.child(batch, 1)
@@ -152,10 +152,10 @@ def _weigh_batch(message: pa.ipc.Message, nodes: list[_Node], budget: Budget) ->
     if len(lengths) != (1 if is_dictionary else len(nodes)) or min(lengths + nulls + buffers, default=0) < 0:
         msg = "expected one length for each column, got others"
         raise PoisonEntryError(msg)
-    # 4 KiB a message and 256 bytes a column of it are what Python and pandas keep for an empty one.
+    # Python and pandas keep 4 KiB per message and 256 bytes per column even if these are empty.
     budget.spend_decoded(4096 + 256 * len(lengths) + sum(lengths))
     views = header.longs(batch, 4)
-    if is_dictionary:  # of which the schema has no number that pyarrow shows: its buffers tell what it holds
+    if is_dictionary:  # pyarrow does not show its number in the schema, so its type follows from its buffers
         is_text = bool(views) or len(buffers) == 2 * _TEXT_BUFFERS
         nodes = [_Node(_CATEGORY_COST, _CATEGORY_COST, len(buffers) // 2 - sum(views), bool(views), is_text)]
     budget.spend_decoded(
@@ -172,7 +172,7 @@ def _weigh_batch(message: pa.ipc.Message, nodes: list[_Node], budget: Budget) ->
 
 
 def _weigh_text(nodes: list[_Node], lengths: list[int], views: list[int], body: "_Body", budget: Budget) -> None:
-    """Spend what text takes beyond its bytes: once more where views show it, 4 times where a str has wide characters."""
+    """Charge the memory of text besides its buffers: the text that views show, 4 times for wide characters, and JSON."""
     left, at = iter(views), 0
     for node, length in zip(nodes, lengths, strict=True):
         if node.is_view:
@@ -197,11 +197,11 @@ class _Body:
 
     @property
     def total(self) -> int:
-        """The bytes of all buffers as they are."""
+        """The bytes of all buffers as stored."""
         return sum(self._buffers[1::2])
 
     def size(self, number: int) -> int:
-        """Return the bytes of a buffer once it is decompressed."""
+        """Return the size of a buffer after decompression."""
         length = self._buffers[2 * number + 1]
         if self._codec is None or not length:
             return length
@@ -209,16 +209,16 @@ class _Body:
         return length if claimed == _STORED else claimed if claimed >= 0 else 2**63
 
     def _claimed(self, number: int) -> int:
-        """Return the size that a compressed buffer claims in its first 8 bytes."""
+        """Return the decompressed size in the first 8 bytes of a compressed buffer."""
         (claimed,) = struct.unpack_from("<q", memoryview(self._body), self._buffers[2 * number])
         return claimed
 
     def is_wide(self, number: int) -> bool:
-        """Return whether text may have characters beyond ASCII; of compressed text that is not known."""
+        """Return whether text may have non-ASCII characters; True for compressed text, which is unknown."""
         return self._codec is not None or not memoryview(self._slice(number)).tobytes().isascii()
 
     def shown(self, number: int, count: int) -> int:
-        """Return how many bytes the first views of a buffer show: each begins with the length of its own."""
+        """Return the total length of the first views in a buffer; each view begins with its length."""
         lengths = memoryview(self.data(number))[: 16 * count].cast("i")[::4].tolist()
         if min(lengths, default=0) < 0:
             msg = "expected views of no less than 0 bytes, got others"
@@ -226,7 +226,7 @@ class _Body:
         return sum(lengths)
 
     def data(self, number: int) -> pa.Buffer:
-        """Return a buffer as it is once it is decompressed; its size has been spent."""
+        """Return a buffer after decompression; the budget has been charged with its size."""
         data = self._slice(number)
         if self._codec is not None and data.size:
             data = data.slice(8)
@@ -243,7 +243,7 @@ class _Body:
 
 
 class _Flatbuffer:
-    """As much of flatbuffers as the lengths in a message's header need; pyarrow has verified them before."""
+    """A minimal reader of flatbuffers for the lengths in a message's header, which pyarrow has verified before."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -1,7 +1,7 @@
 """None, bool, int, float, str, and lists and dicts of them <-> JSON text, exactly.
 
-`json` alone would change what it does not know: a tuple into a list, an int key into text, an IntEnum into
-an int. So types are checked first, by identity; a value comes back with the types it went with.
+`json` alone would change other types: a tuple into a list, an int key into text, an IntEnum into an int. So types are
+checked first, by identity, and a value comes back with the same types.
 """
 
 import json
@@ -16,16 +16,16 @@ from tasks.errors import EncodeError
 
 __all__ = ["check_json", "container_weight", "cure", "from_json", "json_weight", "named", "quick_json", "to_json"]
 
-# Python's dialect: NaN, Infinity and -Infinity are words of their own; -0.0 stays -0.0.
+# Python's dialect: NaN, Infinity and -Infinity are literals; -0.0 stays -0.0.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=True, separators=(",", ":"))
 _DECODER = json.JSONDecoder()
-# The value of a JSON text or its bytes, in a quarter of the time, or ValueError or RecursionError: for what is no JSON, and for
-# what only Python's dialect knows, such as NaN or a lone surrogate.
+# Decodes JSON in a quarter of the time; raises ValueError or RecursionError for other text and for Python's own dialect, such
+# as NaN or a lone surrogate.
 quick_json = msgspec.json.Decoder().decode
-# And the other way, but that it makes `null` of NaN and infinity too.
+# Encodes as fast, but writes NaN and infinity as `null`.
 _quick_text = msgspec.json.Encoder().encode
 _ATOMS = frozenset((str, int, float, bool, type(None)))
-# Deeper values could be written, but not read by every caller: the parser shares its recursion limit.
+# Deeper values could be written but not always read, because the parser shares the caller's recursion limit.
 _MAX_DEPTH = 100
 _CONTAINER = re.compile(rb"[ \t\r\n]*[\[{]")
 _CURES = {
@@ -39,7 +39,7 @@ _CURES = {
 def to_json(value: Any, where: str = "value") -> bytes:
     """Return a value as JSON text in UTF-8.
 
-    where     whose value it is, for a message
+    where     path to the value, for messages
     raises    EncodeError: a type other than the six, a key that is no str, a str with a lone surrogate,
               an int of more than Python's 4,300 digits, or more than 100 levels
     """
@@ -49,7 +49,7 @@ def to_json(value: Any, where: str = "value") -> bytes:
         if b"null" not in (text := _quick_text(value)):
             return text
     except (ValueError, OverflowError, RecursionError):
-        pass  # to be told apart below
+        pass  # the encoder below finds the reason
     try:
         return _ENCODER.encode(value).encode()
     except UnicodeEncodeError as error:
@@ -62,7 +62,7 @@ def to_json(value: Any, where: str = "value") -> bytes:
 
 
 def check_json(value: Any, where: str, depth: int = 0) -> None:  # noqa: C901 - one case a type
-    """Let pass what JSON gives back with the same types; raise EncodeError with the path to the rest."""
+    """Accept values that JSON returns with the same types; else raise an EncodeError with the path."""
     kind = type(value)
     if kind in _ATOMS:
         return
@@ -87,12 +87,12 @@ def check_json(value: Any, where: str, depth: int = 0) -> None:  # noqa: C901 - 
 
 
 def named(kind: type) -> str:
-    """Return a type's name for a message, with its package's unless it is Python's own."""
+    """Return the name of a type for a message, with its package unless it is a builtin."""
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
 
 
 def cure(value: Any) -> str:
-    """Return what to do about a value that has no bytes."""
+    """Return the remedy for a value that cannot be encoded."""
     kind = type(value)
     if of_record := record_cure(value):
         return of_record
@@ -145,10 +145,10 @@ def from_json(text: str) -> Any:
 
 
 def json_weight(data: bytes) -> int:
-    """Return an upper estimate of the memory that JSON text takes once decoded.
+    """Return an upper bound of the memory that JSON text takes once decoded.
 
-    A str becomes up to 4 times its bytes (one emoji is enough), `[[],[],...` 24 times. Commas and braces
-    inside the strings of a list or dict are counted too: telling them apart takes longer than decoding.
+    A str takes up to 4 times its bytes (one emoji is enough), `[[],[],...` takes 24 times. Commas and braces inside strings
+    are counted too, because distinguishing them takes longer than decoding.
     """
     weight = 4 * len(data)
     if _CONTAINER.match(data):
@@ -157,6 +157,6 @@ def json_weight(data: bytes) -> int:
 
 
 def container_weight(data: Buffer) -> int:
-    """Return what the lists and dicts in JSON text take at most, beside the text in them."""
+    """Return an upper bound of the memory of lists and dicts in JSON text, without the text in them."""
     text = memoryview(data).tobytes() if not isinstance(data, bytes) else data
     return 64 * (text.count(b",") + text.count(b":")) + 32 * text.count(b"[") + 160 * text.count(b"{")

@@ -49,7 +49,7 @@ def pack_frame(frame: pd.DataFrame) -> tuple[pa.RecordBatch, Layout]:
 def inferred(frame: pd.DataFrame) -> pd.DataFrame | None:
     """Return a frame after `infer_objects()`, if that changes dtypes and no value; else None.
 
-    `pd.DataFrame(rows_by_name).T` makes every column one of objects, whatever is in it.
+    `pd.DataFrame(rows_by_name).T` makes every column one of objects, whatever its values are.
     """
     found = frame.infer_objects()
     changed = [i for i in range(frame.shape[1]) if found.dtypes.iloc[i] != frame.dtypes.iloc[i]]
@@ -92,7 +92,7 @@ def _with_index(
 
 
 def _arrays(frame: pd.DataFrame) -> Iterator[Any]:
-    """Yield the columns' values, if pandas lets us without the Series that `items` makes of each: a quarter of the time."""
+    """Yield the columns' arrays; without the Series that `items` makes of each, in a quarter of the time."""
     if iterate := getattr(frame, "_iter_column_arrays", None):
         for values in iterate():
             yield np.asarray(values) if isinstance(values.dtype, np.dtype) else values
@@ -112,7 +112,7 @@ def unpack_frame(table: pa.Table, layout: Layout, budget: Budget) -> pd.DataFram
 
 
 def _columns(table: pa.Table, words: list[str]) -> pd.DataFrame:
-    """Return a frame of the columns, labelled 0, 1, ...; the plain ones are made many at a time."""
+    """Return a frame of the columns, labelled 0, 1, ...; plain columns are converted many at a time."""
     table = table.rename_columns([str(i) for i in range(len(words))])
     plain = [i for i, word in enumerate(words) if is_plain(word)]
     frame = table.select(plain).to_pandas(ignore_metadata=True, use_threads=False)

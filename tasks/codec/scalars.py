@@ -22,7 +22,7 @@ __all__ = ["is_scalar", "pack_array", "pack_scalar", "unpack_array", "unpack_sca
 
 
 def is_scalar(value: Any) -> bool:
-    """Say whether a value is a numpy scalar, a moment or a Decimal."""
+    """Return whether a value is a numpy scalar, a moment or a Decimal."""
     return type(value) in _MOMENTS or isinstance(value, np.generic)
 
 
@@ -50,7 +50,7 @@ def pack_array(array: np.ndarray, kind: str = "ndarray") -> tuple[pa.RecordBatch
         raise EncodeError(msg)
     descr = np.lib.format.dtype_to_descr(dtype)
     if not dtype.itemsize or _dtype(_lists(descr)) != dtype:
-        msg = f"expected a dtype that its text says in full, got one of kind {dtype.kind!r}; use astype()"
+        msg = f"expected a dtype that its text states in full, got one of kind {dtype.kind!r}; use astype()"
         raise EncodeError(msg)
     if array.ndim == 1 and dtype.kind in "iuf" and dtype.isnative and dtype.itemsize <= 8:  # noqa: PLR2004
         column = pa.array(array, from_pandas=False)
@@ -82,13 +82,13 @@ def _field(name: Any, descr: Any, *shape: Any) -> tuple[Any, ...]:
 def unpack_array(column: pa.ChunkedArray, layout: Layout) -> np.ndarray:
     """Return the array that was packed: writable, in C order.
 
-    raises    PoisonEntryError: bytes that do not fill its shape; whatever numpy raises on worse
+    raises    PoisonEntryError: bytes that do not fill its shape; any exception of numpy: malformed
     """
     dtype = _dtype(layout["dtype"])
     shape = tuple(layout["shape"])
     flat = bytearray(column[0].as_buffer() if pa.types.is_large_binary(column.type) else column.to_numpy())
     if dtype.hasobject or not dtype.itemsize or len(flat) != math.prod(shape) * dtype.itemsize:
-        msg = "expected as many bytes as its shape and dtype say, got others"
+        msg = "expected as many bytes as its shape and dtype need, got others"
         raise PoisonEntryError(msg)
     return np.ndarray(shape, dtype=dtype, buffer=flat)
 
@@ -111,7 +111,7 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 
 def _pack_moment(value: Any) -> tuple[pa.RecordBatch, Layout]:
-    """Return a moment or Decimal as a column of one row, once it has been seen to come back equal."""
+    """Return a moment or Decimal as a column of one row, after checking that it comes back equal."""
     kind = type(value).__name__
     layout: Layout = {"kind": kind, "rows": 1}
     try:
@@ -121,7 +121,7 @@ def _pack_moment(value: Any) -> tuple[pa.RecordBatch, Layout]:
         msg = f"expected a {kind} that Arrow can hold, got one out of its range; use isoformat() or str()"
         raise EncodeError(msg) from error
     if not _same(back, value):
-        msg = f"expected a {kind} that its instant and its zone say in full, got another; use isoformat()"
+        msg = f"expected a {kind} that its instant and its zone state in full, got another; use isoformat()"
         raise EncodeError(msg)
     return pa.RecordBatch.from_arrays([array], names=["value"]), layout
 

@@ -1,4 +1,4 @@
-"""Values <-> bytes, without envelope or tag: bytes say themselves what they are.
+"""Values <-> bytes, without envelope or tag: the first bytes show the format.
 
     None, bool, int, float, str, and lists and dicts (keys: str) of them     JSON text
     bytes                                                                    fe 'bytes:', then the bytes
@@ -49,14 +49,14 @@ _ALLOWED = (
 
 
 def _frames() -> ModuleType:
-    """Return what reads and writes Arrow; with it come pandas and pyarrow, half a second that plain values need not spend."""
+    """Import the module for Arrow on first use: it loads pandas and pyarrow, half a second that plain values do not need."""
     from tasks.codec import frames  # noqa: PLC0415
 
     return frames
 
 
 def is_pandas(value: Any, kind: str) -> bool:
-    """Say whether a value is a DataFrame, or what else `kind` names of pandas, without loading pandas to find out."""
+    """Return whether a value is an instance of the pandas class `kind`, without importing pandas."""
     return isinstance(value, getattr(sys.modules.get("pandas"), kind, ()))
 
 
@@ -106,7 +106,7 @@ def _encode(
 
 
 def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS, decoding: Decoding = DEFAULT_DECODING) -> Any:
-    """Return the value of bytes, whoever wrote them.
+    """Return the value of bytes, of Sluice or any other program.
 
     raises    PoisonEntryError: larger than `limits`; ff ff ff ff and no valid Arrow IPC stream; JSON that
               Python cannot hold, such as an int of 5,000 digits or 10,000 levels
@@ -152,7 +152,7 @@ def encode_fields(
     limits: Limits = DEFAULT_LIMITS,
     on_inferred: Callable[[], None] | None = None,
 ) -> dict[bytes, bytes]:
-    """Return an entry's fields as Redis stores them; what no outlet could read within `limits` is refused.
+    """Return an entry's fields as Redis stores them; refuse an entry that no outlet could read within `limits`.
 
     fields        a mapping, or a record: a dataclass, named tuple, msgspec struct or pydantic model
     on_inferred   called if a DataFrame of objects is encoded after `infer_objects()`; default: it is refused

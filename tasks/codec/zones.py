@@ -31,7 +31,7 @@ def zone_text(tz: dt.tzinfo) -> str:
 
 
 def zone(text: str) -> dt.tzinfo:
-    """Return the time zone of that name; an unknown one raises."""
+    """Return the time zone of a name; raise for an unknown one."""
     if text == "UTC":
         return dt.UTC
     if found := _OFFSET.fullmatch(text):

@@ -1,7 +1,7 @@
-"""A simulated stock exchange: quotes of a market that never closes, out of a seed and the time alone.
+"""A simulated stock exchange that never closes: its quotes depend only on a seed and the time.
 
-Nothing is remembered from one snapshot to the next: every process with the same seed sees the same prices at
-the same second, so the runs of an inlet go on one price path. A day runs from midnight to midnight in China.
+No state passes from one snapshot to the next. Processes with the same seed see the same prices at the same second, so
+all runs of an inlet follow one price path. A day runs from midnight to midnight in China.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ COLUMNS = [
 ]
 """The columns of easyquotation's Sina feed. `turnover` is the day's shares, `volume` the day's yuan."""
 
-# What is listed: the first digits of the codes, their board, how many. 5,000 in all.
+# Listed codes: first digits, board, number of codes. 5,000 in all.
 _LISTED = (
     *(("600", "sh", 900), ("601", "sh", 250), ("603", "sh", 650), ("688", "sh", 550)),
     *(("000", "sz", 450), ("002", "sz", 850), ("300", "sz", 900), ("301", "sz", 250), ("150", "sz", 100)),
@@ -34,10 +34,10 @@ _ALL = sum(n for _, _, n in _LISTED)
 _CHINA = timezone(timedelta(hours=8))
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _LIMIT = 0.1
-# Price paths are sums of sines with these periods, in seconds. The ratio keeps them from falling into step.
+# Price paths are sums of sines with these periods, in seconds. The ratio keeps them out of phase.
 _PERIODS = 171.0 * 2.37 ** np.arange(12)
 
-# What random numbers are for, so that no two purposes draw the same ones.
+# One stream of random numbers for each purpose.
 _PATHS, _DAYS, _MINUTES, _TICKS = range(4)
 
 _Cents = np.ndarray  # prices in hundredths of a yuan, the exchange's tick, as whole float64
@@ -45,7 +45,7 @@ _Cents = np.ndarray  # prices in hundredths of a yuan, the exchange's tick, as w
 
 @dataclass(frozen=True, slots=True)
 class _Day:
-    """What holds for one day: limits, who is suspended, and how much will have been traded at its end."""
+    """Constants of one day: price limits, suspended codes, and the shares traded by its end."""
 
     gap: np.ndarray
     close: _Cents
@@ -58,14 +58,14 @@ class _Day:
 
 
 class Exchange:
-    """A market of `codes` codes, at most 5,000, whose quotes follow from `seed` and the time.
+    """A market of `codes` codes, at most 5,000, whose quotes depend only on `seed` and the time.
 
     A code has the same quotes in an exchange of any size. Prices move in ticks of 0.01 and stay within 10 %
     of the previous close; the day's shares only grow. About 1 % of the codes are suspended (no price) on a
     day and another 1 % have no bids; 6 % of the asks at a time are thin (100 shares).
 
-    The first snapshot of a process goes through the day up to then, for its highs and lows, and costs up to
-    0.3 s; those after it cost 3 ms.
+    The first snapshot of a process computes the day's highs and lows so far, which takes up to 0.3 s; later ones take
+    3 ms.
     """
 
     def __init__(self, seed: int = 0, codes: int = _ALL) -> None:
@@ -90,7 +90,7 @@ class Exchange:
     def snapshot(self, at: datetime | float, *, board: str = "all") -> pd.DataFrame:
         """Return the quotes at a second: a row per code, the columns of `COLUMNS`, the code as index.
 
-        at       an aware datetime, or seconds since the epoch; a fraction of a second is left out
+        at       an aware datetime, or seconds since the epoch; fractions of a second are dropped
         board    'all', 'sh', 'sz' or 'bj'
         """
         if board not in {"all", *self._board}:
@@ -103,7 +103,7 @@ class Exchange:
         return frame if board == "all" else frame.loc[self._board == board]
 
     def _quotes(self, second: int) -> dict[str, pd.Series | np.ndarray]:
-        """Return the columns but date and time, at a second of China's clock since the epoch."""
+        """Return all columns except date and time, at a second of China's clock since the epoch."""
         day = self._day(second // _DAY)
         noise = self._noise(_TICKS, second)
         now = self._prices(second)
@@ -128,10 +128,10 @@ class Exchange:
         }
 
     def _draw_paths(self) -> tuple[_Cents, np.ndarray]:
-        """Return the codes' mean prices, and how far each sine and cosine swings each of them."""
+        """Return the mean price of each code, and its amplitude for each sine and cosine."""
         noise = self._noise(_PATHS, 0)
         base = np.round(100 * np.exp(0.9 + 3.0 * noise.random(_ALL)))
-        # The longer the period the wider the swing; a random walk's would grow with the square root.
+        # Longer periods have larger amplitudes; those of a random walk would grow with the square root.
         volatility = np.exp(np.log(0.012) + 0.5 * noise.standard_normal(_ALL)).clip(0.003, 0.06)
         swing = ((_PERIODS / _DAY) ** 0.35)[:, None] * volatility * base
         swing *= np.minimum(1, 0.6 * base / swing.sum(axis=0))
@@ -143,7 +143,7 @@ class Exchange:
         return np.random.default_rng([self.seed, purpose, number])
 
     def _levels(self, times: np.ndarray) -> np.ndarray:
-        """Return the prices the paths pass at `times` (rows), before gaps, limits and rounding."""
+        """Return the prices of the paths at `times` (rows), before gaps, limits and rounding."""
         angles = 2 * np.pi * times[:, None] / _PERIODS
         return self._base + np.hstack([np.sin(angles), np.cos(angles)]) @ self._swing
 
@@ -165,7 +165,7 @@ class Exchange:
         )
 
     def _make_hour(self, number: int) -> _Cents:
-        """Return the prices at the hour's minutes, 0 to 60: always as one block, so that they never differ."""
+        """Return the prices at minutes 0 to 60 of an hour, always computed as one block, so that rounding never differs."""
         day = self._day(number * _HOUR // _DAY)
         times = np.arange(_HOUR // _MINUTE + 1) * _MINUTE + number * _HOUR
         return np.rint(self._levels(times) * day.gap).clip(day.lowest, day.highest)
@@ -175,14 +175,14 @@ class Exchange:
         return prices.max(axis=0), prices.min(axis=0)
 
     def _prices(self, second: int) -> _Cents:
-        """Return the prices at a second: on their way from the minute before to the minute after, never back."""
+        """Return the prices at a second, which move monotonically from one minute's price to the next."""
         prices = self._hour(second // _HOUR)
         minute, past = divmod(second % _HOUR, _MINUTE)
         haste = 4 ** self._noise(_MINUTES, second // _MINUTE).uniform(-1, 1, _ALL)[self._rows]
         return np.rint(prices[minute] + (prices[minute + 1] - prices[minute]) * (past / _MINUTE) ** haste)
 
     def _range_until(self, second: int, now: _Cents) -> tuple[_Cents, _Cents, _Cents]:
-        """Return the day's open, high and low so far. Between minutes prices only go forth, so it holds them all."""
+        """Return the day's open, high and low so far. Prices are monotonic within a minute, so minutes and `now` suffice."""
         hour, midnight = second // _HOUR, second // _DAY * (_DAY // _HOUR)
         minutes = self._hour(hour)[: second % _HOUR // _MINUTE + 1]
         past = [self._range(h) for h in range(midnight, hour)]
@@ -191,14 +191,14 @@ class Exchange:
         return self._hour(midnight)[0], high, low
 
     def _turnover(self, day: _Day, second: int) -> np.ndarray:
-        """Return the shares traded since midnight, which never fall: x - sin x does not."""
+        """Return the shares traded since midnight. They never decrease, because x - sin x is monotonic."""
         part = second % _DAY / _DAY
         waves = 2 * np.pi * 12
         traded = part - (np.sin(waves * (part + day.phase)) - np.sin(waves * day.phase)) / waves
         return (day.shares * traded / 100).astype(np.int64) * 100
 
     def _book(self, day: _Day, now: _Cents, noise: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return five bids and asks with their shares. The last trade was at the best bid or the best ask."""
+        """Return five bids and asks with their shares. The last trade was at the best bid or ask."""
         spread, side, thin, *volumes = noise.random((3 + 2 * len(LEVELS), _ALL))[:, self._rows]
         spread = 1 + np.floor(3 * spread**3)
         bid = np.where(side < 0.5, now, now - spread)  # noqa: PLR2004 - evens

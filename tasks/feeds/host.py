@@ -1,4 +1,4 @@
-"""The vitals of this machine: what every process uses, and all of them together."""
+"""Resource usage of this machine: per process and in total."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-__all__ = ["Machine", "ProcessCounters", "Reading", "TotalCounters", "read_counters"]
+__all__ = ["HostCounters", "Machine", "ProcessCounters", "TotalCounters", "read_counters"]
 
 _ATTRIBUTES = ["pid", "name", "create_time", "cpu_times", "memory_info", "num_threads"]
 _HAS_IO = hasattr(psutil.Process, "io_counters")  # not on macOS
@@ -18,9 +18,9 @@ _NAN = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class ProcessCounters:
-    """What one process has used since it was created; NaN where the system does not tell us.
+    """Counters of one process since its creation; NaN where the system does not show them.
 
-    memory    bytes of physical memory it holds now
+    memory    bytes of physical memory that it uses now
     """
 
     pid: int
@@ -35,7 +35,7 @@ class ProcessCounters:
 
 @dataclass(frozen=True, slots=True)
 class TotalCounters:
-    """What the machine has used since it was started, and holds now; NaN where nobody tells us."""
+    """Counters of the machine since its start, and its memory in use now; NaN where the system does not show them."""
 
     busy_seconds: float
     cpu_seconds: float
@@ -48,32 +48,32 @@ class TotalCounters:
     net_sent: float = _NAN
 
 
-Reading = tuple[list[ProcessCounters], TotalCounters]
+HostCounters = tuple[list[ProcessCounters], TotalCounters]
 
 
 class Machine:
-    """Samples of a machine. Rates are those since the sample before, so the first sample has none.
+    """Takes samples of a machine; rates are measured since the previous sample, so the first sample has none.
 
-    read     returns the counters as they are now
+    read     returns the current counters
     """
 
-    def __init__(self, read: Callable[[], Reading] | None = None) -> None:
+    def __init__(self, read: Callable[[], HostCounters] | None = None) -> None:
         self._read = read or read_counters
         self._before: tuple[float, dict[tuple[int, float], ProcessCounters], TotalCounters] | None = None
 
     def sample(self, now: float | None = None) -> tuple[pd.DataFrame, dict[str, float | int | None]]:
         """Return a frame of the processes, by pid, and the machine's totals.
 
-        now       seconds since the epoch; by default the time it is
+        now       seconds since the epoch; by default the current time
         returns   frame   name, cpu_percent (100 is one core), memory_bytes, threads, read_bytes_per_s,
-                          write_bytes_per_s; NaN where unknown: without a sample before, or for lack of rights
+                          write_bytes_per_s; NaN where unknown: without a previous sample, or for lack of rights
                   totals  cpu_percent (100 is all cores), memory_used_bytes, memory_total_bytes, load_1min,
                           disk_read_bytes_per_s, disk_write_bytes_per_s, net_received_bytes_per_s,
                           net_sent_bytes_per_s, processes; None where unknown
         """
         now = time.time() if now is None else now
         processes, totals = self._read()
-        # A pid may come back as another process: only with the time of its creation does it name one.
+        # The system reuses pids: only pid and creation time together identify a process.
         by_identity = {(process.pid, process.created): process for process in processes}
         before, self._before = self._before, (now, by_identity, totals)
         elapsed, old_processes, old_totals = _NAN, {}, totals
@@ -85,7 +85,7 @@ class Machine:
 
 
 def _at_birth(process: ProcessCounters, since: float) -> ProcessCounters:
-    """Return the counters that a process without a sample before had then: zeros if it was created since."""
+    """Return the earlier counters of a process that the previous sample lacks: zeros if it was created since."""
     used = 0.0 if process.created >= since else _NAN
     return ProcessCounters(
         process.pid,
@@ -131,16 +131,16 @@ def _totals(new: TotalCounters, old: TotalCounters, elapsed: float, processes: i
 
 
 def _rate(new: float, old: float, elapsed: float) -> float:
-    """Return the growth per second, NaN where it is not known. A counter that went back began again."""
-    if not elapsed > 0:  # no sample before, or the clock was set back
+    """Return the growth per second, or NaN if unknown. A counter that decreased has restarted from zero."""
+    if not elapsed > 0:  # no previous sample, or the clock was set back
         return _NAN
     return (new - old if new >= old else new) / elapsed if old == old else _NAN  # noqa: PLR0124 - NaN
 
 
-def read_counters() -> Reading:
-    """Return the counters of all processes that are there to be read, and of the machine."""
+def read_counters() -> HostCounters:
+    """Return the counters of all readable processes, and of the machine."""
     attributes = [*_ATTRIBUTES, "io_counters"] if _HAS_IO else _ATTRIBUTES
-    # What we may not see (another user's io_counters) is None; a process that ends meanwhile is left out.
+    # Counters without permission (another user's io_counters) are None; a process that ends during the read is left out.
     processes = [_counters(process.info) for process in psutil.process_iter(attributes, ad_value=None)]
     return [process for process in processes if process is not None], _total_counters()
 

@@ -1,4 +1,4 @@
-"""The live quotes of the Chinese stock market: Sina's, through easyquotation (the extra `quotes`)."""
+"""Live quotes of the Chinese stock market from Sina, through easyquotation (the extra `quotes`)."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ from tasks.feeds.exchange import COLUMNS
 __all__ = ["fetch"]
 
 _BOARDS = ("all", "sh", "sz", "bj")
-# Requests go out all at once; Sina takes some tenths of a second for each.
+# All requests are sent at once; Sina answers each within some tenths of a second.
 _TIMEOUT = 5.0
 
 
@@ -24,13 +24,13 @@ def fetch(
     url: str | None = None,
     timeout: float = _TIMEOUT,
 ) -> pd.DataFrame:
-    """Return the quotes there are now: a row per code, the columns of `tasks.feeds.exchange.COLUMNS`, the code as index.
+    """Return the current quotes: a row per code, the columns of `tasks.feeds.exchange.COLUMNS`, the code as index.
 
     Codes that Sina does not list, or whose quote cannot be read, are left out.
 
     board    'all', 'sh' (Shanghai), 'sz' (Shenzhen) or 'bj' (Beijing)
     codes    six digits each; by default the 5,400 shares in the list that comes with easyquotation
-    url      who answers instead of Sina: the address up to the path
+    url      address of a server to use instead of Sina, up to the path
     timeout  seconds to connect, and between two bytes of an answer
     raises   SettingsError: easyquotation is not installed, or no such board or code
              UnavailableError: no answer, or one without a quote
@@ -45,7 +45,7 @@ def fetch(
     import requests  # noqa: PLC0415 - easyquotation brings it
     from easyquotation.helpers import get_stock_type  # noqa: PLC0415
 
-    # Its list has indices too, with their board in front: sh000001 would pass for the share 000001.
+    # Its list contains indices too, prefixed with their board: sh000001 would be taken for the share 000001.
     wanted = [code for code in feed.load_stock_codes() if code.isdigit()] if codes is None else codes
     wanted = [code for code in wanted if board in ("all", get_stock_type(code))]
     if not wanted:
@@ -80,7 +80,7 @@ def _feed(url: str | None, timeout: float) -> Any:
             return address if url is None else url + address[address.index("/rn=") :]
 
         def get_stocks_by_range(self, params: str) -> str:
-            """As the package's, which waits for ever, takes any page for quotes and guesses its encoding."""
+            """Return a page of quotes, with a timeout, a check of the status, and the right encoding, which the package lacks."""
             headers = self._get_headers()
             response = self._session.get(self.stock_api + params, headers=headers, timeout=timeout)
             response.raise_for_status()
@@ -91,6 +91,6 @@ def _feed(url: str | None, timeout: float) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return what happened without the address, which is 800 codes long."""
+    """Return the reason of a failed request without its address, which is 800 codes long."""
     response = getattr(error, "response", None)
     return f"HTTP {response.status_code}" if response is not None else type(error).__name__

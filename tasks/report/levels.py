@@ -1,4 +1,4 @@
-"""The levels of all topics and groups as Markdown: two tables, and a chart of each lag over time."""
+"""Levels of all topics and groups as Markdown: two tables, and a chart of each lag over time."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,14 +13,14 @@ from tasks.reservoir.levels import GroupLevel, TopicLevel
 
 __all__ = ["markdown", "short_bytes"]
 
-_CHARTS = 6  # at most: the longest lags
-_STEPS = 500  # of a chart, which is 700 pixels wide
-_LONG = 180  # minutes from which on a chart counts in hours
-# In the colours that Prefect's UI gives Mermaid, a chart's first line is white on white (3.8.8).
+_CHARTS = 6  # at most, for the longest lags
+_STEPS = 500  # points per chart, which is 700 pixels wide
+_LONG = 180  # minutes above which a chart is labelled in hours
+# Prefect's UI (3.8.8) draws a chart's first line white on white.
 _LINE = '%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#c0392b"}}}}%%'
 _REASON = 500  # characters
 _NAME = 60  # characters of a topic or a group in a chart's title
-_LAGGING = 2  # entries: a group that is never further behind than that needs no chart
+_LAGGING = 2  # entries; a group with no longer lag needs no chart
 
 
 def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
@@ -51,7 +51,7 @@ def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
 
 
 def short_bytes(n: int | None) -> str:
-    """Return a number of bytes for people.
+    """Return a number of bytes in a readable unit.
 
     >>> short_bytes(1_234_567)
     '1.2 MB'
@@ -71,7 +71,7 @@ def _groups(levels: Iterable[TopicLevel]) -> Iterator[tuple[str, GroupLevel]]:
 
 
 def _charts(samples: Sequence[Sample]) -> Iterator[str]:
-    """Return a chart for each group that lags: Mermaid has no legend for several lines in one."""
+    """Yield one chart for each lagging group, because Mermaid has no legend for several lines."""
     most: dict[tuple[str, str], int] = {}
     for sample in samples:
         for who, lag in sample.lags.items():
@@ -97,15 +97,15 @@ def _charts(samples: Sequence[Sample]) -> Iterator[str]:
 
 
 def _evenly(points: Sequence[tuple[datetime, int]]) -> list[int]:
-    """Return the values at even distances, which is how a chart puts them, about as close as they were sampled.
+    """Return the values at even intervals, as a chart draws them, about as many as were sampled.
 
-    Where nothing was sampled for a while it is the last one before.
+    Gaps between samples repeat the last value.
     """
     times = [time.timestamp() for time, _ in points]
     gaps = sorted(later - earlier for earlier, later in pairwise(times))
     steps = max(1, min(_STEPS, round((times[-1] - times[0]) / max(gaps[len(gaps) // 2], 1e-3))))
     step = (times[-1] - times[0]) / steps
-    # Half a step later: a sample that came a second late belongs to its own moment, not to the next.
+    # Half a step later, so that a sample that is a second late counts for its own moment and not the next.
     moments = [times[0] + (n + 0.5) * step for n in range(steps)]
     return [points[bisect_right(times, moment) - 1][1] for moment in moments] + [points[-1][1]]
 

@@ -1,4 +1,4 @@
-"""What reports show, as Markdown: a pipeline with what flows through it, its topics, its last result; dead letters."""
+"""Reports as Markdown: the graph of a pipeline with its counts, its topics, its last result, and dead letters."""
 
 import time
 from collections import Counter
@@ -26,12 +26,12 @@ __all__ = [
     "topics_table",
 ]
 
-_ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # the UI leaves a report half the width of a page: 570 of 1,200 pixels
+_ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # Prefect's UI gives a report half the width of a page: 570 of 1,200 pixels
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
 _REASON = 500
 _HEAD_BYTES = 2**26
 _NAME, _TEXT = 200, 1_000
-_LYING = 3  # nodes that a diagram has room for side by side
+_LYING = 3  # nodes that fit side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,12 @@ def _along(node: Stream, to: Meter) -> int:
 
 
 def diagram(flow: GraphCounts, before: GraphCounts | None = None, *, stalled: Collection[str] = ()) -> str:
-    """Return the graph as a Mermaid diagram in Markdown: elements a second on the arrows, what failed or stalls in red.
+    """Return the graph as a Mermaid diagram in Markdown: elements per second on its edges, failing and stalled nodes in red.
 
-    before    the flow some seconds ago, of the same graph; without it there are no rates
+    before    counts of the same graph some seconds ago; without them there are no rates
     stalled   names of nodes that make no progress
     """
-    # A long chain from left to right is scaled down to fit, until nobody can read it.
+    # Mermaid scales a long chain from left to right down until it is unreadable.
     lines = ["```mermaid", f"flowchart {'LR' if len(flow.names) <= _LYING else 'TD'}"]
     for n, name in enumerate(flow.names):
         trouble = f", {flow.failed[n]:,} failed" * bool(flow.failed[n]) + ", stalled" * (name in stalled)
@@ -111,7 +111,7 @@ def _ms(seconds: float) -> str:
 
 
 def nodes_table(flow: GraphCounts) -> str:
-    """Return a table of the nodes: elements in and out, failures, milliseconds an element, elements being waited for."""
+    """Return a table of the nodes: elements in and out, failures, milliseconds per element, awaited elements."""
     rows = [
         (
             cell(name),
@@ -127,7 +127,7 @@ def nodes_table(flow: GraphCounts) -> str:
 
 
 def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
-    """Return a table of topics: what one group has not read, not finished, and put away."""
+    """Return a table of topics: the lag, pending entries and dead letters of one group."""
     rows: list[tuple[object, ...]] = []
     for level in levels:
         if level.unreadable:
@@ -143,7 +143,7 @@ def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
             for one in level.groups
             if one.name == group
         ]
-    if not rows:  # a replay has dropped it, or none of its topics is there yet
+    if not rows:  # a replay has dropped it, or none of its topics exists yet
         return "nothing: there is no such group"
     return table(("topic", "lag", "pending", "consumers", "dead letters"), rows)
 
@@ -184,7 +184,7 @@ def _head(frame: Any) -> tuple[Any, int, int]:
 
 
 def letters_table(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome], *, otherwise: str) -> str:
-    """Return dead letters as a table, with what became of each: `otherwise` where that is not known."""
+    """Return dead letters as a table with the outcome of each; `otherwise` where it is unknown."""
     became = {letter: outcomes.get(letter, otherwise) for letter in letters}
     if not became:
         return "No dead letter was chosen."
@@ -205,7 +205,7 @@ def cell(value: Any, width: int = _WIDTH) -> str:
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Return a Markdown table of cells that are ready: `cell` makes one of any value."""
+    """Return a Markdown table of prepared cells; `cell` prepares any value."""
     header = list(header)
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

@@ -6,11 +6,11 @@
         assert run.results == [entry["seconds"] for entry in pushed if "seconds" in entry]
         assert run.acked == pushed
 
-Redis is fakeredis, in this process, and time is a clock of the pipeline's own loop: what waits - `rate_limit`, `delay`,
-`timed_window`, an `asyncio.sleep` - takes no time. What asks another clock, `time.time()` say, gets the real one. What
-fakeredis cannot show (blocking reads, lost connections, a server that is killed) is not shown here either.
+Redis is fakeredis, in this process. Time is a virtual clock of the pipeline's loop: waiting - `rate_limit`, `delay`,
+`timed_window`, an `asyncio.sleep` - takes no time, while other clocks such as `time.time()` stay real. The kit cannot
+simulate blocking reads, lost connections or a killed server.
 
-All of it works in a notebook and in an async test, too, whose loop stands still during a call.
+The kit also works in a notebook and in an async test, whose loop stands still during a call.
 """
 
 from tasks.testing.bench import Bench, Dead, Pushed, drain, entries, fake_redis, frames, pumped, values

@@ -1,4 +1,4 @@
-"""The bench of the test kit: a pipeline or a pump run step by step on fakeredis, its time and its results."""
+"""The bench of the test kit: runs a pipeline or a pump step by step on fakeredis, with a virtual clock."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import dead_topic
-from tasks.testing.simulation import Life
+from tasks.testing.simulation import SimulatedRun
 from tasks.testing.strategies import Pushed, entries, frames, values
 
 __all__ = ["Bench", "Dead", "Pushed", "drain", "entries", "fake_redis", "frames", "pumped", "values"]
@@ -46,13 +46,13 @@ def drain(
     every: str | float | timedelta | None = None,
     **bench: Any,
 ) -> "Bench":
-    """Push entries, run a pipeline on them until it is at rest, and stop it in good order; return what came of it.
+    """Push entries, run a pipeline on them until it is at rest, stop it, and return the bench with the outcome.
 
     build        a function of a stream, as under `@outlet`: an outlet's own is its `build`
-    pushed       the entries: mappings, or what `entries` draws
-    crash_after  kill the pipeline when it was given so many entries, and start another one: see `Bench.crash`
-    every        how far apart the entries are pushed, on the pipeline's clock; default: all are there at the start
-    bench        the pipeline's own parameters, and those of `Bench`; by default it reads the topics of what is pushed
+    pushed       the entries: mappings, or those that `entries` draws
+    crash_after  kill the pipeline after this many entries, and start another one: see `Bench.crash`
+    every        the time between two pushes on the pipeline's clock; by default all entries are pushed at the start
+    bench        the pipeline's own parameters, and those of `Bench`; by default it reads the topics of the pushed entries
     raises       PipelineError: it cannot be trusted with acknowledgements, does not come to rest, or, with
                  options={"on_error": "stop"}, raised
     """
@@ -88,22 +88,22 @@ def pumped(pump: Callable[..., Any], **parameters: Any) -> list[dict[str, Any]]:
 
 def fake_redis() -> redis.Redis:
     """Return a client of an empty Redis that lives in this process only."""
-    # As tasks.reservoir.connection: RESP 2, whatever the default of redis-py's version is.
+    # RESP 2, as in tasks.reservoir.connection; the default of redis-py differs by version.
     return fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)), protocol=2)
 
 
 class Bench:
-    """A pipeline as a consumer of a group, a step at a time: push, step, let time pass, crash or stop it, and look.
+    """A pipeline in a consumer group, run step by step: push, step, let time pass, crash or stop it, and inspect it.
 
-    It begins to read at the first step, and again, with the pipeline built anew, at the first step after a crash or a stop.
+    It starts to read at the first step. The first step after a crash or a stop builds the pipeline anew.
 
-    build       a function of a stream that builds a pipeline; the stream it returns, if any, is its result
-    topics      what it reads: a topic or several
-    group       its consumer group
-    into        the topic that its results are pushed to, if any
-    options     more of what `from_redis` takes, such as {"on_error": "stop", "max_entries": 3}
-    client      of the Redis to use; default: one of its own, empty. On a real one the same holds
-    parameters  the pipeline's own
+    build       a function that builds a pipeline on a stream; the stream that it returns, if any, carries the results
+    topics      the topic to read, or several
+    group       the consumer group
+    into        the topic for the results, if any
+    options     further options of `from_redis`, such as {"on_error": "stop", "max_entries": 3}
+    client      a client of the Redis to use; by default an empty one in this process
+    parameters  the pipeline's own parameters
     """
 
     def __init__(
@@ -120,27 +120,27 @@ class Bench:
         self.client: Any = client or fake_redis()  # redis-py types replies for all protocols at once
         self.group = group
         self.results: list[Any] = []
-        """What the pipeline's result emitted, in order, of all its lives: what a crash made it do again is there again."""
+        """Results of all runs, in order; those of entries that were processed again after a crash are repeated."""
         self._build, self._parameters = build, parameters
         self._into, self._options = into, dict(options or {})
         self.topics = [topics] if isinstance(topics, str) else list(topics)
         self._pushed: dict[tuple[str, str], Pushable] = {}
-        self._life: Life | None = None
+        self._run: SimulatedRun | None = None
 
     @property
     def acked(self) -> list[Pushable]:
-        """What is acknowledged and no dead letter: the very objects that were pushed, in the order they were."""
+        """Entries that are acknowledged and no dead letters, as the pushed objects, in push order."""
         left = {*self._pending(), *self._unread(), *self._dead()}
         return [entry for origin, entry in self._pushed.items() if origin not in left]
 
     @property
     def pending(self) -> list[Pushable]:
-        """What was delivered and is not acknowledged, in push order: in work, kept by a window, or in flight at a crash."""
+        """Delivered entries without an acknowledgement, in push order: in work, held by a window, or in flight at a crash."""
         return self._of(self._pending())
 
     @property
     def unread(self) -> list[Pushable]:
-        """What was not delivered yet, in push order."""
+        """Entries that were not delivered yet, in push order."""
         return self._of(self._unread())
 
     @property
@@ -154,74 +154,75 @@ class Bench:
         ]
 
     def entries(self, topic: str) -> list[Entry | PoisonEntryError]:
-        """Return what is in a topic, oldest first: one that results went into, or one of dead letters."""
+        """Return the entries of a topic, such as that of the results or the dead letters, oldest first."""
         return Reservoir(self.client).peek(topic, 1_000_000)
 
     def push(self, *pushed: Pushable) -> None:
         """Push entries, in order.
 
         pushed    mappings of fields go to the first of the topics; an `Entry`, with the id it has, to its own. A mapping of
-                  bytes to bytes is pushed as it is: what another client may have written
-        raises    EncodeError; SettingsError: a topic that it does not read, or an id that is not above those before
+                  bytes to bytes is pushed unencoded, as other programs push
+        raises    EncodeError; SettingsError: a topic that it does not read, or an id that is not above the earlier ones
         """
-        told = [self._told(entry) for entry in pushed]
+        encoded = [self._encoded_entry(entry) for entry in pushed]
         with self.client.pipeline() as pipe:
-            for topic, id_, raw in told:
+            for topic, id_, raw in encoded:
                 pipe.xadd(topic, raw, id=id_)
             try:
-                ids = pipe.execute() if told else []
+                ids = pipe.execute() if encoded else []
             except redis.ResponseError as error:
                 msg = f"expected entries whose ids are above those of their topic, got another ({error}); give mappings, which get an id"
                 raise SettingsError(msg) from error
-        for entry, (topic, _, _), id_ in zip(pushed, told, ids, strict=True):
+        for entry, (topic, _, _), id_ in zip(pushed, encoded, ids, strict=True):
             self._pushed[topic, id_.decode()] = entry
 
     def step(self) -> int:
-        """Read once, process what came and acknowledge what is done; return how many entries came.
+        """Read once, process the entries and acknowledge the finished ones; return the number of entries read.
 
         raises    PipelineError: the pipeline raised, and on_error is 'stop'
         """
-        life = self._alive()
-        return life.run(life.source.step())
+        simulated = self._alive()
+        return simulated.run(simulated.source.step())
 
     def advance(self, duration: str | float | timedelta) -> None:
-        """Let time pass on the pipeline's clock, and process what comes meanwhile."""
-        life = self._alive()
-        life.run(life.advance(seconds(duration)))
+        """Advance the pipeline's clock, and process the entries and timers of that time."""
+        simulated = self._alive()
+        simulated.run(simulated.advance(seconds(duration)))
 
     def drain(self) -> None:
-        """Process all there is, until nothing changes any more but by new entries, however much time that takes.
+        """Process all entries until only new ones could change anything, however much time that takes.
 
-        What a node of your own keeps for a time is waited for if the node has the seconds as its `interval`; else `advance`.
+        A node of your own that holds entries for a time is waited for if its attribute `interval` has the seconds; else use
+        `advance`.
 
         raises    PipelineError: it does not come to rest within a day of its clock; and as `step`
         """
-        life = self._alive()
-        life.run(life.come_to_rest())
+        simulated = self._alive()
+        simulated.run(simulated.come_to_rest())
 
     def crash(self, *, after: int = 0) -> None:
-        """Kill it and let its lease run out: at the next step, a successor gets what was pending, first and in order.
+        """Kill the run and let its lease expire: at the next step, a successor gets the pending entries, first and in order.
 
-        after   give it so many more entries before. The last of them was processed but its acknowledgement is lost with the
-                process, and those behind it had been read ahead: so it is seen twice, and they have been delivered twice
+        after   process this many more entries before. The acknowledgement of the last one is lost with the process, so it
+                is processed twice; later entries were read ahead, so they are delivered twice
         """
-        life = self._alive()
-        life.run(life.emit_unacknowledged(after))
-        self._life = None
-        life.kill()
+        simulated = self._alive()
+        simulated.run(simulated.emit_unacknowledged(after))
+        self._run = None
+        simulated.kill()
 
     def stop(self) -> None:
-        """Stop it in good order, as a cancel in the UI does: what is done is acknowledged, the rest is given back."""
-        if self._life is not None:
-            life, self._life = self._life, None
-            with contextlib.closing(life):
-                life.run(life.leave())
+        """Stop the run, as a cancellation in the UI does: acknowledge finished entries and give back the others."""
+        if self._run is not None:
+            simulated, self._run = self._run, None
+            with contextlib.closing(simulated):
+                simulated.run(simulated.leave())
 
     def close(self) -> None:
-        """Let go of the loop. What came of it can still be looked at."""
-        if self._life is not None:
-            self._life.close()
-            self._life = None
+        """Close the loop. Results and entries can still be inspected."""
+        if self._run is not None:
+            self._run.close()
+            self._run = None
 
     def __enter__(self) -> Self:
         return self
@@ -233,13 +234,13 @@ class Bench:
         counts = {name: len(getattr(self, name)) for name in ("results", "acked", "pending", "dead", "unread")}
         return f"Bench({', '.join(f'{n} {name}' for name, n in counts.items())})"
 
-    def _alive(self) -> Life:
-        if self._life is None:
-            self._life = Life(self._source)
-        return self._life
+    def _alive(self) -> SimulatedRun:
+        if self._run is None:
+            self._run = SimulatedRun(self._source)
+        return self._run
 
     def _source(self) -> tuple[from_redis, Any]:
-        """Return a source with the pipeline on it, and what keeps the pipeline: streamz holds nodes weakly."""
+        """Return a source with the pipeline on it, and its result, which keeps the nodes alive: streamz holds them weakly."""
         source = from_redis(
             self.topics,
             group=self.group,
@@ -255,10 +256,12 @@ class Bench:
                 result.to_redis(self._into)
         return source, result
 
-    def _told(self, entry: Pushable) -> tuple[str, str, Mapping[bytes, bytes]]:
+    def _encoded_entry(self, entry: Pushable) -> tuple[str, str, Mapping[bytes, bytes]]:
         topic, id_ = (entry.topic, entry.id) if isinstance(entry, Entry) else (self.topics[0], "*")
         if topic not in self.topics:
-            msg = f"expected entries of the topics that are read, {self.topics}, got one of {topic!r}; say topics=[...]"
+            msg = (
+                f"expected entries of the topics that are read, {self.topics}, got one of {topic!r}; pass topics=[...]"
+            )
             raise SettingsError(msg)
         is_raw = bool(entry) and all(isinstance(part, bytes) for pair in entry.items() for part in pair)
         return topic, id_, dict(entry) if is_raw else _encoded(entry)  # type: ignore[return-value]

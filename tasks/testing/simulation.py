@@ -1,4 +1,4 @@
-"""One life of a pipeline, from its start to a stop or a crash, on a clock of its own: what `tasks.testing.bench` works with."""
+"""A simulated run of a pipeline, from its start to a stop or a crash, on a virtual clock."""
 
 import asyncio
 import warnings
@@ -15,17 +15,17 @@ from tasks.nodes.source_run import SourceRun
 from tasks.pipeline.graphs import graph
 from tasks.testing.virtual_time import VirtualLoop
 
-__all__ = ["Life"]
+__all__ = ["SimulatedRun"]
 
-_LONGEST = 86_400.0  # seconds of the clock for which a pipeline may be busy with the same entries
+_LONGEST = 86_400.0  # virtual seconds for which a pipeline may be busy with the same entries
 
 
-class Life:
-    """A pipeline from a start to its end, in a loop of its own that runs only while it is told to.
+class SimulatedRun:
+    """A run of a pipeline in an event loop of its own, which advances only within the calls below.
 
-    It can be used where a loop runs already, as in a notebook or an async test: its own then runs in another thread.
+    Works inside a running loop too, as in a notebook or an async test: its own loop then runs in another thread.
 
-    build     called in the loop: returns a source with a pipeline on it, and what keeps the pipeline's nodes alive
+    build     called in the loop; returns a source with a pipeline on it, and an object that keeps the nodes alive
     """
 
     def __init__(self, build: Callable[[], tuple[from_redis, Any]]) -> None:
@@ -44,14 +44,14 @@ class Life:
         self._loop.awaits_sockets = lambda: self._is_busy
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Let the loop run until `work`, one of the coroutines below or the source's, has returned.
+        """Run the loop until `work`, one of the coroutines below or the source's, has returned.
 
-        raises    PipelineError: for a day of the clock, nothing became of the entries that the pipeline is busy with
+        raises    PipelineError: the pipeline was busy with the same entries for a day of the virtual clock
         """
         return outside_of_loops(lambda: self._runner.run(self._watched(work)))
 
     async def _watched(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Return what `work` returns, unless the pipeline is busy with the same entries for longer than anything takes."""
+        """Return the result of `work`, or give up when the pipeline stays busy with the same entries for too long."""
         task, patience = asyncio.ensure_future(work), _LONGEST + _patience(self.source)
         while True:
             before = self._run.receipts
@@ -65,13 +65,13 @@ class Life:
                 raise PipelineError(msg)
 
     async def advance(self, duration: float) -> None:
-        """Read all there is, let time pass, and read again."""
+        """Read all available entries, let time pass, and read again."""
         await self._read_on()
         await asyncio.sleep(duration)
         await self._read_on()
 
     async def come_to_rest(self) -> None:
-        """Read all there is, and let time pass until nothing changes any more."""
+        """Read all available entries, and let time pass until nothing changes any more."""
         patience = _patience(self.source)
         held, since = -1, self._loop.now
         while True:
@@ -83,11 +83,11 @@ class Life:
                     await asyncio.sleep(nap)
             elif self._loop.now - since >= patience:
                 return
-            else:  # some of what is kept may be so for a time only
+            else:  # nodes may keep some entries for a limited time
                 await asyncio.sleep(patience / 4)
 
     async def emit_unacknowledged(self, entries: int) -> None:
-        """Emit so many entries, all acknowledged that are done but the last, and read on; the next thing is `kill`."""
+        """Emit `entries` entries, acknowledge the finished ones except the last, and read ahead; `kill` follows."""
         consumer, read = self._run.consumer, deque[Any]()
         for left in range(entries, 0, -1):
             read.extend([] if read else consumer.step(0))
@@ -102,17 +102,17 @@ class Life:
         await self._loop.idle()
 
     async def leave(self) -> None:
-        """Let what is in work finish, acknowledge it, give back the rest and leave the group."""
+        """Let entries in work finish, acknowledge them, give back the rest and leave the group."""
         while (nap := await self._loop.idle()) and self._is_busy:  # noqa: ASYNC110 - time passes at once
             await asyncio.sleep(nap)
         self._run.flush_nodes()
         self.source.close()
 
     def kill(self) -> None:
-        """End it as a killed process ends, whose lease has run out."""
+        """End the run as a killed process ends, and delete its lease, as if that had expired."""
         self.source.client.delete(self._run.consumer.membership.fence.lease)
         with warnings.catch_warnings():
-            # What a killed process had in hand is never awaited.
+            # A killed process awaits nothing.
             warnings.simplefilter("ignore", RuntimeWarning)
             self.close()
 
@@ -140,6 +140,6 @@ class Life:
 
 
 def _patience(source: Stream) -> float:
-    """Return the seconds after which nothing is kept any more for a time to come: those of all timed nodes together."""
+    """Return the seconds after which no timed node holds an entry: the sum of their intervals."""
     times = (getattr(node, name, None) for node in graph(source) for name in ("interval", "_timeout", "_max_seconds"))
     return sum(float(time) for time in times if isinstance(time, int | float))

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what a reservoir holds: values, frames and entries, all of which the codec takes."""
+"""Hypothesis strategies for values, frames and entries that can be pushed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)  # no lon
 
 
 class Pushed(Entry):
-    """An entry to be pushed, which shows its fields: Hypothesis prints what made a test fail."""
+    """An entry to push. Its `repr` shows its fields, so that Hypothesis prints them when a test fails."""
 
     __slots__ = ()
 
@@ -32,9 +32,9 @@ class Pushed(Entry):
 
 
 def values(*, allow_nan: bool = False, max_leaves: int = 10) -> SearchStrategy[Any]:
-    """Return values that JSON text stands for: None, bool, int, float, str, and lists and dicts of them.
+    """Return values that JSON can hold: None, bool, int, float, str, and lists and dicts of them.
 
-    allow_nan   also nan, which equals nothing, itself included
+    allow_nan   include NaN, which does not equal itself
     """
     plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=allow_nan) | _TEXT
     return st.recursive(
@@ -55,9 +55,9 @@ def frames(
 ) -> pd.DataFrame:
     """Return DataFrames of these columns.
 
-    columns   by name: a dtype, such as 'int64', 'float64', 'bool', 'str', 'datetime64[ns, UTC]'; or a dtype and what to
-              draw its values from, such as ('int64', st.integers(0, 100)). Nothing is missing or infinite, unless it is drawn so
-    index     the column that becomes the index; default: rows are numbered
+    columns   by name: a dtype, such as 'int64', 'float64', 'bool', 'str', 'datetime64[ns, UTC]'; or a dtype and a strategy
+              for its values, such as ('int64', st.integers(0, 100)). Without a strategy, no value is missing or infinite
+    index     the column that becomes the index; by default rows are numbered
     """
     rows = draw(st.integers(min_rows, max_rows))
     made = {}
@@ -76,13 +76,13 @@ def entries(
     every: str | float = "1s",
     **fields: SearchStrategy[Any],
 ) -> SearchStrategy[list[Pushed]]:
-    """Return lists of entries of several kinds, in the order in which they are to be pushed.
+    """Return lists of entries in push order.
 
-    fields   what to draw fields of these names from; each entry has one or more of them
-    kinds    further kinds of entries, as strategies of their fields, such as
-             st.fixed_dictionaries({"vitals": frames(...), "totals": ...}) for fields that come together
-    topics   a topic, or several: each entry is of one of them
-    every    how far apart the entries' times are; the first is of 2026-01-01
+    fields   a strategy for each field; each entry has one or more of these fields
+    kinds    further kinds of entries, as strategies for all their fields, such as
+             st.fixed_dictionaries({"vitals": frames(...), "totals": ...}) for fields that always occur together
+    topics   one topic or several; each entry belongs to one of them
+    every    the time between two entries; the first is at the beginning of 2026
     """
     if not kinds and not fields:
         msg = "entries: expected fields to draw from, got none; say for example entries(n=st.integers())"
@@ -96,7 +96,7 @@ def entries(
         beginning = _BEGINNING.timestamp()
         times = [round((beginning + n * step) * 1000) for n in range(len(drawn))]
         return [
-            Pushed(made, topic=topic, id=f"{ms}-{n}")  # the number tells those of one millisecond apart
+            Pushed(made, topic=topic, id=f"{ms}-{n}")  # the sequence number distinguishes entries of one millisecond
             for n, (ms, (topic, made)) in enumerate(zip(times, drawn, strict=True))
         ]
 
@@ -110,7 +110,10 @@ def _some_of(draw: st.DrawFn, fields: Mapping[str, SearchStrategy[Any]]) -> dict
 
 
 def _elements(name: str, dtype: str) -> SearchStrategy[Any]:
-    """Return what to draw a column's values from, if its dtype says it."""
+    """Return the strategy for the values of a column of that dtype.
+
+    raises    SettingsError: the dtype alone does not imply one
+    """
     if dtype == "str":
         return _TEXT
     made = pd.api.types.pandas_dtype(dtype)

@@ -1,4 +1,4 @@
-"""An event loop whose clock leaps over waiting: an hour of timers takes as long as what they call."""
+"""An event loop with a virtual clock that skips waiting: an hour of timers takes as long as their callbacks."""
 
 import asyncio
 import selectors
@@ -13,12 +13,12 @@ __all__ = ["VirtualLoop"]
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop with a clock of its own, which begins at 0 and moves only when nothing else is left to do.
+    """An event loop whose clock starts at 0 and advances to the next timer when nothing else is left to do.
 
-    Then it moves to the next timer at once. Calls take no time on it. While something outside may be awaited - a call
-    in a thread that the loop was given, or a socket - it waits in real time, so no timeout is early.
+    Callbacks take no time on this clock. While a call in an executor or a socket may be awaited, the loop waits in real
+    time, so that no timeout is early.
 
-    awaits_sockets   tells whether open sockets may be waited for; an idle connection would stop the clock
+    awaits_sockets   returns whether to wait for open sockets; waiting for an idle connection would stop the clock
     """
 
     def __init__(self) -> None:
@@ -33,25 +33,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
     async def idle(self) -> float | None:
-        """Wait until all that can be done at this moment is done; return the seconds to the next timer, if one is set."""
+        """Wait until no callback is ready; return the seconds to the next timer, or None without a timer."""
         self._idlers.append(idler := self.create_future())
         return await idler
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        """As every loop does; the clock is real until the call has ended."""
+        """Run a call in an executor, as other loops do; the clock is real until the call has ended."""
         self._calls_in_threads += 1
         call = super().run_in_executor(executor, func, *args)
         call.add_done_callback(self._end_call)
         return call
 
     async def shutdown_default_executor(self, *timeout: float | None) -> None:
-        """As every loop does, in real time: from Python 3.12 on a timer gives the threads 300 s to end."""
+        """Wait for the executor's threads in real time: from Python 3.12 on, a timer gives them 300 s to end."""
         self._calls_in_threads += 1
         await super().shutdown_default_executor(*timeout)
         self._calls_in_threads -= 1
 
     def make_current(self) -> None:
-        """Have tornado, which streamz is built on, go by this loop's clock. Call it in the loop, before streamz is used."""
+        """Make tornado, which streamz is built on, use this loop's clock. Call it in the loop, before using streamz."""
         _IOLoop(make_current=False)
 
     def _end_call(self, _: Any) -> None:
@@ -60,11 +60,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def wait(
         self, selector: selectors.BaseSelector, select: Callable[[float | None], Any], timeout: float | None
     ) -> Any:
-        """Return what has come, waiting up to `timeout` seconds of this loop's clock."""
+        """Return the events of the selector, waiting up to `timeout` seconds of this loop's clock."""
         came = select(0)
         if came or (timeout is not None and timeout <= 0):
             return came
-        own = 1  # the socket by which threads wake the loop
+        own = 1  # the socket through which threads wake the loop
         outside = self._calls_in_threads or (len(selector.get_map()) > own and self.awaits_sockets())
         if self._idlers and not outside:
             self._idlers.popleft().set_result(timeout)

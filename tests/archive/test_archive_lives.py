@@ -25,9 +25,7 @@ def archived(folder: Path) -> list[int]:
     return sorted(open_kind(folder, "topic", "n").to_table()["n"].to_pylist())
 
 
-def test_however_often_an_archive_is_killed_over_a_file_its_entries_are_no_dead_letters(
-    fake_redis: redis.Redis, tmp_path: Path
-) -> None:
+def test_archive_killed_while_writing_makes_no_dead_letters(fake_redis: redis.Redis, tmp_path: Path) -> None:
     ids = push_all(fake_redis, "topic", range(5))
 
     async def live(*, to_its_end: bool) -> None:

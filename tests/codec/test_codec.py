@@ -169,7 +169,7 @@ odd_bytes = st.binary() | st.sampled_from(
 
 
 @given(fields=st.dictionaries(st.binary(max_size=5), json_texts | odd_bytes, max_size=3))
-def test_the_quick_way_to_decode_small_entries_agrees_with_the_long_one_or_leaves_it_to_it(
+def test_quick_decoding_of_small_entries_agrees_with_the_full_one_or_declines(
     fields: dict[bytes, bytes],
 ) -> None:
     found: dict[str, Any] = {}

@@ -13,21 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import codec
-from tasks.feeds.host import Machine, ProcessCounters, Reading, TotalCounters, read_counters
+from tasks.feeds.host import HostCounters, Machine, ProcessCounters, TotalCounters, read_counters
 
 TOTALS = TotalCounters(busy_seconds=10.0, cpu_seconds=100.0, memory_used=5, memory_total=9, load=0.5)
 PROCESS = ProcessCounters(7, "python", 50.0, cpu_seconds=4.0, memory=100, threads=2, read_bytes=1000, written_bytes=0)
 
 
-def samples(*readings: tuple[float, Iterable[ProcessCounters], TotalCounters]) -> list[tuple[pd.DataFrame, dict]]:
-    left = list(readings)
+def samples(*counters: tuple[float, Iterable[ProcessCounters], TotalCounters]) -> list[tuple[pd.DataFrame, dict]]:
+    left = list(counters)
 
-    def read() -> Reading:
+    def read() -> HostCounters:
         _, processes, totals = left.pop(0)
         return list(processes), totals
 
     machine = Machine(read)
-    return [machine.sample(now) for now, _, _ in readings]
+    return [machine.sample(now) for now, _, _ in counters]
 
 
 def test_rates_are_per_second_since_the_sample_before() -> None:

@@ -101,7 +101,7 @@ def test_sina_is_asked_with_the_referer_it_wants_and_the_board_before_each_code(
     assert stub.referers == {"http://finance.sina.com.cn/"}
 
 
-def test_the_whole_market_comes_from_the_packages_own_list_of_codes_in_requests_of_800(stub: Stub) -> None:
+def test_sina_reads_the_whole_market_in_requests_of_800_codes(stub: Stub) -> None:
     frame = sina.fetch(url=stub.url)
     asked = [code for codes in stub.asked for code in codes]
     assert len(asked) == len(set(asked)) > 5000

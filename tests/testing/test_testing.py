@@ -30,7 +30,7 @@ def numbers(source: Stream) -> Stream:
 
 
 @given(pipelines, entries(n=st.integers(), topics=["one", "two"]), st.none() | st.integers(0, 10), st.data())
-def test_every_entry_is_acked_dead_or_pending_and_exactly_one_of_these_whatever_the_pipeline(
+def test_every_entry_is_either_acked_dead_or_pending_in_any_pipeline(
     segments: list[str], pushed: list[Pushed], crash_after: int | None, data: st.DataObject
 ) -> None:
     witness = Witness({f"{e.topic}/{e.id}": data.draw(st.sampled_from(["", "a", "b"])) for e in pushed})
@@ -131,7 +131,7 @@ async def try_for_ever(_: Any) -> None:
 
 
 @pytest.mark.parametrize("never", [wait_for_ever, try_for_ever])
-def test_a_pipeline_that_is_never_done_with_an_entry_is_given_up_and_its_nodes_are_named(never: Any) -> None:
+def test_drain_gives_up_on_a_pipeline_that_never_ends_and_names_its_nodes(never: Any) -> None:
     for build, nodes in ((lambda s: s.sink(never), ""), (lambda s: s.buffer(2).sink(never), "'buffer', ")):
         with pytest.raises(PipelineError, match=rf"busy with the same entries, in {nodes}'sink\({never.__name__}\)'"):
             drain(build, NUMBERS)
