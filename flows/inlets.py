@@ -158,7 +158,7 @@ def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir
         try:
             return Reservoir.from_url(compression=compression)
         except UnavailableError as error:
-            if not patience.bears(error):
+            if not patience.allows_retry(error):
                 raise
 
 

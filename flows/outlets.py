@@ -15,7 +15,7 @@ from prefect.states import Cancelled, Completed, Failed
 from streamz import Stream
 from tornado.ioloop import IOLoop
 
-from flows.runtime.collector import spare_what_is_loaded
+from flows.runtime.collector import freeze_loaded_objects
 from flows.runtime.comeback import wait_before_beginning
 from flows.runtime.decorators import decorator_of, overridden
 from flows.runtime.outlet_options import OutletOptions
@@ -105,7 +105,7 @@ def _run(
             result.sink(watch.show, stream_name="shown in the report")
             if options.into:
                 result.to_redis(options.into)
-        spare_what_is_loaded()
+        freeze_loaded_objects()
         source.start()
         watch.follow(source)
         outcome = asyncio.wrap_future(source.outcome)
@@ -140,7 +140,7 @@ def _until_its_end(
         except LeaseLostError as error:
             log.warning("%s; the pipeline begins again with the pending entries", error)
         except UnavailableError as error:  # at the start; a running stream outlasts outages by itself
-            if not patience.bears(error):
+            if not patience.allows_retry(error):
                 raise
         else:
             break

@@ -5,7 +5,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows.alerts import emit_events
-from flows.runtime.sentences import say_errors_in_one_sentence
+from flows.runtime.sentences import log_errors_in_one_sentence
 from tasks.checks import seconds
 from tasks.errors import UnreadableTopicError
 from tasks.group import rewind as rewinding
@@ -35,7 +35,7 @@ def levels(max_lag: int = 1_000) -> str:
     Args:
         max_lag: Number of entries that a group may be behind before an event is emitted.
     """
-    say_errors_in_one_sentence()
+    log_errors_in_one_sentence()
     reservoir = Reservoir.from_url()
     found = reservoir.levels()
     unreadable = [level.unreadable for level in found if level.unreadable]
@@ -79,7 +79,7 @@ def trim(forget_after: str = "7 days") -> str:
     Args:
         forget_after: Time without a reader after which a group is forgotten.
     """
-    say_errors_in_one_sentence()
+    log_errors_in_one_sentence()
     log = get_run_logger()
     after_ms = round(seconds(forget_after, name="forget_after") * 1000)
     reservoir = Reservoir.from_url()
@@ -121,7 +121,7 @@ def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa
         to: Position to continue from - beginning, end, an ISO time or an entry id.
         force: Rewind even while the outlet runs. It still processes the entries that it has read before.
     """
-    say_errors_in_one_sentence()
+    log_errors_in_one_sentence()
     reservoir = Reservoir.from_url()
     rewound = rewinding.rewind(reservoir.client, topic, group, to, force=force)
     log = get_run_logger()
@@ -166,7 +166,7 @@ def replay_dead_letters(
         into_windows: Replay even if the pipeline combines entries, or if that is unknown.
         dry_run: Only show the chosen letters.
     """
-    say_errors_in_one_sentence()
+    log_errors_in_one_sentence()
     letters = DeadLetters(Reservoir.from_url().client, topic, group)
     chosen = letters.choose(ids=ids, node=node, exception=exception, since=since, until=until, limit=limit)
     if dry_run and (why := mixing(chosen)):

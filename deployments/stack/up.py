@@ -85,7 +85,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     from deployments.rollout import runs  # noqa: PLC0415
     from deployments.rollout.deployed import of_blueprint  # noqa: PLC0415
     from deployments.stack.follow import Follower  # noqa: PLC0415
-    from flows.runtime.inlet_watch import ask_for_all  # noqa: PLC0415
+    from flows.runtime.poll_turn import poll_for_all  # noqa: PLC0415
     from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
     from flows.runtime.shared_poll import SharedPoll  # noqa: PLC0415
     from tasks.reservoir import Reservoir  # noqa: PLC0415
@@ -117,7 +117,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
             with suppress(HTTPError, RedisError, ObjectNotFound):
                 follower.step()
             with suppress(RedisError):
-                ask_for_all(poll, logger)  # as each run of an inlet does; here also while none runs
+                poll_for_all(poll, logger)  # as each run of an inlet does; here also while none runs
             time.sleep(1)
 
 

@@ -4,10 +4,10 @@ import gc
 
 from flows.runtime.stopping import is_in_a_process_of_its_own
 
-__all__ = ["spare_what_is_loaded"]
+__all__ = ["freeze_loaded_objects"]
 
 
-def spare_what_is_loaded() -> None:
+def freeze_loaded_objects() -> None:
     """Freeze all objects loaded so far, so that later collections skip them; only in a process that ends with the run.
 
     Prefect and pandas load some 170,000 objects. Scanning them stops the stream for 90 ms, every few seconds in pipelines that

@@ -5,38 +5,30 @@ paused, the deployment deleted or deployed again, or the run cancelled.
 """
 
 import contextvars
-import json
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import redis
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed
 
-from flows.runtime.comeback import ended_runs, failures, pause_after
-from flows.runtime.custom_parameters import differing, run_again
-from flows.runtime.prefect_api import impatient_client
-from flows.runtime.shared_poll import PAUSED, Seen, SharedPoll, scheduled_by
-from tasks.base.imported_files import imported_files
+from flows.runtime.poll_turn import poll_for_all
+from flows.runtime.shared_poll import PAUSED, Seen, SharedPoll
+from flows.runtime.successors import Successors
 from tasks.base.repeated_warnings import Repeated
 from tasks.errors import SluiceError
 from tasks.reservoir.connection import connect, in_words, is_outage
 from tasks.settings import redis_url
 
-__all__ = ["InletWatch", "ask_for_all", "why_to_end"]
+__all__ = ["InletWatch", "why_to_end"]
 
 _LOOK = 2.0  # seconds between two reads from Redis
 _UNKNOWN = 30.0  # seconds after which the latest state from Prefect's server is out of date
 _LONGEST = 86_400.0  # seconds that a run continues at most without a current state
-_LEFT_TO_AUTOMATIONS = 10.0  # seconds after a crash in which only automations start a new run
 _MINUTE = 60.0  # seconds between two calls of the minutely work
 _END_SECONDS = 4.0  # seconds that the run's end waits for the thread
 _CANCELLED, _PAUSED, _CHANGED = "it was cancelled", "its schedule was paused", "its schedule was changed"
@@ -90,7 +82,7 @@ class InletWatch:
         self._before: Seen | None = None
         self._base: dict[str, Any] = {}  # the deployment's parameters as this run began
         self._has_warned = False
-        self._files = imported_files() if self._run else {}
+        self._successors = Successors(name, self._run, log) if self._run else None
         self._closing = threading.Event()
         # With the context of the calling thread: Prefect's settings, the flow run.
         around = contextvars.copy_context()
@@ -148,7 +140,7 @@ class InletWatch:
     def _ask(self) -> None:
         self._poll = self._poll or self._registered()
         self._look(self._poll)
-        ask_for_all(self._poll, self._log)
+        poll_for_all(self._poll, self._log)
 
     def _registered(self) -> SharedPoll:
         assert self._run is not None
@@ -175,6 +167,7 @@ class InletWatch:
 
     def _look(self, poll: SharedPoll) -> None:
         assert self._run is not None
+        assert self._successors is not None
         now, redis_time = poll.look()
         if now is None or redis_time - now.at > _UNKNOWN:
             return
@@ -189,78 +182,6 @@ class InletWatch:
             self._log.info("%s: this run ends, as %s", self._name, self.why)
             self._stop.set()
             if self.why == _CHANGED and before:
-                self._start_changed(before, now)
+                self._successors.follow(before, now)
         elif before and now.updated != before.updated:
-            self._on_new_deployment(before, now)
-
-    def _on_new_deployment(self, before: Seen, now: Seen) -> None:
-        """Start the run that relieves this one, if the deployment or its files have changed. This one continues until then."""
-        assert self._run is not None
-        files = imported_files()
-        if now.content == before.content and all(files.get(name) == seen for name, seen in self._files.items()):
-            return
-        self._files = files
-        self._log.info("%s: its deployment has changed; a new run relieves this one", self._name)
-        self._start(differing(self._run.parameters, self._base), key=f"relieves {self._run.id} {now.updated}")
-
-    def _start_changed(self, before: Seen, now: Seen) -> None:
-        """Start runs with the parameters that are new in the schedules."""
-        assert self._run is not None
-        for parameters in now.scheduled:
-            if parameters not in before.scheduled:
-                self._start(parameters, key=_key(f"follows {self._run.deployment_id} {now.updated}", parameters))
-
-    def _start(self, parameters: dict[str, Any], *, key: str) -> None:
-        assert self._run is not None
-        assert self._run.deployment_id is not None
-        try:
-            with impatient_client() as prefect:
-                prefect.create_flow_run_from_deployment(
-                    self._run.deployment_id, parameters=parameters, idempotency_key=key
-                )
-        except Exception as error:  # noqa: BLE001 - the schedule starts one as well
-            self._log.warning("%s: no new run could be started (%s)", self._name, type(error).__name__)
-
-
-def ask_for_all(poll: SharedPoll, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-    """Poll Prefect's server for all runs if it is this participant's turn, and start runs of inlets that need one.
-
-    raises    redis.RedisError
-    """
-    if not poll.take_turn():
-        return
-    try:
-        with impatient_client() as prefect:
-            for deployment in poll.ask(prefect):
-                _start_again(prefect, deployment)
-    except redis.RedisError:
-        raise
-    except Exception as error:  # noqa: BLE001 - without an answer, the states stay unknown
-        log.debug("Prefect's server has not answered: %s", type(error).__name__)
-
-
-def _start_again(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> None:
-    """Start a run of an inlet that has none, without waiting for its schedule, if it was resumed after a pause or has crashed.
-
-    After a pause only if all schedules are intervals: others have times at which nothing must run. After a crash only if the
-    automation that starts it at once has not: on SQLite, Prefect's server can lose the action.
-    """
-    scheduled = scheduled_by(deployment)
-    if not scheduled:
-        return
-    ended = ended_runs(prefect, UUID(deployment["id"]))
-    if not ended:
-        return
-    last = ended[0]
-    if last.state_name == PAUSED and all("interval" in schedule["schedule"] for schedule, _ in scheduled):
-        for _, parameters in scheduled:
-            key = _key(f"after {last.id}", parameters)
-            prefect.create_flow_run_from_deployment(UUID(deployment["id"]), parameters=parameters, idempotency_key=key)
-    elif last.state_type in (StateType.CRASHED, StateType.FAILED) and last.end_time:
-        silent = (datetime.now(UTC) - last.end_time).total_seconds()
-        if silent > _LEFT_TO_AUTOMATIONS + pause_after(failures(ended)):
-            run_again(prefect, deployment, idempotency_key=f"after {last.id}")
-
-
-def _key(what: str, parameters: Mapping[str, Any]) -> str:
-    return f"{what} {json.dumps(parameters, sort_keys=True, default=str)}"
+            self._successors.relieve(before, now, self._base)

@@ -10,8 +10,8 @@ from prefect import Flow, flow
 from prefect.utilities.callables import parameter_docstrings
 
 from flows.runtime.custom_parameters import lasting_parameters
-from flows.runtime.run_log import tell_what_tasks_log
-from flows.runtime.sentences import say_errors_in_one_sentence
+from flows.runtime.run_log import copy_tasks_log
+from flows.runtime.sentences import log_errors_in_one_sentence
 from flows.runtime.stopping import leave_no_run_cancelling, outlast_the_worker
 from tasks.errors import SettingsError
 
@@ -48,10 +48,10 @@ def flow_of(
         raise SettingsError(msg)
 
     def run_flow(**parameters: Any) -> Any:
-        say_errors_in_one_sentence()
+        log_errors_in_one_sentence()
         outlast_the_worker()
         given = defaults | lasting_parameters(parameters)
-        with tell_what_tasks_log():
+        with copy_tasks_log():
             return run({name: given.pop(name) for name in names}, given)
 
     leave_no_run_cancelling()

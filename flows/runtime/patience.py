@@ -33,7 +33,7 @@ class Patience:
         self._wait = pause
         self._backoff = Backoff(first=0.25, longest=_LONGEST_PAUSE)
 
-    def bears(self, error: UnavailableError) -> bool:
+    def allows_retry(self, error: UnavailableError) -> bool:
         """Pause, and return True; return False if the error is permanent or the time is over. Log the first error."""
         left = self._end - time.monotonic()
         if left <= 0 or not _passes(error):

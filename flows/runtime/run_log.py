@@ -11,7 +11,7 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
-__all__ = ["tell_what_tasks_log", "told_meanwhile"]
+__all__ = ["copy_tasks_log", "take_messages"]
 
 _KEPT = 20  # latest messages that wait for the run's next line
 
@@ -68,7 +68,7 @@ _tasks = _TasksLogger()
 
 
 @contextmanager
-def tell_what_tasks_log() -> Iterator[None]:
+def copy_tasks_log() -> Iterator[None]:
     """Copy what the package `tasks` logs into the log of this flow run; do nothing outside a flow run."""
     if FlowRunContext.get() is None:
         yield
@@ -81,13 +81,13 @@ def tell_what_tasks_log() -> Iterator[None]:
     try:
         yield
     finally:
-        if left := told_meanwhile():  # for example of a run that failed before its next line
+        if left := take_messages():  # for example of a run that failed before its next line
             log.info("%s", "; ".join(left))
         _waiting.reset(token)
         _tasks.remove(handler)
 
 
-def told_meanwhile() -> list[str]:
+def take_messages() -> list[str]:
     """Return messages below WARNING that `tasks` has logged in this run since the last call."""
     waiting = _waiting.get()
     return [waiting.popleft() for _ in range(len(waiting))] if waiting else []

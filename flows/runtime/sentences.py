@@ -13,7 +13,7 @@ from tasks.base.logs import tidy
 from tasks.base.plain_text import below
 from tasks.errors import EncodeError, PumpError, SettingsError, SluiceError, UnavailableError
 
-__all__ = ["say_errors_in_one_sentence"]
+__all__ = ["log_errors_in_one_sentence"]
 
 # Errors whose message is complete; errors that a pipeline or a pump raised keep their tracebacks.
 _TOLD = (EncodeError, SettingsError, UnavailableError)
@@ -48,7 +48,7 @@ class _OneSentence(logging.Filter):
 _FILTER = _OneSentence()
 
 
-def say_errors_in_one_sentence() -> None:
+def log_errors_in_one_sentence() -> None:
     """Log users' mistakes without tracebacks in this process's run logs, and indent or escape text that could forge a line."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)  # adding it again changes nothing

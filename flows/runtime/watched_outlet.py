@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flows.runtime.run_log import told_meanwhile
+from flows.runtime.run_log import take_messages
 from tasks.nodes.from_redis import from_redis
 from tasks.report.pipeline import GraphCounts, counts_of
 
@@ -58,7 +58,7 @@ class WatchedOutlet:
         failed = f", {failures:,} failure{'s' * (failures != 1)}" if failures else ""
         parts = [
             f"group {self.group!r} has read {read:,} entries of {', '.join(self.topics)}{failed}",
-            *told_meanwhile(),
+            *take_messages(),
         ]
         return "; ".join(parts)
 

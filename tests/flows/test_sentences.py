@@ -6,13 +6,13 @@ import sys
 import pytest
 from prefect.exceptions import CancelledRun, FailedRun
 
-from flows.runtime.sentences import say_errors_in_one_sentence
+from flows.runtime.sentences import log_errors_in_one_sentence
 from tasks import EncodeError, PipelineError, PumpError, SettingsError, UnavailableError
 
 
 def is_told(name: str, error: Exception, message: str) -> tuple[bool, logging.LogRecord]:
     """Return whether Prefect's logger hands its record of an error on, and the record as the handlers get it."""
-    say_errors_in_one_sentence()
+    log_errors_in_one_sentence()
     logger = logging.getLogger(name)
     try:
         raise error

@@ -16,8 +16,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Completed, Crashed, Failed, Running
 from prefect.utilities.callables import parameter_schema
 
-from flows.runtime import inlet_watch
-from flows.runtime.inlet_watch import ask_for_all, why_to_end
+from flows.runtime import poll_turn
+from flows.runtime.inlet_watch import why_to_end
+from flows.runtime.poll_turn import poll_for_all
 from flows.runtime.shared_poll import PAUSED, Seen, SharedPoll, seen_of
 from tests.support.ports import refusing_port
 
@@ -154,12 +155,12 @@ class TestOnAServer:
         last = api.create_flow_run_from_deployment(deployment, state=Running())
         api.set_flow_run_state(last.id, Completed(name=ended_as), force=True)
         api.pause_deployment(deployment)
-        ask_for_all(poll, logging.getLogger("test"))
+        poll_for_all(poll, logging.getLogger("test"))
         assert self._others(api, deployment, last.id) == 0  # it is still paused
         api.resume_deployment(deployment)
         for _ in range(2):
             client.delete("no such key", *client.scan_iter("*:lease"))
-            ask_for_all(poll, logging.getLogger("test"))
+            poll_for_all(poll, logging.getLogger("test"))
         assert self._others(api, deployment, last.id) == (ended_as == PAUSED)
 
     @pytest.mark.parametrize("case", [(Crashed, 0), (Failed, 0), (Crashed, 60)])
@@ -172,7 +173,7 @@ class TestOnAServer:
         case: tuple[Callable[[], State], int],
     ) -> None:
         state, left_to_automations = case
-        monkeypatch.setattr(inlet_watch, "_LEFT_TO_AUTOMATIONS", left_to_automations)
+        monkeypatch.setattr(poll_turn, "_LEFT_TO_AUTOMATIONS", left_to_automations)
         poll = SharedPoll(client, server="s", name=str(uuid4()), deployment=str(deployment))
         poll.look()
         poll.leave()
@@ -180,7 +181,7 @@ class TestOnAServer:
         api.set_flow_run_state(last.id, state(), force=True)
         for _ in range(2):
             client.delete("no such key", *client.scan_iter("*:lease"))
-            ask_for_all(poll, logging.getLogger("test"))
+            poll_for_all(poll, logging.getLogger("test"))
         found = self._found(api, deployment, last.id)
         assert [again["parameters"] for again in found] == ([] if left_to_automations else [{"board": "sh"}])
 
@@ -198,5 +199,5 @@ def test_a_silent_server_is_no_news(client: redis.Redis) -> None:
     poll = SharedPoll(client, server="s", name="run", deployment="d")
     poll.look()
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{refusing_port()}/api"}):
-        ask_for_all(poll, logging.getLogger("test"))
+        poll_for_all(poll, logging.getLogger("test"))
     assert poll.look()[0] is None

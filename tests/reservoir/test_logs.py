@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from flows.runtime.sentences import say_errors_in_one_sentence
+from flows.runtime.sentences import log_errors_in_one_sentence
 from tasks.base.logs import get_logger
 from tests.support.plain import ROOT
 from tests.support.streams import push_all, run
@@ -17,7 +17,7 @@ FORGED = "a\n12:00:00.000 | INFO    | Flow run 'x' - all is well\r\x1b[32m" + "y
 
 def logged(name: str, message: str, *arguments: object, error: Exception | None = None) -> str:
     """Return what a handler writes of a record."""
-    say_errors_in_one_sentence()
+    log_errors_in_one_sentence()
     logger = get_logger(name) if name.startswith("tasks") else logging.getLogger(name)
     about = (type(error), error, None) if error else None
     record = logger.makeRecord(name, logging.ERROR, "", 0, message, arguments, about)
