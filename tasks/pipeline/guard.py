@@ -81,7 +81,7 @@ def trust(node_type: type[Stream], *, keeps: bool = False) -> type[Stream]:
     what it emits, and returns what must be awaited from `update`.
 
     keeps    what it retains waits for elements to come, as in a window, or to be written with them: nothing is being done
-             with it. If it has a `before_stop`, that is called to write it, and returns False where it could not
+             with it. If it has a `before_stop`, the graph's thread calls that to write it; it returns False if it could not
     """
     _SAFE.add(node_type)
     if keeps:

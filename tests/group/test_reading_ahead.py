@@ -147,7 +147,7 @@ def connections(client: redis.Redis) -> list[dict[str, str]]:
     return [each for each in client.client_list() if each["name"] == "ahead"]
 
 
-def hang_up(client: redis.Redis) -> None:
+def cut_connections(client: redis.Redis) -> None:
     for each in connections(client):
         client.client_kill_filter(_id=each["id"])
 
@@ -173,10 +173,10 @@ def test_entries_read_ahead_are_recovered_after_their_connection_was_cut(
 ) -> None:
     ids = pending(real_redis)
     assert len(ids) == 4
-    hang_up(real_redis)
+    cut_connections(real_redis)
     assert ids_of(reading.step(0, ahead=True)) == ids[2:], "no outage, and no log line about one"
     reading.step(0, ahead=True)
-    hang_up(real_redis)
+    cut_connections(real_redis)
     assert reading.leave() == 8
 
 
@@ -203,7 +203,7 @@ def test_connection_cut_between_reads_has_no_effect(reading: Consumer, real_redi
     ids = push_all(real_redis, "topic", range(20))
     while reading.step(0, ahead=len(pending(real_redis)) < 10):
         pass
-    hang_up(real_redis)
+    cut_connections(real_redis)
     ids = push_all(real_redis, "topic", range(9))
     assert [id_ for _ in range(6) for id_ in ids_of(reading.step(0, ahead=True))] == ids
 
