@@ -1,4 +1,4 @@
-"""`python -m deployments` is `sluice`, and says so where it cannot be: in a Python that is not the project's."""
+"""Run `sluice` as `python -m deployments`; in a Python without Sluice, print how to install it."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The `sluice` command. Whatever is heavy is imported by the command that needs it."""
+"""The `sluice` command. Each subcommand imports its heavy modules itself, so that `--help` is quick."""
 
 import os
 import sys
@@ -38,14 +38,13 @@ def _options(
 @app.command()
 def up(
     port: Annotated[
-        int, typer.Option(help="Where the Prefect server listens, on loopback only.", min=1, max=65535)
+        int, typer.Option(help="Port of the Prefect server, which listens on loopback only.", min=1, max=65535)
     ] = 4200,
 ) -> None:
-    """Run it all on this machine: Redis, Prefect, every inlet and outlet, until Ctrl-C.
+    """Run Redis, Prefect and all inlets and outlets on this machine until Ctrl-C.
 
-    Uses the Redis that SLUICE_REDIS_URL names, and the Prefect server that PREFECT_API_URL names, and starts what is
-    not named. Keeps its data in .sluice/ (or SLUICE_STATE_DIR), and there in prefect-login what its Prefect server and
-    UI ask for.
+    Uses the Redis of SLUICE_REDIS_URL and the Prefect server of PREFECT_API_URL; without these variables, it starts its
+    own. The data is in .sluice/ (or SLUICE_STATE_DIR); the file prefect-login there holds the login for the Prefect UI.
     """
     from deployments.stack.up import up as run  # noqa: PLC0415
     from tasks.base.project_folder import project_dir  # noqa: PLC0415
@@ -55,10 +54,10 @@ def up(
 
 @app.command()
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,  # noqa: FBT002
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Show the servers, the last run of every deployment, and how far each group has come.
+    """Show the servers, the last run of each deployment, and the lag of each group.
 
     Exit code 1 if Redis or Prefect does not answer.
     """
@@ -70,12 +69,12 @@ def status(
 @app.command()
 def peek(
     topic: Annotated[str, typer.Argument(help="The topic, such as busiest, or market:dead:movers.")],
-    n: Annotated[int, typer.Option("-n", help="How many entries.", min=1, max=10_000)] = 1,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new ones as they come, until Ctrl-C.")] = False,  # noqa: FBT002
+    n: Annotated[int, typer.Option("-n", help="Number of entries.", min=1, max=10_000)] = 1,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new entries until Ctrl-C.")] = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
     decode: Annotated[str, typer.Option(help="How to read fields: auto, text, bytes or json.")] = "auto",
 ) -> None:
-    """Print the newest entries of a topic, decoded, oldest first. No group notices."""
+    """Print the newest entries of a topic, decoded, oldest first. No group is affected."""
     from deployments.commands.peek import peek as show  # noqa: PLC0415
 
     with suppress(KeyboardInterrupt):
@@ -84,36 +83,34 @@ def peek(
 
 @app.command()
 def dead(
-    topic: Annotated[str, typer.Argument(help="The topic the entries were pushed to, such as market.")],
+    topic: Annotated[str, typer.Argument(help="The topic that the entries were pushed to, such as market.")],
     group: Annotated[str, typer.Argument(help="The consumer group that could not process them, such as movers.")],
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Only these letters, by their ids.", show_default=False)
+        list[str] | None, typer.Argument(help="Only the letters with these ids.", show_default=False)
     ] = None,
     *,
-    node: Annotated[str | None, typer.Option(help="Only those that failed at this node.")] = None,
-    exception: Annotated[str | None, typer.Option(help="Only those whose exception contains this text.")] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only those that failed since then: an ISO time or a letter's id.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Only those that failed by then: an ISO time or a letter's id.")
-    ] = None,
+    node: Annotated[str | None, typer.Option(help="Only letters that failed at this node.")] = None,
+    exception: Annotated[str | None, typer.Option(help="Only letters whose exception contains this text.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only letters since this ISO time or letter id.")] = None,
+    until: Annotated[str | None, typer.Option(help="Only letters up to this ISO time or letter id.")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="At most so many of those, the oldest entries first.", min=1)
+        int | None, typer.Option(help="At most this many of them, those of the oldest entries first.", min=1)
     ] = None,
     replay: Annotated[
-        bool, typer.Option("--replay", help="Give them back to the group; all, if none are chosen.")
+        bool, typer.Option("--replay", help="Give the chosen letters back to the group; without a choice, all.")
     ] = False,
-    discard: Annotated[bool, typer.Option("--discard", help="Remove them for good; all, if none are chosen.")] = False,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Delete the chosen letters; without a choice, all.")
+    ] = False,
     yes: Yes = False,
-    n: Annotated[int, typer.Option("-n", help="How many to show.", min=1, max=10_000)] = 10,
-    tracebacks: Annotated[bool, typer.Option("--traceback", help="Show where each was raised.")] = False,
+    n: Annotated[int, typer.Option("-n", help="Number of letters to show.", min=1, max=10_000)] = 10,
+    tracebacks: Annotated[bool, typer.Option("--traceback", help="Show the traceback of each letter.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a group could not process, at which node and why; replay or discard the letters that are chosen.
+    """Show a group's dead letters with node and exception, or replay or discard chosen ones.
 
-    Without a choice the newest are shown. --replay and --discard ask first. A replay into windows, joins or accumulators is
-    named as such: `docs/dead-letters.md` has what to do instead.
+    Without a choice, shows the newest. --replay and --discard ask first. A replay into windows, joins or accumulators
+    prints a warning; `docs/dead-letters.md` has the alternatives.
     """
     from deployments.commands.dead import dead as show  # noqa: PLC0415
 
@@ -132,9 +129,9 @@ def dead(
 def doctor(
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Check what Sluice needs, from Python's version to the schedules, and say what to do. Changes nothing.
+    """Check everything that Sluice needs, from Python's version to the schedules, and print cures. Changes nothing.
 
-    Exit code 1 if something fails.
+    Exit code 1 if a check fails.
     """
     from deployments.commands.doctor import doctor as run  # noqa: PLC0415
     from tasks.base.project_folder import project_dir  # noqa: PLC0415
@@ -147,10 +144,10 @@ def stop(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
     timeout: Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
 ) -> None:
-    """Cancel what runs of a deployment, and wait until it has finished what is in flight.
+    """Cancel the runs of a deployment and wait until they have finished the entries in flight.
 
-    An outlet stays stopped until `prefect deployment run`, or `make up`, runs it again. Exit code 1 if something has
-    not ended in time.
+    An outlet stays stopped until `prefect deployment run` or `make up` starts it again. Exit code 1 if a run does not
+    end in time.
     """
     from deployments.commands.restart import stop as run  # noqa: PLC0415
 
@@ -164,14 +161,14 @@ def restart(
     param: Annotated[
         list[str] | None,
         typer.Option(
-            help="A parameter of the new run, name=value, the value as JSON or text; several times.", show_default=False
+            help="A parameter of the new run as name=value, the value as JSON or text. Repeatable.", show_default=False
         ),
     ] = None,
 ) -> None:
-    """Cancel what runs of a deployment, wait until it has finished what is in flight, and run it again.
+    """Cancel the runs of a deployment, wait until they have finished the entries in flight, and start a new run.
 
-    An outlet goes on where it stopped, with its code and prefect.yaml as they are deployed now. Nothing is stopped if
-    its file cannot be imported. Exit code 1 then, and if the new run fails at its beginning.
+    An outlet continues where it stopped, with its current code and deployment. If its file cannot be imported, nothing
+    is stopped. Exit code 1 in that case, and if the new run fails at its start.
     """
     from deployments.commands.restart import restart as run  # noqa: PLC0415
 
@@ -221,7 +218,7 @@ def new(
 
 
 def main() -> None:
-    """Run the command; say what is wrong in one sentence, not in a traceback."""
+    """Run the command; report an error in one sentence instead of a traceback."""
     leave_out_proxies()
     try:
         app()
@@ -238,16 +235,16 @@ def main() -> None:
 
 
 def leave_out_proxies() -> None:
-    """See to it that neither this process nor those it starts ask a proxy for what is on this machine."""
+    """Exclude this machine's addresses from the proxies of this process and its children."""
     if not {name.lower() for name in os.environ} & {"http_proxy", "all_proxy"}:
         return
     hosts = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(",")
     joined = ",".join(dict.fromkeys([*filter(None, hosts), "127.0.0.1", "localhost"]))
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = joined  # programs differ in which of them they read
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = joined  # programs read one or the other
 
 
 def _sentence(error: Exception) -> str:
-    """Return what went wrong in a sentence, '' if that is a defect of ours and wants its traceback."""
+    """Return an error as one sentence; '' for a bug of Sluice, which needs its traceback."""
     from httpx import HTTPError  # noqa: PLC0415 - these load what --help does not need
     from redis.exceptions import RedisError  # noqa: PLC0415
 

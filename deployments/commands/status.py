@@ -1,4 +1,4 @@
-"""`sluice status`: the servers, the last run of every deployment, and how far each group has come; once, or again and again."""
+"""`sluice status`: the servers, the last run of each deployment, and the lag of each group; once or repeatedly."""
 
 import itertools
 import time
@@ -28,16 +28,16 @@ from tasks.settings import redis_url, without_password
 
 __all__ = ["status"]
 
-_EVERY = 2.0  # seconds between two looks
-_PREFECT_EVERY = 3  # looks between two at Prefect: one is a request for each deployment
+_EVERY = 2.0  # seconds between two polls
+_PREFECT_EVERY = 3  # polls between two of Prefect, which takes a request for each deployment
 
 
 _NO_DEPLOYMENTS = "no deployments; `prefect deploy --all` brings those of prefect.yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class Prefect:
-    """What a look at the Prefect server found; `error` says why it could not be asked, '' if it could."""
+class PrefectStatus:
+    """The Prefect server's part of a status; `error` is the reason if the server did not answer, else ''."""
 
     url: str = ""
     error: str = ""
@@ -46,8 +46,8 @@ class Prefect:
 
 
 @dataclass(frozen=True, slots=True)
-class Redis:
-    """What a look at Redis found; `error` says why it could not be asked, '' if it could."""
+class RedisStatus:
+    """The part of a status from Redis; `error` is the reason if it did not answer, else ''."""
 
     url: str = ""
     error: str = ""
@@ -55,13 +55,13 @@ class Redis:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one look found; `holder` is the process of `sluice up`, None if it does not run here."""
+class Status:
+    """One poll of everything; `holder` is the process of `sluice up`, None if it does not run here."""
 
     folder: Path
     holder: int | None
-    prefect: Prefect
-    redis: Redis
+    prefect: PrefectStatus
+    redis: RedisStatus
 
     @property
     def is_well(self) -> bool:
@@ -70,41 +70,41 @@ class Look:
 
 
 def status(console: Console, *, watch: bool = False, as_json: bool = False) -> bool:
-    """Print stack, deployments and topics; return whether both servers answered, at the last look.
+    """Print stack, deployments and topics; return whether both servers answered the last poll.
 
-    watch     look every two seconds until Ctrl-C: on a terminal one screen, elsewhere one after the other
+    watch     poll every two seconds until Ctrl-C: redraws on a terminal, prints one status after another elsewhere
     """
-    look = _look()
+    found = _poll()
     if not watch:
-        _print(console, look, as_json=as_json)
-        return look.is_well
+        _print(console, found, as_json=as_json)
+        return found.is_well
     live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
     with live or nullcontext(), suppress(KeyboardInterrupt):
         for n in itertools.count(1):
             if live:
-                live.update(_drawn(look, console.width, is_watched=True), refresh=True)
+                live.update(_drawn(found, console.width, is_watched=True), refresh=True)
             else:
-                _print(console, look, as_json=as_json)
+                _print(console, found, as_json=as_json)
             time.sleep(_EVERY)
-            look = _look(None if n % _PREFECT_EVERY == 0 else look)
-    return look.is_well
+            found = _poll(None if n % _PREFECT_EVERY == 0 else found)
+    return found.is_well
 
 
-def _print(console: Console, look: Look, *, as_json: bool) -> None:
+def _print(console: Console, found: Status, *, as_json: bool) -> None:
     if as_json:
-        print(line(_object(look)), flush=True)  # noqa: T201 - rich would wrap it
+        print(line(_object(found)), flush=True)  # noqa: T201 - rich would wrap it
     else:
-        console.print(_drawn(look, console.width))
+        console.print(_drawn(found, console.width))
 
 
-def _look(before: Look | None = None) -> Look:
-    """Look at everything; with `before` at all but Prefect."""
+def _poll(before: Status | None = None) -> Status:
+    """Poll everything; with `before`, take over its part of Prefect."""
     ledger = Ledger(state_dir())
     holder, prefect = ledger.holder(), before.prefect if before else _prefect(ledger)
-    return Look(ledger.folder, holder, prefect, _reservoir())
+    return Status(ledger.folder, holder, prefect, _reservoir())
 
 
-def _prefect(ledger: Ledger) -> Prefect:
+def _prefect(ledger: Ledger) -> PrefectStatus:
     try:
         url = find_server(ledger)
         from deployments.rollout.runs import last_runs, workers_online  # noqa: PLC0415 - Prefect reads its settings now
@@ -113,38 +113,38 @@ def _prefect(ledger: Ledger) -> Prefect:
         with impatient_client() as client:
             found, workers = last_runs(client), workers_online(client)
     except UnavailableError as error:
-        return Prefect(error=str(error))
+        return PrefectStatus(error=str(error))
     except HTTPError as error:
-        return Prefect(error=said_by(error))
+        return PrefectStatus(error=said_by(error))
     deployments = [
         Deployed(name, schedule, run.name, run.state_name or "", run.state.type.value, run.state.timestamp)
         if run and run.state
         else Deployed(name, schedule)
         for name, schedule, run in found
     ]
-    return Prefect(without_password(url), workers=tuple(workers), deployments=tuple(deployments))
+    return PrefectStatus(without_password(url), workers=tuple(workers), deployments=tuple(deployments))
 
 
-def _reservoir() -> Redis:
+def _reservoir() -> RedisStatus:
     try:
         url = redis_url()
         reservoir = Reservoir(connect(url, retries=0))
         with reservoir.client:
-            return Redis(without_password(url), topics=tuple(reservoir.levels()))
+            return RedisStatus(without_password(url), topics=tuple(reservoir.levels()))
     except SluiceError as error:
-        return Redis(error=str(error))
-    except RedisError as error:  # it answered first
-        return Redis(error=in_words(error))
+        return RedisStatus(error=str(error))
+    except RedisError as error:  # it answered at first
+        return RedisStatus(error=in_words(error))
 
 
-def _drawn(look: Look, width: int, *, is_watched: bool = False) -> RenderableType:
-    """Return what is on the screen; what matters most is first, as a low terminal cuts the end off."""
-    prefect, reservoir = look.prefect, look.redis
+def _drawn(found: Status, width: int, *, is_watched: bool = False) -> RenderableType:
+    """Return the status as it is drawn, the most important part first: a low terminal cuts off the end."""
+    prefect, reservoir = found.prefect, found.redis
     parts: list[RenderableType] = []
     if is_watched:
         now = f"{datetime.now():%H:%M:%S}"  # noqa: DTZ005 - local time
         parts.append(Text(f"{now}, every {_EVERY:.0f} s; Ctrl-C ends this", style="dim"))
-    up = f"running (process {look.holder})" if look.holder else "not running here"
+    up = f"running (process {found.holder})" if found.holder else "not running here"
     parts += [_line("sluice up", up), _line("Prefect", prefect.error or prefect.url.removesuffix("/api"))]
     if not prefect.error and not prefect.workers:
         parts.append(_line("worker", "none is online: no run begins; run `make up`, or see `sluice doctor`"))
@@ -161,11 +161,11 @@ def _line(what: str, text: str) -> Text:
     return Text(f"{what:12} {text}", overflow="fold")
 
 
-def _object(look: Look) -> dict[str, Any]:
-    topics = [asdict(each) | {"keep": str(each.keep) if each.keep else None} for each in look.redis.topics]
+def _object(found: Status) -> dict[str, Any]:
+    topics = [asdict(each) | {"keep": str(each.keep) if each.keep else None} for each in found.redis.topics]
     return {
         "time": datetime.now(UTC),
-        "up": {"process": look.holder, "state": str(look.folder)},
-        "prefect": asdict(look.prefect),
-        "redis": asdict(look.redis) | {"topics": topics},
+        "up": {"process": found.holder, "state": str(found.folder)},
+        "prefect": asdict(found.prefect),
+        "redis": asdict(found.redis) | {"topics": topics},
     }

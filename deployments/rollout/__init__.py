@@ -1,1 +1,1 @@
-"""`prefect.yaml` and what of it is on a Prefect server: deployments, automations and runs."""
+"""`prefect.yaml`, and its deployments, automations and runs on a Prefect server."""

@@ -1,4 +1,4 @@
-"""Bring `prefect.yaml` to a server: pool, deployments, automations, and no schedule that it no longer has."""
+"""Deploy `prefect.yaml` to a server: pool, deployments, automations and schedules."""
 
 import hashlib
 import json
@@ -36,23 +36,23 @@ __all__ = [
 ]
 
 _BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
-_GOLDEN = 0.6180339887  # steps of this part of an interval stay far from each other, however many there are
+_GOLDEN = 0.6180339887  # multiples of this part of an interval stay far apart for any number of schedules
 
 
 def ensure_pool(client: SyncPrefectClient) -> None:
-    """Create the work pool if it is not there."""
+    """Create the work pool if it does not exist."""
     try:
         client.read_work_pool(POOL)
     except ObjectNotFound:
         from prefect.workers.process import ProcessWorker  # noqa: PLC0415 - half a second, the first time only
 
         template = ProcessWorker.get_default_base_job_template()
-        with suppress(ObjectAlreadyExists):  # a worker that starts at this moment creates it too
+        with suppress(ObjectAlreadyExists):  # a worker that starts at the same time creates it too
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
 
 
 def pause_pool(client: SyncPrefectClient, *, paused: bool) -> bool:
-    """Pause the pool, or let it go on; return whether that changed anything."""
+    """Pause or resume the pool; return whether that changed its state."""
     if client.read_work_pool(POOL).is_paused == paused:
         return False
     client.update_work_pool(POOL, WorkPoolUpdate(is_paused=paused))
@@ -60,9 +60,9 @@ def pause_pool(client: SyncPrefectClient, *, paused: bool) -> bool:
 
 
 def ensure_automations(client: SyncPrefectClient) -> None:
-    """Create the automations of `deployments/automations.yaml` that are not there, and renew those that differ.
+    """Create missing automations of `deployments/automations.yaml`, and update those that differ from the file.
 
-    One that somebody has edited stays as it is, and one that is paused stays so.
+    An automation that was edited on the server is left unchanged, and a paused one stays paused.
     """
     text = (Path(__file__).parents[1] / "automations.yaml").read_text()
     for raw in yaml.safe_load(text)["automations"]:
@@ -77,23 +77,22 @@ def ensure_automations(client: SyncPrefectClient) -> None:
 
 
 def fingerprint(automation: AutomationCore) -> str:
-    """Return a tag that says what an automation does: one that was edited has another than it bears."""
+    """Return a tag with a digest of an automation: one that was edited carries another tag than its digest."""
     does = automation.model_dump(mode="json", include={"trigger", "actions", "description"})
     return f"shipped-{hashlib.sha256(json.dumps(_in_order(does)).encode()).hexdigest()[:12]}"
 
 
 def _in_order(value: Any) -> Any:
-    """Return JSON with its keys and lists sorted: what is a set in Prefect's models comes in any order."""
+    """Return JSON with keys and lists sorted, because sets in Prefect's models have no fixed order."""
     if isinstance(value, dict):
         return {key: _in_order(value[key]) for key in sorted(value)}
     return sorted(map(_in_order, value), key=json.dumps) if isinstance(value, list) else value
 
 
 def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
-    """Delete the schedules that `prefect.yaml` once had and has no more; return their names.
+    """Delete schedules that were removed from `prefect.yaml`; return their names.
 
-    `prefect deploy` leaves them where they are when the file declares none (3.9.1). Those without a slug were
-    made by hand, in the UI, and stay.
+    `prefect deploy` keeps them if the file declares none (3.9.1). Schedules without a slug were created in the UI, and stay.
     """
     cleared, there = [], deployed(client)
     for declared in blueprint.deployments:
@@ -106,10 +105,10 @@ def clear_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> list[str
 
 
 def spread_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> None:
-    """Spread over their interval the schedules for which `prefect.yaml` gives no `anchor_date`.
+    """Spread schedules without an `anchor_date` in `prefect.yaml` over their interval.
 
-    `prefect deploy` has them count from the moment of the deploy: all would begin runs in the same second. Each has the
-    place of its position in the file, which stays as it is when others are added at the end.
+    `prefect deploy` anchors them at the time of the deploy, so that all would start runs in the same second. The offset
+    depends on the position in the file, which stays the same if others are added at the end.
     """
     position = 0
     for declared, there in of_blueprint(client, blueprint):
@@ -124,14 +123,14 @@ def spread_schedules(client: SyncPrefectClient, blueprint: Blueprint) -> None:
 
 
 def strangers(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
-    """Return the names of the pool's deployments that `prefect.yaml` does not have (any more)."""
+    """Return the names of the pool's deployments that are not in `prefect.yaml`."""
     declared = {each.full_name for each in blueprint.deployments}
     ours = {name for name, each in deployed(client).items() if each.work_pool_name == POOL and "sluice" in each.tags}
     return sorted(ours - declared)
 
 
 class Rollout:
-    """`prefect deploy --all` in a process of its own: what a user would do, and just as faithful to `prefect.yaml`."""
+    """`prefect deploy --all` in a separate process, exactly as a user would run it."""
 
     def __init__(self, blueprint: Blueprint, *, log: Path, env: Mapping[str, str]) -> None:
         self._log = log
@@ -153,12 +152,12 @@ class Rollout:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**env, "PWD": str(folder)},  # prefect.yaml takes it for the runs' working directory
+                env={**env, "PWD": str(folder)},  # prefect.yaml uses it as the runs' working directory
                 cwd=folder,
             )
 
     def result(self, *, timeout: float | None = None) -> None:
-        """Wait for the end of it, by default for its `allowance`; raises UnavailableError if it failed, with what it said."""
+        """Wait until the process ends, by default for its `allowance`; raises UnavailableError with its output if it failed."""
         patience = self._allowance if timeout is None else timeout
         try:
             code = self._process.wait(patience)
@@ -172,6 +171,6 @@ class Rollout:
             raise UnavailableError(msg)
 
     def close(self) -> None:
-        """End it, however far it got."""
+        """Kill the process if it still runs."""
         self._process.kill()
         self._process.wait()

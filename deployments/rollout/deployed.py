@@ -1,4 +1,4 @@
-"""What is on a Prefect server, all of it: deployments by name, whatever is asked for page by page."""
+"""Complete listings of a Prefect server's objects, which it returns page by page."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,13 +12,13 @@ from deployments.rollout.blueprint import Blueprint, Deployment
 
 __all__ = ["deployed", "of_blueprint", "paged", "schedule_of"]
 
-_PAGE = 200  # the server gives no more at once (3.9.1)
+_PAGE = 200  # the server returns no more at once (3.9.1)
 
 T = TypeVar("T")
 
 
 def paged(read: Callable[..., list[T]], **asked: Any) -> list[T]:
-    """Return all that one of a client's methods finds, not only its first page."""
+    """Return all results of a client's method, not only the first page."""
     found: list[T] = []
     while True:
         page = read(**asked, limit=_PAGE, offset=len(found))
@@ -28,7 +28,7 @@ def paged(read: Callable[..., list[T]], **asked: Any) -> list[T]:
 
 
 def deployed(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
-    """Return the server's deployments by their full names, such as 'quotes/main', sorted."""
+    """Return the server's deployments by full name, such as 'quotes/main', sorted."""
     found = paged(client.read_deployments, sort=DeploymentSort.CREATED_DESC)
     of_them = FlowFilter.model_validate({"id": {"any_": sorted({each.flow_id for each in found})}})
     flows = {flow.id: flow.name for flow in paged(client.read_flows, flow_filter=of_them)}
@@ -37,13 +37,13 @@ def deployed(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
 
 
 def of_blueprint(client: SyncPrefectClient, blueprint: Blueprint) -> list[tuple[Deployment, DeploymentResponse]]:
-    """Return those of a blueprint's deployments that are on the server, as they are declared and as they are there."""
+    """Return the deployments of a blueprint that exist on the server, each as declared and as deployed."""
     there = deployed(client)
     return [(each, there[each.full_name]) for each in blueprint.deployments if each.full_name in there]
 
 
 def schedule_of(deployment: DeploymentResponse) -> str:
-    """Return in a word whether a schedule brings runs: 'on', 'paused', or '-' if there is none."""
+    """Return 'on' if a schedule starts runs, 'paused' if none is active, or '-' if there is none."""
     if not deployment.schedules:
         return "-"
     return "on" if not deployment.paused and any(each.active for each in deployment.schedules) else "paused"

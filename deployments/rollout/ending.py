@@ -1,4 +1,4 @@
-"""The runs of one deployment, ended in good order."""
+"""End the runs of one deployment in good order."""
 
 import time
 from contextlib import suppress
@@ -29,16 +29,16 @@ def end_runs(
     consequence: str = "",
     older_than: FlowRun | None = None,
 ) -> list[FlowRun]:
-    """Cancel the runs of a deployment, also those that come meanwhile, and return them when all have ended.
+    """Cancel the runs of a deployment, including runs that start in between, and return them once all have ended.
 
-    What its schedule will bring stays scheduled.
+    Runs that its schedule has planned for later stay scheduled.
 
-    full         the deployment's name, for what is raised
-    timeout      seconds to wait at most
-    why          what the runs' states say about it
-    consequence  what is said if one does not, such as ', nothing was started'
-    older_than   only those that were made before this one, and by no schedule
-    raises       UnavailableError: one has not ended by then
+    full         the deployment's name, for the error
+    timeout      maximum wait in seconds
+    why          the message of the runs' states
+    consequence  the end of the error's first part, such as ', nothing was started'
+    older_than   only runs that were created before this one, and by no schedule
+    raises       UnavailableError: a run has not ended by then
     """
     deadline = time.monotonic() + timeout
     seen: set[UUID] = set()
@@ -51,11 +51,11 @@ def end_runs(
             )
             raise UnavailableError(msg)
         for run in left:
-            # Not a pending one, whose process is starting: that is deaf to a SIGTERM while Prefect loads its flow, and
-            # makes a run that is Cancelled Running all the same (3.9.1). It will be Running in a moment.
+            # Not a pending run: its process ignores SIGTERM while Prefect loads the flow, and then sets even a Cancelled
+            # run to Running (3.9.1). It will be Running in a moment.
             if run.state_type not in (StateType.PENDING, StateType.CANCELLING):
-                with suppress(ObjectNotFound):  # somebody has deleted it meanwhile
-                    # The server makes it Cancelled at once where there is no process.
+                with suppress(ObjectNotFound):  # it was deleted in between
+                    # The server sets it to Cancelled at once if it has no process.
                     client.set_flow_run_state(run.id, Cancelling(message=why))
         time.sleep(_POLL)
     if not seen:
@@ -64,9 +64,9 @@ def end_runs(
 
 
 def unended_runs(client: SyncPrefectClient, deployment: UUID, older_than: FlowRun | None = None) -> list[FlowRun]:
-    """Return the runs of a deployment that have not ended, but not those that its schedule will bring.
+    """Return the runs of a deployment that have not ended, without those that its schedule has planned.
 
-    older_than   only those that were made before this one, and by no schedule
+    older_than   only runs that were created before this one, and by no schedule
     """
     criteria = {"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": _UNENDED}}}
     found = paged(client.read_flow_runs, flow_run_filter=FlowRunFilter.model_validate(criteria))

@@ -8,7 +8,7 @@ __all__ = ["Deployed"]
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A deployment and its last run: the state's name and type are '' if it never ran."""
+    """A deployment and its last run; the state's name and type are '' if it never ran."""
 
     name: str
     schedule: str

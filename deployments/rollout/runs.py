@@ -1,4 +1,4 @@
-"""Flow runs as the local stack sees them: left over, started, followed, cancelled."""
+"""Flow runs of the local stack: find, start, cancel and delete them, and end those without a process."""
 
 import math
 import time
@@ -37,11 +37,11 @@ __all__ = [
 
 ALIVE = frozenset({StateType.RUNNING, StateType.PENDING, StateType.CANCELLING})
 BEGUN = frozenset(StateType) - {StateType.SCHEDULED}
-# A state of the type Crashed, under another name than the one the outlets' triggers wait for: who sweeps up starts
-# the outlets itself, and a run that every trigger starts besides would only be cancelled again.
+# A state of type Crashed with a name that the outlets' triggers do not match: `sluice up` starts the outlets itself, and
+# runs that the triggers started besides would only be cancelled again.
 ABANDONED = "Abandoned"
 _STOPPING = "`sluice up` is stopping."
-_BEREFT = 5.0  # seconds in which the worker tells of a run whose process has ended
+_BEREFT = 5.0  # seconds in which the worker reports a run whose process has ended
 _BULK = 50  # the server deletes no more at once (3.9.1)
 
 
@@ -54,8 +54,8 @@ def of_pool(
 ) -> list[FlowRun]:
     """Return the runs of the pool in one of `states`.
 
-    due_before       only those that were to begin before then
-    or_ended_after   besides them all that have ended since then
+    due_before       only runs that were due before this time
+    or_ended_after   in addition, all runs that have ended since this time
     """
     criteria: dict[str, Any] = {"state": {"type": {"any_": sorted(states)}}}
     if due_before:
@@ -78,15 +78,15 @@ def sweep(
     orphans: bool = True,
     until: float = math.inf,
 ) -> tuple[int, int]:
-    """Give the runs that no process stands behind a final state, which also frees their slots.
+    """Set runs without a process to a final state, which also frees their concurrency slots.
 
     alive     the runs that have a process
-    among     the runs to look at; None: all of the pool
+    among     the runs to check; None: all of the pool
     state     the final state; default: crashed
-    orphans   those too whose deployment was deleted, at the end: the server fails at them until the lease of their slot has
-              run out, and on SQLite may stand still for a minute after it (3.9.1)
-    until     the moment of `time.monotonic` at which to break off
-    returns   how many have got it, and how many the server lets have none
+    orphans   also, and last, runs whose deployment was deleted: the server fails at them until the lease of their slot
+              expires, and on SQLite may block for a minute after that (3.9.1)
+    until     the time of `time.monotonic` at which to stop early
+    returns   the numbers of runs that were set, and of runs that the server refused
     """
     gone = [run for run in of_pool(client, ALIVE) if run.id not in alive and (among is None or run.id in among)]
     there = {each.id for each in deployed(client).values()} if gone else set()
@@ -99,9 +99,9 @@ def sweep(
 
 
 def _forced(client: SyncPrefectClient, run_id: UUID, state: State) -> bool:
-    """Give a run a state, whatever it has; return whether the server did.
+    """Set a run's state by force; return whether the server did.
 
-    It fails at a run whose deployment was deleted, perhaps after many seconds. No other run is to suffer for that.
+    The server fails at a run whose deployment was deleted, sometimes after many seconds; other runs must not suffer.
     """
     try:
         when_not_busy(lambda: client.set_flow_run_state(run_id, state, force=True))
@@ -111,15 +111,15 @@ def _forced(client: SyncPrefectClient, run_id: UUID, state: State) -> bool:
         if error.response.status_code != codes.INTERNAL_SERVER_ERROR:
             raise
         return False
-    except ObjectNotFound:  # deleted meanwhile
+    except ObjectNotFound:  # deleted in between
         pass
     return True
 
 
 def discard_late(client: SyncPrefectClient, blueprint: Blueprint) -> int:
-    """Delete the scheduled runs of inlets whose time passed while nothing ran; return how many.
+    """Delete scheduled runs of inlets that became due while nothing ran; return their number.
 
-    Each would start a process (2 s of CPU), only to find that its window is over.
+    Each would start a process (2 s of CPU) only to find that its window is over.
     """
     ours = {there.id for declared, there in of_blueprint(client, blueprint) if declared.beats}
     late = of_pool(client, {StateType.SCHEDULED}, due_before=datetime.now(UTC) - timedelta(seconds=5))
@@ -136,10 +136,10 @@ def delete_runs(client: SyncPrefectClient, runs: Sequence[UUID]) -> None:
 
 
 def to_start(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
-    """Return the deployments that ought to have a run and have none, in the order of `prefect.yaml`.
+    """Return the deployments that need a run and have none, in the order of `prefect.yaml`.
 
-    Outlets: if none runs and none is coming. Inlets: if none runs, so that nobody waits for their schedule, unless that
-    is paused.
+    An outlet needs one if no run is active or scheduled. An inlet needs one if no run is active and its schedule is not
+    paused, so that it starts before its schedule's next time.
     """
     wanted = [each for each in of_blueprint(client, blueprint) if each[0].stays_up or each[0].beats]
     of_them = {"any_": [deployment.id for _, deployment in wanted]}
@@ -159,9 +159,9 @@ def to_start(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
 
 
 def start_first(client: SyncPrefectClient, waiting: list[str]) -> None:
-    """Start the first of the deployments, after a crash with the custom parameters it had, and take it from the list.
+    """Start the first of the deployments and remove it from the list; after a crash, keep its custom parameters.
 
-    It stays there if the server does not answer, and is left out if somebody has deleted it.
+    It stays in the list if the server does not answer, and is skipped if it was deleted.
     """
     with suppress(ObjectNotFound):
         run_again(client, client.read_deployment_by_name(waiting[0]).model_dump(mode="json"))
@@ -176,20 +176,20 @@ def cancel(
     kill: Callable[[Collection[UUID]], None],
     timeout: float,
 ) -> int:
-    """Cancel the pool's runs and wait for their final states; return how many have not got there.
+    """Cancel the pool's runs and wait for their final states; return the number of runs without one.
 
-    among           gives the runs that may be cancelled; None: all of the pool
-    has_processes   says whether any run has one still: if not, not much is waited for
-    kill            ends the processes of some runs at once
-    timeout         seconds to wait at most
+    among           returns the runs that may be cancelled; None: all of the pool
+    has_processes   returns whether any run still has a process; if not, the wait is short
+    kill            kills the processes of some runs at once
+    timeout         maximum wait in seconds
     """
     deadline = time.monotonic() + timeout
     asked: set[UUID] = set()
     while True:
         ours = among() if among else None
-        alive = [run for run in of_pool(client, ALIVE) if ours is None or run.id in ours]  # new ones too
-        # A process that gets its SIGTERM while Prefect loads the flow is deaf to it, and killed after 30 s (3.9.1).
-        # Nothing is in flight there yet.
+        alive = [run for run in of_pool(client, ALIVE) if ours is None or run.id in ours]  # including new runs
+        # A process ignores SIGTERM while Prefect loads the flow, and would be killed after 30 s (3.9.1). It has no
+        # entries in flight yet.
         starting = [run.id for run in alive if run.state_type == StateType.PENDING]
         for run_id in starting:
             _forced(client, run_id, Cancelled(message=_STOPPING))
@@ -207,7 +207,7 @@ def cancel(
 
 
 def last_runs(client: SyncPrefectClient) -> list[tuple[str, str, FlowRun | None]]:
-    """Return the pool's deployments: name, schedule in a word, and the run that began last."""
+    """Return the pool's deployments: name, state of the schedule, and the run that started last."""
     found = []
     for name, deployment in deployed(client).items():
         if deployment.work_pool_name != POOL:
@@ -221,10 +221,10 @@ def last_runs(client: SyncPrefectClient) -> list[tuple[str, str, FlowRun | None]
 
 
 def workers_online(client: SyncPrefectClient) -> list[str]:
-    """Return the names of the pool's workers that are there."""
+    """Return the names of the pool's workers that are online."""
     try:
         return [each.name for each in client.read_workers_for_work_pool(POOL) if each.status == "ONLINE"]
     except HTTPStatusError as error:
-        if error.response.status_code == codes.NOT_FOUND:  # no pool; not ObjectNotFound, as elsewhere (3.9.1)
+        if error.response.status_code == codes.NOT_FOUND:  # no pool; other calls raise ObjectNotFound (3.9.1)
             return []
         raise

@@ -1,4 +1,4 @@
-"""One child process: its log, its end, and how it is kept from the terminal's Ctrl-C."""
+"""Child processes with a log file, kept from the terminal's Ctrl-C, and a stop that always ends."""
 
 import ctypes
 import os
@@ -20,15 +20,15 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 class Child:
     """A process with a log file, a session of its own, and a stop that always ends.
 
-    name      what it is called in messages
+    name      its name in messages
     command   program and arguments
-    log       file its output is appended to
+    log       the file that gets its output
     env, cwd  as for `subprocess.Popen`
-    tied      ask Linux to send it SIGTERM when its supervisor is killed (macOS cannot). Linux takes the *thread* that
-              started it for its parent: start it from the main thread. It may get more than one: one for each thread
-              of the supervisor that dies, which a Prefect worker takes for impatience (3.9.1)
+    tied      on Linux, send it SIGTERM when its supervisor is killed. For Linux, its parent is the *thread* that started
+              it, so start it from the main thread. It may get several signals, one for each thread of the supervisor
+              that dies, and a Prefect worker stops at once after the second (3.9.1)
 
-    The session of its own keeps the terminal's Ctrl-C away: whoever started the child decides when it ends.
+    Because of its own session, the terminal's Ctrl-C does not reach the child: the process that started it ends it.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Its process id, or None before it was started."""
+        """The process id, or None before the start."""
         return self._process.pid if self._process else None
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended (-n: by signal n), or None if it runs or was never started."""
+        """The exit code (-n: ended by signal n), or None if the process runs or was never started."""
         return self._process.poll() if self._process else None
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the process was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it; its log begins anew, the log before is kept as `<log>.1`."""
+        """Start the process with a new log; the previous log is kept as `<log>.1`."""
         make_private(self.log.parent)
         with suppress(FileNotFoundError):
             self.log.replace(self.log.with_name(self.log.name + ".1"))
@@ -82,9 +82,9 @@ class Child:
             )
 
     def stop(self, *, grace: float, hurry: Callable[[], bool] = lambda: False) -> bool:
-        """Send SIGTERM, and SIGKILL to all it left once `grace` seconds are over or `hurry` says so.
+        """Send SIGTERM, and SIGKILL to its process group after `grace` seconds or once `hurry` returns True.
 
-        returns   True if it ended by itself
+        returns   True if the process ended before the SIGKILL
         """
         if self._process is None:
             return True
@@ -99,7 +99,7 @@ class Child:
         return willing
 
     def kill(self) -> None:
-        """Send SIGKILL to it and to all it started in its session's group, and wait for it."""
+        """Send SIGKILL to the process group, and wait for the process."""
         if self._process is None:
             return
         with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
@@ -108,7 +108,7 @@ class Child:
 
 
 def last_lines(log: Path, count: int = 1) -> str:
-    """Return the last `count` lines of a log that say something, '' if there are none."""
+    """Return the last `count` lines of a log that are not blank, '' if there are none."""
     try:
         text = log.read_text(errors="replace")
     except FileNotFoundError:
@@ -119,12 +119,12 @@ def last_lines(log: Path, count: int = 1) -> str:
 def _tie_to_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
-    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: nothing is loaded in the child
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork, so that the child loads nothing
     parent = os.getpid()
 
     def tie() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died between fork and prctl
+        if os.getppid() != parent:  # the parent died between fork and prctl
             os._exit(1)
 
     return tie

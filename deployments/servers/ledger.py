@@ -1,4 +1,4 @@
-"""Who runs the local stack: one supervisor at a time, and what a killed one left behind."""
+"""The ledger of a local stack: one supervisor at a time, and the processes that a killed one left running."""
 
 import fcntl
 import json
@@ -18,11 +18,11 @@ from tasks.errors import SettingsError
 __all__ = ["Ledger", "flow_run_processes"]
 
 _FLOW_RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of each flow run's process (Prefect 3.9.1)
-_PATIENCE = 1.0  # seconds to try for the lock: who only looks at it, as `sluice status` does, has it for a moment
+_PATIENCE = 1.0  # seconds to try for the lock: `sluice status` holds it for a moment while it reads
 
 
 class Ledger:
-    """The notes of a stack in its state folder: a lock, and the processes it started."""
+    """A lock in the state folder, and a file with the processes that the stack started."""
 
     def __init__(self, folder: Path) -> None:
         self._lock = folder / "up.lock"
@@ -31,12 +31,14 @@ class Ledger:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep others from running a stack in this folder; the kernel lets go of the lock even of a killed one.
+        """Hold the lock, so that no other stack runs in this folder; the kernel releases it if this process is killed.
 
-        raises    SettingsError: one is running
+        raises    SettingsError: another stack is running
         """
         make_private(self.folder)
-        if not os.environ.get(STATE_DIR) and self.folder == state_dir():  # an outlet of 0.1.0 made it for everyone
+        if (
+            not os.environ.get(STATE_DIR) and self.folder == state_dir()
+        ):  # an outlet of 0.1.0 created it readable by everyone
             self.folder.chmod(0o700)
         with self._lock.open("a+") as file:
             if not _locked(file):
@@ -64,9 +66,9 @@ class Ledger:
         return None
 
     def record(self, url: str, pids: Iterable[int | None], *, has_login: bool = False) -> None:
-        """Note the address of the Prefect server, and the processes that must not outlive the stack.
+        """Record the address of the Prefect server, and the processes that must not outlive the stack.
 
-        has_login    whether that server asks for the secret in this folder
+        has_login    whether that server requires the secret in this folder
         """
         notes = {
             "supervisor": os.getpid(),
@@ -75,30 +77,30 @@ class Ledger:
             "processes": [_identity(pid) for pid in pids if pid is not None and psutil.pid_exists(pid)],
         }
         fresh = self._notes.with_suffix(".new")
-        fresh.touch(mode=0o600)  # a password may be in the address
+        fresh.touch(mode=0o600)  # the address may hold a password
         fresh.write_text(json.dumps(notes))
         fresh.replace(self._notes)
 
     def supervisor(self) -> int | None:
-        """Return the process id of the supervisor that took the notes."""
+        """Return the process id of the supervisor that wrote the record."""
         return self._read().get("supervisor")
 
     def api_url(self) -> str | None:
-        """Return the address of the Prefect server the last stack used."""
+        """Return the address of the Prefect server that the last stack used."""
         return self._read().get("api_url")
 
     def has_login(self) -> bool:
-        """Return whether that server asks for the secret in this folder."""
+        """Return whether that server requires the secret in this folder."""
         return bool(self._read().get("has_login"))
 
     def forget(self) -> None:
-        """Remove the notes: all that was started has been stopped."""
+        """Delete the record, after everything that was started has been stopped."""
         self._notes.unlink(missing_ok=True)
 
     def end_orphans(self, *, grace: float = 10) -> int:
-        """Stop what a killed stack left running here: its flows and worker first, its servers last.
+        """Stop the processes that a killed stack left running: flows and worker first, servers last.
 
-        returns   how many processes there were
+        returns   the number of processes
         """
         recorded = [process for note in self._read().get("processes", []) if (process := _same(note))]
         children = [child for process in recorded for child in _children(process)]
@@ -108,13 +110,13 @@ class Ledger:
         return len(recorded) + flows
 
     def end_flows(self, *, grace: float) -> int:
-        """Stop the flow runs of this stack that still have a process; return how many there were."""
+        """Stop the processes of this stack's flow runs; return their number."""
         flows = [process for _, process in flow_run_processes(self.folder)]
         _end(flows, grace)
         return len(flows)
 
     def kill_flows(self, runs: Collection[UUID]) -> None:
-        """Kill the processes of some flow runs of this stack at once."""
+        """Send SIGKILL to the processes of these flow runs."""
         if runs:
             _end([process for run, process in flow_run_processes(self.folder) if run in runs], -1)
 
@@ -126,7 +128,7 @@ class Ledger:
 
 
 def flow_run_processes(folder: Path | None = None) -> list[tuple[UUID, psutil.Process]]:
-    """Return the flow runs that live on this machine with their processes; with `folder` those of its stack only."""
+    """Return the flow runs on this machine with their processes; with `folder`, only those of its stack."""
     found = []
     for process in psutil.process_iter(["environ"]):
         environ = process.info["environ"] or {}  # None: another user's
@@ -139,7 +141,7 @@ def flow_run_processes(folder: Path | None = None) -> list[tuple[UUID, psutil.Pr
 
 
 def _locked(file: TextIO) -> bool:
-    """Try for a moment to have a file for this process alone; return whether it is so."""
+    """Try for a moment to lock a file; return whether this process holds the lock."""
     end = time.monotonic() + _PATIENCE
     while True:
         with suppress(OSError):
@@ -157,7 +159,7 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _end(processes: list[psutil.Process], grace: float) -> None:
-    """Send SIGTERM, and SIGKILL after `grace` seconds; below zero SIGKILL only."""
+    """Send SIGTERM, and SIGKILL after `grace` seconds; with `grace` below zero, SIGKILL only."""
     if grace >= 0:
         for process in processes:
             with suppress(psutil.Error):
@@ -174,7 +176,7 @@ def _identity(pid: int) -> dict[str, float]:
 
 
 def _same(note: dict[str, float]) -> psutil.Process | None:
-    # Process ids are used again: one that began at another moment is somebody else's.
+    # The system reuses process ids: a process with another start time is a different one.
     with suppress(psutil.Error):
         process = psutil.Process(int(note["pid"]))
         if abs(process.create_time() - note["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:

@@ -1,7 +1,7 @@
-"""The login of the Prefect server that `sluice up` starts: one secret, made at its first start, for this user alone.
+"""The login of the Prefect server of `sluice up`: a secret that its first start creates, readable by this user only.
 
-It is in the state folder, from where the server, the worker and its runs get it in their environment, never on a command
-line. `prefect` and scripts find it in `prefect.toml` in the checkout, which is there for as long as the server runs.
+The secret is stored in the state folder. The server, the worker and its runs receive it in their environment, never on a
+command line. `prefect` and scripts find it in `prefect.toml` in the checkout, which exists while the server runs.
 """
 
 import json
@@ -30,16 +30,16 @@ _MARK = "# Made by `sluice up`, which removes it when it stops: how `prefect` re
 
 
 def secret_file(folder: Path) -> Path:
-    """Return the file in a state folder that holds the secret, and nothing else."""
+    """Return the file in a state folder that holds only the secret."""
     return folder / "prefect-login"
 
 
 def make_secret(folder: Path) -> str:
-    """Return the secret for a server of our own; make it if there is none yet.
+    """Return the secret for the server of `sluice up`; create it if there is none yet.
 
-    What PREFECT_SERVER_API_AUTH_STRING says is taken instead, and kept for those who look for it here.
+    PREFECT_SERVER_API_AUTH_STRING overrides it, and is then stored in its place.
 
-    folder    the state folder; made if it is missing
+    folder    the state folder; created if it is missing
     """
     make_private(folder)
     secret = os.environ.get(_SERVERS) or stored_secret(folder) or secrets.token_urlsafe(32)
@@ -48,7 +48,7 @@ def make_secret(folder: Path) -> str:
 
 
 def stored_secret(folder: Path) -> str | None:
-    """Return the secret that a state folder holds, None if it holds none.
+    """Return the secret in a state folder, or None if there is none.
 
     raises    SettingsError: it cannot be read
     """
@@ -63,9 +63,9 @@ def stored_secret(folder: Path) -> str | None:
 
 
 def settings(secret: str, *, port: int) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the environment for a server that asks for the secret: defaults a user may change, and what must be so."""
+    """Return the environment for a server that requires the secret: defaults that a user may change, and fixed values."""
     defaults = {
-        # Both names that a browser on this machine has for it; Prefect's own default is any page's origin.
+        # The two origins that a browser on this machine uses; Prefect's default admits every origin.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
     }
@@ -73,42 +73,42 @@ def settings(secret: str, *, port: int) -> tuple[dict[str, str], dict[str, str]]
 
 
 def offer(root: Path, folder: Path, url: str, secret: str) -> bool:
-    """Let `prefect` in the folder `root` find the server; return whether it does.
+    """Write `prefect.toml` so that `prefect` finds the server from the folder `root`; return whether it was written.
 
-    Not if the user has a `prefect.toml` there, or has named another state folder: several stacks may share a checkout.
+    It is not written if the user has a `prefect.toml` there, or uses another state folder: stacks may share a checkout.
     """
     file = root / _TOML
     if folder != root / ".sluice" or (file.exists() and not _is_ours(file)):
         return False
     values = {"url": url, "auth_string": secret}
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
-    # Version 2 of the UI, for the links that `prefect` prints: the other one draws no diagrams (Prefect 3.9.1).
+    # For the links that `prefect` prints: version 1 of the UI draws no diagrams (Prefect 3.9.1).
     ui = f"ui_url = {json.dumps(url.removesuffix('/api') + '/v2')}\n"
     _write(file, "".join([_MARK, "\n", ui, "\n[api]\n", *lines]))
     return True
 
 
 def withdraw(root: Path, folder: Path) -> None:
-    """Remove what `offer` has made."""
+    """Delete the file that `offer` has written."""
     file = root / _TOML
     if folder == root / ".sluice" and _is_ours(file):
         file.unlink(missing_ok=True)
 
 
 def keep_from_others() -> None:
-    """Keep the secret from a server that PREFECT_API_URL names: Prefect would send it there from the checkout.
+    """Keep the secret from a server that PREFECT_API_URL names, to which Prefect would send it from the checkout.
 
-    Call it before Prefect is imported. Settings of the user's own come first, whatever they are.
+    Call this before Prefect is imported. Settings of the user take precedence.
     """
     url, file = os.environ.get("PREFECT_API_URL"), Path(_TOML)
     if url and _CLIENTS not in os.environ and _is_ours(file):
         named = tomllib.loads(file.read_text()).get("api", {}).get("url")
         if url.rstrip("/") != named:
-            os.environ[_CLIENTS] = ""  # stronger than the file, and no string
+            os.environ[_CLIENTS] = ""  # overrides the file with no login
 
 
 def use_stored(folder: Path) -> None:
-    """Have Prefect, when it is imported in this process, use the secret of a state folder."""
+    """Let Prefect use the secret of a state folder in this process, once it is imported."""
     if _CLIENTS not in os.environ and (secret := stored_secret(folder)):
         os.environ[_CLIENTS] = secret
 
@@ -121,7 +121,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def _write(file: Path, text: str) -> None:
-    """Write a file that only this user can read, whole or not at all."""
+    """Write a file that only this user can read, completely or not at all."""
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as written:  # noqa: PTH123 - of a descriptor

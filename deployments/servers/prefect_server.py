@@ -1,4 +1,4 @@
-"""A Prefect server and a process worker of our own, on this machine only."""
+"""Prefect's server and process worker on this machine: settings, start, and reachability."""
 
 import os
 import socket
@@ -35,13 +35,13 @@ __all__ = [
 
 POOL = "sluice"
 _LOOPBACK = "127.0.0.1"
-_LETS_NOBODY_IN = (401, 403)
+_REFUSED = (401, 403)
 
-# For whoever talks to a server or runs flows, wherever the server is.
+# For all processes that use a server, on any machine.
 _CLIENT_SETTINGS = {
     "DO_NOT_TRACK": "1",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the least there is; deployments/automations.yaml counts on it
-    # With these a scheduled run starts 0.1 s after its time (p50; defaults: up to 6 s). Prefect 3.9.1.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the minimum; deployments/automations.yaml relies on it
+    # With these, a scheduled run starts 0.1 s after its time (median; defaults: up to 6 s). Prefect 3.9.1.
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_WORKER_PREFETCH_SECONDS": "20",
 }
@@ -49,9 +49,9 @@ _CLIENT_SETTINGS = {
 _SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    # Leases in memory do not survive the server, and a run that cannot renew its own is killed (3.9.1).
+    # Leases in memory are lost with the server, and a run that cannot renew its lease is killed (3.9.1).
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    # Four inlets are 5,760 flow runs a day; by default only events are ever removed.
+    # By default, Prefect deletes events only; flow runs and logs stay forever.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "259200",  # 3 days, in seconds; the next one in ISO 8601
     "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P3D",
@@ -59,9 +59,9 @@ _SERVER_SETTINGS = {
 
 
 def settings_of_own_server(home: Path, port: int, *, secret: str) -> dict[str, str]:
-    """Return the environment for a server of our own on `port`, and for all that talks to it.
+    """Return the environment for a server on `port`, and for all processes that use it.
 
-    What the user has set stays, but for where the server is, where it keeps its data, and the `secret` that it asks for.
+    Settings of the user stay, except for the server's address, its data folder, and the required `secret`.
     """
     defaults, own = login.settings(secret, port=port)
     return {
@@ -72,8 +72,8 @@ def settings_of_own_server(home: Path, port: int, *, secret: str) -> dict[str, s
         **own,
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://{_LOOPBACK}:{port}/api",
-        # Where links lead. Version 2 of the UI is its default, but only for who comes to its root; version 1 draws no
-        # diagrams (Prefect 3.9.1).
+        # The target of links. The server shows version 2 of the UI by default, but only at its root address; version 1
+        # draws no diagrams (Prefect 3.9.1).
         "PREFECT_UI_URL": f"http://{_LOOPBACK}:{port}/v2",
         "PREFECT_SERVER_API_HOST": _LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
@@ -81,22 +81,22 @@ def settings_of_own_server(home: Path, port: int, *, secret: str) -> dict[str, s
 
 
 def settings_of_other_server() -> dict[str, str]:
-    """Return the environment for workers and flows that use the server that PREFECT_API_URL names."""
+    """Return the environment for workers and flows that use the server of PREFECT_API_URL."""
     login.keep_from_others()
     return {**_CLIENT_SETTINGS, **os.environ}
 
 
 def prefect_server(port: int, *, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
     """Return a Prefect server that listens on loopback only."""
-    command = [sys.executable, "-m", "deployments.servers.serve"]  # which says why not Prefect's own command
+    command = [sys.executable, "-m", "deployments.servers.serve"]  # its docstring explains why not Prefect's command
     return Child("Prefect server", [*command, "--host", _LOOPBACK, "--port", str(port)], log=log, env=env, cwd=cwd)
 
 
 def worker(*, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
-    """Return a process worker of the pool, whose runs use this interpreter.
+    """Return a process worker of the pool whose runs use this interpreter.
 
-    The deployments' command is `python -m deployments.processes.run`: the first `python` on the PATH, which is another one where
-    the environment was not activated.
+    The deployments' command is `python -m deployments.processes.run`, with the first `python` on the PATH. The worker gets
+    a PATH that begins with this interpreter's folder, because the environment may not be activated.
     """
     beside_us = str(Path(sys.executable).parent)
     path = os.pathsep.join([beside_us, env.get("PATH", os.defpath)])
@@ -105,7 +105,7 @@ def worker(*, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
 
 
 def check_port(port: int) -> None:
-    """Raise SettingsError, which says what to do, if something listens on `port` already."""
+    """Raise SettingsError with a cure if a program already listens on `port`."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -130,7 +130,7 @@ def _with_port(port: int) -> str:
 
 
 def answers(api_url: str, *, timeout: float = 2) -> bool:
-    """Tell whether a Prefect server answers at `api_url`, without loading Prefect."""
+    """Return whether a Prefect server answers at `api_url`, without importing Prefect."""
     try:
         with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=timeout) as reply:  # noqa: S310 - http(s), from settings
             return reply.status == 200 and reply.read(16).strip() == b"true"  # noqa: PLR2004 - HTTP's OK
@@ -139,9 +139,9 @@ def answers(api_url: str, *, timeout: float = 2) -> bool:
 
 
 def is_reachable(api_url: str) -> bool:
-    """Tell whether the server at `api_url`, which Prefect's settings name, answers; with TLS it is asked as Prefect asks.
+    """Return whether the server at `api_url`, the address in Prefect's settings, answers.
 
-    The certificate that it takes, a key and headers are in its settings, too.
+    With TLS, the request goes through Prefect's client, whose settings also have certificates, a key and headers.
     """
     if not api_url.startswith("https://"):
         return answers(api_url)
@@ -151,20 +151,20 @@ def is_reachable(api_url: str) -> bool:
 
     with impatient_client() as client:
         error = client.api_healthcheck()
-    return error is None or (isinstance(error, HTTPStatusError) and error.response.status_code in _LETS_NOBODY_IN)
+    return error is None or (isinstance(error, HTTPStatusError) and error.response.status_code in _REFUSED)
 
 
 def find_server(ledger: Ledger) -> str:
-    """Return the address of the Prefect server, which answers: that of `sluice up`, if it runs and no other is set.
+    """Return the address of the Prefect server in use: the configured one, or that of a running `sluice up`.
 
-    raises    UnavailableError: none answers
+    raises    UnavailableError: no server answers
     """
     login.keep_from_others()
     if not os.environ.get("PREFECT_API_URL") and ledger.holder() and (url := ledger.api_url()):
         os.environ["PREFECT_API_URL"] = url
         if ledger.has_login():
             login.use_stored(ledger.folder)
-    # Only now: Prefect reads its settings when it is imported.
+    # Not earlier: Prefect reads its settings when it is imported.
     from prefect.settings import get_current_settings  # noqa: PLC0415
 
     url = str(get_current_settings().api.url or "")
@@ -175,7 +175,7 @@ def find_server(ledger: Ledger) -> str:
 
 
 def said_by(error: "HTTPError") -> str:
-    """Return what is wrong with a server that answers, but not as it should, in a sentence without a credential."""
+    """Return an error of a request as one sentence without credentials."""
     from httpx import HTTPStatusError  # noqa: PLC0415 - only where there was one
     from prefect.settings import get_current_settings  # noqa: PLC0415
 
@@ -183,7 +183,7 @@ def said_by(error: "HTTPError") -> str:
     if not isinstance(error, HTTPStatusError):
         return f"{where} does not answer in time ({type(error).__name__}); try again, or look into its log"
     status = error.response.status_code
-    if status in _LETS_NOBODY_IN:
+    if status in _REFUSED:
         return (
             f"{where} lets nobody in without the right key ({status}); set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
         )
@@ -191,9 +191,9 @@ def said_by(error: "HTTPError") -> str:
 
 
 def wait_for_server(api_url: str, child: Child, *, timeout: float = 120) -> None:
-    """Wait until the server that `child` is answers.
+    """Wait until the server that runs as `child` answers.
 
-    raises    UnavailableError: it ended, or was silent for `timeout` seconds; quotes its log
+    raises    UnavailableError: the server ended, or did not answer within `timeout` seconds; quotes its log
     """
     deadline = time.monotonic() + timeout
     while child.running and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Whether Prefect's server still takes writes: one that only answers may have stood still for long."""
+"""Probe whether Prefect's server still stores writes: a server that answers requests may be stuck."""
 
 import threading
 import time
@@ -13,28 +13,28 @@ from flows.runtime.prefect_api import impatient_client
 
 __all__ = ["WriteProbe", "write_through"]
 
-_EVERY = 5.0  # seconds between two tries
+_EVERY = 5.0  # seconds between two attempts
 _STUCK = 30.0  # seconds without a write after which the server counts as stuck
-_TRIES = 3  # that must have failed: after the machine slept, none was made
-_PATIENCE = 10.0  # seconds a try may take
+_TRIES = 3  # failed attempts that are required: after the machine slept, none was made
+_PATIENCE = 10.0  # timeout of an attempt, in seconds
 
 
 def write_through(client: SyncPrefectClient) -> None:
-    """Have the server write: the time at which the pool's default queue was updated, which nothing shows.
+    """Have the server write the update time of the pool's default queue, which no page shows.
 
-    raises    HTTPError: the write did not get through
+    raises    HTTPError: the server did not store the write
     """
     try:
         client.request("PATCH", "/work_pools/{work_pool_name}/queues/{name}", json={}, path_params={"work_pool_name": POOL, "name": "default"})  # type: ignore[arg-type] # fmt: skip
     except HTTPStatusError as error:
-        if error.response.status_code != codes.NOT_FOUND:  # the pool was deleted; that says nothing about the server
+        if error.response.status_code != codes.NOT_FOUND:  # the pool was deleted; the server may be healthy
             raise
 
 
 class WriteProbe:
-    """Has the server write now and then, from a thread of its own.
+    """Has the server write every few seconds, in a thread of its own.
 
-    write    does it, or raises HTTPError
+    write    performs one write, or raises HTTPError
     """
 
     def __init__(
@@ -54,23 +54,23 @@ class WriteProbe:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether no write has got through for 30 s, although several were tried."""
+        """Whether several writes were attempted, and none succeeded for 30 s."""
         return self._failed >= _TRIES and self._clock() - self._since > _STUCK
 
     def reset(self) -> None:
-        """Count from now on: the server has been started again."""
+        """Forget failures, because the server was restarted."""
         self._since, self._failed = self._clock(), 0
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; a try that is under way is left to itself."""
+        """Ask the thread to end, without waiting for an attempt in progress."""
         self._closing.set()
 
     def step(self, client: SyncPrefectClient) -> None:
-        """Try once."""
+        """Attempt one write."""
         try:
             self._write(client)
         except HTTPError:

@@ -1,19 +1,19 @@
-"""`prefect server start`, with two faults of Prefect's server mended that can stop it on SQLite, and fewer rows written.
+"""Run `prefect server start` with workarounds for two faults that can block the server on SQLite, and with fewer rows.
 
-Garbage collection. The server stood still for 60 s at a time, whenever several runs changed state at once (3.8.8, aiosqlite
-0.22, CPython 3.11; found by the native stack of its main thread). A failed statement leaves a cursor in a cycle of
-references with its traceback. The collector ran wherever it was due, mostly in the event loop's thread; there the
-cursor's end waits for the mutex of its connection, whose own thread waits for the database's write lock, whose holder
-waits for the event loop to give it its next statement: until the busy timeout, 60 s. A thread of its own may wait.
-It may go when aiosqlite closes its cursors on failure, or the server has a database without such locks.
+Garbage collection. The server blocked for 60 s at a time when several runs changed state at once (3.8.8, aiosqlite 0.22,
+CPython 3.11; found in the native stack of its main thread). A failed statement leaves a cursor in a reference cycle with
+its traceback. The collector mostly ran in the event loop's thread, where the cursor's finalizer waits for the mutex of its
+connection. That connection's thread waits for the database's write lock, and the holder of the lock waits for the event
+loop to send its next statement, until the busy timeout of 60 s. Here, a separate thread collects, and may wait.
+Remove this when aiosqlite closes its cursors on failure, or if the server uses a database without such locks.
 
-Websockets. On SQLite the server lets 100 requests in at a time and counts a websocket for as long as it is open (3.9.1,
-`RequestLimitMiddleware`). Workers and runs keep theirs open, so some thirty runs at once took all places for good and no request was
-answered any more. Websockets pass the limit now. It may go when Prefect counts requests only, or the server has Postgres,
-for which it sets no limit.
+Websockets. On SQLite the server admits 100 requests at a time, and counts a websocket for as long as it is open (3.9.1,
+`RequestLimitMiddleware`). Workers and runs keep websockets open, so that some thirty runs used up the limit permanently and
+the server answered no more requests. Here, websockets bypass the limit.
+Remove this when Prefect counts requests only, or if the server uses Postgres, which has no such limit.
 
-Rows. Most of what a run costs the database are its heartbeats: each is one row as an event and six as the resources that
-it names, and no page shows what became of it. Automations get them as before; they are not stored.
+Rows. Most rows of a run are heartbeats: one row for each event and six for the resources that it names, which no page
+shows. Automations still receive heartbeats, but they are not stored.
 """
 
 import gc
@@ -24,13 +24,13 @@ from typing import Any
 
 __all__ = ["collect_aside", "main", "spare_websockets_the_limit", "store_no_heartbeats"]
 
-_YOUNG = 1.0  # seconds between collections of what is new
-_ALL = 30  # every so many of these of everything
+_YOUNG = 1.0  # seconds between collections of young objects
+_ALL = 30  # every so many collections, all objects
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
 def collect_aside(young: float = _YOUNG) -> threading.Thread:
-    """Take garbage collection away from all threads and give it to one of its own, which is returned."""
+    """Run garbage collection in one dedicated thread only, and return that thread."""
 
     def collect() -> None:
         turn = 0
@@ -42,7 +42,7 @@ def collect_aside(young: float = _YOUNG) -> threading.Thread:
             else:
                 gc.collect()
             if turn == _ALL:
-                gc.freeze()  # what the start left is there to stay: spare it from now on
+                gc.freeze()  # skip the objects loaded so far in later collections
 
     gc.disable()
     thread = threading.Thread(target=collect, name="garbage collection", daemon=True)
@@ -51,7 +51,7 @@ def collect_aside(young: float = _YOUNG) -> threading.Thread:
 
 
 def spare_websockets_the_limit() -> None:
-    """Let everything but HTTP requests pass the limit on concurrent requests."""
+    """Exempt websockets from the limit on concurrent requests."""
     from prefect.server.api.server import RequestLimitMiddleware  # noqa: PLC0415 - after collect_aside()
 
     limited = RequestLimitMiddleware.__call__
@@ -64,7 +64,7 @@ def spare_websockets_the_limit() -> None:
 
 
 def store_no_heartbeats() -> None:
-    """Keep the heartbeats of runs out of the database."""
+    """Store no heartbeats of runs in the database."""
     from prefect.server.events.services import event_persister  # noqa: PLC0415 - as above
 
     write = event_persister.write_events  # pyright: ignore[reportPrivateImportUsage]
@@ -77,7 +77,7 @@ def store_no_heartbeats() -> None:
 
 
 def main() -> None:
-    """Run Prefect's server with the arguments given."""
+    """Run Prefect's server with the arguments of this process."""
     from prefect.cli import app  # noqa: PLC0415 - after collect_aside()
 
     sys.argv = ["prefect", "--no-prompt", "server", "start", *sys.argv[1:]]

@@ -1,4 +1,4 @@
-"""What `--json` prints: one JSON text a line, for scripts; whatever an entry holds has one form there."""
+"""The output of `--json`: one JSON text a line, with one form for each value that an entry can hold."""
 
 import base64
 import json
@@ -18,19 +18,19 @@ __all__ = ["entry_object", "line", "plain", "with_index"]
 
 
 def line(value: Any) -> str:
-    """Return a value as one line of JSON that any parser takes: no NaN, nothing but ASCII."""
+    """Return a value as one line of JSON that every parser accepts: without NaN, ASCII only."""
     return json.dumps(plain(value), allow_nan=False)
 
 
 def entry_object(entry: Entry | PoisonEntryError, topic: str) -> dict[str, Any]:
-    """Return an entry as an object: topic, id, time and fields, or why it cannot be decoded."""
+    """Return an entry as an object: topic, id, time and fields, or the error if it cannot be decoded."""
     if isinstance(entry, PoisonEntryError):
         return {"topic": topic, "id": entry.id, "error": str(entry)}
     return {"topic": topic, "id": entry.id, "time": entry.time, "fields": dict(entry)}
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: a frame is a list of its rows as objects, bytes are Base64, what is missing is null."""
+    """Return a value as JSON: a frame as a list of rows, bytes as Base64, missing values as null."""
     if isinstance(value, Mapping):
         return {str(name): plain(one) for name, one in value.items()}
     if isinstance(value, pa.Table):
@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, pd.DataFrame):
         return _rows(value)
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "mM":
-        value = value.astype(f"{value.dtype.kind}8[us]")  # of nanoseconds, tolist() makes integers
+        value = value.astype(f"{value.dtype.kind}8[us]")  # tolist() turns nanoseconds into integers
     if isinstance(value, np.ndarray | np.generic | pd.Series | pd.Index):
         value = value.tolist()
     if isinstance(value, list | tuple | set | frozenset):
@@ -47,7 +47,7 @@ def plain(value: Any) -> Any:
 
 
 def with_index(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame with its index among its columns, unless that only counts."""
+    """Return a frame with its index as columns, unless it is a plain row number."""
     return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(allow_duplicates=True)
 
 
@@ -69,6 +69,6 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     names: list[str] = []
     for name in map(str, named.columns):
         seen = sum(each == name or each.rpartition(".")[0] == name for each in names)
-        names.append(f"{name}.{seen}" if name in names else name)  # as pandas reads a file with two columns of one name
+        names.append(f"{name}.{seen}" if name in names else name)  # as pandas names duplicate columns of a file
     columns = [plain(named.iloc[:, n]) for n in range(len(names))]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

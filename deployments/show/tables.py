@@ -1,4 +1,4 @@
-"""Entries, levels and runs as tables for the terminal, in the room there is."""
+"""Entries, levels and runs as tables that fit the width of the terminal."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,26 +26,26 @@ __all__ = ["ago", "entry_table", "groups_table", "letters_table", "levels_table"
 
 _ROWS = 10
 _SEPARATOR = 3  # characters between two columns
-_WIDTH = 60  # of one value, in characters
+_WIDTH = 60  # characters of one value
 _LEVELS = ("topic", "entries", "bytes", "rate", "newest", "group", "consumers", "pending", "lag", "dead", "spilled")
 _NUMBERS = frozenset({*_LEVELS, "retries"}) - {"topic", "newest", "group"}
 _TOPICS = ("topic", "entries", "bytes", "rate", "newest", "keep", "groups", "dead")
 _GROUPS = ("topic", "group", "position", "consumers", "pending", "lag", "dead", "retries", "spilled")
 _LETTERS = ("letter", "failed", "entry", "node", "exception", "deliveries", "replays")
-# The least important first.
+# The least important columns first.
 _EXPENDABLE_OF_LEVELS = ("consumers", "bytes", "rate", "newest", "entries", "spilled", "pending")
 _EXPENDABLE_OF_TOPICS = ("bytes", "rate", "newest", "keep")
 _EXPENDABLE_OF_GROUPS = ("consumers", "spilled", "retries", "position", "pending")
 _EXPENDABLE_OF_LETTERS = ("deliveries", "replays", "entry", "failed")
-_FOLDED = 40  # characters of a column that are enough to read it
+_FOLDED = 40  # a column of this width is wide enough; longer text is folded
 _COLOURS = {"RUNNING": "green", "FAILED": "red", "CRASHED": "red", "CANCELLED": "yellow", "CANCELLING": "yellow"}
 
 
 def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> Group:
-    """Return an entry as a table at most `width` wide: its first DataFrame's rows, or the fields one by one."""
+    """Return an entry as a table of at most `width` columns: the rows of its first DataFrame, or its fields."""
     if not isinstance(entry, Entry):
         return Group(Text(printable(f"{topic}: {entry}"), style="red"))
-    # Not the table's own title and caption, which are folded to its width: a frame can be one character wide.
+    # Not the table's own title and caption, which would be folded to the width of a narrow frame.
     title = f"{topic}  {entry.time.astimezone():%H:%M:%S}  ({entry.id})"
     frames = [(name, value) for name, value in entry.items() if isinstance(value, pd.DataFrame)]
     if frames:
@@ -137,7 +137,7 @@ def _level_style(name: str, text: str) -> str:
 
 
 def letters_table(letters: Iterable[Letter], *, width: int = 160) -> Table:
-    """Return dead letters, a row each; where there is no room for all columns, the least important ones are left out."""
+    """Return dead letters, a row each, without the least important columns if the width does not suffice."""
     rows = [
         {
             "letter": one.id,
@@ -163,7 +163,7 @@ def letters_table(letters: Iterable[Letter], *, width: int = 160) -> Table:
 def _shown(
     rows: Iterable[Mapping[str, str]], names: Sequence[str], expendable: Sequence[str], width: int
 ) -> Sequence[str]:
-    """Return the columns there is room for; what is long is folded, so that some of it is enough."""
+    """Return the columns that fit the width; long text is folded, so that part of its width suffices."""
     widths = {name: max(cell_len(name), *(min(cell_len(row[name]), _FOLDED) for row in rows), 0) for name in names}
     shown = list(names)
     for name in expendable:
@@ -210,7 +210,7 @@ def _frame_table(frame: pd.DataFrame, width: int) -> Iterator[Table | Text]:
 
 
 def _fitting(widths: list[int], room: int) -> list[int]:
-    """Return which columns to show: from both ends inwards, since what a pipeline computed stands last."""
+    """Return the columns to show, chosen from both ends inwards: computed columns are the last ones."""
     inwards = sorted(range(len(widths)), key=lambda position: min(2 * position, 2 * (len(widths) - 1 - position) + 1))
     chosen: list[int] = []
     for position in inwards:
@@ -234,7 +234,7 @@ def _short(value: object) -> str:
 
 
 def ago(then: datetime) -> str:
-    """Return how long ago a moment was, in words."""
+    """Return the time since a moment as text, such as '5 s ago'."""
     seconds = (datetime.now(UTC) - then).total_seconds()
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:

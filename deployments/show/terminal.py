@@ -1,4 +1,4 @@
-"""The terminal: whatever is printed is text, which no terminal obeys and rich does not take for markup."""
+"""Print text literally: without control sequences for the terminal or markup for rich."""
 
 import sys
 from collections.abc import Iterable
@@ -15,15 +15,15 @@ __all__ = ["Terminal", "print_aside", "without_controls"]
 class Terminal(Console):
     """A console without markup and emoji codes that prints a space for each control character in a text.
 
-    Topics, names on a Prefect server and messages can hold anything. Tables clean their cells themselves, as a replaced
-    character is wider than none; this is where everything else passes through.
+    Topics, messages and names on a Prefect server can hold any character. Tables clean their cells themselves, because a
+    replaced character is wider than a control character; all other output passes through here.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "markup": False, "emoji": False, "highlight": False})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render something as rich does, cursor movements and colours included, with clean text."""
+        """Render as rich does, with cursor movements and colours, but with clean text."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -32,7 +32,7 @@ class Terminal(Console):
 
 
 def print_aside(text: str) -> None:
-    """Print text to standard error, beside what is piped elsewhere."""
+    """Print text to standard error, separate from piped output."""
     print(without_controls(text), file=sys.stderr, flush=True)  # noqa: T201 - a command's error
 
 

@@ -1,4 +1,4 @@
-"""What `sluice up` shows while it runs: the newest results, and what happens to the runs."""
+"""The output of `sluice up` while it runs: the newest results, and changes of the runs' states."""
 
 import time
 from collections.abc import Collection, Iterable
@@ -26,14 +26,14 @@ _COLOURS = {
     StateType.CANCELLED: "yellow",
 }
 _GOING = frozenset({StateType.RUNNING, StateType.CANCELLING})
-_OVERLAP = timedelta(minutes=1)  # of two looks: a run's end is known a moment later, by another clock
-_QUIET_EVERY = 10.0  # seconds between two tables of one topic where they cannot be drawn in place
+_OVERLAP = timedelta(minutes=1)  # between polls: the server stores a run's end a moment later, by another clock
+_QUIET_EVERY = 10.0  # seconds between two tables of one topic if they cannot be drawn in place
 
 
 class Follower:
-    """Draws the newest entry of some topics, in place on a terminal, now and then elsewhere.
+    """Shows the newest entries of some topics: in place on a terminal, every few seconds elsewhere.
 
-    outlets   ids of the deployments whose every change of state is told; of others only what went wrong
+    outlets   ids of deployments whose state changes are all printed; of other deployments only failures and crashes
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Follower:
         self._reservoir = reservoir
         self._topics = list(topics)
         self._outlets = outlets
-        self._told: dict[Any, Any] = {}
-        self._since = self._looked = datetime.now(UTC)
+        self._reported: dict[Any, Any] = {}
+        self._since = self._polled_at = datetime.now(UTC)
         self._shown: dict[str, tuple[str, float]] = {}
         self._names: dict[Any, str] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -65,15 +65,15 @@ class Follower:
         self.freeze()
 
     def freeze(self) -> None:
-        """Stop drawing in place; lines may follow."""
+        """Stop drawing in place, so that lines can follow."""
         if self._live:
             self._live.stop()
             self._live = None
 
     def step(self) -> None:
-        """Look once: print a line for each change of a run's state, and draw the newest results."""
+        """Poll once: print a line for each state change of a run, and draw the newest results."""
         for run in self._changed():
-            self._tell(run)
+            self._report(run)
         newest = [(topic, found[-1]) for topic in self._topics if (found := self._reservoir.peek(topic, 1))]
         if self._live:
             tables: list[RenderableType] = [
@@ -94,16 +94,16 @@ class Follower:
                 self._shown[topic] = (entry_id, now)
 
     def _changed(self) -> list[FlowRun]:
-        """Return the runs whose state is another than at the last look, in the order of the changes."""
+        """Return the runs whose state has changed since the last poll, in the order of the changes."""
         now = datetime.now(UTC)
-        found = of_pool(self._client, _GOING, or_ended_after=self._looked - _OVERLAP)
-        self._looked = now
+        found = of_pool(self._client, _GOING, or_ended_after=self._polled_at - _OVERLAP)
+        self._polled_at = now
         states = {run.id: run.state for run in found if run.state and run.state.timestamp >= self._since}
-        changed = [run for run in found if run.id in states and self._told.get(run.id) != states[run.id].id]
-        self._told = {run: state.id for run, state in states.items()}
+        changed = [run for run in found if run.id in states and self._reported.get(run.id) != states[run.id].id]
+        self._reported = {run: state.id for run, state in states.items()}
         return sorted(changed, key=lambda run: states[run.id].timestamp)
 
-    def _tell(self, run: FlowRun) -> None:
+    def _report(self, run: FlowRun) -> None:
         if run.state is None or not (run.deployment_id in self._outlets or run.state_type in _BAD):
             return
         name = self._names.get(run.flow_id) or self._names.setdefault(

@@ -1,7 +1,7 @@
-"""Ends what a killed `sluice up` left running, at once and in order: flows, worker, servers.
+"""Ends the processes that a killed `sluice up` left running, in order: flows, worker, servers.
 
-It waits for the end of its standard input, which the supervisor holds open without ever writing to it: the kernel
-closes it however the supervisor ends. It loads nothing before that: 10 MB.
+The guardian waits for the end of its standard input. The supervisor holds that open and never writes to it, and the
+kernel closes it however the supervisor ends. The guardian imports nothing before that, and takes 10 MB.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ __all__ = ["Guardian"]
 
 
 class Guardian:
-    """A process that outlives its supervisor for as long as it takes to clear up after it."""
+    """A process that outlives its supervisor until it has cleaned up after it."""
 
     def __init__(self, folder: Path, supervisor: int, *, cwd: Path) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
@@ -21,7 +21,7 @@ class Guardian:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # no Ctrl-C, and not killed with the group of the supervisor
+            start_new_session=True,  # gets no Ctrl-C, and is not killed with the supervisor's process group
             cwd=cwd,
         )
 
@@ -29,9 +29,9 @@ class Guardian:
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        if failed is None:  # nothing is left to do for it: the supervisor has stopped everything itself
+        if failed is None:  # the supervisor has stopped everything itself
             self._process.kill()
-        # Else the stop may have broken off (the terminal went in the middle of it): it clears up what is left.
+        # Otherwise the stop may be incomplete, for example because the terminal closed: the guardian completes it.
         self._process.communicate()
 
 
@@ -40,7 +40,7 @@ def _wait_and_clear(folder: Path, supervisor: int) -> None:
     from deployments.servers.ledger import Ledger  # noqa: PLC0415 - only now, see above
 
     ledger = Ledger(folder)
-    if ledger.supervisor() == supervisor:  # else another one is at work here by now, and has cleared up itself
+    if ledger.supervisor() == supervisor:  # else a later supervisor runs here, and has cleaned up itself
         ledger.end_orphans()
 
 

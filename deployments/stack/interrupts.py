@@ -1,4 +1,4 @@
-"""Ctrl-C and its relatives: the first one ends what is going on, the next ones hasten the end."""
+"""Signals that stop `sluice up`: the first one stops it, later ones stop it at once."""
 
 import signal
 from types import FrameType
@@ -10,7 +10,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # HUP: the terminal w
 
 
 class Interrupts:
-    """Raises KeyboardInterrupt at a signal if it is armed, and counts it in any case. Each arming is for one signal."""
+    """Counts signals, and raises KeyboardInterrupt at the first one after each arming."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -31,11 +31,11 @@ class Interrupts:
         self._armed = True
 
     def disarm(self) -> None:
-        """Only count from now on."""
+        """Only count signals from now on."""
         self._armed = False
 
     def impatient(self) -> bool:
-        """Tell whether there was a second one."""
+        """Return whether a second signal has arrived."""
         return self.count > 1
 
     def _take(self, _number: int, _frame: FrameType | None) -> None:

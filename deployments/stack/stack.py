@@ -1,4 +1,4 @@
-"""The three servers of one machine - Redis, Prefect, a worker - started, tended and stopped together."""
+"""Start, supervise and stop the servers of one machine: Redis, Prefect and a worker."""
 
 import os
 import time
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Stack"]
 
-_TOO_OFTEN = (3, 60.0)  # deaths of one child, within seconds: then something is wrong that no restart mends
+_TOO_OFTEN = (3, 60.0)  # deaths of one child within seconds after which it is not restarted again
 
 
 class Stack:
-    """What `sluice up` runs, for as long as it runs.
+    """The servers of one `sluice up`.
 
     root      the folder of `prefect.yaml`
-    ledger    of the state folder, held by the caller
-    port      of the Prefect server, if it is ours to start
-    say       takes a line for the user
+    ledger    the ledger of the state folder, held by the caller
+    port      the port of the Prefect server, if it is started here
+    say       prints a line for the user
     """
 
     def __init__(self, root: Path, ledger: Ledger, *, port: int, say: Callable[[str], None]) -> None:
@@ -56,19 +56,19 @@ class Stack:
         self._ledger = ledger
         self._port = port
         self._logs = self.folder / "logs"
-        self._paused = self.folder / "pool-paused"  # by us, at the last stop
+        self._paused = self.folder / "pool-paused"  # exists if the last stop paused the pool
         self._unswept = 0
         self._deaths: dict[str, list[float]] = {}
         self.own_server = not os.environ.get("PREFECT_API_URL")
         home = self.folder / "prefect"
-        login.withdraw(root, self.folder)  # of a stack that was killed
+        login.withdraw(root, self.folder)  # left by a killed stack
         self._secret = login.make_secret(self.folder) if self.own_server else ""
         if self.own_server:
             self.env = settings_of_own_server(home, port, secret=self._secret)
         else:
             self.env = settings_of_other_server()
         self.is_offered = False
-        """Whether `prefect` in the checkout finds the server without being told."""
+        """Whether `prefect` in the checkout finds the server without settings."""
         self.env[STATE_DIR] = str(self.folder)
         self.redis: RedisServer | None = None
         self.server: Child | None = None
@@ -78,7 +78,7 @@ class Stack:
 
     @property
     def missing(self) -> str:
-        """What has to be started here, in words."""
+        """The servers to start here, as text."""
         servers = [] if os.environ.get(REDIS_URL) else ["Redis"]
         servers += ["a Prefect server"] if self.own_server else []
         return f"{', '.join(servers)} and a worker" if servers else "a worker"
@@ -94,9 +94,9 @@ class Stack:
         return self.env["PREFECT_API_URL"]
 
     def start(self) -> None:
-        """Start Redis and the Prefect server, check the flows meanwhile, and return when all three are done.
+        """Start Redis and the Prefect server, check the flows in parallel, and wait for all three.
 
-        raises    SettingsError, UnavailableError: one sentence on what is wrong; what was started is the caller's to stop
+        raises    SettingsError, UnavailableError: in one sentence; the caller stops the servers that were started
         """
         if ended := self._ledger.end_orphans():
             self.say(f"ended {ended} process{'es' * (ended != 1)} that a killed `sluice up` had left behind")
@@ -112,7 +112,7 @@ class Stack:
         try:
             if self.redis:
                 self.redis.wait_until_ready()
-            os.environ.update(self.env)  # before Prefect is imported here: it reads its settings then
+            os.environ.update(self.env)  # before Prefect is imported, because it reads its settings then
             if self.server:
                 wait_for_server(self.api_url, self.server)
                 self.is_offered = login.offer(self.root, self.folder, self.api_url, self._secret)
@@ -124,9 +124,9 @@ class Stack:
             check.close()
 
     def deploy(self, client: "SyncPrefectClient") -> None:
-        """Bring `prefect.yaml` to the server, after what a killed stack left there is swept up, and start the worker."""
-        from deployments.rollout import apply as rollout  # noqa: PLC0415 - they import Prefect, see start()
-        from deployments.rollout import runs  # noqa: PLC0415 - they import Prefect, see start()
+        """Clean up runs that a killed stack left on the server, deploy `prefect.yaml`, and start the worker."""
+        from deployments.rollout import apply as rollout  # noqa: PLC0415 - imports Prefect, see start()
+        from deployments.rollout import runs  # noqa: PLC0415 - imports Prefect, see start()
         from deployments.servers.probe import WriteProbe  # noqa: PLC0415
 
         rollout.ensure_pool(client)
@@ -158,12 +158,12 @@ class Stack:
             )
 
     def sweep(self, client: "SyncPrefectClient", *, orphans: bool = True) -> bool:
-        """Mark as crashed the runs that lost their process; on somebody else's server the automation does, in 90 s.
+        """Mark runs without a process as crashed; on a server of the user's own, the automation does that within 90 s.
 
         orphans   see `runs.sweep`
-        returns   whether none is left
+        returns   whether all such runs were marked
         """
-        from deployments.rollout import runs  # noqa: PLC0415 - it imports Prefect, see start()
+        from deployments.rollout import runs  # noqa: PLC0415 - imports Prefect, see start()
 
         if not self.own_server:
             return True
@@ -179,9 +179,9 @@ class Stack:
         return not left
 
     def tend(self) -> list[str]:
-        """Start again what has died since the last call, and return the names of it.
+        """Restart the children that have died since the last call, and return their names.
 
-        raises    UnavailableError: it dies again and again; quotes its log
+        raises    UnavailableError: a child dies repeatedly; quotes its log
         """
         died = []
         if self.server and self.server.running and self._probe and self._probe.is_stuck:
@@ -196,7 +196,7 @@ class Stack:
                 continue
             self._count(child)
             self.say(f"{child.name} ended (exit code {child.exit_code}); starting it again")
-            child.kill()  # what it left of itself
+            child.kill()  # the rest of its process group
             restart()
             died.append(child.name)
         if died:
@@ -204,9 +204,9 @@ class Stack:
         return died
 
     def end_runs(self, client: "SyncPrefectClient", *, timeout: float) -> None:
-        """Cancel the runs, let them finish what is in flight, stop the worker, and leave no run without a final state.
+        """Cancel the runs, let them finish entries in flight, stop the worker, and give every run a final state.
 
-        On somebody else's server only the runs whose processes are ours.
+        On a server of the user's own, only runs whose processes belong to this stack.
         """
         from prefect.states import Cancelled  # noqa: PLC0415 - see start()
 
@@ -218,11 +218,11 @@ class Stack:
 
         def ours() -> set["UUID"]:
             seen.update(run_id for run_id, _ in flow_run_processes(self.folder))
-            return seen  # a process can be gone before its run has its final state
+            return seen  # a process can end before its run has its final state
 
         if self.own_server and when_not_busy(
             lambda: rollout.pause_pool(client, paused=True)
-        ):  # or the worker starts what is due meanwhile
+        ):  # otherwise the worker starts runs that become due
             self._paused.touch()
         left = runs.cancel(
             client,
@@ -240,11 +240,11 @@ class Stack:
         runs.sweep(client, alive=(), among=None if self.own_server else seen, state=state, until=time.monotonic() + 2)
 
     def end_processes(self, *, grace: float) -> None:
-        """Send the runs' processes SIGTERM, and SIGKILL after `grace` seconds; for a Prefect server that is away."""
+        """Send the runs' processes SIGTERM, and SIGKILL after `grace` seconds; used if the Prefect server does not answer."""
         self._ledger.end_flows(grace=grace)
 
     def stop(self, *, hurry: Callable[[], bool]) -> None:
-        """Stop all that was started, and only that: what `end_runs` could not, then the servers."""
+        """Stop everything that was started here, and nothing else: runs that `end_runs` has left, then the servers."""
         if self._probe:
             self._probe.stop()
         if self.worker:
@@ -281,7 +281,7 @@ class Stack:
             self.redis.start()
 
     def _start_server_again(self) -> None:
-        # Not waited for: streams go on without it, and one that cannot begin ends, which is counted.
+        # No waiting: streams run without it, and if it cannot start, it ends, and that death is counted.
         if self.server:
             self.server.start()
         if self._probe:
@@ -289,7 +289,7 @@ class Stack:
 
     def _start_worker_again(self) -> None:
         if self.worker:
-            self._ledger.end_flows(grace=10)  # nobody could cancel them any more
+            self._ledger.end_flows(grace=10)  # without their worker, nothing could cancel them
             self.worker.start()
 
     def _count(self, child: Child) -> None:

@@ -1,4 +1,4 @@
-"""`sluice up`: the whole project on one machine, for as long as somebody looks at it."""
+"""`sluice up`: run the whole project on one machine until Ctrl-C."""
 
 import logging
 import math
@@ -28,29 +28,29 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT = 4200  # where [tool.prefect.api] in pyproject.toml lets `prefect` look
 TOPICS = ("busiest", "signals")
 _SWEEP_AGAIN = 10.0  # seconds
-# Seconds for the runs to finish what is in flight; the rest of the 15 s that a stop may take is for the servers. What
-# an outlet has not finished by then comes again when it runs the next time.
+# Seconds for the runs to finish entries in flight; the rest of the 15 s that a stop may take is for the servers. Entries
+# that an outlet has not finished by then are redelivered to its next run.
 _GRACE = 8.0
-_GRACE_ALONE = 5.0  # without the server, for which the runs would wait once they are done
+_GRACE_ALONE = 5.0  # without the server, because finished runs would wait for it
 
 
 def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
-    """Start what is missing, deploy `prefect.yaml`, run every outlet, and follow the results until Ctrl-C.
+    """Start the servers that are not configured, deploy `prefect.yaml`, run all outlets, and follow results until Ctrl-C.
 
-    Then cancel the runs, wait until they are through with what is in flight, and stop all that was started here. A
-    second Ctrl-C does not wait.
+    Then cancel the runs, wait until they have finished the entries in flight, and stop everything that was started here.
+    A second Ctrl-C stops at once.
 
-    returns   the exit code: 0, or 130 if the stop was hastened
-    raises    SluiceError: it cannot be done; what was started has been stopped
+    returns   the exit code: 0, or 130 after a second Ctrl-C
+    raises    SluiceError: something did not start; everything that was started has been stopped
     """
     is_stopping = False
 
     def say(line: str) -> None:
         try:
             console.print(line, style="dim", highlight=False, soft_wrap=True, markup=False)
-        except OSError:  # the terminal is gone
+        except OSError:  # the terminal was closed
             pass
-        except SystemExit:  # so says rich when what it is piped to is gone: a reason to stop, but not to break that off
+        except SystemExit:  # rich raises it at a closed pipe: a reason to stop, but not to abort a stop
             if not is_stopping:
                 raise
 
@@ -99,25 +99,25 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     poll = SharedPoll(reservoir.client, name="sluice up")
     sweep_at = math.inf
     with (
-        # Prefect's own patience would keep a server that has died from being started again for a minute.
+        # Prefect's own retries would delay the restart of a dead server by a minute.
         impatient_client() as client,
         Follower(console, client, reservoir, topics=TOPICS, outlets=outlets) as follower,
     ):
         while True:
             if stack.worker and stack.worker.name in stack.tend():
                 sweep_at = 0.0
-            # A server is away: tend() sees to ours, others come back. Or somebody deletes what is looked at.
+            # A server does not answer: tend() restarts our own, others come back. Or an object was deleted in between.
             with suppress(HTTPError, ObjectNotFound):
                 if time.monotonic() >= sweep_at:
                     is_clean = stack.sweep(client, orphans=False)
                     waiting = runs.to_start(client, stack.blueprint)
                     sweep_at = math.inf if is_clean else time.monotonic() + _SWEEP_AGAIN
-                if waiting:  # one a second: each start is 3 s of CPU, and the first ones are to be first
+                if waiting:  # one a second: each start takes 3 s of CPU, and the first should be ready first
                     runs.start_first(client, waiting)
             with suppress(HTTPError, RedisError, ObjectNotFound):
                 follower.step()
             with suppress(RedisError):
-                poll_for_all(poll, logger)  # as each run of an inlet does; here also while none runs
+                poll_for_all(poll, logger)  # each run of an inlet does this; here also while none runs
             time.sleep(1)
 
 
@@ -135,7 +135,7 @@ def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> N
                 else:
                     with impatient_client() as client:
                         stack.end_runs(client, timeout=_GRACE)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the processes have to go
+            except Exception as error:  # noqa: BLE001 - the processes must end after any error
                 say(f"could not cancel the runs ({type(error).__name__}); their processes are stopped all the same")
                 stack.end_processes(grace=_GRACE_ALONE)
         except KeyboardInterrupt:

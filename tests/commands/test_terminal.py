@@ -50,15 +50,17 @@ def table(cell: str) -> Table:
         levels_table([TopicLevel(BAD, 1, "1-0", "1-0", (GROUP,))], width=200),
         _drawn(failure(BAD, BAD, BAD)),
         status._drawn(
-            status.Look(
+            status.Status(
                 Path(BAD),
                 1,
-                status.Prefect("", workers=(BAD,), deployments=(status.Deployed(BAD, BAD, BAD, BAD),)),
-                status.Redis(error=BAD),
+                status.PrefectStatus("", workers=(BAD,), deployments=(status.Deployed(BAD, BAD, BAD, BAD),)),
+                status.RedisStatus(error=BAD),
             ),
             200,
         ),
-        status._drawn(status.Look(Path(BAD), 1, status.Prefect(error=BAD), status.Redis(BAD)), 200, is_watched=True),
+        status._drawn(
+            status.Status(Path(BAD), 1, status.PrefectStatus(error=BAD), status.RedisStatus(BAD)), 200, is_watched=True
+        ),
     ],
 )
 def test_what_servers_and_entries_hold_is_printed_and_neither_obeyed_nor_styled(what: RenderableType) -> None:
