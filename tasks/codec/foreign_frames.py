@@ -44,11 +44,11 @@ def foreign_frame(table: pa.Table) -> pd.DataFrame:
         frame, index = _as_pandas(table)
     except pa.ArrowInvalid as error:
         raise PoisonEntryError(_NO_PANDAS) from error
-    names = [name for name in table.column_names if name not in index]
-    for position, name in enumerate(names):
-        if (
-            exact := _exact(table.column(name) if index else table.column(position), frame.dtypes.iloc[position])
-        ) is not None:
+    data = [n for n, name in enumerate(table.column_names) if name not in index]
+    for position, n in enumerate(data):
+        dtype = frame.dtypes.iloc[position]
+        exact = None if isinstance(dtype, pd.ArrowDtype) else _exact(table.column(n), dtype)
+        if exact is not None:
             frame.isetitem(position, exact)
     return frame
 

@@ -1,4 +1,4 @@
-"""An archive whose outlet is killed or told to end while a file is unfinished, and one whose group begins again."""
+"""Archives whose outlet is killed or stopped during a write, or whose group is rewound."""
 
 import asyncio
 import tempfile

@@ -1,4 +1,4 @@
-"""Each row is in an archive once, whatever is written again, in whatever batches, and whenever it is cut off."""
+"""Each row is in an archive once, despite repeated writes in any batches and interruptions at any point."""
 
 import shutil
 import tempfile
@@ -40,7 +40,7 @@ FIELDS = st.sampled_from(
 
 
 class Archives(RuleBasedStateMachine):
-    """Consumers of one group, one after the other, that archive a topic; the model counts what was acknowledged."""
+    """Successive consumers of one group that archive a topic; the model records the acknowledged entries."""
 
     def __init__(self) -> None:
         super().__init__()

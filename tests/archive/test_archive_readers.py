@@ -1,4 +1,4 @@
-"""An archive can be read as a whole, whatever was pushed: by pandas and pyarrow here, by DuckDB and polars where they are installed."""
+"""Any archive can be read as a whole by pandas, pyarrow and polars, and by DuckDB where that is installed."""
 
 import importlib
 import importlib.util
@@ -41,7 +41,7 @@ READERS: dict[str, Callable[[str], pd.DataFrame]] = {
     "pyarrow": lambda folder: dataset.dataset(folder, partitioning="hive").to_table().to_pandas(),
     "open_archive": lambda folder: open_archive(folder).to_table().to_pandas(),
 }
-# They are large, so they are in no extra; `pip install duckdb polars` adds them.
+# DuckDB is large, so it is in no extra; `pip install duckdb` adds it.
 READERS |= {
     name: read for name, read in {"duckdb": _duckdb, "polars": _polars}.items() if importlib.util.find_spec(name)
 }

@@ -1,4 +1,4 @@
-"""Kinds of columns beside numbers and text in an archive: periods, intervals, uuids and nested cells, for every reader."""
+"""Every reader of an archive reads periods, intervals, uuids and nested cells."""
 
 import uuid
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is in an archive's folders and no file of its own, and what goes wrong there that nobody foresaw: nothing is lost."""
+"""Foreign files in an archive and unexpected errors during a write lose no entry."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What 0.1.0 archived goes on: nothing is written twice or lost, and what its files made unreadable can be read."""
+"""Archives of 0.1.0 are continued: no row is lost or written twice, and all files can be read together."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ AT = 1_795_500_000_000  # 2026-11-24 06:40 UTC
 
 
 def old_file(folder: Path, kind: str, columns: dict[str, Any], *numbers: int, topic: str = "t") -> Path:
-    """Write a file as 0.1.0 did: each with the types that its values have."""
+    """Write a file as 0.1.0 did: with the types of its own values."""
     ids = [f"{AT + n}-0" for n in numbers]
     path = folder / f"topic={topic}" / f"kind={kind}" / "day=2026-11-24" / f"{ids[0]}_{ids[-1]}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)

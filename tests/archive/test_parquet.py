@@ -1,4 +1,4 @@
-"""The archive: every entry's rows are in the dataset once, and it is acknowledged when they are there for good."""
+"""`to_parquet` writes the rows of each entry once, and acknowledges the entry when they are durable."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ def rows(*entries: Entry) -> list[dataset.Rows]:
 
 
 def files(folder: Path) -> list[str]:
-    """Return the files with rows, and all that should not be there."""
+    """Return the files with rows, and any unexpected files."""
     found = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "columns.parquet"))
     return sorted(str(path.relative_to(folder)) for path in found)
 

@@ -1,4 +1,4 @@
-"""The codec on plain values and on fields: values come back equal or are refused, and no message has a payload in it."""
+"""Plain values and fields come back equal or are refused, and no message contains a payload."""
 
 import datetime as dt
 import enum

@@ -1,4 +1,4 @@
-"""Anybody's bytes decode or are poison, damaged ones too."""
+"""Bytes of any program, damaged ones too, either decode or raise a PoisonEntryError."""
 
 import json
 import math

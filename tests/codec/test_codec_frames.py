@@ -1,4 +1,4 @@
-"""Frames, series, indexes and tables come back from the codec equal, or are refused."""
+"""Frames, series, indexes and tables come back equal from the codec, or are refused."""
 
 import datetime as dt
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is too large is refused before it costs memory or time, when it is pushed and when it is read."""
+"""Entries that are too large are refused at the push and at the read, before they cost memory or time."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Moments, decimals and arrays come back from the codec equal, or are refused."""
+"""Moments, decimals and arrays come back equal from the codec, or are refused."""
 
 import datetime as dt
 import math

@@ -1,4 +1,4 @@
-"""`max_decoded_bytes` is an upper bound: no value takes more memory than its bytes were weighed at."""
+"""The estimate for `max_decoded_bytes` is an upper bound of the memory of any decoded value."""
 
 import sys
 import uuid
@@ -20,7 +20,7 @@ ROWS = 2_000  # so that what an empty frame takes does not matter
 
 
 def taken(value: Any) -> int:
-    """Return the memory that a value takes, its objects counted as often as they are referred to."""
+    """Return the memory of a value, counting an object once per reference."""
     match value:
         case pd.DataFrame():
             return sum(taken(value.iloc[:, i].array) for i in range(value.shape[1])) + taken(value.index)

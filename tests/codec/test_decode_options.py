@@ -1,4 +1,4 @@
-"""The option `decode`: fields of other programs keep their type, repeated names are not lost, and a function decodes any format."""
+"""With `decode`, fields of other programs keep their type, repeated names are not lost, and a function decodes any format."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -161,7 +161,7 @@ def test_messagepack_is_decoded_by_a_function(client: redis.Redis) -> None:
 @pytest.mark.parametrize(
     "decode", ["text", "bytes", lambda pairs: {name.decode(): data.decode() for name, data in pairs}]
 )
-def test_an_outlet_reads_entries_of_other_programs_as_it_was_told(client: redis.Redis, decode: Any) -> None:
+def test_an_outlet_reads_entries_of_other_programs_with_its_option(client: redis.Redis, decode: Any) -> None:
     client.xadd("topic", {"code": "01234", "price": "1e400"})
     with Bench(lambda source: source, client=client, options={"decode": decode}) as bench:
         bench.drain()

@@ -107,8 +107,9 @@ def test_uuids_are_their_text_and_other_extensions_what_they_store() -> None:
             index=pd.MultiIndex.from_arrays([pd.array([1, 2], dtype="int8[pyarrow]"), ["u", "v"]], names=["i", "j"]),
         ),
         pd.DataFrame({"a": pd.array([[1]], dtype=pd.ArrowDtype(pa.list_(pa.int64())))}),
+        pd.DataFrame({"a": pd.array([{"x": 1}, None], dtype=pd.ArrowDtype(pa.struct([("x", pa.int64())])))}),
     ],
-    ids=["columns", "index", "moments", "levels", "lists"],
+    ids=["columns", "index", "moments", "levels", "lists", "structs"],
 )
 def test_a_frame_of_pandas_with_pyarrow_dtypes_keeps_them(frame: pd.DataFrame) -> None:
     found = decode(stream(pa.Table.from_pandas(frame)))

@@ -1,4 +1,4 @@
-"""Whatever speaks Arrow's PyCapsule protocol is a frame, and a pipeline gets it as pandas, polars or Arrow."""
+"""Any object with Arrow's PyCapsule protocol is a frame, and a pipeline gets it as pandas, polars or Arrow."""
 
 import datetime as dt
 import sys
@@ -19,7 +19,7 @@ from tests.support.values import assert_same, frames, stream, text
 
 
 class OnlyAStream:
-    """A frame of a library that has nothing but the protocol."""
+    """A frame that implements only the protocol."""
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
@@ -39,7 +39,7 @@ column_names = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
 def same_table(one: pa.Table, other: pa.Table) -> bool:
-    """Return whether two tables have the same schema and values; NaN equals NaN, which `equals` does not have."""
+    """Return whether two tables have the same schema and values; NaN equals NaN, unlike in `equals`."""
     return one.schema.equals(other.schema, check_metadata=True) and stream(one) == stream(other)
 
 

@@ -1,4 +1,4 @@
-"""JSON is read by a quicker library than Python's own, which must not be seen in any value."""
+"""The fast JSON decoder returns the same values as Python's own."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ texts = st.builds(json.dumps, values, ensure_ascii=st.booleans(), indent=st.none
 
 
 def outcome(read: Any, text: str) -> str:
-    """Return what is read, with its types and signs and in its order, or that it is none."""
+    """Return the `repr` of the decoded value, or the name of the error."""
     try:
         return repr(read(text))
     except (ValueError, RecursionError) as error:

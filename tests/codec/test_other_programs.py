@@ -1,4 +1,4 @@
-"""Entries of other programs come out as docs/other-programs.md says; the functions on that page are run as they stand there."""
+"""Entries of other programs are decoded as docs/other-programs.md describes, with the functions of that page."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The simulated exchange: a function of seed and second that behaves like a market."""
+"""The simulated exchange depends only on seed and second, and behaves like a market."""
 
 import subprocess
 import sys

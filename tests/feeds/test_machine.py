@@ -1,4 +1,4 @@
-"""The machine's vitals: rates from two samples, whatever processes do in between."""
+"""Rates of a machine from two samples, between which processes start, end or reuse pids."""
 
 import math
 import os

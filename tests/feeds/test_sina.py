@@ -1,4 +1,4 @@
-"""The live feed, through easyquotation, against a server that speaks Sina's format."""
+"""The live feed reads quotes through easyquotation from a server with Sina's format."""
 
 import builtins
 import contextlib
@@ -22,13 +22,13 @@ SUSPENDED = "万科A,0.000,7.010,0.000,0.000,0.000,0.000,0.000,0,0.000" + ",0,0.
 
 @cache
 def market() -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return the quotes of a simulated exchange, and each code's as Sina writes them."""
+    """Return the quotes of a simulated exchange, and the same quotes in Sina's format by code."""
     frame = Exchange(7).snapshot(1_795_500_000)
     return frame, {code: ",".join(map(str, row)) for code, *row in frame.itertuples()}
 
 
 class Stub(ThreadingHTTPServer):
-    """Answers each request for quotes with those of a simulated exchange, but where a test says otherwise.
+    """Answers requests with quotes of a simulated exchange, unless a test replaces them.
 
     lines    what stands for a code between the quotes, instead
     asked    the codes of each request
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What an outlet's report says: figures of the graph as it is, in Markdown and Mermaid that no name can break."""
+"""Reports show the counts of a graph in Markdown and Mermaid that no name can break."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ from tests.support.streams import push_all, run
 
 
 def flow_after(client: redis.Redis, build: Any, n: int = 6) -> report.GraphCounts:
-    """Return the flow of a pipeline that has been fed n entries."""
+    """Return the counts of a pipeline after n entries."""
     push_all(client, "topic", range(n))
     sources: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""The test kit: what it shows of a pipeline, how it lets time pass, and what its strategies draw."""
+"""The test kit shows the outcome of a pipeline, controls its time, and draws valid entries."""
 
 import asyncio
 import contextvars
