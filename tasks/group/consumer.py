@@ -16,7 +16,7 @@ from tasks.group.membership import Membership
 from tasks.group.merging import Merging, Raw
 from tasks.group.parts import Parts
 from tasks.group.positions import Positions
-from tasks.group.read_size import ReadSize
+from tasks.group.read_size import MAX_BYTES, MAX_ENTRIES, ReadSize
 from tasks.group.recovery import Recovery
 from tasks.group.topic_reader import TopicReader
 from tasks.group.until import Until
@@ -60,8 +60,8 @@ class Consumer:
         start_from: str = "beginning",
         until: str | None = None,
         lease_ttl: float = 10.0,
-        max_entries: int = 256,
-        max_bytes: int = 32 * 2**20,
+        max_entries: int = MAX_ENTRIES,
+        max_bytes: int = MAX_BYTES,
         max_decoded_bytes: int = DEFAULT_LIMITS.max_decoded_bytes // 4,
         max_deliveries: int = 5,
         decoding: Decoding = DEFAULT_DECODING,

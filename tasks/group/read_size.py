@@ -4,7 +4,11 @@ from collections.abc import Iterable
 
 from tasks.checks import check_number
 
-__all__ = ["ReadSize"]
+__all__ = ["MAX_BYTES", "MAX_ENTRIES", "ReadSize"]
+
+# Default bounds per read.
+MAX_ENTRIES = 256
+MAX_BYTES = 4 * 2**20
 
 _FIRST = 8  # entries, before their size is known
 

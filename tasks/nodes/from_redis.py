@@ -1,6 +1,7 @@
 """The streamz source `Stream.from_redis`: one member of a consumer group that feeds a pipeline."""
 
 import contextvars
+import functools
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, get_args
@@ -13,6 +14,7 @@ from tasks.codec.decoding import DecodeFunction, DecodeWord, Decoding, Frames
 from tasks.errors import PipelineError
 from tasks.group.consumer import Consumer
 from tasks.group.membership import LEAST_LEASE, Membership
+from tasks.group.read_size import MAX_BYTES, MAX_ENTRIES
 from tasks.nodes.source_run import OnError, SourceRun
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pipeline import lifetimes
@@ -60,8 +62,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         start_from: str = "beginning",
         until: str | None = None,
         lease: str | float | timedelta = 10.0,
-        max_entries: int = 256,
-        max_bytes: int = 4 * 2**20,
+        max_entries: int = MAX_ENTRIES,
+        max_bytes: int = MAX_BYTES,
         grace: str | float | timedelta = 20.0,
         on_error: OnError = "dead_letter",
         max_deliveries: int = 5,
@@ -85,15 +87,18 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self._client = client and adapted(client)
         self._given_client = self._client
         self._own_clients: list[redis.Redis] = [] if self._client in (client, None) else [self._client]
-        self._options = {
-            "start_from": start_from,
-            "until": until,
-            "lease_ttl": seconds(lease, name="lease", least=LEAST_LEASE),
-            "max_entries": max(max_entries, batch or 0),
-            "max_bytes": max_bytes,
-            "max_deliveries": max_deliveries,
-            "decoding": Decoding(decode=decode, frames=frames),
-        }
+        self._new_consumer = functools.partial(
+            Consumer,
+            topics=self.topics,
+            group=group,
+            start_from=start_from,
+            until=until,
+            lease_ttl=seconds(lease, name="lease", least=LEAST_LEASE),
+            max_entries=max(max_entries, batch or 0),
+            max_bytes=max_bytes,
+            max_deliveries=max_deliveries,
+            decoding=Decoding(decode=decode, frames=frames),
+        )
         self._grace = seconds(grace, name="grace")
         self._batch, self._fuse = batch, fuse
         super().__init__(start=start, **kwargs)
@@ -127,7 +132,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         given = self._given_client
         client = adapted(given, retries=0) if given else connect(self._url or redis_url(), retries=0)
         self._own_clients.append(client)
-        consumer = Consumer(client, self.topics, self.group, **self._options)
+        consumer = self._new_consumer(client)
         self._current = run = SourceRun(
             consumer, self, on_error=self.on_error, grace=self._grace, batch=self._batch, fuse=self._fuse
         )

@@ -1,4 +1,4 @@
-"""Outlets that fail again and again come back ever more slowly, and at once again after they were healthy."""
+"""Runs that fail in a row begin after ever longer pauses, and at once after a healthy run."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""What a run was given beside its deployment's parameters comes back with it after a crash, and nothing else does."""
+"""A run that replaces a crashed one gets its custom parameters, and no others."""
 
 import base64
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ def at(second: float) -> datetime:
 
 
 def crashed(created: float, end: float, *, began: bool = True, **fields: Any) -> FlowRun:
-    """Return a run that crashed; times in seconds."""
+    """Return a crashed run; times in seconds."""
     times = {"created": at(created), "start_time": at(created if began else end), "end_time": at(end)}
     return FlowRun.model_validate({"flow_id": uuid4(), "state_type": StateType.CRASHED, **times, **fields})
 
 
 def made(created: float) -> FlowRun:
-    """Return a run that an automation has just made."""
+    """Return a run that an automation has just created."""
     return FlowRun.model_validate({"flow_id": uuid4(), "created": at(created), "created_by": AUTOMATION})
 
 
@@ -97,7 +97,7 @@ def test_a_crash_dated_by_a_clock_ahead_is_found() -> None:
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=5), st.data())
 def test_each_crashed_run_is_replaced_by_exactly_one_run(rounds: list[int], data: st.DataObject) -> None:
-    """Several runs crash at about the same time, and automations bring as many back; some crash again, and so on."""
+    """Several runs crash at about the same time, and automations start as many new ones; some crash again, and so on."""
     runs: list[FlowRun] = []
     pairs: list[tuple[FlowRun, FlowRun]] = []
     clock = 0.0
@@ -128,7 +128,7 @@ class NoOptions:
 
 
 def _function(over: int = 5, top: int = 10) -> None:
-    """A flow that notes what it is called with.
+    """Record the arguments of a call.
 
     Args:
         over: The least.
@@ -181,7 +181,7 @@ def by_automation(api: SyncPrefectClient, deployment: UUID) -> UUID:
 
 
 def begin(api: SyncPrefectClient, run: UUID) -> dict[str, Any]:
-    """Run it in this process; return what it was called with."""
+    """Run the flow run in this process; return its arguments."""
     run_flow(lasting, api.read_flow_run(run), return_type="state")
     return calls[-1]
 

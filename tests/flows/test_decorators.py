@@ -1,4 +1,4 @@
-"""What `@inlet` and `@outlet` make of a function, before Prefect runs it."""
+"""The flows that `@inlet` and `@outlet` make, and the mistakes that they refuse at import."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run as our command starts it, on a real Prefect server."""
+"""A run as its deployment's command starts it, on a real Prefect server."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What a run loads: Prefect starts a process for each, every minute for each inlet."""
+"""Imports of a run, which Prefect starts in a process of its own."""
 
 import subprocess
 import sys

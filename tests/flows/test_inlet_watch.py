@@ -1,4 +1,4 @@
-"""A run of an inlet hears within seconds that it is not wanted any more: on a real Prefect server."""
+"""A run of an inlet ends within seconds once it is no longer wanted, on a real Prefect server."""
 
 import contextvars
 import logging
@@ -131,7 +131,7 @@ def test_a_run_whose_deployment_was_deleted_ends(
 
 
 def requested(api: SyncPrefectClient, deployment: UUID, run: Running) -> list[dict[str, Any]]:
-    """Return the runs that were asked for, apart from what the schedule brings and the one that is under way."""
+    """Return the deployment's runs except scheduled ones and the current one."""
     body = {"deployments": {"id": {"any_": [str(deployment)]}}}
     found = api.request("POST", "/flow_runs/filter", json=body).json()
     return [one for one in found if one["id"] != str(run.id) and not one["auto_scheduled"]]

@@ -1,4 +1,4 @@
-"""The market's inlet and outlets, without Redis and Prefect: quotes in, movers and an archive out."""
+"""The market's inlet and outlets, without Redis and Prefect."""
 
 import importlib.util
 import math
@@ -44,7 +44,7 @@ def run_movers(*frames: pd.DataFrame, **parameters: object) -> list[pd.DataFrame
 
 
 def model(frame: pd.DataFrame, prefix: str) -> list[tuple[str, float, float]]:
-    """What movers makes of one snapshot before it samples, written row by row: code, p_change, change."""
+    """Return code, p_change and change of one snapshot's rows, as movers computes them before it samples."""
     kept, before = [], math.nan
     for code, row in zip(frame.index, frame.to_dict("records"), strict=True):
         if not (row["now"] > 0 and row["buy"] > 0 and row["bid1"] > 0 and row["ask1_volume"] > 100):
@@ -72,7 +72,7 @@ def test_movers_equal_a_model_for_any_quotes_among_other_entries_even_after_a_cr
     wanted = [sorted(model(entry["quotes"], prefix), key=lambda row: -row[1]) for entry in snapshots]
 
     def windows(first: int, end: int) -> list[list[tuple[str, float, float]]]:
-        """Return what a pipeline makes that begins at one snapshot and ends before another."""
+        """Return the results of a pipeline that begins at one snapshot and ends before another."""
         return [[row for rows in wanted[max(first, n - 2) : n + 1] for row in rows] for n in range(first, end)]
 
     if crash_after is None:

@@ -1,4 +1,4 @@
-"""Inlets without a beat: one pump and one push in each run, as Prefect tasks with retries, on a real Prefect server."""
+"""Inlets without a grid: one pump call and one push per run, as Prefect tasks with retries, on a real Prefect server."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -59,7 +59,7 @@ async def slowly() -> dict[str, int]:
 
 @inlet(topic="daily", every=None)
 def wrongly(value: Any = None) -> Any:
-    """Return what it is given."""
+    """Return the argument."""
     return value or object()
 
 

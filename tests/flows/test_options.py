@@ -1,4 +1,4 @@
-"""The options of a decorator: one frozen value, checked when it is written and again only where a run overrides it."""
+"""Options of a decorator are one frozen value, checked when written, and again only if a run overrides one."""
 
 from dataclasses import FrozenInstanceError
 from typing import Any

@@ -1,4 +1,4 @@
-"""An inlet's run that begins before its Redis does waits for it, unless that is of no use. Outlets: tests/flows/test_watch.py."""
+"""An inlet's run waits for Redis to start, unless waiting cannot help. For outlets, see tests/flows/test_watch.py."""
 
 import threading
 from collections.abc import Callable

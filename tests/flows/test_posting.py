@@ -1,4 +1,4 @@
-"""A run's events, posted to a real Prefect server, also one that is away for a while."""
+"""Events of a run are posted to a real Prefect server, also after an outage."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""An inlet that Redis refuses for good: its ticks have failed, its run fails, and each message names the key."""
+"""An inlet that Redis refuses permanently: its ticks and its run fail, and each message names the key."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What Prefect logs of a user's mistake."""
+"""Log records of users' mistakes in Prefect's loggers."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from tasks import EncodeError, PipelineError, PumpError, SettingsError, Unavaila
 
 
 def is_told(name: str, error: Exception, message: str) -> tuple[bool, logging.LogRecord]:
-    """Return whether Prefect's logger hands its record of an error on, and the record as the handlers get it."""
+    """Return whether Prefect's logger passes on its record of an error, and the record that handlers get."""
     log_errors_in_one_sentence()
     logger = logging.getLogger(name)
     try:

@@ -1,4 +1,4 @@
-"""One question to Prefect's server for all runs of inlets that share a Redis."""
+"""One request to Prefect's server for all inlet runs that share a Redis."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Stopping: what is in flight finishes and is acknowledged, the rest is given back, and nothing waits for ever."""
+"""Stopping: entries in flight are finished and acknowledged, others handed back, and nothing waits for ever."""
 
 import asyncio
 import gc
@@ -29,7 +29,7 @@ def url(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.
 
 
 def given_back(client: redis.Redis) -> list[str]:
-    """Return what is pending, all of it for anybody to claim."""
+    """Return the pending entries, all of which must be handed back."""
     waiting = client.xpending_range("topic", "group", "-", "+", 10_000)
     assert {p["consumer"].decode() for p in waiting} <= {HANDED_BACK}
     return [p["message_id"].decode() for p in waiting]
@@ -170,7 +170,7 @@ def test_an_outlet_that_lost_its_lease_begins_again_with_the_pending_entries(
     robbed: list[bool] = []
 
     def rob(entry: Any) -> Any:
-        """Claim everything in another's name, as a peer does that takes this consumer for dead."""
+        """Claim all entries as a peer does that counts this consumer as dead."""
         if entry["n"] == 3 and not robbed:
             robbed.append(True)
             for lease in real_redis.scan_iter("sluice:lease:*"):

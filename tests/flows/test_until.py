@@ -1,4 +1,4 @@
-"""Bounded replays: everything up to the bound, nothing behind it, and an end by itself."""
+"""Bounded replays read everything up to the bound and nothing beyond it, and end by themselves."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def add(client: redis.Redis, topic: str, ids: list[tuple[int, int]]) -> list[str
 
 
 def all_of(consumer: Consumer) -> list[Entry]:
-    """Step until the consumer is through, or brings nothing; acknowledge what comes."""
+    """Step until the consumer is through or returns nothing; acknowledge its entries."""
     found: list[Any] = []
     while entries := consumer.step(0):
         found += entries

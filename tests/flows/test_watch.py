@@ -1,4 +1,4 @@
-"""Beside an outlet's stream, on a real Prefect server: its report, its state, stalls; and nothing of that holds it up."""
+"""The watch beside an outlet's stream, on a real Prefect server: report, state, log and stalls delay no stream."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Async pumps: one event loop for all calls of a run, which turns between them and ends with the run."""
+"""Async pumps: one event loop for all calls of a run, which runs between them and ends with the run."""
 
 import asyncio
 import contextvars
@@ -20,7 +20,7 @@ def end_all() -> Iterator[None]:
 
 
 class Session:
-    """As a client of some API: bound to the loop it was made in, with a task of its own that keeps it alive."""
+    """A client of an API: bound to the loop that created it, with a task that keeps it alive."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Clocks that step, or that differ between machines and Redis: no tick twice, nothing blocked in silence or for long."""
+"""Clocks that step, or differ between machines and Redis, duplicate no tick, and every missed tick is counted."""
 
 import logging
 import threading
@@ -29,7 +29,7 @@ def end_all() -> Iterator[None]:
 
 
 def telling(clock: Clock) -> Callable[[], Any]:
-    """Return a pump that tells the time on the test's clock."""
+    """Return a pump that returns the time of the test's clock."""
     return lambda: {"n": clock.now}
 
 

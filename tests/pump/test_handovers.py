@@ -10,7 +10,7 @@ from tests.chaos.inlet import check, hand_over, what_came
 def test_hand_overs_double_no_tick_keep_their_order_and_lose_none_in_silence(
     redis_server: RedisServer, real_redis: redis.Redis
 ) -> None:
-    """On a machine that is busy with other things a run may be late for a tick: it says so."""
+    """On a busy machine, a run may be late for a tick, and counts it as missed."""
     told = hand_over(redis_server.url, 4, pause=0.5)
     check(real_redis, told)
     assert told["pushed"] > 20

@@ -1,4 +1,4 @@
-"""Runs of one inlet with different parameters on one topic: each learns that both push, once."""
+"""Runs of one inlet with different parameters on one topic: each warns once that both push."""
 
 import redis
 
@@ -10,7 +10,7 @@ from tasks.reservoir.retention import Retention
 
 
 class Run:
-    """A run of the inlet 'quotes', as far as others see it."""
+    """The visible part of a run of the inlet 'quotes'."""
 
     def __init__(
         self, client: redis.Redis, name: str, *, topic: str = "topic", every: float = 1.0, **own: object

@@ -1,4 +1,4 @@
-"""No tick is missed in silence: whatever fails, is refused, is out of reach or is killed, every tick is in some count."""
+"""Every tick is counted, through failing pumps, refusals, outages and kills."""
 
 import copy
 import threading
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 
 class Link:
-    """A way to Redis that can be cut."""
+    """A connection to Redis that a test can cut."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client: Any = copy.copy(client)
@@ -51,7 +51,7 @@ class Guarded(Summary):
 
 
 class World:
-    """The model: runs of one inlet on one clock, and what befalls them."""
+    """The model: runs of one inlet on one clock, with kills, outages and refusals."""
 
     def __init__(self, client: Any) -> None:
         self.client, self.clock = client, Clock()
@@ -131,7 +131,7 @@ class World:
         self.blocked.clear()
 
     def tick(self) -> None:
-        """Let a second go by, in which each run does what is due."""
+        """Move the clock by a second, and step each run."""
         self.clock.now += 1.0
         for one, link in list(self.alive):
             if one.step() is None or (one._ended and link.is_cut):

@@ -1,4 +1,4 @@
-"""A pump on its grid, on a clock of the test's: no test waits."""
+"""A pump on its grid, on a simulated clock."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What a pump's run asks of Redis: claims and pushes in tick order, while Redis is away, refuses, or another run has the tick."""
+"""Claims and pushes in tick order, through outages and refusals of Redis and beside other runs."""
 
 import logging
 import time

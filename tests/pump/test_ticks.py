@@ -1,4 +1,4 @@
-"""Who owns a tick: overlapping runs never push one twice, and the newcomer begins where the older one ends."""
+"""Ownership of ticks: overlapping runs never push a tick twice, and the newcomer begins where the older run ends."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def beat(client: redis.Redis, **options: object) -> Beat:
 
 
 class Run:
-    """A run of the model: it claims at each tick, pumps for a while, pushes in order, and may die at any moment."""
+    """A run of the model: claims each tick, pumps for a while, pushes in order, and may die at any time."""
 
     def __init__(self, client: redis.Redis, now: int, *, life: int, pump: int, skew: int) -> None:
         self.beat, self.end, self.pump, self.skew = beat(client), now + life, pump, skew
@@ -44,7 +44,7 @@ class Run:
         self.has_pushed = False
 
     def claim(self, now: int) -> bool:
-        """Claim the current tick, and again after a yield; return whether it got it."""
+        """Claim the current tick; return whether this run has it."""
         tick = now + self.skew
         if self.relieved or tick < self.next:
             return False

@@ -1,4 +1,4 @@
-"""What the tests of pumps share: a pump on a clock of the test's, stepped as a run steps it, and what it has pushed."""
+"""A pump on a simulated clock for tests of pumps, stepped as a run steps it."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that moves only when a test sets it."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -28,7 +28,7 @@ begun: list[PumpRun] = []
 
 @contextmanager
 def ending_all() -> Iterator[None]:
-    """End whatever `pumping` began."""
+    """Close all runs that `pumping` began."""
     try:
         yield
     finally:
@@ -56,19 +56,19 @@ def pushed(client: redis.Redis) -> list[Any]:
 
 
 def run_until(one: PumpRun, clock: Clock, end: float) -> None:
-    """Step as `PumpRun.run` does, the clock moving as far as each step asks."""
+    """Step as `PumpRun.run` does, and move the clock by the wait that each step returns."""
     while clock.now < end and (wait := one.step()) is not None:
         clock.now += wait
         settle(one)
 
 
 def settle(one: PumpRun) -> None:
-    """Wait until what has ended is pushed, and what is skipped is claimed."""
+    """Wait until ended jobs are pushed, and skipped ones claimed."""
     wait_until(lambda: not [job for job in one._handover.jobs if job.ended is not None or job.skipped], "the pushes")
 
 
 class Gate:
-    """Pumps that each wait until the test lets them go, in any order."""
+    """Pump calls that each wait until the test opens their gate, in any order."""
 
     def __init__(self) -> None:
         self.started = threading.Semaphore(0)
