@@ -1,4 +1,4 @@
-"""What Prefect runs: the decorators that make inlets and outlets, and the shipped ones in modules of their own."""
+"""Decorators that make inlets and outlets, flows for the operator, and the shipped inlets and outlets."""
 
 from flows.inlets import inlet
 from flows.outlets import outlet

@@ -46,7 +46,7 @@ def levels(max_lag: int = 1_000) -> str:
     create_markdown_artifact(
         markdown(found, samples),
         key="sluice-levels",
-        description="What the reservoir's topics hold and how far their groups have come",
+        description="Levels of the reservoir's topics and lag of their groups",
     )
     groups = sum(len(level.groups) for level in found)
     return f"{len(found)} topics, {groups} groups" + (f"; {len(unreadable)} unreadable" if unreadable else "")
@@ -178,12 +178,12 @@ def replay_dead_letters(
         create_markdown_artifact(
             letters_table(chosen, outcomes, otherwise="chosen" if dry_run else "not confirmed"),
             key="sluice-dead-letters",
-            description=f"Dead letters of group {group!r} on topic {topic!r}, and what became of them",
+            description=f"Dead letters of group {group!r} on topic {topic!r} and their outcomes",
         )
     replayed = sum(outcome == "replayed" for outcome in outcomes.values())
-    told = (
+    result = (
         f"group {group!r} on topic {topic!r}: {len(chosen)} dead letters chosen, {replayed} replayed, "
         f"{len(outcomes) - replayed} skipped; {len(letters)} are left"
     )
-    get_run_logger().info(told)
-    return told
+    get_run_logger().info(result)
+    return result

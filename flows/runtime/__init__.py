@@ -1,1 +1,1 @@
-"""Inside a flow run: its parameters, its stop, its report, and what it exchanges with Prefect."""
+"""The inside of a flow run: options, parameters, stopping, watches, reports, and requests to Prefect."""

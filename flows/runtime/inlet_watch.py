@@ -119,7 +119,7 @@ class InletWatch:
     def _work(self) -> None:
         minute = time.monotonic() + _MINUTE
         while not self._closing.wait(_LOOK):
-            self._try(self._ask)
+            self._try(self._poll_and_look)
             if time.monotonic() > minute:
                 minute = time.monotonic() + _MINUTE
                 self._try(self._every_minute)
@@ -137,7 +137,7 @@ class InletWatch:
         except Exception as error:  # noqa: BLE001 - must not end this thread
             self._warn(f"{self._name}: the watch beside this run failed", detail=f"{type(error).__name__}: {error}")
 
-    def _ask(self) -> None:
+    def _poll_and_look(self) -> None:
         self._poll = self._poll or self._registered()
         self._look(self._poll)
         poll_for_all(self._poll, self._log)

@@ -30,7 +30,7 @@ def poll_for_all(poll: SharedPoll, log: logging.Logger | logging.LoggerAdapter[A
         return
     try:
         with impatient_client() as prefect:
-            for deployment in poll.ask(prefect):
+            for deployment in poll.refresh(prefect):
                 _start_again(prefect, deployment)
     except redis.RedisError:
         raise

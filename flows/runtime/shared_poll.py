@@ -16,9 +16,9 @@ from prefect.settings import get_current_settings
 
 from tasks.reservoir.keys import poll_keys
 
-__all__ = ["ASK_EVERY", "PAUSED", "Seen", "SharedPoll", "scheduled_by", "seen_of"]
+__all__ = ["PAUSED", "POLL_SECONDS", "Seen", "SharedPoll", "scheduled_by", "seen_of"]
 
-ASK_EVERY = 5.0  # seconds between two requests to Prefect's server
+POLL_SECONDS = 5.0  # seconds between two requests to Prefect's server
 PAUSED = "Paused"
 """The name of the state of a run that ended because its schedule was paused."""
 
@@ -128,9 +128,9 @@ class SharedPoll:
 
         raises    redis.RedisError
         """
-        return bool(self._client.set(self._lease, self._name, nx=True, px=round(ASK_EVERY * 1000)))
+        return bool(self._client.set(self._lease, self._name, nx=True, px=round(POLL_SECONDS * 1000)))
 
-    def ask(self, prefect: SyncPrefectClient) -> list[dict[str, Any]]:
+    def refresh(self, prefect: SyncPrefectClient) -> list[dict[str, Any]]:
         """Request the states of all runs, and store them in Redis for all; return the inlets without a live run.
 
         returns   the deployments, as Prefect's API gives them, that had a run here within seven days

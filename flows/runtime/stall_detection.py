@@ -37,7 +37,7 @@ class StallDetector:
         self._since = time.monotonic()
 
     def check(self) -> None:
-        """Log a stall once, with an event, and the end of it."""
+        """Log the begin of a stall, with an event, and its end."""
         if self._outlet.source is None:
             return
         work, now = self._outlet.source.latest_run, time.monotonic()

@@ -1,4 +1,4 @@
-"""What an outlet's run and its watch share: the current source, the counts and the latest result."""
+"""State that an outlet's run shares with its watch: the current source, the counts and the latest result."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -77,7 +77,7 @@ class Pusher:
                 self._outcomes.outage(error)
             self.is_away = True
             if self._at is not None:
-                self._at.answered.set()  # its pump need not wait for an answer any more
+                self._at.answered.set()  # its pump need not wait for the claim
             return self._backoff.next()
         except Exception as error:  # noqa: BLE001 - a thread's error would be lost; the run raises it
             self.fatal = self.fatal or error

@@ -40,7 +40,7 @@ def quickly(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pyt
     monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
     monkeypatch.setattr(inlet_watch, "_LOOK", 0.1)
     monkeypatch.setattr(inlet_watch, "_MINUTE", 0.5)
-    monkeypatch.setattr(shared_poll, "ASK_EVERY", 0.2)
+    monkeypatch.setattr(shared_poll, "POLL_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ class TestOnAServer:
         assert [poll.look()[0] for poll in [*polls, gone]] == [None] * 4
         api.set_flow_run_state(runs[1].id, Cancelling(), force=True)
         api.set_flow_run_state(runs[2].id, Completed(), force=True)
-        assert polls[0].ask(api) == []  # it has a live run
+        assert polls[0].refresh(api) == []  # it has a live run
         looked = [poll.look()[0] for poll in [*polls, gone]]
         assert [one and one.state for one in looked] == ["RUNNING", "CANCELLING", "OVER", "OVER"]
         assert [one and one.scheduled for one in looked] == [[{}], [{}], [{}], []]
@@ -141,7 +141,7 @@ class TestOnAServer:
         poll = SharedPoll(client, server="s", name=str(uuid4()), deployment=str(deployment))
         poll.look()
         poll.leave()
-        assert [one["id"] for one in poll.ask(api)] == [str(deployment)]  # an inlet without a run
+        assert [one["id"] for one in poll.refresh(api)] == [str(deployment)]  # an inlet without a run
         assert not list(client.scan_iter("*:seen"))
         assert all(client.pttl(key) > 0 for key in client.scan_iter())
 

@@ -137,7 +137,7 @@ def ask_beside_a_run(client: redis.Redis) -> None:
     poll = SharedPoll(client, name="a-run", deployment="a-deployment", server="http://nowhere")
     poll.look()
     assert poll.take_turn()
-    assert poll.ask(cast("SyncPrefectClient", NoServer())) == []
+    assert poll.refresh(cast("SyncPrefectClient", NoServer())) == []
     seen, _ = poll.look()
     assert seen
     assert not seen.updated
