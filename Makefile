@@ -3,13 +3,13 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Versions without hashes: with one hash pip asks for all, and refuses an editable install, which is no single file (pip 23.2).
+# Versions without hashes: with one hash, pip requires all, and refuses an editable install, which has none (pip 23.2).
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help up test chaos screenshots lint bench constraints clean
 .DEFAULT_GOAL := help
 
-help: ## Say what there is to make
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: $(VENV)/installed ## Run it all on this machine until Ctrl-C (ARGS="--port 4201" for options)
@@ -21,7 +21,7 @@ test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=t
 chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 times for each pipeline (many minutes)
 	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/pump/test_handovers.py $(ARGS)
 
-screenshots: $(VENV)/installed-test ## Take the pictures in docs/images anew, with the Chromium that is there
+screenshots: $(VENV)/installed-test ## Take the pictures in docs/images again, with the installed Chromium
 	@$(BIN)/python -m pytest tests/stack/test_browser.py -m slow --screenshots docs/images $(ARGS)
 
 lint: $(VENV)/installed-test ## Check style, format and types
@@ -32,7 +32,7 @@ lint: $(VENV)/installed-test ## Check style, format and types
 bench: $(VENV)/installed-bench ## Measure beside others, into README and docs (six minutes; ARGS=--quick: two, no files)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-# The oldest Python that Sluice runs on: what is released for it runs on the newer ones, too.
+# The oldest supported Python: packages for it also run on newer ones.
 constraints: ## Renew constraints.txt with the newest of everything (then: make test)
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && python3.11 -m venv "$$folder" && \
 	"$$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test,quotes,bench]' && \
@@ -58,7 +58,7 @@ $(VENV)/installed-bench: pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) --editable '.[bench]'
 	@touch $(VENV)/installed $@
 
-# The newest that all tests run on here comes first. A `python3.12` can be a pyenv shim for one that is not there, and Debian's can lack venv: ask each of them.
+# The preferred version first. Each is tried: a `python3.12` can be a pyenv shim for a missing version, and Debian's can lack venv.
 $(BIN)/python:
 	@for python in $(PYTHON) python3.12 python3.13 python3.14 python3.11 python3 python; do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; \

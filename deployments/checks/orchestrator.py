@@ -1,4 +1,4 @@
-"""Checks of the Prefect server: a worker, and what of `prefect.yaml` is deployed there. Nothing is changed."""
+"""Check the Prefect server: its worker, automations, deployments and schedules. Read-only."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ _DEPLOY = "`prefect deploy --all`, or `make up`"
 
 
 def check_prefect(root: Path) -> Iterator[Finding]:
-    """Check the server's version, pool, worker, automations, deployments and schedules, and the Secret block that names a Redis."""
+    """Check the server's version, pool, worker, automations, deployments and schedules, and the Secret block with Redis' address."""
     try:
         url = find_server(Ledger(state_dir()))
     except UnavailableError as error:
@@ -101,7 +101,7 @@ def _deployments(client: "SyncPrefectClient", root: Path) -> Iterator[Finding]:
     from deployments.rollout.deployed import deployed, schedule_of  # noqa: PLC0415 - see check_prefect
 
     named = deployed(client)
-    # By the entrypoint: the flow's name is not known without importing it.
+    # Compared by entrypoint, because the flow's name is known only after an import.
     there = {(each.entrypoint or "", each.name): each for each in named.values()}
     applied = [(each, there[key]) for each in blueprint.deployments if (key := (each.entrypoint, each.name)) in there]
     absent = [_label(each) for each in blueprint.deployments if (each.entrypoint, each.name) not in there]

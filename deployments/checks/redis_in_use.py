@@ -1,4 +1,4 @@
-"""Checks of the Redis that is in use. Nothing is written to it."""
+"""Check the Redis in use. Nothing is written to it."""
 
 import time
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from tasks.settings import redis_url, without_password
 
 __all__ = ["check_redis"]
 
-_CLOCK = 1.0  # seconds that the clocks may be apart: the shortest usual tick
+_CLOCK = 1.0  # maximum difference of the clocks in seconds: the shortest usual tick
 _NEARLY_FULL = 0.9
-_TOPICS = 5  # that cannot be read, each named
+_TOPICS = 5  # unreadable topics that are named
 
-# What Sluice's own scripts do, as far as it can be tried without writing.
+# A script that only reads, to test the rights that Sluice's scripts need.
 _SCRIPT = "return redis.call('EXISTS', KEYS[1])"
 
 
 def check_redis() -> Iterator[Finding]:
-    """Check that it answers, is new enough and no cluster, and loses and evicts nothing."""
+    """Check that Redis answers, is new enough and no cluster, and neither loses nor evicts data."""
     try:
         url = redis_url()
         client: Any = connect(url, retries=0)  # redis-py types replies for all protocols and decodings at once
@@ -76,10 +76,10 @@ def _server(client: Any, info: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _saves(client: Any) -> str | None:
-    """Return when snapshots are made, '' for never; None where the server does not tell."""
+    """Return the schedule of snapshots, '' for none; None if the server does not report it."""
     try:
         return client.config_get("save").get("save")
-    except redis.RedisError:  # managed servers, and users without the right, cannot ask
+    except redis.RedisError:  # managed servers, and missing rights, refuse the command
         return None
 
 

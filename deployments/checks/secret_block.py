@@ -1,4 +1,4 @@
-"""Check of the Secret block in Prefect that names a Redis to runs without `SLUICE_REDIS_URL`. Nothing is changed."""
+"""Check the Secret block in Prefect that holds the address of Redis for runs without `SLUICE_REDIS_URL`. Read-only."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ _CORRECT = f"correct {_NAMED} in the Prefect UI (Blocks)"
 
 
 def check_secret(client: "SyncPrefectClient") -> Finding:
-    """Check that the block, if there is one, holds the address of a Redis that answers, and of the one that is used here."""
-    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415 - it reads its settings when it is imported
+    """Check that the block, if it exists, holds the address of a Redis that answers, and the same one that is used here."""
+    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415 - Prefect reads its settings when it is imported
 
     try:
         block = client.read_block_document_by_name(SECRET_BLOCK, "secret")
@@ -37,7 +37,7 @@ def check_secret(client: "SyncPrefectClient") -> Finding:
     try:
         url = redis_url()
         used = _identity(url)
-    except SluiceError:  # check_redis tells
+    except SluiceError:  # check_redis reports it
         return fine(_CHECK, f"{said}; only runs read it")
     if used == named:
         return fine(_CHECK, said)
@@ -46,7 +46,7 @@ def check_secret(client: "SyncPrefectClient") -> Finding:
 
 
 def _identity(url: str, *, named: str = REDIS_URL) -> tuple[str, int]:
-    """Return which server and which database it is, by whatever address."""
+    """Return the server's identity and the database, which do not depend on the address."""
     with connect(url, retries=0, named=named) as client:
         info: Any = client.info("server")
         return info["run_id"], int(client.get_connection_kwargs().get("db") or 0)

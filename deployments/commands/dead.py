@@ -1,4 +1,4 @@
-"""`sluice dead`: what a group could not process, where and why; chosen letters are replayed or discarded."""
+"""`sluice dead`: show a group's dead letters, and replay or discard chosen ones."""
 
 import shlex
 from collections import Counter
@@ -34,11 +34,11 @@ def dead(
     tracebacks: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Print the newest `n` dead letters of a group, newest first; or `n` of those that are chosen, or what becomes of them.
+    """Print the newest `n` dead letters of a group, newest first, or up to `n` chosen ones; or replay or discard them.
 
-    choice    what `DeadLetters.choose` takes; without it the newest are shown, and an action is for all
-    action    what becomes of the chosen ones; it is asked for first, unless `yes`
-    raises    SettingsError: no such topic or group, or no answer, and then nothing was changed
+    choice    arguments of `DeadLetters.choose`; without them, the newest are shown, and an action takes all
+    action    the action on the chosen letters; asks first, unless `yes`
+    raises    SettingsError: no such topic or group, or the answer is no; nothing was changed
     """
     letters = DeadLetters(connect(redis_url(), retries=0), topic, group)
     newest = action is None and not choice
@@ -77,7 +77,7 @@ def _act(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Replay or discard the chosen letters, once that is confirmed, and print what became of each or of how many."""
+    """Replay or discard the chosen letters, once that is confirmed, and print the outcomes."""
     mixes = mixing(chosen) if action == "replay" else ""
     if chosen and not yes:
         _confirm(console, len(chosen), action, whose, mixes)

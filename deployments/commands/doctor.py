@@ -1,4 +1,4 @@
-"""`sluice doctor`: is all there that Sluice needs, and what to do about what is not."""
+"""`sluice doctor`: check everything that Sluice needs, and print a cure for each problem."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -21,7 +21,7 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(console: Console, root: Path, *, as_json: bool = False) -> bool:
-    """Print a line for each finding as it comes; return whether nothing fails. Only reads.
+    """Print a line for each finding; return whether no check fails. Read-only.
 
     root      the folder of `prefect.yaml`
     """

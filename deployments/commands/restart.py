@@ -1,4 +1,4 @@
-"""`sluice stop` and `sluice restart`: what runs of a deployment ends in good order, and it runs again."""
+"""`sluice stop` and `sluice restart`: end the runs of a deployment in good order, and start a new one."""
 
 import json
 import os
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["restart", "stop"]
 
 _POLL = 0.3
-_BEGIN = 30.0  # seconds in which a worker takes a run
-_SETTLED = 2.0  # seconds after which a run that cannot begin has failed
+_BEGIN = 30.0  # seconds for a worker to start a run
+_SETTLED = 2.0  # seconds after which a run that cannot start has failed
 
 
 def stop(console: Console, name: str, *, timeout: float) -> None:
@@ -42,7 +42,7 @@ def stop(console: Console, name: str, *, timeout: float) -> None:
 
         deployment = find_deployment(client, full)
         ended = end_runs(client, deployment.id, full, timeout, why="`sluice stop`")
-        _tell_ended(console, full, ended)
+        _print_ended(console, full, ended)
         if not ended:
             console.print(f"{full}: nothing runs", highlight=False)
         if schedule_of(deployment) == "on":
@@ -53,7 +53,7 @@ def stop(console: Console, name: str, *, timeout: float) -> None:
 
 
 def restart(console: Console, name: str, *, timeout: float, params: Sequence[str] = ()) -> None:
-    """Cancel the deployment's runs, wait for their final states, and run it again; if nothing runs, just run it.
+    """Cancel the deployment's runs, wait for their final states, and start a new run.
 
     name      a deployment, or a flow: then its deployment `main`
     timeout   seconds to wait at most for the runs to end
@@ -70,11 +70,11 @@ def restart(console: Console, name: str, *, timeout: float, params: Sequence[str
         parameters = _parameters(params, deployment, full)
         _check_file(deployment, full)
         nothing = ", nothing was started"
-        _tell_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, consequence=nothing))
+        _print_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, consequence=nothing))
         started = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
         state = _begun(client, started.id)
-        # A worker may have been about to start one that was cancelled before it began: Prefect lets it (3.9.1).
-        _tell_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, older_than=started))
+        # A worker may still start a run that was cancelled while it was pending: Prefect permits it (3.9.1).
+        _print_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, older_than=started))
     if state is None:
         late = f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool? `sluice doctor` says"
         console.print(f"{full}: run {started.name} {late}", highlight=False)
@@ -86,13 +86,13 @@ def restart(console: Console, name: str, *, timeout: float, params: Sequence[str
         raise PipelineError(msg)
 
 
-def _tell_ended(console: Console, full: str, runs: "list[FlowRun]") -> None:
+def _print_ended(console: Console, full: str, runs: "list[FlowRun]") -> None:
     for run in runs:
         console.print(f"{full}: run {run.name} ended as {run.state_name}", highlight=False)
 
 
 def _parameters(params: Sequence[str], deployment: "DeploymentResponse", full: str) -> dict[str, Any]:
-    """Return parameters given as name=value, the value as JSON, or as text where it is none.
+    """Return parameters given as name=value; a value that is no JSON is text.
 
     raises    SettingsError: one is no name and value, or the deployment has none of that name
     """
@@ -111,7 +111,7 @@ def _parameters(params: Sequence[str], deployment: "DeploymentResponse", full: s
 
 
 def _check_file(deployment: "DeploymentResponse", full: str) -> None:
-    """Import the deployment's flow as its next run will, where its files are on this machine.
+    """Import the deployment's flow as its next run will, if its files are on this machine.
 
     raises    SettingsError: that cannot be done
     """
@@ -119,7 +119,7 @@ def _check_file(deployment: "DeploymentResponse", full: str) -> None:
     folders = [given.get("directory") for step, given in steps if step.endswith(".set_working_directory")]
     folder = Path(folders[-1] or "") if folders else None
     if folder is None or not folder.is_dir() or not deployment.entrypoint:
-        return  # of another machine, or an image
+        return  # on another machine, or in an image
     blueprint = Blueprint(
         folder / "prefect.yaml",
         (Deployment(deployment.name, deployment.entrypoint, "", frozenset(), frozenset(), None),),
@@ -135,7 +135,7 @@ def _check_file(deployment: "DeploymentResponse", full: str) -> None:
 
 
 def _begun(client: "SyncPrefectClient", run: "UUID") -> "State | None":
-    """Return the run's state once it has begun, and was not over at once; None if no worker takes it in time."""
+    """Return the run's state once it has started and kept running for a moment; None if no worker starts it in time."""
     deadline = time.monotonic() + _BEGIN
     settled = None
     while time.monotonic() < deadline or settled:

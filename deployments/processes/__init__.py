@@ -1,3 +1,3 @@
-"""How a flow run gets its process: forked from one that has imported everything already, or started anew."""
+"""Processes of flow runs: forked from a template that has imported everything, or started anew."""
 
 __all__: list[str] = []

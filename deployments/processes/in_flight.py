@@ -1,4 +1,4 @@
-"""The runs of one worker: which are still starting, and which are to be cancelled."""
+"""The runs of one worker: a limit on runs that are starting, and one poll for all cancellations."""
 
 import asyncio
 import os
@@ -17,35 +17,35 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 __all__ = ["Cancellations", "Observer", "Starts"]
 
-_LOOK = 2.0  # seconds between two looks for runs that are to be cancelled
-_PATIENCE = 10.0  # seconds a look may take
-_LONGEST = 60.0  # seconds after which a start counts as over: its command may be one that does not report it
+_LOOK = 2.0  # seconds between two polls for runs to cancel
+_PATIENCE = 10.0  # timeout of a poll, in seconds
+_LONGEST = 60.0  # seconds after which a start counts as finished: not every command reports it
 
 logger = get_logger("worker.cancellations")
 
 
 class Cancellations:
-    """Finds the runs that are to be cancelled, for all runs of a worker in one request.
+    """Polls which runs of a worker to cancel, with one request for all of them.
 
-    Prefect opens a websocket for each run to hear of it (3.9.1), and hears no more of it once its server was away for
-    a minute. A look that fails here is repeated for as long as there are runs.
+    Prefect opens a websocket for each run (3.9.1), and misses all cancellations after its server was away for a minute.
+    Here, a failed poll is repeated as long as the worker has runs.
     """
 
     def __init__(self) -> None:
         self._observers: dict[UUID, list[Observer]] = {}
-        self._told: set[tuple[UUID, int]] = set()
+        self._notified: set[tuple[UUID, int]] = set()
         self._entered = 0
         self._task: asyncio.Task[None] | None = None
 
     def add(self, run: UUID, observer: "Observer") -> None:
-        """Tell `observer` once if the run is to be cancelled."""
+        """Notify `observer` once if the run is to be cancelled."""
         observers = self._observers.setdefault(run, [])
         if observer not in observers:
             observers.append(observer)
 
     def remove(self, run: UUID, observer: "Observer") -> bool:
-        """Forget that; return whether no other observer has this run."""
-        self._told.discard((run, id(observer)))
+        """Stop notifying `observer`; return whether no other observer has this run."""
+        self._notified.discard((run, id(observer)))
         observers = self._observers.get(run, [])
         if observer in observers:
             observers.remove(observer)
@@ -54,13 +54,13 @@ class Cancellations:
         return not observers
 
     def enter(self) -> None:
-        """Begin to look, if nothing does."""
+        """Start polling, unless it runs already."""
         self._entered += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch())
 
     def leave(self) -> None:
-        """Look no more, if this was the last to leave."""
+        """Stop polling after the last one has left."""
         self._entered -= 1
         if not self._entered and self._task:
             self._task.cancel()
@@ -78,33 +78,33 @@ class Cancellations:
                         if not failed:
                             logger.warning("no run can be cancelled until the server answers: %s", type(error).__name__)
                         failed = True
-                    except Exception:  # or no run of this worker could be cancelled any more
-                        logger.exception("a look for runs to cancel failed")
+                    except Exception:  # the loop must go on, or no run of this worker could be cancelled
+                        logger.exception("a poll for runs to cancel failed")
                     else:
                         failed = False
 
     async def look(self, client: PrefectClient) -> None:
-        """Ask once, and tell the observers of the runs that are to be cancelled."""
+        """Poll once, and notify the observers of runs to cancel."""
         pending = [
-            run for run, observers in self._observers.items() if any(not self._is_told(run, o) for o in observers)
+            run for run, observers in self._observers.items() if any(not self._is_notified(run, o) for o in observers)
         ]
         if not pending:
             return
         wanted = {"id": {"any_": pending}, "state": {"type": {"any_": [StateType.CANCELLING]}}}
         for run in await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted)):
             for observer in list(self._observers.get(run.id, [])):
-                if not self._is_told(run.id, observer):
-                    self._told.add((run.id, id(observer)))
+                if not self._is_notified(run.id, observer):
+                    self._notified.add((run.id, id(observer)))
                     observer.on_cancelling(run.id)
 
-    def _is_told(self, run: UUID, observer: "Observer") -> bool:
-        return (run, id(observer)) in self._told
+    def _is_notified(self, run: UUID, observer: "Observer") -> bool:
+        return (run, id(observer)) in self._notified
 
 
 class Starts:
-    """Counts the runs whose processes are still importing: what takes a core each, and is bounded for that.
+    """Counts runs whose processes are still importing, and limits them, because each takes a core.
 
-    A run's process removes its file from `folder` when that is done.
+    A run's process deletes its file in `folder` once it has imported its flow.
     """
 
     def __init__(
@@ -121,24 +121,24 @@ class Starts:
             left.unlink()
 
     def begin(self, run: UUID) -> None:
-        """Count a run from now on."""
+        """Start counting a run."""
         (self._folder / str(run)).touch()
         self._since[run] = self._clock()
 
     def end(self, run: UUID) -> None:
-        """Count it no more."""
+        """Stop counting a run."""
         if self._since.pop(run, None) is not None:
             (self._folder / str(run)).unlink(missing_ok=True)
 
     def free(self) -> int:
-        """Return how many more runs may start now."""
+        """Return the number of further runs that may start now."""
         for run, since in list(self._since.items()):
             if self._clock() - since > _LONGEST or not (self._folder / str(run)).exists():
                 self.end(run)
         return max(0, self.at_once - len(self._since))
 
     def choose(self, due: Iterable[UUID]) -> set[UUID]:
-        """Return those of the runs, the first ones, that may start now, and count them."""
+        """Return the first of these runs, as many as may start now, and count them."""
         chosen = set(list(due)[: self.free()])
         for run in chosen:
             self.begin(run)
@@ -146,7 +146,7 @@ class Starts:
 
 
 class Observer:
-    """Takes the place of Prefect's `FlowRunCancellingObserver`, with all others of a worker looking at once."""
+    """Replaces Prefect's `FlowRunCancellingObserver`; all observers of a worker share one poll."""
 
     cancellations: Cancellations
     starts: Starts
@@ -155,11 +155,11 @@ class Observer:
         self.on_cancelling = on_cancelling
 
     def add_in_flight_flow_run_id(self, flow_run_id: UUID) -> None:
-        """Watch a run."""
+        """Start watching a run."""
         self.cancellations.add(flow_run_id, self)
 
     def remove_in_flight_flow_run_id(self, flow_run_id: UUID) -> None:
-        """Watch it no more; if nothing else does, it has ended or never began."""
+        """Stop watching a run; without another observer, it has ended or never started."""
         if self.cancellations.remove(flow_run_id, self):
             self.starts.end(flow_run_id)
 

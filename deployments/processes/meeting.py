@@ -1,4 +1,4 @@
-"""Where a run's command finds the template to fork from, and the messages between the two.
+"""The socket by which a run's command reaches its template, and the messages between the two.
 
 Both sides check that the other belongs to the same user. Loads little: each run's command imports this.
 """
@@ -24,31 +24,31 @@ __all__ = [
 ]
 
 START_METHOD = "SLUICE_START_METHOD"
-"""Names the setting: `fork`, the default where it is safe, or `spawn`."""
+"""The variable with the start method: `fork`, the default where that is safe, or `spawn`."""
 
 WITHOUT_THREADS = {
     "OPENBLAS_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "MALLOC_ARENA_MAX": "1",
 }
-"""For a template, unless the user has set them: no threads, as a fork copies one only, and one heap for all threads.
+"""Defaults for a template: no library threads, because a fork copies one thread only, and one heap for all threads.
 
 The heap is glibc's; with one for each of a run's dozen threads, each run took 8 MB more (Prefect 3.9.1).
 """
 
 _LENGTH = struct.Struct("!I")
 _MAX_FDS = 8
-_PER_RUN = "PREFECT__"  # Prefect's variables for one run begin with two underscores; its settings do not
+_PER_RUN = "PREFECT__"  # Prefect's variables for a single run have two underscores here; its settings have one
 
 
 class TemplateError(Exception):
-    """No run can be forked here and now; says why. The command then starts the run without a template."""
+    """A run cannot be forked, with the reason; the command then starts it without a template."""
 
 
 def folder() -> str:
-    """Return the folder of the templates' sockets, which only this user can enter; make it if it is missing.
+    """Return the folder of the templates' sockets, which only this user can enter; create it if it is missing.
 
-    raises    TemplateError: someone else owns it, or others may enter it
+    raises    TemplateError: another user owns the folder, or others may enter it
     """
     state = os.environ.get("SLUICE_STATE_DIR")
     parent = state or os.path.join(os.environ.get("TMPDIR") or "/tmp", f"sluice-{os.getuid()}")  # noqa: PTH118, S108 - checked below
@@ -61,7 +61,7 @@ def folder() -> str:
         except OSError as error:
             msg = f"cannot make the folder {each!r}: {error.strerror}"
             raise TemplateError(msg) from error
-    for each in [path] if state else [parent, path]:  # in the temporary folder, anyone can be the first
+    for each in [path] if state else [parent, path]:  # in the temporary folder, any user may have created it first
         found = os.lstat(each)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             msg = f"expected {each!r} to be a folder that only this user can enter; remove it"
@@ -70,14 +70,14 @@ def folder() -> str:
 
 
 def shared(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that runs can share a template for: all but those that Prefect sets for a single run."""
+    """Return the variables that runs of one template must share: all except those that Prefect sets for a single run."""
     return {name: value for name, value in sorted(environ.items()) if not name.startswith(_PER_RUN)}
 
 
 def name_of(interpreter: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Return what the socket is called of the template that an interpreter uses in an environment.
+    """Return the name of the socket of the template for an interpreter and an environment.
 
-    Two environments may have the same name: the template compares them.
+    Two environments may have the same name, so the template compares them.
     """
     return f"{zlib.crc32(repr([*interpreter, shared(environ)]).encode(errors='surrogateescape')):08x}"
 
@@ -102,12 +102,12 @@ def send(connection: socket.socket, message: dict, fds: Sequence[int] = ()) -> N
 def receive(connection: socket.socket) -> tuple[dict, list[int]]:
     """Return the next message, and the file descriptors that came with it.
 
-    raises    EOFError: the other end has gone; OSError, ValueError
+    raises    EOFError: the other end has closed; OSError, ValueError
     """
     head, fds, _, _ = socket.recv_fds(connection, _LENGTH.size, _MAX_FDS)
     try:
         head += _exactly(connection, _LENGTH.size - len(head))
-        # Of this user, by the check of who is at the other end; and quicker to import than JSON.
+        # The peer is checked to be this user, so marshal is safe; it imports faster than JSON.
         return marshal.loads(_exactly(connection, _LENGTH.unpack(head)[0])), fds  # noqa: S302
     except BaseException:
         for fd in fds:

@@ -33,7 +33,7 @@ _ENGINE = "flows.runtime.engine"
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _START_WITHIN = 120.0  # seconds for a template to import everything, on a busy machine
 _NOT_AGAIN_WITHIN = 60.0  # seconds after a template that could not start
-_LAST_WORD = 5.0  # seconds for the template to report how a run ended whose process has gone
+_LAST_WORD = 5.0  # seconds for the template to report the exit code after the process has ended
 _METHODS = ("fork", "spawn")
 _TRIES = 3
 
@@ -64,7 +64,7 @@ def _forks() -> bool:
 
 
 class _Signals:
-    """Takes the signals that are meant for the run, and passes them on to it once it exists."""
+    """Catches signals for the run, and passes them on once it exists."""
 
     def __init__(self) -> None:
         self._pidfd: int | None = None
@@ -73,13 +73,13 @@ class _Signals:
             signal.signal(number, self._take)
 
     def pass_on_to(self, pidfd: int) -> None:
-        """Send the run what has come and what comes."""
+        """Send the run earlier signals and all later ones."""
         self._pidfd = pidfd
         while self._early:
             self._take(self._early.pop(0), None)
 
     def release(self) -> None:
-        """Let signals act on this process, also those that came before there was a run."""
+        """Let signals act on this process, including those that arrived before the run existed."""
         for number in _PASSED_ON:
             signal.signal(number, signal.SIG_DFL)
         for number in self._early:
@@ -94,7 +94,7 @@ class _Signals:
 
 
 class _Run:
-    """A run that was forked from a template, seen from the process that stands for it."""
+    """A run that was forked from a template, as seen by the command that represents it."""
 
     def __init__(self, template: socket.socket, lifeline: socket.socket, pidfd: int) -> None:
         self._template = template
@@ -137,9 +137,9 @@ class _Run:
 
 
 def _forked(program: list[str]) -> _Run:
-    """Have a run forked.
+    """Have the template fork a run.
 
-    raises    TemplateError: it cannot be
+    raises    TemplateError: it cannot fork one
     """
     directory = folder()
     request = {"environ": dict(os.environ), "cwd": _cwd(), "program": program}
@@ -151,7 +151,7 @@ def _forked(program: list[str]) -> _Run:
                 send(template, request, [0, 1, 2, theirs.fileno()])
             reply, fds = receive(template)
         except (OSError, EOFError):
-            continue  # it has just ended: what it had imported has changed, or its worker has ended
+            continue  # the template has just ended, because imported files changed or its worker ended
         if "refused" in reply:
             raise TemplateError(reply["refused"])
         return _Run(template, lifeline, fds[0])
@@ -160,10 +160,10 @@ def _forked(program: list[str]) -> _Run:
 
 
 def _end_as(code: int) -> None:
-    """End this process as the run has ended."""
+    """End this process with the run's exit code or signal."""
     if code < 0:
         os.kill(os.getpid(), -code)
-        time.sleep(1)  # for a signal whose default is to be ignored
+        time.sleep(1)  # in case the signal is ignored by default
     os._exit(code if code >= 0 else 128 - code)
 
 
@@ -175,15 +175,15 @@ def _cwd() -> str:
 
 
 def _connected(directory: str) -> socket.socket:
-    """Return a connection with the template for this interpreter and environment; start one if there is none."""
-    # By way of an open folder, a path is never too long for a socket.
+    """Return a connection to the template for this interpreter and environment; start one if none runs."""
+    # Through an open folder, the path is never too long for a socket.
     place = os.open(directory, os.O_DIRECTORY | os.O_CLOEXEC)
     name = name_of([sys.executable, sys.version], os.environ)
     address = f"/proc/self/fd/{place}/{name}"
     if connection := _try(address):
         return connection
     with open(os.path.join(directory, f"{name}.lock"), "a+") as lock:  # noqa: PTH123, PTH118
-        fcntl.flock(lock, fcntl.LOCK_EX)  # others may be starting it right now
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another command may be starting it
         if connection := _try(address):
             return connection
         lock.seek(0)

@@ -1,4 +1,4 @@
-"""The template of flow runs: a process that has imported what all runs import, and forks one for each request.
+"""The template of flow runs: a process that has imported the modules of all runs, and forks one for each request.
 
 It forks only while it has a single thread. It ends with the process whose runs it starts (a Prefect worker), and when a
 file that it has imported, what is installed, or the user's Prefect profiles have changed: the next run starts a new one.
@@ -25,7 +25,7 @@ from tasks.base.imported_files import imported_files, seen
 
 __all__ = ["Template", "main"]
 
-# What runs import before their flow's own file, or because of it. That file is imported in the run only.
+# The modules that runs import before their flow's file, or because of it. Only the run imports that file.
 _PRELOADED = (
     "anyio._backends._asyncio",
     "encodings.idna",
@@ -49,44 +49,44 @@ _PRELOADED = (
     "tasks.nodes.to_parquet",
     "tornado.platform.asyncio",
 )
-# Where Prefect finds settings in the working directory: a run's, which the template does not share.
+# Files with Prefect's settings in the working directory of a run, which the template does not share.
 _SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
-_REQUEST_WITHIN = 10.0  # seconds for a request to arrive whole
+_REQUEST_WITHIN = 10.0  # seconds for a complete request to arrive
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What the process of a run is to become."""
+    """The program and environment of a run's process."""
 
     program: list[str]
     environ: dict[str, str]
     cwd: str
     fds: list[int]
-    """Standard input, output and error, and the lifeline: a socket to the command that stands for the run."""
+    """Standard input, output and error, and the lifeline: a socket to the command that represents the run."""
 
 
 @dataclass
 class _Outcome:
-    """How this process, a run, is going to end."""
+    """The exit code of this process, a run."""
 
     lifeline: int
     code: int = 0
 
 
 def main() -> None:
-    """Serve one socket, whose name is the first argument, until the process that the second one names has ended."""
+    """Serve the socket of the first argument until the process of the second argument has ended."""
     name, owner = sys.argv[1], int(sys.argv[2])
     ending: list[_Outcome] = []
     environ = shared(os.environ)
-    atexit.register(_report_end, ending)  # before all others, so that it is called last
+    atexit.register(_report_end, ending)  # registered first, so that it runs last
     for module in _PRELOADED:
         importlib.import_module(module)
     template = Template(Path(name), owner=owner, environ=environ)
     gc.collect()
-    gc.freeze()  # or each collection in a run would copy pages that it shares
+    gc.freeze()  # otherwise each collection in a run would copy shared pages
     request = template.serve()
     if request is None:
-        os._exit(0)  # not by way of what the imported modules do at an exit: the runs do that
+        os._exit(0)  # without the exit handlers of imported modules, which run in the runs
     ending.append(outcome := _Outcome(request.fds[3]))
     _become(request)
     _run(request.program, outcome)
@@ -95,9 +95,9 @@ def main() -> None:
 class Template:
     """Listens for requests, forks a run for each, and reports how each has ended.
 
-    path    of the socket; the folder is the working directory
-    owner   the process to end with
-    environ  the variables that this process began with
+    path    the socket; its folder is the working directory
+    owner   the process whose end also ends this one
+    environ  the variables that this process started with
     """
 
     def __init__(self, path: Path, *, owner: int, environ: Mapping[str, str]) -> None:
@@ -117,10 +117,10 @@ class Template:
         self._listener.bind(str(fresh))
         self._listener.listen(socket.SOMAXCONN)
         self._inode = fresh.stat().st_ino
-        fresh.replace(path)  # from now on it can be reached
+        fresh.replace(path)  # from here on, commands can connect
 
     def serve(self) -> _Request | None:
-        """Fork a run for each request. Return what to become in the run's process, and None when it is time to end."""
+        """Fork a run for each request. Return the request in the run's process, and None when the template must end."""
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for source in (self._owner, self._signals, self._listener):
@@ -138,7 +138,7 @@ class Template:
                 return request
 
     def _answer(self) -> _Request | None:
-        """Fork a run. Return what to become in its process, and None in this one."""
+        """Fork a run. Return the request in its process, and None in this one."""
         connection, _ = self._listener.accept()
         connection.settimeout(_REQUEST_WITHIN)
         try:
@@ -167,8 +167,8 @@ class Template:
             self._leave()
             return request
         self._runs[pid] = connection
-        pidfd = os.pidfd_open(pid)  # it has not been reaped yet
-        with contextlib.suppress(OSError):  # a command that was killed: its run ends by the lifeline
+        pidfd = os.pidfd_open(pid)  # the child has not been reaped yet
+        with contextlib.suppress(OSError):  # the command was killed: its run ends by the lifeline
             send(connection, {"pid": pid}, [pidfd])
         os.close(pidfd)
         return None
@@ -179,7 +179,7 @@ class Template:
             send(connection, {"refused": why})
 
     def _refusal(self, request: _Request) -> str | None:
-        """Return why a run cannot be forked from this process, if so."""
+        """Return the reason if a run cannot be forked from this process."""
         if {**WITHOUT_THREADS, **shared(request.environ)} != self._environ:
             return "it has another environment"
         threads = [Path("/proc/self/task", task, "comm").read_text().strip() for task in os.listdir("/proc/self/task")]  # noqa: PTH208
@@ -194,7 +194,7 @@ class Template:
                 send(connection, {"status": status})
 
     def _leave(self) -> None:
-        """Let go, in a run's process, of what is the template's."""
+        """Close the template's files and handlers in a run's process."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
@@ -204,15 +204,15 @@ class Template:
 
     def _close(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            if self._path.stat().st_ino == self._inode:  # else a newer template has it
+            if self._path.stat().st_ino == self._inode:  # otherwise a newer template owns the path
                 self._path.unlink()
         self._listener.close()
 
 
 def _requested(connection: socket.socket) -> _Request | None:
-    """Return what was asked for; None if another user asks.
+    """Return the request on a connection; None if it is another user's.
 
-    raises    OSError, EOFError, ValueError: nothing whole came
+    raises    OSError, EOFError, ValueError: the request is incomplete
     """
     if not peer_is_us(connection):
         return None
@@ -221,10 +221,10 @@ def _requested(connection: socket.socket) -> _Request | None:
 
 
 def _become(request: _Request) -> None:
-    """Make this process what a new one would be: its environment, folder and files, and random numbers of its own."""
+    """Give this process the environment, folder, files and random seed that a new process would have."""
     os.setsid()
     with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text("sluice-run")  # as `ps` and `top` show it
+        Path("/proc/self/comm").write_text("sluice-run")  # the name in `ps` and `top`
     *standard, lifeline = request.fds
     for number, fd in enumerate(standard):
         os.dup2(fd, number)
@@ -235,13 +235,13 @@ def _become(request: _Request) -> None:
     os.chdir(request.cwd)
     sys.path[0] = request.cwd  # as `python -m` does
     if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # the random module does it by itself
+        numpy.random.seed()  # the random module reseeds itself
     if any(Path(name).exists() for name in _SETTINGS_FILES):
         _read_settings_again()
 
 
 def _read_settings_again() -> None:
-    """Have Prefect's settings, and its logging, follow the files in the working directory."""
+    """Reload Prefect's settings and logging from the files in the working directory."""
     from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - main() imports Prefect
     from prefect.logging.configuration import setup_logging  # noqa: PLC0415
 
@@ -250,7 +250,7 @@ def _read_settings_again() -> None:
 
 
 def _read_files() -> dict[str, tuple[int, int]]:
-    """Return time and size of the files that this process was made of: its code, Prefect's profiles and logging settings."""
+    """Return time and size of the files that this process depends on: its code, Prefect's profiles and logging settings."""
     from prefect.settings import get_current_settings  # noqa: PLC0415 - main() imports Prefect
 
     settings = get_current_settings()
@@ -258,7 +258,7 @@ def _read_files() -> dict[str, tuple[int, int]]:
 
 
 def _end_with(lifeline: int) -> None:
-    """End this process when the command that stands for it is killed."""
+    """End this process if the command that represents it is killed."""
     if not os.read(lifeline, 1):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -277,7 +277,7 @@ def _run(program: list[str], outcome: _Outcome) -> None:
 
 
 def _report_end(ending: list[_Outcome]) -> None:
-    """Leave the exit code where the command finds it if the template has ended by then."""
+    """Send the exit code to the command, in case the template has ended by then."""
     for outcome in ending:
         with contextlib.suppress(OSError):
             os.write(outcome.lifeline, str(outcome.code).encode())

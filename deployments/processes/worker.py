@@ -1,9 +1,9 @@
-"""`prefect worker start` for many runs: with one connection for all of them, and no more starts at once than cores.
+"""Run `prefect worker start` for many runs: one poll for all of them, and no more simultaneous starts than cores.
 
-Prefect's process worker holds two websockets for each run (3.9.1), one of them for an event that nothing shows, and
-starts all runs that are due at once, each of which then takes 2 s of CPU to import what it needs. After an outage of
-the server, or with dozens of inlets, that is more than the machine can do for minutes. It also stores a state and
-two events for each run that only it takes part in, and lines in the run's log that name the worker: these are left out.
+Prefect's process worker holds two websockets for each run (3.9.1), one of them for an event that no page shows. It starts
+all due runs at once, and each takes 2 s of CPU for its imports; after a server outage, or with dozens of inlets, that
+overloads the machine for minutes. It also stores a state and two events for each run that only concern the worker, and
+lines in the run's log that name the worker. This module leaves these out.
 """
 
 import functools
@@ -20,8 +20,8 @@ __all__ = ["lighten", "main"]
 
 
 def lighten() -> None:
-    """Change Prefect's process worker in this process."""
-    from prefect.events.clients import NullEventsClient  # noqa: PLC0415 - seconds, which only a worker takes
+    """Patch Prefect's process worker in this process."""
+    from prefect.events.clients import NullEventsClient  # noqa: PLC0415 - takes seconds, which only a worker needs
     from prefect.runner import _flow_run_executor as executor  # noqa: PLC0415
     from prefect.workers import base  # noqa: PLC0415
     from prefect.workers.process import ProcessWorker  # noqa: PLC0415
@@ -49,7 +49,7 @@ def lighten() -> None:
 
 
 def main() -> None:
-    """Run Prefect's worker with the arguments given."""
+    """Run Prefect's worker with the arguments of this process."""
     from prefect.cli import app  # noqa: PLC0415 - as above
 
     lighten()

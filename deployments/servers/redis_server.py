@@ -1,4 +1,4 @@
-"""A Redis (by default: Valkey) of our own: on a unix socket only this user can open, with an append-only file that survives."""
+"""Run a Redis server (by default Valkey) on a private unix socket, with an append-only file."""
 
 import os
 import stat
@@ -20,18 +20,18 @@ from tasks.settings import socket_url
 
 __all__ = ["RedisServer"]
 
-# glibc's malloc, which the server of the wheel uses, keeps what it was given for values of more than its threshold, and
-# raises that at each: 500 MB stayed after frames of 1.3 MB were trimmed (Valkey 9.1.2), 14 MB with a fixed one.
+# The wheel's server uses glibc's malloc, which raises its mmap threshold with each large value and then keeps the memory:
+# 500 MB stayed after frames of 1.3 MB were trimmed (Valkey 9.1.2), 14 MB with a fixed threshold.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 class RedisServer:
-    """One server, for as long as this object wants it.
+    """One server process.
 
-    folder    where it keeps its data; made for this user alone
-    socket    the unix socket it listens on, and nothing else; default `folder`/redis.sock
-    log       its log; default `folder`/redis.log
-    tied      whether it ends with a killed supervisor (on Linux)
+    folder    its data folder, created for this user alone
+    socket    the unix socket, its only address; default `folder`/redis.sock
+    log       its log file; default `folder`/redis.log
+    tied      whether it ends if its supervisor is killed (on Linux)
     server    the program, by name or path; default: as `find_redis_server`
 
     Acknowledged writes survive a killed server, but for those it was given while its append-only file was being
@@ -57,16 +57,16 @@ class RedisServer:
 
     @property
     def pid(self) -> int | None:
-        """Its process id, or None before it was started."""
+        """The process id, or None before the start."""
         return self.child.pid if self.child else None
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the server was started and has not ended."""
         return self.child is not None and self.child.running
 
     def start(self, *, timeout: float = 30) -> Self:
-        """Start it and wait until it answers.
+        """Start the server and wait until it answers.
 
         raises    UnavailableError: it ended or was silent for `timeout` seconds (time to load its data does
                   not count), or another one answers on its socket; SettingsError: nothing to start
@@ -76,7 +76,7 @@ class RedisServer:
         return self
 
     def launch(self) -> RedisBinary:
-        """Start it and return at once which it is; `wait_until_ready` is the other half of `start`."""
+        """Start the server without waiting, and return its program; call `wait_until_ready` after it."""
         binary = find_redis_server(self._server)
         for folder in (self.folder, self.socket.parent):
             _make_private(folder)
@@ -102,7 +102,7 @@ class RedisServer:
         return binary
 
     def wait_until_ready(self, *, timeout: float = 30) -> None:
-        """Wait until it answers; raises as `start` does, and leaves nothing behind then."""
+        """Wait until the server answers; on failure, stop it and raise as `start` does."""
         if self.child is None or self._binary is None:
             msg = "wait_until_ready() before launch()"
             raise RuntimeError(msg)
@@ -110,7 +110,7 @@ class RedisServer:
         while self.child.running and time.monotonic() < deadline:
             try:
                 if self._answers():
-                    # Not before: one that cannot start has written nothing, and the other one can still read its data.
+                    # Not earlier: a server that cannot start has written nothing, and the previous one can still read its data.
                     record_writer(self.folder, self._binary)
                     return
             except BusyLoadingError:
@@ -124,13 +124,13 @@ class RedisServer:
         raise UnavailableError(msg)
 
     def stop(self, *, grace: float = 10, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Stop it, its data synced; kill it if that takes longer than `grace` seconds or `hurry` says so."""
+        """Stop the server with its data synced; kill it after `grace` seconds or once `hurry` returns True."""
         if self.child is not None:
-            self.child.stop(grace=grace, hurry=hurry)  # SIGTERM is SHUTDOWN, without a connection for it
+            self.child.stop(grace=grace, hurry=hurry)  # SIGTERM acts as SHUTDOWN, but needs no connection
             self.socket.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """Kill it at once, as a crash would: socket and unsynced state stay behind."""
+        """Kill the server as a crash would: the socket and unsynced data remain."""
         if self.child is not None:
             self.child.kill()
 
@@ -157,7 +157,7 @@ def _make_private(folder: Path) -> None:
     make_private(folder)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        # A socket too long for its folder goes to the temporary folder, where others may have put theirs first.
+        # A socket with too long a path goes to the temporary folder, where another user may have created the folder first.
         msg = f"expected a folder of this user, {folder} is somebody else's; nothing was started"
         raise SettingsError(msg)
     folder.chmod(0o700)

@@ -96,5 +96,5 @@ def test_a_runs_name_is_printed_literally() -> None:
 
     console = Terminal(width=300)
     with console.capture() as capture:
-        restart._tell_ended(console, BAD, [Run()])  # type: ignore[list-item]
+        restart._print_ended(console, BAD, [Run()])  # type: ignore[list-item]
     assert re.sub(" +", " ", capture.get()).count(SHOWN) == 3
