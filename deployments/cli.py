@@ -201,13 +201,39 @@ def remove(
 
 
 @app.command()
+def init(
+    folder: Annotated[str, typer.Argument(help="The project's folder; made if it is missing.")] = ".",
+    *,
+    with_examples: Annotated[
+        bool, typer.Option("--with-examples", help="Deploy the example flows that come with Sluice, too.")
+    ] = False,
+) -> None:
+    """Make a project of your own in a folder: an inlet, an outlet, their tests, prefect.yaml and a workflow for CI.
+
+    Files that exist stay as they are; .gitignore gets lines. Lists what it wrote, and what to do next.
+    """
+    from pathlib import Path  # noqa: PLC0415
+
+    from deployments.commands.init import init as make  # noqa: PLC0415
+
+    make(console(), Path(folder), with_examples=with_examples)
+
+
+@app.command()
 def new(
     kind: Annotated[Literal["inlet", "outlet"], typer.Argument(help="What to write.")],
     name: Annotated[
-        str, typer.Argument(help="Its name: flows/NAME.py, tests/test_NAME.py and the deployment NAME/main.")
+        str,
+        typer.Argument(
+            help="Its name: pipelines/NAME.py, in a clone of Sluice flows/NAME.py; tests/test_NAME.py; the deployment NAME/main."
+        ),
     ],
     topic: Annotated[
-        str | None, typer.Option(help="The topic it pushes to [NAME], or reads [machine].", show_default=False)
+        str | None,
+        typer.Option(
+            help="The topic it pushes to [NAME], or reads [that of a shipped inlet in prefect.yaml].",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Write an inlet or an outlet to begin with, its deployment in prefect.yaml, and a test that passes."""

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from deployments.commands import new_templates as templates
 from deployments.rollout.blueprint import Blueprint, import_flows, read_blueprint
+from tasks.base.project_folder import PREFECT_YAML
 from tasks.checks import check_topic
 from tasks.errors import SettingsError
 
@@ -28,31 +29,34 @@ _INTERVAL = 600  # seconds, of the schedule that a new inlet gets
 Kind = Literal["inlet", "outlet"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_ANYTHING_LIVE = "machine"  # what `vitals` pushes: a new outlet has something to show at once
+_LIVE = {"vitals": "machine", "memory": "memory"}
+"""Topics by the shipped inlets that push to them: a new outlet reads one that is deployed, so it has results at once."""
 
 
 def new(console: Console, kind: Kind, name: str, *, root: Path, topic: str | None = None) -> None:
-    """Write `flows/NAME.py`, `tests/test_NAME.py` and the deployment's block in `prefect.yaml`; say what to do next.
+    """Write the flow's file, `tests/test_NAME.py` and the deployment's block in `prefect.yaml`; print what to do next.
 
-    root      the checkout
-    topic     what the inlet pushes to, by default a topic of its name; or what the outlet reads, by default `machine`
-    raises    SettingsError: a name that is taken or means something else, or a `prefect.yaml` that cannot be added to.
-              Nothing was written
+    root      the project: its own flows are in `pipelines/`, or in `flows/` if it has no such folder, as in a clone of Sluice
+    topic     the topic that the inlet pushes to, by default one of its name; or that the outlet reads, by default one that a
+              shipped inlet pushes to
+    raises    SettingsError: a name that is taken or means something else, no topic to read, or a `prefect.yaml` that cannot be
+              added to. Nothing was written
     """
-    blueprint = read_blueprint(root / "prefect.yaml")
-    _check_name(kind, name, blueprint)
-    topic = check_topic(topic or (name if kind == "inlet" else _ANYTHING_LIVE))
+    blueprint = read_blueprint(root / PREFECT_YAML)
+    home = templates.OWN if (root / templates.OWN.folder).is_dir() else templates.CLONE
+    _check_name(kind, name, blueprint, home.folder)
+    topic = check_topic(topic or (name if kind == "inlet" else _live_topic(blueprint)))
     flow, test, block = templates.INLET if kind == "inlet" else templates.OUTLET
     keep = _keep(topic, blueprint) if kind == "inlet" else ""
     text = blueprint.path.read_text()
     values = {"name": name, "topic": topic, "keep": keep, "offset": _free_offset(text)}
-    files = {root / "flows" / f"{name}.py": flow, root / "tests" / f"test_{name}.py": test}
-    written = {path: templates.filled(template, **values) for path, template in files.items()}
-    _write(written, blueprint, with_deployment(text, templates.filled(block, **values), where=blueprint.path))
+    files = {root / home.folder / f"{name}.py": flow, root / "tests" / f"test_{name}.py": test}
+    written = {path: templates.filled(template, home, **values) for path, template in files.items()}
+    _write(written, blueprint, with_deployment(text, templates.filled(block, home, **values), where=blueprint.path))
     for path in written:
         console.print(f"wrote {path.relative_to(root)}", highlight=False)
     console.print(f"added {name}/main to prefect.yaml", highlight=False)
-    console.print(templates.next_steps(kind, name=name, topic=topic), highlight=False, soft_wrap=True)
+    console.print(templates.next_steps(kind, home, name=name, topic=topic), highlight=False, soft_wrap=True)
 
 
 def with_deployment(text: str, block: str, *, where: Path) -> str:
@@ -90,11 +94,19 @@ def _end_of_deployments(text: str) -> tuple[int, int]:
     return sum(map(len, lines)), deployments.start_mark.column
 
 
-def _check_name(kind: Kind, name: str, blueprint: Blueprint) -> None:
+def _live_topic(blueprint: Blueprint) -> str:
+    deployed = {each.function for each in blueprint.deployments}
+    if found := next((topic for inlet, topic in _LIVE.items() if inlet in deployed), None):
+        return found
+    msg = "expected --topic, the topic that the outlet reads: prefect.yaml has no shipped inlet whose topic it could read; nothing was written"
+    raise SettingsError(msg)
+
+
+def _check_name(kind: Kind, name: str, blueprint: Blueprint, folder: str) -> None:
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         msg = f"expected a name of up to 40 small letters, digits and '_', a letter first, got {name!r}; it becomes a function's name"
         raise SettingsError(msg)
-    for path in (Path("flows", f"{name}.py"), Path("tests", f"test_{name}.py")):
+    for path in (Path(folder, f"{name}.py"), Path("tests", f"test_{name}.py")):
         if (blueprint.path.parent / path).exists():
             msg = f"{path} is there already; nothing was written; choose another name"
             raise SettingsError(msg)
@@ -103,7 +115,7 @@ def _check_name(kind: Kind, name: str, blueprint: Blueprint) -> None:
         raise SettingsError(msg)
     # Prefect loads a flow's file as a module of that name, before all others of it.
     if hasattr(builtins, name) or name in sys.stdlib_module_names or importlib.util.find_spec(name):
-        msg = f"{name!r} is a name of Python's or of a module here, which flows/{name}.py would hide; choose another, such as {f'{name}_{kind}'!r}"
+        msg = f"{name!r} is a name of Python's or of a module here, which {folder}/{name}.py would hide; choose another, such as {f'{name}_{kind}'!r}"
         raise SettingsError(msg)
     if name in _names_in(templates.INLET[:2] if kind == "inlet" else templates.OUTLET[:2]):
         msg = f"{name!r} is a name that the new files use for something else; choose another, such as {f'{name}_{kind}'!r}"
@@ -116,7 +128,9 @@ def _names_in(sources: Iterable[str]) -> set[str]:
     nodes = [
         node
         for source in sources
-        for node in ast.walk(ast.parse(templates.filled(source, name=placeholder, topic="t", keep="", offset="")))
+        for node in ast.walk(
+            ast.parse(templates.filled(source, templates.OWN, name=placeholder, topic="t", keep="", offset=""))
+        )
     ]
     told: list[Any] = [getattr(node, of, None) for node in nodes for of in ("id", "name", "arg", "asname")]
     return {name for name in told if isinstance(name, str)} - {placeholder}
@@ -125,7 +139,9 @@ def _names_in(sources: Iterable[str]) -> set[str]:
 def _keep(topic: str, blueprint: Blueprint) -> str:
     """Return what an inlet has to say of a topic that others push to, as they do: that is an argument, or ''."""
     _, errors = import_flows(
-        str(blueprint.path.parent / each.entrypoint) for each in blueprint.deployments if "inlet" in each.tags
+        str(blueprint.path.parent / each.entrypoint) if ":" in each.entrypoint else each.entrypoint
+        for each in blueprint.deployments
+        if "inlet" in each.tags
     )
     if errors:
         msg = f"expected inlets that can be imported, got: {'; '.join(errors)}; nothing was written; mend them first"

@@ -1,15 +1,38 @@
 """What `sluice new` writes: for an inlet and for an outlet the flow's file, its test, and its block in `prefect.yaml`."""
 
+from dataclasses import dataclass
 from string import Template
 from typing import Literal
 
-__all__ = ["INLET", "OUTLET", "filled", "next_steps"]
+__all__ = ["CLONE", "INLET", "OUTLET", "OWN", "Home", "filled", "next_steps"]
 
 
-def filled(template: str, **values: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a new flow goes, what its files import Sluice's names from, and the commands for its project."""
+
+    folder: str
+    decorators: str
+    testing: str
+    test: str
+    up: str
+
+
+CLONE = Home("flows", "flows", "tasks.testing", "make test ARGS=tests/test_{name}.py", "`make up`")
+OWN = Home("pipelines", "sluice", "sluice.testing", "python -m pytest tests/test_{name}.py", "`sluice up`")
+
+
+def filled(template: str, home: Home, **values: str) -> str:
     """Return the template with its values put in."""
     imported = ", ".join(sorted(["described", values["name"]]))
-    return Template(template).substitute(values, imported=imported)
+    imports = (
+        "from sluice import Entry, has, outlet"
+        if home is OWN
+        else "from flows import outlet\nfrom tasks import Entry, has"
+    )
+    return Template(template).substitute(
+        values, imported=imported, imports=imports, folder=home.folder, decorators=home.decorators, testing=home.testing
+    )
 
 
 _INLET_FLOW = '''\
@@ -17,7 +40,7 @@ _INLET_FLOW = '''\
 
 import psutil
 
-from flows import inlet
+from $decorators import inlet
 
 __all__ = ["$name"]
 
@@ -38,8 +61,8 @@ _INLET_TEST = '''\
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.$name import $name
-from tasks.testing import pumped
+from $folder.$name import $name
+from $testing import pumped
 
 
 @given(st.floats(0, 1e6))
@@ -52,7 +75,7 @@ def test_an_entry_is_one_number_in_a_field_of_its_own(scale: float) -> None:
 _INLET_BLOCK = """\
 # -- $name.py: say here what it is about
 - <<: *inlet
-  entrypoint: flows/$name.py:$name
+  entrypoint: $folder/$name.py:$name
   schedules:
     - {<<: *every_10_minutes, anchor_date: "2026-01-01T00:$offset+00:00"}
 """
@@ -62,8 +85,7 @@ _OUTLET_FLOW = '''\
 
 from streamz import Stream
 
-from flows import outlet
-from tasks import Entry, has
+$imports
 
 __all__ = ["$name"]
 
@@ -90,8 +112,8 @@ _OUTLET_TEST = '''\
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.$name import $imported
-from tasks.testing import Pushed, drain, entries, frames
+from $folder.$name import $imported
+from $testing import Pushed, drain, entries, frames
 
 some = entries(number=st.integers(), table=frames({"code": "str", "price": "float64"}), topics="$topic")
 
@@ -114,7 +136,7 @@ def test_a_crash_repeats_what_was_not_acknowledged_and_loses_nothing(pushed: lis
 _OUTLET_BLOCK = """\
 # -- $name.py: say here what it is about
 - <<: *outlet
-  entrypoint: flows/$name.py:$name
+  entrypoint: $folder/$name.py:$name
   triggers:
     - <<: *again
       name: run $name again
@@ -124,8 +146,8 @@ _OUTLET_BLOCK = """\
 INLET = (_INLET_FLOW, _INLET_TEST, _INLET_BLOCK)
 OUTLET = (_OUTLET_FLOW, _OUTLET_TEST, _OUTLET_BLOCK)
 
-_TEST = ("make test ARGS=tests/test_{name}.py", "passes as it is; edit the flow and its test together")
-_DEPLOY = ("prefect deploy --all", "`make up` does that and the next at its start")
+_TEST = ("{test}", "passes as it is; edit the flow and its test together")
+_DEPLOY = ("prefect deploy --all", "{up} does that and the next at its start")
 _RUN = "prefect deployment run {name}/main"
 _STEPS = {
     "inlet": (
@@ -146,9 +168,12 @@ _LAST = {
 }
 
 
-def next_steps(kind: Literal["inlet", "outlet"], *, name: str, topic: str) -> str:
+def next_steps(kind: Literal["inlet", "outlet"], home: Home, *, name: str, topic: str) -> str:
     """Return what to do after the files are written: a command a line, and what each is for."""
-    steps = [(command.format(name=name, topic=topic), what) for command, what in _STEPS[kind]]
+    values = {"name": name, "topic": topic, "test": home.test.format(name=name), "up": home.up}
+    steps = [(command.format(**values), what.format(**values)) for command, what in _STEPS[kind]]
     width = max(len(command) for command, _ in steps)
     lines = [f"  {command:{width}}   # {what}" for command, what in steps]
-    return "\n".join(["", "Next, after `. .venv/bin/activate`:", *lines]) + _LAST[kind].format(name=name, topic=topic)
+    return "\n".join(["", f"Next{', after `. .venv/bin/activate`' if home is CLONE else ''}:", *lines]) + _LAST[
+        kind
+    ].format(name=name, topic=topic)

@@ -1,6 +1,6 @@
 """Complete listings of a Prefect server's objects, which it returns page by page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -10,7 +10,7 @@ from prefect.client.schemas.sorting import DeploymentSort
 
 from deployments.rollout.blueprint import Blueprint, Deployment
 
-__all__ = ["deployed", "of_blueprint", "paged", "schedule_of"]
+__all__ = ["deployed", "of_blueprint", "paged", "result_topics", "schedule_of"]
 
 _PAGE = 200  # the server returns no more at once (3.9.1)
 
@@ -40,6 +40,18 @@ def of_blueprint(client: SyncPrefectClient, blueprint: Blueprint) -> list[tuple[
     """Return the deployments of a blueprint that exist on the server, each as declared and as deployed."""
     there = deployed(client)
     return [(each, there[each.full_name]) for each in blueprint.deployments if each.full_name in there]
+
+
+def result_topics(outlets: Iterable[DeploymentResponse]) -> list[str]:
+    """Return the topics that outlets push their results to, each once: the parameter `into`, or the flow's default for it."""
+    topics: list[str] = []
+    for each in outlets:
+        known = each.parameter_openapi_schema or {}
+        default = known.get("properties", {}).get("into", {}).get("default")
+        topic = (each.parameters or {}).get("into", default)
+        if isinstance(topic, str) and topic not in topics:
+            topics.append(topic)
+    return topics
 
 
 def schedule_of(deployment: DeploymentResponse) -> str:

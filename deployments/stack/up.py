@@ -26,7 +26,7 @@ __all__ = ["DEFAULT_PORT", "up"]
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 4200  # where [tool.prefect.api] in pyproject.toml lets `prefect` look
-TOPICS = ("busiest", "signals")
+_SHOWN = 4  # topics, at most: so many tables fit on a screen
 _SWEEP_AGAIN = 10.0  # seconds
 # Seconds for the runs to finish entries in flight; the rest of the 15 s that a stop may take is for the servers. Entries
 # that an outlet has not finished by then are redelivered to its next run.
@@ -83,7 +83,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     from deployments.rollout import runs  # noqa: PLC0415
-    from deployments.rollout.deployed import of_blueprint  # noqa: PLC0415
+    from deployments.rollout.deployed import of_blueprint, result_topics  # noqa: PLC0415
     from deployments.stack.follow import Follower  # noqa: PLC0415
     from flows.runtime.poll_turn import poll_for_all  # noqa: PLC0415
     from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
@@ -93,7 +93,8 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     with get_client(sync_client=True) as client:
         stack.deploy(client)
         waiting = runs.to_start(client, stack.blueprint)
-        outlets = {there.id for declared, there in of_blueprint(client, stack.blueprint) if declared.stays_up}
+        outlets = [there for declared, there in of_blueprint(client, stack.blueprint) if declared.stays_up]
+    topics = result_topics(outlets)[:_SHOWN]
     _welcome(stack, console, time.monotonic() - began)
     reservoir = Reservoir.from_url(stack.env[REDIS_URL])
     poll = SharedPoll(reservoir.client, name="sluice up")
@@ -101,7 +102,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     with (
         # Prefect's own retries would delay the restart of a dead server by a minute.
         impatient_client() as client,
-        Follower(console, client, reservoir, topics=TOPICS, outlets=outlets) as follower,
+        Follower(console, client, reservoir, topics=topics, outlets={each.id for each in outlets}) as follower,
     ):
         while True:
             if stack.worker and stack.worker.name in stack.tend():

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from deployments.commands.new import new, with_deployment
-from deployments.commands.new_templates import next_steps
+from deployments.commands.new_templates import CLONE, next_steps
 from deployments.rollout.blueprint import read_blueprint
 from tasks.errors import SettingsError
 from tasks.testing import Pushed
@@ -66,7 +66,7 @@ def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
 def test_what_to_do_next_is_what_the_pages_say_with_aligned_comments(
     kind: Literal["inlet", "outlet"], peeks: list[str]
 ) -> None:
-    said = next_steps(kind, name="weather_station", topic="rooms")
+    said = next_steps(kind, CLONE, name="weather_station", topic="rooms")
     lines = [line for line in said.splitlines() if line.startswith("  ")]
     assert [line.partition("#")[0].strip() for line in lines] == [
         "make test ARGS=tests/test_weather_station.py",

@@ -3,6 +3,7 @@
 What runs them for real is another test, which is named here, or the one below for what a Redis is told.
 """
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -44,6 +45,7 @@ BY_PREFECT = "stack/test_end_to_end.py::test_prefects_command_runs_an_inlet_and_
 SHOWN = "commands/test_peek.py::test_peek_shows_the_newest_entries_and_status_the_topics"
 SECURED = "reservoir/test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
 
+OWN = "commands/test_init.py::test_project_of_ones_own_runs_from_a_wheel_and_upgrades"
 HERE = "project/test_docs_commands.py::test_prefect_commands_on_pages_manage_schedules_pools_and_automations"
 
 # Which test runs the commands that begin so.
@@ -73,6 +75,8 @@ RUN_BY = {
     "prefect work-pool create": HERE,
     "prefect automation create": HERE,
     "prefect deployment schedule": HERE,
+    "sluice init": OWN,
+    "sluice up": OWN,
     "openssl": SECURED,
     "redis-cli ACL": SECURED,
 }
@@ -158,8 +162,8 @@ class Commands:
         for extra in re.findall(r"\[(\w+)\]", " ".join(arguments)):
             assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
-    def python(self, script: str) -> None:
-        assert (ROOT / script).is_file()
+    def python(self, script: str, *arguments: str) -> None:
+        assert importlib.util.find_spec(arguments[0]) if script == "-m" else (ROOT / script).is_file()
 
     def nothing(self, *_: str) -> None:
         """The system's own commands, and what is run for real elsewhere or below."""

@@ -60,6 +60,8 @@ class Installed:
     def run(self, program: str, *arguments: str, cwd: Path | None = None, **env: str) -> str:
         """Run a program of this environment; return what it prints."""
         command = [str(self.bin / program), *arguments]
+        if cwd:
+            env["PWD"] = str(cwd)  # as a shell sets it; prefect.yaml takes it for the folder of the runs
         done = subprocess.run(
             command, cwd=cwd, env=self.environment(**env), capture_output=True, text=True, timeout=110, check=False
         )
