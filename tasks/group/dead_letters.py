@@ -18,12 +18,11 @@ import redis
 from tasks.base.ids import MAX_NUMBER, id_named, id_numbers, id_time
 from tasks.checks import check_group, check_number, check_topic
 from tasks.errors import SettingsError
-from tasks.group.dead_letter_bounds import BOUNDS
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import dead_topic, letter_counts, replay_record, retry_topic
+from tasks.reservoir.lua import load
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.retention import TTL_MS
-from tasks.reservoir.scripts import ATTEMPT
 from tasks.reservoir.unreadable import named
 
 __all__ = ["DeadLetters", "Letter", "Outcome", "mixing", "take_out_id"]
@@ -39,78 +38,8 @@ _BYTES_AT_ONCE = 2**20
 # Longer than any client retries a command.
 _RECORD_TTL_MS = 600_000
 
-# split(values) returns the fields about a letter by name, and the number of values that are the entry's own. The entry's
-# own fields can have such names, too: the fields about it begin at the last dead:topic. Without one, there are none.
-_SPLIT = """
-local function split(values)
-  local about, n = {}, #values
-  while n > 0 and not about['dead:topic'] do
-    about[values[n - 1]] = values[n]
-    n = n - 2
-  end
-  if not about['dead:topic'] then return {}, #values end
-  return about, n
-end
-"""
-
-# KEYS: the dead-letter topic. ARGV: XRANGE or XREVRANGE, the first id, the last id, the maximum of letters, the bytes after which
-# to stop, 1 to include tracebacks. Returns the id of each letter, and the fields about it in the order in which `DeadLetters` reads
-# them. The entry's own fields, which may be large, are not returned.
-_LOOK = (
-    _SPLIT
-    + """
-local found, start, bytes = {}, ARGV[2], 0
-for _ = 1, ARGV[4] do
-  local letter = redis.call(ARGV[1], KEYS[1], start, ARGV[3], 'COUNT', 1)[1]
-  if not letter then break end
-  local about = split(letter[2])
-  found[#found + 1] = {letter[1], about['dead:id'] or '', about['dead:node'] or '', about['dead:exception'] or '',
-    about['dead:retries'] or '', about['dead:deliveries'] or '', about['dead:combines'] or '',
-    ARGV[6] == '1' and about['dead:traceback'] or ''}
-  start = '(' .. letter[1]
-  for _, value in ipairs(letter[2]) do bytes = bytes + #value end
-  if bytes > tonumber(ARGV[5]) then break end
-end
-return found
-"""
-)
-
-# KEYS: the dead-letter topic, the record of this command's last letter, the letter counts, the retry topic if the letter is to
-# be replayed. ARGV: the letter's id, the TTL of the record, the TTL of the counts, the group.
-# Returns 1 if the letter was moved or removed, by this call or by an earlier one whose reply was lost; 0 if there is no such
-# letter; -1 if it cannot be replayed, because it has no id of an entry, or no fields: the entry was trimmed before it failed, or
-# had more fields than a script can move.
-_TAKE = (
-    ATTEMPT
-    + BOUNDS
-    + _SPLIT
-    + """
-if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
-local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
-if not letter then return 0 end
-local keys, values = {letters = KEYS[1], counts = KEYS[3], ttl = ARGV[3]}, nil
-if KEYS[4] then
-  local about, n = split(letter[2])
-  if n == 0 or n > 7900 or not string.match(about['dead:id'] or '', '^%d+%-%d+$') then return -1 end
-  values = {unpack(letter[2], 1, n)}
-  values[n + 1], values[n + 2] = 'retry:id', about['dead:id']
-  values[n + 3], values[n + 4] = 'retry:times', string.format('%.0f', (tonumber(about['dead:retries']) or 0) + 1)
-end
-local before, moved = redis.call('GET', KEYS[2]), nil
-return attempt(function()
-  -- First: a user without the right to XDEL could not undo the next commands, and a full server refuses no script that has
-  -- already written.
-  redis.call('XDEL', KEYS[1], '0-0')
-  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-  if values then moved = redis.call('XADD', KEYS[4], '*', unpack(values)) end
-  drop_letter(keys, ARGV[4], letter)
-  return 1
-end, function()
-  if before then redis.call('SET', KEYS[2], before, 'PX', ARGV[2]) else redis.call('DEL', KEYS[2]) end
-  if moved then redis.call('XDEL', KEYS[4], moved) end
-end)
-"""
-)
+_LOOK = load(__file__, "look")
+_TAKE = load(__file__, "take")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +81,8 @@ class DeadLetters:
         self._retry = retry_topic(topic, group)
         self._counts = letter_counts(topic)
         self._topic, self._group = topic, group
-        self._look = client.register_script(_LOOK)
-        self._take = client.register_script(_TAKE)
+        self._look = _LOOK.on(client)
+        self._take = _TAKE.on(client)
         with named(client, topic):
             self._is_gone = _no_such_group(client, topic, group)
             if self._is_gone and not len(self):
@@ -219,22 +148,33 @@ class DeadLetters:
         if why:
             msg = f"{why}; nothing was replayed"
             raise SettingsError(msg)
-        return self._taken(letters, "replayed", self._retry)
+        return self._taken(letters, "replayed", to=self._retry)
 
     def discard(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, Outcome]]:
         """Delete letters, one after the other, and yield the outcome of each. An interruption leaves the remaining letters."""
         return self._taken(letters, "discarded")
 
-    def _taken(self, letters: Iterable[Letter], done: Outcome, *to: str) -> Iterator[tuple[Letter, Outcome]]:
+    def _taken(
+        self, letters: Iterable[Letter], done: Outcome, *, to: str | None = None
+    ) -> Iterator[tuple[Letter, Outcome]]:
         outcomes: dict[int, Outcome] = {1: done, 0: "not there", -1: "nothing to replay"}
         record = replay_record()
-        keys = {self._dead: "stream", record: "string", self._counts: "hash", **dict.fromkeys(to, "stream")}
+        types = {self._dead: "stream", record: "string", self._counts: "hash"} | ({to: "stream"} if to else {})
         for letter in letters:
             try:
-                answer = self._take(keys=list(keys), args=[letter.id, _RECORD_TTL_MS, TTL_MS, self._group])
+                answer = self._take(
+                    letters=self._dead,
+                    record=record,
+                    counts=self._counts,
+                    retries=to,
+                    id=letter.id,
+                    record_ttl_ms=_RECORD_TTL_MS,
+                    counts_ttl_ms=TTL_MS,
+                    group=self._group,
+                )
             except redis.ResponseError as error:
                 what = f"dead letter {letter.id} of topic {self._topic!r} was not moved"
-                raise explained(error, self._client, keys, what=what) from error
+                raise explained(error, self._client, types, what=what) from error
             yield letter, outcomes[answer]
 
     def _letters(self, first: tuple[int, int], last: tuple[int, int], *, tracebacks: bool) -> Iterator[Letter]:
@@ -254,7 +194,15 @@ class DeadLetters:
 
     def _page(self, command: str, start: str, end: str, *, tracebacks: bool) -> list[list[bytes]]:
         with named(self._client, self._topic):
-            return self._look(keys=[self._dead], args=[command, start, end, _AT_ONCE, _BYTES_AT_ONCE, int(tracebacks)])
+            return self._look(
+                letters=self._dead,
+                command=command,
+                start=start,
+                stop=end,
+                count=_AT_ONCE,
+                max_bytes=_BYTES_AT_ONCE,
+                with_tracebacks=int(tracebacks),
+            )
 
 
 def mixing(letters: Collection[Letter]) -> str:

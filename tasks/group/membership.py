@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import redis
 
@@ -32,6 +31,7 @@ from tasks.reservoir.keys import (
 )
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.results import STRAGGLERS_MS
+from tasks.reservoir.retention import TTL_MS
 
 __all__ = ["HANDED_BACK", "Membership", "Peer"]
 
@@ -81,14 +81,14 @@ class Membership:
         self._odd_since: dict[tuple[str, bytes], float] = {}
         self._waiting_since: dict[str, float] = {}
         self._renewed: float | None = None
-        self._renew = client.register_script(RENEW)
-        self._release = client.register_script(RELEASE)
-        self._lapse = client.register_script(LAPSE)
-        self._move = client.register_script(MOVE)
-        self._count = client.register_script(COUNT)
-        self._retire = client.register_script(RETIRE)
-        self._ack = client.register_script(ACK)
-        self._dead_letter = client.register_script(DEAD_LETTER)
+        self._renew = RENEW.on(client)
+        self._release = RELEASE.on(client)
+        self._lapse = LAPSE.on(client)
+        self._move = MOVE.on(client)
+        self._count = COUNT.on(client)
+        self._retire = RETIRE.on(client)
+        self._ack = ACK.on(client)
+        self._dead_letter = DEAD_LETTER.on(client)
 
     def renew(self) -> bool:
         """Renew the lease for another TTL; return False if that was so late that this or other leases may have expired.
@@ -99,7 +99,7 @@ class Membership:
         since = 0.0 if self._renewed is None else began - self._renewed
         if since > TOMBSTONE_TTL_MS / 2000:
             self._still_held(-1)
-        answer = self._renew(keys=[self._lease()], args=[self._token, int(self.lease_ttl * 1000)])
+        answer = self._renew(lease=self._lease(), token=self._token, ttl_ms=int(self.lease_ttl * 1000))
         self._renewed = began
         # After an outage for all consumers, the one that renewed last before it still has its lease.
         return bool(self._still_held(answer)) and since < _EXPIRES_SOON * self.lease_ttl
@@ -109,7 +109,7 @@ class Membership:
 
         given_back   entries were given back: from now on this consumer can neither acknowledge them nor append their results
         """
-        self._release(keys=[self._lease()], args=[TOMBSTONE, TOMBSTONE_TTL_MS, int(given_back)])
+        self._release(lease=self._lease(), tombstone=TOMBSTONE, ttl_ms=TOMBSTONE_TTL_MS, is_given_back=int(given_back))
 
     def peers(self, topic: str) -> tuple[list[Peer], int]:
         """Return the group's other consumers on `topic`, and the number of entries pending for this one.
@@ -145,7 +145,7 @@ class Membership:
             return max(ttl, 1)
         now = _uptime()
         since = self._odd_since.setdefault(key, now)
-        if now - since <= longest / 1000 or not self._lapse(keys=[self._lease(peer)], args=[holder, longest]):
+        if now - since <= longest / 1000 or not self._lapse(lease=self._lease(peer), token=holder, longest_ms=longest):
             return longest
         del self._odd_since[key]
         logger.warning(
@@ -176,12 +176,21 @@ class Membership:
 
     def count(self, topic: str, deliveries: Mapping[str, int]) -> None:
         """Set the delivery counts of entries that are pending here, by their ids."""
-        args = [self._token, self.group, self.name, *itertools.chain(*deliveries.items())]
-        self._still_held(self._count(keys=[self._lease(), topic], args=args))
+        answer = self._count(
+            lease=self._lease(),
+            topic=topic,
+            token=self._token,
+            group=self.group,
+            consumer=self.name,
+            deliveries=list(itertools.chain(*deliveries.items())),
+        )
+        self._still_held(answer)
 
     def retire(self, topic: str, peer: str) -> bool:
         """Remove a dead consumer without pending entries; return whether it was removed."""
-        return bool(self._retire(keys=[self._lease(peer), topic], args=[self.group, peer, TOMBSTONE]))
+        return bool(
+            self._retire(lease=self._lease(peer), topic=topic, group=self.group, consumer=peer, tombstone=TOMBSTONE)
+        )
 
     def ack(self, done: Mapping[str, Sequence[str]], *, with_results: Collection[str] = ()) -> int:
         """Acknowledge entries while the lease is held; return how many were still pending.
@@ -199,10 +208,17 @@ class Membership:
                 for id_ in ids
                 if with_results and id_ in with_results
             ]
-            args: list[Any] = [self._token, self.group, STRAGGLERS_MS, len(some)]
-            for topic, ids in some.items():
-                args += int(retried_topic(topic, self.group) is not None), " ".join(ids)
-            acknowledged += self._still_held(self._ack(keys=[self._lease(), *some, *records], args=args))
+            done_ = [(int(retried_topic(topic, self.group) is not None), " ".join(ids)) for topic, ids in some.items()]
+            answer = self._ack(
+                lease=self._lease(),
+                topics=list(some),
+                records=records,
+                token=self._token,
+                group=self.group,
+                record_ttl_ms=STRAGGLERS_MS,
+                done=list(itertools.chain(*done_)),
+            )
+            acknowledged += self._still_held(answer)
         return acknowledged
 
     def dead_letter(
@@ -223,11 +239,26 @@ class Membership:
         """
         pushed_to = retried_topic(topic, self.group) or topic
         values = [text.encode(errors="backslashreplace") for pair in about.items() for text in pair]
-        kept = f"{keep.max_letters} {keep.max_bytes} {keep.min_bytes}"
-        args = [self._token, self.group, id, kept, STRAGGLERS_MS, pushed_to, int(only_pending), *values]
-        keys = [self._lease(), topic, dead_topic(pushed_to, self.group), result_record(self.group, topic, id)]
-        keys += [letter_counts(pushed_to), topic_keys(pushed_to).spilled, topic_keys(pushed_to).state]
-        return bool(self._still_held(self._dead_letter(keys=keys, args=args)))
+        keys = topic_keys(pushed_to)
+        answer = self._dead_letter(
+            lease=self._lease(),
+            topic=topic,
+            letters=dead_topic(pushed_to, self.group),
+            record=result_record(self.group, topic, id),
+            counts=letter_counts(pushed_to),
+            spilled=keys.spilled,
+            state=keys.state,
+            token=self._token,
+            group=self.group,
+            id=id,
+            bounds=f"{keep.max_letters} {keep.max_bytes} {keep.min_bytes}",
+            record_ttl_ms=STRAGGLERS_MS,
+            ttl_ms=TTL_MS,
+            pushed_to=pushed_to,
+            only_pending=int(only_pending),
+            about=values,
+        )
+        return bool(self._still_held(answer))
 
     def explained(self, error: redis.ResponseError, topics: Iterable[str]) -> redis.ResponseError:
         """Return an error of a command on these topics with the key that caused it, and what to do."""
@@ -273,10 +304,20 @@ class Membership:
 
     def _moved(self, topic: str, holder: str, *, to: str) -> list[str]:
         lease = self._lease(to if holder == self.name else holder)  # the lease of the other one of the two
-        args = [self._token, self.group, to, holder, _MOVED_AT_ONCE, TOMBSTONE, TOMBSTONE_TTL_MS]
         moved: list[str] = []
         while True:
-            ids = self._move(keys=[self._lease(), lease, topic], args=args)
+            ids = self._move(
+                lease=self._lease(),
+                other_lease=lease,
+                topic=topic,
+                token=self._token,
+                group=self.group,
+                to=to,
+                holder=holder,
+                count=_MOVED_AT_ONCE,
+                tombstone=TOMBSTONE,
+                tombstone_ttl_ms=TOMBSTONE_TTL_MS,
+            )
             if not ids:
                 self._still_held(-1 if ids is None else 0)
                 return moved

@@ -11,6 +11,7 @@ from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import lease_key, result_record
+from tasks.reservoir.lua import load
 from tasks.reservoir.results import forget_results
 
 __all__ = ["Rewound", "rewind"]
@@ -18,37 +19,7 @@ __all__ = ["Rewound", "rewind"]
 # Entries acknowledged per script, which blocks the whole server.
 _AT_ONCE = 5_000
 
-# KEYS: the topic, the leases of its consumers, the records of the results of some pending entries. ARGV: group, the id after
-# which it continues, the tombstone, 1 to rewind even if consumers are alive, the number of consumers, their names, the ids.
-# Returns the number of acknowledged entries, the number of entries still pending, and the names of the living consumers; nil if
-# the group has a consumer that ARGV does not name.
-#
-# All pending entries are acknowledged, or they would come twice: redelivered, and read again. The records of their results are
-# deleted, so that the results are appended again. Each page sets the position, so that an interrupted rewind loses nothing:
-# acknowledged entries are read again, the others are redelivered.
-_REWIND = """
-local topic, group, consumers = KEYS[1], ARGV[1], tonumber(ARGV[5])
-local named = {}
-for i = 1, consumers do named[ARGV[5 + i]] = KEYS[1 + i] end
-local alive = {}
-for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', topic, group)) do
-  for i = 1, #reply, 2 do
-    if reply[i] == 'name' then
-      if not named[reply[i + 1]] then return false end
-      local lease = redis.call('GET', named[reply[i + 1]])
-      if lease and lease ~= ARGV[3] then alive[#alive + 1] = reply[i + 1] end
-    end
-  end
-end
-if #alive > 0 and ARGV[4] ~= '1' then return {0, 0, alive} end
-local acknowledged = 0
-for i = 1 + consumers, #ARGV - 5 do
-  acknowledged = acknowledged + redis.call('XACK', topic, group, ARGV[5 + i])
-  redis.call('UNLINK', KEYS[1 + i])
-end
-redis.call('XGROUP', 'SETID', topic, group, ARGV[2])
-return {acknowledged, redis.call('XPENDING', topic, group)[1], alive}
-"""
+_REWIND = load(__file__, "rewind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +59,7 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
             f"{to!r}, which is after it: entries pushed until then would be skipped; use 'end' to continue with new entries"
         )
         raise SettingsError(msg)
-    script: Any = client.register_script(_REWIND)
+    script = _REWIND.on(client)
     acknowledged, alive = 0, set()
     pages = 1 + groups[group]["pending"] // _AT_ONCE
     while True:
@@ -98,8 +69,15 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
         ids = [entry["message_id"].decode() for entry in pending]
         records = [result_record(group, topic, id_) for id_ in ids]
         answer = script(
-            keys=[topic, *leases, *records],
-            args=[group, start, TOMBSTONE, int(force), len(consumers), *consumers, *ids],
+            topic=topic,
+            leases=leases,
+            records=records,
+            group=group,
+            start=start,
+            tombstone=TOMBSTONE,
+            force=int(force),
+            consumers=consumers,
+            ids=ids,
         )
         if answer is None:  # a consumer has joined
             continue

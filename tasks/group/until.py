@@ -9,45 +9,11 @@ from tasks.base.ids import id_numbers
 from tasks.checks import group_end
 from tasks.group.read_ahead import Read
 from tasks.reservoir.groups import groups_of
-from tasks.reservoir.retention import GROUPS, IDS
+from tasks.reservoir.lua import load
 
 __all__ = ["ReplayProgress", "Until"]
 
-# XREADGROUP counts all entries that it returns as delivered. So entries after the end are given back in the same script, and the
-# group's position is set back: no other consumer misses them, and they do not count as delivered.
-# KEYS: the topic. ARGV: group, consumer, how many, the id at which the replay ends.
-# Returns the server's time before the read, in microseconds, and the entries up to the end, in the format of XRANGE.
-_READ = (
-    GROUPS
-    + IDS
-    + """
-local clock, group = redis.call('TIME')
-local micros = string.format('%.0f', clock[1] * 1000000 + clock[2])
-for _, each in ipairs(groups_of(KEYS[1])) do
-  if each.name == ARGV[1] then group = each end
-end
-local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
-if not reply then return {micros, {}} end
-local entries, found = reply[1][2], {}
-for _, entry in ipairs(entries) do
-  if before(ARGV[4], entry[1]) then
-    redis.call('XACK', KEYS[1], ARGV[1], entry[1])
-  else
-    found[#found + 1] = entry
-  end
-end
-if #found < #entries then
-  local position = #found > 0 and found[#found][1] or group['last-delivered-id']
-  local count = tonumber(group['entries-read'])  -- Redis 6.2 has no such field; later versions may not know the count
-  if count then
-    redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', count + #found)
-  else
-    redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position)
-  end
-end
-return {micros, found}
-"""
-)
+_READ = load(__file__, "read_until")
 
 
 class Until:
@@ -62,7 +28,7 @@ class Until:
         self._until = group_end(until)
         self.ends: dict[str, str] = {}
         """The id of the last entry, of each topic where it is known by now."""
-        self._read = client.register_script(_READ)
+        self._read = _READ.on(client)
 
     def end(self, topic: str) -> str:
         """Return the id of the last entry to read of `topic`. The first call fixes the meaning of 'now'."""
@@ -73,7 +39,9 @@ class Until:
 
     def read(self, topic: str, consumer: str, count: int) -> Read:
         """Read a topic up to its end, without blocking."""
-        micros, entries = self._read(keys=[topic], args=[self._group, consumer, count, self.end(topic)])
+        micros, entries = self._read(
+            topic=topic, group=self._group, consumer=consumer, count=count, until_id=self.end(topic)
+        )
         return Read([topic], count, [(topic.encode(), entries)] if entries else [], int(micros))
 
     def is_reached(self, topic: str) -> bool:

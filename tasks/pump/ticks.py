@@ -18,7 +18,6 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any, Literal
 
 import redis
@@ -28,115 +27,18 @@ from tasks.errors import SettingsError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import alive_key, beat_key, open_claims, tick_record
+from tasks.reservoir.lua import load
 from tasks.reservoir.refusals import explained
-from tasks.reservoir.scripts import ATTEMPT
 
 __all__ = ["BEAT_TTL_MS", "MAX_AHEAD", "MAX_SKEW", "Beat", "Claim", "digest", "is_far_ahead", "tick_at", "time_of"]
 
 Claim = Literal["claimed", "yield", "relieved", "taken", "ahead", "unknown", "refused"]
 
-# KEYS: the beat. ARGV: the tick from which the newcomer is preferred, TTL in ms. Returns the newcomer's token, which is a
-# time, so that tokens increase even after a flush; and the time in microseconds. The older run continues to claim until
-# the newcomer claims.
-_START = """
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local token = math.max(tonumber(redis.call('HGET', KEYS[1], 'newest') or '0') + 1, now)
-token = string.format('%.0f', token)
-redis.call('HSET', KEYS[1], 'newest', token, 'from', ARGV[1])
--- Ticks are counted from the first run's first tick.
-local last, ended = redis.call('HGET', KEYS[1], 'last'), redis.call('HGET', KEYS[1], 'ended')
-if not last and not ended then redis.call('HSET', KEYS[1], 'ended', ARGV[1] - 1) end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return {token, string.format('%.0f', now)}
-"""
+_START = load(__file__, "start_run")
+_CLAIM = load(__file__, "claim_tick")
+_END = load(__file__, "end_run")
+_EARLIER = load(__file__, "earlier_claims")
 
-# KEYS: the beat, its claims in flight, the tick's record, the run's sign of life. ARGV: token, tick, TTL of claims in
-# ms, TTL of the beat in ms, TTL of the sign of life in ms, number of ticks for which a newcomer is preferred (0: none),
-# the tick's time and how far ahead it may be, both in ms, the run's first tick, 1 if nothing will be pushed for this tick.
-# Returns the result of `Beat.claim`; after 'taken' the last claimed tick, after 'claimed' the number of ticks before the
-# run's first that no run had claimed or counted.
-_CLAIM = (
-    ATTEMPT
-    + """
-local token, tick = tonumber(ARGV[1]), tonumber(ARGV[2])
-local newest = tonumber(redis.call('HGET', KEYS[1], 'newest') or '0')
-if newest < token then return 'unknown' end
-local mine = 'claimed:' .. ARGV[1]
-local active = tonumber(redis.call('HGET', KEYS[1], 'active') or '0')
-local last = redis.call('HGET', KEYS[1], 'last')
--- A run claims a tick once: if this run owns it already, the reply was lost.
-local is_again = redis.call('GET', KEYS[3]) == mine or (ARGV[10] == '1' and active == token and last == ARGV[2])
-if is_again then
-  local whose, gap = string.match(redis.call('HGET', KEYS[1], 'gap') or '', '^(%d+) (%d+)$')
-  return 'claimed ' .. (whose == ARGV[1] and gap or '0')
-end
-if active > token then return 'relieved' end
-if last and tick <= tonumber(last) then return 'taken ' .. last end
-local time = redis.call('TIME')
-if tonumber(ARGV[7]) > time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[8]) then return 'ahead' end
-local from = tonumber(redis.call('HGET', KEYS[1], 'from') or '0')
-if newest > token and tick >= from and tick < from + tonumber(ARGV[6]) then return 'yield' end
-return attempt(function()
-  local gap = 0
-  if active < token then
-    local ended = redis.call('HGET', KEYS[1], 'ended')
-    local counted = math.max(tonumber(last or '0'), tonumber(ended or '0'))
-    gap = math.max(0, ARGV[9] - 1 - counted)
-    redis.call('HSET', KEYS[1], 'gap', string.format('%s %.0f', ARGV[1], gap))
-  end
-  if ARGV[10] == '0' then
-    redis.call('SET', KEYS[3], mine, 'PX', ARGV[3])
-    redis.call('HSET', KEYS[2], ARGV[2], ARGV[1])
-    redis.call('PEXPIRE', KEYS[2], ARGV[3])
-    redis.call('SET', KEYS[4], '1', 'PX', ARGV[5])
-  end
-  redis.call('HSET', KEYS[1], 'active', ARGV[1], 'last', ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
-  return 'claimed ' .. string.format('%.0f', gap)
-end, function()
-  redis.call('DEL', KEYS[3])
-  redis.call('HDEL', KEYS[2], ARGV[2])
-end)
-"""
-)
-
-# KEYS: the beat. ARGV: token, the last tick that the run has counted, its first. A later run that has claimed counts for
-# itself. Returns the number of ticks before the run's first that no run had claimed or counted, if it has claimed none.
-_END = """
-local active = tonumber(redis.call('HGET', KEYS[1], 'active') or '0')
-local ended = tonumber(redis.call('HGET', KEYS[1], 'ended') or '0')
-if active > tonumber(ARGV[1]) then return 0 end
-local gap = 0
-if active < tonumber(ARGV[1]) then
-  gap = math.max(0, ARGV[3] - 1 - math.max(ended, tonumber(redis.call('HGET', KEYS[1], 'last') or '0')))
-end
-if ended < tonumber(ARGV[2]) then redis.call('HSET', KEYS[1], 'ended', ARGV[2]) end
-return gap
-"""
-
-# KEYS: the claims in flight, then for each claim to check its record and its run's sign of life. ARGV: whether to wait for
-# live runs, then for each claim its tick and its token. Returns the number of claims that are still to be waited for, and
-# the number that it has taken away because their run is dead: a push for one of those is refused from then on, so that it
-# cannot come out of order.
-_BEFORE = """
-local alive, lost = 0, 0
-for i = 2, #ARGV, 2 do
-  local record, sign, tick, token = KEYS[i], KEYS[i + 1], ARGV[i], ARGV[i + 1]
-  if redis.call('HGET', KEYS[1], tick) == token then
-    if redis.call('GET', record) ~= 'claimed:' .. token then
-      redis.call('HDEL', KEYS[1], tick)
-    elseif ARGV[1] == '1' and redis.call('EXISTS', sign) == 1 then
-      alive = alive + 1
-    else
-      redis.call('DEL', record)
-      redis.call('HDEL', KEYS[1], tick)
-      lost = lost + 1
-    end
-  end
-end
-return {alive, lost}
-"""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
 # A newcomer is preferred for its first ticks only: if it died after its start, it must not slow the older run down.
@@ -236,17 +138,17 @@ class Beat:
         self._keep = keep
         self.key = beat_key(f"{inlet}:{digest([topic, inlet, every, parameters or {}])}")
         self._token = "0"  # noqa: S105 - a number that grows
-        self._start = reservoir.client.register_script(_START)
-        self._claim = reservoir.client.register_script(_CLAIM)
-        self._before = reservoir.client.register_script(_BEFORE)
-        self._end = reservoir.client.register_script(_END)
+        self._start = _START.on(reservoir.client)
+        self._claim = _CLAIM.on(reservoir.client)
+        self._earlier = _EARLIER.on(reservoir.client)
+        self._end = _END.on(reservoir.client)
 
     def start(self, now: float) -> int:
         """Announce this run as the newest, and return the first tick to claim. The current run continues until then."""
         first = tick_at(now, self.every) + 1
         asked = time.monotonic()
         with self._explaining("no tick was claimed"):
-            token, microseconds = self._start(keys=[self.key], args=[first, BEAT_TTL_MS])
+            token, microseconds = self._start(beat=self.key, first_tick=first, ttl_ms=BEAT_TTL_MS)
         self._token = token.decode()
         self._first = first
         # Redis read its clock at some moment between the request and the reply.
@@ -267,23 +169,24 @@ class Beat:
         unknown    Redis has lost the beat: `start` again
         refused    never returned; a run notes it for a claim that raised
         """
-        keys = [self.key, self._open, self._record(tick), self._alive]
-        preferred = 0 if insist else _PREFERRED
-        begins = round(time_of(tick, self.every) * 1000)
-        args = [
-            self._token,
-            tick,
-            _CLAIM_TTL_MS,
-            BEAT_TTL_MS,
-            _ALIVE_TTL_MS,
-            preferred,
-            begins,
-            round(MAX_AHEAD * 1000),
-            self._first,
-            int(skip),
-        ]
         with self._explaining(f"tick {tick} was not claimed", tick):
-            answer, _, number = self._claim(keys=keys, args=args).decode().partition(" ")
+            reply = self._claim(
+                beat=self.key,
+                open_claims=self._open,
+                record=self._record(tick),
+                sign_of_life=self._alive,
+                token=self._token,
+                tick=tick,
+                claim_ttl_ms=_CLAIM_TTL_MS,
+                beat_ttl_ms=BEAT_TTL_MS,
+                alive_ttl_ms=_ALIVE_TTL_MS,
+                preferred=0 if insist else _PREFERRED,
+                begins_ms=round(time_of(tick, self.every) * 1000),
+                max_ahead_ms=round(MAX_AHEAD * 1000),
+                first_tick=self._first,
+                is_skipped=int(skip),
+            )
+        answer, _, number = reply.decode().partition(" ")
         if answer == "taken":
             self.last = int(number)
         elif answer == "claimed" and self.unattended is None:
@@ -306,10 +209,13 @@ class Beat:
             others = {at: by for at, by in open_.items() if by != self._token and at < tick}
             if not others:
                 return 0, 0
-            keys = [(tick_record(self.key, at), alive_key(self.key, by)) for at, by in others.items()]
-            alive, lost = self._before(
-                keys=[self._open, *chain.from_iterable(keys)],
-                args=[int(wait), *chain.from_iterable(others.items())],
+            alive, lost = self._earlier(
+                open_claims=self._open,
+                records=[tick_record(self.key, at) for at in others],
+                signs_of_life=[alive_key(self.key, by) for by in others.values()],
+                waits=int(wait),
+                ticks=list(others),
+                tokens=list(others.values()),
             )
         return alive, lost
 
@@ -338,7 +244,7 @@ class Beat:
 
     def end(self, tick: int) -> None:
         """Note that this run has counted every tick up to this one, so that the next run counts the later ones."""
-        gap = self._end(keys=[self.key], args=[self._token, tick, self._first])
+        gap = self._end(beat=self.key, token=self._token, last_tick=tick, first_tick=self._first)
         if self.unattended is None:
             self.unattended = gap
 

@@ -8,19 +8,13 @@ from typing import Any
 import redis
 
 from tasks.base.ids import id_numbers
+from tasks.reservoir.lua import load
 from tasks.reservoir.results import records_of
 
 __all__ = ["create_group", "group_name", "groups_of", "is_gone", "position_ahead", "unless_gone"]
 
+_CREATE = load(__file__, "create_group")
 _LONGEST = 128  # characters; the longest name that a group of ours can have
-
-# KEYS: the topic, records of results to be forgotten. ARGV: the group, where it begins.
-_CREATE = """
-local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM')
-if made.err then return made end
-for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
-return made
-"""
 
 
 def is_gone(error: redis.RedisError) -> bool:
@@ -90,7 +84,7 @@ def create_group(client: redis.Redis, topic: str, group: str, start: str) -> boo
     """
     records = [] if group in groups_of(client, topic) else records_of(client, group, topic)
     try:
-        client.eval(_CREATE, 1 + len(records), topic, *records, group, start)  # type: ignore[arg-type]
+        _CREATE.on(client)(topic=topic, records=records, group=group, start=start)
     except redis.ResponseError as error:
         if not str(error).startswith("BUSYGROUP"):
             raise

@@ -12,10 +12,14 @@ from tasks import Reservoir
 from tasks.base.ids import id_numbers
 from tasks.group.consumer import Consumer
 from tasks.group.delivery import Undecodable
+from tasks.reservoir import reservoir
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keep import Keep
-from tasks.reservoir.retention import IDS, Retention
+from tasks.reservoir.lua import load
+from tasks.reservoir.retention import Retention
 from tests.support.streams import push_all
+
+IDS = load(reservoir.__file__, "ids")
 
 
 @pytest.mark.parametrize("until", [None, "now"])
@@ -89,9 +93,9 @@ def test_topic_at_its_end_is_not_polled_while_another_is_behind(
     assert until is not None
     script, asked = until._read, Counter[str]()
 
-    def asking(keys: list[str], args: list[Any]) -> Any:
-        asked.update(keys)
-        return script(keys=keys, args=args)
+    def asking(*, topic: str, **others: Any) -> Any:
+        asked[topic] += 1
+        return script(topic=topic, **others)
 
     monkeypatch.setattr(until, "_read", asking)
     while step := reader.step(0):
@@ -106,12 +110,12 @@ def test_lua_compares_and_increments_ids_to_their_last_digit(client: redis.Redis
     last = 2**64 - 1
     numbers = [0, 8, 9, 10, 99, 10**15 - 1, 2**53, 2**53 + 1, 10**18, 10**18 + 1, last]
     ids = [(ms, sequence) for ms in numbers for sequence in numbers]
-    after = client.register_script(IDS + "local t = {} for i, id in ipairs(ARGV) do t[i] = after(id) end return t")
+    after = client.register_script(IDS.body + "local t = {} for i, id in ipairs(ARGV) do t[i] = after(id) end return t")
     assert after(args=[f"{ms}-{sequence}" for ms, sequence in ids[:-1]]) == [
         (f"{ms}-{sequence + 1}" if sequence < last else f"{ms + 1}-0").encode() for ms, sequence in ids[:-1]
     ]
     before = client.register_script(
-        IDS + "local n = 0 for i = 1, #ARGV - 1 do if before(ARGV[i], ARGV[i + 1]) then n = n + 1 end end return n"
+        IDS.body + "local n = 0 for i = 1, #ARGV - 1 do if before(ARGV[i], ARGV[i + 1]) then n = n + 1 end end return n"
     )
     assert before(args=["{}-{}".format(*id_) for id_ in ids]) == len(ids) - 1
     assert before(args=["{}-{}".format(*id_) for id_ in [*reversed(ids), ids[0]]]) == 0

@@ -162,7 +162,7 @@ def test_a_slow_reply_is_not_taken_for_a_clock_that_is_off(
     fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = beat(fake_redis)
-    one._start = lambda keys, args: (b"1", b"1030000000")  # Redis looked 30 s after the question ...
+    one._start = lambda **_: (b"1", b"1030000000")  # Redis looked 30 s after the question ...
     took = iter([0.0, 60.0, 0.0, 60.0])  # ... and its answer came 30 s later
     monkeypatch.setattr(ticks.time, "monotonic", lambda: next(took))
     one.start(1000.0)

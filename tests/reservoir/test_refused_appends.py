@@ -71,6 +71,7 @@ def what_is_there(client: Any, record: str) -> tuple[int, Any]:
     return length, client.get(record) if client.type(record) == b"string" else None
 
 
+@pytest.mark.odd_keys
 @given(
     before=st.integers(0, 70),
     way=st.sampled_from(sorted(WAYS)),

@@ -1,5 +1,6 @@
 """What a topic keeps, against a model: whatever groups read, leave, hold open or forget, and however much is pushed."""
 
+import dataclasses
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tasks.group.consumer import Consumer
 from tasks.group.dead_letter_bounds import LetterBounds
 from tasks.reservoir.keep import Keep, WhenFull
 from tasks.reservoir.levels import _LEVEL, Levels
+from tasks.reservoir.lua import Script
 from tasks.reservoir.reservoir import _APPEND
 from tasks.reservoir.retention import LATELY_MS, Retention
 from tests.support.streams import at_work, push_all, run
@@ -60,12 +62,10 @@ def as_text(entry: Id) -> str:
     return f"{entry[0]}-{entry[1]}"
 
 
-def replaced(script: str, **constants: tuple[str, str]) -> str:
-    """Return a script with other constants, so that a test sees with few entries what else takes many."""
-    for old, new in constants.values():
-        assert script.count(old) == 1
-        script = script.replace(old, new)
-    return script
+def replaced(script: Script, old: str, new: str) -> Script:
+    """Return a script with another constant, so that a test sees with few entries what else takes many."""
+    assert script.body.count(old) == 1
+    return dataclasses.replace(script, body=script.body.replace(old, new))
 
 
 class World:
@@ -75,10 +75,10 @@ class World:
         self.client: Any = client
         self.keep = keep
         self.reservoir = Reservoir(client)
-        self.reservoir._append = client.register_script(replaced(_APPEND, every=("since >= 64", "since >= 3")))
+        self.reservoir._append = replaced(_APPEND, "since >= 64", "since >= 3").on(client)
         self.retention = Retention(client)
         self.levels = Levels(client)
-        self.levels._level = client.register_script(replaced(_LEVEL, walk=("n > 2000", "n > 12")))
+        self.levels._level = replaced(_LEVEL, "n > 2000", "n > 12").on(client)
         self.pushed: list[Id] = []
         self.there: set[Id] = set()
         self.appended = self.deleted = self.swept = self.others = False

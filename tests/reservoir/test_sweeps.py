@@ -6,6 +6,7 @@ from tasks import Reservoir
 from tasks.reservoir.levels import _LEVEL, Levels
 from tasks.reservoir.reservoir import _APPEND
 from tasks.reservoir.retention import Retention, mark_seen
+from tests.reservoir.test_retention import replaced
 from tests.support.streams import pending
 
 SIZE = 1_500  # two of them fill a node, and a trim leaves a node of which something stays
@@ -38,8 +39,8 @@ def test_what_was_pending_when_a_sweep_passed_it_goes_once_it_is_finished(client
 
 def test_the_lag_is_known_from_the_next_sample_on_when_somebody_has_deleted_entries(client: Any) -> None:
     reservoir, levels = Reservoir(client), Levels(client)
-    reservoir._append = client.register_script(_APPEND.replace("since >= 64", "since >= 3"))
-    levels._level = client.register_script(_LEVEL.replace("n > 2000", "n > 13"))
+    reservoir._append = replaced(_APPEND, "since >= 64", "since >= 3").on(client)
+    levels._level = replaced(_LEVEL, "n > 2000", "n > 13").on(client)
     client.xgroup_create("topic", "group", "0", mkstream=True)
     push_and_finish(client, reservoir, 80, keep=70)
     assert client.xlen("topic") < 80

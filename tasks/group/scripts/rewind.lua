@@ -1,0 +1,30 @@
+-- keys: topic leases... records...
+-- args: group start tombstone force consumers... ids...
+--
+-- Set a group to `start`, and acknowledge the pending entries `ids`, whose results are in `records`. `consumers` are all that the
+-- group has, with their `leases`. Returns how many were acknowledged, how many entries are still pending, and the consumers
+-- that are alive; nil if the group has a consumer that is not named.
+--
+-- All pending entries have to be acknowledged, or they would come twice: redelivered, and read again. The records of their
+-- results go with them, so that the results are made again. Each call sets the id, so an interrupted rewind loses
+-- nothing: acknowledged entries are read again, the others are redelivered.
+local named = {}
+for n = 0, consumers_to - consumers_from do named[ARGV[consumers_from + n]] = KEYS[leases_from + n] end
+local alive = {}
+for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', topic, group)) do
+  for i = 1, #reply, 2 do
+    if reply[i] == 'name' then
+      if not named[reply[i + 1]] then return false end
+      local lease = redis.call('GET', named[reply[i + 1]])
+      if lease and lease ~= tombstone then alive[#alive + 1] = reply[i + 1] end
+    end
+  end
+end
+if #alive > 0 and force ~= '1' then return {0, 0, alive} end
+local acknowledged = 0
+for n = 0, ids_to - ids_from do
+  acknowledged = acknowledged + redis.call('XACK', topic, group, ARGV[ids_from + n])
+  redis.call('UNLINK', KEYS[records_from + n])
+end
+redis.call('XGROUP', 'SETID', topic, group, start)
+return {acknowledged, redis.call('XPENDING', topic, group)[1], alive}
