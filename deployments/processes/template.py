@@ -81,6 +81,9 @@ def main() -> None:
     atexit.register(_report_end, ending)  # registered first, so that it runs last
     for module in _PRELOADED:
         importlib.import_module(module)
+    from deployments.processes.rehearsal import rehearse  # noqa: PLC0415 - it imports Prefect
+
+    rehearse()
     template = Template(Path(name), owner=owner, environ=environ)
     gc.collect()
     gc.freeze()  # otherwise each collection in a run would copy shared pages

@@ -13,6 +13,7 @@ import warnings
 from prefect import flow_engine  # imported here, because it takes time
 
 from flows.runtime.posting import post_events
+from flows.runtime.tls import share_tls_context
 from tasks.base.state_folder import state_dir
 from tasks.errors import SettingsError
 
@@ -34,6 +35,7 @@ def main() -> None:
     # A worker of another kind makes no such file, its folder is not this user's, or the run has no project to find it in.
     with contextlib.suppress(OSError, SettingsError):
         (state_dir() / STARTING / os.environ.get("PREFECT__FLOW_RUN_ID", "none")).unlink()
+    share_tls_context()
     post_events()
     _watch_for_no_suspension()
     logging.getLogger("prefect.flow_runs").addFilter(_NoSteps())
