@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from prefect.types._datetime import get_timezones
 from pydantic import BaseModel
 
+from flows.runtime.tls import load_certificates
+
 __all__ = ["rehearse"]
 
 

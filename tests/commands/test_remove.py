@@ -35,15 +35,15 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.usefixtures("prefect")
 
 
-@inlet(topic="shared", every="1s")
+@inlet(topic="common", every="1s")
 def pumped() -> int: ...
 
 
-@inlet(topic="shared", every="1s")
+@inlet(topic="common", every="1s")
 def beside() -> int: ...
 
 
-@outlet(topics=["shared", "other"], group="counts", into="counted")
+@outlet(topics=["common", "other"], group="counts", into="counted")
 def counts(source: Stream) -> Stream:
     return source.pluck("n").map(lambda n: {"n": 1 // n})
 
@@ -124,18 +124,18 @@ def test_remove_with_data_leaves_server_and_redis_as_before_an_outlet(
     stops_when_cancelled: Callable[[UUID, Callable[[], object]], None],
 ) -> None:
     deploy(beside, interval=3600)
-    for topic in ("shared", "other", "counted"):
+    for topic in ("common", "other", "counted"):
         push_all(real_redis, topic, [0, 1, 2])
-    run(lambda source: source.sink(lambda _: None), real_redis, "shared", group="another")
+    run(lambda source: source.sink(lambda _: None), real_redis, "common", group="another")
     before, keys = on_server(client), everything(real_redis)
     main = deploy(counts, concurrency_limit=1, triggers=[again("counts")])
-    deploy(counts, "replay", parameters={"group": "counts-replay", "topics": "shared"})
+    deploy(counts, "replay", parameters={"group": "counts-replay", "topics": "common"})
     with get_client(sync_client=True) as another:
         ended = client.create_flow_run_from_deployment(main).id
         another.set_flow_run_state(ended, Completed(), force=True)
-    run(lambda source: counts.build(source).sink(lambda _: None), real_redis, ["shared", "other"], group="counts")
-    run(lambda source: counts.build(source).sink(lambda _: None), real_redis, "shared", group="counts-replay")
-    alive = Consumer(real_redis, ["shared", "other"], "counts")
+    run(lambda source: counts.build(source).sink(lambda _: None), real_redis, ["common", "other"], group="counts")
+    run(lambda source: counts.build(source).sink(lambda _: None), real_redis, "common", group="counts-replay")
+    alive = Consumer(real_redis, ["common", "other"], "counts")
     alive.step(0)
     flow_run = running(client, main)
     stops_when_cancelled(flow_run, alive.leave)
@@ -145,7 +145,7 @@ def test_remove_with_data_leaves_server_and_redis_as_before_an_outlet(
     assert "automation 'run counts again'" in said
     assert "1 run to end" in said
     assert "group 'counts' on topic 'other': 0 pending, 1 dead letter" in said
-    assert "group 'counts-replay' on topic 'shared'" in said
+    assert "group 'counts-replay' on topic 'common'" in said
     assert "topic 'counted' stays, with the results in it; `sluice topics drop counted` deletes it" in said
 
 
@@ -155,12 +155,12 @@ def test_remove_with_data_leaves_server_and_redis_as_before_an_inlet(
     push_all(real_redis, "other", [1])
     before, keys = on_server(client), everything(real_redis)
     of = deploy(pumped, interval=3600)
-    pump(real_redis, "shared", "pumped")
-    run(lambda source: source.sink(lambda _: None), real_redis, "shared", group="lab")
+    pump(real_redis, "common", "pumped")
+    run(lambda source: source.sink(lambda _: None), real_redis, "common", group="lab")
     SharedPoll(real_redis, name="run", deployment=str(of)).look()
     SharedPoll(real_redis, name="run", deployment=str(of)).leave()
     said = removed("pumped/main", tmp_path)
-    assert "topic 'shared': 2 entries" in said
+    assert "topic 'common': 2 entries" in said
     assert "groups 'lab'" in said
     assert "beats of pumped" in said
     assert on_server(client) == before
@@ -172,14 +172,14 @@ def test_remove_keeps_a_topic_that_another_deployment_uses(
 ) -> None:
     deploy(pumped, interval=3600)
     deploy(beside, interval=3600)
-    pump(real_redis, "shared", "beside")
-    pushed = real_redis.xlen("shared")
-    beat = pump(real_redis, "shared", "pumped")
+    pump(real_redis, "common", "beside")
+    pushed = real_redis.xlen("common")
+    beat = pump(real_redis, "common", "pumped")
     said = removed("pumped", tmp_path)
-    assert "topic 'shared' stays: beside/main uses it" in said
-    assert real_redis.xlen("shared") == pushed + 2
+    assert "topic 'common' stays: beside/main uses it" in said
+    assert real_redis.xlen("common") == pushed + 2
     assert not list(real_redis.scan_iter(f"{beat.key}*"))
-    assert [name.split(b":")[1] for name in real_redis.hkeys("sluice:topic:shared") if b":" in name] == [b"beside"]  # type: ignore[union-attr]
+    assert [name.split(b":")[1] for name in real_redis.hkeys("sluice:topic:common") if b":" in name] == [b"beside"]  # type: ignore[union-attr]
 
 
 def test_remove_without_data_keeps_keys_and_run_history(
@@ -188,8 +188,8 @@ def test_remove_without_data_keeps_keys_and_run_history(
     of = deploy(counts)
     ended = running(client, of)
     client.set_flow_run_state(ended, Completed(), force=True)
-    push_all(real_redis, "shared", [1])
-    run(counts.build, real_redis, "shared", group="counts")
+    push_all(real_redis, "common", [1])
+    run(counts.build, real_redis, "common", group="counts")
     keys = everything(real_redis)
     removed("counts", tmp_path, with_data=False)
     assert everything(real_redis) == keys
@@ -225,15 +225,15 @@ def test_remove_names_a_consumer_that_is_no_run_and_can_be_repeated(
     client: SyncPrefectClient, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
     of = deploy(counts)
-    push_all(real_redis, "shared", [1])
-    notebook = Consumer(real_redis, "shared", "counts", name="notebook", lease_ttl=60)
+    push_all(real_redis, "common", [1])
+    notebook = Consumer(real_redis, "common", "counts", name="notebook", lease_ttl=60)
     notebook.step(0)
     with pytest.raises(SettingsError, match="got notebook; nothing was dropped.*repeat the command for the rest"):
         removed("counts", tmp_path, timeout=1)
     assert client.read_deployment(of).paused
     notebook.leave()
     removed("counts", tmp_path)
-    assert real_redis.xinfo_groups("shared") == []
+    assert real_redis.xinfo_groups("common") == []
 
 
 def test_remove_asks_and_changes_nothing_without_a_yes(
