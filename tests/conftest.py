@@ -45,7 +45,9 @@ settings.register_profile("long", settings.get_profile("ci"), max_examples=1000)
 settings.load_profile("ci" if THOROUGH else "dev")
 
 
-_ON_PREFECT = re.compile(r'\b(prefect_server|prefect|deployed|plain|levels_run): |usefixtures\(.*"(prefect_server|prefect|levels_run)"')
+_ON_PREFECT = re.compile(
+    r'\b(prefect_server|prefect|deployed|plain|levels_run): |usefixtures\(.*"(prefect_server|prefect|levels_run)"'
+)
 
 
 @functools.cache
