@@ -60,7 +60,7 @@ def test_prefect_deploys_the_whole_file_with_schedules_limits_and_automations(de
     ]
     # Those that `prefect deploy` makes: others are made by other tests.
     triggers = [each for each in deployed.client.read_automations() if not each.name.startswith("sluice - ")]
-    assert len(triggers) >= sum(1 for each in found.values() if "outlet" in each.tags)
+    assert len(triggers) == sum(1 for each in found.values() if "outlet" in each.tags)
 
 
 def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_deploy(deployed: Plain) -> None:
