@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import Reservoir
-from tests.support.streams import consumer, crash, dead, drain, here, pending, push_all, read_all
+from tests.support.streams import Killed, consumer, dead, drain, here, pending, push_all, read_all, survives
 
 Fresh = Callable[[], redis.Redis]
 
@@ -30,9 +30,6 @@ def test_only_poison_messages_become_dead_letters_of_all_entries_in_flight(
     windows: list[tuple[int, ...]] = []
     deaths: Counter[int] = Counter()
 
-    class Killed(KeyboardInterrupt):
-        pass
-
     def die(n: int) -> int:
         if n in deadly:
             deaths[n] += 1
@@ -42,15 +39,9 @@ def test_only_poison_messages_become_dead_letters_of_all_entries_in_flight(
     async def live() -> bool:
         source = here(client, max_deliveries=max_deliveries)
         kept = source.pluck("n").map(die).sliding_window(window, return_partial=False).sink(windows.append)
-        source.open()
-        try:
-            await drain(source)
-        except Killed:
-            crash(source, client)
-            return False
-        source.close()
+        survived = await survives(source, client, drain(source))
         del kept
-        return True
+        return survived
 
     while not asyncio.run(live()):
         pass

@@ -16,7 +16,18 @@ from tasks.group.consumer import Consumer
 from tasks.nodes.from_redis import from_redis
 from tasks.testing import Bench
 from tests.support.letters import failing, replay_all
-from tests.support.streams import crash, here, lossy, open_with, pending, push_all, read_ahead
+from tests.support.streams import (
+    Killed,
+    crash,
+    here,
+    lossy,
+    one_life,
+    open_with,
+    pending,
+    push_all,
+    step,
+    survives,
+)
 from tests.support.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
@@ -114,14 +125,7 @@ def test_first_deliveries_of_several_topics_are_in_id_order_despite_crashes(
             push_all(client, topic, [count])
         source = here(client, TOPICS, max_entries=at_once)
         kept = source.map(lambda entry: entry["n"]).sink(seen.append)
-        source.open()
-        read_ahead(source, ahead=ahead)
-        for _ in range(steps):
-            await source.step()
-        if end == "stop":
-            source.close()
-        else:
-            crash(source, client)
+        await one_life(source, client, steps=steps, ahead=ahead, end=end)
         del kept
 
     for one in [*lives, ([], 100, False, "stop")]:
@@ -231,9 +235,6 @@ def test_only_the_poison_message_of_several_topics_becomes_a_dead_letter(
         client.xadd(TOPICS[n % 2], {"n": n}, id=f"{n + 1}-0")
     seen: list[int] = []
 
-    class Killed(KeyboardInterrupt):
-        pass
-
     def die(entry: Any) -> None:
         if entry["n"] == deadly:
             raise Killed
@@ -242,16 +243,9 @@ def test_only_the_poison_message_of_several_topics_becomes_a_dead_letter(
     async def live() -> bool:
         source: from_redis = here(client, TOPICS[:2], max_entries=at_once, max_deliveries=3)
         kept = source.sink(die)
-        source.open()
-        try:
-            for _ in range(40):
-                await source.step()
-        except Killed:
-            crash(source, client)
-            return False
-        source.close()
+        survived = await survives(source, client, step(source, 40))
         del kept
-        return True
+        return survived
 
     while not asyncio.run(live()):
         pass

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -139,6 +139,48 @@ lives = st.lists(
 """Lives of a pipeline, one after the other."""
 
 
+class Killed(KeyboardInterrupt):
+    """Raised by an entry that kills its consumer's process."""
+
+
+async def step(source: from_redis, times: int) -> None:
+    """Step a source so many times."""
+    for _ in range(times):
+        await source.step()
+
+
+async def survives(source: from_redis, client: redis.Redis, work: Coroutine[Any, Any, None]) -> bool:
+    """Open a source and return whether `work` ends; if an entry kills the process, leave the source as a crash does."""
+    source.open()
+    try:
+        await work
+    except Killed:
+        crash(source, client)
+        return False
+    source.close()
+    return True
+
+
+async def one_life(
+    source: from_redis,
+    client: redis.Redis,
+    *,
+    steps: int,
+    ahead: bool,
+    end: str,
+    before_a_crash: Callable[[from_redis], None] = lambda _: None,
+) -> None:
+    """Open a source, step it, and end it by a stop or a crash."""
+    source.open()
+    read_ahead(source, ahead=ahead)
+    await step(source, steps)
+    if end == "stop":
+        source.close()
+    else:
+        before_a_crash(source)
+        crash(source, client)
+
+
 def live_through(
     lives: Any,
     client: redis.Redis,
@@ -153,15 +195,7 @@ def live_through(
         pushed.extend(push_all(client, "topic", range(pushes)))
         source = here(client, max_entries=max_entries)
         kept = build(source)
-        source.open()
-        read_ahead(source, ahead=ahead)
-        for _ in range(steps):
-            await source.step()
-        if end == "stop":
-            source.close()
-        else:
-            before_a_crash(source)
-            crash(source, client)
+        await one_life(source, client, steps=steps, ahead=ahead, end=end, before_a_crash=before_a_crash)
         del kept
 
     for life in [*lives, (0, 200, 10, False, "stop")]:
