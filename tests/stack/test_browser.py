@@ -59,7 +59,10 @@ def submitted(plain: Plain, browser: Browser) -> FlowRun:
 def test_the_form_of_an_inlet_describes_all_parameters_and_runs_it(plain: Plain, browser: Browser) -> None:
     page = browser.open_run_form(plain.deployment("quotes/main"))
     assert described(page, "seed") == "Seed of the simulated exchange. Each seed is another market."
-    assert described(page, "threads") == "How many pumps may run at once. 0 - one, in the run's own thread."
+    assert (
+        described(page, "threads")
+        == "Maximum number of pump calls at once. With 0, one call at a time, in the run's own thread."
+    )
     browser.shoot("inlet-form", height=1400)
     page.get_by_label("topic (Optional)", exact=True).fill("quoted")
     page.get_by_label("window (Optional)", exact=True).fill("45s")
@@ -91,7 +94,7 @@ def test_an_outlet_started_from_its_form_draws_its_pipeline_and_can_be_cancelled
 ) -> None:
     page = browser.open_run_form(plain.deployment("busiest/main"))
     assert described(page, "top") == "Number of processes shown."
-    assert described(page, "group") == "The consumer group. Each group sees every entry; runs of one group share them."
+    assert described(page, "group") == "Consumer group. Each group sees every entry; the runs of one group share them."
     browser.shoot("outlet-form", height=1650)
     page.get_by_label("top (Optional)", exact=True).fill("4")
     with vital_signs(plain.redis_url):
