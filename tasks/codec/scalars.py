@@ -18,7 +18,7 @@ from tasks.codec.layouts import Layout
 from tasks.codec.zones import zone, zone_text
 from tasks.errors import EncodeError, PoisonEntryError
 
-__all__ = ["is_scalar", "pack_array", "pack_scalar", "unpack_array", "unpack_scalar"]
+__all__ = ["dtype_of", "dtype_words", "is_scalar", "pack_array", "pack_scalar", "unpack_array", "unpack_scalar"]
 
 
 def is_scalar(value: Any) -> bool:
@@ -48,23 +48,32 @@ def pack_array(array: np.ndarray, kind: str = "ndarray") -> tuple[pa.RecordBatch
     if dtype.hasobject:
         msg = "expected an array of numbers, text, bytes or moments, got objects; use astype(), or a Series"
         raise EncodeError(msg)
-    descr = np.lib.format.dtype_to_descr(dtype)
-    if not dtype.itemsize or _dtype(_lists(descr)) != dtype:
-        msg = f"expected a dtype that its text states in full, got one of kind {dtype.kind!r}; use astype()"
-        raise EncodeError(msg)
+    words = dtype_words(dtype)
     if array.ndim == 1 and dtype.kind in "iuf" and dtype.isnative and dtype.itemsize <= 8:  # noqa: PLR2004
         column = pa.array(array, from_pandas=False)
     else:
         column = pa.array([array.tobytes()], type=pa.large_binary())
-    layout = {"kind": kind, "rows": len(column), "dtype": _lists(descr), "shape": list(array.shape)}
+    layout = {"kind": kind, "rows": len(column), "dtype": words, "shape": list(array.shape)}
     return pa.RecordBatch.from_arrays([column], names=["values"]), layout
+
+
+def dtype_words(dtype: np.dtype) -> Any:
+    """Return a dtype as text, or as lists of the texts of its fields.
+
+    raises    EncodeError: a dtype that these do not state in full
+    """
+    words = _lists(np.lib.format.dtype_to_descr(dtype))
+    if not dtype.itemsize or dtype_of(words) != dtype:
+        msg = f"expected a dtype that its text states in full, got one of kind {dtype.kind!r}; use astype()"
+        raise EncodeError(msg)
+    return words
 
 
 def _lists(descr: Any) -> Any:
     return [_lists(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
 
 
-def _dtype(descr: Any) -> np.dtype:
+def dtype_of(descr: Any) -> np.dtype:
     """Return the dtype that `numpy.lib.format.dtype_to_descr` described, its tuples as lists."""
     if isinstance(descr, str):
         return np.dtype(descr)
@@ -84,7 +93,7 @@ def unpack_array(column: pa.ChunkedArray, layout: Layout) -> np.ndarray:
 
     raises    PoisonEntryError: bytes that do not fill its shape; any exception of numpy: malformed
     """
-    dtype = _dtype(layout["dtype"])
+    dtype = dtype_of(layout["dtype"])
     shape = tuple(layout["shape"])
     flat = bytearray(column[0].as_buffer() if pa.types.is_large_binary(column.type) else column.to_numpy())
     if dtype.hasobject or not dtype.itemsize or len(flat) != math.prod(shape) * dtype.itemsize:

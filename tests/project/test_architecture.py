@@ -30,7 +30,10 @@ PUBLIC = {
         "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "Reservoir", "SettingsError",
         "SluiceError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has",
     ],
-    "tasks.codec": ["Decoding", "Limits", "decode", "decode_fields", "encode", "encode_fields"],
+    "tasks.codec": [
+        "Decoding", "Extension", "Limits", "StateCodec", "decode", "decode_fields", "decode_state", "encode", "encode_fields",
+        "encode_state",
+    ],
     "tasks.pipeline": ["trust"],
     "tasks.reservoir": ["Reservoir"],
     "tasks.testing": ["Bench", "Dead", "Pushed", "drain", "entries", "fake_redis", "frames", "pumped", "values"],
