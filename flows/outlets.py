@@ -25,7 +25,7 @@ from flows.runtime.patience import Patience
 from flows.runtime.prefect_api import await_server
 from flows.runtime.stopping import outlast_the_slot, stop_on_signals
 from tasks.base.logs import get_logger
-from tasks.errors import LeaseLostError, PipelineError, SettingsError, UnavailableError
+from tasks.errors import LeaseLostError, PipelineError, SettingsError, StateConflictError, UnavailableError
 from tasks.nodes.from_redis import from_redis
 
 __all__ = ["outlet"]
@@ -91,6 +91,8 @@ def _run(
             max_deliveries=options.max_deliveries,
             decode=options.decoding.decode,
             frames=options.decoding.frames,
+            keep_state=options.keep_state,
+            max_state=options.max_state,
             loop=IOLoop.current(),
             asynchronous=True,
         )
@@ -133,11 +135,11 @@ def _run(
 def _until_its_end(
     stream: Callable[[], Coroutine[Any, Any, None]], stop: threading.Event, log: Log, patience: Patience
 ) -> None:
-    """Run the stream until it ends; start it again when Redis was unavailable or this consumer had lost its lease."""
+    """Run the stream until it ends; start it again when Redis was unavailable, or this consumer had lost its lease or state."""
     while not stop.is_set():
         try:
             asyncio.run(stream())  # a loop for each try, so that tasks and queues of an earlier one end with it
-        except LeaseLostError as error:
+        except (LeaseLostError, StateConflictError) as error:
             log.warning("%s; the pipeline begins again with the pending entries", error)
         except UnavailableError as error:  # at the start; a running stream outlasts outages by itself
             if not patience.allows_retry(error):

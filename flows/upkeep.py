@@ -112,7 +112,8 @@ def trim(forget_after: str = "7 days") -> str:
 def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa: FBT001, FBT002 - a form's checkbox
     """Move a group to another position of a topic, from which it reads again.
 
-    All pending entries of the group are acknowledged, also those before the position. Refused while the group's outlet runs.
+    All pending entries of the group are acknowledged, also those before the position, and the state that the group keeps is
+    deleted. Refused while the group's outlet runs.
     An interrupted run has lost nothing: run it again for the rest.
 
     Args:
@@ -129,7 +130,8 @@ def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa
         log.warning(
             "consumers were alive: %s; they still process the entries that they had read", ", ".join(rewound.alive)
         )
-    return f"group {group!r} goes on from {to} on topic {topic!r}; {rewound.acknowledged} pending entries were acknowledged"
+    done = f"group {group!r} goes on from {to} on topic {topic!r}; {rewound.acknowledged} pending entries were acknowledged"
+    return f"{done}; its kept state was deleted" if rewound.had_state else done
 
 
 @flow(name="replay_dead_letters", persist_result=False)

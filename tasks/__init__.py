@@ -12,11 +12,16 @@ from tasks.errors import (
     PumpError,
     SettingsError,
     SluiceError,
+    StateConflictError,
     TopicFullError,
     UnavailableError,
     UnreadableTopicError,
 )
-from tasks.nodes import engine  # noqa: F401 - they register themselves with streamz
+from tasks.nodes import (  # noqa: F401 - they register themselves with streamz
+    engine,
+    keyed_state,
+    sliding_window,
+)
 from tasks.nodes import from_redis as source  # noqa: F401 - they register themselves with streamz
 from tasks.nodes import to_redis as sinks  # noqa: F401 - they register themselves with streamz
 from tasks.reservoir import Reservoir
@@ -32,6 +37,7 @@ __all__ = [
     "Reservoir",
     "SettingsError",
     "SluiceError",
+    "StateConflictError",
     "TopicFullError",
     "UnavailableError",
     "UnreadableTopicError",

@@ -9,6 +9,7 @@ SluiceError
 ├── PoisonEntryError     bytes that no value stands for, or that are refused by the limits
 ├── PipelineError        a pipeline that cannot be trusted with acks, or that failed
 ├── LeaseLostError       a consumer that was taken for dead; its entries belong to others now
+├── StateConflictError   a stored state that is another one than the consumer's; its entries are redelivered
 └── PumpError            a pump that failed too often, or broke its promise
 
 A message says what was expected, what came, where, and what happened to the data or what to do.
@@ -23,6 +24,7 @@ __all__ = [
     "PumpError",
     "SettingsError",
     "SluiceError",
+    "StateConflictError",
     "TopicFullError",
     "UnavailableError",
     "UnreadableTopicError",
@@ -68,6 +70,10 @@ class PipelineError(SluiceError, RuntimeError):
 
 class LeaseLostError(SluiceError, RuntimeError):
     """A consumer's lease ran out: its pending entries may be somebody else's by now."""
+
+
+class StateConflictError(SluiceError, RuntimeError):
+    """The stored state of a group is another one than its consumer has in memory; the run begins again with the stored one."""
 
 
 class PumpError(SluiceError, RuntimeError):

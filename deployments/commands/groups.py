@@ -65,7 +65,7 @@ def reset_group(console: Console, topic: str, group: str, to: str, *, yes: bool 
         confirm(f"acknowledge what is pending, and let group {group!r} go on from {to} on topic {topic!r}?")
     rewound = rewind(client, topic, group, to)
     done = f"group {group!r} goes on from {to} on topic {topic!r}; {rewound.acknowledged:,} pending entries were acknowledged"
-    console.print(done, soft_wrap=True)
+    console.print(f"{done}; its kept state was deleted" if rewound.had_state else done, soft_wrap=True)
 
 
 def _rows(reservoir: Reservoir) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from tasks.codec.decoding import DecodeFunction, Decoding, Frames
 from tasks.errors import SettingsError
 from tasks.group.membership import LEAST_LEASE
 from tasks.nodes.source_run import OnError
+from tasks.state.bounds import DEFAULT_MAX_STATE, state_bytes
 
 __all__ = ["OutletOptions"]
 
@@ -56,6 +57,9 @@ class OutletOptions:
         decode: How fields become values - auto, each by its first bytes; text, bytes or json, every field; function, the
             decode function that the outlet's code gives.
         frames: What a pipeline gets for every frame - pandas, polars, or arrow for pyarrow Tables.
+        keep_state: Whether sums and other states of the pipeline survive restarts and crashes. Then one run of the group reads at
+            a time. Without it, they begin anew with each run.
+        max_state: The largest size of these states, such as '64MB'. The run fails when they grow beyond.
         stall_after: How long entries in work may make no progress before the outlet is reported as stalled.
     """
 
@@ -71,6 +75,8 @@ class OutletOptions:
     lease: str = "10s"
     decode: DecodeChoice | SkipJsonSchema[DecodeFunction] = "auto"
     frames: Frames = "pandas"
+    keep_state: bool = True
+    max_state: str = DEFAULT_MAX_STATE
     stall_after: str = "2min"
 
     # Parsed from the options above.
@@ -96,6 +102,7 @@ class OutletOptions:
         check_choice(self.on_error, get_args(OnError), name="on_error")
         check_number(self.max_deliveries, least=1, name="max_deliveries")
         group_start(self.start_from)
+        state_bytes(self.max_state)
         if self.until:
             group_end(self.until)
         elif self.drop_group:

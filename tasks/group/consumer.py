@@ -1,6 +1,7 @@
 """One member of a consumer group: reads, recovers and acknowledges entries, step by step, in one thread."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,14 @@ from tasks.group.held_entries import HeldEntries
 from tasks.group.membership import Membership
 from tasks.group.merging import Merging, Raw
 from tasks.group.parts import Parts
+from tasks.group.poison_search import Origin
 from tasks.group.positions import Positions
 from tasks.group.read_size import MAX_BYTES, MAX_ENTRIES, ReadSize
 from tasks.group.recovery import Recovery
 from tasks.group.topic_reader import TopicReader
 from tasks.group.until import Until
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import is_gone, unless_gone
 from tasks.reservoir.keys import retry_topic
 from tasks.reservoir.retention import mark_seen
@@ -78,7 +81,7 @@ class Consumer:
         """Whether one of the entries that the last step returned may be a poison message.
 
         Before the next step, finish them, or call `reset_deliveries` for those that are processed but still held."""
-        self._client: Any = client  # redis-py types replies for all protocols and decodings at once
+        self.client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._positions = Positions(client, self.membership, start_from=start_from)
         # A retry topic joins `topics` when it exists, which is after the first replay.
         self._retries = [retry_topic(topic, group) for topic in self.topics if ":" not in topic]
@@ -159,6 +162,19 @@ class Consumer:
         """
         return self._held.dead_letter(topic, id, why)
 
+    def queue_settlement(
+        self, pipe: Any, done: Iterable[Origin], failed: Iterable[tuple[str, str, Mapping[str, str]]], *, guard: Fence
+    ) -> None:
+        """Put the acknowledgement and the dead letters of entries into a transaction; `settled` follows if it succeeds."""
+        by_topic: defaultdict[str, list[str]] = defaultdict(list)
+        for topic, id_ in done:
+            by_topic[topic].append(id_)
+        self._held.queue_settlement(pipe, by_topic, failed, guard=guard)
+
+    def settled(self, origins: Iterable[Origin]) -> None:
+        """Note that a transaction has acknowledged or dead-lettered entries."""
+        self._held.settled(origins)
+
     def reset_deliveries(self, topic: str, ids: Iterable[str]) -> None:
         """Count entries as delivered once: they were processed, killed no consumer, and are only kept for later ones."""
         with unless_gone():
@@ -232,7 +248,7 @@ class Consumer:
     def _add_retry_topics(self) -> None:
         """Read the retry topics that exist by now, too."""
         for stream in self._retries:
-            if stream not in self.topics and self._client.exists(stream):
+            if stream not in self.topics and self.client.exists(stream):
                 self._positions.begin(stream)
                 self.topics.append(stream)
                 self._merging.add(stream)
@@ -243,7 +259,7 @@ class Consumer:
         for topic in self.topics:
             self._recovery.claim(topic)
             self._positions.mention_if_ahead(topic)
-            mark_seen(self._client, topic, self.group)
+            mark_seen(self.client, topic, self.group)
         self._next_claim = time.monotonic() + self.membership.lease_ttl / 2
 
     def _read_on(self, block_ms: int) -> bool:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import redis
 
 from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
 from tasks.group.membership import Membership
+from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import unless_gone
 
 __all__ = ["HeldEntries"]
@@ -57,10 +59,7 @@ class HeldEntries:
         An entry that another client has acknowledged is appended all the same. It is not appended twice if the reply to an
         earlier call was lost.
         """
-        group = self._membership.group
-        about = {"group": group, "time": datetime.now(UTC).isoformat(), **self.letter_fields(), **why}
-        longest = {"traceback": MAX_TRACEBACK}
-        fields = {f"dead:{name}": cut(text, longest.get(name, MAX_EXCEPTION)) for name, text in about.items()}
+        fields = self._described(why)
         is_again = (topic, id_) in self._unanswered
         try:
             moved = self._membership.dead_letter(topic, id_, fields, keep=KEEP_DEAD_LETTERS, only_pending=is_again)
@@ -70,6 +69,36 @@ class HeldEntries:
         self._unanswered.discard((topic, id_))
         self._held[topic].discard(id_)
         return moved
+
+    def queue_settlement(
+        self,
+        pipe: Any,
+        done: Mapping[str, Sequence[str]],
+        failed: Iterable[tuple[str, str, Mapping[str, str]]],
+        *,
+        guard: Fence,
+    ) -> None:
+        """Put the acknowledgement of entries, and dead letters of others, into a transaction.
+
+        failed   topic, id and reason of each entry that becomes a dead letter
+        guard    the scripts do something only if it holds its token
+        """
+        for topic, id_, why in failed:
+            fields = self._described(why)
+            self._membership.queue_dead_letter(pipe, topic, id_, fields, keep=KEEP_DEAD_LETTERS, guard=guard)
+        self._membership.queue_ack(pipe, done, guard=guard)
+
+    def settled(self, origins: Iterable[tuple[str, str]]) -> None:
+        """Note that entries were acknowledged or dead-lettered in a transaction."""
+        for topic, id_ in origins:
+            self._held[topic].discard(id_)
+
+    def _described(self, why: Mapping[str, str]) -> dict[str, str]:
+        """Return the fields that a dead letter has behind those of its entry."""
+        group = self._membership.group
+        about = {"group": group, "time": datetime.now(UTC).isoformat(), **self.letter_fields(), **why}
+        longest = {"traceback": MAX_TRACEBACK}
+        return {f"dead:{name}": cut(text, longest.get(name, MAX_EXCEPTION)) for name, text in about.items()}
 
     def give_back(self, topic: str) -> int:
         """Give back all that is pending here of a topic, so that any consumer can claim it; return the number of entries."""

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
@@ -98,11 +99,11 @@ class Membership:
         began = _uptime()
         since = 0.0 if self._renewed is None else began - self._renewed
         if since > TOMBSTONE_TTL_MS / 2000:
-            self._still_held(-1)
+            self.still_held(-1)
         answer = self._renew(lease=self._lease(), token=self._token, ttl_ms=int(self.lease_ttl * 1000))
         self._renewed = began
         # After an outage for all consumers, the one that renewed last before it still has its lease.
-        return bool(self._still_held(answer)) and since < _EXPIRES_SOON * self.lease_ttl
+        return bool(self.still_held(answer)) and since < _EXPIRES_SOON * self.lease_ttl
 
     def release(self, *, given_back: bool = False) -> None:
         """Give up the lease, so that other consumers can claim pending entries at once.
@@ -184,7 +185,7 @@ class Membership:
             consumer=self.name,
             deliveries=list(itertools.chain(*deliveries.items())),
         )
-        self._still_held(answer)
+        self.still_held(answer)
 
     def retire(self, topic: str, peer: str) -> bool:
         """Remove a dead consumer without pending entries; return whether it was removed."""
@@ -208,18 +209,26 @@ class Membership:
                 for id_ in ids
                 if with_results and id_ in with_results
             ]
-            done_ = [(int(retried_topic(topic, self.group) is not None), " ".join(ids)) for topic, ids in some.items()]
-            answer = self._ack(
-                lease=self._lease(),
-                topics=list(some),
-                records=records,
-                token=self._token,
-                group=self.group,
-                record_ttl_ms=STRAGGLERS_MS,
-                done=list(itertools.chain(*done_)),
-            )
-            acknowledged += self._still_held(answer)
+            answer = self._ack(**self._ack_arguments(some, records, self.fence))
+            acknowledged += self.still_held(answer)
         return acknowledged
+
+    def queue_ack(self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence) -> None:
+        """Put the acknowledgement of entries into a transaction, to be done if `guard` holds its token."""
+        for some in _in_parts(done):
+            ACK.queue(pipe, **self._ack_arguments(some, [], guard))
+
+    def _ack_arguments(self, done: Mapping[str, Sequence[str]], records: list[str], fence: Fence) -> dict[str, Any]:
+        done_ = [(int(retried_topic(topic, self.group) is not None), " ".join(ids)) for topic, ids in done.items()]
+        return {
+            "lease": fence.lease,
+            "topics": list(done),
+            "records": records,
+            "token": fence.token,
+            "group": self.group,
+            "record_ttl_ms": STRAGGLERS_MS,
+            "done": list(itertools.chain(*done_)),
+        }
 
     def dead_letter(
         self,
@@ -237,28 +246,53 @@ class Membership:
         only_pending   append nothing if the entry is no longer pending: an earlier attempt, whose reply was lost, may have
                        appended it
         """
+        arguments = self._letter_arguments(topic, id, about, keep=keep, only_pending=only_pending, fence=self.fence)
+        return bool(self.still_held(self._dead_letter(**arguments)))
+
+    def queue_dead_letter(
+        self,
+        pipe: Any,
+        topic: str,
+        id: str,  # noqa: A002 - the field's own name
+        about: Mapping[str, str],
+        *,
+        keep: LetterBounds,
+        guard: Fence,
+    ) -> None:
+        """Put a dead letter into a transaction, to be appended if `guard` holds its token."""
+        arguments = self._letter_arguments(topic, id, about, keep=keep, only_pending=False, fence=guard)
+        DEAD_LETTER.queue(pipe, **arguments)
+
+    def _letter_arguments(
+        self,
+        topic: str,
+        id: str,  # noqa: A002 - the field's own name
+        about: Mapping[str, str],
+        *,
+        keep: LetterBounds,
+        only_pending: bool,
+        fence: Fence,
+    ) -> dict[str, Any]:
         pushed_to = retried_topic(topic, self.group) or topic
-        values = [text.encode(errors="backslashreplace") for pair in about.items() for text in pair]
         keys = topic_keys(pushed_to)
-        answer = self._dead_letter(
-            lease=self._lease(),
-            topic=topic,
-            letters=dead_topic(pushed_to, self.group),
-            record=result_record(self.group, topic, id),
-            counts=letter_counts(pushed_to),
-            spilled=keys.spilled,
-            state=keys.state,
-            token=self._token,
-            group=self.group,
-            id=id,
-            bounds=f"{keep.max_letters} {keep.max_bytes} {keep.min_bytes}",
-            record_ttl_ms=STRAGGLERS_MS,
-            ttl_ms=TTL_MS,
-            pushed_to=pushed_to,
-            only_pending=int(only_pending),
-            about=values,
-        )
-        return bool(self._still_held(answer))
+        return {
+            "lease": fence.lease,
+            "topic": topic,
+            "letters": dead_topic(pushed_to, self.group),
+            "record": result_record(self.group, topic, id),
+            "counts": letter_counts(pushed_to),
+            "spilled": keys.spilled,
+            "state": keys.state,
+            "token": fence.token,
+            "group": self.group,
+            "id": id,
+            "bounds": f"{keep.max_letters} {keep.max_bytes} {keep.min_bytes}",
+            "record_ttl_ms": STRAGGLERS_MS,
+            "ttl_ms": TTL_MS,
+            "pushed_to": pushed_to,
+            "only_pending": int(only_pending),
+            "about": [text.encode(errors="backslashreplace") for pair in about.items() for text in pair],
+        }
 
     def explained(self, error: redis.ResponseError, topics: Iterable[str]) -> redis.ResponseError:
         """Return an error of a command on these topics with the key that caused it, and what to do."""
@@ -319,14 +353,15 @@ class Membership:
                 tombstone_ttl_ms=TOMBSTONE_TTL_MS,
             )
             if not ids:
-                self._still_held(-1 if ids is None else 0)
+                self.still_held(-1 if ids is None else 0)
                 return moved
             moved += [id_.decode() for id_ in ids]
 
     def _lease(self, name: str | None = None) -> str:
         return lease_key(self.group, name or self.name)
 
-    def _still_held(self, answer: int) -> int:
+    def still_held(self, answer: int) -> int:
+        """Return the answer of a script, or raise LeaseLostError for -1: other consumers took this one for dead."""
         if answer < 0:
             msg = (
                 f"consumer {self.name!r} of group {self.group!r} did not renew its lease for more than {self.lease_ttl:g} s and "

@@ -2,8 +2,8 @@
 
 Keys of a topic: the stream; the state, index, groups, spilled counts, tally and letter counts beside it; all that its
 groups keep; the beats of its inlets. Keys of a group on a topic: its dead letters, its retry topic, its records of
-results, and a field in each of three hashes beside the topic. A tombstone names a group and no topic, so it goes with the
-last topic of its group.
+results, and a field in each of three hashes beside the topic. A tombstone and kept state name a group and no topic, so they go
+with the last topic of their group.
 """
 
 import json
@@ -32,6 +32,7 @@ from tasks.reservoir.keys import (
     once_record,
     result_record,
     retry_topic,
+    state_key,
     tick_record,
     topic_keys,
 )
@@ -327,11 +328,12 @@ def _keys_of_beat(client: redis.Redis, id_: str) -> Iterator[bytes]:
 
 
 def _forget_tombstones(client: redis.Redis, groups: Iterable[str]) -> None:
-    """Delete the tombstones of those groups that read no topic any more."""
+    """Delete the tombstones and the kept state of those groups that read no topic any more."""
     left = set(groups)
     for stream in client.scan_iter(_type="STREAM", count=1000) if left else ():
         left -= groups_of(client, stream).keys()
     for group in left:
+        client.unlink(state_key(group))
         for lease in client.scan_iter(match=lease_key(_literal(group), "*"), count=1000):
             if client.get(lease) == TOMBSTONE.encode():
                 client.unlink(lease)

@@ -10,7 +10,7 @@ from tasks.checks import check_group, check_topic, group_start
 from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
 from tasks.reservoir.groups import groups_of
-from tasks.reservoir.keys import lease_key, result_record
+from tasks.reservoir.keys import lease_key, result_record, state_key
 from tasks.reservoir.lua import load
 from tasks.reservoir.results import forget_results
 
@@ -28,16 +28,19 @@ class Rewound:
 
     acknowledged   the number of pending entries that were acknowledged
     alive          consumers that were alive: they may still process entries that they hold in memory
+    had_state      whether the group had kept state, of all its topics, which was deleted
     """
 
     acknowledged: int
     alive: tuple[str, ...]
+    had_state: bool = False
 
 
 def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool = False) -> Rewound:
     """Let `group` continue at `to`: it reads the entries from there on, each once more.
 
-    All pending entries of the group are acknowledged, even those before `to`. Results that the group makes again are appended
+    All pending entries of the group are acknowledged, even those before `to`. State that its pipeline keeps is deleted, also what
+    it has of other topics; a living consumer begins anew. Results that the group makes again are appended
     again. An interrupted rewind loses nothing, but entries that it had not acknowledged may come twice: repeat it.
 
     to        'beginning', 'end', an ISO 8601 time (UTC without an offset) or an entry id
@@ -60,7 +63,7 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
         )
         raise SettingsError(msg)
     script = _REWIND.on(client)
-    acknowledged, alive = 0, set()
+    acknowledged, alive, had_state = 0, set(), False
     pages = 1 + groups[group]["pending"] // _AT_ONCE
     while True:
         consumers = [each["name"] for each in known.xinfo_consumers(topic, group)]
@@ -70,6 +73,7 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
         records = [result_record(group, topic, id_) for id_ in ids]
         answer = script(
             topic=topic,
+            state=state_key(group),
             leases=leases,
             records=records,
             group=group,
@@ -81,7 +85,8 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
         )
         if answer is None:  # a consumer has joined
             continue
-        done, left, names = answer
+        done, left, names, state = answer
+        had_state = had_state or bool(state)
         alive |= {name.decode(errors="backslashreplace") for name in names}
         if alive and not force:
             msg = (
@@ -94,4 +99,4 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
         # Living consumers read on during a forced rewind: so it ends after the entries that were pending at its start.
         if not left or pages <= 0:
             forget_results(client, group, topic)  # those of recently acknowledged entries, too
-            return Rewound(acknowledged, tuple(sorted(alive)))
+            return Rewound(acknowledged, tuple(sorted(alive)), had_state)

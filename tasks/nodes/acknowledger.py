@@ -11,6 +11,7 @@ from tasks.nodes.emitter import OnError
 from tasks.nodes.hand_over import Finished, HandOver
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
+from tasks.state.store import StateStore
 
 __all__ = ["Acknowledger"]
 
@@ -24,10 +25,14 @@ class Acknowledger:
     again after an outage.
 
     on_error   'dead_letter', or 'stop': failed entries stay pending
+    store      where the state of the graph is kept, if it is
     """
 
-    def __init__(self, consumer: Consumer, hand_over: HandOver, *, on_error: OnError) -> None:
+    def __init__(
+        self, consumer: Consumer, hand_over: HandOver, *, on_error: OnError, store: StateStore | None = None
+    ) -> None:
         self._consumer = consumer
+        self._store = store
         self._hand_over = hand_over
         self._on_error = on_error
         self._undecodable: deque[Undecodable] = deque()
@@ -43,9 +48,15 @@ class Acknowledger:
         return [entry for entry in read if isinstance(entry, Entry)]
 
     def flush(self) -> None:
-        """Dead-letter the entries that failed or cannot be decoded, then acknowledge the finished ones."""
+        """Dead-letter the entries that failed or cannot be decoded, then acknowledge the finished ones.
+
+        Where state is kept, entries leave with the cut that covers them.
+        """
         self._take_finished()
         self._dead_letter_undecodable()
+        if self._store is not None:
+            self._store_cuts(self._store)
+            return
         self._dead_letter_failed()
         done: defaultdict[str, list[str]] = defaultdict(list)
         receipts = self._done.receipts
@@ -58,6 +69,11 @@ class Acknowledger:
     def end(self) -> None:
         """Log the warnings that were only counted so far."""
         self._warn.flush()
+
+    def _store_cuts(self, store: StateStore) -> None:
+        """Store the cuts that the graph's thread has taken."""
+        while (cut := self._hand_over.next_cut) is not None and store.commit(cut):
+            self._hand_over.drop_cut()
 
     def _take_finished(self) -> None:
         finished = self._hand_over.take_finished()
@@ -82,11 +98,5 @@ class Acknowledger:
         while self._failed:
             failed = self._failed[0]
             assert failed.failure is not None  # or it would not be among these
-            self._consumer.dead_letter(
-                failed.topic,
-                failed.id,
-                node=failed.failure.node,
-                exception=repr(failed.failure.error),
-                traceback=failed.failure.traceback,
-            )
+            self._consumer.dead_letter(failed.topic, failed.id, **failed.failure.described())
             self._failed.popleft()

@@ -12,10 +12,13 @@ from tasks.base.plain_text import error_line
 from tasks.errors import PipelineError
 from tasks.nodes.hand_over import HandOver
 from tasks.nodes.in_flight import InFlight
+from tasks.pipeline.graphs import graph
 from tasks.pipeline.guard import Secured, combining, secure
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
+from tasks.state.cutter import Cutter
+from tasks.state.remembering import keeps_state
 
 __all__ = ["Emitter", "OnError"]
 
@@ -35,6 +38,7 @@ class Emitter:
     fence, group   of the consumer whose entries these are
     batch          emit lists of at most this many entries; None: emit single entries
     fuse           whether runs of simple nodes are done in one call
+    max_state      upper bound of the state that is kept, in bytes; None: keep none
     raises         PipelineError: the graph has a node that is not known to be safe
     """
 
@@ -48,9 +52,16 @@ class Emitter:
         on_error: OnError,
         batch: int | None = None,
         fuse: bool = True,
+        max_state: int | None = None,
     ) -> None:
         self.secured: Secured = secure(node, fuse=fuse)
-        self.in_flight = InFlight(self.secured, fence, finished=hand_over.report_finished, failed=self._on_failure)
+        self.cutter: Cutter | None = None
+        self.in_flight = InFlight(self.secured, fence, finished=self._finished, failed=self._on_failure)
+        if max_state is not None and keeps_state(graph(node)):
+            self.cutter = Cutter(self.secured, self.in_flight, hand_over, group=group, max_bytes=max_state)
+        to: Cutter | HandOver = self.cutter or hand_over
+        self._report_finished = to.report_finished
+        self._report_passed, self._report_all_passed = to.report_passed, to.report_all_passed
         self._node: Any = node
         self._hand_over = hand_over
         self._group = group
@@ -66,6 +77,7 @@ class Emitter:
         try:
             while not self._hand_over.is_stopping():
                 await self.step()
+            await self._cut_at_end()
         except BaseException as error:
             self._hand_over.fail(error)
             raise
@@ -77,16 +89,24 @@ class Emitter:
         """Emit one batch, or answer a request to flush the nodes; without either, wait for one."""
         if entries := self._hand_over.take():
             await self.emit(entries)
-        elif not self._hand_over.answer_flush(self.flush_nodes):
+        elif self._hand_over.answer_flush(self.flush_nodes):
+            pass
+        elif self.cutter is None or not self.cutter.is_dirty:
             await self._hand_over.wait_for_work()
+        elif pause := self.cutter.wait:
+            await self._hand_over.wait_for_work(pause)
+        else:
+            self.cutter.cut()
 
     async def emit(self, entries: list[Entry]) -> None:
         """Emit entries, each element after the one before has been awaited. Returns early if the run is to end."""
         secured = secure(self._node)  # nodes may have been added
         self._describe()
+        if (cutter := self.cutter) is not None:
+            self._adopt(cutter)
         emit = secured.fusion.emitter(self._node)
         emitting, is_batch = self.in_flight.emitting, self._batch is not None
-        is_stopping, report_passed = self._hand_over.is_stopping, self._hand_over.report_passed
+        is_stopping, report_passed = self._hand_over.is_stopping, self._report_passed
         for n, element in enumerate(self._elements(entries)):
             if is_stopping():
                 return
@@ -101,14 +121,37 @@ class Emitter:
             # All slow elements are timed. For quick ones, reading the clock each time would cost a tenth.
             if secured.nested > _SLICE or not n % _LOOK:
                 secured.nested = 0.0
-                if time.monotonic() - self._last_yield > _SLICE:
+                if (now := time.monotonic()) - self._last_yield > _SLICE:
                     await asyncio.sleep(0)
                     self._last_yield = time.monotonic()
+                if cutter is not None and cutter.is_due(now):
+                    await cutter.cut_under_load(is_stopping)
+
+    def cut(self) -> None:
+        """Take a cut if there is reason to, and if the graph is quiet."""
+        if self.cutter is not None:
+            self._adopt(self.cutter)
+            self.cutter.try_cut()
+
+    def _adopt(self, cutter: Cutter) -> None:
+        """Restore the nodes that are new from the stored state."""
+        if (state := self._hand_over.take_state()) is not None:
+            cutter.load(state, graph(self._node))
+        else:
+            cutter.adopt(graph(self._node))
 
     def flush_nodes(self) -> bool:
         """Have nodes write the entries that they hold for later; return whether all could."""
         calls = [getattr(meter.node, "before_stop", None) for meter in self.secured.meters]
         return False not in [call() for call in calls if call]
+
+    async def _cut_at_end(self) -> None:
+        """Take a last cut, once the graph is quiet; the reader stops waiting for it after the grace period."""
+        if self.cutter is None or self._hand_over.is_abandoned:
+            return
+        self.flush_nodes()
+        while not self._hand_over.is_abandoned and not self.cutter.try_cut():
+            await self._hand_over.wait_for_work(self.cutter.wait or _SLICE)
 
     def _flush_at_end(self) -> None:
         if self._hand_over.is_abandoned:
@@ -132,7 +175,7 @@ class Emitter:
             for receipt in made:
                 receipt.release()
         else:
-            self._hand_over.report_all_passed([entry.origin for entry in entries])
+            self._report_all_passed([entry.origin for entry in entries])
 
     def _describe(self) -> None:
         """Update the fields that describe the pipeline in dead letters, if the graph has changed."""
@@ -140,7 +183,12 @@ class Emitter:
             self._described = version
             self._hand_over.letter_fields = {"combines": json.dumps(combining(self._node)[:_NAMED])}
 
+    def _finished(self, receipt: Receipt) -> None:
+        self._report_finished(receipt)
+
     def _on_failure(self, receipt: Receipt) -> None:
+        if self.cutter is not None:
+            self.cutter.report_failed(receipt)
         failure = receipt.failure
         assert failure is not None  # it has just been set
         self._describe()
@@ -149,6 +197,8 @@ class Emitter:
             f"{error_line(failure.error)}"
         )
         if self._on_error == "stop":
+            if self.cutter is not None:
+                self.cutter.break_off()
             error = PipelineError(f"{what}; it stays pending and is redelivered at the next start")
             error.__cause__ = failure.error
             self._hand_over.fail(error)

@@ -19,7 +19,9 @@ from tasks.nodes.source_run import OnError, SourceRun
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pipeline import lifetimes
 from tasks.reservoir.connection import adapted, connect
+from tasks.reservoir.keys import state_key
 from tasks.settings import redis_url
+from tasks.state.bounds import DEFAULT_MAX_STATE, state_bytes
 
 __all__ = ["from_redis"]
 
@@ -45,6 +47,10 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
                 bytes, that returns a dict ([other-programs.md](other-programs.md))
     frames      the type of decoded frames: 'pandas', 'polars', or 'arrow' for a pyarrow Table
     fuse        call adjacent `map`, `filter`, `pluck`... nodes in one step, which only makes them faster
+    keep_state  store what `accumulate`, `unique`, `slice` and keyed states remember with the acknowledgements of the entries
+                that it was made of, so that it survives restarts and crashes. One consumer of the group reads at a time. False:
+                these nodes begin anew with each run
+    max_state   the largest state of all nodes, such as '64MB'; the source ends with a PipelineError when it grows beyond
     grace       how long a stop waits for entries in flight
     on_error    if the pipeline raises on an entry: 'dead_letter' moves the entry to `<topic>:dead:<group>` and the stream
                 continues; 'stop' leaves it pending and stops the source
@@ -71,6 +77,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         decode: DecodeWord | DecodeFunction = "auto",
         frames: Frames = "pandas",
         fuse: bool = True,
+        keep_state: bool = True,
+        max_state: str | int = DEFAULT_MAX_STATE,
         start: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -101,6 +109,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         )
         self._grace = seconds(grace, name="grace")
         self._batch, self._fuse = batch, fuse
+        self._max_state = state_bytes(max_state) if keep_state else None
         super().__init__(start=start, **kwargs)
 
     @property
@@ -134,7 +143,13 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self._own_clients.append(client)
         consumer = self._new_consumer(client)
         self._current = run = SourceRun(
-            consumer, self, on_error=self.on_error, grace=self._grace, batch=self._batch, fuse=self._fuse
+            consumer,
+            self,
+            on_error=self.on_error,
+            grace=self._grace,
+            batch=self._batch,
+            fuse=self._fuse,
+            max_state=self._max_state,
         )
         run.secured.context = contextvars.copy_context()
         self.is_running = True
@@ -171,6 +186,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             return False
         for topic in self.topics:
             self.client.xgroup_destroy(topic, self.group)
+        self.client.unlink(state_key(self.group))
         self._disconnect()
         return True
 

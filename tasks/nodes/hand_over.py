@@ -1,6 +1,7 @@
 """The hand-over between the two threads of a run: entries go to the graph's thread, finished entries come back."""
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
+from tasks.state.cut import Cut, Stored
 
 __all__ = ["Finished", "HandOver", "Origin"]
 
@@ -20,9 +22,6 @@ Origin = tuple[str, str]
 @dataclass(slots=True)
 class Finished:
     """Entries that the graph has finished since the last look; the reader acknowledges them together.
-
-    State that must be stored before these acknowledgements leave belongs here: the graph's thread adds it between two
-    elements, the reader's thread stores it.
 
     passed    entries that passed the graph in one call, so that no receipt was made
     receipts  the receipts of all others, failed ones included
@@ -58,6 +57,8 @@ class HandOver:
         self._has_room = threading.Event()
         self._passed: deque[Origin] = deque()
         self._finished: deque[Receipt] = deque()
+        self._cuts: deque[Cut] = deque()
+        self._state: Stored | None = None
         self._flush: Future[bool] | None = None
         self._stopping = threading.Event()
         self._emission_ended = threading.Event()
@@ -106,7 +107,7 @@ class HandOver:
     def put(self, entries: list[Entry]) -> None:
         """Hand over a batch to the graph's thread."""
         self._batches.append(entries)
-        self._wake()
+        self.wake()
 
     def wait_for_room(self, seconds: float) -> bool:
         """Wait until the graph's thread takes a batch; return False if it took none in time."""
@@ -122,6 +123,20 @@ class HandOver:
         """Take the entries that have finished by now."""
         return Finished(_take_all(self._passed), _take_all(self._finished))
 
+    def put_state(self, state: Stored) -> None:
+        """Hand over the stored state, before the first batch."""
+        self._state = state
+
+    @property
+    def next_cut(self) -> Cut | None:
+        """The oldest cut that is to be stored."""
+        return self._cuts[0] if self._cuts else None
+
+    def drop_cut(self) -> None:
+        """Drop the oldest cut, which is stored, and let the graph's thread take the next."""
+        self._cuts.popleft()
+        self.wake()
+
     def flush_nodes(self, seconds: float) -> bool:
         """Have the graph's thread flush its nodes; return whether all could be flushed.
 
@@ -129,7 +144,7 @@ class HandOver:
         """
         if self._flush is None:
             self._flush = Future()
-            self._wake()
+            self.wake()
         wait([self._flush], seconds)
         if not self._flush.done():
             return False
@@ -144,7 +159,7 @@ class HandOver:
     def end_reading(self) -> None:
         """Let the run end, and wake the graph's thread so that it notices."""
         self.stop()
-        self._wake()
+        self.wake()
 
     def wait_for_emission_end(self, seconds: float) -> bool:
         """Wait until the graph's thread emits nothing more; return False if the time ran out first."""
@@ -155,10 +170,25 @@ class HandOver:
         """Whether the graph's thread emits nothing more."""
         return self._emission_ended.is_set()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let the graph's thread look for work."""
         self._loop.add_callback(self._arrived.set)
 
     # --- the graph's thread ---
+
+    def take_state(self) -> Stored | None:
+        """Take the stored state, if the reader has just loaded it."""
+        state, self._state = self._state, None
+        return state
+
+    def put_cut(self, cut: Cut) -> None:
+        """Hand over a cut to be stored."""
+        self._cuts.append(cut)
+
+    @property
+    def is_cut_under_way(self) -> bool:
+        """Whether a cut is not stored yet."""
+        return bool(self._cuts)
 
     def take(self) -> list[Entry]:
         """Take the oldest batch; an empty list if there is none."""
@@ -178,9 +208,10 @@ class HandOver:
             asked.set_exception(error)
         return True
 
-    async def wait_for_work(self) -> None:
-        """Wait until the reader hands over a batch, asks for a flush or ends."""
-        await self._arrived.wait()
+    async def wait_for_work(self, seconds: float | None = None) -> None:
+        """Wait until the reader hands over a batch, asks for a flush or ends, or the time has run out."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), seconds)
         self._arrived.clear()
 
     def end_emission(self) -> None:

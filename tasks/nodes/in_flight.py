@@ -1,10 +1,12 @@
 """The entries that a graph holds: which ones, whether work is being done with them, and how far they have come."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
+from tasks.errors import PipelineError
 from tasks.nodes.hand_over import Origin
 from tasks.pipeline.guard import Secured
-from tasks.pipeline.receipts import LazyReceipts, Receipt
+from tasks.pipeline.receipts import Failure, LazyReceipts, Receipt
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 
@@ -32,6 +34,7 @@ class InFlight:
         self._finished = finished
         self._failed = failed
         self._open: set[Receipt] = set()
+        self._settled: set[Receipt] = set()
         self.emitting = LazyReceipts(self._make)
         """The entries of the element that is being emitted."""
 
@@ -54,6 +57,15 @@ class InFlight:
         return bool(self.emitting.entries) or not all(receipt.is_at_rest for receipt in self.receipts)
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether a cut can be taken: no work is under way, and all that the graph holds is part of what its nodes remember."""
+        if self._secured.waiting or self.emitting.entries:
+            return False
+        if any(meter.keeps for meter in self._secured.meters if not meter.remembers):
+            return False
+        return all(receipt.is_at_rest for receipt in itertools.chain(self._open, self._settled))
+
+    @property
     def is_awaited(self) -> bool:
         """Whether asynchronous work is under way in some node."""
         return self._secured.waiting > 0
@@ -63,6 +75,24 @@ class InFlight:
         """Numbers that change whenever an entry moves on: entries in flight, and elements received by all nodes."""
         return len(self), sum(meter.received for meter in list(self._secured.meters))
 
+    def settle(self) -> list[Receipt]:
+        """Return the receipts that nodes keep; from now on these entries are not in flight, because a cut covers them."""
+        kept = list(self._open)
+        for receipt in kept:
+            receipt.is_settled = True
+        self._settled |= self._open
+        self._open.clear()
+        return kept
+
+    def ghost(self, topic: str, id: str, has_failed: bool = False) -> Receipt:  # noqa: A002, FBT001, FBT002
+        """Return a new receipt of an entry that a cut covers already; the caller holds it once."""
+        receipt = Receipt(topic, id, fence=self._fence, done=self._finish, failed=self._failed)
+        receipt.is_settled = True
+        if has_failed:  # and is a dead letter
+            receipt.failure = Failure("", PipelineError("failed before a restart"))
+        self._settled.add(receipt)
+        return receipt
+
     def _make(self, entries: Sequence[Entry]) -> list[Receipt]:
         fence, finish, failed = self._fence, self._finish, self._failed
         made = [Receipt(*entry.origin, fence=fence, done=finish, failed=failed) for entry in entries]
@@ -70,5 +100,8 @@ class InFlight:
         return made
 
     def _finish(self, receipt: Receipt) -> None:
+        if receipt.is_settled:
+            self._settled.discard(receipt)
+            return
         self._open.discard(receipt)
         self._finished(receipt)

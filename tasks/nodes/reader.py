@@ -1,8 +1,12 @@
 """The reader's side of a run: reads ahead, acknowledges and keeps the lease, in a thread of its own."""
 
+import contextlib
 import time
 
+import redis
+
 from tasks.base.logs import get_logger
+from tasks.errors import StateConflictError
 from tasks.group.consumer import Consumer
 from tasks.group.delivery import Undecodable
 from tasks.nodes.acknowledger import Acknowledger
@@ -11,6 +15,7 @@ from tasks.nodes.in_flight import InFlight
 from tasks.nodes.isolation import Isolation
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.outages import Outages
+from tasks.state.store import StateStore
 
 __all__ = ["Reader"]
 
@@ -29,6 +34,7 @@ class Reader:
     """Reads entries for the graph's thread and settles the entries that come back. All methods run in the reader's thread.
 
     grace    seconds for which a stop waits for entries in flight
+    store    where the state of the graph is kept, if it is
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class Reader:
         isolation: Isolation,
         *,
         grace: float,
+        store: StateStore | None = None,
     ) -> None:
         self._consumer = consumer
         self._hand_over = hand_over
@@ -47,6 +54,7 @@ class Reader:
         self._acknowledger = acknowledger
         self._isolation = isolation
         self._grace = grace
+        self._store = store
         self._outages = Outages(
             consumer.group,
             longest_pause=consumer.membership.lease_ttl / 4,
@@ -55,7 +63,7 @@ class Reader:
         )
         self._next_flush = 0.0
         self._was_busy = False
-        self._progress = (0, 0)
+        self._progress = self._seen = (0, 0)
 
     def run(self) -> None:
         """Take steps until the run is to end, then let the graph finish the entries in flight, and leave the group.
@@ -67,6 +75,11 @@ class Reader:
                 self._outages.pass_through(self.step)
             self._hand_over.end_reading()
             self._drain()
+        except StateConflictError:
+            self._hand_over.abandon()
+            with contextlib.suppress(redis.RedisError):
+                self._consumer.leave()  # so that the next run need not wait for the lease
+            raise
         except BaseException:
             self._hand_over.abandon()
             raise
@@ -79,6 +92,9 @@ class Reader:
 
         raises    redis.RedisError: take another step later
         """
+        if not self.is_admitted():
+            self._hand_over.wait_until_stopping(_BLOCK_MS / 1000)
+            return
         is_isolating = self._isolation.is_on
         if is_isolating or not self._was_busy or time.monotonic() >= self._next_flush:
             self.settle()
@@ -94,10 +110,23 @@ class Reader:
         else:
             self._read_on()
 
+    def is_admitted(self) -> bool:
+        """Whether this consumer may read: where state is kept, its group's consumers read one at a time."""
+        if self._store is None or self._store.is_owner:
+            return True
+        self._consumer.renew()
+        if not self._store.acquire():
+            return False
+        self._hand_over.put_state(self._store.load())
+        return True
+
     def settle(self) -> None:
         """Renew the lease and acknowledge finished entries."""
         self._consumer.renew()
         self._acknowledger.flush()
+        if self._store is not None and self._in_flight.progress != self._seen:
+            self._seen = self._in_flight.progress
+            self._hand_over.wake()  # a timer may have emitted something, which is to be stored soon
 
     def close(self) -> None:
         """Acknowledge finished entries, give all others back and leave the group."""
@@ -135,6 +164,7 @@ class Reader:
         Entries in a window never move on. The wait is bounded by the grace period; the lease is renewed all the time.
         """
         end = time.monotonic() + self._grace
+        self._outages.pass_through(self.settle)
         self._hand_over.wait_for_emission_end(min(1.0, self._grace))
         held, since = -1, time.monotonic()
         while (now := time.monotonic()) < end and self._consumer.held:
@@ -150,6 +180,7 @@ class Reader:
                 "group %r: the pipeline is still busy after %g s; its entries are given back",
                 self._consumer.group, self._grace,
             )  # fmt: skip
+            self._hand_over.abandon()
         if not self._outages.pass_through(self.close):
             logger.warning(
                 "group %r: entries in flight are redelivered when the lease has expired", self._consumer.group

@@ -14,6 +14,7 @@ from tasks.nodes.reader import Reader
 from tasks.pipeline.guard import Secured
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
+from tasks.state.store import StateStore
 
 __all__ = ["OnError", "SourceRun"]
 
@@ -28,6 +29,7 @@ class SourceRun:
     grace    seconds for which a stop waits for entries in flight
     batch    emit lists of at most this many entries; None: emit single entries
     fuse     whether runs of simple nodes are done in one call
+    max_state   upper bound of the state that is kept, in bytes; None: keep none
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SourceRun:
         grace: float,
         batch: int | None = None,
         fuse: bool = True,
+        max_state: int | None = None,
     ) -> None:
         self.consumer = consumer
         self._loop: Any = node.loop
@@ -51,12 +54,21 @@ class SourceRun:
             on_error=on_error,
             batch=batch,
             fuse=fuse,
+            max_state=max_state,
         )
         self._in_flight = self._emitter.in_flight
-        self._acknowledger = Acknowledger(consumer, self._hand_over, on_error=on_error)
+        self.store = None if self._emitter.cutter is None else StateStore(consumer.client, consumer)
+        """Where the state of the graph is kept, if it is."""
+        self._acknowledger = Acknowledger(consumer, self._hand_over, on_error=on_error, store=self.store)
         self._isolation = Isolation(consumer, self._in_flight)
         self._reader = Reader(
-            consumer, self._hand_over, self._in_flight, self._acknowledger, self._isolation, grace=grace
+            consumer,
+            self._hand_over,
+            self._in_flight,
+            self._acknowledger,
+            self._isolation,
+            grace=grace,
+            store=self.store,
         )
         consumer.describe_dead_letters(lambda: self._hand_over.letter_fields)
 
@@ -116,6 +128,8 @@ class SourceRun:
 
     async def step(self, block_ms: int = 0) -> int:
         """Read once, emit the entries and acknowledge the finished ones; return the number of entries read."""
+        if not self.is_admitted():
+            return 0
         read = self.consumer.step(block_ms)
         await self.emit(read)
         self.flush()
@@ -125,12 +139,17 @@ class SourceRun:
         self._hand_over.raise_failure()
         return len(read)
 
+    def is_admitted(self) -> bool:
+        """Whether this run may read: where state is kept, the runs of a group read one at a time."""
+        return self._reader.is_admitted()
+
     async def emit(self, read: list[Entry | Undecodable]) -> None:
         """Emit entries that the consumer has returned; put those aside that cannot be decoded."""
         await self._emitter.emit(self._acknowledger.put_aside(read))
 
     def flush(self) -> None:
         """Acknowledge finished entries; dead-letter those that failed or cannot be decoded."""
+        self._emitter.cut()
         self._acknowledger.flush()
 
     def flush_nodes(self) -> bool:
@@ -138,5 +157,6 @@ class SourceRun:
         return self._emitter.flush_nodes()
 
     def close(self) -> None:
-        """Acknowledge finished entries, give all others back and leave the group."""
+        """Acknowledge finished entries, give all others back and leave the group. For a run that is stepped."""
+        self.flush()
         self._reader.close()

@@ -86,6 +86,11 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
 
     def update(self, x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:  # noqa: ARG002 - streamz' signature
         """Push an element. While Redis does not answer, return a future that is done when the element has been pushed."""
+        if self._beside_source and (outbox := self.secured.outbox) is not None:
+            # It is appended with the state that it was made with, in one transaction.
+            [encoded] = self._reservoir.encode([as_fields(x, field=self._field)], topic=self.topic)
+            outbox.add(self.topic, encoded, self._keep)
+            return []
         append = self._append_of(x, receipts(metadata))
         if not self._waiting:
             try:

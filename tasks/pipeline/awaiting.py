@@ -17,7 +17,18 @@ from streamz import core as nodes
 
 from tasks.errors import PipelineError
 
-__all__ = ["PLAIN", "InOrder", "Turns", "expect_plain", "is_async", "is_plain", "negated", "refuse_undone", "settled"]
+__all__ = [
+    "PLAIN",
+    "InOrder",
+    "Turns",
+    "expect_plain",
+    "expects_results",
+    "is_async",
+    "is_plain",
+    "negated",
+    "refuse_undone",
+    "settled",
+]
 
 PLAIN: set[type] = {type(None), bool, int, float, str, bytes, tuple, list, dict}
 """Types whose values need be neither awaited nor iterated, as far as they were met: a look here costs some 30 ns."""
@@ -39,6 +50,15 @@ _TAKES: dict[type[Stream], tuple[str, frozenset[Kind], str]] = {
 }
 # The lambda by which `remove` negates its predicate.
 _NEGATIONS = {code for code in Stream.remove.__code__.co_consts if inspect.iscode(code)}
+
+
+# Nodes of ours: the names of attributes that may be functions.
+_NEEDS: dict[type[Stream], tuple[str, ...]] = {}
+
+
+def expects_results(node_type: type[Stream], *attributes: str) -> None:
+    """Refuse async functions and generators as functions of a node type, which needs their results at once."""
+    _NEEDS[node_type] = attributes
 
 
 def is_plain(value: Any) -> bool:
@@ -109,6 +129,8 @@ def _functions(node: Stream) -> Iterator[tuple[Any, frozenset[Kind], str]]:
         attribute, taken, cure = found
         function = getattr(node, attribute)
         yield negated(function) or function, taken, cure
+    for attribute in _NEEDS.get(type(node), ()):
+        yield getattr(node, attribute), frozenset(), _AWAIT_BEFORE
     function = getattr(node, "func", None)
     if isinstance(node, nodes.map | nodes.starmap):
         yield function, _taken_behind(node), "put `flatten` behind it, which iterates what it returns"

@@ -45,6 +45,8 @@ class Meter:
     seconds    estimated where calls are quick: of a slow one among them too much or nothing may be counted
     waiting    elements that asynchronous work in it, or behind it, is not done with
     came       elements in by where they came from, of a node that others flow together in
+    keeps      how many times the node holds a receipt for elements to come
+    remembers  whether what it keeps is part of the state that is stored
     """
 
     name: str
@@ -54,6 +56,8 @@ class Meter:
     waiting: int = 0
     seconds: float = 0.0
     came: Counter[Stream | None] = field(default_factory=Counter)
+    keeps: int = 0
+    remembers: bool = False
 
 
 # Proven by tests/nodes/test_nodes.py, node by node: wrapped as they are, or with their repair.
@@ -101,6 +105,10 @@ class Secured:
         """Seconds spent in the nodes that the one at work has called."""
         self.at: Meter | None = None
         """The node whose function is running. The graph's thread sets it."""
+        self.outbox: Any = None
+        """Where results wait for the cut that stores their state, in a graph that keeps its state."""
+        self.mark: Callable[[], Receipt] | None = None
+        """Returns a receipt that no entry has, for what a timer emits, in a graph that keeps its state."""
         self.context = contextvars.copy_context()
         """The context variables of the run, which all that the graph calls sees."""
         self.fusion = Fusion(self, enabled=fuse)
@@ -146,7 +154,7 @@ class Secured:
         if repair := REPAIRS.get(type(node)):
             repair(node, lambda metadata, error: _fail(meter, metadata, error))
         if type(node) in _KEEPING:
-            _count_what_it_keeps(node)
+            _count_what_it_keeps(node, meter)
         if type(node) in _LOOPING:
             self._emit_in_context(node)
         if len(node.upstreams) > 1:
@@ -181,7 +189,14 @@ class Secured:
                 if self._has_ended:
                     self._ended_loops.append(node)
                     raise gen.Return  # which ends the loop, a coroutine of tornado's
-            return self.context.copy().run(emit, x, metadata)
+            if self.mark is None or receipts(metadata):
+                return self.context.copy().run(emit, x, metadata)
+            # Nothing else would show that what follows is still at work with the element.
+            mark = self.mark()
+            try:
+                return self.context.copy().run(emit, x, [*(metadata or []), {"ref": mark}])
+            finally:
+                mark.release()
 
         node._emit = emit_in_context
 
@@ -279,7 +294,7 @@ def combining(source: Stream) -> list[str]:
     return sorted(found.values())
 
 
-def _count_what_it_keeps(node: Stream) -> None:
+def _count_what_it_keeps(node: Stream, meter: Meter) -> None:
     retain, release = node._retain_refs, node._release_refs
 
     def retain_refs(metadata: Metadata, n: int = 1) -> None:
@@ -294,6 +309,7 @@ def _count_what_it_keeps(node: Stream) -> None:
         for m in metadata or ():
             if isinstance(kept := m.get("ref"), Receipt):  # not what another source counts its elements by
                 kept.kept += n
+                meter.keeps += n
 
     node._retain_refs, node._release_refs = retain_refs, release_refs
 

@@ -26,6 +26,10 @@ class Failure:
         """What Python prints of the error."""
         return "".join(traceback.format_exception(self.error))
 
+    def described(self) -> dict[str, str]:
+        """Return the failure as a dead letter has it."""
+        return {"node": self.node, "exception": repr(self.error), "traceback": self.traceback}
+
 
 class Receipt:
     """One entry's receipt: handed through the graph with it, done when nobody holds it any more.
@@ -34,7 +38,7 @@ class Receipt:
     at once, in the thread that let go last, and not by way of a loop that may be busy.
     """
 
-    __slots__ = ("_count", "_done", "_failed", "_results", "failure", "fence", "id", "kept", "topic")
+    __slots__ = ("_count", "_done", "_failed", "_results", "failure", "fence", "id", "is_settled", "kept", "topic")
 
     def __init__(
         self,
@@ -52,6 +56,8 @@ class Receipt:
         self._results: Counter[Any] | None = None
         self.kept = 0
         """How many of its holders are nodes that keep it for elements to come, a window or a zip."""
+        self.is_settled = False
+        """Whether a stored state covers the entry, so that it was acknowledged while nodes still keep it."""
         self._count = 1
         self._done = done
         self._failed = failed

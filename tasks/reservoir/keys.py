@@ -15,6 +15,8 @@ Scripts get these names as KEYS and build none.
 | sluice:letters:<topic>            | hash   | Membership.dead_letter, DeadLetters        | 30 days     | its TTL                                       |
 | sluice:lease:<group>:<consumer>   | string | Membership                                 | lease_ttl   | Membership.release                            |
 | sluice:output:<group>:<topic>:<id>| hash   | results (`into`, `.to_redis`)              | 30 days     | a minute after the acknowledgement of <id>    |
+| sluice:state:<group>              | hash   | StateStore                                 | none        | drop_group, removal, rewind                   |
+| sluice:cut:<group>                | string | StateStore                                 | 1 minute    | the end of its transaction                    |
 | sluice:push:<uuid>                | string | Reservoir.push_many, `.to_redis`           | 10 minutes  | its TTL                                       |
 | sluice:once:<run>                 | string | one-shot runs of inlets                    | 1 day       | its TTL                                       |
 | sluice:replay:<uuid>              | string | DeadLetters.replay, DeadLetters.discard    | 10 minutes  | its TTL                                       |
@@ -55,6 +57,7 @@ __all__ = [
     "TopicKeys",
     "alive_key",
     "beat_key",
+    "cut_guard",
     "dead_topic",
     "derived_from",
     "inlet_of",
@@ -68,6 +71,7 @@ __all__ = [
     "result_record",
     "retried_topic",
     "retry_topic",
+    "state_key",
     "tick_record",
     "topic_keys",
 ]
@@ -159,6 +163,16 @@ def lease_key(group: str, consumer: str) -> str:
 def result_record(group: str, topic: str, id: str) -> str:  # noqa: A002 - the field's own name
     """Return the key of a hash: the results of `group` whose newest input is this entry."""
     return f"sluice:output:{group}:{topic}:{id}"
+
+
+def state_key(group: str) -> str:
+    """Return the key of a hash: the state that the nodes of a group's pipeline remember."""
+    return f"sluice:state:{group}"
+
+
+def cut_guard(group: str) -> str:
+    """Return the key that exists within the transaction that stores a cut of a group's state."""
+    return f"sluice:cut:{group}"
 
 
 def push_record() -> str:

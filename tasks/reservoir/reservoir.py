@@ -126,18 +126,16 @@ class Reservoir:
             return []
         kept = None if keep is None else Keep.of(keep)
         keys = _keys_of(check_topic(topic))
-        given = {
-            **keys,
-            "record": record,
-            "lease": fence.lease if fence else None,
-            "expected": expected,
-            "record_ttl_ms": ttl_ms,
-            "keep": kept.packed() if kept else "",
-            "ttl_ms": TTL_MS,
-            "count": len(entries),
-            "field": field,
-            "token": fence.token if fence else "",
-        }
+        given = _given(
+            keys,
+            record=record,
+            field=field,
+            expected=expected,
+            fence=fence,
+            keep=kept,
+            ttl_ms=ttl_ms,
+            count=len(entries),
+        )
         size = sum(len(name) + len(data) for name, data in entries[0].items())
         try:
             # A topic that waits is looked at before there is anything more in it.
@@ -145,10 +143,7 @@ class Reservoir:
             if len(entries) == 1 and size >= LARGE and self._may_take_back and not waits:
                 joined = self._append_large(entries[0], {**given, "values": [0, size]})
             else:
-                values = [
-                    each for fields in entries for each in (2 * len(fields), *chain.from_iterable(fields.items()))
-                ]
-                joined = self._append(**given, values=values)
+                joined = self._append(**given, values=_values(entries))
         except redis.ResponseError as error:
             types = dict(zip(keys.values(), TOPIC_KEY_TYPES, strict=True)) | {record: "hash" if field else "string"}
             if fence:
@@ -168,6 +163,23 @@ class Reservoir:
                 detail=f"with {refusal.decode(errors='replace')!r}; give this user the rights that docs/redis.md lists",
             )
         return None if joined is None else joined.decode().split(" ")
+
+    def queue_append(
+        self,
+        pipe: Any,
+        topic: str,
+        entries: Sequence[Mapping[bytes, bytes]],
+        *,
+        record: str,
+        fence: Fence,
+        keep: Keep | None,
+        ttl_ms: int,
+    ) -> None:
+        """Put the append of encoded entries into a transaction. It is done once for all appends of the same `record`."""
+        given = _given(
+            _keys_of(check_topic(topic)), record=record, fence=fence, keep=keep, ttl_ms=ttl_ms, count=len(entries)
+        )
+        _APPEND.queue(pipe, **given, values=_values(entries))
 
     def _append_large(self, fields: Mapping[bytes, bytes], given: Mapping[str, Any]) -> Any:
         """Append one entry with XADD, and everything else with the script, in one transaction."""
@@ -212,6 +224,37 @@ class Reservoir:
         """Return what every topic holds and how far each of its groups has come."""
         levels = Levels(self.client)
         return [level for topic in self.topics() if ":" not in topic and (level := levels.of(topic))]
+
+
+def _given(
+    keys: Mapping[str, str],
+    *,
+    record: str,
+    fence: Fence | None,
+    keep: Keep | None,
+    ttl_ms: int,
+    count: int,
+    field: bytes = b"",
+    expected: str = "",
+) -> dict[str, Any]:
+    """Return the keys and arguments of the script, without the entries."""
+    return {
+        **keys,
+        "record": record,
+        "lease": fence.lease if fence else None,
+        "expected": expected,
+        "record_ttl_ms": ttl_ms,
+        "keep": keep.packed() if keep else "",
+        "ttl_ms": TTL_MS,
+        "count": count,
+        "field": field,
+        "token": fence.token if fence else "",
+    }
+
+
+def _values(entries: Iterable[Mapping[bytes, bytes]]) -> list[int | bytes]:
+    """Return entries as the script takes them: of each, the number of its values, and the values."""
+    return [each for fields in entries for each in (2 * len(fields), *chain.from_iterable(fields.items()))]
 
 
 @lru_cache(maxsize=256)

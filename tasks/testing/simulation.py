@@ -88,6 +88,7 @@ class SimulatedRun:
 
     async def emit_unacknowledged(self, entries: int) -> None:
         """Emit `entries` entries, acknowledge the finished ones except the last, and read ahead; `kill` follows."""
+        self._run.is_admitted()
         consumer, read = self._run.consumer, deque[Any]()
         for left in range(entries, 0, -1):
             read.extend([] if read else consumer.step(0))

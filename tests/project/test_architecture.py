@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the lowest to the highest: a module imports only from its own folder and from entries before it.
 ORDER = [
     "tasks.errors", "tasks.base", "tasks.settings", "tasks.checks", "tasks.codec", "tasks.reservoir", "tasks.group", "tasks.pump",
-    "tasks.pipeline", "tasks.archive", "tasks.nodes", "tasks.report", "tasks.testing", "tasks.feeds", "tasks",
+    "tasks.pipeline", "tasks.state", "tasks.archive", "tasks.nodes", "tasks.report", "tasks.testing", "tasks.feeds", "tasks",
     "flows.runtime", "flows",
     "deployments.processes", "deployments.servers", "deployments.rollout", "deployments.show", "deployments.stack",
     "deployments.checks", "deployments.commands", "deployments", "deployments.sluice",
@@ -23,12 +23,12 @@ ORDER = [
 PUBLIC = {
     "deployments.sluice": [  # installed as `sluice`
         "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "Reservoir", "SettingsError",
-        "SluiceError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has", "inlet", "outlet", "testing",
+        "SluiceError", "StateConflictError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has", "inlet", "outlet", "testing",
     ],
     "flows": ["inlet", "outlet"],
     "tasks": [
         "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "Reservoir", "SettingsError",
-        "SluiceError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has",
+        "SluiceError", "StateConflictError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has",
     ],
     "tasks.codec": [
         "Decoding", "Extension", "Limits", "StateCodec", "decode", "decode_fields", "decode_state", "encode", "encode_fields",
