@@ -130,20 +130,18 @@ def strangers(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
 
 
 class Rollout:
-    """`prefect deploy --all` in a separate process, exactly as a user would run it."""
+    """`prefect deploy --all` in a separate process, as a user would run it, except that each file is imported once."""
 
     def __init__(self, blueprint: Blueprint, *, log: Path, env: Mapping[str, str]) -> None:
         self._log = log
         self._allowance = allowance(blueprint)
         folder = blueprint.path.parent
         with log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603 - Prefect's own command
+            self._process = subprocess.Popen(  # noqa: S603 - ourselves
                 [
                     sys.executable,
                     "-m",
-                    "prefect",
-                    "--no-prompt",
-                    "deploy",
+                    "deployments.rollout.flow_files",
                     "--all",
                     "--prefect-file",
                     blueprint.path.name,

@@ -13,6 +13,7 @@ from typing import NoReturn, TypeGuard
 
 import yaml
 
+from deployments.rollout.flow_files import import_each_file_once
 from tasks.base.plain_text import one_line
 from tasks.base.project_folder import CODE
 from tasks.errors import SettingsError
@@ -180,14 +181,15 @@ def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]
 
     flows: dict[str, str] = {}
     reasons: dict[tuple[str, str], list[str]] = {}
-    for entrypoint in entrypoints:
-        try:
-            flows[entrypoint] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False).name
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's file raises
-            file, name = _parts(entrypoint)
-            cause = error if isinstance(error, MissingFlowError) else error.__cause__ or error
-            reason = _no_file(file) if ":" in entrypoint and not Path(file).exists() else _reason(cause)
-            reasons.setdefault((file, reason), []).append(name)
+    with import_each_file_once():
+        for entrypoint in entrypoints:
+            try:
+                flows[entrypoint] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False).name
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's file raises
+                file, name = _parts(entrypoint)
+                cause = error if isinstance(error, MissingFlowError) else error.__cause__ or error
+                reason = _no_file(file) if ":" in entrypoint and not Path(file).exists() else _reason(cause)
+                reasons.setdefault((file, reason), []).append(name)
     return flows, [f"{file}:{', '.join(names)}: {reason}" for (file, reason), names in reasons.items()]
 
 

@@ -13,6 +13,7 @@ import warnings
 from prefect import flow_engine  # imported here, because it takes time
 
 from flows.runtime.posting import post_events
+from flows.runtime.postponed import postpone_schemas
 from flows.runtime.tls import share_tls_context
 from tasks.base.state_folder import state_dir
 from tasks.errors import SettingsError
@@ -37,6 +38,7 @@ def main() -> None:
         (state_dir() / STARTING / os.environ.get("PREFECT__FLOW_RUN_ID", "none")).unlink()
     share_tls_context()
     post_events()
+    postpone_schemas()
     _watch_for_no_suspension()
     logging.getLogger("prefect.flow_runs").addFilter(_NoSteps())
     # The module is imported already, and runs a second time as the program.

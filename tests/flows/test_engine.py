@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect import flow, flows
 
 from deployments.rollout import apply as rollout
 from deployments.servers.prefect_server import POOL
+from flows.runtime.postponed import postpone_schemas
 from tests.support.plain import ROOT, Plain
 from tests.support.waiting import wait_until
 
@@ -36,6 +40,32 @@ def test_a_state_folder_that_cannot_be_used_keeps_no_run_from_beginning(tmp_path
     ended = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert "NotADirectoryError" not in ended.stderr
     assert "Invalid flow run id" in ended.stderr  # it comes as far as Prefect's engine
+
+
+def test_schemas_are_computed_when_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    for name in ("parameter_schema", "ValidatedFunction"):
+        monkeypatch.setattr(flows, name, _counting(made, name, getattr(flows, name)))
+    postpone_schemas()
+
+    @flow
+    def adds(a: int, b: int = 2) -> int:
+        return a + b
+
+    assert made == []
+    assert adds.validate_parameters({"a": "1"}) == {"a": 1, "b": 2}
+    assert made == ["ValidatedFunction"]
+    assert adds.parameters.required == ["a"]
+    assert set(adds.parameters.properties) == {"a", "b"}
+    assert made == ["ValidatedFunction", "parameter_schema"]
+
+
+def _counting(made: list[str], name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(*arguments: Any, **options: Any) -> Any:
+        made.append(name)
+        return make(*arguments, **options)
+
+    return counted
 
 
 @pytest.mark.slow

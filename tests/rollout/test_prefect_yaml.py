@@ -342,6 +342,21 @@ def test_import_flows_names_all_shipped_flows() -> None:
     assert set(flows.values()) == {each["entrypoint"].rpartition(":")[2] for each in DEPLOYMENTS}
 
 
+def test_import_flows_imports_a_file_of_several_flows_once(tmp_path: Path) -> None:
+    source = "from prefect import flow\nwith open('imports', 'a') as file:\n    file.write('.')\n"
+    names = [f"flow{n}" for n in range(3)]
+    (tmp_path / "several.py").write_text(source + "".join(f"@flow\ndef {name}() -> None: ...\n" for name in names))
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        for turn in (1, 2):  # the next check sees an edited file
+            flows, errors = import_flows([f"several.py:{name}" for name in names])
+            assert (len(flows), errors) == (3, [])
+            assert Path("imports").read_text() == "." * turn
+    finally:
+        os.chdir(before)
+
+
 def _defaults(flow: Flow[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in inspect.signature(flow.fn).parameters.values() if p.default is not p.empty}
 
