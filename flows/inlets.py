@@ -13,6 +13,7 @@ from uuid import UUID
 import redis
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
+from prefect.states import Cancelled
 
 from flows.runtime.comeback import wait_before_beginning
 from flows.runtime.declared_keeps import declare_keep
@@ -125,6 +126,8 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
             _log_summary(log, name, topic, summary)
             report.publish()
             reservoir.client.close()
+    if stop.is_signalled and watch.why is None:
+        return Cancelled(message=f"Stopped in good order. {summary}")
     return watch.state(str(summary)) or str(summary)
 
 

@@ -23,7 +23,7 @@ from flows.runtime.outlet_watch import OutletWatch
 from flows.runtime.parameters import flow_of
 from flows.runtime.patience import Patience
 from flows.runtime.prefect_api import await_server
-from flows.runtime.stopping import outlast_the_slot, stop_on_signals
+from flows.runtime.stopping import Stop, outlast_the_slot, stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, StateConflictError, UnavailableError
 from tasks.nodes.from_redis import from_redis
@@ -74,9 +74,7 @@ def outlet(build: Callable[..., Any], options: OutletOptions) -> Flow[..., Any]:
     return made
 
 
-def _run(
-    build: Callable[[from_redis], Any], name: str, options: OutletOptions, stop: threading.Event, log: Log
-) -> State | None:
+def _run(build: Callable[[from_redis], Any], name: str, options: OutletOptions, stop: Stop, log: Log) -> State | None:
     end = float("inf") if options.run_for_seconds is None else time.monotonic() + options.run_for_seconds
 
     async def stream() -> None:
@@ -129,7 +127,8 @@ def _run(
     ) as watch:
         _until_its_end(stream, stop, log, Patience(end, log, stop.wait))
     # Prefect shows the message with the run's state, and logs it: so the last line is not logged here as well.
-    return (Cancelled if watch.is_cancelled else Completed)(message=f"Stopped in good order: {watch.sentence()}.")
+    is_cancelled = watch.is_cancelled or stop.is_signalled
+    return (Cancelled if is_cancelled else Completed)(message=f"Stopped in good order: {watch.sentence()}.")
 
 
 def _until_its_end(

@@ -115,6 +115,13 @@ class Ledger:
         _end(flows, grace)
         return len(flows)
 
+    def stop_flows(self, runs: Collection[UUID]) -> None:
+        """Send SIGTERM to the processes of these flow runs, without waiting for their end."""
+        for run, process in flow_run_processes(self.folder) if runs else ():
+            if run in runs:
+                with suppress(psutil.Error):
+                    process.terminate()
+
     def kill_flows(self, runs: Collection[UUID]) -> None:
         """Send SIGKILL to the processes of these flow runs."""
         if runs:

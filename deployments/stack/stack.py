@@ -204,7 +204,7 @@ class Stack:
         return died
 
     def end_runs(self, client: "SyncPrefectClient", *, timeout: float) -> None:
-        """Cancel the runs, let them finish entries in flight, stop the worker, and give every run a final state.
+        """End the runs, let them finish entries in flight, stop the worker, and give every run a final state.
 
         On a server of the user's own, only runs whose processes belong to this stack.
         """
@@ -227,7 +227,8 @@ class Stack:
         left = runs.cancel(
             client,
             None if self.own_server else ours,
-            has_processes=lambda: any(flow_run_processes(self.folder)),
+            processes=lambda: {run_id for run_id, _ in flow_run_processes(self.folder)},
+            stop=self._ledger.stop_flows,
             kill=self._ledger.kill_flows,
             timeout=timeout,
         )

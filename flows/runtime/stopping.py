@@ -19,6 +19,7 @@ from flows.runtime.prefect_api import impatient_client
 from tasks.base.fatal import let_end_run
 
 __all__ = [
+    "Stop",
     "is_in_a_process_of_its_own",
     "leave_no_run_cancelling",
     "outlast_the_slot",
@@ -37,16 +38,26 @@ _promises = []
 _shields = []
 
 
+class Stop(threading.Event):
+    """Set once the run is to end.
+
+    is_signalled   whether a signal has set it: the run then ends as Cancelled
+    """
+
+    is_signalled = False
+
+
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
+def stop_on_signals() -> Iterator[Stop]:
     """Give an event that SIGTERM (a cancel in the Prefect UI) and SIGINT set, instead of ending the run at once.
 
     Prefect's own handler raises wherever the run is; this one lets it drain and return. Outside the main thread, where no
     handler can be set, no signal sets the event.
     """
-    stop = threading.Event()
+    stop = Stop()
 
     def handle(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the handler's signature
+        stop.is_signalled = True
         stop.set()
 
     if threading.current_thread() is not threading.main_thread():

@@ -17,7 +17,7 @@ from prefect.states import Cancelling
 from streamz import Stream
 
 from deployments.servers.redis_server import RedisServer
-from flows import outlet, outlets
+from flows import inlet, outlet, outlets
 from flows.runtime import outlet_log, outlet_watch, prefect_api
 from tasks import SluiceError
 from tests.support.ports import refusing_port
@@ -200,6 +200,22 @@ def test_a_run_cancelled_in_prefect_stops_without_a_signal_and_ends_as_cancelled
     state: State = forever(return_state=True)
     assert state.type == StateType.CANCELLED
     assert pending(real_redis) == ids[-1:] or not seen
+
+
+def test_signalled_runs_end_as_cancelled(real_redis: redis.Redis, stop_run: Callable[[], None]) -> None:
+    push_all(real_redis, "topic", range(5))
+
+    @outlet(topics="topic", group="group", run_for="90s")
+    def reads(source: Stream) -> None:
+        source.sink(lambda _: stop_run())
+
+    @inlet(topic="pushed", every="100ms", window="90s")
+    def pushes() -> None:
+        stop_run()
+
+    ended = [flow(return_state=True) for flow in (reads, pushes)]
+    assert [state.type for state in ended] == [StateType.CANCELLED] * 2
+    assert all((state.message or "").startswith("Stopped in good order") for state in ended)
 
 
 def test_a_stalled_pipeline_is_reported_in_log_event_and_report(

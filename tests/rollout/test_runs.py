@@ -4,9 +4,10 @@ import contextvars
 import io
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -117,13 +118,40 @@ def test_a_run_of_a_deleted_deployment_does_not_block_the_end_of_others(
     assert client.read_flow_run(other).state_name == runs.ABANDONED
     client.set_flow_run_state(starting, Pending(), force=True)
     killed: list[UUID] = []
-    assert runs.cancel(client, None, has_processes=lambda: False, kill=killed.extend, timeout=60) == 2
+    stopped: list[UUID] = []
+    nothing: dict[str, Any] = {"processes": set, "stop": stopped.extend, "kill": killed.extend}
+    assert runs.cancel(client, None, **nothing, timeout=60) == 2
     assert killed == [starting]
+    assert stopped == []
     assert client.read_flow_run(starting).state_name == "Cancelled"
     assert client.read_flow_run(running).state_name == "Cancelling"
     assert runs.sweep(client, alive=(), state=Cancelled()) == (1, 1)
     assert client.read_flow_run(running).state_name == "Cancelled"
     client.delete_flow_run(orphan)
+
+
+def test_cancel_signals_inlets_and_outlets_with_a_process_here(client: SyncPrefectClient) -> None:
+    tagged = client.create_deployment(client.create_flow(followed), "tagged", work_pool_name=POOL, tags=["inlet"])
+    here, elsewhere = run(client, tagged), run(client, tagged)
+    other = run(client, deployment(client, "untagged"))
+    has_process = {here, other}
+    asked: list[UUID] = []
+
+    def stop(ids: Collection[UUID]) -> None:
+        asked.extend(ids)
+        for id_ in ids:
+            client.set_flow_run_state(id_, Cancelled(), force=True)
+
+    def ours() -> set[UUID]:
+        for id_ in (elsewhere, other):  # a worker ends those
+            if client.read_flow_run(id_).state_name == "Cancelling":
+                client.set_flow_run_state(id_, Cancelled(message="by its worker"), force=True)
+        return {here, elsewhere, other}
+
+    assert runs.cancel(client, ours, processes=lambda: has_process, stop=stop, kill=lambda _: None, timeout=60) == 0
+    assert asked == [here]
+    messages = [client.read_flow_run(id_).state.message for id_ in (here, elsewhere, other)]  # type: ignore[union-attr]
+    assert messages == [None, "by its worker", "by its worker"]
 
 
 def test_end_runs_ignores_a_deleted_run_and_names_one_that_does_not_end(client: SyncPrefectClient) -> None:
