@@ -37,6 +37,8 @@ from tasks.reservoir.retention import Retention
 
 __all__ = ["inlet"]
 
+_REPORT_SECONDS = 290.0  # between two reports of a run; the first one comes after a minute
+
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -111,7 +113,7 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
                 log.warning("%s", sentence)
 
         def every_minute() -> None:
-            report.publish()
+            report.publish_if_due()
             with suppress(SettingsError):  # the topic's other inlet is refused when its run begins
                 retention.declare(topic, options.kept, inlet=inlet_id)
             look_around()
@@ -138,8 +140,14 @@ class _Report:
         self._pumping = pumping
         self._name, self._topic = name, topic
         self._artifact: UUID | None = None
+        self._next = 0.0
+
+    def publish_if_due(self) -> None:
+        if time.monotonic() >= self._next:
+            self.publish()
 
     def publish(self) -> None:
+        self._next = time.monotonic() + _REPORT_SECONDS
         self._artifact = publish(
             self._pumping.summary.markdown(),
             key=artifact_key("inlet", self._name, self._topic),

@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 __all__ = ["Cancellations", "Observer", "Starts"]
 
-_LOOK = 2.0  # seconds between two polls for runs to cancel
+_LOOK = 5.0  # seconds between two polls for runs to cancel
 _PATIENCE = 10.0  # timeout of a poll, in seconds
 _LONGEST = 60.0  # seconds after which a start counts as finished: not every command reports it
 

@@ -52,18 +52,19 @@ def of_pool(
     states: Collection[StateType],
     *,
     due_before: datetime | None = None,
-    or_ended_after: datetime | None = None,
+    or_changed_after: datetime | None = None,
 ) -> list[FlowRun]:
     """Return the runs of the pool in one of `states`.
 
-    due_before       only runs that were due before this time
-    or_ended_after   in addition, all runs that have ended since this time
+    due_before         only runs that were due before this time
+    or_changed_after   in addition, all runs that have begun or ended since this time
     """
     criteria: dict[str, Any] = {"state": {"type": {"any_": sorted(states)}}}
     if due_before:
         criteria["expected_start_time"] = {"before_": due_before}
-    if or_ended_after:
-        criteria |= {"operator": "or_", "end_time": {"after_": or_ended_after}}
+    if or_changed_after:
+        since = {"after_": or_changed_after}
+        criteria |= {"operator": "or_", "start_time": since, "end_time": since}
     return paged(
         client.read_flow_runs,
         flow_run_filter=FlowRunFilter.model_validate(criteria),

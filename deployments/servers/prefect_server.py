@@ -41,8 +41,9 @@ _REFUSED = (401, 403)
 _CLIENT_SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the minimum; deployments/automations.yaml relies on it
-    # With these, a scheduled run starts 0.1 s after its time (median; defaults: up to 6 s). Prefect 3.9.1.
-    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    # With these, a scheduled run starts 0.1 s after its time (median; defaults: up to 6 s), and one that is started by hand or
+    # by an automation within 2 s. Prefect 3.9.1.
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
     "PREFECT_WORKER_PREFETCH_SECONDS": "20",
 }
 

@@ -85,7 +85,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     from deployments.rollout import runs  # noqa: PLC0415
     from deployments.rollout.deployed import of_blueprint, result_topics  # noqa: PLC0415
     from deployments.stack.follow import Follower  # noqa: PLC0415
-    from flows.runtime.poll_turn import poll_for_all  # noqa: PLC0415
+    from flows.runtime.poll_turn import PollTurn  # noqa: PLC0415
     from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
     from flows.runtime.shared_poll import SharedPoll  # noqa: PLC0415
     from tasks.reservoir import Reservoir  # noqa: PLC0415
@@ -102,6 +102,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     with (
         # Prefect's own retries would delay the restart of a dead server by a minute.
         impatient_client() as client,
+        PollTurn(poll, logger, client) as turn,  # each run takes turns; here also while none runs
         Follower(console, client, reservoir, topics=topics, outlets={each.id for each in outlets}) as follower,
     ):
         while True:
@@ -118,7 +119,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
             with suppress(HTTPError, RedisError, ObjectNotFound):
                 follower.step()
             with suppress(RedisError):
-                poll_for_all(poll, logger)  # each run of an inlet does this; here also while none runs
+                turn.step()
             time.sleep(1)
 
 

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed
 
-from flows.runtime.poll_turn import poll_for_all
+from flows.runtime.poll_turn import PollTurn
 from flows.runtime.shared_poll import PAUSED, Seen, SharedPoll
 from flows.runtime.successors import Successors
 from tasks.base.repeated_warnings import Repeated
@@ -77,6 +77,7 @@ class InletWatch:
         self._began = time.monotonic()
         self._heard = self._began
         self._poll: SharedPoll | None = None
+        self._turn: PollTurn | None = None
         self._is_silent = False
         self._warn = Repeated(log)
         self._before: Seen | None = None
@@ -124,6 +125,8 @@ class InletWatch:
                 minute = time.monotonic() + _MINUTE
                 self._try(self._every_minute)
             self._notice_silence()
+        if self._turn:
+            self._turn.__exit__()
         if self._poll:
             with suppress(redis.RedisError):
                 self._poll.leave()
@@ -139,8 +142,9 @@ class InletWatch:
 
     def _poll_and_look(self) -> None:
         self._poll = self._poll or self._registered()
+        self._turn = self._turn or PollTurn(self._poll, self._log)
         self._look(self._poll)
-        poll_for_all(self._poll, self._log)
+        self._turn.step()
 
     def _registered(self) -> SharedPoll:
         assert self._run is not None

@@ -1,5 +1,6 @@
 """Publishes the report of an outlet's run as artifacts in Prefect: its pipeline, its topics, its latest result, its progress."""
 
+import time
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,10 @@ from tasks.report import pipeline
 __all__ = ["OutletReport"]
 
 
+_SOON, _LATER = 5.0, 30.0  # seconds between two reports: each takes up to 44 ms of the server's time
+_NEW = 60.0  # seconds after the start in which a reader waits for the next report
+
+
 class OutletReport:
     """The artifacts of one run: a report, and for a replay its progress. The watch's thread uses it."""
 
@@ -28,15 +33,28 @@ class OutletReport:
         self._followed: Followed | None = None
         self._previous: pipeline.GraphCounts | None = None
         self._artifacts: dict[str, tuple[UUID, Any]] = {}
+        self._began = time.monotonic()
+        self._published_at = float("-inf")
+        self._trouble: tuple[int, bool] = (0, False)
 
-    def publish(self, client: SyncPrefectClient, *, is_last: bool) -> None:
-        """Create or change the artifacts. The last report shows the rates of the whole run, the others current ones."""
+    def publish_if_due(self, client: SyncPrefectClient, *, is_last: bool) -> None:
+        """Create or change the artifacts if this is due. The last report shows the rates of the whole run, others current ones.
+
+        It is due after five seconds if the run is new, is a replay, has failures that the last report does not show, or stalls
+        or no longer does; otherwise after half a minute.
+        """
         if (followed := self._outlet.followed) is None:
             return
+        trouble = self._outlet.counts[1], bool(self._stalls.stalled)
+        is_soon = trouble != self._trouble or time.monotonic() - self._began < _NEW or followed.source.latest_run.ends
+        if not is_last and time.monotonic() - self._published_at < (_SOON if is_soon else _LATER):
+            return
+        self._published_at = time.monotonic()
         percent = self._lag.percent(followed.source.latest_run, is_last=is_last)
         self._write(client, "markdown", self._key, self._markdown(followed, percent, is_last=is_last))
         if percent is not None:
             self._write(client, "progress", f"{self._key}-progress", percent)
+        self._trouble = trouble
 
     def close(self) -> None:
         """Close the connection to Redis."""

@@ -8,7 +8,6 @@ import contextlib
 import contextvars
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Self
 from uuid import UUID
@@ -28,7 +27,6 @@ from tasks.nodes.from_redis import from_redis
 __all__ = ["OutletWatch"]
 
 _LOOK_SECONDS = 2.0  # between two looks
-_REPORT_SECONDS = 5.0  # between two reports: each takes up to 44 ms of the server's time
 _LAST_LOOK_SECONDS = 4.0  # that the end of the run waits for the last look
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
@@ -55,7 +53,6 @@ class OutletWatch:
         self._stalls = StallDetector(self._outlet, run, after=stall_after, log=log)
         self._lines = OutletLog(self._outlet, log)
         self._report = OutletReport(self._outlet, run, self._stalls)
-        self._next_report = 0.0
         self._failing: set[str] = set()
         self._closing = threading.Event()
         # With the context of the calling thread: Prefect's settings, the flow run.
@@ -90,6 +87,7 @@ class OutletWatch:
     def _work(self) -> None:
         with contextlib.ExitStack() as stack:
             client = stack.enter_context(impatient_client()) if self._has_run else None
+            stack.enter_context(self._own_state)
             stack.callback(self._report.close)
             while not self._closing.wait(_LOOK_SECONDS):
                 self._look(client, is_last=False)
@@ -101,9 +99,7 @@ class OutletWatch:
         if client is None:
             return
         self._attempt("look at its own state", lambda: self._own_state.check(client))
-        if is_last or time.monotonic() >= self._next_report:
-            self._attempt("report", lambda: self._report.publish(client, is_last=is_last))
-            self._next_report = time.monotonic() + _REPORT_SECONDS
+        self._attempt("report", lambda: self._report.publish_if_due(client, is_last=is_last))
 
     def _attempt(self, what: str, act: Callable[[], None]) -> None:
         """Run one part; log its first failure in a row."""

@@ -1,10 +1,12 @@
-"""Polls Prefect's server for all inlet runs, in turn, and starts runs of inlets that need one."""
+"""Polls Prefect's server for all runs, in turn, and starts runs of inlets that need one."""
 
 import json
 import logging
+import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import redis
@@ -16,26 +18,71 @@ from flows.runtime.custom_parameters import run_again
 from flows.runtime.prefect_api import impatient_client
 from flows.runtime.shared_poll import PAUSED, SharedPoll, scheduled_by
 
-__all__ = ["poll_for_all", "run_key"]
+__all__ = ["PollTurn", "run_key"]
 
+_LET_OTHERS_TRY = 6.0  # seconds without a turn after a request that failed
 _LEFT_TO_AUTOMATIONS = 10.0  # seconds after a crash in which only automations start a new run
 
 
-def poll_for_all(poll: SharedPoll, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-    """Poll Prefect's server for all runs if it is this participant's turn, and start runs of inlets that need one.
+class PollTurn:
+    """The turns of one participant in the shared poll; a context manager.
 
-    raises    redis.RedisError
+    prefect   a client that each request may use; by default, one is opened for as long as this participant holds the lease
     """
-    if not poll.take_turn():
-        return
-    try:
-        with impatient_client() as prefect:
-            for deployment in poll.refresh(prefect):
+
+    def __init__(
+        self,
+        poll: SharedPoll,
+        log: logging.Logger | logging.LoggerAdapter[Any],
+        prefect: SyncPrefectClient | None = None,
+    ) -> None:
+        self._poll = poll
+        self._log = log
+        self._given = prefect
+        self._opened: ExitStack | None = None
+        self._prefect = prefect
+        self._not_before = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def step(self) -> None:
+        """Poll Prefect's server for all runs if it is this participant's turn, and start runs of inlets that need one.
+
+        raises    redis.RedisError
+        """
+        if time.monotonic() < self._not_before:
+            return
+        if not self._poll.take_turn():
+            if not self._poll.leads:
+                self._close()
+            return
+        try:
+            prefect = self._client()
+            for deployment in self._poll.refresh(prefect):
                 _start_again(prefect, deployment)
-    except redis.RedisError:
-        raise
-    except Exception as error:  # noqa: BLE001 - without an answer, the states stay unknown
-        log.debug("Prefect's server has not answered: %s", type(error).__name__)
+        except redis.RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - without an answer, the states stay unknown
+            self._log.debug("Prefect's server has not answered: %s", type(error).__name__)
+            self._close()
+            # Another participant may reach it.
+            self._not_before = time.monotonic() + _LET_OTHERS_TRY
+            self._poll.give_up_turn()
+
+    def _client(self) -> SyncPrefectClient:
+        if self._prefect is None:
+            self._opened = ExitStack()
+            self._prefect = self._opened.enter_context(impatient_client())
+        return self._prefect
+
+    def _close(self) -> None:
+        if self._opened:
+            self._opened.close()
+        self._opened, self._prefect = None, self._given
 
 
 def _start_again(prefect: SyncPrefectClient, deployment: Mapping[str, Any]) -> None:

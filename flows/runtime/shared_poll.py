@@ -1,4 +1,4 @@
-"""Polls Prefect's server for all inlet runs that share a Redis, through one of them.
+"""Polls Prefect's server for all runs of inlets and outlets that share a Redis, through one of them.
 
 A run's own request costs the server 14 ms (Prefect 3.9.1), a request for fifty runs 30 ms. The runs therefore register in Redis;
 the holder of a lease there sends the request, and all read the answer from Redis.
@@ -6,6 +6,7 @@ the holder of a lease there sends the request, and all read the answer from Redi
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,8 +23,11 @@ POLL_SECONDS = 5.0  # seconds between two requests to Prefect's server
 PAUSED = "Paused"
 """The name of the state of a run that ended because its schedule was paused."""
 
+_LEASE_SECONDS = 8.0  # the holder polls more often, so that it stays the one that has a connection to the server
 _LIVE = ("PENDING", "RUNNING", "CANCELLING", "PAUSED")
-_AT_ONCE = 50  # deployments in a request: each has up to four live runs, and the server returns 200 at most
+_RUNS_AT_ONCE = 200  # objects that the server returns at most
+_INLETS_AT_ONCE = 50  # each has up to four live runs
+_NONE = "-"  # in place of a deployment, for a run that is no inlet's
 _GONE_MS = 30_000  # a run that has not registered for this long has ended
 _TTL_MS = 120_000
 _INLET_TTL_MS = 7 * 86_400_000
@@ -37,7 +41,7 @@ class Seen:
 
     at          time of the request, in seconds since the epoch, by Redis' clock
     state       the run's state type while it lives; else 'OVER'
-    updated     time of the latest deploy; empty if the deployment was deleted
+    updated     time of the latest deploy; empty if the deployment was deleted, and for a run that is no inlet's
     content     a hash that changes with the fields that determine what a run does, apart from its code
     parameters  those of the deployment
     scheduled   the parameters of each active schedule; empty also while the deployment is paused
@@ -74,11 +78,12 @@ def scheduled_by(deployment: Mapping[str, Any]) -> list[tuple[dict[str, Any], di
 
 
 class SharedPoll:
-    """One participant in the poll: a run of an inlet, or `sluice up`, which only sends requests.
+    """One participant in the poll: a run, or `sluice up`, which only sends requests.
 
-    client  a client of the Redis that the inlets push to
-    name    name of the participant: a run's id
-    server  address of Prefect's API, by default the one in the settings; each server has a poll of its own
+    client      a client of the Redis that the flows use
+    name        name of the participant: a run's id
+    deployment  the deployment of an inlet's run, so that the poll also reads its schedules, and starts a run if it has none
+    server      address of Prefect's API, by default the one in the settings; each server has a poll of its own
     """
 
     def __init__(
@@ -87,6 +92,8 @@ class SharedPoll:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._name = name
         self._deployment = deployment
+        self._member = f"{name} {deployment or _NONE}"
+        self._next_turn: float | None = None  # while this participant holds the lease
         server = server or str(get_current_settings().api.url or "")
         self._runs, self._seen, self._lease, self._inlets = poll_keys(hashlib.sha256(server.encode()).hexdigest()[:12])
 
@@ -97,10 +104,11 @@ class SharedPoll:
         """
         now_ms = self._now_ms()
         with self._client.pipeline(transaction=False) as pipe:
-            pipe.zadd(self._runs, {f"{self._name} {self._deployment}": now_ms})
+            pipe.zadd(self._runs, {self._member: now_ms})
             pipe.pexpire(self._runs, _TTL_MS)
-            pipe.zadd(self._inlets, {self._deployment: now_ms})
-            pipe.pexpire(self._inlets, _INLET_TTL_MS)
+            if self._deployment:
+                pipe.zadd(self._inlets, {self._deployment: now_ms})
+                pipe.pexpire(self._inlets, _INLET_TTL_MS)
             pipe.hget(self._seen, self._name)
             text = pipe.execute()[-1]
         return (Seen(**json.loads(text)) if text else None), now_ms / 1000
@@ -111,9 +119,10 @@ class SharedPoll:
         raises    redis.RedisError
         """
         with self._client.pipeline(transaction=False) as pipe:
-            pipe.zrem(self._runs, f"{self._name} {self._deployment}")
+            pipe.zrem(self._runs, self._member)
             pipe.hdel(self._seen, self._name)
             pipe.execute()
+        self.give_up_turn()
         self._client.close()
 
     def forget(self) -> None:
@@ -123,12 +132,38 @@ class SharedPoll:
         """
         self._client.zrem(self._inlets, self._deployment)
 
+    @property
+    def leads(self) -> bool:
+        """Whether this participant held the lease when it last looked."""
+        return self._next_turn is not None
+
     def take_turn(self) -> bool:
-        """Take the lease, and return whether it was free: then this participant sends the next request.
+        """Take the lease or renew it; return whether this participant is to send a request now.
 
         raises    redis.RedisError
         """
-        return bool(self._client.set(self._lease, self._name, nx=True, px=round(POLL_SECONDS * 1000)))
+        if self._next_turn is None:
+            if not self._client.set(self._lease, self._name, nx=True, px=_ms(_LEASE_SECONDS)):
+                return False
+        else:
+            if time.monotonic() < self._next_turn:
+                return False
+            # Not in one step: if another participant takes the lease in between, both send a request, once.
+            if self._client.get(self._lease) != self._name.encode():
+                self._next_turn = None
+                return False
+            self._client.pexpire(self._lease, _ms(_LEASE_SECONDS))
+        self._next_turn = time.monotonic() + POLL_SECONDS
+        return True
+
+    def give_up_turn(self) -> None:
+        """Leave the lease to another participant: this one ends, or does not reach Prefect's server.
+
+        raises    redis.RedisError
+        """
+        if self.leads and self._client.get(self._lease) == self._name.encode():
+            self._client.delete(self._lease)
+        self._next_turn = None
 
     def refresh(self, prefect: SyncPrefectClient) -> list[dict[str, Any]]:
         """Request the states of all runs, and store them in Redis for all; return the inlets without a live run.
@@ -139,20 +174,20 @@ class SharedPoll:
         now_ms = self._now_ms()
         self._client.zremrangebyscore(self._runs, 0, now_ms - _GONE_MS)
         self._client.zremrangebyscore(self._inlets, 0, now_ms - _INLET_TTL_MS)
-        runs = [member.decode().split() for member in self._client.zrange(self._runs, 0, -1)]
+        runs = dict(member.decode().split() for member in self._client.zrange(self._runs, 0, -1))
         inlets = [member.decode() for member in self._client.zrange(self._inlets, 0, -1)]
-        deployments: dict[str, dict[str, Any]] = {}
-        states: dict[str, str] = {}
-        busy: set[str] = set()
-        for some in _parts(sorted({*inlets, *(deployment for _, deployment in runs)})):
-            among = {"deployments": {"id": {"any_": some}}}
-            for found in _filtered(prefect, "/deployments/filter", among):
-                deployments[found["id"]] = found
-            live = {"state": {"type": {"any_": _LIVE}}}
-            for found in _filtered(prefect, "/flow_runs/filter", {**among, "flow_runs": live}):
-                states[found["id"]] = found["state_type"]
-                busy.add(found["deployment_id"])
-        seen = {run: seen_of(run, deployments.get(of), states, at=now_ms / 1000) for run, of in runs}
+        states = {
+            found["id"]: found["state_type"]
+            for some in _parts(list(runs), _RUNS_AT_ONCE)
+            for found in _filtered(prefect, "/flow_runs/filter", {"flow_runs": {"id": {"any_": some}}})
+            if found["state_type"] in _LIVE
+        }
+        deployments = {
+            found["id"]: found
+            for some in _parts(sorted({*inlets, *runs.values()} - {_NONE}), _INLETS_AT_ONCE)
+            for found in _filtered(prefect, "/deployments/filter", {"deployments": {"id": {"any_": some}}})
+        }
+        seen = {run: seen_of(run, deployments.get(of), states, at=now_ms / 1000) for run, of in runs.items()}
         with self._client.pipeline(transaction=False) as pipe:
             for run, one in seen.items():
                 pipe.hset(self._seen, run, json.dumps(asdict(one)))
@@ -160,15 +195,33 @@ class SharedPoll:
             for gone in set(inlets) - set(deployments):
                 pipe.zrem(self._inlets, gone)
             pipe.execute()
-        return [deployments[id_] for id_ in inlets if id_ in deployments and id_ not in busy]
+        idle = [id_ for id_ in inlets if id_ in deployments and id_ not in {runs[run] for run in states}]
+        return [deployments[id_] for id_ in self._without_live_run(prefect, idle)]
+
+    def _without_live_run(self, prefect: SyncPrefectClient, inlets: Sequence[str]) -> list[str]:
+        """Return those of the inlets that have no live run, which may be one that has not registered yet."""
+        busy = {
+            found["deployment_id"]
+            for some in _parts(inlets, _INLETS_AT_ONCE)
+            for found in _filtered(
+                prefect,
+                "/flow_runs/filter",
+                {"deployments": {"id": {"any_": some}}, "flow_runs": {"state": {"type": {"any_": _LIVE}}}},
+            )
+        }
+        return [id_ for id_ in inlets if id_ not in busy]
 
     def _now_ms(self) -> int:
         seconds, microseconds = self._client.time()
         return seconds * 1000 + microseconds // 1000
 
 
-def _parts(ids: Sequence[str]) -> Iterable[list[str]]:
-    return (list(ids[start : start + _AT_ONCE]) for start in range(0, len(ids), _AT_ONCE))
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _parts(ids: Sequence[str], at_once: int) -> Iterable[list[str]]:
+    return (list(ids[start : start + at_once]) for start in range(0, len(ids), at_once))
 
 
 def _filtered(prefect: SyncPrefectClient, path: Any, body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ _shields = []
 class Stop(threading.Event):
     """Set once the run is to end.
 
-    is_signalled   whether a signal has set it: the run then ends as Cancelled
+    is_signalled   whether a signal has set it in a process that was started for the run: the run then ends as Cancelled
     """
 
     is_signalled = False
@@ -57,7 +57,7 @@ def stop_on_signals() -> Iterator[Stop]:
     stop = Stop()
 
     def handle(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the handler's signature
-        stop.is_signalled = True
+        stop.is_signalled = is_in_a_process_of_its_own()  # elsewhere, a Cancelled run would raise in its caller
         stop.set()
 
     if threading.current_thread() is not threading.main_thread():

@@ -27,7 +27,7 @@ Scripts get these names as KEYS and build none.
 | sluice:levels                     | stream | History.add                                | 30 days     | entries: a cap of 2,016                       |
 | sluice:poll:<server>:runs         | zset   | SharedPoll                                 | 2 minutes   | its TTL; members: the end of their run        |
 | sluice:poll:<server>:seen         | hash   | SharedPoll                                 | 2 minutes   | its TTL; fields: the end of their run         |
-| sluice:poll:<server>:lease        | string | SharedPoll                                 | 5 s         | its TTL                                       |
+| sluice:poll:<server>:lease        | string | SharedPoll                                 | 8 s         | its TTL; the end of its holder                |
 | sluice:poll:<server>:inlets       | zset   | SharedPoll                                 | 7 days      | its TTL; members: after 7 days without a run  |
 
 A lease that was claimed by another consumer holds a tombstone, which lives for a day. `<inlet>` is the inlet's name and a

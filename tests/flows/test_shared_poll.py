@@ -16,9 +16,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Completed, Crashed, Failed, Running
 from prefect.utilities.callables import parameter_schema
 
-from flows.runtime import poll_turn
+from flows.runtime import poll_turn, shared_poll
 from flows.runtime.inlet_watch import why_to_end
-from flows.runtime.poll_turn import poll_for_all
+from flows.runtime.poll_turn import PollTurn
 from flows.runtime.shared_poll import PAUSED, Seen, SharedPoll, seen_of
 from tests.support.ports import refusing_port
 
@@ -91,6 +91,12 @@ def test_the_content_of_a_deployment_ignores_its_schedule_and_version() -> None:
     assert seen(job_variables={"env": {}}).content != first
 
 
+def take_a_turn(poll: SharedPoll) -> None:
+    poll.give_up_turn()
+    with PollTurn(poll, logging.getLogger("test")) as turn:
+        turn.step()
+
+
 def test_one_participant_at_a_time_has_the_turn(client: redis.Redis) -> None:
     one, other = (SharedPoll(client, server="http://a", name=name, deployment="d") for name in ("one", "other"))
     elsewhere = SharedPoll(client, server="http://b", name="one", deployment="d")
@@ -98,6 +104,31 @@ def test_one_participant_at_a_time_has_the_turn(client: redis.Redis) -> None:
     assert not other.take_turn()
     assert not one.take_turn()
     assert elsewhere.take_turn()
+
+
+def test_the_holder_of_the_lease_keeps_its_turn(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_poll, "POLL_SECONDS", 0.0)
+    one, other = (SharedPoll(client, server="http://a", name=name, deployment="d") for name in ("one", "other"))
+    assert [each.take_turn() for each in (one, other, one, other, one)] == [True, False, True, False, True]
+    client.delete("no such key", *client.scan_iter("*:lease"))  # it has expired
+    assert [each.take_turn() for each in (other, one, other)] == [True, False, True]
+    assert (one.leads, other.leads) == (False, True)
+    other.give_up_turn()
+    assert one.take_turn()
+    other.give_up_turn()  # the lease is no longer its own
+    assert one.take_turn()
+
+
+def test_a_participant_without_an_answer_leaves_the_turn_to_others(client: redis.Redis) -> None:
+    one, other = (SharedPoll(client, server="http://a", name=name, deployment="d") for name in ("one", "other"))
+    one.look()
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{refusing_port()}/api"}):
+        turn = PollTurn(one, logging.getLogger("test"))
+        turn.step()
+        assert other.take_turn()
+        other.give_up_turn()
+        turn.step()
+        assert not one.leads  # it waits before it tries again
 
 
 @pytest.mark.usefixtures("prefect")
@@ -135,6 +166,27 @@ class TestOnAServer:
         assert [one and one.scheduled for one in looked] == [[{}], [{}], [{}], []]
         assert [one and bool(one.updated) for one in looked] == [True, True, True, False]
 
+    def test_the_states_of_other_runs_are_read_with_one_request(
+        self, api: SyncPrefectClient, deployment: UUID, client: redis.Redis
+    ) -> None:
+        runs = [api.create_flow_run_from_deployment(deployment, state=Running()).id for _ in range(3)]
+        polls = [SharedPoll(client, server="s", name=str(run)) for run in [*runs, uuid4()]]
+        assert [poll.look()[0] for poll in polls] == [None] * 4
+        api.set_flow_run_state(runs[1], Cancelling(), force=True)
+        api.delete_flow_run(runs[2])
+        requests: list[str] = []
+        request = api.request
+
+        def counted(method: Any, path: str, **options: Any) -> Any:
+            requests.append(path)
+            return request(method, path, **options)  # type: ignore[arg-type]
+
+        api.request = counted  # type: ignore[method-assign]
+        assert polls[0].refresh(api) == []  # none is an inlet's, so none is started again
+        looked = [poll.look()[0] for poll in polls]
+        assert [one and one.state for one in looked] == ["RUNNING", "CANCELLING", "OVER", "OVER"]
+        assert requests == ["/flow_runs/filter"]
+
     def test_a_run_that_has_left_is_asked_for_no_more(
         self, api: SyncPrefectClient, deployment: UUID, client: redis.Redis
     ) -> None:
@@ -155,12 +207,11 @@ class TestOnAServer:
         last = api.create_flow_run_from_deployment(deployment, state=Running())
         api.set_flow_run_state(last.id, Completed(name=ended_as), force=True)
         api.pause_deployment(deployment)
-        poll_for_all(poll, logging.getLogger("test"))
+        take_a_turn(poll)
         assert self._others(api, deployment, last.id) == 0  # it is still paused
         api.resume_deployment(deployment)
         for _ in range(2):
-            client.delete("no such key", *client.scan_iter("*:lease"))
-            poll_for_all(poll, logging.getLogger("test"))
+            take_a_turn(poll)
         assert self._others(api, deployment, last.id) == (ended_as == PAUSED)
 
     @pytest.mark.parametrize("case", [(Crashed, 0), (Failed, 0), (Crashed, 60)])
@@ -180,8 +231,7 @@ class TestOnAServer:
         last = api.create_flow_run_from_deployment(deployment, parameters={"board": "sh"}, state=Running())
         api.set_flow_run_state(last.id, state(), force=True)
         for _ in range(2):
-            client.delete("no such key", *client.scan_iter("*:lease"))
-            poll_for_all(poll, logging.getLogger("test"))
+            take_a_turn(poll)
         found = self._found(api, deployment, last.id)
         assert [again["parameters"] for again in found] == ([] if left_to_automations else [{"board": "sh"}])
 
@@ -199,5 +249,5 @@ def test_a_silent_server_is_no_news(client: redis.Redis) -> None:
     poll = SharedPoll(client, server="s", name="run", deployment="d")
     poll.look()
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{refusing_port()}/api"}):
-        poll_for_all(poll, logging.getLogger("test"))
+        take_a_turn(poll)
     assert poll.look()[0] is None

@@ -14,11 +14,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.states import Cancelling
+from rich.console import Console
 from streamz import Stream
 
 from deployments.servers.redis_server import RedisServer
 from flows import inlet, outlet, outlets
-from flows.runtime import outlet_log, outlet_watch, prefect_api
+from flows.runtime import outlet_log, outlet_report, outlet_watch, own_state, prefect_api, stopping
 from tasks import SluiceError
 from tests.support.ports import refusing_port
 from tests.support.streams import pending, push_all
@@ -202,7 +203,56 @@ def test_a_run_cancelled_in_prefect_stops_without_a_signal_and_ends_as_cancelled
     assert pending(real_redis) == ids[-1:] or not seen
 
 
-def test_signalled_runs_end_as_cancelled(real_redis: redis.Redis, stop_run: Callable[[], None]) -> None:
+def test_a_cancelled_run_stops_although_the_shared_poll_is_silent(
+    real_redis: redis.Redis, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_state, "_UNKNOWN", 0.0)  # every answer from there is out of date
+    push_all(real_redis, "topic", range(5))
+
+    @outlet(topics="topic", group="group", run_for="90s")
+    def forever(source: Stream) -> None:
+        client.set_flow_run_state(this_run().id, Cancelling())
+        source.sink(lambda _: None)
+
+    state: State = forever(return_state=True)
+    assert state.type == StateType.CANCELLED
+
+
+def test_a_running_outlet_reports_each_half_minute_and_trouble_sooner(
+    real_redis: redis.Redis, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, stop_run: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(outlet_report, "_NEW", 0.0)
+    monkeypatch.setattr(outlet_report, "_SOON", 0.0)
+
+    @outlet(topics="topic", group="later", run_for="90s")
+    def later(source: Stream) -> None:
+        source.map(lambda e: 1 // e["n"]).sink(lambda _: None)
+
+    def data() -> str:
+        return "".join(each["data"] for each in artifacts(client, "outlet-later"))
+
+    def feed() -> None:
+        wait_until(data, "the first report")
+        push_all(real_redis, "topic", [1])
+        wait_until(lambda: real_redis.xinfo_groups("topic")[0]["entries-read"], "the entry to be read")
+        reported = data()
+        push_all(real_redis, "topic", [0])
+        wait_until(lambda: "| 2 | 1 | 1 |" in data(), "the report on the failure")
+        quiet.append("| 1 | 1 | 0 |" not in reported)
+        stop_run()
+
+    quiet: list[bool] = []
+    helper = threading.Thread(target=feed)
+    helper.start()
+    later()
+    helper.join()
+    assert quiet == [True]
+
+
+@pytest.mark.parametrize("is_own_process", [True, False])
+def test_signalled_runs_end_as_cancelled_in_their_own_process(
+    real_redis: redis.Redis, stop_run: Callable[[], None], monkeypatch: pytest.MonkeyPatch, is_own_process: bool
+) -> None:
     push_all(real_redis, "topic", range(5))
 
     @outlet(topics="topic", group="group", run_for="90s")
@@ -213,9 +263,10 @@ def test_signalled_runs_end_as_cancelled(real_redis: redis.Redis, stop_run: Call
     def pushes() -> None:
         stop_run()
 
+    monkeypatch.setattr(Console, "on_broken_pipe", Console.on_broken_pipe)  # which a run's process changes
+    monkeypatch.setattr(stopping, "is_in_a_process_of_its_own", lambda: is_own_process)
     ended = [flow(return_state=True) for flow in (reads, pushes)]
-    assert [state.type for state in ended] == [StateType.CANCELLED] * 2
-    assert all((state.message or "").startswith("Stopped in good order") for state in ended)
+    assert [state.type for state in ended] == [StateType.CANCELLED if is_own_process else StateType.COMPLETED] * 2
 
 
 def test_a_stalled_pipeline_is_reported_in_log_event_and_report(
@@ -265,7 +316,7 @@ def test_a_report_that_somebody_deleted_is_made_anew(
     caplog: pytest.LogCaptureFixture,
     stop_run: Callable[[], None],
 ) -> None:
-    monkeypatch.setattr(outlet_watch, "_REPORT_SECONDS", 0.1)
+    monkeypatch.setattr(outlet_report, "_SOON", 0.1)
     deleted: list[str] = []
 
     @outlet(topics="topic", group="group", run_for="90s")

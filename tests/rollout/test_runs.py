@@ -26,6 +26,7 @@ from deployments.rollout import apply as rollout
 from deployments.rollout import deployed, ending, runs
 from deployments.rollout.blueprint import Blueprint, Deployment
 from deployments.servers.prefect_server import POOL
+from deployments.stack import follow
 from deployments.stack.follow import Follower
 from flows.runtime import prefect_api
 from tasks import Reservoir, UnavailableError
@@ -63,6 +64,7 @@ def test_the_follower_prints_every_state_change_of_outlets_across_pages(
     client: SyncPrefectClient, fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deployed, "_PAGE", 1)  # Prefect has 200: so many runs take their time
+    monkeypatch.setattr(follow, "_POLL_SECONDS", 0.0)
     outlet, inlet = deployment(client, "outlet"), deployment(client, "inlet")
     said = io.StringIO()
     console = Console(file=said, width=200)
