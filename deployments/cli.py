@@ -2,15 +2,16 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from deployments import subcommands
 from deployments.options import AsJson, Timeout, Yes, console
 
-__all__ = ["app", "leave_out_proxies", "main"]
+__all__ = ["app", "leave_out_proxies", "main", "reporting_errors"]
 
 app = typer.Typer(
     name="sluice",
@@ -46,10 +47,10 @@ def up(
     Uses the Redis of SLUICE_REDIS_URL and the Prefect server of PREFECT_API_URL; without these variables, it starts its
     own. The data is in .sluice/ (or SLUICE_STATE_DIR); the file prefect-login there holds the login for the Prefect UI.
     """
-    from deployments.stack.up import up as run  # noqa: PLC0415
+    from deployments.stack.supervisor import become_supervisor  # noqa: PLC0415
     from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
-    raise typer.Exit(run(console(), root=project_dir(), port=port))
+    become_supervisor(project_dir(), port=port)
 
 
 @app.command()
@@ -246,8 +247,13 @@ def new(
 def main() -> None:
     """Run the command; report an error in one sentence instead of a traceback."""
     leave_out_proxies()
+    reporting_errors(app)
+
+
+def reporting_errors(run: Callable[[], Any]) -> None:
+    """Run something; report an error in one sentence, and end this process with exit code 1."""
     try:
-        app()
+        run()
     except BrokenPipeError:  # `sluice peek ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "RUN_TITLE",
     "START_METHOD",
     "WITHOUT_THREADS",
     "TemplateError",
@@ -25,6 +26,9 @@ __all__ = [
 
 START_METHOD = "SLUICE_START_METHOD"
 """The variable with the start method: `fork`, the default where that is safe, or `spawn`."""
+
+RUN_TITLE = "sluice-run"
+"""The name of a run's process; where no command stands for it, its arguments are this name and the run's id."""
 
 WITHOUT_THREADS = {
     "OPENBLAS_NUM_THREADS": "1",

@@ -7,7 +7,6 @@ run can be forked (not on Linux, switched off, no template), it becomes `python 
 """
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -15,33 +14,20 @@ import socket
 import sys
 import time
 
-from deployments.processes.meeting import (
-    START_METHOD,
-    WITHOUT_THREADS,
-    TemplateError,
-    folder,
-    name_of,
-    peer_is_us,
-    receive,
-    send,
-    shared,
-)
+from deployments.processes.forking import Forked, fork, forks
+from deployments.processes.meeting import TemplateError, receive
 
 __all__ = ["main"]
 
-_ENGINE = "flows.runtime.engine"
+_ENGINE, _SUPERVISOR = "flows.runtime.engine", "deployments.stack.supervisor"
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-_START_WITHIN = 120.0  # seconds for a template to import everything, on a busy machine
-_NOT_AGAIN_WITHIN = 60.0  # seconds after a template that could not start
 _LAST_WORD = 5.0  # seconds for the template to report the exit code after the process has ended
-_METHODS = ("fork", "spawn")
-_TRIES = 3
 
 
 def main() -> None:
     """Run a module, by default the one that runs flow runs, as `python -m` does."""
     program = sys.argv[1:] or [_ENGINE]
-    if _forks():
+    if forks(os.environ):
         signals = _Signals()
         try:
             run = _forked(program)
@@ -52,15 +38,9 @@ def main() -> None:
             signals.pass_on_to(run.pidfd)
             code = run.wait()
             signals.release()
+            run.end_own_template()
             _end_as(code)
     os.execv(sys.executable, [sys.executable, "-m", *program])  # noqa: S606 - ourselves
-
-
-def _forks() -> bool:
-    method = os.environ.get(START_METHOD) or "fork"
-    if method not in _METHODS:
-        sys.exit(f"{START_METHOD}: expected {' or '.join(_METHODS)}, got {method!r}")
-    return method == "fork" and sys.platform == "linux"
 
 
 class _Signals:
@@ -96,10 +76,11 @@ class _Signals:
 class _Run:
     """A run that was forked from a template, as seen by the command that represents it."""
 
-    def __init__(self, template: socket.socket, lifeline: socket.socket, pidfd: int) -> None:
-        self._template = template
+    def __init__(self, forked: Forked, lifeline: socket.socket, *, is_own: bool) -> None:
+        self._template = forked.template
         self._lifeline = lifeline
-        self.pidfd = pidfd
+        self._own_template = forked.template_pidfd if is_own else None
+        self.pidfd = forked.pidfd
 
     def wait(self) -> int:
         """Wait until the run has ended; return its exit code, or -n if signal n ended it.
@@ -129,6 +110,16 @@ class _Run:
                 deadline = deadline or time.monotonic() + _LAST_WORD
         return code
 
+    def end_own_template(self) -> None:
+        """End the template if it was started for this command, and wait for that, so that nothing is left."""
+        if self._own_template is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._own_template, signal.SIGTERM)
+        poll = select.poll()
+        poll.register(self._own_template, select.POLLIN)
+        poll.poll(_LAST_WORD * 1000)
+
     def _status(self) -> int | None:
         try:
             return receive(self._template)[0]["status"]
@@ -141,22 +132,13 @@ def _forked(program: list[str]) -> _Run:
 
     raises    TemplateError: it cannot fork one
     """
-    directory = folder()
-    request = {"environ": dict(os.environ), "cwd": _cwd(), "program": program}
-    for _ in range(_TRIES):
-        template = _connected(directory)
-        lifeline, theirs = socket.socketpair()
-        try:
-            with theirs:
-                send(template, request, [0, 1, 2, theirs.fileno()])
-            reply, fds = receive(template)
-        except (OSError, EOFError):
-            continue  # the template has just ended, because imported files changed or its worker ended
-        if "refused" in reply:
-            raise TemplateError(reply["refused"])
-        return _Run(template, lifeline, fds[0])
-    msg = f"{_TRIES} of them ended one after the other"
-    raise TemplateError(msg)
+    lifeline, theirs = socket.socketpair()
+    with theirs:
+        # A template ends with the worker whose runs it forks, or with `sluice up`, which is the first to need one.
+        is_own = program[0] == _SUPERVISOR
+        owner = os.getpid() if is_own else os.getppid()
+        forked = fork(program, environ=dict(os.environ), cwd=_cwd(), fds=[0, 1, 2, theirs.fileno()], owner=owner)
+    return _Run(forked, lifeline, is_own=is_own)
 
 
 def _end_as(code: int) -> None:
@@ -172,73 +154,6 @@ def _cwd() -> str:
         return os.getcwd()  # noqa: PTH109
     except FileNotFoundError:
         return "/"
-
-
-def _connected(directory: str) -> socket.socket:
-    """Return a connection to the template for this interpreter and environment; start one if none runs."""
-    # Through an open folder, the path is never too long for a socket.
-    place = os.open(directory, os.O_DIRECTORY | os.O_CLOEXEC)
-    name = name_of([sys.executable, sys.version], os.environ)
-    address = f"/proc/self/fd/{place}/{name}"
-    if connection := _try(address):
-        return connection
-    with open(os.path.join(directory, f"{name}.lock"), "a+") as lock:  # noqa: PTH123, PTH118
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another command may be starting it
-        if connection := _try(address):
-            return connection
-        lock.seek(0)
-        failed = float(lock.read() or 0)
-        if time.time() - failed < _NOT_AGAIN_WITHIN:
-            msg = f"it could not start a moment ago, see {name}.log in {directory!r}"
-            raise TemplateError(msg)
-        lock.truncate(0)
-        try:
-            return _start(directory, name, address)
-        except TemplateError:
-            lock.write(str(time.time()))
-            raise
-
-
-def _try(address: str) -> socket.socket | None:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.connect(address)
-    except (FileNotFoundError, ConnectionRefusedError):
-        connection.close()
-        return None
-    except OSError as error:
-        connection.close()
-        msg = f"cannot reach it: {error.strerror}"
-        raise TemplateError(msg) from error
-    if not peer_is_us(connection):
-        connection.close()
-        msg = "another user listens at its socket"
-        raise TemplateError(msg)
-    return connection
-
-
-def _start(directory: str, name: str, address: str) -> socket.socket:
-    import subprocess  # noqa: PLC0415 - one run in many starts a template
-
-    log = os.path.join(directory, f"{name}.log")  # noqa: PTH118
-    with open(log, "wb") as output:  # noqa: PTH123
-        template = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-m", "deployments.processes.template", name, str(os.getppid())],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**WITHOUT_THREADS, **shared(os.environ)},
-            cwd=directory,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + _START_WITHIN
-    while template.poll() is None and time.monotonic() < deadline:
-        if connection := _try(address):
-            return connection
-        time.sleep(0.02)
-    template.kill()
-    msg = f"it could not start; see {log!r}"
-    raise TemplateError(msg)
 
 
 if __name__ == "__main__":

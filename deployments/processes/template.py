@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.processes.meeting import WITHOUT_THREADS, peer_is_us, receive, send, shared
+from deployments.processes.meeting import RUN_TITLE, WITHOUT_THREADS, peer_is_us, receive, send, shared
 from tasks.base.imported_files import imported_files, seen
 
 __all__ = ["Template", "main"]
@@ -62,7 +62,11 @@ class _Request:
     environ: dict[str, str]
     cwd: str
     fds: list[int]
-    """Standard input, output and error, and the lifeline: a socket to the command that represents the run."""
+    """Standard input, output and error, and the lifeline: a socket to the process that asked for the run."""
+    title: str
+    """The arguments of the process in `ps`."""
+    outlives: bool
+    """Whether the run goes on after the other end of its lifeline has closed."""
 
 
 @dataclass
@@ -106,6 +110,7 @@ class Template:
     def __init__(self, path: Path, *, owner: int, environ: Mapping[str, str]) -> None:
         self._path = path
         self._environ = dict(environ)
+        self._settings = _settings()
         self._pid = os.getpid()
         self._runs: dict[int, socket.socket] = {}
         self._read = _read_files()
@@ -183,7 +188,8 @@ class Template:
 
     def _refusal(self, request: _Request) -> str | None:
         """Return the reason if a run cannot be forked from this process."""
-        if {**WITHOUT_THREADS, **shared(request.environ)} != self._environ:
+        wanted = {**WITHOUT_THREADS, **shared(request.environ)}
+        if wanted not in (self._environ, self._environ | self._settings):
             return "it has another environment"
         threads = [Path("/proc/self/task", task, "comm").read_text().strip() for task in os.listdir("/proc/self/task")]  # noqa: PTH208
         return f"its imports have started threads ({', '.join(threads[1:])})" if len(threads) > 1 else None
@@ -220,19 +226,21 @@ def _requested(connection: socket.socket) -> _Request | None:
     if not peer_is_us(connection):
         return None
     message, fds = receive(connection)
-    return _Request(message["program"], message["environ"], message["cwd"], fds)
+    return _Request(message["program"], message["environ"], message["cwd"], fds, message["title"], message["outlives"])
 
 
 def _become(request: _Request) -> None:
     """Give this process the environment, folder, files and random seed that a new process would have."""
     os.setsid()
     with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text("sluice-run")  # the name in `ps` and `top`
+        Path("/proc/self/comm").write_text(RUN_TITLE)  # the name in `ps` and `top`
     *standard, lifeline = request.fds
     for number, fd in enumerate(standard):
         os.dup2(fd, number)
         os.close(fd)
-    threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
+    _set_title(request.title)
+    if not request.outlives:
+        threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
     os.environ.clear()
     os.environ.update(request.environ)
     os.chdir(request.cwd)
@@ -243,6 +251,16 @@ def _become(request: _Request) -> None:
         _read_settings_again()
 
 
+def _set_title(title: str) -> None:
+    """Replace the arguments in this process' `/proc/self/cmdline`, by which `sluice up` finds the processes of runs."""
+    # The name of the process, in the second field, may hold spaces. See proc(5): arg_start and arg_end are fields 48 and 49.
+    start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
+    text = title.encode()[: end - start - 1]
+    with open("/proc/self/mem", "r+b", buffering=0) as memory:  # noqa: PTH123 - pathlib would read it as text first
+        memory.seek(start)
+        memory.write(text.ljust(end - start, b"\0"))
+
+
 def _read_settings_again() -> None:
     """Reload Prefect's settings and logging from the files in the working directory."""
     from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - main() imports Prefect
@@ -250,6 +268,13 @@ def _read_settings_again() -> None:
 
     refresh_global_settings_context()
     setup_logging()
+
+
+def _settings() -> dict[str, str]:
+    """Return this process's Prefect settings as the variables that a process worker adds to the environment of its runs."""
+    from prefect.settings import get_current_settings  # noqa: PLC0415 - main() imports Prefect
+
+    return get_current_settings().to_environment_variables(exclude_unset=True)
 
 
 def _read_files() -> dict[str, tuple[int, int]]:

@@ -3,7 +3,7 @@
 Prefect's process worker holds two websockets for each run (3.9.1), one of them for an event that no page shows. It starts
 all due runs at once, and each takes 2 s of CPU for its imports; after a server outage, or with dozens of inlets, that
 overloads the machine for minutes. It also stores a state and two events for each run that only concern the worker, and
-lines in the run's log that name the worker. This module leaves these out.
+lines in the run's log that name the worker. This module leaves these out, and forks runs without a command beside each.
 """
 
 import functools
@@ -23,15 +23,19 @@ def lighten() -> None:
     """Patch Prefect's process worker in this process."""
     from prefect.events.clients import NullEventsClient  # noqa: PLC0415 - takes seconds, which only a worker needs
     from prefect.runner import _flow_run_executor as executor  # noqa: PLC0415
+    from prefect.runner import _starter_engine as starter  # noqa: PLC0415
     from prefect.workers import base  # noqa: PLC0415
     from prefect.workers.process import ProcessWorker  # noqa: PLC0415
 
+    from deployments.processes.direct import run_process  # noqa: PLC0415
     from deployments.processes.in_flight import Cancellations, Observer, Starts  # noqa: PLC0415
     from flows.runtime.engine import STARTING  # noqa: PLC0415
 
     Observer.cancellations, Observer.starts = Cancellations(), Starts(state_dir() / STARTING)
     executor.FlowRunCancellingObserver = base.FlowRunCancellingObserver = Observer  # type: ignore[assignment]
     executor.EventEmitter = functools.partial(executor.EventEmitter, get_events_client=NullEventsClient)  # type: ignore[assignment]
+
+    starter.run_process = functools.partial(run_process, run=starter.run_process)  # type: ignore[assignment]
 
     submit = ProcessWorker._submit_scheduled_flow_runs
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+from deployments.processes.forking import python
 from deployments.rollout.blueprint import Blueprint, allowance
 from deployments.rollout.deployed import deployed, of_blueprint
 from deployments.servers.child import last_lines
@@ -130,17 +130,19 @@ def strangers(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
 
 
 class Rollout:
-    """`prefect deploy --all` in a separate process, as a user would run it, except that each file is imported once."""
+    """`prefect deploy --all` in a separate process, as a user would run it, except that each file is imported once.
 
-    def __init__(self, blueprint: Blueprint, *, log: Path, env: Mapping[str, str]) -> None:
+    is_forked   whether the template of runs forks the process
+    """
+
+    def __init__(self, blueprint: Blueprint, *, log: Path, env: Mapping[str, str], is_forked: bool = False) -> None:
         self._log = log
         self._allowance = allowance(blueprint)
         folder = blueprint.path.parent
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
                 [
-                    sys.executable,
-                    "-m",
+                    *python(is_forked),
                     "deployments.rollout.flow_files",
                     "--all",
                     "--prefect-file",

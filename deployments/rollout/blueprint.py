@@ -13,6 +13,7 @@ from typing import NoReturn, TypeGuard
 
 import yaml
 
+from deployments.processes.forking import python
 from deployments.rollout.flow_files import import_each_file_once
 from tasks.base.plain_text import one_line
 from tasks.base.project_folder import CODE
@@ -236,13 +237,15 @@ class EntrypointCheck:
     """`import_flows` in a process of its own, beside whatever else there is to do.
 
     A user's file may do anything when it is imported; the supervisor is not to feel it.
+
+    is_forked   whether the template of runs forks the process
     """
 
-    def __init__(self, blueprint: Blueprint, *, env: Mapping[str, str]) -> None:
+    def __init__(self, blueprint: Blueprint, *, env: Mapping[str, str], is_forked: bool = False) -> None:
         self._blueprint = blueprint
         self._answer = tempfile.TemporaryFile("w+")  # noqa: SIM115 - close() does
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-c", f"from {__name__} import _answer; _answer()", *self._entrypoints],
+            [*python(is_forked), __name__, *self._entrypoints],
             stdin=subprocess.DEVNULL,
             stdout=self._answer,
             stderr=subprocess.DEVNULL,
@@ -298,3 +301,7 @@ class EntrypointCheck:
 def _answer() -> None:
     # A user's file may print when it is imported: the answer is what follows the mark.
     print(_MARK + json.dumps(import_flows(sys.argv[1:])))  # noqa: T201 - its parent reads it
+
+
+if __name__ == "__main__":
+    _answer()

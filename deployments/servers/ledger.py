@@ -12,6 +12,7 @@ from uuid import UUID
 
 import psutil
 
+from deployments.processes.meeting import RUN_TITLE
 from tasks.base.state_folder import STATE_DIR, make_private, state_dir
 from tasks.errors import SettingsError
 
@@ -137,12 +138,14 @@ class Ledger:
 def flow_run_processes(folder: Path | None = None) -> list[tuple[UUID, psutil.Process]]:
     """Return the flow runs on this machine with their processes; with `folder`, only those of its stack."""
     found = []
-    for process in psutil.process_iter(["environ"]):
+    for process in psutil.process_iter(["environ", "cmdline"]):
         environ = process.info["environ"] or {}  # None: another user's
         if folder is not None and environ.get(STATE_DIR) != str(folder):
             continue
+        # A forked run has its template's environment there.
+        name, run_id = ((process.info["cmdline"] or []) + ["", ""])[:2]
         with suppress(ValueError):
-            if run_id := environ.get(_FLOW_RUN_ID):
+            if run_id := run_id if name == RUN_TITLE else environ.get(_FLOW_RUN_ID):
                 found.append((UUID(run_id), process))
     return found
 

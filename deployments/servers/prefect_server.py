@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deployments.processes.forking import python
 from deployments.servers import login
 from deployments.servers.child import Child, last_lines
 from deployments.servers.ledger import Ledger
@@ -25,6 +26,7 @@ __all__ = [
     "check_port",
     "find_server",
     "is_reachable",
+    "path_of_runs",
     "prefect_server",
     "said_by",
     "settings_of_other_server",
@@ -87,22 +89,30 @@ def settings_of_other_server() -> dict[str, str]:
     return {**_CLIENT_SETTINGS, **os.environ}
 
 
-def prefect_server(port: int, *, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
-    """Return a Prefect server that listens on loopback only."""
-    command = [sys.executable, "-m", "deployments.servers.serve"]  # its docstring explains why not Prefect's command
-    return Child("Prefect server", [*command, "--host", _LOOPBACK, "--port", str(port)], log=log, env=env, cwd=cwd)
+def prefect_server(port: int, *, log: Path, env: Mapping[str, str], cwd: Path, is_forked: bool = False) -> Child:
+    """Return a Prefect server that listens on loopback only.
 
-
-def worker(*, log: Path, env: Mapping[str, str], cwd: Path) -> Child:
-    """Return a process worker of the pool whose runs use this interpreter.
-
-    The deployments' command is `python -m deployments.processes.run`, with the first `python` on the PATH. The worker gets
-    a PATH that begins with this interpreter's folder, because the environment may not be activated.
+    is_forked   whether the template of runs forks it, so that it shares the memory of what both import
     """
-    beside_us = str(Path(sys.executable).parent)
-    path = os.pathsep.join([beside_us, env.get("PATH", os.defpath)])
-    command = [sys.executable, "-m", "deployments.processes.worker", "--pool", POOL, "--type", "process"]
-    return Child("worker", command, log=log, env={**env, "PATH": path}, cwd=cwd)
+    module = "deployments.servers.serve"  # its docstring explains why not Prefect's command
+    command = [*python(is_forked), module, "--host", _LOOPBACK, "--port", str(port)]
+    return Child("Prefect server", command, log=log, env=env, cwd=cwd)
+
+
+def worker(*, log: Path, env: Mapping[str, str], cwd: Path, is_forked: bool = False) -> Child:
+    """Return a process worker of the pool whose runs use this interpreter; `is_forked` as for the server."""
+    command = [*python(is_forked), "deployments.processes.worker", "--pool", POOL, "--type", "process"]
+    return Child("worker", command, log=log, env={**env, "PATH": path_of_runs(env)}, cwd=cwd)
+
+
+def path_of_runs(environ: Mapping[str, str]) -> str:
+    """Return a PATH that begins with this interpreter's folder.
+
+    The deployments' command is `python -m deployments.processes.run`, with the first `python` on the PATH, and the environment
+    may not be activated.
+    """
+    beside_us, path = str(Path(sys.executable).parent), environ.get("PATH", os.defpath)
+    return path if path.split(os.pathsep)[0] == beside_us else os.pathsep.join([beside_us, path])
 
 
 def check_port(port: int) -> None:

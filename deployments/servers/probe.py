@@ -55,7 +55,12 @@ class WriteProbe:
     @property
     def is_stuck(self) -> bool:
         """Whether several writes were attempted, and none succeeded for 30 s."""
-        return self._failed >= _TRIES and self._clock() - self._since > _STUCK
+        return self._failed >= _TRIES and self.silent > _STUCK
+
+    @property
+    def silent(self) -> float:
+        """Seconds since a write has succeeded, or since the start."""
+        return self._clock() - self._since
 
     def reset(self) -> None:
         """Forget failures, because the server was restarted."""

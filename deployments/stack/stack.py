@@ -3,11 +3,11 @@
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployments.rollout.blueprint import EntrypointCheck, read_blueprint
 from deployments.servers import login
+from deployments.servers.busy import Busy, cpu_of_program
 from deployments.servers.child import Child, last_lines
 from deployments.servers.ledger import Ledger, flow_run_processes
 from deployments.servers.prefect_server import (
@@ -15,14 +15,13 @@ from deployments.servers.prefect_server import (
     check_port,
     is_reachable,
     prefect_server,
-    settings_of_other_server,
-    settings_of_own_server,
     wait_for_server,
     worker,
 )
 from deployments.servers.redis_binary import REDIS_SERVER
 from deployments.servers.redis_server import RedisServer
-from tasks.base.state_folder import STATE_DIR, make_private
+from deployments.stack.setting import Setting
+from tasks.base.state_folder import make_private
 from tasks.errors import SettingsError, UnavailableError
 from tasks.reservoir.connection import connect
 from tasks.settings import REDIS_URL, local_socket, without_password
@@ -37,49 +36,46 @@ if TYPE_CHECKING:
 
 __all__ = ["Stack"]
 
+_PATIENCE_WITH_A_BUSY_SERVER = 180.0  # seconds without a write
 _TOO_OFTEN = (3, 60.0)  # deaths of one child within seconds after which it is not restarted again
 
 
 class Stack:
     """The servers of one `sluice up`.
 
-    root      the folder of `prefect.yaml`
+    setting   what to start, and with which environment
     ledger    the ledger of the state folder, held by the caller
-    port      the port of the Prefect server, if it is started here
     say       prints a line for the user
     """
 
-    def __init__(self, root: Path, ledger: Ledger, *, port: int, say: Callable[[str], None]) -> None:
-        self.root = root
+    def __init__(self, setting: Setting, ledger: Ledger, *, say: Callable[[str], None]) -> None:
+        self.root = root = setting.root
         self.folder = ledger.folder
         self.say = say
         self._ledger = ledger
-        self._port = port
+        self._port = setting.port
         self._logs = self.folder / "logs"
         self._paused = self.folder / "pool-paused"  # exists if the last stop paused the pool
         self._unswept = 0
         self._deaths: dict[str, list[float]] = {}
-        self.own_server = not os.environ.get("PREFECT_API_URL")
-        home = self.folder / "prefect"
+        self.own_server = setting.own_server
+        self.own_redis = setting.own_redis
+        self.env = setting.env
         login.withdraw(root, self.folder)  # left by a killed stack
         self._secret = login.make_secret(self.folder) if self.own_server else ""
-        if self.own_server:
-            self.env = settings_of_own_server(home, port, secret=self._secret)
-        else:
-            self.env = settings_of_other_server()
         self.is_offered = False
         """Whether `prefect` in the checkout finds the server without settings."""
-        self.env[STATE_DIR] = str(self.folder)
         self.redis: RedisServer | None = None
         self.server: Child | None = None
         self.worker: Child | None = None
         self._probe: WriteProbe | None = None
+        self._busy = Busy(self._cpu_of_server)
         self.blueprint: Blueprint = read_blueprint(root / "prefect.yaml")
 
     @property
     def missing(self) -> str:
         """The servers to start here, as text."""
-        servers = [] if os.environ.get(REDIS_URL) else ["Redis"]
+        servers = ["Redis"] if self.own_redis else []
         servers += ["a Prefect server"] if self.own_server else []
         return f"{', '.join(servers)} and a worker" if servers else "a worker"
 
@@ -105,10 +101,11 @@ class Stack:
         make_private(self._logs)
         self._start_redis()
         if self.own_server:
-            self.server = prefect_server(self._port, log=self._logs / "prefect-server.log", env=self.env, cwd=self.root)
+            log = self._logs / "prefect-server.log"
+            self.server = prefect_server(self._port, log=log, env=self.env, cwd=self.root, is_forked=True)
             self.server.start()
         self._record()
-        check = EntrypointCheck(self.blueprint, env=self.env)
+        check = EntrypointCheck(self.blueprint, env=self.env, is_forked=True)
         try:
             if self.redis:
                 self.redis.wait_until_ready()
@@ -139,9 +136,9 @@ class Stack:
         self.sweep(client)
         if late := runs.discard_late(client, self.blueprint):
             self.say(f"discarded {late} scheduled run{'s' * (late != 1)} whose time had passed")
-        deployment = rollout.Rollout(self.blueprint, log=self._logs / "deploy.log", env=self.env)
+        deployment = rollout.Rollout(self.blueprint, log=self._logs / "deploy.log", env=self.env, is_forked=True)
         try:
-            self.worker = worker(log=self._logs / "worker.log", env=self.env, cwd=self.root)
+            self.worker = worker(log=self._logs / "worker.log", env=self.env, cwd=self.root, is_forked=True)
             self.worker.start()
             self._record()
             rollout.ensure_automations(client)
@@ -184,8 +181,8 @@ class Stack:
         raises    UnavailableError: a child dies repeatedly; quotes its log
         """
         died = []
-        if self.server and self.server.running and self._probe and self._probe.is_stuck:
-            self.say(f"no write has got through to the {self.server.name} for 30 s; stopping it")
+        if self.server and self.server.running and self._probe and self._is_blocked(self._probe):
+            self.say(f"no write has got through to the {self.server.name} for {self._probe.silent:.0f} s; stopping it")
             self.server.stop(grace=5)
         for child, restart in (
             (self.redis and self.redis.child, self._start_redis_again),
@@ -202,6 +199,17 @@ class Stack:
         if died:
             self._record()
         return died
+
+    def _is_blocked(self, probe: "WriteProbe") -> bool:
+        """Return whether the server takes no writes; while it works, because others keep the machine busy, be patient."""
+        if not probe.is_stuck:
+            self._busy.reset()
+            return False
+        return self._busy.is_idle() or probe.silent > _PATIENCE_WITH_A_BUSY_SERVER
+
+    def _cpu_of_server(self) -> float | None:
+        words = ("deployments.servers.serve", str(self._port))
+        return cpu_of_program(words, self.server.pid if self.server else None)
 
     def end_runs(self, client: "SyncPrefectClient", *, timeout: float) -> None:
         """End the runs, let them finish entries in flight, stop the worker, and give every run a final state.
@@ -267,12 +275,10 @@ class Stack:
             raise SettingsError(msg) from error
 
     def _start_redis(self) -> None:
-        if url := os.environ.get(REDIS_URL):
-            connect(url).close()
-            self.env[REDIS_URL] = url
+        if not self.own_redis:
+            connect(self.env[REDIS_URL]).close()
             return
         self.redis = RedisServer(self.folder / "redis", socket=local_socket(), log=self._logs / "redis.log", tied=False)
-        self.env[REDIS_URL] = self.redis.url
         binary = self.redis.launch()
         if not binary.is_bundled:
             self.say(f"the reservoir is {binary}, {binary.path}, as {REDIS_SERVER} asks")

@@ -7,7 +7,6 @@ import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -17,15 +16,14 @@ from deployments.servers.login import secret_file
 from deployments.servers.prefect_server import answers
 from deployments.stack.guardian import Guardian
 from deployments.stack.interrupts import Interrupts
+from deployments.stack.setting import Setting
 from deployments.stack.stack import Stack
-from tasks.base.state_folder import state_dir
 from tasks.settings import REDIS_URL, without_password
 
-__all__ = ["DEFAULT_PORT", "up"]
+__all__ = ["up"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PORT = 4200  # where [tool.prefect.api] in pyproject.toml lets `prefect` look
 _SHOWN = 4  # topics, at most: so many tables fit on a screen
 _SWEEP_AGAIN = 10.0  # seconds
 # Seconds for the runs to finish entries in flight; the rest of the 15 s that a stop may take is for the servers. Entries
@@ -34,7 +32,7 @@ _GRACE = 8.0
 _GRACE_ALONE = 5.0  # without the server, because finished runs would wait for it
 
 
-def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
+def up(console: Console, setting: Setting) -> int:
     """Start the servers that are not configured, deploy `prefect.yaml`, run all outlets, and follow results until Ctrl-C.
 
     Then cancel the runs, wait until they have finished the entries in flight, and stop everything that was started here.
@@ -54,9 +52,9 @@ def up(console: Console, *, root: Path, port: int = DEFAULT_PORT) -> int:
             if not is_stopping:
                 raise
 
-    ledger = Ledger(state_dir())
-    with ledger.held(), Guardian(ledger.folder, os.getpid(), cwd=root), Interrupts() as interrupts:
-        stack = Stack(root, ledger, port=port, say=say)
+    ledger = Ledger(setting.folder)
+    with ledger.held(), Guardian(ledger.folder, os.getpid(), cwd=setting.root), Interrupts() as interrupts:
+        stack = Stack(setting, ledger, say=say)
         try:
             _run(stack, console, say)
         except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from deployments import cli
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import answers, find_server
 from deployments.stack import up as local
+from deployments.stack.setting import Setting
 from deployments.stack.stack import Stack
 from tasks import UnavailableError
 from tasks.settings import REDIS_URL
@@ -93,10 +94,10 @@ def test_a_server_is_asked_with_the_certificate_that_prefect_is_given(
 def test_up_shows_no_password_and_notes_one_only_for_its_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = "http://user:hunter2@prefect.example:4200/api"
     monkeypatch.setenv("PREFECT_API_URL", address)
+    monkeypatch.setenv(REDIS_URL, "redis://user:hunter2@redis.example:6379/0")
     ledger, said = Ledger(tmp_path / "state"), io.StringIO()
     with ledger.held():
-        stack = Stack(ROOT, ledger, port=4200, say=lambda _: None)
-        stack.env[REDIS_URL] = "redis://user:hunter2@redis.example:6379/0"
+        stack = Stack(Setting.of(ROOT, ledger.folder, port=4200), ledger, say=lambda _: None)
         local._welcome(stack, Console(file=said, width=200), 1.0)
         assert "Prefect UI  http://prefect.example:4200\n" in said.getvalue()
         assert "hunter2" not in said.getvalue()
