@@ -1,9 +1,13 @@
 """What a scheduled inlet costs beside what it pumps: rows in Prefect's database a run, and CPU for its ticks.
 
     python -m benchmarks.inlets [--minutes 10]
+    python -m benchmarks.inlets --many 50 [--minutes 10] [--checkout FOLDER]
 
 On a Prefect server as `sluice up` starts it, with a worker, the shipped inlet `seconds` runs twice every minute: once with
 its tick a second and once with a tick a minute. In all else their runs are the same, so what differs is what ticks cost.
+
+With `--many`, `sluice up` runs as many inlets beside what ships, in a copy of this checkout or of another one with its own
+`.venv`, such as a `git worktree` of an earlier version.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from uuid import UUID
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
 
+from benchmarks.many import measure_many
 from deployments.servers.ledger import flow_run_processes
 from deployments.servers.prefect_server import prefect_server, settings_of_own_server, wait_for_server, worker
 from deployments.servers.redis_server import RedisServer
@@ -115,8 +120,13 @@ def rates(samples: Samples, client: SyncPrefectClient) -> dict[str, list[float]]
 def main() -> None:
     """Measure it and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inlets", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="for how long to look, after two minutes of start")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for how long to look, after the start")
+    parser.add_argument("--many", type=int, metavar="N", help="run N inlets beside what ships, with all of `sluice up`")
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="with --many: the checkout to run")
     options = parser.parse_args()
+    if options.many:
+        print(measure_many(options.checkout.resolve(), options.many, options.minutes))
+        return
     with tempfile.TemporaryDirectory() as name, RedisServer(Path(name) / "redis") as redis:
         folder = Path(name)
         with stack(folder, redis.url) as env, SyncPrefectClient(env["PREFECT_API_URL"], auth_string=_SECRET) as client:

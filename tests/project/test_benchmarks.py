@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from benchmarks import children, frames, latency, memory, report, scaling, throughput, work
+from benchmarks import children, frames, latency, many, memory, report, scaling, throughput, work
+from deployments.rollout.blueprint import read_blueprint
 from deployments.servers.redis_server import RedisServer
 
 PEERS = {"Bytewax": "bytewax", "walrus": "walrus", "FastStream": "faststream"}
@@ -61,3 +62,15 @@ def test_report_draws_a_plot_and_writes_a_table_between_markers(tmp_path: Path) 
     assert "old" not in file.read_text()
     assert "| a | 1 |  |" in file.read_text()
     assert file.read_text().endswith("<!-- /benchmark -->\nafter\n")
+
+
+def test_ticks_between_two_are_missing_doubled_or_late() -> None:
+    entries = [(999, 0.999), (1_020, 1.001), (2_500, 2.4), (2_600, 2.5), (4_010, 4.0), (9_000, 9.0)]
+    assert many.Ticks.of(entries, first=1, last=4) == many.Ticks(missing=1, doubled=1, late_ms=[20, 500, 600, 10])
+
+
+def test_many_inlets_are_added_to_a_copy_of_a_checkout(tmp_path: Path) -> None:
+    many.with_inlets(many.Path(__file__).parents[2], tmp_path / "copy", 3)
+    declared = read_blueprint(tmp_path / "copy" / "prefect.yaml").deployments
+    assert [each.function for each in declared][-3:] == ["many0", "many1", "many2"]
+    assert all(each.unanchored == {"every-10-minutes"} for each in declared[-3:])
