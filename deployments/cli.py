@@ -1,17 +1,16 @@
 """The `sluice` command. Each subcommand imports its heavy modules itself, so that `--help` is quick."""
 
 import os
-import sys
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from deployments import subcommands
 from deployments.options import AsJson, Timeout, Yes, console
+from deployments.reporting import DEBUG, reporting_errors
 
-__all__ = ["app", "leave_out_proxies", "main", "reporting_errors"]
+__all__ = ["app", "leave_out_proxies", "main"]
 
 app = typer.Typer(
     name="sluice",
@@ -24,8 +23,6 @@ app = typer.Typer(
 
 app.add_typer(subcommands.topics)
 app.add_typer(subcommands.groups)
-
-DEBUG = "SLUICE_DEBUG"
 
 
 @app.callback()
@@ -47,7 +44,7 @@ def up(
     Uses the Redis of SLUICE_REDIS_URL and the Prefect server of PREFECT_API_URL; without these variables, it starts its
     own. The data is in .sluice/ (or SLUICE_STATE_DIR); the file prefect-login there holds the login for the Prefect UI.
     """
-    from deployments.stack.supervisor import become_supervisor  # noqa: PLC0415
+    from deployments.supervisor import become_supervisor  # noqa: PLC0415
     from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
     become_supervisor(project_dir(), port=port)
@@ -250,22 +247,6 @@ def main() -> None:
     reporting_errors(app)
 
 
-def reporting_errors(run: Callable[[], Any]) -> None:
-    """Run something; report an error in one sentence, and end this process with exit code 1."""
-    try:
-        run()
-    except BrokenPipeError:  # `sluice peek ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        if os.environ.get(DEBUG) or not (sentence := _sentence(error)):
-            raise
-        from deployments.show.terminal import print_aside  # noqa: PLC0415
-
-        print_aside(f"sluice: {sentence}")
-        sys.exit(1)
-
-
 def leave_out_proxies() -> None:
     """Exclude this machine's addresses from the proxies of this process and its children."""
     if not {name.lower() for name in os.environ} & {"http_proxy", "all_proxy"}:
@@ -273,19 +254,3 @@ def leave_out_proxies() -> None:
     hosts = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(",")
     joined = ",".join(dict.fromkeys([*filter(None, hosts), "127.0.0.1", "localhost"]))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = joined  # programs read one or the other
-
-
-def _sentence(error: Exception) -> str:
-    """Return an error as one sentence; '' for a bug of Sluice, which needs its traceback."""
-    from httpx import HTTPError  # noqa: PLC0415 - these load what --help does not need
-    from redis.exceptions import RedisError  # noqa: PLC0415
-
-    from deployments.servers.prefect_server import said_by  # noqa: PLC0415
-    from tasks.errors import SluiceError  # noqa: PLC0415
-    from tasks.reservoir.connection import in_words  # noqa: PLC0415
-
-    if isinstance(error, RedisError):  # it answered at first
-        return f"{in_words(error)}; see `sluice doctor`"
-    if isinstance(error, HTTPError):
-        return said_by(error)
-    return str(error) if isinstance(error, SluiceError) else ""

@@ -19,7 +19,7 @@ from deployments.processes.meeting import TemplateError, receive
 
 __all__ = ["main"]
 
-_ENGINE, _SUPERVISOR = "flows.runtime.engine", "deployments.stack.supervisor"
+_ENGINE, _SUPERVISOR = "flows.runtime.engine", "deployments.supervisor"
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _LAST_WORD = 5.0  # seconds for the template to report the exit code after the process has ended
 

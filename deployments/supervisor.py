@@ -1,4 +1,4 @@
-"""`python -m deployments.stack.supervisor`: the process of `sluice up`, forked from the template that also forks its runs.
+"""`python -m deployments.supervisor`: the process of `sluice up`, forked from the template that also forks its runs.
 
 `sluice up` needs Prefect and Arrow, as the server, the worker and all runs do. They are imported once, by the template, and their
 memory is shared: the supervisor has 90 MB less of its own, the worker 70, the server 80 (Prefect 3.9.1).
@@ -30,7 +30,7 @@ def become_supervisor(root: Path, *, port: int) -> NoReturn:
         if setting.own_server:
             check_port(port)  # `up` checks it again; this answer comes at once
     told = {name: value for name, value in asdict(setting).items() if name != "env"}  # a command line has no secrets
-    command = ["deployments.processes.run", "deployments.stack.supervisor", json.dumps(told, default=str)]
+    command = ["deployments.processes.run", "deployments.supervisor", json.dumps(told, default=str)]
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", *command], setting.env)  # noqa: S606 - ourselves
 
@@ -46,6 +46,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from deployments.cli import reporting_errors
+    from deployments.reporting import reporting_errors
 
     reporting_errors(lambda: sys.exit(main()))
