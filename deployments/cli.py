@@ -144,7 +144,7 @@ def stop(
 ) -> None:
     """Cancel the runs of a deployment and wait until they have finished the entries in flight.
 
-    An outlet stays stopped until `prefect deployment run` or `make up` starts it again. Exit code 1 if a run does not
+    An outlet stays stopped until `prefect deployment run` or `sluice up` starts it again. Exit code 1 if a run does not
     end in time.
     """
     from deployments.commands.restart import stop as run  # noqa: PLC0415

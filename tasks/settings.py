@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
+from tasks.base.project_folder import up_command
 from tasks.base.state_folder import STATE_DIR, is_private, state_dir
 from tasks.errors import SettingsError
 
@@ -74,7 +75,7 @@ def redis_url() -> str:
         return socket_url(_trusted(socket))
     msg = (
         f"expected a Redis to use, found none: no {REDIS_URL} is set and `sluice up` is not running here; "
-        f"run `make up`, or set {REDIS_URL}=redis://HOST:6379/0"
+        f"run `{up_command()}`, or set {REDIS_URL}=redis://HOST:6379/0"
     )
     raise SettingsError(msg)
 

@@ -13,6 +13,7 @@ from deployments.checks.secret_block import check_secret
 from deployments.rollout.blueprint import Blueprint, Deployment, read_blueprint
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import POOL, find_server, said_by
+from tasks.base.project_folder import up_command
 from tasks.base.state_folder import state_dir
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import without_password
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 __all__ = ["check_prefect"]
-
-_DEPLOY = "`prefect deploy --all`, or `make up`"
 
 
 def check_prefect(root: Path) -> Iterator[Finding]:
@@ -62,12 +61,14 @@ def _worker(client: "SyncPrefectClient") -> Iterator[Finding]:
 
     from deployments.rollout.runs import workers_online  # noqa: PLC0415
 
-    start = f"`make up`, or `prefect worker start --pool {POOL} --type process` in the activated environment"
+    start = f"`{up_command()}`, or `prefect worker start --pool {POOL} --type process` in the activated environment"
     try:
         pool = client.read_work_pool(POOL)
     except ObjectNotFound:
         yield failure(
-            "work pool", f"there is no pool {POOL!r}", f"`make up`, or `prefect work-pool create {POOL} --type process`"
+            "work pool",
+            f"there is no pool {POOL!r}",
+            f"`{up_command()}`, or `prefect work-pool create {POOL} --type process`",
         )
         return
     if pool.is_paused:
@@ -106,10 +107,11 @@ def _deployments(client: "SyncPrefectClient", root: Path) -> Iterator[Finding]:
     applied = [(each, there[key]) for each in blueprint.deployments if (key := (each.entrypoint, each.name)) in there]
     absent = [_label(each) for each in blueprint.deployments if (each.entrypoint, each.name) not in there]
     other = [_label(declared) for declared, found in applied if _differs(declared, found)]
+    deploy = f"`prefect deploy --all`, or `{up_command()}`"
     if absent:
-        yield failure("deployments", f"in prefect.yaml, but not on the server: {', '.join(absent)}", _DEPLOY)
+        yield failure("deployments", f"in prefect.yaml, but not on the server: {', '.join(absent)}", deploy)
     if other:
-        yield warning("deployments", f"tags or schedules are not those of prefect.yaml: {', '.join(other)}", _DEPLOY)
+        yield warning("deployments", f"tags or schedules are not those of prefect.yaml: {', '.join(other)}", deploy)
     if strange := _strangers(blueprint, named):
         yield warning("deployments", f"on the server, but not in prefect.yaml: {', '.join(strange)}", "if nobody needs them, cancel their runs, then `prefect deployment delete` them")  # fmt: skip
     if not (absent or other or strange):

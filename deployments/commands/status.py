@@ -19,6 +19,7 @@ from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import find_server, said_by
 from deployments.show.as_json import line
 from deployments.show.tables import levels_table, printable, runs_table
+from tasks.base.project_folder import up_command
 from tasks.base.state_folder import state_dir
 from tasks.errors import SluiceError, UnavailableError
 from tasks.reservoir import Reservoir
@@ -147,7 +148,7 @@ def _drawn(found: Status, width: int, *, is_watched: bool = False) -> Renderable
     up = f"running (process {found.holder})" if found.holder else "not running here"
     parts += [_line("sluice up", up), _line("Prefect", prefect.error or prefect.url.removesuffix("/api"))]
     if not prefect.error and not prefect.workers:
-        parts.append(_line("worker", "none is online: no run begins; run `make up`, or see `sluice doctor`"))
+        parts.append(_line("worker", f"none is online: no run begins; run `{up_command()}`, or see `sluice doctor`"))
     parts.append(_line("Redis", reservoir.error or reservoir.url))
     if not reservoir.error:
         parts.append(levels_table(reservoir.topics, width=width) if reservoir.topics else Text("no topics yet"))

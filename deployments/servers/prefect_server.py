@@ -14,6 +14,7 @@ from deployments.processes.forking import python
 from deployments.servers import login
 from deployments.servers.child import Child, last_lines
 from deployments.servers.ledger import Ledger
+from tasks.base.project_folder import up_command
 from tasks.errors import SettingsError, UnavailableError
 from tasks.settings import without_password
 
@@ -137,7 +138,8 @@ def check_port(port: int) -> None:
 
 
 def _with_port(port: int) -> str:
-    return f'sluice up --port {port}, or make up ARGS="--port {port}"'
+    make = f', or make up ARGS="--port {port}"' if up_command() == "make up" else ""
+    return f"sluice up --port {port}{make}"
 
 
 def answers(api_url: str, *, timeout: float = 2) -> bool:
@@ -181,7 +183,7 @@ def find_server(ledger: Ledger) -> str:
     url = str(get_current_settings().api.url or "")
     if url and is_reachable(url):
         return url
-    msg = f"no Prefect server answers{f' at {without_password(url)}' if url else ''}; run `make up`, or set PREFECT_API_URL"
+    msg = f"no Prefect server answers{f' at {without_password(url)}' if url else ''}; run `{up_command()}`, or set PREFECT_API_URL"
     raise UnavailableError(msg)
 
 

@@ -6,7 +6,17 @@ from pathlib import Path
 
 from tasks.errors import SettingsError
 
-__all__ = ["CODE", "PACKAGES", "PREFECT_YAML", "PROJECT", "checkout", "find_project", "hiding", "project_dir"]
+__all__ = [
+    "CODE",
+    "PACKAGES",
+    "PREFECT_YAML",
+    "PROJECT",
+    "checkout",
+    "find_project",
+    "hiding",
+    "project_dir",
+    "up_command",
+]
 
 PROJECT = "SLUICE_PROJECT"
 PREFECT_YAML = "prefect.yaml"
@@ -61,6 +71,15 @@ def find_project() -> Path | None:
 def checkout() -> Path | None:
     """Return the clone of Sluice's repository that this code runs from, or None if it is installed from a wheel."""
     return CODE if _is_project(CODE) else None
+
+
+def up_command() -> str:
+    """Return the command that starts everything here: `make up` in the clone, `sluice up` in a project of one's own."""
+    try:
+        is_clone = find_project() == checkout() is not None
+    except SettingsError:
+        is_clone = False
+    return "make up" if is_clone else "sluice up"
 
 
 def hiding(project: Path) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.base import project_folder
-from tasks.base.project_folder import PROJECT, checkout, find_project, project_dir
+from tasks.base.project_folder import PROJECT, checkout, find_project, project_dir, up_command
 from tasks.base.state_folder import STATE_DIR, mode_of, state_dir
 from tasks.errors import SettingsError
 from tasks.settings import REDIS_URL, redis_url
@@ -110,3 +110,15 @@ def test_deleted_working_directory_is_no_project(tmp_path: Path, monkeypatch: py
     assert find_project() is None
     with pytest.raises(SettingsError, match="expected a project"):
         project_dir()
+
+
+def test_hints_name_the_command_that_starts_this_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert up_command() == "make up"
+    with pytest.raises(SettingsError, match=r"run `make up`, or set SLUICE_REDIS_URL"):
+        redis_url()
+    monkeypatch.chdir(project(tmp_path / "mine"))
+    assert up_command() == "sluice up"
+    with pytest.raises(SettingsError, match=r"run `sluice up`, or set SLUICE_REDIS_URL"):
+        redis_url()
+    monkeypatch.setenv(PROJECT, str(tmp_path / "missing"))
+    assert up_command() == "sluice up"
