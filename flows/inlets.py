@@ -25,6 +25,7 @@ from flows.runtime.patience import Patience
 from flows.runtime.prefect_api import artifact_key, publish
 from flows.runtime.stopping import stop_on_signals
 from tasks.base.logs import get_logger
+from tasks.base.plain_text import in_markdown
 from tasks.errors import SettingsError, UnavailableError
 from tasks.pump.neighbours import Neighbours
 from tasks.pump.run import PumpRun
@@ -151,7 +152,7 @@ class _Report:
         self._artifact = publish(
             self._pumping.summary.markdown(),
             key=artifact_key("inlet", self._name, self._topic),
-            description=f"Ticks of {self._name} -> {self._topic}",
+            description=f"Ticks of {in_markdown(self._name)} -> {in_markdown(self._topic)}",
             replaces=self._artifact,
         )
 

@@ -6,6 +6,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.alerts import emit_events
 from flows.runtime.sentences import log_errors_in_one_sentence
+from tasks.base.plain_text import in_markdown
 from tasks.checks import seconds
 from tasks.errors import UnreadableTopicError
 from tasks.group import rewind as rewinding
@@ -14,7 +15,7 @@ from tasks.report.levels import markdown
 from tasks.report.pipeline import letters_table
 from tasks.reservoir import Reservoir, history
 from tasks.reservoir.connection import in_words, is_outage
-from tasks.reservoir.keys import LEVELS
+from tasks.reservoir.keys import LEVELS, derived_from
 from tasks.reservoir.levels import TopicLevel
 from tasks.reservoir.retention import Retention
 from tasks.reservoir.unreadable import named
@@ -87,7 +88,7 @@ def trim(forget_after: str = "7 days") -> str:
     removed: dict[str, int] = {}
     unreadable = 0
     for topic in reservoir.topics():
-        if ":" in topic:  # dead letters and retries have limits of their own
+        if derived_from(topic):  # dead letters and retries have limits of their own
             continue
         forgotten, trimmed = [], None
         try:
@@ -180,7 +181,7 @@ def replay_dead_letters(
         create_markdown_artifact(
             letters_table(chosen, outcomes, otherwise="chosen" if dry_run else "not confirmed"),
             key="sluice-dead-letters",
-            description=f"Dead letters of group {group!r} on topic {topic!r} and their outcomes",
+            description=f"Dead letters of group {in_markdown(repr(group))} on topic {in_markdown(repr(topic))} and their outcomes",
         )
     replayed = sum(outcome == "replayed" for outcome in outcomes.values())
     result = (

@@ -14,32 +14,14 @@ __all__ = [
     "check_choice",
     "check_group",
     "check_number",
-    "check_topic",
     "group_end",
     "group_start",
     "is_group",
-    "is_topic",
     "seconds",
 ]
 
-_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9_])?"
-_GROUP = re.compile(_NAME)
-_TOPIC = re.compile(_NAME)
-_READABLE = re.compile(rf"{_NAME}(?::(?:dead|retry):{_NAME})?")
+_GROUP = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9_])?")
 _RULE = "1 to 128 letters, digits, '_', '.' or '-', no '.' or '-' at the ends"
-
-
-def is_topic(name: str) -> bool:
-    """Return whether a stream of that name can be a topic, or one of its dead letters or retries."""
-    return bool(_READABLE.fullmatch(name))
-
-
-def check_topic(name: str, *, derived: bool = False) -> str:
-    """Return `name` if it can be a topic's; `derived` admits `<topic>:dead:<group>` and `:retry:` too."""
-    if isinstance(name, str) and (_READABLE if derived else _TOPIC).fullmatch(name):
-        return name
-    msg = f"expected a topic name of {_RULE}, got {name!r}; rename the topic"
-    raise SettingsError(msg)
 
 
 def is_group(name: str) -> bool:

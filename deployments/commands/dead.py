@@ -12,6 +12,7 @@ from deployments.show.as_json import line
 from deployments.show.confirm import confirm
 from deployments.show.tables import letters_table
 from tasks.base.plain_text import printable
+from tasks.base.shell import sluice_command
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
 from tasks.reservoir.connection import connect
 from tasks.reservoir.keys import dead_topic
@@ -120,14 +121,16 @@ def told(letter: Letter) -> Text:
 
 
 def _say_what_to_do(console: Console, topic: str, group: str, letters: list[Letter], *, of: object) -> None:
-    this = f"sluice dead {topic} {group}"
+    def this(options: str, *ids: str) -> str:
+        return sluice_command("dead", topic, group, *ids, options=options)
+
     nodes = Counter(letter.node for letter in letters if letter.node).most_common(1)
     lines = [f"{len(letters)} of {of}"]
-    lines += [f"what they hold           sluice peek {dead_topic(topic, group)}"]
-    lines += [f"give all of them back    {this} --replay"]
+    lines += [f"what they hold           {sluice_command('peek', dead_topic(topic, group))}"]
+    lines += [f"give all of them back    {this('--replay')}"]
     if nodes:
-        lines += [f"those of one node        {this} --node {shlex.quote(nodes[0][0])} --replay"]
-    lines += [f"remove some for good     {this} {letters[-1].id} ... --discard"]
+        lines += [f"those of one node        {this(f'--node {shlex.quote(nodes[0][0])} --replay')}"]
+    lines += [f"remove some for good     {this('--discard', letters[-1].id, '...')}"]
     for text in lines:
         console.print(printable(text), style="dim", highlight=False, markup=False, soft_wrap=True)
 

@@ -13,6 +13,7 @@ from deployments.show.confirm import confirm
 from deployments.show.stored import group_in_words
 from deployments.show.tables import groups_table
 from tasks.base.plain_text import printable
+from tasks.checks import is_group
 from tasks.group import removal
 from tasks.group.rewind import rewind
 from tasks.reservoir import Reservoir
@@ -82,5 +83,6 @@ def _rows(reservoir: Reservoir) -> Iterator[dict[str, Any]]:
         positions = groups_of(client, topic) if level.groups else {}
         for group in level.groups:
             position = positions.get(group.name, {}).get("last-delivered-id", b"").decode()
-            about = {"position": position, "retries": known.xlen(retry_topic(topic, group.name))}
+            retries = known.xlen(retry_topic(topic, group.name)) if is_group(group.name) else 0
+            about = {"position": position, "retries": retries}
             yield {"topic": topic} | asdict(group) | about

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import importlib.util
+import json
 import keyword
 import os
 import re
@@ -19,8 +20,8 @@ from rich.console import Console
 from deployments.commands import new_templates as templates
 from deployments.rollout.blueprint import Blueprint, import_flows, read_blueprint
 from tasks.base.project_folder import PREFECT_YAML
-from tasks.checks import check_topic
 from tasks.errors import SettingsError
+from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["Kind", "new", "with_deployment"]
 
@@ -49,7 +50,7 @@ def new(console: Console, kind: Kind, name: str, *, root: Path, topic: str | Non
     flow, test, block = templates.INLET if kind == "inlet" else templates.OUTLET
     keep = _keep(topic, blueprint) if kind == "inlet" else ""
     text = blueprint.path.read_text()
-    values = {"name": name, "topic": topic, "keep": keep, "offset": _free_offset(text)}
+    values = {"name": name, "topic": json.dumps(topic, ensure_ascii=False), "keep": keep, "offset": _free_offset(text)}
     files = {root / home.folder / f"{name}.py": flow, root / "tests" / f"test_{name}.py": test}
     written = {path: templates.filled(template, home, **values) for path, template in files.items()}
     _write(written, blueprint, with_deployment(text, templates.filled(block, home, **values), where=blueprint.path))
@@ -129,7 +130,7 @@ def _names_in(sources: Iterable[str]) -> set[str]:
         node
         for source in sources
         for node in ast.walk(
-            ast.parse(templates.filled(source, templates.OWN, name=placeholder, topic="t", keep="", offset=""))
+            ast.parse(templates.filled(source, templates.OWN, name=placeholder, topic="''", keep="", offset=""))
         )
     ]
     told: list[Any] = [getattr(node, of, None) for node in nodes for of in ("id", "name", "arg", "asname")]

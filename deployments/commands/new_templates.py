@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from string import Template
 from typing import Literal
 
+from tasks.base.shell import sluice_command
+
 __all__ = ["CLONE", "INLET", "OUTLET", "OWN", "Home", "filled", "next_steps"]
 
 
@@ -23,7 +25,7 @@ OWN = Home("pipelines", "sluice", "sluice.testing", "python -m pytest tests/test
 
 
 def filled(template: str, home: Home, **values: str) -> str:
-    """Return the template with its values put in."""
+    """Return the template with its values put in; `topic` and `keep` are Python code."""
     imported = ", ".join(sorted(["described", values["name"]]))
     imports = (
         "from sluice import Entry, has, outlet"
@@ -45,7 +47,7 @@ from $decorators import inlet
 __all__ = ["$name"]
 
 
-@inlet(topic="$topic", every="5s"$keep)
+@inlet(topic=$topic, every="5s"$keep)
 def $name(scale: float = 1.0) -> dict[str, float]:
     """How much of this machine's memory is used, in percent. Poll here what you are after: this is what the UI shows.
 
@@ -90,7 +92,7 @@ $imports
 __all__ = ["$name"]
 
 
-@outlet(topics="$topic", group="$name")
+@outlet(topics=$topic, group="$name")
 def $name(source: Stream, field: str | None = None) -> Stream:
     """What each entry holds. Make of them here what you are after: this is what the UI shows.
 
@@ -115,7 +117,7 @@ from hypothesis import strategies as st
 from $folder.$name import $imported
 from $testing import Pushed, drain, entries, frames
 
-some = entries(number=st.integers(), table=frames({"code": "str", "price": "float64"}), topics="$topic")
+some = entries(number=st.integers(), table=frames({"code": "str", "price": "float64"}), topics=$topic)
 
 
 @given(some, st.sampled_from([None, "number", "table"]))
@@ -154,7 +156,7 @@ _STEPS = {
         _TEST,
         _DEPLOY,
         (_RUN, "pumps now; without it from its schedule's next time on, within ten minutes"),
-        ("sluice peek {topic} --follow", "what it pumps, until Ctrl-C"),
+        ("{peek}", "what it pumps, until Ctrl-C"),
     ),
     "outlet": (
         _TEST,
@@ -164,16 +166,17 @@ _STEPS = {
 }
 _LAST = {
     "inlet": "",
-    "outlet": "\nIts results are in the UI, in the artifact outlet-{name}. It reads the topic '{topic}'.",
+    "outlet": "\nIts results are in the UI, in the artifact outlet-{name}. It reads the topic {topic!r}.",
 }
 
 
 def next_steps(kind: Literal["inlet", "outlet"], home: Home, *, name: str, topic: str) -> str:
     """Return what to do after the files are written: a command a line, and what each is for."""
-    values = {"name": name, "topic": topic, "test": home.test.format(name=name), "up": home.up}
+    peek = sluice_command("peek", topic, options="--follow")
+    values = {"name": name, "topic": topic, "peek": peek, "test": home.test.format(name=name), "up": home.up}
     steps = [(command.format(**values), what.format(**values)) for command, what in _STEPS[kind]]
     width = max(len(command) for command, _ in steps)
     lines = [f"  {command:{width}}   # {what}" for command, what in steps]
     return "\n".join(["", f"Next{', after `. .venv/bin/activate`' if home is CLONE else ''}:", *lines]) + _LAST[
         kind
-    ].format(name=name, topic=topic)
+    ].format(**values)

@@ -8,12 +8,12 @@ from rich.console import Console
 from deployments.show.as_json import entry_object, line
 from deployments.show.tables import entry_table
 from deployments.show.terminal import print_aside
-from tasks.checks import check_topic
 from tasks.codec.decoding import Decoding
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.topic_names import check_topic
 from tasks.settings import redis_url
 
 __all__ = ["peek"]

@@ -10,13 +10,14 @@ from deployments.show.confirm import confirm
 from deployments.show.stored import topic_in_words
 from deployments.show.tables import topics_table
 from tasks.base.plain_text import printable
-from tasks.checks import check_topic
+from tasks.base.shell import sluice_command
 from tasks.errors import SettingsError
 from tasks.group import removal
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
 from tasks.reservoir.keys import derived_from
 from tasks.reservoir.levels import Levels
+from tasks.reservoir.topic_names import check_topic
 from tasks.settings import redis_url
 
 __all__ = ["drop_topic", "list_topics"]
@@ -43,8 +44,12 @@ def drop_topic(console: Console, topic: str, *, yes: bool = False) -> None:
     reservoir = Reservoir(connect(redis_url(), retries=0))
     if derived := derived_from(topic):
         of, kind, group = derived
-        cure = f"`sluice dead {of} {group} --discard`" if kind == "dead" else f"`sluice groups drop {of} {group}`"
-        msg = f"expected a topic, got {topic!r}, which belongs to group {group!r} of topic {of!r}; {cure} deletes it"
+        cure = (
+            sluice_command("dead", of, group, options="--discard")
+            if kind == "dead"
+            else sluice_command("groups drop", of, group)
+        )
+        msg = f"expected a topic, got {topic!r}, which belongs to group {group!r} of topic {of!r}; `{cure}` deletes it"
         raise SettingsError(msg)
     if not removal.has_keys(reservoir.client, check_topic(topic)):
         msg = f"expected a topic, got {topic!r}; the topics are: {', '.join(reservoir.topics()) or 'none yet'}"

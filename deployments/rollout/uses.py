@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect.client.schemas.responses import DeploymentResponse
 
+from tasks.base.shell import sluice_command
 from tasks.reservoir.keys import derived_from
 
 __all__ = ["Unshared", "Uses", "unshared", "uses_of"]
@@ -77,7 +78,7 @@ def unshared(chosen: Mapping[str, Uses], others: Mapping[str, Uses]) -> Unshared
     results = {topic for uses in chosen.values() for topic in uses.results} - topics
     stay = [f"topic {topic!r} stays: {users[topic]} uses it" for topic in sorted(pumped - topics)]
     stay += [f"group {group!r} on topic {topic!r} stays: {readers[topic, group]} reads with it" for topic, group in sorted(read & readers.keys())]  # fmt: skip
-    stay += [f"topic {topic!r} stays, with the results in it; `sluice topics drop {topic}` deletes it" for topic in sorted(results)]  # fmt: skip
+    stay += [f"topic {topic!r} stays, with the results in it; `{sluice_command('topics drop', topic)}` deletes it" for topic in sorted(results)]  # fmt: skip
     groups = {pair for pair in read - readers.keys() if pair[0] not in topics}
     return Unshared(tuple(sorted(topics)), tuple(sorted(groups)), tuple(sorted(beats)), tuple(stay))
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from tasks.checks import check_choice, check_number, check_topic, seconds
+from tasks.checks import check_choice, check_number, seconds
 from tasks.errors import SettingsError
 from tasks.pump.calls import check_threads
 from tasks.pump.failing import WhenFailing
 from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
+from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["Compression", "InletOptions"]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.runtime.watched_outlet import WatchedOutlet
 from tasks.base.plain_text import one_line
+from tasks.base.shell import sluice_command
 from tasks.codec.values import is_pandas
 
 __all__ = ["OutletLog"]
@@ -45,7 +46,8 @@ class OutletLog:
         outlet = self._outlet
         if outlet.source is None or outlet.source.on_error == "stop":
             return ""  # failed entries stay pending
-        return f"; what failed: {', '.join(f'`sluice dead {topic} {outlet.group}`' for topic in outlet.topics)}"
+        commands = [sluice_command("dead", topic, outlet.group) for topic in outlet.topics]
+        return f"; what failed: {', '.join(f'`{command}`' for command in commands)}"
 
 
 def _shown(value: Any) -> str:

@@ -5,11 +5,12 @@ from typing import Any, Literal, get_args
 
 from pydantic.json_schema import SkipJsonSchema
 
-from tasks.checks import check_choice, check_group, check_number, check_topic, group_end, group_start, seconds
+from tasks.checks import check_choice, check_group, check_number, group_end, group_start, seconds
 from tasks.codec.decoding import DecodeFunction, Decoding, Frames
 from tasks.errors import SettingsError
 from tasks.group.membership import LEAST_LEASE
 from tasks.nodes.source_run import OnError
+from tasks.reservoir.topic_names import check_topic
 from tasks.state.bounds import DEFAULT_MAX_STATE, state_bytes
 
 __all__ = ["OutletOptions"]

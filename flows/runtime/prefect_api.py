@@ -1,6 +1,7 @@
 """Requests to Prefect's API that fail soon: its own client repeats a request for about 70 s (3.9.1)."""
 
 import contextvars
+import hashlib
 import logging
 import re
 import threading
@@ -24,6 +25,8 @@ PATIENCE = 3.0  # seconds a request may take
 
 _AWAITED = 120.0  # seconds that the end of a run waits for the server
 _TRIES, _BUSY = 8, 0.2  # requests, seconds between them, to a server that is busy for a moment
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 
 T = TypeVar("T")
 
@@ -73,8 +76,16 @@ def await_server(log: logging.Logger | logging.LoggerAdapter[Any]) -> bool:
 
 
 def artifact_key(*names: str) -> str:
-    """Return names as an artifact's key, which Prefect limits to lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
+    """Return names as an artifact's key, which Prefect limits to lower-case letters, digits and dashes.
+
+    A topic can have other characters. A digest then distinguishes it from topics that differ in those alone.
+
+    >>> artifact_key("inlet", "clock", "seconds"), artifact_key("inlet", "clock", "seconds:utc")
+    ('inlet-clock-seconds', 'inlet-clock-seconds-utc-442dba97')
+    """
+    text = "-".join(names)
+    key = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return key if _PLAIN.fullmatch(text) else f"{key}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def publish(

@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from tasks.checks import check_group, check_topic
+from tasks.checks import check_group
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import DEFAULT_LIMITS
 from tasks.errors import SettingsError
@@ -25,8 +25,9 @@ from tasks.group.until import Until
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import is_gone, unless_gone
-from tasks.reservoir.keys import retry_topic
+from tasks.reservoir.keys import derived_from, retry_topic
 from tasks.reservoir.retention import mark_seen
+from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["Consumer"]
 
@@ -84,7 +85,7 @@ class Consumer:
         self.client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._positions = Positions(client, self.membership, start_from=start_from)
         # A retry topic joins `topics` when it exists, which is after the first replay.
-        self._retries = [retry_topic(topic, group) for topic in self.topics if ":" not in topic]
+        self._retries = [retry_topic(topic, group) for topic in self.topics if not derived_from(topic)]
         self._held = HeldEntries(self.membership, [*self.topics, *self._retries])
         # Delivered by Redis and not returned yet. A recovery forgets these, and finds them again among the pending ones.
         self._merging = Merging(self.topics)

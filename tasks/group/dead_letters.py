@@ -16,13 +16,14 @@ from typing import Any, Literal
 import redis
 
 from tasks.base.ids import MAX_NUMBER, id_named, id_numbers, id_time
-from tasks.checks import check_group, check_number, check_topic
+from tasks.checks import check_group, check_number
 from tasks.errors import SettingsError
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import dead_topic, letter_counts, replay_record, retry_topic
 from tasks.reservoir.lua import load
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.retention import TTL_MS
+from tasks.reservoir.topic_names import check_topic
 from tasks.reservoir.unreadable import named
 
 __all__ = ["DeadLetters", "Letter", "Outcome", "mixing", "take_out_id"]

@@ -7,9 +7,8 @@ with the last topic of their group.
 """
 
 import json
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +16,8 @@ from typing import Any
 
 import redis
 
-from tasks.checks import check_topic
+from tasks.base.shell import sluice_command
+from tasks.checks import is_group
 from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
 from tasks.reservoir.groups import groups_of
@@ -29,13 +29,15 @@ from tasks.reservoir.keys import (
     inlet_of,
     lease_key,
     letter_counts,
+    matching,
     once_record,
-    result_record,
+    result_of,
     retry_topic,
     state_key,
     tick_record,
     topic_keys,
 )
+from tasks.reservoir.topic_names import check_topic
 from tasks.reservoir.unreadable import named
 
 __all__ = [
@@ -52,10 +54,7 @@ __all__ = [
 ]
 
 _AT_ONCE = 1_000  # keys deleted by one command
-_GROUP = "[^:]+"
-_RECORDS = result_record("", "", "").removesuffix("::").encode()
 _LATELY = 5.0  # seconds; an inlet runs if its last tick is younger than this, or than two ticks
-_GLOB = re.compile(r"([*?\[\]\\])")
 
 # KEYS: the topic; the groups, spilled counts and letter counts beside it; keys to delete. ARGV: the group, the prefix of
 # its leases, the tombstone. Returns the consumers that are alive: then nothing was changed. The group goes last, so that
@@ -114,11 +113,12 @@ def kept_by_group(client: redis.Redis, topic: str, group: str) -> Kept:
     with named(client, topic):
         found = groups_of(client, check_topic(topic, derived=True)).get(group)
         records = [key for key in _matching(client, topic, group) if _is_record(key)]
+        is_ours = is_group(group)  # nothing is stored for a group that another program named otherwise
         kept = Kept(
             consumers=found["consumers"] if found else 0,
             pending=found["pending"] if found else 0,
-            letters=known.xlen(dead_topic(topic, group)),
-            retries=known.xlen(retry_topic(topic, group)),
+            letters=known.xlen(dead_topic(topic, group)) if is_ours else 0,
+            retries=known.xlen(retry_topic(topic, group)) if is_ours else 0,
             records=len(records),
         )
         if not found and not any((kept.letters, kept.retries, kept.records)) and not _has_field(known, topic, group):
@@ -156,8 +156,7 @@ def drop_topic(client: redis.Redis, topic: str) -> None:
     check_topic(topic)
     with named(client, topic):
         own = [key.decode() for key in _matching(client, topic)]
-        names = filter(_name_of(topic).fullmatch, own)
-        groups = [(stream, group) for stream in names for group in groups_of(client, stream)]
+        groups = [(stream, group) for stream in own if _is_of(stream, topic) for group in groups_of(client, stream)]
         for stream, group in groups:
             _refuse_the_living(stream, group, _alive(client, stream, group))
         readers = {group for _, group in groups} | _readers(client, topic, own)
@@ -183,11 +182,11 @@ def refuse_readers_of_letters(client: redis.Redis, topic: str, group: str) -> No
     raises    SettingsError
     """
     letters = dead_topic(topic, group)
-    readers = sorted(groups_of(client, letters))
+    readers = sorted(groups_of(client, letters)) if is_group(group) else []
     if readers:
         msg = (
             f"group {group!r} on topic {topic!r}: expected its dead letters to have no readers, got {', '.join(map(repr, readers))}; "
-            f"the group was not dropped; drop those first: `sluice groups drop {letters} {readers[0]}`"
+            f"the group was not dropped; drop those first: `{sluice_command('groups drop', letters, readers[0])}`"
         )
         raise SettingsError(msg)
 
@@ -252,26 +251,29 @@ def _refuse_the_living(topic: str, group: str, alive: Iterable[bytes]) -> None:
 
 def _matching(client: redis.Redis, topic: str, group: str | None = None) -> Iterator[bytes]:
     """Yield the keys that belong to a topic, or only those that belong to a group on it."""
-    belongs = _belongs(topic, group)
-    for key in client.scan_iter(match=f"*{_literal(topic)}*", count=1000):
+    prefixes = [key.removesuffix(topic) for key in (*topic_keys(topic)[1:], letter_counts(topic))]
+    for key in client.scan_iter(match=f"*{matching(topic)}*", count=1000):
         with suppress(UnicodeDecodeError):
-            if belongs(key.decode()):
+            if _belongs(key.decode(), topic, group, prefixes):
                 yield key
 
 
-def _name_of(topic: str, group: str | None = None) -> re.Pattern[str]:
-    """Return the pattern of the streams that belong to a topic, itself included, or to a group on it."""
-    derived = rf"(?::(?:dead|retry):{_GROUP})*"
-    first = "" if group is None else f":(?:dead|retry):{re.escape(group)}"
-    return re.compile(re.escape(topic) + first + derived)
+def _belongs(key: str, topic: str, group: str | None, prefixes: Iterable[str]) -> bool:
+    if record := result_of(key):
+        return _is_of(record[1], topic, group) or record[:2] == (group, topic)
+    beside = (key.removeprefix(prefix) for prefix in prefixes if key.startswith(prefix))
+    return any(_is_of(name, topic, group) for name in (key, *beside))
 
 
-def _belongs(topic: str, group: str | None) -> Callable[[str], object]:
-    name = _name_of(topic, group).pattern
-    beside = [re.escape(key.removesuffix(topic)) for key in (*topic_keys(topic)[1:], letter_counts(topic))]
-    pairs = [(_GROUP, name)] if group is None else [(_GROUP, name), (re.escape(group), re.escape(topic))]
-    patterns = [name, f"(?:{'|'.join(beside)}){name}", *(result_record(*pair, r"\d+-\d+") for pair in pairs)]
-    return re.compile("|".join(patterns)).fullmatch
+def _is_of(stream: str, topic: str, group: str | None = None) -> bool:
+    """Return whether a stream belongs to a topic, itself included, or to a group on it: dead letters and retries, and theirs."""
+    last = None
+    while stream != topic:
+        derived = derived_from(stream)
+        if derived is None:
+            return False
+        stream, _, last = derived
+    return group is None or group == last
 
 
 def _readers(client: Any, topic: str, keys: Iterable[str]) -> set[str]:
@@ -280,14 +282,9 @@ def _readers(client: Any, topic: str, keys: Iterable[str]) -> set[str]:
     for key in keys:
         if derived := derived_from(key):
             found.add(derived[2])
-        elif _is_record(key.encode()):
-            found.add(key.removeprefix(_RECORDS.decode()).partition(":")[0])
+        elif record := result_of(key):
+            found.add(record[0])
     return found
-
-
-def _literal(text: str) -> str:
-    """Return the glob pattern that matches this text alone."""
-    return _GLOB.sub(r"\\\1", text)
 
 
 def _unlink(client: redis.Redis, keys: Iterable[bytes | str]) -> None:
@@ -297,7 +294,7 @@ def _unlink(client: redis.Redis, keys: Iterable[bytes | str]) -> None:
 
 
 def _is_record(key: bytes) -> bool:
-    return key.startswith(_RECORDS)
+    return result_of(key.decode(errors="replace")) is not None
 
 
 def _has_field(client: Any, topic: str, group: str) -> bool:
@@ -334,6 +331,6 @@ def _forget_tombstones(client: redis.Redis, groups: Iterable[str]) -> None:
         left -= groups_of(client, stream).keys()
     for group in left:
         client.unlink(state_key(group))
-        for lease in client.scan_iter(match=lease_key(_literal(group), "*"), count=1000):
+        for lease in client.scan_iter(match=lease_key(matching(group), "*"), count=1000):
             if client.get(lease) == TOMBSTONE.encode():
                 client.unlink(lease)

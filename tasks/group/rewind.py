@@ -6,13 +6,14 @@ from typing import Any
 import redis
 
 from tasks.base.ids import id_numbers, id_time
-from tasks.checks import check_group, check_topic, group_start
+from tasks.checks import check_group, group_start
 from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import lease_key, result_record, state_key
 from tasks.reservoir.lua import load
 from tasks.reservoir.results import forget_results
+from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["Rewound", "rewind"]
 

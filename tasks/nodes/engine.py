@@ -11,7 +11,7 @@ from streamz import Stream
 
 from tasks.base.fatal import ends_run
 from tasks.base.logs import get_logger
-from tasks.checks import check_topic, seconds
+from tasks.checks import seconds
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pump.failing import WhenFailing
 from tasks.pump.run import PumpRun
@@ -20,6 +20,7 @@ from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
+from tasks.reservoir.topic_names import check_topic
 from tasks.settings import redis_url
 
 __all__ = ["engine"]

@@ -13,7 +13,6 @@ from streamz.sinks import Sink
 from tasks.base.backoff import Backoff
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
-from tasks.checks import check_topic
 from tasks.codec.records import as_dict, is_record
 from tasks.errors import TopicFullError
 from tasks.pipeline import trust
@@ -23,6 +22,7 @@ from tasks.reservoir.connection import connect, is_outage
 from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.reservoir.keys import push_record, result_record
 from tasks.reservoir.results import RESULT_TTL_MS, newest, result_name
+from tasks.reservoir.topic_names import check_topic
 from tasks.settings import redis_url
 
 __all__ = ["as_fields", "to_redis"]

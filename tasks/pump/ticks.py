@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 import redis
 
-from tasks.checks import check_topic
 from tasks.errors import SettingsError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import alive_key, beat_key, open_claims, tick_record
 from tasks.reservoir.lua import load
 from tasks.reservoir.refusals import explained
+from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["BEAT_TTL_MS", "MAX_AHEAD", "MAX_SKEW", "Beat", "Claim", "digest", "is_far_ahead", "tick_at", "time_of"]
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import redis
 
 from tasks.base.ids import id_time
-from tasks.checks import is_topic
 from tasks.reservoir.keys import LEVELS
 from tasks.reservoir.levels import TopicLevel
+from tasks.reservoir.topic_names import is_topic
 
 __all__ = ["History", "Sample"]
 

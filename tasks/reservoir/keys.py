@@ -34,7 +34,9 @@ A lease that was claimed by another consumer holds a tombstone, which lives for 
 digest of its parameters. `sluice:output:...` exists for retry topics as well, under their own name.
 
 Why no two of them meet: groups, consumers, entry ids, uuids and ticks have no ':', and an inlet has one. A topic's name, which may have
-any number, is the only such part of its key. So each key can be read in one way only.
+any number, is the only such part of its key. So each key can be read in one way only. `tasks.reservoir.topic_names` refuses topics
+that start with `sluice:` or end as the streams of dead letters and retries do. Groups of other programs may be named with ':'; nothing
+is stored for them under a key of their own.
 
 Room for what is planned, of which nothing is built yet:
 
@@ -49,8 +51,11 @@ import re
 import uuid
 from typing import NamedTuple
 
+from tasks.checks import is_group
+
 __all__ = [
     "LEVELS",
+    "OWN_PREFIX",
     "PROBE",
     "TOPIC_KEY_TYPES",
     "PollKeys",
@@ -63,11 +68,13 @@ __all__ = [
     "inlet_of",
     "lease_key",
     "letter_counts",
+    "matching",
     "once_record",
     "open_claims",
     "poll_keys",
     "push_record",
     "replay_record",
+    "result_of",
     "result_record",
     "retried_topic",
     "retry_topic",
@@ -76,12 +83,17 @@ __all__ = [
     "topic_keys",
 ]
 
+OWN_PREFIX = "sluice:"
+"""The beginning of all keys that are no topics."""
+
 LEVELS = "sluice:levels"
 PROBE = "sluice:doctor"
 """A key that `sluice doctor` looks for, to see whether scripts run; nothing writes it."""
 
 _BEAT = "sluice:beat:"
 _DERIVED = re.compile(r"(.+):(dead|retry):([^:]+)", re.DOTALL)
+_RESULT = re.compile(r"sluice:output:([^:]+):(.+):([0-9]+-[0-9]+)", re.DOTALL)
+_GLOB = re.compile(r"([*?\[\]\\])")
 
 
 class TopicKeys(NamedTuple):
@@ -147,7 +159,16 @@ def derived_from(stream: str) -> tuple[str, str, str] | None:
     (('market', 'dead', 'movers'), None)
     """
     found = _DERIVED.fullmatch(stream)
-    return (found[1], found[2], found[3]) if found else None
+    return (found[1], found[2], found[3]) if found and is_group(found[3]) else None
+
+
+def matching(text: str) -> str:
+    r"""Return the pattern of SCAN that matches this text alone.
+
+    >>> matching("a*[b]")
+    'a\\*\\[b\\]'
+    """
+    return _GLOB.sub(r"\\\1", text)
 
 
 def letter_counts(topic: str) -> str:
@@ -173,6 +194,16 @@ def state_key(group: str) -> str:
 def cut_guard(group: str) -> str:
     """Return the key that exists within the transaction that stores a cut of a group's state."""
     return f"sluice:cut:{group}"
+
+
+def result_of(key: str) -> tuple[str, str, str] | None:
+    """Return the group, the topic and the id of `result_record`; None for any other key.
+
+    >>> result_of(result_record("movers", "market:cn", "1-0")), result_of("market:cn")
+    (('movers', 'market:cn', '1-0'), None)
+    """
+    found = _RESULT.fullmatch(key)
+    return (found[1], found[2], found[3]) if found else None
 
 
 def push_record() -> str:

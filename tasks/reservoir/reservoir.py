@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Self
 
 import redis
@@ -11,7 +12,6 @@ import redis
 from tasks import codec
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
-from tasks.checks import check_topic, is_topic
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import Budget
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
@@ -19,11 +19,12 @@ from tasks.reservoir.connection import adapted, connect
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
-from tasks.reservoir.keys import TOPIC_KEY_TYPES, push_record, topic_keys
+from tasks.reservoir.keys import TOPIC_KEY_TYPES, derived_from, push_record, topic_keys
 from tasks.reservoir.levels import Levels, TopicLevel
 from tasks.reservoir.lua import load
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.retention import TTL_MS
+from tasks.reservoir.topic_names import check_topic, is_topic
 from tasks.settings import redis_url
 
 __all__ = ["Reservoir"]
@@ -216,14 +217,33 @@ class Reservoir:
         return [entry for _, found in reply or () for entry in _decoded_all(topic, found, decoding)]
 
     def topics(self) -> list[str]:
-        """Return the names of all topics, sorted; those of dead letters too. Streams of other names are no topics."""
-        keys = {key.decode(errors="replace") for key in self.client.scan_iter(_type="STREAM", count=1000)}
-        return sorted(filter(is_topic, keys))
+        """Return the names of all topics, sorted; those of dead letters too. Streams of names that no topic can have are left out."""
+        return sorted(filter(is_topic, filter(None, map(_text, self.client.scan_iter(_type="STREAM", count=1000)))))
 
     def levels(self) -> list[TopicLevel]:
-        """Return what every topic holds and how far each of its groups has come."""
+        """Return what every topic holds and how far each of its groups has come.
+
+        Dead letters and retries are counted with the group that they belong to, and only those of a group that does not exist
+        are returned as topics: they are left of a group that was deleted, or another program's.
+        """
         levels = Levels(self.client)
-        return [level for topic in self.topics() if ":" not in topic and (level := levels.of(topic))]
+        names = self.topics()
+        found = [level for topic in names if not derived_from(topic) and (level := levels.of(topic))]
+        counted = {(level.topic, group.name) for level in found for group in level.groups}
+        unreadable = {level.topic for level in found if level.unreadable}  # of whose groups nothing is known
+        for topic in names:
+            if (derived := derived_from(topic)) and derived[::2] not in counted and derived[0] not in unreadable:
+                level = levels.of(topic)
+                found += [level] if level and (level.length or level.groups or level.unreadable) else []
+        return sorted(found, key=attrgetter("topic"))
+
+
+def _text(key: bytes) -> str | None:
+    """Return a key as text, None if it is none."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _given(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from tasks.base.ids import id_numbers
-from tasks.reservoir.keys import result_record
+from tasks.reservoir.keys import matching, result_of, result_record
 
 __all__ = [
     "RESULT_TTL_MS",
@@ -39,8 +39,13 @@ def result_name(made_of: Iterable[Input], *, into: str, node: str, ordinal: int)
 
     ordinal   how many results the node has made of these entries before
     """
-    inputs = " ".join(f"{one.topic}/{one.id}" for one in made_of)
-    return hashlib.blake2b(f"{into} {node} {ordinal} {inputs}".encode(), digest_size=16).digest()
+    inputs = " ".join(f"{_escaped(one.topic)}/{one.id}" for one in made_of)
+    return hashlib.blake2b(f"{_escaped(into)} {node} {ordinal} {inputs}".encode(), digest_size=16).digest()
+
+
+def _escaped(topic: str) -> str:
+    """Return a topic's name without the separators of `result_name`: as it is if 0.1.0 could have stored results under it."""
+    return topic.replace("%", "%25").replace(" ", "%20").replace("/", "%2F")
 
 
 One = TypeVar("One", bound=Input)
@@ -53,8 +58,13 @@ def newest(made_of: Sequence[One]) -> One:
 
 def records_of(client: Any, group: str, topic: str) -> list[bytes]:
     """Return the keys of all records of results that `group` made of entries of `topic`."""
-    # Ids begin with a digit, what a retry topic adds to the name of its topic does not.
-    return list(client.scan_iter(match=result_record(group, topic, "[0-9]*"), count=1000))
+    found = client.scan_iter(match=matching(result_record(group, topic, "")) + "[0-9]*", count=1000)
+    return [key for key in found if _is_of(key, group, topic)]  # and those of the topic '<topic>:1' are left out
+
+
+def _is_of(key: bytes, group: str, topic: str) -> bool:
+    found = result_of(key.decode(errors="replace"))
+    return found is not None and found[:2] == (group, topic)
 
 
 def forget_results(client: Any, group: str, topic: str) -> None:

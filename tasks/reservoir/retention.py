@@ -17,13 +17,13 @@ from typing import Any
 import redis
 from redis.exceptions import OutOfMemoryError
 
-from tasks.checks import check_topic
 from tasks.errors import SettingsError
 from tasks.reservoir.groups import group_name, groups_of
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import topic_keys
 from tasks.reservoir.lua import load
 from tasks.reservoir.refusals import explained
+from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["TTL_MS", "Retention", "Trimmed", "mark_seen"]
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from hypothesis.strategies import SearchStrategy
 
-from tasks.checks import check_topic, seconds
+from tasks.checks import seconds
 from tasks.errors import SettingsError
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["Pushed", "entries", "frames", "values"]
 

@@ -1,8 +1,10 @@
 """`sluice new`: what it writes works as it is, leaves all else as it was, and is all there or not at all."""
 
+import ast
 import errno
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from deployments.commands.init import init
 from deployments.commands.new import new, with_deployment
 from deployments.commands.new_templates import CLONE, next_steps
 from deployments.rollout.blueprint import read_blueprint
@@ -201,3 +204,24 @@ def test_schedules_of_new_inlets_begin_apart_from_those_there_are(checkout: Path
         new(Console(file=io.StringIO()), "inlet", name, root=checkout)
     schedules = yaml.safe_load((checkout / "prefect.yaml").read_text())["deployments"]
     assert [each["schedules"][0]["anchor_date"][14:19] for each in schedules] == ["00:10", "02:40", "07:35", "01:25"]
+
+
+@pytest.mark.parametrize("topic", ["orders:eu", "two words", "a\"b'c\\d", "$name {name}", "行情"])
+def test_new_flows_take_any_topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect puts the folder of a flow there that it imports
+    init(Console(file=(said := io.StringIO()), width=200), tmp_path)
+    kinds: dict[Literal["inlet", "outlet"], str] = {"inlet": "topic", "outlet": "topics"}
+    for kind, parameter in kinds.items():
+        new(Console(file=said), kind, f"my_{kind}", root=tmp_path, topic=topic)
+        written = ast.parse((tmp_path / "pipelines" / f"my_{kind}.py").read_text())
+        ast.parse((tmp_path / "tests" / f"test_my_{kind}.py").read_text())
+        given = {keyword.arg: keyword.value for keyword in _decorator(written, f"my_{kind}").keywords}
+        assert ast.literal_eval(given[parameter]) == topic
+    assert f"sluice peek {shlex.quote(topic)} --follow" in said.getvalue()
+
+
+def _decorator(module: ast.Module, name: str) -> ast.Call:
+    [function] = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    [decorator] = function.decorator_list
+    assert isinstance(decorator, ast.Call)
+    return decorator

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -148,3 +149,24 @@ def test_groups_reset_asks_and_lets_a_group_read_again(sluice: Sluice, filled: r
     again = Consumer(filled, "market", "archive")
     assert [entry["n"] for entry in again.step(0)] == [0, 1, 2]
     again.leave()
+
+
+@pytest.mark.parametrize("topic", ["orders:eu", "two words", "[red]a|b[/]", "-x", "$(id)", "*", "行情", "a\"b'c\\"])
+def test_commands_take_and_show_any_topic(sluice: Sluice, real_redis: redis.Redis, topic: str) -> None:
+    push_all(real_redis, topic, range(3))
+    read(real_redis, topic, "movers", "fails")
+    read(real_redis, topic, "archive", "stopped")
+    for command in ("topics", "groups"):
+        assert topic in sluice(command)[1]
+        assert topic in {json.loads(line)["topic"] for line in sluice(command, "--json")[1].splitlines()}
+    assert topic in sluice("peek", "--", topic)[1]
+    _, said = sluice("dead", "--", topic, "movers")
+    command = said.partition("give all of them back")[2].splitlines()[0]
+    arguments = shlex.split(command)[1:]
+    code, said = sluice(*arguments[:-1], *arguments[-1:], answer="y\n")
+    assert (code, real_redis.xlen(f"{topic}:dead:movers")) == (0, 0), said
+    assert real_redis.xlen(f"{topic}:retry:movers") > 0
+    assert sluice("groups", "reset", "--to", "beginning", "--yes", "--", topic, "archive")[0] == 0
+    assert sluice("groups", "drop", "--yes", "--", topic, "archive")[0] == 0
+    assert sluice("topics", "drop", "--yes", "--", topic)[0] == 0
+    assert real_redis.exists(topic, f"{topic}:retry:movers") == 0

@@ -49,7 +49,7 @@ def test_one_value_that_cannot_be_encoded_and_nothing_is_pushed(
     assert client.keys("*") == []
 
 
-@pytest.mark.parametrize("topic", ["", "a b", "-a", "a:dead:b", "a\n", "sluice:push:1", "a" * 129, "é"])
+@pytest.mark.parametrize("topic", ["", " a", "a:dead:b", "a:{0}", "a\n", "sluice:push:1", "a" * 201])
 def test_a_bad_topic_name_is_refused_before_anything_is_pushed(client: redis.Redis, topic: str) -> None:
     with pytest.raises(SettingsError, match="expected a topic name"):
         Reservoir(client).push(topic, {"n": 1})

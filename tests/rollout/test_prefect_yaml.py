@@ -212,7 +212,7 @@ def test_a_flow_that_cannot_be_imported_is_named_with_the_reason_and_the_line(tm
     files = {
         "broken.py": "print('noise')\nimport no_such_module\n",
         "unfinished.py": "x = 1\ndef x(:\n",
-        "wrong.py": "from flows import inlet\n\n@inlet(topic='a topic')\ndef wrong(): ...\n",
+        "wrong.py": "from flows import inlet\n\n@inlet(topic='a topic ')\ndef wrong(): ...\n",
         "through.py": "import helper\n",
         "helper.py": "import json\n\njson.loads('')\n",
         "fine.py": "from prefect import flow\n@flow(name='other')\ndef fine(): ...\n",
