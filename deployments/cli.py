@@ -124,6 +124,40 @@ def dead(
 
 
 @app.command()
+def state(
+    group: Annotated[
+        str | None, typer.Argument(help="The outlet's consumer group, such as turnover. Without one, all are shown.")
+    ] = None,
+    *,
+    reset: Annotated[
+        str | None, typer.Option(metavar="NODE", help="Delete the state of this node, which then begins anew.")
+    ] = None,
+    export: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the group's state to this file, as JSON.")
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Show what the nodes of pipelines remember over restarts: sums, seen keys, windows.
+
+    --reset asks first. A running outlet notices it within seconds and continues with what is left.
+    """
+    from pathlib import Path  # noqa: PLC0415
+
+    from deployments.commands import state as command  # noqa: PLC0415
+
+    if group is None and (reset or export):
+        msg = "expected a group with --reset or --export"
+        raise typer.BadParameter(msg)
+    if group is None or not (reset or export):
+        command.show_state(console(), group)
+        return
+    if export:
+        command.export_state(console(), group, Path(export))
+    if reset:
+        command.reset_state(console(), group, reset, yes=yes)
+
+
+@app.command()
 def doctor(
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:

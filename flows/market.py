@@ -14,9 +14,10 @@ from tasks.feeds.exchange import Exchange
 from tasks.nodes import to_parquet as parquet  # noqa: F401 - registers Stream.to_parquet
 from tasks.reservoir.entry import has
 
-__all__ = ["archive", "movers", "quotes"]
+__all__ = ["archive", "movers", "quotes", "turnover"]
 
 _THIN = 100
+_BLOCK, _BAR = "\N{FULL BLOCK}", 20  # the longest bar of a table
 
 _exchange = lru_cache(maxsize=8)(Exchange)
 
@@ -64,6 +65,21 @@ def movers(
     return largest_changes.sliding_window(3).map(pd.concat)
 
 
+@outlet(topics=MARKET, group="turnover", into="turnover")
+def turnover(source: Stream, top: int = 10) -> Stream:
+    """Show the codes that were traded most today, with their volume-weighted average price, over restarts.
+
+    A restart continues with the sums of the day; midnight in China begins a new one.
+
+    Args:
+        top: Number of codes shown.
+    """
+    snapshots = source.filter(has("quotes")).pluck("quotes")
+    return snapshots.accumulate(
+        add_trades, start=None, returns_state=True, stream_name="trades of the day", top=top
+    ).filter(has_rows)
+
+
 @outlet(topics=MARKET, group="archive")
 def archive(
     source: Stream,
@@ -79,6 +95,45 @@ def archive(
         file_seconds: Most seconds from the first of these entries until files are written.
     """
     source.to_parquet(folder or state_dir() / "archive", max_entries=file_entries, max_seconds=file_seconds)
+
+
+def add_trades(day: pd.DataFrame | None, quotes: pd.DataFrame, *, top: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Add the trades since the last snapshot to the sums of the day, and return both: all sums, and the `top` codes.
+
+    The shares traded between two snapshots count at the later price. A code whose shares became fewer has begun a new day.
+
+    day       the sums so far by code: counted and known shares, yuan; None at the beginning
+    returns   the sums; and by code: name, vwap, now, shares, yuan and a bar, whose length shows yuan
+    """
+    known = quotes["turnover"].astype("float64")
+    if day is None:
+        day = pd.DataFrame({"shares": 0.0, "yuan": 0.0, "known": known})
+    day = day.reindex(day.index.union(known.index))
+    known = known.reindex(day.index).fillna(day["known"])
+    before = day["known"].fillna(known)
+    is_new = known < before
+    traded = known.where(is_new, known - before)
+    price = quotes["now"].astype("float64").reindex(day.index).fillna(0.0)
+    sums = day[["shares", "yuan"]].fillna(0.0).mask(is_new, 0.0)
+    day = pd.DataFrame({"shares": sums["shares"] + traded, "yuan": sums["yuan"] + traded * price, "known": known})
+    most = day.loc[day["shares"] > 0].nlargest(top, "yuan")
+    largest_yuan = max(1.0, most["yuan"].max()) if len(most) else 1.0
+    shown = pd.DataFrame(
+        {
+            "name": quotes["name"].reindex(most.index),
+            "vwap": most["yuan"] / most["shares"],
+            "now": quotes["now"].reindex(most.index),
+            "shares": most["shares"],
+            "yuan": most["yuan"],
+            "bar": [_BLOCK * max(1, round(_BAR * yuan / largest_yuan)) for yuan in most["yuan"]],
+        }
+    )
+    return day, shown
+
+
+def has_rows(frame: pd.DataFrame) -> bool:
+    """Return whether a frame has any rows: the first snapshot shows no trades yet."""
+    return len(frame) > 0
 
 
 def clean(quotes: pd.DataFrame) -> pd.DataFrame:

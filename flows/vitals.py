@@ -13,6 +13,8 @@ _MACHINE = Machine()
 # Sampled at the start of the run's process, so that its first tick has rates already.
 _MACHINE.sample()
 
+_MOST = ["memory_bytes", "threads", "cpu_seconds"]
+_MOST_NAMES = 1_000
 _RATES = ["cpu_percent", "read_bytes_per_s", "write_bytes_per_s"]
 
 
@@ -25,24 +27,43 @@ def vitals() -> dict[str, pd.DataFrame | dict[str, float | int | None]]:
 
 @outlet(topics="machine", group="busiest", into="busiest")
 def busiest(source: Stream, top: int = 10) -> Stream:
-    """Show the processes that used most CPU over the last five snapshots.
+    """Show the processes that used most CPU over the last five snapshots, and how much their name has used in all.
+
+    A restart continues with these sums.
 
     Args:
         top: Number of processes shown.
     """
-    return source.filter(has("vitals")).pluck("vitals").sliding_window(5).map(most_used, top)
+    snapshots = source.filter(has("vitals")).pluck("vitals")
+    summed = snapshots.accumulate(add_cpu_time, start={}, returns_state=True, stream_name="CPU seconds")
+    return summed.sliding_window(5).map(most_used, top)
+
+
+def add_cpu_time(used: dict[str, float], snapshot: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:
+    """Add the CPU time of one second to the sums by process name; return the sums, and the snapshot with those of its processes.
+
+    The smallest sums are dropped beyond 1,000 names.
+
+    used      CPU seconds by process name
+    returns   the sums; the snapshot with a column `cpu_seconds`
+    """
+    now = (snapshot["cpu_percent"].fillna(0.0) / 100).groupby(snapshot["name"]).sum()
+    sums = used | {name: used.get(name, 0.0) + seconds for name, seconds in now.items()}
+    if len(sums) > _MOST_NAMES:
+        sums = dict(sorted(sums.items(), key=lambda one: one[1], reverse=True)[:_MOST_NAMES])
+    return sums, snapshot.assign(cpu_seconds=snapshot["name"].map(sums).astype("float64"))
 
 
 def most_used(snapshots: tuple[pd.DataFrame, ...], top: int) -> pd.DataFrame:
     """Return the `top` processes that used most CPU over the snapshots, then most memory.
 
-    returns   by pid: name, the mean of each rate (0 for snapshots without the process), the maximum of memory and threads; NaN
-              if no snapshot has the value
+    returns   by pid: name, the mean of each rate (0 for snapshots without the process), the maximum of memory, threads and
+              CPU seconds; NaN if no snapshot has the value
     """
     with_rates = sum(bool(snapshot["cpu_percent"].notna().any()) for snapshot in snapshots)
     # Another process may reuse a pid.
     processes = pd.concat(snapshots).groupby(["pid", "name"])
     rates = pd.DataFrame(processes[_RATES].agg("sum", min_count=1).div(max(with_rates, 1)))
-    most = pd.DataFrame(processes[["memory_bytes", "threads"]].max())
+    most = pd.DataFrame(processes[[name for name in _MOST if name in snapshots[-1]]].max())
     used = rates.join(most).reset_index("name")
     return used.loc[:, snapshots[-1].columns].nlargest(top, ["cpu_percent", "memory_bytes"])

@@ -18,6 +18,7 @@ from deployments.rollout.last_run import Deployed
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import find_server, said_by
 from deployments.show.as_json import line
+from deployments.show.state import state_table
 from deployments.show.tables import levels_table, printable, runs_table
 from tasks.base.project_folder import up_command
 from tasks.base.state_folder import state_dir
@@ -26,6 +27,7 @@ from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, in_words
 from tasks.reservoir.levels import TopicLevel
 from tasks.settings import redis_url, without_password
+from tasks.state.inspection import KeptState, all_kept
 
 __all__ = ["status"]
 
@@ -53,6 +55,7 @@ class RedisStatus:
     url: str = ""
     error: str = ""
     topics: tuple[TopicLevel, ...] = ()
+    states: tuple[KeptState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ def _reservoir() -> RedisStatus:
         url = redis_url()
         reservoir = Reservoir(connect(url, retries=0))
         with reservoir.client:
-            return RedisStatus(without_password(url), topics=tuple(reservoir.levels()))
+            states = tuple(all_kept(reservoir.client))
+            return RedisStatus(without_password(url), topics=tuple(reservoir.levels()), states=states)
     except SluiceError as error:
         return RedisStatus(error=str(error))
     except RedisError as error:  # it answered at first
@@ -153,6 +157,8 @@ def _drawn(found: Status, width: int, *, is_watched: bool = False) -> Renderable
     if not reservoir.error:
         parts.append(levels_table(reservoir.topics, width=width) if reservoir.topics else Text("no topics yet"))
         parts += [Text(printable(each.unreadable), style="red") for each in reservoir.topics if each.unreadable]
+    if reservoir.states:
+        parts += ["", state_table(reservoir.states, now=time.time())]
     if not prefect.error:
         parts += ["", runs_table(prefect.deployments) if prefect.deployments else Text(_NO_DEPLOYMENTS)]
     return Group(*parts)

@@ -76,6 +76,8 @@ class OutletReport:
             f"## Topics of group {in_markdown(outlet.group)}",
             pipeline.topics_table(self._lag.levels(), outlet.group),
         ]
+        if memory := followed.source.latest_run.memory:
+            parts += ["## Kept state", pipeline.memory_table(memory)]
         if outlet.result is not None:
             parts += ["## The latest result", pipeline.result_table(outlet.result)]
         return "\n\n".join(parts)

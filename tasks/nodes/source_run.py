@@ -100,6 +100,11 @@ class SourceRun:
         return self._in_flight.progress
 
     @property
+    def memory(self) -> list[tuple[str, int, int]]:
+        """Name, number of fields and bytes of each node's kept state, as of the last cut."""
+        return [] if self._emitter.cutter is None else self._emitter.cutter.sizes
+
+    @property
     def ends(self) -> dict[str, str]:
         """The id of the last entry of a bounded replay, for each topic where it is known by now."""
         return dict(self.consumer.ends)

@@ -20,6 +20,7 @@ __all__ = [
     "counts_of",
     "diagram",
     "letters_table",
+    "memory_table",
     "nodes_table",
     "result_table",
     "table",
@@ -124,6 +125,13 @@ def nodes_table(flow: GraphCounts) -> str:
         for n, name in enumerate(flow.names)
     ]
     return table(("node", "in", "out", "failed", "ms each", "waiting"), rows)
+
+
+def memory_table(sizes: Iterable[tuple[str, int, int]]) -> str:
+    """Return a table of what nodes remember over restarts: name, number of fields and bytes of each node's state."""
+    return table(
+        ("node", "fields", "bytes"), [(cell(name), f"{fields:,}", f"{size:,}") for name, fields, size in sizes]
+    )
 
 
 def topics_table(levels: Iterable[TopicLevel], group: str) -> str:

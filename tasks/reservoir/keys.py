@@ -78,6 +78,7 @@ __all__ = [
     "result_record",
     "retried_topic",
     "retry_topic",
+    "state_group",
     "state_key",
     "tick_record",
     "topic_keys",
@@ -189,6 +190,15 @@ def result_record(group: str, topic: str, id: str) -> str:  # noqa: A002 - the f
 def state_key(group: str) -> str:
     """Return the key of a hash: the state that the nodes of a group's pipeline remember."""
     return f"sluice:state:{group}"
+
+
+def state_group(key: str) -> str:
+    """Return the group whose state has this key.
+
+    >>> state_group(state_key("movers"))
+    'movers'
+    """
+    return key.removeprefix(state_key(""))
 
 
 def cut_guard(group: str) -> str:

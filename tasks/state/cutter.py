@@ -85,6 +85,8 @@ class Cutter:
         self._last = time.monotonic()
         self._pause = 0.0
         self._is_broken = False
+        self.sizes: list[tuple[str, int, int]] = []
+        """Name, number of fields and bytes of each node's state, as of the last cut. Any thread may read it."""
         self.unclaimed: list[str] = []
         """Names of stored states that no node of this pipeline has."""
         self.outbox = secured.outbox = Outbox()
@@ -230,6 +232,7 @@ class Cutter:
                 "less in the node, or raise max_state"
             )
             raise PipelineError(msg)
+        self.sizes = [(memory.name, memory.fields, memory.size) for memory in self._memories.values()]
         done = passed + [(one.topic, one.id) for one in receipts if one.failure is None]
         cut = Cut(done, failed, self.outbox.take(), changes)
         self._last = time.monotonic()

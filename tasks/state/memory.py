@@ -56,6 +56,11 @@ class Memory(ABC):
         self.size = 0
         """The bytes of all fields."""
 
+    @property
+    def fields(self) -> int:
+        """The number of fields."""
+        return len(self._sizes)
+
     @abstractmethod
     def collect(self) -> tuple[dict[bytes, Any], list[bytes]]:
         """Return the fields that have changed since the last call, and the names of those that are gone."""

@@ -108,6 +108,8 @@ def _fingerprint(node: Any, *, is_alone: bool) -> str:
     parameters = _MAKERS[type(node)][1] if type(node) in _MAKERS else ()
     about: dict[str, Any] = {"type": type(node).__name__}
     about |= {name: _plain(getattr(node, name)) for name in parameters}
+    if str(getattr(getattr(node, "func", None), "__module__", "")).startswith("streamz."):
+        about["of"] = _plain(node.kwargs)  # the aggregation of a streaming dataframe
     if not is_alone:
         about["after"] = [_described(each) for each in _before(node)]
     return json.dumps(about, sort_keys=True)
@@ -265,7 +267,7 @@ def _cells(get: Any, put: Any) -> Make:
     return partial(Cells, get=get, put=put)
 
 
-remembers(nodes.accumulate, _accumulated, parameters=["returns_state", "with_state", "kwargs"], lasts=True)
+remembers(nodes.accumulate, _accumulated, parameters=["returns_state", "with_state"], lasts=True)
 remembers(nodes.slice, _count, parameters=["star", "end", "step"], lasts=True)
 remembers(nodes.unique, _unique, parameters=["maxsize"], lasts=True)
 remembers(nodes.sliding_window, _cells(_get_window, _put_window), parameters=["n", "partial"])

@@ -22,7 +22,7 @@ from tasks.reservoir.lua import load
 from tasks.reservoir.retention import TTL_MS
 from tasks.state.cut import Cut, Result, Stored
 
-__all__ = ["StateStore", "StoredNode", "stored_nodes"]
+__all__ = ["StateStore", "StoredNode", "fields_by_node", "stored_nodes"]
 
 logger = get_logger(__name__)
 
@@ -73,6 +73,17 @@ def stored_nodes(fields: Mapping[bytes, bytes]) -> dict[str, StoredNode]:
     """Return the nodes that a hash of state describes, by name."""
     found = (StoredNode.unpacked(name, value) for name, value in fields.items() if name.startswith(_NODE))
     return {node.name: node for node in found}
+
+
+def fields_by_node(fields: Mapping[bytes, bytes], nodes: Mapping[str, StoredNode]) -> Stored:
+    """Return the fingerprint and the own fields of each node from a hash of state."""
+    names = {node.number: node.name for node in nodes.values()}
+    found: dict[str, dict[bytes, bytes]] = {name: {} for name in nodes}
+    for name, value in fields.items():
+        number, colon, field = name.partition(b":")
+        if colon and number.isdigit() and (node := names.get(int(number))):
+            found[node][field] = value
+    return {name: (node.fingerprint, found[name]) for name, node in nodes.items()}
 
 
 class StateStore:
@@ -140,13 +151,7 @@ class StateStore:
         fields: dict[bytes, bytes] = dict(self._client.hscan_iter(self._key, count=1000))
         self._version = int(fields.get(b"version", 0))
         self._nodes = stored_nodes(fields)
-        names = {node.number: node.name for node in self._nodes.values()}
-        found: dict[str, dict[bytes, bytes]] = {name: {} for name in self._nodes}
-        for name, value in fields.items():
-            number, colon, field = name.partition(b":")
-            if colon and number.isdigit() and (node := names.get(int(number))):
-                found[node][field] = value
-        return {name: (node.fingerprint, found[name]) for name, node in self._nodes.items()}
+        return fields_by_node(fields, self._nodes)
 
     def commit(self, cut: Cut) -> bool:
         """Store a cut, append its results, acknowledge its entries and dead-letter the failed ones: all or nothing.

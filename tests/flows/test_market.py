@@ -14,7 +14,7 @@ from streamz import Stream
 
 import flows
 from flows import market
-from flows.market import archive, clean, largest, movers, quotes, sample, with_changes, with_prefix
+from flows.market import archive, clean, largest, movers, quotes, sample, turnover, with_changes, with_prefix
 from tasks.archive.dataset import open_kind
 from tasks.feeds.exchange import COLUMNS, Exchange
 from tasks.testing import Pushed, drain, entries, frames, pumped
@@ -174,6 +174,65 @@ def test_a_pump_gives_the_whole_simulated_market_by_default() -> None:
 def test_the_sina_feed_is_asked_for_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.feeds.sina.fetch", lambda board: pd.DataFrame({"board": [board]}))
     assert quotes.pump(board="sh", feed="sina")["board"].item() == "sh"
+
+
+TRADES = st.lists(
+    st.dictionaries(
+        st.sampled_from(["600000", "600001", "000001"]),
+        st.tuples(st.integers(0, 50), st.sampled_from([0.0, 1.5, 10.0])),
+        min_size=1,
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def sums_of_the_day(snapshots: list[dict[str, tuple[int, float]]]) -> dict[str, tuple[float, float]]:
+    """Return shares and yuan by code, as a loop over rows adds them up."""
+    known: dict[str, int] = {}
+    sums: dict[str, tuple[float, float]] = {}
+    for quotes in snapshots:
+        for code, (shares, price) in quotes.items():
+            before = known.get(code, shares)
+            if shares < before:
+                before, sums[code] = 0, (0.0, 0.0)
+            held, yuan = sums.get(code, (0.0, 0.0))
+            sums[code] = held + shares - before, yuan + (shares - before) * price
+            known[code] = shares
+    return {code: pair for code, pair in sums.items() if pair[0] > 0}
+
+
+@given(snapshots=TRADES, crash_after=st.none() | st.integers(1, 6))
+@example(snapshots=[{"600000": (10, 1.5)}, {"600000": (30, 10.0)}, {"600000": (5, 1.5)}], crash_after=2)
+def test_turnover_equals_a_model_over_new_codes_new_days_and_a_crash(
+    snapshots: list[dict[str, tuple[int, float]]], crash_after: int | None
+) -> None:
+    pushed = [
+        {
+            "quotes": pd.DataFrame(
+                {
+                    "name": [f"n{code}" for code in quotes],
+                    "turnover": [shares for shares, _ in quotes.values()],
+                    "now": [price for _, price in quotes.values()],
+                },
+                index=pd.Index(quotes, name="code"),
+            )
+        }
+        for quotes in snapshots
+    ]
+    run = drain(turnover.build, pushed, top=10, into="turnover", crash_after=crash_after)
+    assert run.pending == []
+    results = [entry["turnover"] for entry in run.entries("turnover")]
+    wanted = [sums for n in range(1, len(snapshots) + 1) if (sums := sums_of_the_day(snapshots[:n]))]
+    found = [
+        {code: (row["shares"], row["yuan"]) for code, row in zip(one.index, one.to_dict("records"), strict=True)}
+        for one in results
+    ]
+    assert found == wanted
+    for one in results:
+        assert list(one["vwap"]) == pytest.approx(list(one["yuan"] / one["shares"]))
+        assert list(one["yuan"]) == sorted(one["yuan"], reverse=True)
+        assert one["bar"].str.len().between(1, 20).all()
 
 
 def test_the_archive_keeps_every_entry_of_a_topic(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.vitals import busiest, most_used, vitals
+from flows.vitals import add_cpu_time, busiest, most_used, vitals
 from tasks import codec
 from tasks.testing import drain, pumped
 
@@ -37,7 +37,22 @@ def test_the_busiest_are_those_of_the_last_five_snapshots() -> None:
     run = drain(busiest.build, pushed, top=1, into="busiest")
     assert [result["name"].item() for result in run.results] == ["old"] * 5 + ["new"]
     assert all(entry["busiest"].equals(r) for entry, r in zip(run.entries("busiest"), run.results, strict=True))
-    assert run.pending == pushed[-4:], "the next window has them, too"
+    assert run.pending == [], "the window's snapshots are stored with the sums"
+
+
+def test_cpu_seconds_of_a_name_add_up_over_a_crash() -> None:
+    pushed = [{"vitals": frame((n, "a", 50.0, 1), (100 + n, "b", math.nan, 1))} for n in range(6)]
+    for crash_after in (None, 1, 4):
+        run = drain(busiest.build, pushed, crash_after=crash_after, into="busiest")
+        sums = [entry["busiest"].groupby("name")["cpu_seconds"].max() for entry in run.entries("busiest")]
+        assert [one["a"] for one in sums] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+        assert sums[-1]["b"] == 0.0
+
+
+def test_the_smallest_sums_of_too_many_names_are_dropped() -> None:
+    rows = [(n, f"name {n}", float(n), 1.0) for n in range(1_001)]
+    sums, _ = add_cpu_time({}, frame(*rows))
+    assert (len(sums), "name 0" in sums, sums["name 1000"]) == (1_000, False, 10.0)
 
 
 def test_other_entries_of_the_topic_are_passed_over() -> None:
