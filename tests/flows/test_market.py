@@ -191,8 +191,8 @@ def sums_of_the_day(snapshots: list[dict[str, tuple[int, float]]]) -> dict[str, 
     """Return shares and yuan by code, as a loop over rows adds them up."""
     known: dict[str, int] = {}
     sums: dict[str, tuple[float, float]] = {}
-    for quotes in snapshots:
-        for code, (shares, price) in quotes.items():
+    for one in snapshots:
+        for code, (shares, price) in one.items():
             before = known.get(code, shares)
             if shares < before:
                 before, sums[code] = 0, (0.0, 0.0)
