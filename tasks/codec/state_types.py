@@ -19,6 +19,8 @@ from tasks.errors import EncodeError, PoisonEntryError
 
 __all__ = ["BUILTIN_TYPES", "Extension", "checked"]
 
+_MICROSECOND = dt.timedelta(microseconds=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Extension:
@@ -118,8 +120,18 @@ def _time(parts: list[Any]) -> dt.time:
 
 
 def _timezone_parts(value: dt.timezone) -> tuple[Any, ...]:
+    if value is dt.UTC:
+        return ()
     offset, name = value.utcoffset(None), value.tzname(None)
-    return (offset,) if name == dt.timezone(offset).tzname(None) else (offset, name)
+    count = offset // _MICROSECOND
+    return (count,) if name == dt.timezone(offset).tzname(None) else (count, name)
+
+
+def _timezone(parts: list[Any]) -> dt.timezone:
+    if not parts:
+        return dt.UTC
+    count, *name = parts
+    return dt.timezone(count * _MICROSECOND, *name)
 
 
 def _zone_parts(value: ZoneInfo) -> tuple[Any, ...]:
@@ -170,7 +182,7 @@ BUILTIN_TYPES = (
         lambda value: (value.days, value.seconds, value.microseconds),
         lambda parts: dt.timedelta(*parts),
     ),
-    Extension(19, dt.timezone, _timezone_parts, lambda parts: dt.timezone(*parts)),
+    Extension(19, dt.timezone, _timezone_parts, _timezone),
     Extension(20, ZoneInfo, _zone_parts, lambda parts: ZoneInfo(*parts)),
     Extension(21, uuid.UUID, lambda value: (value.bytes,), lambda parts: uuid.UUID(bytes=checked(*parts, bytes))),
     Extension(22, range, lambda value: (value.start, value.stop, value.step), lambda parts: range(*parts)),

@@ -8,15 +8,13 @@ extension: its tag, and as data a msgpack array of its parts, which are values o
 (`tasks.codec.state_types`, `tasks.codec.state_arrays`).
 """
 
-import contextlib
-import datetime as dt
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from tasks.codec.json_text import named
+from tasks.codec.state_paths import cure, located
 from tasks.codec.state_types import BUILTIN_TYPES, Extension
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
 
@@ -33,6 +31,8 @@ _TOO_DEEP = f"expected at most {_MAX_DEPTH} levels, got more, or a container tha
 _EXPECTED = (
     "a type that a state may hold, such as int, str, list, dict, tuple, set, deque, datetime, ndarray or DataFrame"
 )
+
+_UNFORESEEN = "expected a value that can be written, got one that cannot"
 
 _write = msgspec.msgpack.Encoder().encode
 _Ext = msgspec.msgpack.Ext
@@ -149,7 +149,7 @@ class StateCodec:
             return value
         extension = self._extension(kind)
         if extension is None:
-            msg = f"expected {_EXPECTED}, got {named(kind)}; {_cure(value)}"
+            msg = f"expected {_EXPECTED}, got {named(kind)}; {cure(value)}"
             raise EncodeError(msg)
         parts = extension.to_parts(value)
         if not plain.issuperset(map(type, parts)):
@@ -173,38 +173,22 @@ class StateCodec:
     def _encode_carefully(self, value: Any, where: str) -> bytes:
         """Encode a value with large ints and lone surrogates in it, or raise an EncodeError with the path to what is refused."""
         try:
-            return _FORMAT + _write(self._packed(value, 0, _ALWAYS_PLAIN))
+            return _FORMAT + self._written(value)
         except _TooDeepError:
             msg = f"{where}: {_TOO_DEEP}"
             raise EncodeError(msg) from None
         except Exception as error:  # noqa: BLE001 - pandas, numpy and extensions raise what they like
-            path, cause = self._located(value, where, error)
-            why = f"{cause}" if isinstance(cause, EncodeError) else _unforeseen(cause)
+            path, cause = located(value, where, error, self._written, self._extension)
+            why = (
+                f"{cause}"
+                if isinstance(cause, EncodeError)
+                else f"{_UNFORESEEN} ({type(cause).__name__}); use a dict or a tuple"
+            )
             msg = f"{path}: {why}, or keep_state=False"
             raise EncodeError(msg) from cause
 
-    def _located(self, value: Any, where: str, error: Exception) -> tuple[str, Exception]:
-        """Return the path to the innermost part that is refused, and its error."""
-        for label, part in self._labelled(value):
-            try:
-                _write(self._packed(part, 0, _ALWAYS_PLAIN))
-            except Exception as inner:  # noqa: BLE001 - returned
-                return self._located(part, f"{where}{label}", inner)
-        return where, error
-
-    def _labelled(self, value: Any) -> Iterator[tuple[str, Any]]:
-        """Yield the parts of a value, each with its place in it; none of a type that is refused itself."""
-        kind = type(value)
-        if kind in (list, tuple, deque):
-            yield from ((f"[{i}]", item) for i, item in enumerate(value))
-        elif kind in (dict, OrderedDict, Counter, defaultdict):
-            yield from ((" (a key)", key) for key in value)
-            yield from ((f"[{_short(key)}]", item) for key, item in value.items())
-        elif kind in (set, frozenset):
-            yield from ((" (an item)", item) for item in value)
-        elif extension := self._extension(kind):
-            with contextlib.suppress(Exception):  # then this is the error to show
-                yield from [("", part) for part in extension.to_parts(value)]
+    def _written(self, value: Any) -> bytes:
+        return _write(self._packed(value, 0, _ALWAYS_PLAIN))
 
 
 _NATIVE: dict[Any, Any] = dict.fromkeys((*_PLAIN, list))
@@ -221,32 +205,14 @@ def _is_native(value: Any) -> bool:
     return True
 
 
-def _cure(value: Any) -> str:
-    if isinstance(value, dt.tzinfo):
-        return "use zoneinfo.ZoneInfo(NAME)"
-    if plain := next((kind for kind in (str, int, float, bytes) if isinstance(value, kind)), None):
-        return f"use {plain.__name__}()"
-    return "use a dict or a tuple"
-
-
-def _short(key: Any) -> str:
-    if type(key) not in _PLAIN:
-        return type(key).__name__
-    text = repr(key)
-    return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004 - enough to find it
-
-
-def _unforeseen(error: Exception) -> str:
-    return f"expected a value that can be written, got one that cannot ({type(error).__name__}); use a dict or a tuple"
-
-
 _CODEC = StateCodec()
 
 
 def encode_state(value: Any, *, where: str = "state") -> bytes:
     """Return the bytes of a state, which `decode_state` gives back as an equal value of the same types.
 
-    Two references to one list become two equal lists. Sets come back in any order. Arrays and frames come back with memory
+    Two references to one list become two equal lists. Sets come back in any order, and equal sets may have different
+    bytes. Arrays and frames come back with memory
     of their own, arrays in Fortran order if they were in that order only, and else in C order.
 
     where     path to the value, for messages
