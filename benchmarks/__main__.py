@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.children import call
 from benchmarks.report import Row, between_markers, machine, plot, table
+from benchmarks.states import STATES
 from benchmarks.throughput import CANDIDATES, SHORT
 from benchmarks.work import TOPIC, connected, fill
 from deployments.servers.redis_binary import find_redis_server
@@ -40,6 +41,7 @@ class Sizes:
     large_frames: int = 300
     memory_seconds: float = 8.0
     growth: int = 10_000
+    states: int = 20_000
     writes: bool = False  # into the README and docs
 
 
@@ -54,6 +56,7 @@ QUICK = Sizes(
     large_frames=60,
     memory_seconds=3.0,
     growth=5_000,
+    states=5_000,
 )
 
 
@@ -190,6 +193,16 @@ def pushing(url: str, sizes: Sizes) -> list[Row]:
     ]
 
 
+def states(_: str, sizes: Sizes) -> list[Row]:
+    """Encode and decode what pipelines keep."""
+    rows: list[Row] = []
+    for kind in STATES:
+        got = call("states:measure", kind=kind, count=sizes.states, repeats=5)
+        ours, others = got["encode"] + got["decode"], got["pickle"] + got["unpickle"]
+        rows.append((kind, f"{got['encode']:.1f} + {got['decode']:.1f} us", f"{ours / others:.1f} x pickle"))
+    return rows
+
+
 def growth(url: str, sizes: Sizes) -> list[Row]:
     """Vary one thing at a time, and draw it."""
     unit, length = sizes.growth, sizes.backlog
@@ -247,6 +260,7 @@ SECTIONS: dict[str, tuple[Callable[[str, Sizes], list[Row]], Row]] = {
     "memory": (memory, ("Memory of an outlet above its start", "peak", "")),
     "replicas": (replicas, ("Replicas", "", "")),
     "push": (pushing, ("Pushing", "", "")),
+    "states": (states, ("One state, encoded + decoded", "", "")),
     "growth": (growth, ("Growth", "", "")),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from benchmarks import children, frames, latency, many, memory, report, scaling, throughput, work
+from benchmarks import children, frames, latency, many, memory, report, scaling, states, throughput, work
 from deployments.rollout.blueprint import read_blueprint
 from deployments.servers.redis_server import RedisServer
 
@@ -43,6 +43,11 @@ def test_each_measurement_runs_at_a_tiny_size(real_redis: redis.Redis, redis_ser
     assert scaling.push_raw(url, "pushed", 10, 5) > 0
     work.fill(real_redis, 20)
     assert scaling.cost(url=url, topic=work.TOPIC, group="cost", first=10, count=10, nodes=2) > 0
+
+
+@pytest.mark.parametrize("kind", states.STATES)
+def test_each_kind_of_state_is_measured(kind: str) -> None:
+    assert min(states.measure(kind, count=3, repeats=1).values()) > 0
 
 
 def test_measurements_in_processes_run_at_a_tiny_size(real_redis: redis.Redis, redis_server: RedisServer) -> None:
