@@ -1,4 +1,4 @@
-"""streamz graphs made safe to acknowledge on: receipts, guards, and repairs of streamz 0.6.6's nodes."""
+"""Safe acknowledgement for streamz graphs: receipts, guards, and repairs of streamz 0.6.6's nodes."""
 
 from tasks.pipeline.guard import trust
 

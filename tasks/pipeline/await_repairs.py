@@ -1,6 +1,6 @@
-"""streamz 0.6.6's nodes that leave undone what must be awaited or iterated, mended so that they do it, in order.
+"""Repairs of streamz 0.6.6's nodes that neither await nor iterate results: they now do both, in order.
 
-Each repair replaces the methods of one node in place, as those of `tasks.pipeline.repairs` do, and its docstring has what they did wrong.
+Each repair replaces methods of one node in place, like those in `tasks.pipeline.repairs`; its docstring describes the fault.
 """
 
 import itertools
@@ -23,15 +23,18 @@ Repair = Callable[[Any, Fail], None]
 
 
 def _flatten(node: nodes.flatten, fail: Fail) -> None:  # noqa: ARG001 - a repair's signature
-    """Only the last item carried the metadata: the others' work could fail, or be lost, with the entry done.
+    """Emit every item with the metadata, and iterate and await asynchronous items.
 
-    What is iterated asynchronously is asked for its next item when all is done with the last one. Items that can be
-    awaited are.
+    fault    Only the last item carried the metadata: work on earlier items could fail, or be lost, after the acknowledgement.
+
+    An asynchronous iterable yields its next item once all work on the previous one is done. Awaitable items are awaited.
     """
     turns = Turns()
 
     async def spread(items: Any, metadata: Any, emitted: list[Any]) -> list[Any]:
-        leads_back = leads_to(node, node)  # an item may wait here for its turn then, and cannot be waited for
+        leads_back = leads_to(
+            node, node
+        )  # in a cycle, an emitted item may wait for this turn: waiting for it would deadlock
         async with aclosing(_each(items)) as each:
             async for item in each:
                 emitted += node._emit(item, metadata=metadata)
@@ -46,7 +49,7 @@ def _flatten(node: nodes.flatten, fail: Fail) -> None:  # noqa: ARG001 - a repai
         items = iter(x)
         for item in items:
             if type(item) not in PLAIN and isawaitable(item):
-                # What was emitted is awaited in the turn: awaited before it, the next element would take its turn first.
+                # Await emitted work within the turn; otherwise the next element would take its turn first.
                 return turns.add(partial(spread, itertools.chain([item], items), metadata, emitted))
             emitted += node._emit(item, metadata=metadata)
         return emitted
@@ -59,7 +62,7 @@ def _is_async_iterable(x: Any) -> bool:
 
 
 async def _each(items: Any) -> AsyncGenerator[Any, None]:
-    """Yield items one by one, those that can be awaited once they have been."""
+    """Yield items one by one; await those that are awaitable."""
     if _is_async_iterable(items):
         async for item in items:
             yield await settled(item)
@@ -69,17 +72,26 @@ async def _each(items: Any) -> AsyncGenerator[Any, None]:
 
 
 def _map(node: nodes.map, fail: Fail) -> None:  # noqa: ARG001
-    """It handed on a coroutine unawaited. And it logged each exception with its traceback: one bad topic would flood the log."""
+    """Await results, and log nothing.
+
+    fault    It emitted unawaited coroutines, and logged each exception with its traceback: one bad topic would flood the log.
+    """
     _in_order(node, lambda x: node.func(x, *node.args, **node.kwargs))
 
 
 def _starmap(node: nodes.starmap, fail: Fail) -> None:  # noqa: ARG001
-    """As map; and it took tuples only."""
+    """Repair `starmap` like `map`, and accept all iterables.
+
+    fault    As in `map`; and it accepted tuples only.
+    """
     _in_order(node, lambda x: node.func(*x, *node.args, **node.kwargs))
 
 
 def _pluck(node: nodes.pluck, fail: Fail) -> None:  # noqa: ARG001
-    """As map, where what it picks must be awaited."""
+    """Await picked values.
+
+    fault    As in `map`, if a picked value is awaitable.
+    """
 
     def call(x: Any) -> Any:
         return tuple([x[one] for one in node.pick]) if isinstance(node.pick, list) else x[node.pick]
@@ -96,7 +108,10 @@ def _in_order(node: Any, call: Callable[[Any], Any]) -> None:
 
 
 def _filter(node: nodes.filter, fail: Fail) -> None:  # noqa: ARG001
-    """It let everything through where its predicate returned a coroutine; and what `remove` negates, nothing."""
+    """Await the predicate's result.
+
+    fault    A predicate that returned a coroutine let every element through; negated by `remove`, it let none through.
+    """
     if removed := negated(node.predicate):
         node.predicate = _not(removed)
 
@@ -120,12 +135,15 @@ def _not(predicate: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return not verdict
         return later(verdict) if isawaitable(verdict) else verdict  # a generator, which the filter refuses
 
-    negation.__name__ = "<lambda>"  # as streamz has it, and the node's name with it
+    negation.__name__ = "<lambda>"  # streamz' own name, which is part of the node's name
     return negation
 
 
 def _sink(node: sinks.sink, fail: Fail) -> None:  # noqa: ARG001
-    """It was done with an element whose function returned a generator, which had done nothing."""
+    """Refuse generators, and await results.
+
+    fault    A function that returned a generator counted as done, though the generator had not run.
+    """
 
     async def later(result: Any) -> None:
         expect_plain(await settled(result), node, "the sink's function")

@@ -1,9 +1,9 @@
-"""Functions whose result must be awaited or iterated: which nodes do that, in which order, and which refuse them.
+"""Results that must be awaited or iterated: in order by some nodes, refused by the others.
 
-A coroutine that nothing awaits has done nothing, and streamz goes on as if it had: a filter lets everything through, a
-sink is done at once, and the entry would be acknowledged. So `map`, `starmap`, `filter` and `remove` await what their
-function returns, one element after the other. Nodes that need a result at once, such as a key, refuse the function when
-the pipeline starts; where only a result shows it, the entry fails.
+streamz ignores an unawaited coroutine: a filter lets every element through, a sink is done at once, and the entry would
+be acknowledged although no work was done. Therefore `map`, `starmap`, `filter` and `remove` await their function's
+results, one element after the other. Nodes that need a result at once, such as a key, refuse an asynchronous function
+when the pipeline starts; if only a result reveals it, the entry fails.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ __all__ = [
 ]
 
 PLAIN: set[type] = {type(None), bool, int, float, str, bytes, tuple, list, dict}
-"""Types whose values need be neither awaited nor iterated, as far as they were met: a look here costs some 30 ns."""
-_MOST_TYPES = 1_000  # some libraries make a type for each value
+"""Types met so far whose values need be neither awaited nor iterated; a lookup costs some 30 ns."""
+_MAX_TYPES = 1_000  # some libraries make a type for each value
 
 Kind = Literal["async", "async generator", "generator"]
 _AWAIT_BEFORE = "await it in a `map` before this node and use the result here"
 _NO_YIELD = "write it without `yield`, or put it into a `map` with `flatten` behind it"
-# The functions that nodes call: the kinds that the node can do with, and what to do with others.
-_TAKES: dict[type[Stream], tuple[str, frozenset[Kind], str]] = {
+# For each node type: the attribute that holds its function, the accepted kinds, and the remedy for other kinds.
+_ACCEPTED: dict[type[Stream], tuple[str, frozenset[Kind], str]] = {
     nodes.accumulate: ("func", frozenset(), _AWAIT_BEFORE),
     nodes.unique: ("key", frozenset(), _AWAIT_BEFORE),
     nodes.partition: ("_key", frozenset(), _AWAIT_BEFORE),
@@ -48,11 +48,11 @@ _TAKES: dict[type[Stream], tuple[str, frozenset[Kind], str]] = {
     nodes.map_async: ("func", frozenset({"async"}), _NO_YIELD),
     sinks.sink: ("func", frozenset({"async"}), _NO_YIELD),
 }
-# The lambda by which `remove` negates its predicate.
+# The code of the lambda with which `remove` negates its predicate.
 _NEGATIONS = {code for code in Stream.remove.__code__.co_consts if inspect.iscode(code)}
 
 
-# Nodes of ours: the names of attributes that may be functions.
+# For nodes of Sluice: the names of attributes that may hold functions.
 _NEEDS: dict[type[Stream], tuple[str, ...]] = {}
 
 
@@ -62,21 +62,22 @@ def expects_results(node_type: type[Stream], *attributes: str) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value need be neither awaited nor iterated for anything to be done."""
+    """Return whether a value is complete: neither an awaitable nor a generator."""
     kind = type(value)
     if kind in PLAIN:
         return True
     if inspect.isawaitable(value) or isinstance(value, AsyncGenerator | Generator):
         return False
-    if len(PLAIN) < _MOST_TYPES:
+    if len(PLAIN) < _MAX_TYPES:
         PLAIN.add(kind)
     return True
 
 
 def expect_plain(value: Any, node: Stream, what: str) -> Any:
-    """Return what a function has returned to a node that needs it at once.
+    """Return a function's result to a node that needs it at once, or refuse it.
 
-    raises    PipelineError: it must be awaited or iterated first; a coroutine is closed
+    what      the function's role in messages, such as "the predicate"
+    raises    PipelineError: the value must be awaited or iterated first; a coroutine is closed
     """
     if type(value) in PLAIN or is_plain(value):
         return value
@@ -89,58 +90,58 @@ def expect_plain(value: Any, node: Stream, what: str) -> Any:
 
 
 async def settled(value: Any) -> Any:
-    """Return a value as it is, or what it comes to when it has been awaited."""
+    """Await a value until it is no longer awaitable, and return it."""
     while inspect.isawaitable(value):
         value = await value
     return value
 
 
 def is_async(function: Any) -> bool:
-    """Return whether a function is known to return what must be awaited."""
+    """Return whether a function is known to return an awaitable."""
     return _kind(function) == "async"
 
 
 def negated(predicate: Any) -> Any:
-    """Return the predicate that `Stream.remove` was given, if `predicate` is what streamz made of it; else None."""
+    """Return the original predicate of a `Stream.remove`, or None if `predicate` is not streamz' negation."""
     if getattr(predicate, "__code__", None) not in _NEGATIONS:
         return None
     return inspect.getclosurevars(predicate).nonlocals["predicate"]
 
 
 def refuse_undone(node: Stream) -> None:
-    """Refuse a node that would leave undone what its function returns, as far as the function shows that.
+    """Refuse a node whose function visibly returns work that the node would never do.
 
-    raises    PipelineError: it names the node, and what to do instead
+    raises    PipelineError: names the node and the remedy
     """
-    for function, taken, cure in _functions(node):
+    for function, accepted, remedy in _functions(node):
         kind = _kind(function)
-        if kind is not None and kind not in taken:
+        if kind is not None and kind not in accepted:
             name = getattr(function, "__name__", type(function).__name__)
             msg = (
                 f"pipeline node {node!r}: expected functions whose work is done when they return, got the {kind} function "
-                f"{name!r}, whose work would never be done here; {cure}"
+                f"{name!r}, whose work would never be done here; {remedy}"
             )
             raise PipelineError(msg)
 
 
 def _functions(node: Stream) -> Iterator[tuple[Any, frozenset[Kind], str]]:
-    """Yield the functions that a node calls, the kinds that it can do with, and what to do with others."""
-    if found := _TAKES.get(type(node)):
-        attribute, taken, cure = found
+    """Yield each function that a node calls, with the accepted kinds and the remedy for others."""
+    if found := _ACCEPTED.get(type(node)):
+        attribute, accepted, remedy = found
         function = getattr(node, attribute)
-        yield negated(function) or function, taken, cure
+        yield negated(function) or function, accepted, remedy
     for attribute in _NEEDS.get(type(node), ()):
         yield getattr(node, attribute), frozenset(), _AWAIT_BEFORE
     function = getattr(node, "func", None)
     if isinstance(node, nodes.map | nodes.starmap):
-        yield function, _taken_behind(node), "put `flatten` behind it, which iterates what it returns"
+        yield function, _accepted_behind(node), "put `flatten` behind it, which iterates its result"
     if str(getattr(function, "__module__", "")).startswith("streamz."):  # of a batch or a streaming dataframe
         for given in [*getattr(node, "args", ()), *getattr(node, "kwargs", {}).values()]:
             yield given, frozenset(), _AWAIT_BEFORE
 
 
-def _taken_behind(node: Stream) -> frozenset[Kind]:
-    """Return the kinds of functions whose results are used behind a `map`."""
+def _accepted_behind(node: Stream) -> frozenset[Kind]:
+    """Return the kinds of functions whose results the nodes behind a `map` can use."""
     following = list(node.downstreams)
     if not following:
         return frozenset({"async"})
@@ -150,7 +151,7 @@ def _taken_behind(node: Stream) -> frozenset[Kind]:
 
 
 def _kind(function: Any) -> Kind | None:
-    """Return what kind of function this is, also if it is called by way of a partial or as an object."""
+    """Return the kind of a function, also of one inside a partial or of a callable object."""
     while isinstance(function, functools.partial):
         function = function.func
     if callable(function) and not inspect.isroutine(function) and not inspect.isclass(function):
@@ -164,9 +165,9 @@ def _kind(function: Any) -> Kind | None:
 
 
 class Turns:
-    """Asynchronous work on a node's elements, done one after the other in the order in which they came.
+    """Asynchronous work on a node's elements, done one by one in order of arrival.
 
-    waiting    how many elements are waiting for their turn, or have it
+    waiting    number of elements that wait for their turn or have it
     """
 
     def __init__(self) -> None:
@@ -174,7 +175,10 @@ class Turns:
         self._lock = asyncio.Lock()
 
     def add(self, work: Callable[[], Awaitable[list[Any]]]) -> list[Awaitable[None]]:
-        """Return what must be awaited, now and not later: `work` in its turn, and then what it returns."""
+        """Queue `work`, and return an awaitable for it and for the work that it returns.
+
+        The caller must await it at once: coroutines take turns in the order in which they start.
+        """
         self.waiting += 1
         return [self._take(work)]
 
@@ -184,18 +188,18 @@ class Turns:
                 emitted = await work()
         finally:
             self.waiting -= 1
-        # Outside of the turn: where a graph leads back to the node, this is for elements that wait for theirs.
+        # Outside the turn: in a cycle, this work may wait for elements that need a turn here themselves.
         for one in emitted:
             await one
 
 
 class InOrder:
-    """The `update` of a node that calls a function on each element and awaits the result, if it must be.
+    """The `update` of a node that calls a function on each element and awaits awaitable results.
 
-    No element overtakes another: behind one that is awaited the function is not called before that is done.
+    No element overtakes another: while an earlier result is awaited, the function is not called.
 
     call    called with an element
-    emit    called with the result, the element and its metadata; returns what must be awaited
+    emit    called with the result, the element and its metadata; returns awaitables
     """
 
     def __init__(self, call: Callable[[Any], Any], emit: Callable[[Any, Any, Any], list[Any]]) -> None:
@@ -203,14 +207,14 @@ class InOrder:
         self._turns = Turns()
 
     def update(self, x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG002
-        """Call the function, and emit."""
+        """Call the function with an element, and emit the result."""
         if self._turns.waiting:
             return self._turns.add(functools.partial(self._later, None, x, metadata))
         result = self._call(x)
         return self._emit(result, x, metadata) if type(result) in PLAIN else self.settle(result, x, metadata)
 
     def settle(self, result: Any, x: Any, metadata: Any) -> list[Any]:
-        """Emit a result that may have to be awaited first."""
+        """Emit a result, after awaiting it if it is awaitable."""
         if is_plain(result) or not inspect.isawaitable(result):
             return self._emit(result, x, metadata)
         return self._turns.add(functools.partial(self._later, result, x, metadata))

@@ -1,11 +1,10 @@
-"""Runs of `map`, `starmap`, `filter` and `pluck`, and the `sink` at their end, done in one call: quicker, and nobody can tell.
+"""Fusion: a chain of `map`, `starmap`, `filter`, `pluck` and a final `sink` is one call, faster and with the same effects.
 
-What is left out between the nodes of a run is streamz' way from one to the next: looking for downstream nodes, holding
-the receipts once more, a guard's frame. Behind a source even the receipts are left out, until somebody wants them: a
-node behind the run, a function that is not done yet, a failure. What a guard does is done here for each node: elements
-counted, an exception caught at the node where it happened; of quick ones the time is estimated. As soon as a node is
-connected or disconnected anywhere in the graph, even by a function of the run itself, all of it goes the plain way
-again, until the graph is looked through the next time.
+A fused run skips streamz' steps between two nodes: the search for downstream nodes, another hold on the receipts, a
+guard's frame. Behind a source it also creates no receipts until one is needed, by a node behind the run, by unfinished
+work or by a failure. It does the guards' work itself: it counts elements, catches each exception at its node, and measures
+seconds, or estimates them for quick functions. A change of connections anywhere in the graph, even by a function of the
+run, restores plain calls until the graph is fused again.
 """
 
 import itertools
@@ -26,16 +25,16 @@ from tasks.pipeline.receipts import LazyReceipts
 
 __all__ = ["Fusion"]
 
-# A look at the clock takes as long as a small function. Where elements take less than so many seconds, some are not timed between
-# two that are, seven on the average, and never a fixed number: it could be always the slow ones that are timed, or never.
+# Reading the clock takes as long as a small function. Below this mean time per element, in seconds, a random number of
+# elements, seven on average, go untimed between two timed ones. A fixed number could hit only slow elements, or none.
 _QUICK = 20e-6
-_UNTIMED = random.Random(0).choices(range(1, 14), k=1009)  # noqa: S311 - nobody is to be surprised by them
+_UNTIMED = random.Random(0).choices(range(1, 14), k=1009)  # noqa: S311 - no secret depends on these numbers
 
 _FUSED = (nodes.map, nodes.filter, nodes.pluck, nodes.starmap)
 
 
 class Guards(Protocol):
-    """What guards the graph's nodes: see `pipeline.Secured`."""
+    """The guards of a graph's nodes, as `tasks.pipeline.guard.Secured` implements them."""
 
     nested: float
     at: Any
@@ -44,16 +43,16 @@ class Guards(Protocol):
         """Count a failure and mark the receipts."""
 
     def hold(self, node: Stream, waiting: list[Any], metadata: Any) -> list[Any]:
-        """Return what holds the receipts until `waiting` is done."""
+        """Return an awaitable that holds the receipts until `waiting` is done."""
         ...
 
 
 class Fusion:
-    """The runs of one graph."""
+    """The fused runs of one graph."""
 
     def __init__(self, guards: Guards, *, enabled: bool) -> None:
         self._enabled = enabled
-        self._version = 0  # of the graph; what was made for another one goes the plain way
+        self._version = 0  # of the graph; a run made for another version falls back to plain calls
         self._fused_version = -1
         self._lock = threading.RLock()  # nodes may be connected in any thread
         self._guards = guards
@@ -66,7 +65,7 @@ class Fusion:
         return self._version
 
     def fuse(self, reachable: Iterable[Stream]) -> None:
-        """Fuse what can be, in a graph whose nodes are guarded already; nothing to do if it has not changed."""
+        """Fuse all possible runs of a guarded graph, unless it is unchanged since the last call."""
         if not self._enabled or self._fused_version == self._version:
             return
         with self._lock:
@@ -79,7 +78,7 @@ class Fusion:
             self._fused_version = self._version
 
     def unfuse(self) -> None:
-        """Let every node be called by itself again, until the graph is looked through: it has changed."""
+        """Restore plain calls after a change of the graph, until the next `fuse`."""
         with self._lock:
             self._version += 1
             for node, update in self._plain.items():
@@ -88,9 +87,9 @@ class Fusion:
             self._runs.clear()
 
     def emitter(self, source: Stream) -> Callable[[Any, LazyReceipts], list[Any]]:
-        """Return what emits an element of a source, quicker than its `_emit` if one node follows it.
+        """Return a function that emits an element of `source`, faster than its `_emit` if only one node follows.
 
-        The caller holds what receipts are made, until what is returned has been awaited.
+        The caller must hold the created receipts until it has awaited the result.
         """
         head, version = _only(source) if self._enabled else None, self._version
         if head is None:
@@ -110,7 +109,7 @@ class Fusion:
     def _sampled(
         self, source: Stream, do: Callable[[Any, Any, int], list[Any]]
     ) -> Callable[[Any, LazyReceipts], list[Any]]:
-        """Return what emits to a run behind a source: of quick elements one in eight is timed, and stands for those before it."""
+        """Return a function that emits to a run behind a source, and times one in eight quick elements for all of them."""
         guards, version = self._guards, self._version
         numbers = itertools.cycle(_UNTIMED)
         untimed = skipped = 0
@@ -126,7 +125,7 @@ class Fusion:
                 return do(x, lazy, 0)
             weight, skipped, before = skipped + 1, 0, guards.nested
             waiting = do(x, lazy, weight)
-            # The mean, or which ones are timed would depend on what they took.
+            # Use the mean: with the last time alone, an element's duration would decide which ones are timed.
             lately += (guards.nested - before - lately) / 8
             untimed = next(numbers) if lately < _QUICK else 0
             return waiting
@@ -134,11 +133,14 @@ class Fusion:
         return emit
 
     def _fused(self, run: list[Any]) -> Callable[[Any, Any, int], list[Any]]:  # noqa: C901, PLR0915 - one case a type
-        """Return what does a run with an element and its metadata, and takes its times so many times, or not."""
+        """Return the function that calls all nodes of a run.
+
+        It takes an element, its metadata, and a weight: how often to count the measured seconds; 0 measures none.
+        """
         guards, last, version = self._guards, run[-1], self._version
         map_, filter_, pluck, _ = _FUSED
         sink_, plain = sink, PLAIN
-        # Calling with no further arguments takes a third of the time that spreading none of them takes.
+        # A plain call takes a third of the time of one that unpacks empty arguments.
         steps = [
             (node, node.meter, type(node), not (getattr(node, "args", ()) or getattr(node, "kwargs", ())))
             for node in run
@@ -203,9 +205,9 @@ class Fusion:
         return do
 
     def _settled(self, node: Any, result: Any, x: Any, metadata: Any) -> list[Any]:
-        """Have a node go on by itself with a result that must be awaited or iterated.
+        """Have a node settle a result that must be awaited or iterated, and keep the node out of runs from now on.
 
-        What comes after it must not overtake it, so that the node is in no run from now on.
+        Only the node itself can keep later elements from overtaking this one.
         """
         waiting = node.settle(result, x, _in_full(metadata))
         if isawaitable(result) and type(node) is not sink:
@@ -215,7 +217,7 @@ class Fusion:
 
 
 def _timed(do: Callable[[Any, Any, int], list[Any]]) -> Callable[..., list[Any]]:
-    """Return the `update` of a run's first node, for whichever node is before it."""
+    """Return the `update` of a run's first node, for calls by the node before it."""
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         return do(x, metadata, 1)
@@ -224,32 +226,32 @@ def _timed(do: Callable[[Any, Any, int], list[Any]]) -> Callable[..., list[Any]]
 
 
 def _in_full(metadata: Any) -> Any:
-    """Return an element's metadata as all but a fused run want it, with its receipts."""
+    """Return an element's metadata with its receipts, as nodes outside a run need it."""
     return metadata.metadata() if isinstance(metadata, LazyReceipts) else metadata
 
 
 def _only(node: Stream) -> Stream | None:
-    """Return the one node that follows, or None if it is another number of them."""
+    """Return the only node that follows, or None if there is none or more than one."""
     following = list(node.downstreams)
     return following[0] if len(following) == 1 else None
 
 
 def _can_fuse(node: Stream) -> bool:
-    """Return whether a node can be in a run.
+    """Return whether a node can be part of a run.
 
-    Where several meet, it is counted which one an element came from; and what a node awaits is emitted later.
+    Nodes with several upstreams cannot, because their guard counts elements by origin; nor nodes that emit later.
     """
     return type(node) in _FUSED and len(node.upstreams) == 1 and not getattr(node, "awaits", False)
 
 
 def _is_within(node: Stream) -> bool:
-    """Return whether elements come only from a node whose run goes on here."""
+    """Return whether a node continues the run of the node before it."""
     [upstream] = node.upstreams
     return upstream is not None and _can_fuse(upstream) and _only(upstream) is node
 
 
 def _run_from(node: Stream) -> list[Any]:
-    """Return the nodes from this one on that follow each other alone and can be fused, a sink at the end included."""
+    """Return the longest run that starts at a node, with the sink at its end if there is one."""
     run: list[Any] = [node]
     while _can_fuse(run[-1]) and (following := _only(run[-1])) is not None:
         if not _can_fuse(following) and not (type(following) is sink and len(following.upstreams) == 1):

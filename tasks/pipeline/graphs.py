@@ -1,4 +1,4 @@
-"""Graphs of streamz nodes: walking through one, and knowing when it changes."""
+"""Graphs of streamz nodes: how to walk one, and how to notice changes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["Watched", "graph", "leads_to"]
 
 
 def graph(start: Stream) -> Iterator[Stream]:
-    """Yield every node that is connected with `start`, upstream or downstream, each once, `start` first."""
+    """Yield every node connected with `start`, upstream or downstream, once each and `start` first."""
     seen, queue = {start}, [start]
     while queue:
         node = queue.pop(0)
@@ -34,7 +34,7 @@ def leads_to(start: Stream, end: Stream) -> bool:
 
 
 class Watched(OrderedSet):
-    """References to a node's downstream nodes, which tells before one is added, and after they have changed."""
+    """References to a node's downstream nodes, with a call before each addition and after each change."""
 
     def __init__(self, values: Iterable[Any], *, before: Callable[[Stream], None], after: Callable[[], None]) -> None:
         super().__init__(values)
@@ -47,6 +47,6 @@ class Watched(OrderedSet):
         self._after()
 
     def discard(self, value: Any) -> None:
-        """Take a reference away, if it is there."""
+        """Remove a reference, if present."""
         super().discard(value)
         self._after()

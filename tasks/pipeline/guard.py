@@ -1,10 +1,9 @@
-"""What makes a streamz graph safe to acknowledge on: a receipt for every entry, and a guard at every node.
+"""Guards: make a streamz graph safe to acknowledge on by wrapping each node's `update`.
 
-streamz 0.6.6 lets go of an element before asynchronous work on it is done, and an exception ends whatever loop it
-reaches. So each node's `update` is wrapped: what it returns to be awaited holds the receipts until it is done, and
-an exception is caught at the node where it happened and marks the receipts, so that nothing stops and nothing that
-failed passes for done. What wrapping cannot mend is repaired node by node (`tasks.pipeline.repairs`); what nobody has looked
-at is refused.
+streamz 0.6.6 releases an element before asynchronous work on it is done, and an exception ends the loop that it reaches.
+A guard therefore holds an element's receipts until all awaited work is done, and catches an exception at its node
+and marks the receipts: the loop goes on, and a failed entry is not acknowledged as done. Faults that a wrapper cannot
+prevent are repaired node by node (`tasks.pipeline.repairs`); node types that are not known to be safe are refused.
 """
 
 import asyncio
@@ -40,13 +39,13 @@ logger = get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Meter:
-    """What one node has done: elements in, calls that failed, and seconds spent in it alone.
+    """Counters of one node: elements received, failed calls, and seconds spent in the node alone.
 
-    seconds    estimated where calls are quick: of a slow one among them too much or nothing may be counted
-    waiting    elements that asynchronous work in it, or behind it, is not done with
-    came       elements in by where they came from, of a node that others flow together in
-    keeps      how many times the node holds a receipt for elements to come
-    remembers  whether what it keeps is part of the state that is stored
+    seconds    an estimate if calls are quick: a slow one among them may count several times or not at all
+    waiting    elements with unfinished asynchronous work in this node or behind it
+    came       elements by upstream node; only for nodes with several
+    keeps      number of receipts that the node holds for later elements
+    remembers  whether the kept elements are part of the stored state
     """
 
     name: str
@@ -60,32 +59,32 @@ class Meter:
     remembers: bool = False
 
 
-# Proven by tests/nodes/test_nodes.py, node by node: wrapped as they are, or with their repair.
+# Safe when wrapped, as they are or with their repair: tests/nodes/test_nodes.py proves it for each.
 _SAFE: set[type[Stream]] = {
     Stream, nodes.buffer, nodes.collect, nodes.combine_latest, nodes.sliding_window, nodes.timed_window, nodes.union,
     nodes.zip_latest, streamz_sinks.to_websocket, *REPAIRS,
 }  # fmt: skip
 
 
-# These keep elements for elements to come; while they do, nothing is being done with them.
+# Nodes that keep elements for later ones; meanwhile no work on these elements is under way.
 _KEEPING: set[type[Stream]] = {
     nodes.collect, nodes.combine_latest, nodes.partition, nodes.partition_unique, nodes.sliding_window,
     nodes.timed_window, nodes.timed_window_unique, nodes.zip, nodes.zip_latest,
 }  # fmt: skip
 
 
-# These emit from a loop that streamz starts when they are made, in the context of that moment.
+# Nodes that emit from a loop of their own, which keeps the context in which the node was created.
 _LOOPING: set[type[Stream]] = {nodes.buffer, nodes.timed_window, nodes.timed_window_unique}
 
 
 def trust(node_type: type[Stream], *, keeps: bool = False) -> type[Stream]:
     """Admit a node type to pipelines that acknowledge; usable as a decorator.
 
-    What it promises: it retains the metadata of what it keeps, releases it when that is done with, passes it on with
-    what it emits, and returns what must be awaited from `update`.
+    The node must retain the metadata of elements that it keeps, release it when it drops them, pass it on with the
+    elements that it emits, and return all awaitables from `update`.
 
-    keeps    what it retains waits for elements to come, as in a window, or to be written with them: nothing is being done
-             with it. If it has a `before_stop`, the graph's thread calls that to write it; it returns False if it could not
+    keeps    retained elements wait for later ones, as in a window, or to be written with them; no work on them is under way.
+             The graph's thread calls the node's `before_stop`, if it has one, to write them; it returns False if it failed
     """
     _SAFE.add(node_type)
     if keeps:
@@ -94,23 +93,23 @@ def trust(node_type: type[Stream], *, keeps: bool = False) -> type[Stream]:
 
 
 class Secured:
-    """A graph made safe to acknowledge on: all its nodes wrapped, and what each has done. Made by `secure`."""
+    """A graph whose nodes are all guarded, with a meter for each; created by `secure`."""
 
     def __init__(self, *, fuse: bool) -> None:
         self._late: weakref.WeakKeyDictionary[Stream, Callable[..., Any]] = weakref.WeakKeyDictionary()
         self.meters: list[Meter] = []
         self.waiting = 0
-        """How much asynchronous work is under way."""
+        """Number of elements with unfinished asynchronous work, counted at each guard that holds them."""
         self.nested = 0.0
-        """Seconds spent in the nodes that the one at work has called."""
+        """Seconds spent in nodes that the running node has called."""
         self.at: Meter | None = None
-        """The node whose function is running. The graph's thread sets it."""
+        """The node whose function is running; set by the graph's thread."""
         self.outbox: Any = None
         """Where results wait for the cut that stores their state, in a graph that keeps its state."""
         self.mark: Callable[[], Receipt] | None = None
-        """Returns a receipt that no entry has, for what a timer emits, in a graph that keeps its state."""
+        """Returns a receipt without an entry, for elements that a timer emits in a graph that keeps its state."""
         self.context = contextvars.copy_context()
-        """The context variables of the run, which all that the graph calls sees."""
+        """The context variables of the run, in which all functions of the graph are called."""
         self.fusion = Fusion(self, enabled=fuse)
         self._guards: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
         self._has_ended = False
@@ -118,7 +117,7 @@ class Secured:
         self._ending = threading.Lock()  # a loop ends in its own thread, and must not be missed by a start in another
 
     def begin(self) -> None:
-        """Have the nodes with loops of their own work, those that have ended anew."""
+        """Allow the loops of timed nodes, and restart those that `end` has ended."""
         with self._ending:
             self._has_ended = False
             ended, self._ended_loops = self._ended_loops, []
@@ -126,7 +125,7 @@ class Secured:
             node.loop.add_callback(node.cb)
 
     def end(self) -> None:
-        """End what timed nodes would do later: what they keep is pending, and is redelivered."""
+        """End the loops and timers of timed nodes; entries that they keep stay pending and are redelivered."""
         self._has_ended = True
         partitions: list[Any] = [meter.node for meter in self.meters if type(meter.node) is nodes.partition]
         for node in partitions:
@@ -135,7 +134,7 @@ class Secured:
 
     @property
     def busy_nodes(self) -> list[str]:
-        """The names of the nodes that work is under way in: what they await, or a function that has not returned. Any thread."""
+        """The names of nodes at work: with unfinished awaited work, or a function that has not returned. Any thread may call."""
         names = [meter.name for meter in list(self.meters) if meter.waiting]
         if (at := self.at) is not None and at.name not in names:
             names.append(at.name)
@@ -188,10 +187,10 @@ class Secured:
             with self._ending:
                 if self._has_ended:
                     self._ended_loops.append(node)
-                    raise gen.Return  # which ends the loop, a coroutine of tornado's
+                    raise gen.Return  # ends the loop, which is a tornado coroutine
             if self.mark is None or receipts(metadata):
                 return self.context.copy().run(emit, x, metadata)
-            # Nothing else would show that what follows is still at work with the element.
+            # Without this receipt, nothing would show that nodes behind are still at work on the element.
             mark = self.mark()
             try:
                 return self.context.copy().run(emit, x, [*(metadata or []), {"ref": mark}])
@@ -201,7 +200,7 @@ class Secured:
         node._emit = emit_in_context
 
     def _secure_late(self, node: Stream) -> None:
-        """Have a node that is being connected guarded before its first element; until then it may be half made."""
+        """Guard a newly connected node at its first element: before that its constructor may not have finished."""
         reference = weakref.ref(node)
 
         def update(x: Any, who: Any = None, metadata: Metadata = None) -> Any:
@@ -217,17 +216,17 @@ class Secured:
             self._late[node] = node.update = update
 
     def fail(self, node: Stream, metadata: Metadata, error: BaseException) -> None:
-        """Count a failure of a node, and mark the receipts of what it failed on."""
+        """Count a failure of a node, and mark the receipts of the element."""
         _fail(node.meter, metadata, error)
 
     def hold(self, node: Stream, waiting: list[Awaitable[Any]], metadata: Metadata) -> list[Any]:
-        """Return what holds the receipts until all that a node returned to be awaited is done."""
+        """Return awaitables that hold the receipts until all of `waiting` is done."""
         if all(one in self._guards for one in waiting):
             return waiting  # a guard further down holds the receipts already
         return [self._guard(node.meter, waiting, metadata)]
 
     def _guard(self, meter: Meter, waiting: list[Awaitable[Any]], metadata: Metadata) -> "asyncio.Task[None]":
-        """Hold the receipts until all of `waiting` is done. Cancelled, it never lets go: the entries stay pending."""
+        """Hold the receipts until all of `waiting` is done; if cancelled, forever, so that the entries stay pending."""
         held = receipts(metadata)
         for receipt in held:
             receipt.retain()
@@ -253,11 +252,11 @@ class Secured:
 
 
 def secure(start: Stream, *, fuse: bool = True) -> Secured:
-    """Make the graph that `start` is part of safe to acknowledge on. Secured before, only what is new is wrapped.
+    """Guard all nodes connected with `start`; nodes that are guarded already stay as they are.
 
-    fuse      whether runs of simple nodes are done in one call (`tasks.pipeline.fusion`); decided when it is secured first
-    raises    PipelineError: a node of a type that is not known to be safe, or with a function whose work it would leave
-              undone; nothing is changed
+    fuse      call runs of simple nodes at once (`tasks.pipeline.fusion`); fixed by the first call for a graph
+    raises    PipelineError: a node's type is not known to be safe, or its function returns work that the node would never
+              do; nothing is changed
     """
     reachable = list(graph(start))
     for node in reachable:
@@ -279,9 +278,9 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
 
 
 def combining(source: Stream) -> list[str]:
-    """Return the names of the nodes behind `source` that make an element of several: windows, joins, an accumulator.
+    """Return the names of nodes behind `source` that combine several elements: windows, joins, accumulators.
 
-    An entry that comes to them late meets others than it would have met. Nodes that only keep what they are to write do not count.
+    A late entry is combined with other elements there than a punctual one. Nodes that only keep elements to write them do not count.
     """
     found: dict[Stream, str] = {}
     seen, queue = {source}, [source]
@@ -307,7 +306,7 @@ def _count_what_it_keeps(node: Stream, meter: Meter) -> None:
 
     def keep(metadata: Metadata, n: int) -> None:
         for m in metadata or ():
-            if isinstance(kept := m.get("ref"), Receipt):  # not what another source counts its elements by
+            if isinstance(kept := m.get("ref"), Receipt):  # another source may bring a reference counter of its own
                 kept.kept += n
                 meter.keeps += n
 
@@ -330,26 +329,26 @@ def _fail(meter: Meter, metadata: Metadata, error: BaseException) -> None:
     for receipt in failed:
         receipt.fail(Failure(meter.name, error))
     if not failed and meter.failed == 1:
-        # An element that no entry went into, of another source in the graph.
+        # No entry went into this element: it comes from another source in the graph.
         logger.error("node %r raised; later errors there are counted only", meter.name, exc_info=error)
 
 
 def _named(found: Iterable[Stream]) -> Iterator[tuple[Stream, str]]:
-    """Name each node that has no name yet by its own or by its type and function; the second of a name gets a '#2'."""
+    """Give each unnamed node its streamz name, or one from its type and function; repeated names get '#2', '#3', ..."""
     taken = {node.meter.name for node in found if hasattr(node, "meter")}
     for node in found:
         if hasattr(node, "meter"):
             continue
         function = getattr(node, "func", None) or getattr(node, "predicate", None)
-        told = getattr(function, "__name__", "")
-        first = node.name or (f"{type(node).__name__}({told})" if told else type(node).__name__)
+        called = getattr(function, "__name__", "")
+        first = node.name or (f"{type(node).__name__}({called})" if called else type(node).__name__)
         names = itertools.chain([first], (f"{first}#{n}" for n in itertools.count(2)))
         taken.add(name := next(name for name in names if name not in taken))
         yield node, name
 
 
 def _awaitables(result: Any) -> Iterator[Awaitable[Any]]:
-    """Yield what of an update's result is to be awaited; zip_latest returns lists of lists."""
+    """Yield the awaitables in an update's result; zip_latest returns nested lists."""
     if result is None:
         return
     if isinstance(result, list):

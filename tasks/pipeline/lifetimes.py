@@ -1,8 +1,8 @@
-"""How long a graph lives: its sinks, and the loops of its timed nodes, for as long as one of its sources runs.
+"""Lifetime of a graph: its sinks and timers live as long as one of its sources runs.
 
-streamz keeps every sink for ever in a set of its own, and with it the graph, its sources and their connections; and the
-loop of a `timed_window` never ends. After the last source has ended, its graph is kept by its sources only: it can be
-started again, and is collected with them.
+streamz keeps every sink in a global set forever, and through it the graph, its sources and their connections; the loop
+of a `timed_window` never ends. After the last source has ended, only the sources refer to the graph: it can be started
+again, and is garbage-collected with them.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ __all__ = ["begin", "end"]
 
 
 def begin(source: Stream) -> None:
-    """Keep the graph of a source that starts, and have its timed nodes work."""
+    """Keep a starting source's graph alive, and restart its timed nodes."""
     found: list[Any] = list(graph(source))
     for node in found:
         if isinstance(node, Sink):
@@ -29,7 +29,7 @@ def begin(source: Stream) -> None:
 
 
 def end(source: Stream) -> None:
-    """Let go of the graph of a source that has ended, if none of its other sources runs."""
+    """Release the graph of a source that has ended, unless another of its sources still runs."""
     found: list[Any] = list(graph(source))
     if any(_is_in_use(node) for node in found):
         return
@@ -45,13 +45,13 @@ def end(source: Stream) -> None:
 
 
 def _is_in_use(node: Any) -> bool:
-    """Return whether elements may come into the graph by this node."""
+    """Return whether elements may enter the graph at this node."""
     if isinstance(node, Source):
         return getattr(node, "is_running", not node.stopped)
-    return not node.upstreams  # a `Stream()`, into which anybody may put elements
+    return not node.upstreams  # a plain `Stream()`, on which any code may call `emit`
 
 
 def _destroy(sink: Any) -> None:
-    """Destroy a sink that streamz, which takes it out of its set, keeps no more."""
+    """Destroy a sink that was removed from streamz' set: streamz' `destroy` expects to find it there."""
     _global_sinks.add(sink)
     type(sink).destroy(sink)

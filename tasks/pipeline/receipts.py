@@ -1,4 +1,4 @@
-"""A receipt for every entry: held by whoever has work left with it, and acknowledged when nobody holds it any more."""
+"""Receipts: each counts the holders of an entry, which is acknowledged when the last one releases it."""
 
 import traceback
 from collections import Counter
@@ -16,14 +16,14 @@ Metadata = list[dict[str, Any]] | None
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an entry could not be processed: at which node, and what was raised there."""
+    """Why an entry failed: the node and its exception."""
 
     node: str
     error: BaseException
 
     @property
     def traceback(self) -> str:
-        """What Python prints of the error."""
+        """The error as Python prints it, with its causes."""
         return "".join(traceback.format_exception(self.error))
 
     def described(self) -> dict[str, str]:
@@ -32,10 +32,13 @@ class Failure:
 
 
 class Receipt:
-    """One entry's receipt: handed through the graph with it, done when nobody holds it any more.
+    """A count of an entry's holders, passed through the graph with it; the last release finishes the entry.
 
-    It stands where streamz expects its RefCounter, in the metadata under 'ref'. Unlike that, it calls back
-    at once, in the thread that let go last, and not by way of a loop that may be busy.
+    It takes the place of streamz' RefCounter, in the metadata under 'ref'. Unlike a RefCounter, it calls back at once in
+    the thread of the last release, without a loop that may be busy.
+
+    done      called once, when the last holder releases the entry
+    failed    called once, at the first failure
     """
 
     __slots__ = ("_count", "_done", "_failed", "_results", "failure", "fence", "id", "is_settled", "kept", "topic")
@@ -55,7 +58,7 @@ class Receipt:
         self.failure: Failure | None = None
         self._results: Counter[Any] | None = None
         self.kept = 0
-        """How many of its holders are nodes that keep it for elements to come, a window or a zip."""
+        """Number of holds by nodes that keep it for later elements, such as a window or a zip."""
         self.is_settled = False
         """Whether a stored state covers the entry, so that it was acknowledged while nodes still keep it."""
         self._count = 1
@@ -63,34 +66,37 @@ class Receipt:
         self._failed = failed
 
     def retain(self, n: int = 1) -> None:
-        """Hold the entry `n` times more."""
+        """Add `n` holds on the entry."""
         self._count += n
 
     def release(self, n: int = 1) -> None:
-        """Let go of the entry `n` times; the last to let go makes it done."""
+        """Remove `n` holds; removing the last one finishes the entry."""
         self._count -= n
         if self._count == 0:
             self._done(self)
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether nothing is being done with the entry: it is done, or only kept for elements to come."""
+        """Whether no work on the entry is under way: it is finished, or only kept for later elements."""
         return self._count == self.kept
 
     @property
     def has_results(self) -> bool:
-        """Whether the entry keeps records of results."""
+        """Whether a sink has counted a result of this entry."""
         return self._results is not None
 
     def count_result(self, *made_by: Any) -> int:
-        """Return how many results the same sink has made of the same entries before, and count one more."""
+        """Return the number of earlier results by the same sink from the same entries, and count one more.
+
+        made_by    the sink and the ids of its input entries
+        """
         if self._results is None:
             self._results = Counter()
         self._results[made_by] += 1
         return self._results[made_by] - 1
 
     def fail(self, failure: Failure) -> None:
-        """Mark the entry as failed; the first failure is the one that counts."""
+        """Mark the entry as failed; later failures are ignored."""
         if self.failure is None:
             self.failure = failure
             if self._failed is not None:
@@ -101,7 +107,7 @@ class Receipt:
 
 
 def receipts(metadata: Metadata) -> list[Receipt]:
-    """Return the receipts of the entries an element was made of, each once, in the order they came in."""
+    """Return the receipts of an element's input entries, once each, in order of arrival."""
     if not metadata:
         return []
     if len(metadata) == 1:
@@ -112,13 +118,13 @@ def receipts(metadata: Metadata) -> list[Receipt]:
 
 
 class LazyReceipts:
-    """The receipts of the element that a source is emitting, made when somebody first wants them.
+    """The receipts of the element that a source is emitting, created at the first use.
 
-    Most elements pass a fused run in one call, and nothing is left to do with them after it: nobody could have held
-    their receipts. It is handed on where the metadata would be, but only to what knows it: `tasks.pipeline.fusion`.
+    Most elements pass a fused run in one call and need no receipt, because no work on them remains after the call.
+    It takes the place of the metadata, but only within `tasks.pipeline.fusion`.
 
-    entries   what the element was made of; none while nothing is emitted
-    made      their receipts, if somebody wanted them
+    entries   the element's input entries; empty between elements
+    made      their receipts, once created
     """
 
     __slots__ = ("_make", "entries", "made")
@@ -129,7 +135,7 @@ class LazyReceipts:
         self.made: list[Receipt] = []
 
     def metadata(self) -> list[dict[str, Any]]:
-        """Return what streamz' nodes hand on with the element."""
+        """Return the metadata that streamz passes on with the element; creates the receipts."""
         if not self.made:
             self.made = self._make(self.entries)
         return [{"ref": receipt} for receipt in self.made]

@@ -1,7 +1,8 @@
-"""streamz 0.6.6's nodes that no wrapping can mend, mended one by one; `tasks.pipeline.await_repairs` has those that call a function.
+"""Repairs of streamz 0.6.6's nodes whose faults a guard cannot prevent.
 
-Each repair replaces the methods of one node in place, and its docstring has what they did wrong. It may go when streamz
-has done the same. tests/nodes/test_nodes.py has for each a test that fails without it.
+Each repair replaces methods of one node in place; its docstring describes the fault. A repair may go once streamz has
+fixed the fault. tests/nodes/test_nodes.py has a test for each that fails without it.
+Repairs of nodes that call a function for each element are in `tasks.pipeline.await_repairs`.
 """
 
 import asyncio
@@ -24,7 +25,10 @@ __all__ = ["REPAIRS"]
 
 
 def _slice(node: nodes.slice, fail: Fail) -> None:  # noqa: ARG001
-    """It called `emit`, which waits for the loop that it runs in; and an end at once left it connected."""
+    """Return awaitables from `update`, and pass nothing after `end`.
+
+    fault    It called `emit`, which waits for the loop in which it runs; with an `end` of 0 it stayed connected.
+    """
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         wanted = node.state >= node.star and (node.state - node.star) % node.step == 0
@@ -37,7 +41,7 @@ def _slice(node: nodes.slice, fail: Fail) -> None:  # noqa: ARG001
 
 
 def _keep_unique(node: Any, x: Any, metadata: Any) -> None:
-    """Put an element into a node's buffer of unique ones, and let go of the one that it does without."""
+    """Put an element into a node's buffer of unique elements, and release the one that it replaces."""
     key = expect_plain(node._get_key(x), node, "the key function")
     if node.keep == "last":
         if key in node._buffer:
@@ -50,6 +54,7 @@ def _keep_unique(node: Any, x: Any, metadata: Any) -> None:
 
 
 def _take_all(node: Any) -> tuple[tuple[Any, ...], list[Any]]:
+    """Empty a node's buffer; return its elements and their metadata in one list."""
     elements = tuple(node._buffer.values())
     metadata = [m for several in node._metadata_buffer.values() for m in several]
     node._buffer, node._metadata_buffer = {}, {}
@@ -57,7 +62,10 @@ def _take_all(node: Any) -> tuple[tuple[Any, ...], list[Any]]:
 
 
 def _partition_unique(node: nodes.partition_unique, fail: Fail) -> None:  # noqa: ARG001
-    """It never let go of the elements it dropped, and handed on a list of lists for metadata."""
+    """Release dropped elements, and emit flat metadata.
+
+    fault    It never released the elements that it dropped, and emitted a list of lists as metadata.
+    """
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         _keep_unique(node, x, metadata)
@@ -72,7 +80,10 @@ def _partition_unique(node: nodes.partition_unique, fail: Fail) -> None:  # noqa
 
 
 def _timed_window_unique(node: nodes.timed_window_unique, fail: Fail) -> None:  # noqa: ARG001
-    """As partition_unique. Its loop, which is kept, takes what the buffers hold at the end of each interval."""
+    """Release dropped elements.
+
+    fault    As in `partition_unique`. The node's own loop stays, and emits the buffered elements after each interval.
+    """
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> Any:  # noqa: ARG001
         _keep_unique(node, x, metadata)
@@ -82,7 +93,10 @@ def _timed_window_unique(node: nodes.timed_window_unique, fail: Fail) -> None:  
 
 
 def _partition(node: nodes.partition, fail: Fail) -> None:  # noqa: ARG001
-    """It took hold of the element before it asked for its key, and for ever if that raised; a coroutine passed for a key."""
+    """Call the key function before retaining the element, and refuse coroutines as keys.
+
+    fault    If the key function raised, the element stayed retained forever; a coroutine was accepted as a key.
+    """
     update = node.update
 
     def keyed(x: Any, who: Stream | None = None, metadata: Any = None) -> Any:
@@ -94,7 +108,7 @@ def _partition(node: nodes.partition, fail: Fail) -> None:  # noqa: ARG001
 
 
 def _one_by_one(queue: deque[tuple[Any, Any]], do: Callable[[Any, Any], Awaitable[None]]) -> Callable[[], None]:
-    """Return what sees to it that `do` is called with all that is put into a queue, each time when the last is done."""
+    """Return a function that starts a task which calls `do` for each queued item, one at a time; no second task starts."""
     working: list[asyncio.Task[None]] = []
 
     async def work() -> None:
@@ -112,16 +126,16 @@ def _one_by_one(queue: deque[tuple[Any, Any]], do: Callable[[Any, Any], Awaitabl
 
 
 async def _emit_held(node: Any, x: Any, metadata: Any) -> None:
-    """Emit an element that was held, and let go of it once what follows is done with it."""
+    """Emit a retained element, and release it once all work behind is done."""
     for one in node._emit(x, metadata=metadata):
         await one
     node._release_refs(metadata)
 
 
 def _latest(node: nodes.latest, fail: Fail) -> None:  # noqa: ARG001
-    """It missed an element that came while it was busy, if none came after; and held on to one already done with.
+    """Emit the newest element whenever the last one is done; release superseded elements without emitting them.
 
-    An element that a later one supersedes is done with: it is let go of, unseen.
+    fault    It missed an element that came while it was busy if no other followed, and retained one that was done.
     """
     newest: deque[tuple[Any, Any]] = deque(maxlen=1)
     begin = _one_by_one(newest, partial(_emit_held, node))
@@ -138,12 +152,15 @@ def _latest(node: nodes.latest, fail: Fail) -> None:  # noqa: ARG001
 
 
 def _clock(node: Any) -> Callable[[], float]:
-    """Return the clock that timers go by: nobody sets it."""
+    """Return the event loop's monotonic clock, which timers use."""
     return node.loop.asyncio_loop.time
 
 
 def _rate_limit(node: nodes.rate_limit, fail: Fail) -> None:  # noqa: ARG001
-    """It went by the wall clock: set back by an hour, that stopped the stream for an hour."""
+    """Measure intervals with a monotonic clock.
+
+    fault    It used the wall clock: when that was set back by an hour, the stream stopped for an hour.
+    """
     clock = _clock(node)
 
     @gen.coroutine
@@ -158,7 +175,10 @@ def _rate_limit(node: nodes.rate_limit, fail: Fail) -> None:  # noqa: ARG001
 
 
 def _delay(node: nodes.delay, fail: Fail) -> None:  # noqa: ARG001
-    """As rate_limit. Its loop, which is already under way, is left with an empty queue."""
+    """Measure delays with a monotonic clock.
+
+    fault    As in `rate_limit`. The node's own loop, which is running already, is left with an empty queue.
+    """
     clock = _clock(node)
     queue: deque[tuple[Any, Any]] = deque()
     last = clock()
@@ -182,7 +202,10 @@ def _delay(node: nodes.delay, fail: Fail) -> None:  # noqa: ARG001
 
 
 def _map_async(node: nodes.map_async, fail: Fail) -> None:
-    """A failed call passed for a done one; a result could be let go of before it was held; waiting burned the CPU."""
+    """Fail the entries of failed calls, and emit results in order.
+
+    fault    A failed call counted as done; a result could be released before it was retained; a full queue was polled in a busy loop.
+    """
     slots = asyncio.Semaphore(node.work_queue.maxsize or 1)
     calls: deque[tuple[Any, Any]] = deque()
 
@@ -226,15 +249,16 @@ def _map_async(node: nodes.map_async, fail: Fail) -> None:
 
 
 def _begun(node: nodes.map_async, x: Any) -> asyncio.Future[Any]:
+    """Call a node's function, and return the future of its outcome."""
     call = node.func(x, *node.args, **node.kwargs)
     if not isawaitable(call):
-        msg = f"{node!r}: expected its function to return what can be awaited, got a {type(call).__name__}; use map for it"
+        msg = f"{node!r}: expected its function to return an awaitable, got a {type(call).__name__}; use map instead"
         raise PipelineError(msg)
     return asyncio.ensure_future(_outcome(call))
 
 
 async def _outcome(call: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-    """Return what a call comes to, or what it raises: asyncio lets SystemExit in a task end the loop."""
+    """Return a call's result, or its exception: a SystemExit raised in an asyncio task would end the loop."""
     try:
         return await settled(call), None
     except (asyncio.CancelledError, GeneratorExit):
@@ -246,7 +270,10 @@ async def _outcome(call: Awaitable[Any]) -> tuple[Any, BaseException | None]:
 
 
 def _accumulate(node: nodes.accumulate, fail: Fail) -> None:  # noqa: ARG001
-    """It took a coroutine for the new state; and it logged each exception, as map."""
+    """Refuse coroutines as the state, and log nothing.
+
+    fault    It accepted a coroutine as the new state, and logged each exception, like `map`.
+    """
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         if node.state is nodes.no_default:
@@ -261,15 +288,18 @@ def _accumulate(node: nodes.accumulate, fail: Fail) -> None:  # noqa: ARG001
 
 
 def _unique(node: nodes.unique, fail: Fail) -> None:  # noqa: ARG001
-    """It took a coroutine for a key, and every element for a new one."""
+    """Refuse coroutines as keys.
+
+    fault    It accepted a coroutine as a key, so that every element counted as new.
+    """
     key = node.key
     node.key = lambda x: expect_plain(key(x), node, "the key function")
 
 
 def _zip(node: nodes.zip, fail: Fail) -> None:  # noqa: ARG001
-    """With one source behind both sides, to wait for the other side stopped the source that was to bring it.
+    """Lift the limit on waiting elements if one source feeds several sides; elements without a partner stay pending.
 
-    What waits for a partner stays pending, as much as there is of it.
+    fault    A full side blocked the source that was to feed the other side.
     """
     above = [set(_upwards(side)) for side in node.upstreams]
     if any(a & b for i, a in enumerate(above) for b in above[i + 1 :]):
@@ -277,7 +307,10 @@ def _zip(node: nodes.zip, fail: Fail) -> None:  # noqa: ARG001
 
 
 def _sink_to_textfile(node: sinks.sink_to_textfile, fail: Fail) -> None:  # noqa: ARG001
-    """It left lines in its buffer, which a killed process loses after their entries were acknowledged."""
+    """Flush each line.
+
+    fault    It buffered lines, which a killed process lost after their entries were acknowledged.
+    """
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         node._fp.write(x + node._end)
@@ -288,6 +321,7 @@ def _sink_to_textfile(node: sinks.sink_to_textfile, fail: Fail) -> None:  # noqa
 
 
 def _upwards(node: Stream) -> Iterator[Stream]:
+    """Yield a node and all nodes above it."""
     yield node
     for up in node.upstreams:
         yield from _upwards(up)
