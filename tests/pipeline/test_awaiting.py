@@ -1,8 +1,7 @@
-"""Functions whose result must be awaited: done in order before the entry is acknowledged, or refused with what to do."""
+"""Awaitable results: awaited in order before the entry is acknowledged."""
 
 import asyncio
 import functools
-import gc
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -13,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamz import Stream
 
-from tasks import PipelineError
 from tasks.testing import Pushed, drain, entries
-from tests.support.nodes import feed
+from tests.support.nodes import feed, without_result
 from tests.support.streams import dead, here, pending, push_all
 
 Fresh = Callable[[], redis.Redis]
@@ -23,13 +21,13 @@ Apply = Callable[[Any], Any]
 
 
 async def double(n: int) -> int:
-    # The later ones are done first.
+    # Later numbers finish first.
     await asyncio.sleep(0.002 * (7 - n))
     return 2 * n
 
 
 class Doubler:
-    """Something that is called, and answers later."""
+    """A callable object that returns a coroutine."""
 
     async def __call__(self, n: int) -> int:
         return await double(n)
@@ -45,7 +43,7 @@ def double_in_old_style(n: int) -> Iterator[Any]:
 
 
 async def twice(n: int) -> Any:
-    """Return a coroutine, later."""
+    """Return a coroutine from a coroutine."""
     await asyncio.sleep(0)
     return double(n)
 
@@ -64,7 +62,7 @@ AWAITED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-# Nodes that await, and what comes of 0 to 6 if the function doubles.
+# Nodes that await, and their results for 0 to 6 if the function doubles.
 AWAITING: dict[str, tuple[Callable[[Stream, Apply], Stream], list[int]]] = {
     "map": (lambda s, f: s.map(f).map(lambda n: n), [*range(0, 14, 2)]),
     "starmap": (lambda s, f: s.map(lambda n: (n,)).starmap(f), [*range(0, 14, 2)]),
@@ -80,7 +78,7 @@ AWAITING: dict[str, tuple[Callable[[Stream, Apply], Stream], list[int]]] = {
 
 
 async def into_the_loop(result: Any) -> Any:
-    """Return what may have to be awaited, as an async function may."""
+    """Return a result that may be awaitable, as an async function may."""
     return result
 
 
@@ -93,7 +91,7 @@ def test_awaitables_of_every_kind_are_awaited_and_results_keep_their_order(name:
     assert (run.results, run.acked, run.dead) == (expected, pushed, [])
 
 
-# One stage of a chain, as a pipeline has it and as a list has it.
+# Stages of a chain: for a pipeline, and as a model on lists.
 async def _slowly(n: int, result: Any) -> Any:
     await asyncio.sleep(n * 7 % 5 * 0.01)
     return result
@@ -143,7 +141,7 @@ _MODEL: dict[str, Callable[[int, int], list[int]]] = {
 
 
 def by_the_model(number: int, stages: list[Stage]) -> tuple[list[int], bool]:
-    """Return what comes of a number, in order, and whether any of it fails."""
+    """Return the results of one number, in order, and whether one of its elements fails."""
     elements, fails = [number], False
     for stage, bad in stages:
         emitted: list[int] = []
@@ -164,7 +162,7 @@ def by_the_model(number: int, stages: list[Stage]) -> tuple[list[int], bool]:
 def test_awaited_nodes_emit_the_same_results_in_the_same_order_as_plain_nodes(
     fresh_client: Fresh, pushed: list[Pushed], stages: list[Stage], fuse: bool
 ) -> None:
-    """Whatever of it is awaited, and for however long."""
+    """Which results are awaitable, and how long they take, makes no difference."""
 
     def build(source: Stream) -> Stream:
         stream = source.pluck("n")
@@ -228,119 +226,6 @@ def test_plain_element_does_not_overtake_an_awaited_element() -> None:
     assert run.results == seen == [0, 1, 2, 3, 0, 4]
 
 
-async def coroutine(*_: Any, **__: Any) -> int:
-    return 1
-
-
-async def async_generator(*_: Any, **__: Any) -> AsyncIterator[int]:
-    yield 1
-
-
-def generator(*_: Any, **__: Any) -> Iterator[int]:
-    yield 1
-
-
-class Called:
-    """An object with a function as its call."""
-
-    async def __call__(self, *_: Any) -> int:
-        return 1
-
-
-AT_ONCE: dict[str, Callable[[Stream, Apply], Stream]] = {
-    "accumulate": lambda s, f: s.accumulate(f, start=0),
-    "scan": lambda s, f: s.scan(f, start=0),
-    "unique": lambda s, f: s.unique(key=f),
-    "partition": lambda s, f: s.partition(1, key=f),
-    "partition_unique": lambda s, f: s.partition_unique(1, key=f),
-    "timed_window_unique": lambda s, f: s.timed_window_unique(0.01, key=f),
-}
-NOT_ITERATED: dict[str, Callable[[Stream, Apply], Stream]] = {
-    **AT_ONCE,
-    "sink": lambda s, f: s.sink(f),
-    "filter": lambda s, f: s.filter(f),
-    "remove": lambda s, f: s.remove(f),
-    "map_async": lambda s, f: s.map_async(f),
-    "map at the end": lambda s, f: s.map(f),
-}
-
-
-def refused(build: Callable[[Stream], Any], match: str) -> None:
-    with pytest.raises(PipelineError, match=match):
-        drain(lambda s: build_alone(s, build), [{"n": 1}])
-
-
-def build_alone(source: Stream, build: Callable[[Stream], Any]) -> None:
-    """Build a pipeline that has no result, so that nothing is connected to its end."""
-    source.kept = build(source)
-
-
-@pytest.mark.parametrize(
-    "function", [coroutine, functools.partial(coroutine, 1), Called()], ids=lambda f: type(f).__name__
-)
-@pytest.mark.parametrize("node", AT_ONCE)
-def test_node_that_needs_its_result_at_once_refuses_an_async_function_at_start(node: str, function: Any) -> None:
-    refused(lambda s: AT_ONCE[node](s, function), "async function .* await it in a `map` before this node")
-
-
-@pytest.mark.parametrize("function", [generator, async_generator, functools.partial(generator, 1)])
-@pytest.mark.parametrize("node", NOT_ITERATED, ids=lambda name: name.replace(" ", "_"))
-def test_node_that_does_not_iterate_refuses_a_generator_function_at_start(node: str, function: Any) -> None:
-    refused(lambda s: NOT_ITERATED[node](s, function), "generator function .* whose work would never be done")
-
-
-def test_async_generator_function_in_front_of_plain_sinks_only_is_refused() -> None:
-    refused(lambda s: s.map(async_generator).sink(print), "async generator function .* put `flatten` behind it")
-    assert drain(lambda s: s.map(async_generator).flatten(), [{"n": 1}]).results == [1]
-    assert drain(lambda s: s.map(generator).map(list), [{"n": 1}]).results == [[1]]
-
-
-@pytest.mark.parametrize("method", ["map", "filter"])
-def test_async_function_of_a_batch_is_refused_at_start(method: str) -> None:
-    refused(lambda s: getattr(s.to_batch(example=[]), method)(coroutine).to_stream(), "async function 'coroutine'")
-
-
-LATE: dict[str, Callable[[Stream, Apply], Stream]] = {
-    **NOT_ITERATED,
-    "fused sink": lambda s, f: s.map(lambda e: e).sink(f),
-    "fused filter": lambda s, f: s.map(lambda e: e).filter(f).map(lambda e: e),
-}
-
-
-FAILING = [
-    (node, returned)
-    for node in LATE
-    for returned in (coroutine, generator, async_generator)
-    if node != "map at the end" and (returned is not coroutine or node in AT_ONCE)
-]
-
-
-@pytest.mark.parametrize(("node", "returned"), FAILING)
-def test_unusable_result_fails_its_entry_and_leaves_no_coroutine_behind(node: str, returned: Any) -> None:
-    run = drain(lambda s: build_alone(s, lambda s: LATE[node](s, lambda *_: returned())), [{"n": 1}])
-    [letter] = run.dead
-    expected = (
-        "await it in a `map`" if returned is coroutine else "use map" if node == "map_async" else "without `yield`"
-    )
-    assert letter.exception.startswith("PipelineError")
-    assert expected in letter.exception
-    assert run.results == []
-    gc.collect()  # a coroutine that was never awaited is a warning now, and warnings are errors
-
-
-@pytest.mark.parametrize("state", ["both", "result"])
-def test_accumulator_that_returns_a_coroutine_keeps_its_state(state: str) -> None:
-    def add(total: int, n: int) -> Any:
-        if n == 2:
-            return coroutine() if state == "both" else (coroutine(), n)
-        return total + n, total + n
-
-    pushed = [{"n": n} for n in (1, 2, 3)]
-    run = drain(lambda s: s.pluck("n").accumulate(add, start=0, returns_state=True), pushed)
-    assert run.results == [1, 4]
-    assert [letter.entry for letter in run.dead] == [{"n": 2}]
-
-
 def test_async_iterable_yields_the_next_item_when_the_last_one_is_done() -> None:
     seen: list[Any] = []
 
@@ -354,7 +239,7 @@ def test_async_iterable_yields_the_next_item_when_the_last_one_is_done() -> None
         seen.append(("done", *divmod(n, 10)))
 
     pushed = [{"n": 1}, {"n": 2}]
-    run = drain(lambda s: build_alone(s, lambda s: s.pluck("n").map(ask).flatten().sink(take)), pushed)
+    run = drain(lambda s: without_result(s, lambda s: s.pluck("n").map(ask).flatten().sink(take)), pushed)
     assert seen == [(what, n, m) for n in (1, 2) for m in range(3) for what in ("asked", "done")]
     assert run.acked == pushed
 
@@ -381,7 +266,7 @@ def test_async_iterable_that_raises_fails_its_entry_after_its_earlier_items() ->
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_pipeline_with_a_cycle_through_an_awaited_node_comes_to_rest(asynchronous: bool) -> None:
-    """As a crawler does, whose pages link to pages."""
+    """A crawler has such a cycle: pages link to pages."""
     visited: list[int] = []
 
     async def visit(n: int) -> int:

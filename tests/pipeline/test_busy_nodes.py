@@ -1,4 +1,4 @@
-"""Which nodes a pipeline is busy in: what the watch of an outlet reports when nothing moves on."""
+"""The busy nodes of a pipeline, which an outlet's watch reports when the pipeline stalls."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tests.support.streams import dead, drain, here, push_all
 
 @pytest.mark.parametrize("fuse", [True, False])
 def test_busy_nodes_are_the_node_whose_function_runs(fake_redis: redis.Redis, fuse: bool) -> None:
-    """Also while it calls other nodes' functions, after one has raised, and none once it has returned."""
+    """That holds while it calls other nodes and after one has raised; once it has returned, no node is busy."""
     push_all(fake_redis, "topic", range(4))
     seen: list[tuple[str, list[str]]] = []
 

@@ -1,4 +1,4 @@
-"""Pipelines that are changed while entries go through them."""
+"""Pipelines that change while entries pass through them."""
 
 import asyncio
 from typing import Any

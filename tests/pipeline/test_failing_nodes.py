@@ -1,4 +1,4 @@
-"""A function that raises, in every node that calls one: its entry alone is a dead letter, and nothing stops."""
+"""Failing nodes: only the entry whose call raised becomes a dead letter, and the pipeline goes on."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tests.support.streams import consumer, dead, drain, here, lossy, pending, p
 
 
 def bad(n: Any, *_: Any) -> Any:
-    """Raise on what has a 3 in it."""
+    """Raise on an element that contains a 3."""
     if 3 in list(members(n)):
         msg = "three"
         raise ValueError(msg)
@@ -22,7 +22,7 @@ def bad(n: Any, *_: Any) -> Any:
 
 
 async def cancelled(n: Any) -> None:
-    """End as a call that somebody else cancelled."""
+    """End like a call that other code cancelled."""
     if n == 3:
         raise asyncio.CancelledError
 
@@ -34,11 +34,11 @@ def cancelled_at_once(n: Any) -> Any:
 
 
 class PanicError(BaseException):
-    """As a Rust extension raises it: no Exception."""
+    """A BaseException that is no Exception, such as a Rust extension raises."""
 
 
 def ending(how: type[BaseException]) -> Any:
-    """Return a function that raises `how` on 3, and one that does so later."""
+    """Return a function that raises `how` on 3, and an async one that does the same."""
 
     def at_once(n: Any, *_: Any) -> Any:
         if n == 3:
@@ -129,7 +129,7 @@ def test_base_exception_makes_only_its_entry_a_dead_letter(client: redis.Redis, 
 
 
 class StopSignalError(BaseException):
-    """As a signal's handler raises it."""
+    """An exception that a signal handler raises."""
 
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, StopSignalError])

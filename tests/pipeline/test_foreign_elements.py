@@ -1,4 +1,4 @@
-"""Elements of other sources in a graph, with metadata of their own."""
+"""Elements from other sources in a graph, with metadata of their own."""
 
 import asyncio
 from typing import Any

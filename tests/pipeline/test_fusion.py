@@ -1,4 +1,4 @@
-"""Fused or not, nobody can tell: not by outputs, order, acknowledgements, dead letters, meters or the nodes' last values."""
+"""Fusion has no visible effect: outputs, order, acknowledgements, dead letters, meters and last values stay the same."""
 
 import asyncio
 import itertools
@@ -34,7 +34,7 @@ def number(element: Any) -> int:
 
 
 def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | None) -> list[Stream]:
-    """Build a pipeline that notes every call in `seen`; at the number of a step, and of `fails_at`, it raises."""
+    """Build a pipeline that records every call in `seen`; each function raises on numbers that its step and `fails_at` set."""
 
     def noted(name: str, bad: int, result: Callable[[Any], Any]) -> Callable[..., Any]:
         def call(*element: Any, **_: Any) -> Any:
@@ -66,7 +66,7 @@ def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | Non
             stream = stream.filter(noted(name, bad, lambda x: same(number(x) % 5 != 3)))
         elif kind == "filter":
             stream = stream.filter(noted(name, bad, lambda x: number(x) % 5 != 3))
-        elif kind == "pluck":  # what has no such item fails
+        elif kind == "pluck":  # fails on elements without such an item
             stream = stream.map(lambda x, bad=bad: (x,) if number(x) % 7 == bad else (x, x)).pluck(
                 1 if bad else [0, -1]
             )
@@ -91,7 +91,7 @@ def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | Non
 
 
 def grafting(name: str, below: list[Stream], seen: list[Any], at: int) -> Callable[[Any], Any]:
-    """Return a function that connects a node further down, or takes it away again, while an element passes here."""
+    """Return a function that connects a node further down, or removes it again, while an element passes here."""
     grafted: list[Stream] = []
 
     def graft(x: Any) -> Any:
@@ -117,7 +117,7 @@ async def later(x: Any) -> None:
 
 
 def by_buffers(seen: list[Any], plan: list[Step]) -> list[list[Any]]:
-    """Return what was seen before the first buffer, between it and the next, and so on: these go on beside each other."""
+    """Group calls by the buffers before them, because nodes on two sides of a buffer run concurrently."""
     buffers = [i for i, (kind, _) in enumerate(plan) if kind == "buffer"]
 
     def before(name: str) -> int:
@@ -128,7 +128,7 @@ def by_buffers(seen: list[Any], plan: list[Step]) -> list[list[Any]]:
 
 
 def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | None, *, fuse: bool) -> dict[str, Any]:
-    """Return all that can be seen of a run."""
+    """Return all visible effects of a run."""
     seen: list[Any] = []
     ids = [f"{n + 1}-0" for n in range(count)]
     for n, id_ in enumerate(ids):
@@ -139,7 +139,7 @@ def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | N
         kept = build(source, plan, seen, fails_at)
         run = source.open()
         await drain(source, until=lambda: not run.secured.waiting and not run.is_busy)
-        await source.step()  # acknowledges what was done since the last one
+        await source.step()  # acknowledges entries finished since the last step
         meters = [(meter.name, meter.received, meter.failed, *meter.came.values()) for meter in run.secured.meters]
         found = {
             "seen": by_buffers(seen, plan),
@@ -186,7 +186,7 @@ def test_chain_from_source_to_sink_is_one_call(fake_redis: redis.Redis) -> None:
 def test_meters_estimate_quick_nodes_and_measure_slow_nodes(
     real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, period: int
 ) -> None:
-    """Every so many elements the second node takes ten times as long, on a clock that only the nodes move."""
+    """Once per period the second node takes ten times as long, on a clock that only the nodes advance."""
     clock = [0.0]
     monkeypatch.setattr(fusion, "perf_counter", lambda: clock[0])
 
@@ -218,7 +218,7 @@ def test_meters_estimate_quick_nodes_and_measure_slow_nodes(
 def test_pipeline_that_never_waits_yields_the_loop_to_other_tasks(
     fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, us: int
 ) -> None:
-    """On a clock that only the node moves, for as long as a pipeline may have the loop, and some elements more."""
+    """Its turn lasts at most the permitted time plus a few elements, on a clock that only the node advances."""
     clock = [0.0]
     monkeypatch.setattr(fusion, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(emitter, "time", SimpleNamespace(monotonic=lambda: clock[0]))

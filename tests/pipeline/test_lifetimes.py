@@ -1,4 +1,4 @@
-"""What sources leave behind when they have ended: no connection, no thread, no object."""
+"""Ended sources leave nothing behind: no connection, no thread, no object."""
 
 import gc
 import threading
@@ -21,7 +21,7 @@ ROUNDS = 50 if THOROUGH else 10
 
 
 def alive() -> Counter[str]:
-    """Return how many nodes, sources, clients and loops there are that nothing has collected."""
+    """Return the numbers of nodes, sources, clients and threads that survive a garbage collection."""
     gc.collect()
     kinds = (Stream, redis.Redis, redis.ConnectionPool, threading.Thread)
     return Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, kinds))
@@ -42,7 +42,7 @@ async def later(n: int) -> int:
 
 def test_stopped_sources_leave_nothing_behind(redis_server: RedisServer, real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", [1, 2])
-    nodes: weakref.WeakSet[Any] = weakref.WeakSet()  # only of this test: others may have left some
+    nodes: weakref.WeakSet[Any] = weakref.WeakSet()  # of this test only: others may have left some
 
     def round_of(number: int) -> None:
         source = Stream.from_redis("topic", group=f"g{number}", url=redis_server.url, grace=0.1)
@@ -70,14 +70,14 @@ def test_stopped_sources_leave_nothing_behind(redis_server: RedisServer, real_re
         gc.collect()
         return not gone & {type(node).__name__ for node in nodes}
 
-    wait_until(are_gone, "the last graph collected")  # a loop that sleeps ends when it wakes up
+    wait_until(are_gone, "the last graph collected")  # a sleeping loop ends when it wakes up
     assert alive()["Redis"] - clients < ROUNDS
     assert not [sink for sink in _global_sinks if sink in nodes]
 
 
 def test_drained_pipelines_leave_nothing_behind() -> None:
     pushed = [{"n": 1}, {"n": 2}]
-    for _ in range(2):  # tornado keeps the loop that was closed last
+    for _ in range(2):  # tornado keeps a reference to the loop that closed last
         drain(pipeline, pushed, into="results", crash_after=1)
     before = alive()
     for _ in range(ROUNDS):
@@ -90,7 +90,7 @@ def test_drained_pipelines_leave_nothing_behind() -> None:
 def test_restarted_source_resumes_its_timed_nodes(redis_server: RedisServer, real_redis: redis.Redis) -> None:
     source = Stream.from_redis("topic", group="lab", url=redis_server.url)
     seen: list[int] = []
-    source.pluck("n").timed_window(0.01).flatten().sink(seen.append)  # which nothing here keeps
+    source.pluck("n").timed_window(0.01).flatten().sink(seen.append)  # no variable here refers to it
     for n in range(3):
         push_all(real_redis, "topic", [n])
         source.start()

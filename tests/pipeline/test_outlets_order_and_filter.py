@@ -1,4 +1,4 @@
-"""What an outlet promises of order and filtering, against a plain list, on fakeredis and on a real Redis."""
+"""An outlet's promises on order and filtering, checked against plain lists on each kind of server."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tests.support.streams import here, push_all
 Fresh = Callable[[], redis.Redis]
 
 numbers = entries(n=values(), max_size=30)
-# Any predicate on entries is a set of those it is true of.
+# A set of entries stands for any predicate.
 chosen = numbers.flatmap(
     lambda pushed: st.tuples(st.just(pushed), st.sets(st.sampled_from([e.id for e in pushed] or [""])))
 )
@@ -69,7 +69,7 @@ def test_each_topic_of_an_outlet_keeps_its_order(fresh_client: Fresh, pushed: li
     max_entries=st.integers(1, 7),
     turns=st.lists(st.integers(0, 2), max_size=60),
 )
-def test_consumers_of_a_group_share_its_entries_and_each_sees_its_own_in_order(
+def test_consumers_of_a_group_share_its_entries_and_each_reads_in_order(
     fresh_client: Fresh, pushed: list[int], readers: int, max_entries: int, turns: list[int]
 ) -> None:
     client = fresh_client()

@@ -1,4 +1,4 @@
-"""Node types of one's own, vouched for with `trust`."""
+"""Custom node types, admitted with `trust`."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.streams import pending, push_all
 
 @partial(trust, keeps=True)
 class Pairs(Stream):
-    """Emits every two elements together."""
+    """Emits elements in pairs."""
 
     kept: tuple[Any, Any] | None = None
 

@@ -1,4 +1,4 @@
-"""What a pipeline calls sees the context of its run: its variables, and with them Prefect's run."""
+"""Functions in a pipeline see their run's context variables, and through them Prefect's run."""
 
 import asyncio
 import contextvars
@@ -44,7 +44,7 @@ CALLERS: dict[str, Callable[[Stream, Callable[[Any], Any]], Any]] = {
 def test_every_call_of_a_function_sees_the_context_of_the_latest_start(
     redis_server: RedisServer, real_redis: redis.Redis, caller: str
 ) -> None:
-    """The nodes are made in another context, in which their loops begin."""
+    """The nodes are created, and their loops started, in another context."""
     seen: list[str] = []
 
     def look(x: Any) -> Any:
@@ -93,7 +93,7 @@ def test_pipeline_uses_the_logger_tasks_secrets_and_runtime_of_its_run(
 
     @outlet(topics="topic", group="group", lease="2s")
     def sees_its_run(source: Stream) -> None:
-        """Note the run wherever something is called."""
+        """Record the run in each kind of call."""
         n = source.pluck("n").map(secret)
         n.map(double).sink(lambda n: note("sink", n))
         n.map_async(double_later).sink(lambda n: note("coroutine", n))

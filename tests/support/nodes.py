@@ -1,4 +1,4 @@
-"""What the tests of nodes share: 0 to 6 fed through a pipeline, and what is pending then."""
+"""Helpers for tests of nodes: feed 0 to 6 through a pipeline, and return the pending ones."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ PUSHED = list(range(7))
 
 
 def members(element: Any) -> Iterable[int]:
-    """Yield the numbers an element is made of."""
+    """Yield the numbers in an element."""
     if isinstance(element, int):
         yield element
     elif isinstance(element, list | tuple):
@@ -22,8 +22,13 @@ def members(element: Any) -> Iterable[int]:
             yield from members(one)
 
 
+def without_result(source: Stream, build: Callable[[Stream], Any]) -> None:
+    """Build a pipeline without a result, so that nothing is connected to its end."""
+    source.kept = build(source)
+
+
 def feed(client: redis.Redis, build: Callable[[Stream], Any], *, until: Callable[[], bool]) -> list[int]:
-    """Feed 0 to 6 through a pipeline, wait until it is at rest, and return which of them are pending then."""
+    """Feed 0 to 6 through a pipeline, wait until it is at rest, and return those still pending."""
     ids = push_all(client, "topic", PUSHED)
 
     async def main() -> list[int]:
