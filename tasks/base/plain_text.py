@@ -1,7 +1,7 @@
-"""Text of unknown origin, made safe to show: on one line, below a line, in Markdown, in a Mermaid label.
+"""Escapes for text of unknown origin: on one line, below a line, in Markdown, in a Mermaid label.
 
-An entry, an exception, a column or a name on a server can hold line breaks, control characters and markup. Shown as it
-is, it could forge a log line, steer a terminal, or put an image into a report.
+An entry, an exception, a column or a name on a server can hold line breaks, control characters and markup. Shown
+unescaped, it could forge a log line, control a terminal, or put an image into a report.
 """
 
 import re
@@ -9,20 +9,29 @@ import string
 import traceback
 import unicodedata
 
-__all__ = ["below", "error_line", "in_markdown", "in_mermaid", "one_line", "printable", "traceback_below"]
+__all__ = ["below", "error_line", "in_markdown", "in_mermaid", "one_line", "printable", "shortened", "traceback_below"]
 
 _LINE, _ERROR, _FRAME, _TRACEBACK = 2_000, 500, 1_000, 8_000  # characters
 _INDENT = "    "
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode's controls, formats, surrogates, line separators
-_SPECIAL = {ord(one): f"\\{one}" for one in r"""\`*_~[]<>&!|#"""}  # wherever they are in a line
-# Mermaid reads '#', a number and ';' as that character, after it has parsed labels, which it may take for Markdown.
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode's controls, formats, surrogates, line separators
+_SPECIAL = {ord(one): f"\\{one}" for one in r"""\`*_~[]<>&!|#"""}  # special anywhere in a line
+# Mermaid decodes '#', a number and ';' into a character after it has parsed the label, which may count as Markdown.
 _LABEL = {ord(one): f"#{ord(one)};" for one in string.punctuation}
-# Prefect's UI, version 2, makes links of these in any text but code: behind its parser, so that no escape helps (3.8.8).
+# Version 2 of Prefect's UI turns these into links in any text outside code, after parsing, so that escapes do not help (3.8.8).
 _LINKED = re.compile(r"://|www\.|@", re.IGNORECASE)
 
 
+def shortened(text: str, most: int) -> str:
+    """Return text of at most `most` characters, with '...' at the end if characters are missing.
+
+    >>> shortened("abcdef", 6), shortened("abcdefg", 6)
+    ('abcdef', 'abc...')
+    """
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def one_line(value: object, most: int = _LINE) -> str:
-    r"""Return a value's text on one line of about `most` characters: controls are written as Python writes them.
+    r"""Return a value's text on one line of about `most` characters, with control characters escaped as in Python.
 
     >>> one_line("a\n\x1b[2J\u202eb"), one_line("x" * 10, 4)
     ('a\\n\\x1b[2J\\u202eb', 'xxxx... (10 characters)')
@@ -34,22 +43,22 @@ def one_line(value: object, most: int = _LINE) -> str:
 
 
 def error_line(error: BaseException, most: int = _ERROR) -> str:
-    """Return an exception's type and text on one line, as `one_line` does.
+    """Return an exception's type and text on one line.
 
     >>> error_line(ValueError("not this"))
     'ValueError: not this'
     """
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - a class of the user's
-        text = "(its text cannot be had)"
+    except Exception:  # noqa: BLE001 - a user's class may raise anything
+        text = "(its text cannot be read)"
     return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__, most)
 
 
 def below(text: str, most: int = 10 * _LINE) -> str:
-    r"""Return text of several lines with all but the first indented, so that none can be taken for a line of a log.
+    r"""Return text with all lines after the first indented, so that none looks like a line of a log.
 
-    A table, whose first line begins with a space, goes below as a whole.
+    A table, whose first line begins with a space, starts below the first line, to keep its columns aligned.
 
     >>> below("first\nsecond"), below("only")
     ('first\n    second', 'only')
@@ -65,7 +74,7 @@ def below(text: str, most: int = 10 * _LINE) -> str:
 
 
 def traceback_below(error: BaseException) -> str:
-    """Return an exception's traceback, indented: its end, of some KB, if it is longer than that."""
+    """Return an exception's traceback, indented; only its last 8,000 characters if it is longer."""
     try:
         parts = [part[:_FRAME].splitlines() for part in traceback.TracebackException.from_exception(error).format()]
     except Exception:  # noqa: BLE001 - an exception's own text can raise
@@ -80,9 +89,9 @@ def traceback_below(error: BaseException) -> str:
 
 
 def in_markdown(value: object, most: int = _LINE) -> str:
-    r"""Return a value's text for a place inside a line of Markdown: text in both versions of Prefect's UI, and one cell in a table.
+    r"""Return a value's text for use inside a line of Markdown: plain in both versions of Prefect's UI, one cell in a table.
 
-    Numeric character references would do for CommonMark, but version 1 shows them as they are (3.8.8).
+    Numeric character references would suffice for CommonMark, but version 1 of the UI shows them undecoded (3.8.8).
 
     >>> in_markdown("a|b <i>"), in_markdown("me@here")
     ('a\\|b \\<i\\>', '`` me@here ``')
@@ -92,10 +101,10 @@ def in_markdown(value: object, most: int = _LINE) -> str:
 
 
 def _as_code(text: str) -> str:
-    """Return text as a code span, which no parser looks into."""
+    """Return text as a code span, whose content no parser interprets."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=1))
-    # A cell ends at a '|' without a backslash before it; two backslashes are none. So a text with '\\|' is shown with one more
-    # there, and one with '|' outside of a table.
+    # A table's cell ends at a '|' after an even number of backslashes, so such a '|' gets one more. That one is visible
+    # outside tables, and inside them if other backslashes precede the '|'.
     escaped = re.sub(r"(\\*)\|", lambda found: found[1] + "\\" * (1 + len(found[1]) % 2) + "|", text)
     return f"{fence} {escaped} {fence}"
 
@@ -110,7 +119,7 @@ def in_mermaid(value: object, most: int = _LINE) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text for a terminal's table: a space for each character that a terminal would obey.
+    r"""Return text for a terminal's table, with control characters replaced by spaces.
 
     >>> printable("a\x1b[2J")
     'a [2J'
@@ -119,4 +128,4 @@ def printable(text: str) -> str:
 
 
 def _visible(one: str) -> str:
-    return one.encode("unicode_escape").decode() if unicodedata.category(one) in _UNSEEN else one
+    return one.encode("unicode_escape").decode() if unicodedata.category(one) in _INVISIBLE else one

@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
+from tasks.base.plain_text import shortened
 from tasks.errors import EncodeError
 
 __all__ = ["check_type", "flattened", "open_stream", "storage", "write_stream"]
@@ -59,8 +60,7 @@ def storage(kind: pa.DataType) -> pa.DataType:
 
 
 def _named(kind: pa.DataType) -> str:
-    text = str(kind)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - about a line
+    return shortened(str(kind), 60)
 
 
 def _children(kind: pa.DataType) -> list[pa.DataType]:

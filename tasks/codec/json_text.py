@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from typing_extensions import Buffer
 
+from tasks.base.plain_text import shortened
 from tasks.codec.records import record_cure
 from tasks.errors import EncodeError
 
@@ -109,7 +110,7 @@ def cure(value: Any) -> str:
 
 
 def _short(key: str) -> str:
-    return repr(key if len(key) <= 40 else f"{key[:37]}...")  # noqa: PLR2004 - enough to find it
+    return repr(shortened(key, 40))
 
 
 def _find_surrogate(value: Any, where: str) -> str:

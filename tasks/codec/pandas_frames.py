@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from tasks.base.plain_text import shortened
 from tasks.codec.columns import from_arrow, is_plain, plain_dtype, to_arrow
 from tasks.codec.json_text import check_json
 from tasks.codec.layouts import Layout
@@ -147,5 +148,4 @@ def _finished(owner: Any, layout: Layout) -> Any:
 
 def short_name(name: Any) -> str:
     """Return a column's name for a message."""
-    text = repr(name)
-    return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004 - enough to find it
+    return shortened(repr(name), 40)

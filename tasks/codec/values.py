@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from tasks.base.plain_text import shortened
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.json_text import cure, from_json, json_weight, named, to_json
 from tasks.codec.limits import DEFAULT_LIMITS, Budget, Limits
@@ -201,4 +202,4 @@ def _encode_name(name: Any) -> bytes:
 
 def short_name(name: str) -> str:
     """Return a field's name for a message."""
-    return repr(name if len(name) <= 80 else f"{name[:77]}...")  # noqa: PLR2004 - enough to find it
+    return repr(shortened(name, 80))

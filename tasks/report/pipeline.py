@@ -8,7 +8,7 @@ from typing import Any
 
 from streamz import Stream
 
-from tasks.base.plain_text import in_markdown, in_mermaid, one_line
+from tasks.base.plain_text import in_markdown, in_mermaid, one_line, shortened
 from tasks.codec.values import is_frame, is_pandas
 from tasks.group.dead_letters import Letter, Outcome
 from tasks.pipeline.guard import Meter
@@ -209,7 +209,7 @@ def letters_table(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome],
 def cell(value: Any, width: int = _WIDTH) -> str:
     """Return a value as one cell of a Markdown table."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return in_markdown(text if len(text) <= width else f"{text[:width]}...", 10 * width)
+    return in_markdown(shortened(text, width), 10 * width)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
