@@ -18,7 +18,7 @@ from prefect.states import Cancelled
 from flows.runtime.comeback import wait_before_beginning
 from flows.runtime.declared_keeps import declare_keep
 from flows.runtime.decorators import decorator_of, overridden
-from flows.runtime.inlet_options import Compression, InletOptions
+from flows.runtime.inlet_options import InletOptions
 from flows.runtime.inlet_watch import InletWatch
 from flows.runtime.parameters import flow_of
 from flows.runtime.patience import Patience
@@ -26,6 +26,7 @@ from flows.runtime.prefect_api import artifact_key, publish
 from flows.runtime.stopping import stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.base.plain_text import in_markdown
+from tasks.codec.values import Compression
 from tasks.errors import SettingsError, UnavailableError
 from tasks.pump.neighbours import Neighbours
 from tasks.pump.run import PumpRun
@@ -59,7 +60,7 @@ def inlet(pump: Callable[..., Any], options: InletOptions) -> Flow[..., Any]:
 
     raises    SettingsError: when the module is imported: a bad name or duration, or options or parameters that clash
     """
-    declare_keep(options.topic, pump.__name__, options.kept)
+    declare_keep(options.topic, f"inlet {pump.__name__!r}", options.kept)
 
     def run(own: dict[str, Any], given: dict[str, Any]) -> str | State:
         return _run(pump, own, overridden(options, given))

@@ -17,12 +17,14 @@ from tornado.ioloop import IOLoop
 
 from flows.runtime.collector import freeze_loaded_objects
 from flows.runtime.comeback import wait_before_beginning
+from flows.runtime.declared_keeps import declare_keep
 from flows.runtime.decorators import decorator_of, overridden
 from flows.runtime.outlet_options import OutletOptions
 from flows.runtime.outlet_watch import OutletWatch
 from flows.runtime.parameters import flow_of
 from flows.runtime.patience import Patience
 from flows.runtime.prefect_api import await_server
+from flows.runtime.result_topic import ResultTopic
 from flows.runtime.stopping import Stop, outlast_the_slot, stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, StateConflictError, UnavailableError
@@ -51,6 +53,8 @@ def outlet(build: Callable[..., Any], options: OutletOptions) -> Flow[..., Any]:
         name = build.__name__
         msg = f"outlet {name!r}: expected a function that builds a pipeline, got an async one; write `def {name}`, without async"
         raise SettingsError(msg)
+    if options.into:
+        declare_keep(options.into, f"outlet {build.__name__!r}", options.into_kept)
 
     def run(own: dict[str, Any], given: dict[str, Any]) -> State | None:
         log: Log = get_run_logger() if FlowRunContext.get() else get_logger(__name__)
@@ -75,6 +79,7 @@ def outlet(build: Callable[..., Any], options: OutletOptions) -> Flow[..., Any]:
 
 
 def _run(build: Callable[[from_redis], Any], name: str, options: OutletOptions, stop: Stop, log: Log) -> State | None:
+    results = ResultTopic(options.into or "", options.into_kept, group=options.group)
     end = float("inf") if options.run_for_seconds is None else time.monotonic() + options.run_for_seconds
 
     async def stream() -> None:
@@ -104,7 +109,13 @@ def _run(build: Callable[[from_redis], Any], name: str, options: OutletOptions, 
         if result is not None:
             result.sink(watch.show, stream_name="shown in the report")
             if options.into:
-                result.to_redis(options.into)
+                results.declare()
+                result.to_redis(
+                    options.into,
+                    field=options.into_field or None,
+                    keep=options.into_kept,
+                    compression=options.into_compression,
+                )
         freeze_loaded_objects()
         source.start()
         watch.follow(source)
@@ -121,6 +132,7 @@ def _run(build: Callable[[from_redis], Any], name: str, options: OutletOptions, 
         name,
         topics=options.topic_names,
         group=options.group,
+        results=results,
         stop=stop,
         stall_after=options.stall_after_seconds,
         log=log,

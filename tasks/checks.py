@@ -12,6 +12,7 @@ from tasks.errors import SettingsError
 
 __all__ = [
     "check_choice",
+    "check_field",
     "check_group",
     "check_number",
     "group_end",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 _GROUP = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9_])?")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _RULE = "1 to 128 letters, digits, '_', '.' or '-', no '.' or '-' at the ends"
 
 
@@ -43,6 +45,14 @@ def check_choice(value: object, choices: Iterable[object], *, name: str) -> None
     if value not in allowed:
         msg = f"{name}: expected {' or '.join(map(repr, allowed))}, got {value!r}"
         raise SettingsError(msg)
+
+
+def check_field(field: object, *, name: str) -> str:
+    """Return `field` if it can be the name of an entry's field; `name` says whose it is."""
+    if isinstance(field, str) and field and not _SURROGATE.search(field):
+        return field
+    msg = f"{name}: expected the name of a field, which is not empty and without lone surrogates, got {field!r}"
+    raise SettingsError(msg)
 
 
 def check_number(value: object, *, least: int, name: str) -> None:

@@ -1,18 +1,18 @@
 """The options of `@inlet`: what each means, its default, and its check."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 from tasks.checks import check_choice, check_number, seconds
+from tasks.codec.values import COMPRESSIONS, Compression
 from tasks.errors import SettingsError
 from tasks.pump.calls import check_threads
 from tasks.pump.failing import WhenFailing
 from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
 from tasks.reservoir.topic_names import check_topic
 
-__all__ = ["Compression", "InletOptions"]
+__all__ = ["InletOptions"]
 
-Compression = Literal["lz4", "zstd"]
 MAX_EVERY_SECONDS = 60.0
 
 
@@ -74,7 +74,7 @@ class InletOptions:
             object.__setattr__(self, name, value)
         check_number(self.max_failures, least=1, name="max_failures")
         check_choice(self.when_failing, get_args(WhenFailing), name="when_failing")
-        check_choice(self.compression, (*get_args(Compression), None), name="compression")
+        check_choice(self.compression, COMPRESSIONS, name="compression")
         self._check_grid()
 
     def _check_grid(self) -> None:

@@ -5,11 +5,13 @@ from typing import Any, Literal, get_args
 
 from pydantic.json_schema import SkipJsonSchema
 
-from tasks.checks import check_choice, check_group, check_number, group_end, group_start, seconds
+from tasks.checks import check_choice, check_field, check_group, check_number, group_end, group_start, seconds
 from tasks.codec.decoding import DecodeFunction, Decoding, Frames
+from tasks.codec.values import COMPRESSIONS, Compression
 from tasks.errors import SettingsError
 from tasks.group.membership import LEAST_LEASE
 from tasks.nodes.source_run import OnError
+from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.reservoir.topic_names import check_topic
 from tasks.state.bounds import DEFAULT_MAX_STATE, state_bytes
 
@@ -45,6 +47,12 @@ class OutletOptions:
         topics: Topic to read, or several.
         group: Consumer group. Each group sees every entry; the runs of one group share them.
         into: Topic that the results are pushed to. If empty, they are not pushed.
+        into_field: Name of the field that holds a result that is neither a mapping nor a record. If empty, the topic's name.
+        into_keep: Limits on what that topic keeps - entries, age and size, such as 4000 or 4000, 1h, 500MB. All outlets and
+            inlets that push to a topic must declare the same limits.
+        into_when_full: What happens to entries beyond these limits that a group has not read - spill, they are dropped and
+            counted; wait, this outlet waits until the group has caught up.
+        into_compression: Compression of DataFrames in the results - lz4, zstd or empty.
         start_from: Where a new group begins - beginning, new, an ISO time or an entry id.
         until: Where a replay ends, inclusive - now, an ISO time or an entry id. The run then ends by itself once it has
             processed what it read; entries that windows still hold stay pending. If empty, it does not end by itself.
@@ -67,6 +75,10 @@ class OutletOptions:
     topics: str | list[str]
     group: str
     into: str | None = None
+    into_field: str | None = None
+    into_keep: int | str = DEFAULT_KEEP
+    into_when_full: WhenFull = "spill"
+    into_compression: Compression | None = None
     start_from: str = "beginning"
     until: str | None = None
     drop_group: bool = False
@@ -81,6 +93,7 @@ class OutletOptions:
     stall_after: str = "2min"
 
     # Parsed from the options above.
+    into_kept: Keep = field(init=False, repr=False, compare=False)
     topic_names: list[str] = field(init=False, repr=False, compare=False)
     run_for_seconds: float | None = field(init=False, repr=False, compare=False)
     lease_seconds: float = field(init=False, repr=False, compare=False)
@@ -90,6 +103,7 @@ class OutletOptions:
     def __post_init__(self) -> None:
         """Check every option, and parse those that are text."""
         parsed = {
+            "into_kept": Keep.of(self.into_keep, self.into_when_full, prefix="into_"),
             "topic_names": self._checked_topics(),
             "run_for_seconds": seconds(self.run_for, name="run_for") if self.run_for else None,
             "lease_seconds": seconds(self.lease, name="lease", least=LEAST_LEASE),
@@ -99,6 +113,9 @@ class OutletOptions:
         }
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
+        check_choice(self.into_compression, COMPRESSIONS, name="into_compression")
+        if self.into_field:
+            check_field(self.into_field, name="into_field")
         check_group(self.group)
         check_choice(self.on_error, get_args(OnError), name="on_error")
         check_number(self.max_deliveries, least=1, name="max_deliveries")

@@ -20,6 +20,7 @@ from flows.runtime.outlet_log import OutletLog
 from flows.runtime.outlet_report import OutletReport
 from flows.runtime.own_state import OwnState
 from flows.runtime.prefect_api import impatient_client
+from flows.runtime.result_topic import ResultTopic
 from flows.runtime.stall_detection import StallDetector
 from flows.runtime.watched_outlet import WatchedOutlet
 from tasks.nodes.from_redis import from_redis
@@ -37,18 +38,28 @@ class OutletWatch:
 
     The run's thread calls the public methods. The private ones, and all parts, run in the watch's thread.
 
+    results      where the results go; its limits are declared again each minute
     stop         set once Prefect counts the run as cancelled, or as over for another reason
     stall_after  seconds without progress on entries in work after which the outlet counts as stalled
     """
 
     def __init__(
-        self, name: str, *, topics: list[str], group: str, stop: threading.Event, stall_after: float, log: Log
+        self,
+        name: str,
+        *,
+        topics: list[str],
+        group: str,
+        results: ResultTopic,
+        stop: threading.Event,
+        stall_after: float,
+        log: Log,
     ) -> None:
         context = FlowRunContext.get()
         run: UUID | None = context.flow_run.id if context and context.flow_run else None
         self._outlet = WatchedOutlet(name, topics=topics, group=group)
         self._has_run = run is not None
         self._log = log
+        self._results = results
         self._own_state = OwnState(name, run, stop, log)
         self._stalls = StallDetector(self._outlet, run, after=stall_after, log=log)
         self._lines = OutletLog(self._outlet, log)
@@ -89,6 +100,7 @@ class OutletWatch:
             client = stack.enter_context(impatient_client()) if self._has_run else None
             stack.enter_context(self._own_state)
             stack.callback(self._report.close)
+            stack.callback(self._results.close)
             while not self._closing.wait(_LOOK_SECONDS):
                 self._look(client, is_last=False)
             self._look(client, is_last=True)
@@ -96,6 +108,8 @@ class OutletWatch:
     def _look(self, client: SyncPrefectClient | None, *, is_last: bool) -> None:
         self._attempt("watch for stalls", self._stalls.check)
         self._attempt("line in the log", lambda: self._lines.write(is_last=is_last))
+        if self._outlet.followed and not is_last:
+            self._attempt("declaration of its results' limits", self._results.renew)
         if client is None:
             return
         self._attempt("look at its own state", lambda: self._own_state.check(client))

@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tasks.base.plain_text import shortened
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
@@ -25,8 +25,10 @@ from tasks.codec.records import as_dict, is_record
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
 
 __all__ = [
+    "COMPRESSIONS",
     "DEFAULT_LIMITS",
     "IPC",
+    "Compression",
     "Limits",
     "decode",
     "decode_value",
@@ -41,7 +43,8 @@ __all__ = [
 IPC = b"\xff\xff\xff\xff"  # which sorts behind all text
 _RAW = b"\xfebytes:"  # no UTF-8 text holds fe
 _JSON = frozenset((type(None), bool, int, float, str, list, dict))
-_COMPRESSIONS = (None, "lz4", "zstd")
+Compression = Literal["lz4", "zstd"]
+COMPRESSIONS = (*get_args(Compression), None)
 _ALLOWED = (
     "None, bool, int, float, str, lists and dicts of them, bytes, DataFrame, Series, Index, ndarray, "
     "pyarrow Table, a frame with __arrow_c_stream__, numpy scalar, datetime, date, time, timedelta, Timestamp, "
@@ -82,7 +85,7 @@ def _encode(
     limits: Limits,
     on_inferred: Callable[[], None] | None = None,
 ) -> bytes:
-    if compression not in _COMPRESSIONS:
+    if compression not in COMPRESSIONS:
         msg = f"expected a compression out of None, 'lz4' and 'zstd', got {compression!r}"
         raise SettingsError(msg)
     kind = type(value)

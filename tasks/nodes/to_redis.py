@@ -13,6 +13,7 @@ from streamz.sinks import Sink
 from tasks.base.backoff import Backoff
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
+from tasks.checks import check_field
 from tasks.codec.records import as_dict, is_record
 from tasks.errors import TopicFullError
 from tasks.pipeline import trust
@@ -65,7 +66,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         topic: str,
         *,
         field: str | None = None,
-        keep: int | str | None = DEFAULT_KEEP,
+        keep: int | str | Keep | None = DEFAULT_KEEP,
         when_full: WhenFull = "spill",
         compression: str | None = None,
         url: str | None = None,
@@ -73,7 +74,7 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         **kwargs: Any,
     ) -> None:
         self.topic = check_topic(topic)
-        self._field = field or topic
+        self._field = topic if field is None else check_field(field, name="field")
         self._keep = None if keep is None else Keep.of(keep, when_full)
         self._beside_source = False
         if client is None and url is None:

@@ -40,15 +40,16 @@ class Keep:
     when_full: WhenFull = "spill"
 
     @classmethod
-    def of(cls, keep: "int | str | Keep", when_full: WhenFull = "spill") -> Self:
+    def of(cls, keep: "int | str | Keep", when_full: WhenFull = "spill", *, prefix: str = "") -> Self:
         """Return what a number of entries, or text such as '4000, 1h, 500MB', says.
 
+        prefix    of the names of the two options in errors
         raises    SettingsError: it says nothing, something else, or one thing twice
         """
         if isinstance(keep, cls):
             return keep
-        check_choice(when_full, get_args(WhenFull), name="when_full")
-        return cls(**_limits(keep, "keep", _KEEP_FORM, cls), when_full=when_full)
+        check_choice(when_full, get_args(WhenFull), name=f"{prefix}when_full")
+        return cls(**_limits(keep, f"{prefix}keep", _KEEP_FORM, cls), when_full=when_full)
 
     def __str__(self) -> str:
         """Return the limits as they are declared, in one way for all ways to write them."""

@@ -12,8 +12,10 @@ import redis
 from tasks import codec
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
+from tasks.checks import check_choice
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import Budget
+from tasks.codec.values import COMPRESSIONS
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.reservoir.connection import adapted, connect
 from tasks.reservoir.entry import Entry
@@ -50,9 +52,11 @@ class Reservoir:
 
     client       a redis-py client that returns bytes
     compression  of frames: None, 'lz4' or 'zstd'
+    raises       SettingsError: another compression
     """
 
     def __init__(self, client: redis.Redis, *, compression: str | None = None) -> None:
+        check_choice(compression, COMPRESSIONS, name="compression")
         self.client: Any = adapted(client)  # redis-py types replies for all protocols and decodings at once
         self.compression = compression
         self._append = _APPEND.on(self.client)

@@ -63,30 +63,33 @@ class Retention:
         self._trim = _TRIM.on(client)
         self._declare = _DECLARE.on(client)
 
-    def declare(self, topic: str, keep: Keep, *, inlet: str) -> None:
-        """Say that `inlet` wants `topic` to keep this much.
+    def declare(self, topic: str, keep: Keep, *, inlet: str = "", group: str = "") -> None:
+        """Declare what a topic keeps, for an inlet or for an outlet whose results go there.
 
         inlet     a name that no other inlet has: one that is run with other parameters is another one
-        raises    SettingsError: another inlet of the topic declared something else in the last minutes
+        group     the outlet's consumer group, if it is an outlet that declares
+        raises    SettingsError: another inlet or outlet declared something else in the last minutes
         """
+        writer = f"inlet:{inlet}" if inlet else f"outlet:{group}"
         state = topic_keys(check_topic(topic)).state
         try:
             other = self._declare(
                 state=state,
-                inlet=inlet,
+                writer=writer,
                 keep=keep.packed(),
                 now_ms=int(time.time() * 1000),
                 counts_for_ms=LATELY_MS,
                 ttl_ms=TTL_MS,
             )
         except redis.ResponseError as error:
-            what = f"topic {topic!r}: what it keeps was not declared, nothing was pumped"
+            what = f"topic {topic!r}: what it keeps was not declared, nothing was pushed"
             raise explained(error, self._client, {state: "hash"}, what=what) from error
         if other:
             name, packed = (text.decode() for text in other)
             msg = (
-                f"topic {topic!r}: expected keep and when_full to be the same in all its inlets, got {str(keep)!r} from {inlet!r} "
-                f"and {str(Keep.unpacked(packed))!r} from {name!r}; make them agree"
+                f"topic {topic!r}: expected keep and when_full to be the same in all its inlets, and in the outlets whose results go "
+                f"there (into_keep, into_when_full), got {str(keep)!r} from {_named(writer)} and {str(Keep.unpacked(packed))!r} from "
+                f"{_named(name)}; make them agree"
             )
             raise SettingsError(msg)
 
@@ -95,7 +98,12 @@ class Retention:
         removed = spilled = 0
         first, more = True, True
         while more:
-            answer = self._trim(**topic_keys(topic)._asdict(), ttl_ms=TTL_MS, from_first=int(first))
+            answer = self._trim(
+                **topic_keys(topic)._asdict(),
+                ttl_ms=TTL_MS,
+                from_first=int(first),
+                declared_before_ms=int(time.time() * 1000) - LATELY_MS,
+            )
             if answer is None:
                 return None
             removed, spilled, more = removed + answer[0], spilled + answer[1], answer[2]
@@ -134,3 +142,8 @@ class Retention:
     def _idle(self, topic: str, group: bytes, longest: int) -> int:
         """Return for how many ms none of a group's consumers has asked for anything; `longest` if it has none."""
         return min((c["idle"] for c in self._client.xinfo_consumers(topic, group)), default=longest)
+
+
+def _named(writer: str) -> str:
+    kind, _, name = writer.partition(":")
+    return repr(name) if kind == "inlet" else f"the outlet with group {name!r}"

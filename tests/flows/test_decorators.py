@@ -131,8 +131,21 @@ def test_inlets_of_one_topic_that_keep_differently_are_an_error_at_import() -> N
     inlet(topic="shared", keep="1h, 4000")(other)  # the same, in other words
     inlet(topic="shared", keep="60min, 4000")(one)  # reloaded
     for differently in ({"keep": 4_000}, {"keep": "1h, 4000", "when_full": "wait"}):
-        with pytest.raises(SettingsError, match=r"topic 'shared'.*'4000, 1h' from 'one'; make them agree"):
+        with pytest.raises(SettingsError, match=r"topic 'shared'.*'4000, 1h' from inlet 'one'; make them agree"):
             inlet(topic="shared", **differently)(other)
+
+
+def test_an_outlet_into_a_topic_of_an_inlet_that_keeps_otherwise_is_refused() -> None:
+    def pump() -> None: ...
+    def build(source: Stream) -> Stream:
+        return source
+
+    inlet(topic="pumped", keep="1h")(pump)
+    outlet(topics="t", group="g", into="pumped", into_keep="60min")(build)
+    with pytest.raises(
+        SettingsError, match=r"got '10' from outlet 'build' and '1h' from inlet 'pump'; make them agree"
+    ):
+        outlet(topics="t", group="g", into="pumped", into_keep=10)(build)
 
 
 def test_an_outlet_that_has_to_be_awaited_is_an_error_at_import() -> None:
@@ -214,6 +227,10 @@ def test_a_bad_option_of_an_inlet_is_an_error_at_import(options: dict[str, Any],
         ({"topics": ["a", "a"]}, "or a list of different ones"),
         ({"group": "a:b"}, "group name"),
         ({"into": "t"}, "come back to it"),
+        ({"into_keep": "1h, 2h"}, "into_keep: expected each limit once"),
+        ({"into_when_full": "drop"}, "into_when_full: expected 'spill' or 'wait', got 'drop'"),
+        ({"into_compression": "gzip"}, "into_compression: expected 'lz4' or 'zstd' or None, got 'gzip'"),
+        ({"into_field": 3}, "into_field: expected the name of a field, .* got 3"),
         ({"run_for": "-1s"}, "run_for"),
         ({"start_from": "yesterday-ish"}, "start_from"),
         ({"topics": []}, "topics: expected the name of a topic, or a list of different ones"),

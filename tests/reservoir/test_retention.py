@@ -16,6 +16,7 @@ from tasks.group import held_entries
 from tasks.group.consumer import Consumer
 from tasks.group.dead_letter_bounds import LetterBounds
 from tasks.reservoir.keep import Keep, WhenFull
+from tasks.reservoir.keys import topic_keys
 from tasks.reservoir.levels import _LEVEL, Levels
 from tasks.reservoir.lua import Script
 from tasks.reservoir.reservoir import _APPEND
@@ -329,6 +330,27 @@ def test_a_consumer_of_ours_says_that_its_group_is_alive(client: redis.Redis) ->
     Consumer(client, "topic", "group").step(1)
     assert not Reservoir(client).levels()[0].groups[0].is_forgotten
     assert client.pttl("sluice:groups:topic") > 0
+
+
+def test_outlets_and_inlets_must_declare_the_same_for_a_topic(client: redis.Redis) -> None:
+    retention = Retention(client)
+    retention.declare("topic", Keep.of(10), group="movers")
+    with pytest.raises(SettingsError, match=r"got '1h' from 'quotes:1' and '10' from the outlet with group 'movers'"):
+        retention.declare("topic", Keep.of("1h"), inlet="quotes:1")
+    retention.declare("topic", Keep.of(10), inlet="quotes:1")
+    with pytest.raises(SettingsError, match=r"got '1h' from the outlet with group 'movers' and '10' from 'quotes:1'"):
+        retention.declare("topic", Keep.of("1h"), group="movers")
+
+
+def test_a_trim_deletes_declarations_of_outlets_that_ended(client: redis.Redis) -> None:
+    retention, state = Retention(client), topic_keys("topic").state
+    for group in ("ended", "running"):
+        retention.declare("topic", Keep.of(10), group=group)
+    retention.declare("topic", Keep.of(10), inlet="quotes:1")
+    long_ago = int(time.time() * 1000) - LATELY_MS - 1
+    client.hset(state, mapping={"outlet:ended": f"{long_ago} x", "inlet:quotes:1": f"{long_ago} x"})
+    retention.trim("topic")
+    assert {name for name in client.hkeys(state) if b":" in name} == {b"outlet:running", b"inlet:quotes:1"}
 
 
 def test_inlets_that_declare_differently_are_told_until_one_of_them_has_not_been_seen_for_a_while(
