@@ -172,6 +172,33 @@ def doctor(
 
 
 @app.command()
+def metrics(
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port to listen on. [SLUICE_METRICS_PORT, or 9464]", min=1, max=65535, show_default=False),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than loopback can be read by the network.")
+    ] = "127.0.0.1",
+    *,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Print the dashboard for Grafana, and end.")] = False,
+    rules: Annotated[bool, typer.Option("--rules", help="Print the alert rules for Prometheus, and end.")] = False,
+) -> None:
+    """Serve metrics of topics, groups and inlets to Prometheus until Ctrl-C. `sluice up` does it, too.
+
+    One exporter shows all runs on all machines: each scrape reads Redis.
+    """
+    from deployments.commands.metrics import metrics as serve  # noqa: PLC0415
+    from deployments.commands.metrics import print_file  # noqa: PLC0415
+
+    if dashboard or rules:
+        for name in ("grafana.json",) * dashboard + ("alerts.yaml",) * rules:
+            print_file(name)
+        return
+    serve(console(), host=host, port=port)
+
+
+@app.command()
 def stop(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
     timeout: Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed

@@ -79,7 +79,7 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
     retention, inlet_id = Retention(reservoir.client), inlet_of(beat.key)
     retention.declare(topic, options.kept, inlet=inlet_id)
     if not every:
-        return _run_once(pump, own, reservoir, beat.key, scheduled, topic=topic, keep=options.kept)
+        return _run_once(pump, own, beat, scheduled, keep=options.kept)
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > window:
         is_kept = beat.is_kept(time.time(), within=window)
@@ -178,17 +178,22 @@ def _reservoir(compression: Compression | None, patience: Patience) -> Reservoir
 def _run_once(
     pump: Callable[..., Any],
     own: dict[str, Any],
-    reservoir: Reservoir,
-    beat: str,
+    beat: Beat,
     scheduled: datetime,
     *,
-    topic: str,
     keep: Keep,
 ) -> str:
     from tasks.pump import one_shot  # noqa: PLC0415 - imports Prefect's tasks, which runs on a grid do without
 
-    entries = one_shot.pump(pump, own)
-    ids = one_shot.push(reservoir, topic, entries, tick=f"{beat}:{scheduled.isoformat()}", keep=keep)
+    totals = {"failed": 1}
+    try:
+        entries = one_shot.pump(pump, own)
+        tick = f"{beat.key}:{scheduled.isoformat()}"
+        ids = one_shot.push(beat.reservoir, beat.topic, entries, tick=tick, keep=keep)
+        totals = {"pushed": 1, "entries": len(ids)} if ids else {"nothing": 1}
+    finally:
+        with suppress(redis.RedisError):  # the run's state says it as well
+            beat.count(totals, run=round(scheduled.timestamp() * 1_000_000))
     return f"{len(ids)} entries pushed"
 
 

@@ -11,9 +11,22 @@ from tasks.base.project_folder import up_command
 from tasks.base.state_folder import STATE_DIR, is_private, state_dir
 from tasks.errors import SettingsError
 
-__all__ = ["REDIS_URL", "SECRET_BLOCK", "check_url", "local_socket", "redis_url", "socket_url", "without_password"]
+__all__ = [
+    "METRICS_PORT",
+    "REDIS_URL",
+    "SECRET_BLOCK",
+    "check_url",
+    "local_socket",
+    "metrics_port",
+    "redis_url",
+    "socket_url",
+    "without_password",
+]
 
 REDIS_URL = "SLUICE_REDIS_URL"
+METRICS_PORT = "SLUICE_METRICS_PORT"
+_DEFAULT_METRICS_PORT = 9464  # OpenTelemetry's for Prometheus exporters
+_LARGEST_PORT = 65_535
 SECRET_BLOCK = "sluice-redis-url"  # noqa: S105 - the name of it
 QUOTING = "in a password, write special characters as %40 (@), %2F (/), %3F (?), %23 (#)"
 
@@ -41,6 +54,20 @@ def _trusted(socket: Path) -> Path:
         f"expected {socket} in a folder that only this user can write to, got one that another user can have put there; it was "
         f"not used; remove {socket.parent}, or set {STATE_DIR} to a folder with a shorter path"
     )
+    raise SettingsError(msg)
+
+
+def metrics_port() -> int | None:
+    """Return the port of `SLUICE_METRICS_PORT`, by default 9464; None if it is 'off'.
+
+    raises    SettingsError: it is neither a port nor 'off'
+    """
+    given = os.environ.get(METRICS_PORT) or str(_DEFAULT_METRICS_PORT)
+    if given == "off":
+        return None
+    if given.isascii() and given.isdecimal() and 0 < int(given) <= _LARGEST_PORT:
+        return int(given)
+    msg = f"{METRICS_PORT}: expected a port from 1 to {_LARGEST_PORT}, or 'off', got {given!r}"
     raise SettingsError(msg)
 
 

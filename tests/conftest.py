@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.support.plain import Plain
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("SLUICE_METRICS_PORT", "off")  # many stacks run at once, and one of them could have the port
 THOROUGH = os.environ.get("CI") == "true"
 
 # No health check for slow examples, and no deadline: a shared machine slows single examples down, which is no fault.

@@ -6,11 +6,12 @@ import os
 import shlex
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from rich.console import Console
 from rich.text import Text
 
+from deployments.metrics.exporter import Exporter
 from deployments.servers.ledger import Ledger
 from deployments.servers.login import secret_file
 from deployments.servers.prefect_server import answers
@@ -18,7 +19,9 @@ from deployments.stack.guardian import Guardian
 from deployments.stack.interrupts import Interrupts
 from deployments.stack.setting import Setting
 from deployments.stack.stack import Stack
-from tasks.settings import REDIS_URL, without_password
+from tasks.errors import SettingsError
+from tasks.reservoir.connection import connect
+from tasks.settings import REDIS_URL, metrics_port, without_password
 
 __all__ = ["up"]
 
@@ -42,6 +45,7 @@ def up(console: Console, setting: Setting) -> int:
     raises    SluiceError: something did not start; everything that was started has been stopped
     """
     is_stopping = False
+    metrics_port()  # refuses a bad setting before anything is started
 
     def say(line: str) -> None:
         try:
@@ -93,11 +97,16 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
         waiting = runs.to_start(client, stack.blueprint)
         outlets = [there for declared, there in of_blueprint(client, stack.blueprint) if declared.stays_up]
     topics = result_topics(outlets)[:_SHOWN]
-    _welcome(stack, console, time.monotonic() - began)
+    ending = ExitStack()
+    exporter = _exporter(stack, say)
+    if exporter:
+        ending.enter_context(exporter)
+    _welcome(stack, console, time.monotonic() - began, metrics=exporter.url if exporter else "off")
     reservoir = Reservoir.from_url(stack.env[REDIS_URL])
     poll = SharedPoll(reservoir.client, name="sluice up")
     sweep_at = math.inf
     with (
+        ending,
         # Prefect's own retries would delay the restart of a dead server by a minute.
         impatient_client() as client,
         PollTurn(poll, logger, client) as turn,  # each run takes turns; here also while none runs
@@ -145,11 +154,24 @@ def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> N
     stack.stop(hurry=interrupts.impatient)
 
 
-def _welcome(stack: Stack, console: Console, seconds: float) -> None:
+def _exporter(stack: Stack, say: Callable[[str], None]) -> Exporter | None:
+    """Return the exporter of metrics, unless it is switched off or its port is taken, as by another stack of this machine."""
+    port, url = metrics_port(), stack.env[REDIS_URL]
+    if port is None:
+        return None
+    try:
+        return Exporter(lambda: connect(url, retries=1), host="127.0.0.1", port=port)
+    except SettingsError as error:
+        say(str(error))
+        return None
+
+
+def _welcome(stack: Stack, console: Console, seconds: float, *, metrics: str) -> None:
     url = without_password(stack.api_url).removesuffix("/api")
     console.print(Text.assemble((f"{len(stack.blueprint.deployments)} deployments", "bold"), f" after {seconds:.0f} s"))
     console.print(f"  Prefect UI  {url}", highlight=False)
     console.print(f"  Redis       {without_password(stack.env[REDIS_URL])}", highlight=False, soft_wrap=True)
+    console.print(f"  metrics     {metrics}", highlight=False, soft_wrap=True)
     console.print(f"  logs        {stack.folder / 'logs'}", highlight=False, soft_wrap=True)
     if stack.own_server:
         console.print(f"  login       with what is in {secret_file(stack.folder)}", highlight=False, soft_wrap=True)

@@ -223,10 +223,12 @@ class Membership:
         return {
             "lease": fence.lease,
             "topics": list(done),
+            "counts": [topic_keys(retried_topic(topic, self.group) or topic).spilled for topic in done],
             "records": records,
             "token": fence.token,
             "group": self.group,
             "record_ttl_ms": STRAGGLERS_MS,
+            "counts_ttl_ms": TTL_MS,
             "done": list(itertools.chain(*done_)),
         }
 

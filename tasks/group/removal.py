@@ -81,7 +81,7 @@ for _, reply in ipairs(exists and redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV
 end
 if #alive > 0 then return alive end
 redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[1], 'dead:' .. ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1], 'dead:' .. ARGV[1], 'done:' .. ARGV[1], 'failed:' .. ARGV[1])
 redis.call('HDEL', KEYS[4], ARGV[1])
 for i = 5, #KEYS do redis.call('UNLINK', KEYS[i]) end
 if exists then redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1]) end
@@ -300,7 +300,8 @@ def _is_record(key: bytes) -> bool:
 def _has_field(client: Any, topic: str, group: str) -> bool:
     beside = topic_keys(topic)
     hashes = beside.groups, beside.spilled, letter_counts(topic)
-    return any(client.hexists(key, field) for key in hashes for field in (group, f"dead:{group}"))
+    fields = (group, f"dead:{group}", f"done:{group}", f"failed:{group}")
+    return any(client.hexists(key, field) for key in hashes for field in fields)
 
 
 def _beats(client: redis.Redis, topic: str, inlet: str | None = None) -> list[str]:

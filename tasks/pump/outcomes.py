@@ -102,6 +102,10 @@ class Outcomes:
         self._tally.failed(what, detail=f"tick {job.tick} ({at}): {error_line(error)}", due=due)
         self._failing.failed(error, ended=self._timer() if job.ended is None else job.ended)
 
+    def totals(self) -> dict[str, int]:
+        """Return the counts so far."""
+        return self._tally.summary().totals
+
     def count_unattended(self) -> None:
         """Count, once, the ticks before the run's first that no run had. Also called after the pusher's thread has ended."""
         if not self._has_claimed:

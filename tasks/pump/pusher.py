@@ -20,6 +20,7 @@ __all__ = ["Pusher"]
 # Seconds that the first push waits for ticks of an earlier run that is alive; beyond, they are lost.
 MAX_WAIT = 60.0
 _LIVE_EVERY = 1.0
+_COUNT_EVERY = 5.0  # seconds between two writes of the run's counts
 _WAIT_FOR_EARLIER = 0.02
 _AFTER_ERROR = 0.05  # seconds, where an error concerns no job
 
@@ -49,6 +50,7 @@ class Pusher:
         self._is_first = True
         self._waiting_since: float | None = None
         self._lived = 0.0
+        self._counted = time.monotonic()
         # Prefect keeps the run's logger in the context.
         run = contextvars.copy_context().run
         self._thread = threading.Thread(target=run, args=(self._run,), name="pusher", daemon=True)
@@ -95,6 +97,10 @@ class Pusher:
         if is_busy and time.monotonic() - self._lived > _LIVE_EVERY:
             self._beat.live()
             self._lived = time.monotonic()
+        if time.monotonic() - self._counted > _COUNT_EVERY:
+            self._counted = time.monotonic()
+            with suppress(redis.RedisError):  # the counts go with the next ones; an error of no job must not cost one
+                self._beat.count(self._outcomes.totals())
         if job is None:
             return None
         if job.claim is None:

@@ -166,6 +166,7 @@ class PumpRun:
             with suppress(redis.RedisError):
                 self._beat.end(self._next - 1)
                 self._outcomes.count_unattended()
+                self._beat.count(self._outcomes.totals())
         self._warn.flush()
 
     def step(self) -> float | None:

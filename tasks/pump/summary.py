@@ -51,6 +51,19 @@ class Summary:
         """Return whether the pump worked, but returned no entry at any tick."""
         return self.nothing > 0 and self.pushed == self.failed == 0
 
+    @property
+    def totals(self) -> dict[str, int]:
+        """The counts that only grow, by name: ticks by outcome, entries and bytes."""
+        return {
+            "pushed": self.pushed,
+            "nothing": self.nothing,
+            "missed": self.missed + self.unattended,
+            "failed": self.failed,
+            "lost": self.lost,
+            "entries": self.entries,
+            "bytes": self.bytes,
+        }
+
     def __str__(self) -> str:
         why = "".join(f"; {n} {reason}" for reason, n in sorted(self.reasons.items()))
         why += f"; {self.unattended} before its first tick had no run" if self.unattended else ""

@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Literal
 
 import redis
@@ -38,6 +39,7 @@ _START = load(__file__, "start_run")
 _CLAIM = load(__file__, "claim_tick")
 _END = load(__file__, "end_run")
 _EARLIER = load(__file__, "earlier_claims")
+_COUNT = load(__file__, "count_run")
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
@@ -47,6 +49,8 @@ BEAT_TTL_MS = 7 * 86_400_000
 _CLAIM_TTL_MS = 86_400_000  # a pump call may take as long
 _PUSHED_TTL_MS = 600_000  # longer than any client repeats a push
 _ALIVE_TTL_MS = 5_000
+# How long the beat remembers what a run has added to its counts: longer than any run lasts.
+_COUNTED_US = 3 * 86_400_000_000
 # Seconds by which a tick may be ahead of Redis' clock: beyond, it would make other runs wait.
 MAX_AHEAD = 300.0
 # Seconds by which two clocks may differ before the difference is reported.
@@ -142,6 +146,7 @@ class Beat:
         self._claim = _CLAIM.on(reservoir.client)
         self._earlier = _EARLIER.on(reservoir.client)
         self._end = _END.on(reservoir.client)
+        self._count = _COUNT.on(reservoir.client)
 
     def start(self, now: float) -> int:
         """Announce this run as the newest, and return the first tick to claim. The current run continues until then."""
@@ -247,6 +252,22 @@ class Beat:
         gap = self._end(beat=self.key, token=self._token, last_tick=tick, first_tick=self._first)
         if self.unattended is None:
             self.unattended = gap
+
+    def count(self, totals: Mapping[str, int], *, run: int | None = None) -> None:
+        """Add what this run has counted to the beat's counts, which outlast it; `totals` are all of its counts so far.
+
+        run    microseconds since the epoch that identify the run; by default its token
+        """
+        token = self._token if run is None else str(run)
+        about = {"topic": self.topic, "every": repr(self.every)}
+        self._count(
+            beat=self.key,
+            run=token,
+            forget_before=int(token) - _COUNTED_US,
+            ttl_ms=BEAT_TTL_MS,
+            about=list(chain(*about.items())),
+            counts=list(chain(*totals.items())),
+        )
 
     @contextmanager
     def _explaining(self, what: str, tick: int | None = None) -> Iterator[None]:

@@ -10,7 +10,7 @@ Scripts get these names as KEYS and build none.
 | sluice:topic:<topic>              | hash   | Reservoir.append, Retention                | 30 days     | its TTL                                       |
 | sluice:index:<topic>              | zset   | Reservoir.append, Retention                | 30 days     | its TTL; an append that finds it outdated     |
 | sluice:groups:<topic>             | hash   | mark_seen, retention                       | 30 days     | its TTL                                       |
-| sluice:spilled:<topic>            | hash   | retention, Membership.dead_letter          | 30 days     | its TTL                                       |
+| sluice:spilled:<topic>            | hash   | retention, Membership                      | 30 days     | its TTL                                       |
 | sluice:tally:<topic>              | string | Reservoir.append                           | 30 days     | its TTL                                       |
 | sluice:letters:<topic>            | hash   | Membership.dead_letter, DeadLetters        | 30 days     | its TTL                                       |
 | sluice:lease:<group>:<consumer>   | string | Membership                                 | lease_ttl   | Membership.release                            |

@@ -4,6 +4,8 @@ Tried on Redis 6.2 and 7.0: 6.2 has no lag. 7.0 says nil from the first deletion
 everything, and once more entries are deleted than were unread, a number that is wrong.
 """
 
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +30,12 @@ class GroupLevel:
     """How far one consumer group has come on one topic.
 
     lag              entries the group has not read yet; None where that cannot be known at a bounded price
+    behind           seconds since the oldest of them was pushed; 0 if there is none
     oldest_pending   seconds since the oldest entry that is delivered and not acknowledged was pushed
     dead             entries in the group's dead-letter topic; `dead_dropped` went from there, which has a cap
     spilled          entries that were dropped before the group had read them
+    done             entries that it has acknowledged since its counts began
+    failed           entries that became its dead letters since then
     is_ahead         its position lies in the future: what is pushed until then is passed over, and in no count
     is_forgotten     nobody has read with it for so long that it holds nothing back any more
     """
@@ -40,9 +45,12 @@ class GroupLevel:
     pending: int
     lag: int | None
     dead: int
+    behind: float = 0.0
     oldest_pending: float | None = None
     dead_dropped: int = 0
     spilled: int = 0
+    done: int = 0
+    failed: int = 0
     is_forgotten: bool = False
     is_ahead: bool = False
 
@@ -58,6 +66,8 @@ class TopicLevel:
 
     bytes    in Redis' memory, about; None where Redis does not say
     rate     entries a second over the last minute or so; None where appends were not counted
+    age      seconds since the newest entry was pushed; None where there is none
+    pushed   entries that were appended since counting began, and `pushed_bytes`; None where appends were not counted
     keep     what is kept of it; None where nobody has said so
     unreadable   why it cannot be read, '' where it can: then nothing else is known of it
     """
@@ -69,6 +79,9 @@ class TopicLevel:
     groups: tuple[GroupLevel, ...]
     bytes: int | None = None
     rate: float | None = None
+    age: float | None = None
+    pushed: int | None = None
+    pushed_bytes: int | None = None
     keep: Keep | None = None
     unreadable: str = ""
 
@@ -91,23 +104,45 @@ class Levels:
         except UnreadableTopicError as error:
             return TopicLevel(topic, length=0, first_id=None, last_id=None, groups=(), unreadable=str(error))
 
+    def of_all(self, topics: Sequence[str]) -> list[TopicLevel]:
+        """Return the levels of those topics that exist, read in two round trips.
+
+        `bytes` are those that were appended, without the memory that Redis adds, except in topics of other programs: the memory
+        of a topic takes Redis longer the more entries it has.
+        """
+        with self._client.pipeline(transaction=False) as pipe:
+            for topic in topics:
+                self._level.queue_on(pipe, **topic_keys(topic)._asdict())
+            answers = dict(zip(topics, pipe.execute(raise_on_error=False), strict=True)) if topics else {}
+        found = {topic: answer for topic, answer in answers.items() if isinstance(answer, list)}
+        with self._client.pipeline(transaction=False) as pipe:
+            for topic, answer in found.items():
+                for raw in answer[_GROUPS:]:
+                    pipe.xlen(dead_topic(topic, group_name(raw[0])))
+                if int(answer[_COUNTED]) < 0:
+                    pipe.memory_usage(topic)
+            replies = iter(pipe.execute(raise_on_error=False)) if found else iter(())
+        levels = []
+        for topic, answer in answers.items():
+            if answer is None:
+                continue
+            level = None
+            if topic in found:
+                letters = [next(replies) for _ in answer[_GROUPS:]]
+                counted = int(answer[_COUNTED])
+                size = counted if counted >= 0 else next(replies)
+                with suppress(TypeError, ValueError):  # odd keys, which `of` names
+                    level = _topic(topic, answer, map(_whole, letters), size=size if isinstance(size, int) else None)
+            if level := level or self.of(topic):
+                levels.append(level)
+        return levels
+
     def _read(self, topic: str) -> TopicLevel | None:
         answer = self._level(**topic_keys(topic)._asdict())
         if answer is None:
             return None
-        length, first, last, now, counted, came, during, keep, *groups = answer
-        dead = self._dead(topic, [group_name(group[0]) for group in groups])
-        milliseconds = int(during)
-        return TopicLevel(
-            topic=topic,
-            length=length,
-            first_id=first.decode() or None,
-            last_id=last.decode() or None,
-            groups=tuple(_group(*each, int(now)) for each in zip(groups, dead, strict=True)),
-            bytes=self._bytes(topic, int(counted)),
-            rate=came * 1000 / milliseconds if milliseconds > 0 else None,
-            keep=Keep.unpacked(keep.decode()) if keep else None,
-        )
+        dead = self._dead(topic, [group_name(group[0]) for group in answer[_GROUPS:]])
+        return _topic(topic, answer, dead, size=self._bytes(topic, int(answer[_COUNTED])))
 
     def _dead(self, topic: str, groups: list[str]) -> list[int]:
         """Return how many dead letters each group has; a group whose name none of ours can have has none."""
@@ -125,17 +160,53 @@ class Levels:
             return counted if counted >= 0 else None
 
 
+def _whole(reply: object) -> int:
+    """Return a number that Redis replied; raise a TypeError for an error."""
+    if isinstance(reply, int):
+        return reply
+    raise TypeError
+
+
+_COUNTED, _GROUPS = 4, 10  # in the script's reply: the bytes by the samples, the first group
+
+
+def _topic(topic: str, answer: list[Any], dead: Iterable[int], *, size: int | None) -> TopicLevel:
+    length, first, last, now, _, came, during, keep, pushed, pushed_bytes, *groups = answer
+    milliseconds = int(during)
+    return TopicLevel(
+        topic=topic,
+        length=length,
+        first_id=first.decode() or None,
+        last_id=last.decode() or None,
+        groups=tuple(_group(*each, int(now)) for each in zip(groups, dead, strict=True)),
+        bytes=size,
+        rate=came * 1000 / milliseconds if milliseconds > 0 else None,
+        age=_age(last, int(now)),
+        pushed=int(pushed) if pushed else None,
+        pushed_bytes=int(pushed_bytes) if pushed_bytes else None,
+        keep=Keep.unpacked(keep.decode()) if keep else None,
+    )
+
+
+def _age(id_: bytes, now: int) -> float | None:
+    """Return the seconds since an entry was pushed, None if there is none; not below zero, as foreign ids may be ahead."""
+    return max(0.0, (now - id_numbers(id_.decode())[0]) / 1000) if id_ else None
+
+
 def _group(raw: list[Any], dead: int, now: int) -> GroupLevel:
-    name, consumers, pending, lag, oldest, dropped, spilled, seen, ahead = raw
+    name, consumers, pending, lag, oldest, dropped, spilled, seen, ahead, unread, done, failed = raw
     return GroupLevel(
         name=group_name(name),
         consumers=consumers,
         pending=pending,
         lag=lag if lag >= 0 else None,
         dead=dead,
-        oldest_pending=max(0.0, (now - id_numbers(oldest.decode())[0]) / 1000) if oldest else None,
+        behind=_age(unread, now) or 0.0,
+        oldest_pending=_age(oldest, now),
         dead_dropped=int(dropped),
         spilled=int(spilled),
+        done=int(done),
+        failed=int(failed),
         is_forgotten=seen.startswith(b"-"),
         is_ahead=bool(ahead),
     )

@@ -142,6 +142,14 @@ class Call:
         keys, args = self._arguments(**given)
         return self._run(keys=keys, args=args)
 
+    def queue_on(self, pipe: Any, **given: Any) -> None:
+        """Put the script into a pipeline; the reply is a NoScriptError if the server does not know it yet.
+
+        redis-py would ask the server first, with a command that a user need not be allowed (SCRIPT EXISTS).
+        """
+        keys, args = self._arguments(**given)
+        pipe.evalsha(self._run.sha, len(keys), *keys, *args)
+
 
 def load(module: str, name: str) -> Script:
     """Return the script `scripts/NAME.lua` beside a module, which passes its `__file__`."""

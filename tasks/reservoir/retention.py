@@ -6,7 +6,8 @@ tally    what was appended: seven numbers that the script of `Reservoir.append` 
 state    a hash: what is to be kept, where retention stands, how many entries it has removed
 index    a sorted set of samples: '<entry id> <bytes appended up to it>' by how many entries that was
 groups   a hash: when each group was last seen (ms); below zero once it is forgotten
-spilled  a hash: how many entries were dropped that a group had not read, by group
+spilled  a hash: how many entries were dropped that a group had not read, by group; how many dead letters were dropped
+         ('dead:<group>'), entries acknowledged ('done:<group>') and dead-lettered ('failed:<group>')
 """
 
 import time

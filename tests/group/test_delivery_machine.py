@@ -24,6 +24,7 @@ from tornado.ioloop import IOLoop
 
 from tasks import LeaseLostError, Reservoir
 from tasks.nodes.from_redis import from_redis
+from tasks.reservoir.keys import topic_keys
 from tasks.reservoir.results import STRAGGLERS_MS
 from tests.support.pipelines import SEGMENTS, Witness, members, pipelines
 from tests.support.streams import dead, lossy, open_with, pending, read_ahead
@@ -262,6 +263,11 @@ class Delivery(RuleBasedStateMachine):
                 assert len(put_away) == len(set(put_away)), "a dead letter stands for one entry"
                 assert not set(put_away) & (waiting | unread)
                 letters.update(f"{topic}/{id_}" for id_ in put_away)
+                counted = self.client.hmget(topic_keys(topic).spilled, f"done:{group.name}", f"failed:{group.name}")
+                assert [int(n or 0) for n in counted] == [
+                    len(pushed) - len(waiting) - len(unread) - len(put_away),
+                    len(put_away),
+                ], "what was acknowledged and what failed is counted once, though replies are lost"
                 assert waiting | unread | set(put_away) <= set(pushed)
                 done = {f"{topic}/{id_}" for id_ in set(pushed) - waiting - unread - set(put_away)}
                 if not any(segment.loses for segment in group.segments):

@@ -15,7 +15,7 @@ ORDER = [
     "tasks.errors", "tasks.base", "tasks.settings", "tasks.checks", "tasks.codec", "tasks.reservoir", "tasks.group", "tasks.pump",
     "tasks.pipeline", "tasks.state", "tasks.archive", "tasks.nodes", "tasks.report", "tasks.testing", "tasks.feeds", "tasks",
     "flows.runtime", "flows",
-    "deployments.processes", "deployments.servers", "deployments.rollout", "deployments.show", "deployments.stack",
+    "deployments.metrics", "deployments.processes", "deployments.servers", "deployments.rollout", "deployments.show", "deployments.stack",
     "deployments.checks", "deployments.commands", "deployments", "deployments.sluice",
 ]  # fmt: skip
 

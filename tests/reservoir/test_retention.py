@@ -203,6 +203,9 @@ class World:
             ):  # else there may be too much to count next to it
                 assert group.lag is not None
             assert group.spilled == self.spilled[group.name]
+            now = level.age * 1000 + int(level.last_id.partition("-")[0]) if level.last_id else 0
+            oldest = min(self.unread(group.name), default=None)
+            assert group.behind * 1000 == pytest.approx(now - oldest[0] if oldest else 0)
             assert group.is_forgotten == (group.name in self.forgotten)
 
 

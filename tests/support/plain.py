@@ -25,6 +25,7 @@ from deployments.servers.prefect_server import prefect_server, settings_of_own_s
 from deployments.servers.redis_binary import REDIS_SERVER
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir.keys import LEVELS
+from tasks.settings import METRICS_PORT
 from tests.support.ports import reserve_port
 from tests.support.streams import push_all
 from tests.support.waiting import wait_until
@@ -39,7 +40,8 @@ def clean_environment(**added: str) -> dict[str, str]:
     """Return this process's environment plus `added`, without Prefect's and Sluice's settings except the Redis program."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
     kept = {name: os.environ[name] for name in [REDIS_SERVER] if name in os.environ}
-    return mine | kept | added
+    # Many stacks run at once, and one of them could have the port of the metrics.
+    return mine | kept | {METRICS_PORT: "off"} | added
 
 
 def entries(url: str, topic: str) -> int:

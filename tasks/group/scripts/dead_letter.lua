@@ -47,5 +47,7 @@ return attempt(function()
   redis.call('XACK', topic, group, id)
   if pushed_to ~= topic then redis.call('XDEL', topic, id) end
   drop_oldest(keys, added)
+  redis.pcall('HINCRBY', spilled, 'failed:' .. group, 1) -- refused by a full server, and by a key of another type
+  redis.pcall('PEXPIRE', spilled, ttl_ms)
   return 1
 end, function() take_back(keys, group, added) end)

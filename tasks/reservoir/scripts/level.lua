@@ -2,9 +2,10 @@
 -- args:
 --
 -- Return how much a topic holds and how far its groups have come; nil if it does not exist. The reply is its length, first and
--- last id, the time in ms, its bytes by the samples, the entries and ms since a sample about a minute ago, what it keeps, and
--- for each group: name, consumers, pending entries, lag (-1: unknown), oldest pending id, dropped dead letters, spilled
--- entries, when it was seen, and 1 if it is ahead of the topic.
+-- last id, the time in ms, its bytes by the samples, the entries and ms since a sample about a minute ago, what it keeps, how many
+-- entries and bytes were ever appended, and for each group: name, consumers, pending entries, lag (-1: unknown), oldest pending
+-- id, dropped dead letters, spilled entries, when it was seen, 1 if it is ahead of the topic, the id of the first unread entry,
+-- and how many entries were done and failed.
 --
 -- Lag: the number of entries behind a sample is known. Those between the sample and the last delivered entry are counted one by
 -- one, if they are few. A sample is of no use once entries that it counts were trimmed from the start, or swept from before
@@ -19,7 +20,7 @@ local length = about.length
 local first = length > 0 and about['first-entry'][1] or ''
 local last = length > 0 and about['last-entry'][1] or ''
 local stored = redis.call('HMGET', state, 'gone', 'swept', 'keep')
-local appended, since, total = string.match(redis.call('GET', tally) or '', '^%d+ (%d+) %d+ %d+ (%d+) %d+ (%d+)$')
+local pushed, appended, since, total = string.match(redis.call('GET', tally) or '', '^(%d+) (%d+) %d+ %d+ (%d+) %d+ (%d+)$')
 local all = length + (stored[1] or 0)
 local known = appended and all >= total + since
 local swept = stored[2] or '0-0'
@@ -87,13 +88,25 @@ local function is_ahead(id)
   return before(about['last-generated-id'], id) and before(string.format('%.0f-18446744073709551615', now), id) and 1 or 0
 end
 
-local answer = {length, first, last, string.format('%.0f', now), string.format('%.0f', bytes), came, string.format('%.0f', during), stored[3] or ''}
+-- Return the id of the first entry that a group has not read; '' if there is none. Its fields, which may be large, are read only
+-- where no other entry shows it.
+local function first_unread(id, lag)
+  if length == 0 or not before(id, last) then return '' end
+  if before(id, first) then return first end
+  if lag == 1 then return last end
+  return redis.call('XRANGE', topic, '(' .. id, '+', 'COUNT', 1)[1][1]
+end
+
+local answer = {length, first, last, string.format('%.0f', now), string.format('%.0f', bytes), came, string.format('%.0f', during), stored[3] or '', pushed or '', appended or ''}
 for _, group in ipairs(groups_of(topic)) do
   local oldest = group.pending > 0 and redis.call('XPENDING', topic, group.name, '-', '+', 1)[1][1] or ''
+  local position = group['last-delivered-id']
+  local lag = behind(position)
+  local counts = redis.call('HMGET', spilled, 'dead:' .. group.name, group.name, 'done:' .. group.name, 'failed:' .. group.name)
   answer[#answer + 1] = {
-    group.name, group.consumers, group.pending, behind(group['last-delivered-id']) or -1, oldest,
-    redis.call('HGET', spilled, 'dead:' .. group.name) or '0', redis.call('HGET', spilled, group.name) or '0',
-    redis.call('HGET', groups, group.name) or '', is_ahead(group['last-delivered-id']),
+    group.name, group.consumers, group.pending, lag or -1, oldest, counts[1] or '0', counts[2] or '0',
+    redis.call('HGET', groups, group.name) or '', is_ahead(position), first_unread(position, lag), counts[3] or '0',
+    counts[4] or '0',
   }
 end
 return answer

@@ -1,0 +1,1 @@
+"""Metrics of topics, groups and inlets for Prometheus."""
