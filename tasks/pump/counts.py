@@ -7,8 +7,8 @@ from typing import Any
 
 import redis
 
-from tasks.checks import is_topic
 from tasks.reservoir.keys import beat_key, inlet_of
+from tasks.reservoir.topic_names import is_topic
 
 __all__ = ["InletCounts", "beats", "counts_of"]
 
