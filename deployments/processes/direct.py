@@ -86,11 +86,15 @@ async def run_process(command: Sequence[str], *, run: Any, **options: Any) -> An
 
 def _is_ours(command: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Return whether a command is `python -m deployments.processes.run` of this interpreter, and its run can be forked."""
+    try:
+        is_forked = forks(environ)
+    except ValueError:  # the command reports it, in the log of its run
+        return False
     return (
         list(command[1:]) == ["-m", _COMMAND]
         and shutil.which(command[0], path=environ.get("PATH")) == sys.executable
         and bool(environ.get(_RUN_ID))
-        and forks(environ)
+        and is_forked
     )
 
 

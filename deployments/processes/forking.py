@@ -48,10 +48,14 @@ def python(is_forked: bool) -> list[str]:  # noqa: FBT001 - reads as a sentence
 
 
 def forks(environ: Mapping[str, str]) -> bool:
-    """Return whether runs with this environment are forked; exit with an error at an unknown start method."""
+    """Return whether runs with this environment are forked.
+
+    raises    ValueError: an unknown start method
+    """
     method = environ.get(START_METHOD) or "fork"
     if method not in _METHODS:
-        sys.exit(f"{START_METHOD}: expected {' or '.join(_METHODS)}, got {method!r}")
+        msg = f"{START_METHOD}: expected {' or '.join(_METHODS)}, got {method!r}"
+        raise ValueError(msg)
     return method == "fork" and sys.platform == "linux"
 
 

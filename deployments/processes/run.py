@@ -27,7 +27,11 @@ _LAST_WORD = 5.0  # seconds for the template to report the exit code after the p
 def main() -> None:
     """Run a module, by default the one that runs flow runs, as `python -m` does."""
     program = sys.argv[1:] or [_ENGINE]
-    if forks(os.environ):
+    try:
+        is_forked = forks(os.environ)
+    except ValueError as error:
+        sys.exit(str(error))
+    if is_forked:
         signals = _Signals()
         try:
             run = _forked(program)

@@ -238,7 +238,8 @@ def _become(request: _Request) -> None:
     for number, fd in enumerate(standard):
         os.dup2(fd, number)
         os.close(fd)
-    _set_title(request.title)
+    with contextlib.suppress(OSError, ValueError):  # a hardened system may refuse it
+        _set_title(request.title)
     if not request.outlives:
         threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
     os.environ.clear()
