@@ -7,6 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -117,6 +119,31 @@ def test_the_holder_of_the_lease_keeps_its_turn(client: redis.Redis, monkeypatch
     assert one.take_turn()
     other.give_up_turn()  # the lease is no longer its own
     assert one.take_turn()
+
+
+@given(st.lists(st.tuples(st.sampled_from(["turn", "turn", "give up", "expire"]), st.integers(0, 2)), max_size=30))
+def test_a_turn_is_only_taken_from_a_lease_that_is_free(
+    fresh_client: Callable[[], redis.Redis], steps: list[tuple[str, int]]
+) -> None:
+    client = fresh_client()
+    polls = [SharedPoll(client, server="http://a", name=f"participant {n}", deployment="d") for n in range(3)]
+    holder: int | None = None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shared_poll, "POLL_SECONDS", 0.0)  # a holder may always poll again
+        for act, n in steps:
+            if act == "expire":
+                client.delete("no such key", *client.scan_iter("*:lease"))
+                holder = None
+            elif act == "give up":
+                polls[n].give_up_turn()
+                holder = None if holder == n else holder
+            else:
+                had_lease = polls[n].leads
+                is_taken = polls[n].take_turn()
+                # One that has lost its lease notices it first.
+                assert is_taken == (holder == n or (holder is None and not had_lease))
+                holder = n if is_taken else holder
+            assert [poll.leads for poll in polls].count(True) >= (holder is not None)
 
 
 def test_a_participant_without_an_answer_leaves_the_turn_to_others(client: redis.Redis) -> None:
