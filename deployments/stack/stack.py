@@ -242,9 +242,10 @@ class Stack:
         )
         if left:
             self.say(f"{left} run{'s' * (left != 1)} did not end in time")
+        # No further patience after runs that were given their time: the whole stop aims at 15 s.
         if self.worker:
-            self.worker.stop(grace=2)
-        self._ledger.end_flows(grace=1)
+            self.worker.stop(grace=0 if left else 2)
+        self._ledger.end_flows(grace=0 if left else 1)
         state = Cancelled(message="`sluice up` stopped.")
         runs.sweep(client, alive=(), among=None if self.own_server else seen, state=state, until=time.monotonic() + 2)
 
