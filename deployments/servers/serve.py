@@ -1,8 +1,8 @@
 """Run `prefect server start` with workarounds for two faults that can block the server on SQLite, and with fewer rows.
 
-Garbage collection. The server blocked for 60 s at a time when several runs changed state at once (3.8.8, aiosqlite 0.22,
-CPython 3.11; found in the native stack of its main thread). A failed statement leaves a cursor in a reference cycle with
-its traceback. The collector mostly ran in the event loop's thread, where the cursor's finalizer waits for the mutex of its
+Garbage collection. The server blocked for 60 s at a time when several runs changed state at once (found with 3.8.8 in the
+native stack of its main thread). A failed statement leaves a cursor in a reference cycle with its traceback (still so with
+Prefect 3.9.1, SQLAlchemy 2.1.9 and aiosqlite 0.22.1). The collector mostly ran in the event loop's thread, where the cursor's finalizer waits for the mutex of its
 connection. That connection's thread waits for the database's write lock, and the holder of the lock waits for the event
 loop to send its next statement, until the busy timeout of 60 s. Here, a separate thread collects, and may wait.
 Remove this when aiosqlite closes its cursors on failure, or if the server uses a database without such locks.

@@ -17,7 +17,7 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode's controls, fo
 _SPECIAL = {ord(one): f"\\{one}" for one in r"""\`*_~[]<>&!|#"""}  # special anywhere in a line
 # Mermaid decodes '#', a number and ';' into a character after it has parsed the label, which may count as Markdown.
 _LABEL = {ord(one): f"#{ord(one)};" for one in string.punctuation}
-# Version 2 of Prefect's UI turns these into links in any text outside code, after parsing, so that escapes do not help (3.8.8).
+# Both versions of Prefect's UI turn these into links in any text outside code, after parsing, so that escapes do not help (3.9.1).
 _LINKED = re.compile(r"://|www\.|@", re.IGNORECASE)
 
 
@@ -91,7 +91,7 @@ def traceback_below(error: BaseException) -> str:
 def in_markdown(value: object, most: int = _LINE) -> str:
     r"""Return a value's text for use inside a line of Markdown: plain in both versions of Prefect's UI, one cell in a table.
 
-    Numeric character references would suffice for CommonMark, but version 1 of the UI shows them undecoded (3.8.8).
+    Numeric character references would suffice for CommonMark, but version 1 of the UI shows them undecoded (3.9.1).
 
     >>> in_markdown("a|b <i>"), in_markdown("me@here")
     ('a\\|b \\<i\\>', '`` me@here ``')

@@ -16,7 +16,7 @@ __all__ = ["markdown", "short_bytes"]
 _CHARTS = 6  # at most, for the longest lags
 _STEPS = 500  # points per chart, which is 700 pixels wide
 _LONG = 180  # minutes above which a chart is labelled in hours
-# Prefect's UI (3.8.8) draws a chart's first line white on white.
+# Prefect's UI (3.9.1) draws a chart's first line in a pale yellow, which can hardly be seen on its light grey.
 _LINE = '%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#c0392b"}}}}%%'
 _REASON = 500  # characters
 _NAME = 60  # characters of a topic or a group in a chart's title

@@ -64,7 +64,7 @@ def test_levels_leave_an_artifact_and_events_of_what_went_wrong(reservoir: Reser
     assert "| topic | failing | 2 | 0 | - | 0 | 5 | 0 |" in text
     assert 'title "slow on topic"' in text
     assert "line [5, 7]" in text
-    assert "plotColorPalette" in text  # or the line is white on white
+    assert "plotColorPalette" in text  # or the line is pale yellow on light grey
     assert [sample.lags["topic", "slow"] for sample in History(real_redis).latest(9)] == [5, 7]
     assert real_redis.pttl("sluice:levels") > 0
     assert reservoir.topics() == ["topic", "topic:dead:failing"]

@@ -67,8 +67,8 @@ class Browser:
         """Do the click that sends a request, again where the server wants it again, and return its answer.
 
         A server on SQLite answers 503 at once when a transaction that began with reading comes to write and another has
-        written meanwhile. Prefect's client then tries again; its UI says that there was an error, and leaves the rest to
-        whoever sits before it (3.8.8).
+        written meanwhile. Prefect's client then tries again; its UI says that there was an error, and does not repeat the
+        request (3.9.1).
 
         where    a pattern of the request's URL
         """
