@@ -59,12 +59,14 @@ $(VENV)/installed-bench: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $(VENV)/installed $@
 
 # The preferred version first. Each is tried: a `python3.12` can be a pyenv shim for a missing version, and Debian's can lack venv.
+# If PYTHON is given, no other is tried: a run meant for one version must not pass on another.
+PYTHONS := $(or $(PYTHON),python3.12 python3.13 python3.14 python3.11 python3 python)
 $(BIN)/python:
-	@for python in $(PYTHON) python3.12 python3.13 python3.14 python3.11 python3 python; do \
+	@for python in $(PYTHONS); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; \
 	    then "$$python" -m venv $(VENV) && exit 0; fi; \
 	done; \
-	echo "expected Python 3.11 to 3.14 with its venv module, found none on the PATH; install it" >&2; \
+	echo "expected Python 3.11 to 3.14 with its venv module, found none as $(PYTHONS); install it" >&2; \
 	echo "(Debian, Ubuntu: apt-get install python3 python3-venv; macOS: brew install python@3.12)," >&2; \
 	echo "or say where it is: make PYTHON=/path/to/python3.12 ..." >&2; \
 	exit 1
