@@ -48,7 +48,7 @@ def add_cpu_time(used: dict[str, float], snapshot: pd.DataFrame) -> tuple[dict[s
     returns   the sums; the snapshot with a column `cpu_seconds`
     """
     now = (snapshot["cpu_percent"].fillna(0.0) / 100).groupby(snapshot["name"]).sum()
-    sums = used | {name: used.get(name, 0.0) + seconds for name, seconds in now.items()}
+    sums = used | {str(name): used.get(str(name), 0.0) + float(seconds) for name, seconds in now.items()}
     if len(sums) > _MOST_NAMES:
         sums = dict(sorted(sums.items(), key=lambda one: one[1], reverse=True)[:_MOST_NAMES])
     return sums, snapshot.assign(cpu_seconds=snapshot["name"].map(sums).astype("float64"))
