@@ -48,10 +48,12 @@ def add_cpu_time(used: dict[str, float], snapshot: pd.DataFrame) -> tuple[dict[s
     returns   the sums; the snapshot with a column `cpu_seconds`
     """
     now = (snapshot["cpu_percent"].fillna(0.0) / 100).groupby(snapshot["name"]).sum()
-    sums = used | {str(name): used.get(str(name), 0.0) + float(seconds) for name, seconds in now.items()}
+    names = [str(name) for name in now.index]
+    sums = used | {name: used.get(name, 0.0) + more for name, more in zip(names, now.tolist(), strict=True)}
     if len(sums) > _MOST_NAMES:
         sums = dict(sorted(sums.items(), key=lambda one: one[1], reverse=True)[:_MOST_NAMES])
-    return sums, snapshot.assign(cpu_seconds=snapshot["name"].map(sums).astype("float64"))
+    seconds = [sums.get(str(name), 0.0) for name in snapshot["name"]]
+    return sums, snapshot.assign(cpu_seconds=pd.Series(seconds, index=snapshot.index, dtype="float64"))
 
 
 def most_used(snapshots: tuple[pd.DataFrame, ...], top: int) -> pd.DataFrame:
