@@ -21,6 +21,7 @@ from tasks import Entry, Reservoir, SluiceError, has, testing
 from tasks.base import quantities
 from tasks.nodes import engine
 from tasks.nodes import from_redis as source
+from tasks.nodes import map_in_processes as processes
 from tasks.nodes import to_parquet as parquet
 from tasks.nodes import to_redis as sinks
 from tasks.settings import redis_url
@@ -49,10 +50,11 @@ def reference() -> str:
     parts += [_options(flows.inlet, "@inlet"), _options(flows.outlet, "@outlet")]
     parts.append(f"## Durations and sizes\n\n{_prose(quantities.__doc__ or '')}")
     parts.append(
-        "## streamz sources and sinks\n\n`import tasks` registers them; where Sluice is installed, streamz also finds them by itself.\n"
+        "## streamz sources, nodes and sinks\n\n`import tasks` registers them; where Sluice is installed, streamz also finds them by itself.\n"
     )
     parts.append(_callable(source.from_redis, "Stream.from_redis", skip=1))
     parts.append(_callable(engine.engine, "Stream.engine", skip=1))
+    parts.append(_callable(processes.map_in_processes, ".map_in_processes", skip=2))
     parts.append(_callable(sinks.to_redis, ".to_redis", skip=2))
     parts.append(_callable(parquet.to_parquet, ".to_parquet", skip=2))
     parts.append("## Entries and topics\n\n`from tasks import Entry, Reservoir, has`\n")

@@ -1,6 +1,6 @@
 """What flows are made of: the codec, the reservoir, pumps, consumers and the streamz nodes on them.
 
-Importing it gives streamz `Stream.from_redis`, `Stream.engine` and `.to_redis`. `.to_parquet` comes by itself when it is
+Importing it gives streamz `Stream.from_redis`, `Stream.engine`, `.to_redis` and `.map_in_processes`. `.to_parquet` comes by itself when it is
 called, as it needs pandas and pyarrow, half a second that a run of plain values need not spend.
 """
 
@@ -20,6 +20,7 @@ from tasks.errors import (
 from tasks.nodes import (  # noqa: F401 - they register themselves with streamz
     engine,
     keyed_state,
+    map_in_processes,
     sliding_window,
 )
 from tasks.nodes import from_redis as source  # noqa: F401 - they register themselves with streamz

@@ -1,1 +1,1 @@
-"""The streamz nodes `from_redis`, `engine`, `to_redis` and `to_parquet`."""
+"""The streamz nodes `from_redis`, `engine`, `map_in_processes`, `to_redis` and `to_parquet`."""

@@ -152,8 +152,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             max_state=self._max_state,
         )
         run.secured.context = contextvars.copy_context()
-        self.is_running = True
         lifetimes.begin(self)
+        self.is_running = True
         return run
 
     @property

@@ -26,6 +26,7 @@ __all__ = [
     "is_async",
     "is_plain",
     "negated",
+    "refuse_kinds",
     "refuse_undone",
     "settled",
 ]
@@ -114,14 +115,23 @@ def refuse_undone(node: Stream) -> None:
     raises    PipelineError: names the node and the remedy
     """
     for function, accepted, remedy in _functions(node):
-        kind = _kind(function)
-        if kind is not None and kind not in accepted:
-            name = getattr(function, "__name__", type(function).__name__)
-            msg = (
-                f"pipeline node {node!r}: expected functions whose work is done when they return, got the {kind} function "
-                f"{name!r}, whose work would never be done here; {remedy}"
-            )
-            raise PipelineError(msg)
+        refuse_kinds(node, function, accepted, remedy)
+
+
+def refuse_kinds(node: Stream, function: Any, accepted: frozenset[Kind], remedy: str) -> None:
+    """Refuse a function of a kind that its node does not accept.
+
+    accepted  the accepted kinds, in addition to plain functions
+    raises    PipelineError: names the node and the remedy
+    """
+    kind = _kind(function)
+    if kind is not None and kind not in accepted:
+        name = getattr(function, "__name__", type(function).__name__)
+        msg = (
+            f"pipeline node {node!r}: expected functions whose work is done when they return, got the {kind} function "
+            f"{name!r}, whose work would never be done here; {remedy}"
+        )
+        raise PipelineError(msg)
 
 
 def _functions(node: Stream) -> Iterator[tuple[Any, frozenset[Kind], str]]:

@@ -1,6 +1,7 @@
 """Every streamz node downstream of `from_redis`: its output and order, acknowledgements, and the effect of failures."""
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,6 +126,7 @@ CASES: dict[str, Case] = {
     "map_async in parallel": Case(
         lambda s: s.map_async(halved, parallelism=3), [n / 2 for n in PUSHED], shows_entries=False
     ),
+    "map_in_processes": Case(lambda s: s.map_in_processes(operator.index, workers=2), PUSHED),
 }
 
 

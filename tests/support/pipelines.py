@@ -5,6 +5,7 @@ element was made of.
 """
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,6 +127,7 @@ SEGMENTS: dict[str, Segment] = {
     "delay": Segment(lambda s, _: s.delay(0.001)),
     "rate_limit": Segment(lambda s, _: s.rate_limit(0.0005)),
     "map_async": Segment(lambda s, _: s.map_async(_later, parallelism=3)),
+    "map_in_processes": Segment(lambda s, _: s.map_in_processes(copy.copy, workers=2)),
     "async map": Segment(lambda s, _: s.map(_later)),
     "async filter": Segment(lambda s, w: s.filter(w.every_third_later)),
     "async flatten": Segment(lambda s, _: s.map(_alone).flatten()),
