@@ -47,12 +47,12 @@ def add_cpu_time(used: dict[str, float], snapshot: pd.DataFrame) -> tuple[dict[s
     used      CPU seconds by process name
     returns   the sums; the snapshot with a column `cpu_seconds`
     """
-    now = (snapshot["cpu_percent"].fillna(0.0) / 100).groupby(snapshot["name"]).sum()
-    names = [str(name) for name in now.index]
-    sums = used | {name: used.get(name, 0.0) + more for name, more in zip(names, now.tolist(), strict=True)}
+    sums = dict(used)
+    for name, percent in zip(snapshot["name"], snapshot["cpu_percent"].fillna(0.0), strict=True):
+        sums[name] = sums.get(name, 0.0) + percent / 100
     if len(sums) > _MOST_NAMES:
         sums = dict(sorted(sums.items(), key=lambda one: one[1], reverse=True)[:_MOST_NAMES])
-    seconds = [sums.get(str(name), 0.0) for name in snapshot["name"]]
+    seconds = [sums.get(name, 0.0) for name in snapshot["name"]]
     return sums, snapshot.assign(cpu_seconds=pd.Series(seconds, index=snapshot.index, dtype="float64"))
 
 
