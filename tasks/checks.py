@@ -1,4 +1,4 @@
-"""Checks of what users pass: names, numbers, durations and positions in a topic."""
+"""Checks of users' input: names, numbers, durations and positions in a topic."""
 
 import re
 from collections.abc import Iterable
@@ -27,12 +27,15 @@ _RULE = "1 to 128 letters, digits, '_', '.' or '-', no '.' or '-' at the ends"
 
 
 def is_group(name: str) -> bool:
-    """Return whether a consumer group of Sluice's can have this name."""
+    """Return whether one of Sluice's consumer groups can have this name."""
     return bool(_GROUP.fullmatch(name))
 
 
 def check_group(name: str) -> str:
-    """Return `name` if it can be a consumer group's."""
+    """Return a valid name of a consumer group, or refuse it.
+
+    raises    SettingsError: the name breaks the rule
+    """
     if isinstance(name, str) and _GROUP.fullmatch(name):
         return name
     msg = f"expected a group name of {_RULE}, got {name!r}; rename the group"
@@ -40,7 +43,7 @@ def check_group(name: str) -> str:
 
 
 def check_choice(value: object, choices: Iterable[object], *, name: str) -> None:
-    """Refuse a value that is none of `choices`; `name` says whose it is."""
+    """Refuse a value that is not among `choices`; `name` is the option's, for the message."""
     allowed = list(choices)
     if value not in allowed:
         msg = f"{name}: expected {' or '.join(map(repr, allowed))}, got {value!r}"
@@ -56,22 +59,22 @@ def check_field(field: object, *, name: str) -> str:
 
 
 def check_number(value: object, *, least: int, name: str) -> None:
-    """Refuse what is no whole number from `least` on; `name` says whose it is."""
+    """Refuse a value that is not a whole number of at least `least`; `name` is the option's, for the message."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         msg = f"{name}: expected a whole number from {least} on, got {value!r}"
         raise SettingsError(msg)
 
 
-# 100 years: a number that every server and clock takes.
+# 100 years: every server and clock accepts it.
 _LONGEST = 36_525 * 86_400
 
 
 def seconds(duration: str | float | timedelta, *, name: str = "duration", least: float = 0.0) -> float:
-    """Return a duration in seconds: a number of seconds, a timedelta, or text such as '500ms', '1h30min' or 'PT1H30M'.
+    """Convert a duration to seconds, or refuse it.
 
-    What text may be is written in `tasks.base.quantities`.
-
-    raises    SettingsError: not a duration, not above zero, above 100 years, or less than `least`; `name` is the option's
+    duration  a number of seconds, a timedelta, or text such as '500ms', '1h30min' or 'PT1H30M' (`tasks.base.quantities`)
+    name      the option's, for the message
+    raises    SettingsError: not a duration, not above zero, above 100 years, or less than `least` seconds
     """
     try:
         value = _in_seconds(duration)
@@ -93,7 +96,7 @@ def _in_seconds(duration: object) -> float:
         return duration.total_seconds()
     if isinstance(duration, str):
         return float(quantities.duration(duration))
-    # numpy registers timedelta64 as a whole number, of units that it would take for seconds here.
+    # numpy registers timedelta64 as an integer type; its number, in units of its own, would count as seconds here.
     is_timedelta64 = getattr(getattr(duration, "dtype", None), "kind", "") == "m"
     if isinstance(duration, Real | Decimal) and not isinstance(duration, bool) and not is_timedelta64:
         return float(duration)
@@ -101,9 +104,9 @@ def _in_seconds(duration: object) -> float:
 
 
 def group_start(start_from: str) -> str:
-    """Return the entry id after which a new group starts, so that it reads `start_from` and what follows.
+    """Return the entry id after which a new group starts, so that it reads `start_from` and all later entries.
 
-    start_from   'beginning', 'new', an ISO 8601 time (UTC unless it says otherwise) or an entry id
+    start_from   'beginning', 'new', an ISO 8601 time (UTC without an offset) or an entry id
     raises       SettingsError: none of these
     """
     if start_from == "beginning":
@@ -115,9 +118,9 @@ def group_start(start_from: str) -> str:
 
 
 def group_end(until: str) -> str:
-    """Return the id of the last entry that `until` admits; '$' for what a topic holds at the start.
+    """Return the id of the last entry that `until` includes; '$' stands for the topic's last entry at the start.
 
-    until     'now' (or 'new'), an ISO 8601 time (UTC unless it says otherwise) or an entry id; all inclusive
+    until     'now' (or 'new'), an ISO 8601 time (UTC without an offset) or an entry id; all inclusive
     raises    SettingsError: none of these
     """
     if until in ("now", "new"):

@@ -1,19 +1,19 @@
-"""Everything Sluice raises on purpose, as one tree.
+"""Sluice's own errors, as one tree.
 
 SluiceError
-├── SettingsError        an address, name, duration or option that cannot be used
-├── UnavailableError     Redis (or a Prefect server) does not answer
-├── UnreadableTopicError a topic, or a key beside it, that does not hold what Sluice writes there
-├── TopicFullError       a topic whose readers lag, and that waits for them; nothing was pushed
-├── EncodeError          a value that no bytes stand for; nothing was pushed
-├── PoisonEntryError     bytes that no value stands for, or that are refused by the limits
-├── PipelineError        a pipeline that cannot be trusted with acks, or that failed
-├── LeaseLostError       a consumer that was taken for dead; its entries belong to others now
-├── StateConflictError   a stored state that is another one than the consumer's; its entries are redelivered
-└── PumpError            a pump that failed too often, or broke its promise
+├── SettingsError        an address, name, duration or option is invalid
+├── UnavailableError     Redis or a Prefect server does not answer
+├── UnreadableTopicError a topic, or a key beside it, has a type or content that Sluice does not write
+├── TopicFullError       a topic waits for its lagging readers; nothing was pushed
+├── EncodeError          a value cannot be encoded; nothing was pushed
+├── PoisonEntryError     bytes cannot be decoded, or exceed the limits
+├── PipelineError        a pipeline is refused at its start, or failed
+├── LeaseLostError       a consumer lost its lease; others may own its entries now
+├── StateConflictError   a stored state differs from the consumer's; its entries are redelivered
+└── PumpError            a pump failed too often, or returned something that it may not
 
-A message says what was expected, what came, where, and what happened to the data or what to do.
-It never carries a payload, a URL with a password, or a credential.
+A message names the expected input, the actual input, the place, and the data's fate or the remedy.
+It never contains a payload, a URL with a password, or a credential.
 """
 
 __all__ = [
@@ -32,49 +32,49 @@ __all__ = [
 
 
 class SluiceError(Exception):
-    """The root: catch it to catch everything Sluice raises on purpose."""
+    """The root of the tree: catch it to catch all of Sluice's own errors."""
 
 
 class SettingsError(SluiceError, ValueError):
-    """An address, a name, a duration or an option that cannot be used as it is."""
+    """An address, name, duration or option is invalid."""
 
 
 class UnavailableError(SluiceError, ConnectionError):
-    """A server that does not answer, or not as the server it should be."""
+    """A server does not answer, or is not the expected kind of server."""
 
 
 class UnreadableTopicError(SluiceError, RuntimeError):
-    """A topic, or a key beside it, that does not hold what Sluice writes there; the message names the key."""
+    """A topic, or a key beside it, has a type or content that Sluice does not write; the message names the key."""
 
 
 class TopicFullError(SluiceError, RuntimeError):
-    """A topic declared `when_full='wait'` holds as much as it may that a live group has not read."""
+    """A topic with `when_full='wait'` is full of entries that a live group has not read; nothing was pushed."""
 
 
 class EncodeError(SluiceError, TypeError):
-    """A value that cannot become bytes and come back equal; nothing was pushed."""
+    """A value cannot be encoded so that it decodes to an equal one; nothing was pushed."""
 
 
 class PoisonEntryError(SluiceError, ValueError):
-    """Bytes that cannot become a value, or that the limits refuse; the bytes are kept as they are.
+    """Bytes cannot be decoded, or exceed the limits; the bytes are kept unchanged.
 
-    id   of the entry they are in; '' where that is not known
+    id   the entry's id; '' if unknown
     """
 
     id: str = ""
 
 
 class PipelineError(SluiceError, RuntimeError):
-    """A pipeline that is refused before it runs, or that failed while it ran."""
+    """A pipeline is refused before it runs, or failed while it ran."""
 
 
 class LeaseLostError(SluiceError, RuntimeError):
-    """A consumer's lease ran out: its pending entries may be somebody else's by now."""
+    """A consumer's lease expired: other consumers may own its pending entries now."""
 
 
 class StateConflictError(SluiceError, RuntimeError):
-    """The stored state of a group is another one than its consumer has in memory; the run begins again with the stored one."""
+    """A group's stored state differs from its consumer's in memory; the run starts again with the stored one."""
 
 
 class PumpError(SluiceError, RuntimeError):
-    """A pump that failed too often in a row, or that returned what no pump may return."""
+    """A pump failed too often in a row, or returned a value that it may not return."""

@@ -27,18 +27,18 @@ REDIS_URL = "SLUICE_REDIS_URL"
 METRICS_PORT = "SLUICE_METRICS_PORT"
 _DEFAULT_METRICS_PORT = 9464  # OpenTelemetry's for Prometheus exporters
 _LARGEST_PORT = 65_535
-SECRET_BLOCK = "sluice-redis-url"  # noqa: S105 - the name of it
+SECRET_BLOCK = "sluice-redis-url"  # noqa: S105 - the block's name
 QUOTING = "in a password, write special characters as %40 (@), %2F (/), %3F (?), %23 (#)"
 
 _SCHEMES = ("redis", "rediss", "unix")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST = re.compile(r"(?:\[[^\[\]@]*\]|[^\[\]@:]*)(?::\d*)?")
-# The longest path a unix socket can be bound to on Linux, its closing NUL left out (sun_path, unix(7)).
+# Linux' limit on the path of a unix socket, without the closing NUL (sun_path, unix(7)).
 _MAX_SOCKET_PATH = 107
 
 
 def local_socket() -> Path:
-    """Return the socket of the Redis that `sluice up` starts, which only this user can open."""
+    """Return the socket path of the Redis that `sluice up` starts; only this user can open it."""
     path = state_dir() / "redis" / "redis.sock"
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
@@ -47,11 +47,14 @@ def local_socket() -> Path:
 
 
 def _trusted(socket: Path) -> Path:
-    """Return a socket that no other user can have put there: in the temporary folder, anyone can be the first."""
+    """Return a socket that no other user can have created: in the temporary folder, anyone may create the path first.
+
+    raises    SettingsError: another user can have created it
+    """
     if socket.is_relative_to(state_dir()) or (is_private(socket.parent) and socket.lstat().st_uid == os.getuid()):
         return socket
     msg = (
-        f"expected {socket} in a folder that only this user can write to, got one that another user can have put there; it was "
+        f"expected {socket} in a folder that only this user can write to, got one that another user may have created; it was "
         f"not used; remove {socket.parent}, or set {STATE_DIR} to a folder with a shorter path"
     )
     raise SettingsError(msg)
@@ -77,17 +80,17 @@ def socket_url(path: Path) -> str:
     >>> socket_url(Path("/home/me/c#/redis.sock"))
     'unix:///home/me/c%23/redis.sock'
     """
-    # Only what an address would take for something else: a path in any language can still be read.
+    # Escape only characters with a meaning in a URL, so that paths in any language stay readable.
     return "unix://" + re.sub(r"[\x00-\x20%#?\x7f]", lambda found: quote(found[0]), str(path))
 
 
 def redis_url() -> str:
-    """Return the reservoir's address, from the first that names one.
+    """Return the address of Redis from the first of these sources that has one.
 
     1. `SLUICE_REDIS_URL`; 2. inside a Prefect flow run, the Secret block `sluice-redis-url`;
     3. the local stack of `sluice up`, if it is running.
 
-    raises    SettingsError: none of them does, or what it says is not an address of Redis
+    raises    SettingsError: none has one, or it is not an address of Redis
     """
     if url := os.environ.get(REDIS_URL):
         return check_url(url, where=REDIS_URL)
@@ -95,7 +98,7 @@ def redis_url() -> str:
         return check_url(url, where=f"the Secret block {SECRET_BLOCK!r}")
     try:
         socket = local_socket()
-    except SettingsError as error:  # no project to look in
+    except SettingsError as error:  # there is no project
         msg = f"expected a Redis to use, found none: no {REDIS_URL} is set; set {REDIS_URL}=redis://HOST:6379/0; or {error}"
         raise SettingsError(msg) from error
     if socket.exists():
@@ -108,7 +111,11 @@ def redis_url() -> str:
 
 
 def check_url(url: str, *, where: str = "url") -> str:
-    """Return `url` if it can be an address of Redis. What is wrong with it is said without repeating it."""
+    """Return a valid address of Redis, or refuse it.
+
+    where     the source of the address, for the message
+    raises    SettingsError: not an address of Redis; the message does not repeat it, because it may hold a password
+    """
     scheme, rest = _scheme_and_rest(url)
     if scheme in _SCHEMES:
         database = re.split("[?#]", rest)[0].partition("/")[2]
@@ -117,14 +124,15 @@ def check_url(url: str, *, where: str = "url") -> str:
         # redis-py would take database 0.
         msg = f"{where}: expected a database number behind the host, as in redis://HOST:6379/0, got something else; {QUOTING}"
         raise SettingsError(msg)
-    msg = f"{where}: expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got {f'one that begins with {scheme!r}' if scheme else 'one without a scheme'}"
+    got = f"one that begins with {scheme!r}" if scheme else "one without a scheme"
+    msg = f"{where}: expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, got {got}"
     raise SettingsError(msg)
 
 
 def without_password(url: str) -> str:
-    """Return `url` fit to be shown: scheme, host, port and path; no user, no password, no query.
+    """Return an address without user, password and query, for display.
 
-    Only the scheme, where it is in doubt what belongs to a password.
+    Returns only the scheme if parts of the address might belong to a password.
 
     >>> without_password("redis://user:secret@host:6379/0"), without_password("redis://:sec/ret@host:6379/0")
     ('redis://host:6379/0', 'redis://')
@@ -134,13 +142,13 @@ def without_password(url: str) -> str:
     address = re.split("[?#]", rest)[0]
     named, slash, path = address.partition("/")
     if scheme == "unix" and not named:
-        return shown if "@/" in rest else shown + address  # before '@/' it may be a user
+        return shown if "@/" in rest else shown + address  # the text before '@/' may be a user
     host = named.rpartition("@")[2]
     return shown if "@" in rest[len(named) :] or not _HOST.fullmatch(host) else shown + host + slash + path
 
 
 def _scheme_and_rest(url: str) -> tuple[str, str]:
-    """Return what is before '://' and what follows; '' and all of it, if it does not begin with a scheme."""
+    """Split an address at '://'; without a scheme, return '' and the whole address."""
     scheme, found, rest = url.partition("://")
     return (scheme, rest) if found and _SCHEME.fullmatch(scheme) else ("", url)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.processes.meeting import RUN_TITLE, WITHOUT_THREADS, peer_is_us, receive, send, shared
-from tasks.base.imported_files import imported_files, seen
+from tasks.base.imported_files import imported_files, stamps
 
 __all__ = ["Template", "main"]
 
@@ -283,7 +283,7 @@ def _read_files() -> dict[str, tuple[int, int]]:
     from prefect.settings import get_current_settings  # noqa: PLC0415 - main() imports Prefect
 
     settings = get_current_settings()
-    return imported_files() | seen(settings.profiles_path, settings.logging.config_path)
+    return imported_files() | stamps(settings.profiles_path, settings.logging.config_path)
 
 
 def _end_with(lifeline: int) -> None:

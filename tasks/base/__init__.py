@@ -1,1 +1,1 @@
-"""Small tools that every other folder uses; they know neither Redis nor streamz."""
+"""Small tools for every other folder, independent of Redis and streamz."""

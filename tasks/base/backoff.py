@@ -1,21 +1,21 @@
-"""Pauses between tries that double from one try to the next, up to a bound."""
+"""Back-off: pauses between tries that double up to a bound."""
 
 __all__ = ["Backoff", "doubled"]
 
-_MOST_DOUBLINGS = 60  # beyond, any pause exceeds its bound, and a float would overflow
+_MAX_DOUBLINGS = 60  # beyond it, any pause exceeds its bound, and a float would overflow
 
 
 def doubled(first: float, times: int, *, longest: float) -> float:
-    """Return `first` seconds, doubled so many times, but at most `longest`.
+    """Return `first` seconds doubled `times` times, at most `longest`.
 
     >>> [doubled(0.5, times, longest=3.0) for times in range(4)]
     [0.5, 1.0, 2.0, 3.0]
     """
-    return min(longest, first * 2.0 ** min(times, _MOST_DOUBLINGS))
+    return min(longest, first * 2.0 ** min(times, _MAX_DOUBLINGS))
 
 
 class Backoff:
-    """The pauses of one loop that tries again: `first` seconds, then twice as long each time, up to `longest`.
+    """The pauses of one retry loop: `first` seconds, then twice as long each time, up to `longest`.
 
     >>> backoff = Backoff(first=0.5, longest=3.0)
     >>> backoff.next(), backoff.next(), backoff.tries

@@ -1,4 +1,4 @@
-"""Entry ids: '<milliseconds>-<sequence>', as Redis gives them by its clock, or a client by whatever it likes."""
+"""Entry ids, '<milliseconds>-<sequence>': Redis assigns them by its clock; clients may choose any."""
 
 import re
 from datetime import UTC, datetime
@@ -8,18 +8,18 @@ from tasks.errors import SettingsError
 __all__ = ["MAX_NUMBER", "id_named", "id_numbers", "id_time"]
 
 MAX_NUMBER = 2**64 - 1
-"""The largest that each of an id's two numbers can be."""
+"""The largest value of each of an id's two numbers."""
 _ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
-# Not written for a moment of the first seconds of 1970, but for a month.
+# Such text means a month, not an id in the first seconds of 1970.
 _MONTH = re.compile(r"(?:19|20)[0-9]{2}-[0-9]{1,2}")
-# Milliseconds from 2001 to 2286, or the nanoseconds that some clients write; with 8, 12 or 14 digits dates and times are written.
+# Milliseconds from 2001 to 2286, or nanoseconds, which some clients write; 8, 12 or 14 digits are a date or a time.
 _FIRST_NUMBER = re.compile(r"0|[0-9]{13}|[0-9]{15,20}")
-# The end of the 30th of December 9999: the last day that there is in every time zone.
+# The end of 30 December 9999: the last day that exists in every time zone.
 _LAST_MS = 253_402_214_399_000
 
 
 def id_numbers(entry_id: str) -> tuple[int, int]:
-    """Return an id's two numbers, which sort as the entries of a topic do.
+    """Return an id's two numbers, which sort in the order of a topic's entries.
 
     >>> id_numbers("9-10") < id_numbers("10-9")
     True
@@ -29,10 +29,12 @@ def id_numbers(entry_id: str) -> tuple[int, int]:
 
 
 def id_named(text: str, *, name: str, expected: str, sequence: int) -> tuple[int, int]:
-    """Return the two numbers of the id that text names: an id, its first number, or an ISO 8601 time (UTC unless it says otherwise).
+    """Parse an id, an id's first number, or an ISO 8601 time (UTC without an offset) into an id's two numbers.
 
-    sequence  the second number where the text has none
-    raises    SettingsError: none of these; `name` says whose it is, `expected` what it could have been
+    name      the option, for the message
+    expected  the accepted forms, for the message
+    sequence  the second number, if the text has none
+    raises    SettingsError: the text has none of these forms
 
     >>> [id_named(text, name="until", expected="an id", sequence=9) for text in ("5-1", "1700000000000", "19700102")]
     [(5, 1), (1700000000000, 9), (86400000, 9)]
@@ -57,7 +59,7 @@ def id_named(text: str, *, name: str, expected: str, sequence: int) -> tuple[int
 
 
 def id_time(entry_id: str) -> datetime:
-    """Return the time that an id tells, in UTC; of one beyond the year 9999, which is no time, nearly the end of that.
+    """Return the time in an id, in UTC; for ids beyond the year 9999, which a datetime cannot hold, the end of that year.
 
     >>> f"{id_time('1767225600000-0'):%Y-%m-%d}", id_time("1767225600000000000-0").year
     ('2026-01-01', 9999)

@@ -1,4 +1,4 @@
-"""Loggers whose records are one line each, without control characters and of bounded length."""
+"""Loggers whose records are single lines without control characters, bounded in length."""
 
 import logging
 from collections.abc import Callable
@@ -18,20 +18,20 @@ _FILTER = _OneLine()
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module: what it logs is one line, and a traceback is indented below it.
+    """Return a module's logger, which writes each message on one line and indents tracebacks below it.
 
-    A filter of the package's logger would not do: Python asks it only about records that are logged there.
+    Each module needs its own filter: Python applies the filter of the package's logger only to records logged there.
     """
     logger = logging.getLogger(name)
-    logger.addFilter(_FILTER)  # adding it again changes nothing
+    logger.addFilter(_FILTER)  # has no effect if the filter is there already
     return logger
 
 
 def tidy(record: logging.LogRecord, shape: Callable[[str], str]) -> None:
-    """Give a record the message that `shape` makes of its own, and a traceback that is indented and bounded."""
+    """Replace a record's message by `shape(message)`, and indent and bound its traceback."""
     try:
         message = record.getMessage()
-    except Exception:  # noqa: BLE001 - the arguments do not fit: its handlers report that
+    except Exception:  # noqa: BLE001 - the arguments do not fit the message: the record's handlers report that
         return
     if (shown := shape(message)) != message:
         record.msg, record.args = shown, ()

@@ -22,7 +22,7 @@ _PATIENCE = 5.0  # seconds that `close` waits for a loop that a call blocks
 
 
 def outside_of_loops(function: Callable[[], Any]) -> Any:
-    """Call `function` where no loop runs, and return its result: in this thread, or in another if a loop runs in this one.
+    """Call `function` in a thread without a running loop, and return its result: in this thread if it has none.
 
     This thread's loop is blocked during the call. The call sees the context variables of this thread.
     """
@@ -63,7 +63,7 @@ class OwnLoop:
                 raise TimeoutError(msg)
             result, error = future.result()
         finally:
-            future.cancel()  # no effect where it is done
+            future.cancel()  # has no effect if it is done
         if error is not None:
             raise error
         return result

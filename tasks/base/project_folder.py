@@ -1,4 +1,4 @@
-"""The project's folder: where `prefect.yaml`, the flows of its owner and the state folder are."""
+"""The project's folder, which holds `prefect.yaml`, the user's flows and the state folder."""
 
 import os
 import re
@@ -27,7 +27,7 @@ CODE = Path(__file__).resolve().parents[2]
 PACKAGES = ("deployments", "flows", "sluice", "tasks")
 """The top-level names of Sluice's packages."""
 
-# The work pool that all of Sluice's deployments share: other programs have a `prefect.yaml` as well.
+# All of Sluice's deployments share this work pool; it distinguishes their `prefect.yaml` from those of other programs.
 _OURS = re.compile(rb"""\bname:[ \t]*(["']?)sluice\1[ \t]*(?:[,}#\r\n]|\Z)""")
 
 
@@ -35,27 +35,28 @@ def project_dir() -> Path:
     """Return the folder of the project in use.
 
     1. `SLUICE_PROJECT`; 2. the nearest folder, from the working directory upwards, with a `prefect.yaml` that names the
-    work pool `sluice`; 3. the clone that Sluice is run from.
+    work pool `sluice`; 3. the clone from which Sluice runs.
 
-    raises    SettingsError: there is none
+    raises    SettingsError: there is none, or only one that belongs to another user
     """
     if found := find_project():
         return found
     if foreign := next(filter(_is_project, _upwards()), None):
         msg = (
-            f"expected a project of this user's, found {foreign}, which belongs to another user and can run code of theirs; "
-            f"it was not used; if you trust it, set {PROJECT}={foreign}"
+            f"expected a project that this user owns, found {foreign}, which belongs to another user and could run that user's "
+            f"code; it was not used; if you trust it, set {PROJECT}={foreign}"
         )
         raise SettingsError(msg)
+    start = next(iter(_upwards()), "the working directory, which was deleted,")
     msg = (
-        f"expected a project, found no {PREFECT_YAML} of Sluice's in {next(iter(_upwards()), 'a working directory that was deleted')} or above it; change to its folder, set {PROJECT} to "
-        "it, or make one with `sluice init`"
+        f"expected a project, found no {PREFECT_YAML} with the work pool sluice in {start} or above; "
+        f"change to a project's folder, set {PROJECT} to one, or make one with `sluice init`"
     )
     raise SettingsError(msg)
 
 
 def find_project() -> Path | None:
-    """Return what `project_dir` does, or None if there is no project.
+    """Return the folder of the project in use, chosen as in `project_dir`, or None if there is none.
 
     raises    SettingsError: `SLUICE_PROJECT` names a folder without a `prefect.yaml`
     """
@@ -69,7 +70,7 @@ def find_project() -> Path | None:
 
 
 def checkout() -> Path | None:
-    """Return the clone of Sluice's repository that this code runs from, or None if it is installed from a wheel."""
+    """Return the clone of Sluice's repository that contains this code, or None if it is installed from a wheel."""
     return CODE if _is_project(CODE) else None
 
 
@@ -83,7 +84,7 @@ def up_command() -> str:
 
 
 def hiding(project: Path) -> list[str]:
-    """Return the modules of a project that hide Sluice's packages: a run imports from the project's folder first."""
+    """Return a project's modules that shadow Sluice's packages: a run imports from the project's folder first."""
     if project == CODE:
         return []
     candidates = [file for name in PACKAGES for file in (f"{name}.py", f"{name}/__init__.py")]
@@ -91,7 +92,7 @@ def hiding(project: Path) -> list[str]:
 
 
 def _upwards() -> list[Path]:
-    """Return the working directory and those above it; none if it was deleted."""
+    """Return the working directory and its parents; none if it was deleted."""
     try:
         here = Path.cwd()
     except FileNotFoundError:
@@ -108,5 +109,5 @@ def _is_project(folder: Path) -> bool:
 
 
 def _is_trusted(folder: Path) -> bool:
-    """Return whether this user or root owns a project, whose code is run: in a shared folder, anyone can put one."""
+    """Return whether this user or root owns a project: in a shared folder, any user could place one, whose code would run."""
     return all(path.stat().st_uid in (os.geteuid(), 0) for path in (folder, folder / PREFECT_YAML))

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: one grammar wherever Sluice takes one.
+"""Durations and sizes in text: one grammar for all options and parameters.
 
 A **duration** is a number of seconds (`5`, `0.5`), numbers with units (`500ms`, `1.5 h`, `1h30min`, `2 days`), an ISO 8601
 duration (`PT1H30M`, `P2D`, `P1W`), or in Python a `timedelta`. The same grammar holds for `every`, `timeout`, `window`,
@@ -67,9 +67,9 @@ _BYTES = {"B": 1} | {
 
 
 def duration(text: str) -> Decimal:
-    """Return the seconds that a duration names, exactly.
+    """Parse a duration into exact seconds.
 
-    raises    ValueError: it is none, or not an exact one; the message says what to write
+    raises    ValueError: not a duration, or one without an exact length; the message names the remedy
 
     >>> [str(duration(text)) for text in ("500ms", "1h30min", "PT1H30M", "P1W", "0.5")]
     ['0.500', '5400', '5400', '604800', '0.5']
@@ -88,7 +88,7 @@ def duration(text: str) -> Decimal:
 
 
 def size(text: str) -> int | None:
-    """Return the whole bytes that a size names; None if it is none.
+    """Parse a size into whole bytes; None if the text is not a size.
 
     >>> size("1.5KB"), size("1 MiB"), size("5s")
     (1500, 1048576, None)

@@ -1,4 +1,4 @@
-"""Warnings that may come a thousand times: the first is logged, those that follow are summed up, once a minute."""
+"""Frequent warnings: the first is logged at once, later ones are counted and summed up once a minute."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ __all__ = ["Repeated"]
 
 
 class Repeated:
-    """Logs warnings, at most one line in `every` seconds; what came in between is counted.
+    """Logs warnings, at most one line per `every` seconds; warnings in between are counted. Thread-safe.
 
     >>> lines = []
     >>> class Log:
@@ -48,15 +48,15 @@ class Repeated:
             self.flush()
 
     def flush(self) -> None:
-        """Log what has been counted."""
+        """Log all counted warnings in one line; nothing if there are none."""
         with self._lock:
-            parts = [self._said(what, n) for what, n in self._counts.items()]
+            parts = [self._summary(what, n) for what, n in self._counts.items()]
             self._counts.clear()
             self._details.clear()
             self._due = self._clock() + self._every
         if parts:
             self._log.warning("%s", "; ".join(parts))
 
-    def _said(self, what: str, n: int) -> str:
+    def _summary(self, what: str, n: int) -> str:
         times = f" ({n} times)" if n > 1 else ""
         return what + times + (f", at last {self._details[what]}" if what in self._details else "")

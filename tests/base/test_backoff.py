@@ -1,4 +1,4 @@
-"""Pauses between tries: they double up to a bound, and start again after a success."""
+"""Back-off: pauses double up to a bound, and restart after a success."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,5 +20,5 @@ def test_pauses_double_up_to_the_longest_and_restart_after_a_success(
             expected *= 2
 
 
-def test_a_thousand_doublings_are_no_overflow() -> None:
+def test_thousands_of_doublings_do_not_overflow() -> None:
     assert doubled(0.1, 5_000, longest=30.0) == 30.0

@@ -1,4 +1,4 @@
-"""Records of the package `tasks`, and of runs: no text of an entry or an exception can forge a line."""
+"""Log records of `tasks` and of runs: text from entries and exceptions cannot forge lines."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ FORGED = "a\n12:00:00.000 | INFO    | Flow run 'x' - all is well\r\x1b[32m" + "y
 
 
 def logged(name: str, message: str, *arguments: object, error: Exception | None = None) -> str:
-    """Return what a handler writes of a record."""
+    """Return the text that a handler writes for a record."""
     log_errors_in_one_sentence()
     logger = get_logger(name) if name.startswith("tasks") else logging.getLogger(name)
     about = (type(error), error, None) if error else None
@@ -26,7 +26,7 @@ def logged(name: str, message: str, *arguments: object, error: Exception | None 
 
 
 @pytest.mark.parametrize("name", ["tasks.somewhere", "prefect.flow_runs", "prefect.task_runs", "prefect.engine"])
-def test_no_text_forges_a_line_of_a_log_or_floods_it(name: str) -> None:
+def test_logged_text_cannot_forge_lines_or_flood_the_log(name: str) -> None:
     for text in (logged(name, "it raised %s", FORGED), logged(name, "it raised", error=ValueError(FORGED))):
         assert "all is well" in text
         assert len(text) < 25_000
@@ -34,7 +34,7 @@ def test_no_text_forges_a_line_of_a_log_or_floods_it(name: str) -> None:
     assert "\n" not in logged("tasks.somewhere", FORGED)
 
 
-def test_a_pipeline_that_raises_an_entrys_text_logs_one_line_of_it(
+def test_entry_text_in_an_exception_is_logged_on_one_line(
     fake_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     def parse(entry: dict[str, str]) -> None:
@@ -49,14 +49,14 @@ def test_a_pipeline_that_raises_an_entrys_text_logs_one_line_of_it(
     assert line.endswith("this entry and all others that fail there become dead letters")
 
 
-def test_a_record_whose_arguments_do_not_fit_is_left_to_its_handlers() -> None:
+def test_record_with_wrong_arguments_stays_unchanged() -> None:
     logger = get_logger("tasks.somewhere")
     record = logger.makeRecord(logger.name, logging.INFO, "", 0, "%d of %d", ("one",), (None, None, None))
     assert logger.filter(record)
     assert record.args == ("one",)
 
 
-def test_a_runs_own_message_of_several_lines_is_shown_in_full() -> None:
+def test_multi_line_message_of_a_run_is_logged_in_full() -> None:
     text = logged("prefect.flow_runs", "first\n\tsecond %s", "100 %", error=ValueError("no\nsuch"))
     first, second, *traceback = text.split("\n")
     assert (first, second.split()) == ("first", ["second", "100", "%"])
@@ -64,6 +64,6 @@ def test_a_runs_own_message_of_several_lines_is_shown_in_full() -> None:
 
 
 @pytest.mark.parametrize("package", ["tasks", "flows"])
-def test_every_module_takes_its_logger_from_where_records_are_made_one_line(package: str) -> None:
+def test_every_module_uses_the_one_line_logger(package: str) -> None:
     own = re.compile(r"logging\.getLogger\(__name__\)")
     assert not [path.name for path in Path(ROOT, package).rglob("*.py") if own.search(path.read_text())]

@@ -95,7 +95,7 @@ def test_project_of_another_user_is_refused_unless_named(tmp_path: Path, monkeyp
 
 @pytest.mark.usefixtures("wheel")
 def test_without_a_project_errors_name_the_cure_and_scripts_go_on(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"found no prefect.yaml of Sluice's in .* `sluice init`"):
+    with pytest.raises(SettingsError, match=r"found no prefect.yaml with the work pool sluice in .* `sluice init`"):
         state_dir()
     with pytest.raises(SettingsError, match=r"expected a Redis to use, .* set SLUICE_REDIS_URL=.* `sluice init`"):
         redis_url()
