@@ -31,7 +31,7 @@ def test_500_pushes_whose_replies_are_lost_at_random_are_500_entries_in_order(
     assert list(numbers_in(real_redis, "numbers").items()) == list(zip(ids, range(500), strict=True))
 
 
-def test_an_outlet_whose_reads_acks_and_results_lose_their_replies_emits_every_entry_and_result_once(
+def test_outlet_emits_each_entry_and_result_once_when_replies_are_lost(
     redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
     seen: list[int] = []

@@ -22,9 +22,7 @@ def keep_all_that_is_acknowledged(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=LONG)])
-def test_a_redis_that_is_killed_and_restarted_costs_no_tick_twice_and_none_in_silence(
-    kills: int, tmp_path: Path
-) -> None:
+def test_redis_restart_duplicates_no_tick_and_every_missed_tick_is_counted(kills: int, tmp_path: Path) -> None:
     chance, waits = random.Random(2), threading.Event()
     with RedisServer(tmp_path / "redis") as server:
         keep_all_that_is_acknowledged(server)
@@ -50,7 +48,7 @@ def test_a_redis_that_is_killed_and_restarted_costs_no_tick_twice_and_none_in_si
         pytest.param(False, 5, 5.0, id="never, the real timeout", marks=LONG),
     ],
 )
-def test_a_redis_out_of_reach_for_longer_than_the_socket_timeout_costs_no_tick_twice_and_none_in_silence(
+def test_long_redis_outage_duplicates_no_tick_and_every_missed_tick_is_counted(
     redis_server: RedisServer,
     real_redis: redis.Redis,
     tmp_path: Path,

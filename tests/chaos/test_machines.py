@@ -83,7 +83,7 @@ def run_on(stack: Plain, machine: Machine, deployment: str, *, not_on: Machine) 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1200)
-def test_replicas_relieve_one_that_stands_still_and_one_whose_machine_is_gone_and_every_result_comes_once(
+def test_replicas_relieve_suspended_and_lost_ones_and_each_result_appears_once(
     redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
     with Plain(tmp_path / "plain", redis_server) as stack, machines(stack, tmp_path) as (one, other):

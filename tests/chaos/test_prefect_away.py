@@ -83,7 +83,7 @@ def longest_gap(times: list[float], begin: float, end: float) -> float:
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("away", [20, 120])
-def test_results_go_on_once_each_while_the_server_is_away_and_the_run_can_be_cancelled_afterwards(
+def test_results_continue_without_prefects_server_and_the_run_can_be_cancelled_later(
     away: int, redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
     with Plain(tmp_path / "plain", redis_server) as stack:

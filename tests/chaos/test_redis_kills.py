@@ -33,9 +33,7 @@ def push_until(stopping: threading.Event, url: str, pushed: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(50, marks=[pytest.mark.chaos, pytest.mark.timeout(400)])])
-def test_what_a_killed_redis_has_acknowledged_is_processed_and_its_results_are_there_once(
-    kills: int, tmp_path: Path
-) -> None:
+def test_pushes_acknowledged_by_a_killed_redis_are_processed_with_results_once(kills: int, tmp_path: Path) -> None:
     chance, stopping = random.Random(1), threading.Event()
     pushed: list[str] = []
     with RedisServer(tmp_path / "redis") as server, Outlets(server.url, "results", tmp_path) as outlets:

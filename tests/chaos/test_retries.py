@@ -34,7 +34,7 @@ def as_prefect_runs_it(run: UUID, redis_url: str, **env: str) -> int:
     return subprocess.run(command, env=os.environ | settings | env, cwd=ROOT, timeout=60, check=False).returncode
 
 
-def test_a_run_that_was_killed_between_its_push_and_its_state_pushes_nothing_more_when_it_is_retried(
+def test_retry_of_a_run_killed_after_its_push_pushes_nothing_more(
     redis_server: RedisServer, real_redis: redis.Redis
 ) -> None:
     reservoir = Reservoir(real_redis)

@@ -12,7 +12,7 @@ from tests.chaos.outlet import Outlets, numbers_in
 from tests.support.waiting import wait_until
 
 
-def test_an_outlet_that_goes_on_after_it_was_relieved_doubles_no_result_and_none_is_lost(
+def test_outlet_that_resumes_after_its_relief_neither_doubles_nor_loses_results(
     redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
     reservoir = Reservoir(real_redis)

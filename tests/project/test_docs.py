@@ -43,7 +43,7 @@ from tests.support.waiting import wait_until
 
 # Python that another test runs, by what is in it.
 RUN_BY = {
-    "Secret(": "reservoir/test_secured_redis.py::test_a_flow_run_takes_the_address_from_the_secret_block_of_the_page",
+    "Secret(": "reservoir/test_secured_redis.py::test_flow_run_uses_the_documented_secret_block",
     ".sluice/archive": "archive/test_archive_readers.py::test_what_the_page_shows_reads_an_archive",
 }
 

@@ -43,7 +43,7 @@ UP = "stack/test_up.py::test_sluice_up_runs_everything_survives_a_crash_and_leav
 RESTART = "stack/test_end_to_end.py::test_an_outlet_is_restarted_stopped_and_rewound_as_the_replay_page_shows"
 BY_PREFECT = "stack/test_end_to_end.py::test_prefects_command_runs_an_inlet_and_an_outlet_that_restarts_until_cancelled"
 SHOWN = "commands/test_peek.py::test_peek_shows_the_newest_entries_and_status_the_topics"
-SECURED = "reservoir/test_secured_redis.py::test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that"
+SECURED = "reservoir/test_secured_redis.py::test_documented_acl_user_has_exactly_the_needed_commands"
 
 OWN = "commands/test_init.py::test_project_of_ones_own_runs_from_a_wheel_and_upgrades"
 HERE = "project/test_docs_commands.py::test_prefect_commands_on_pages_manage_schedules_pools_and_automations"

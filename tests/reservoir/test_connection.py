@@ -1,4 +1,4 @@
-"""A server that cannot be used is told by one sentence that says what to do."""
+"""Connections: an unusable server or address is refused with one sentence that names the remedy."""
 
 import contextlib
 import os
@@ -21,12 +21,12 @@ from tasks.settings import local_socket, redis_url, socket_url, without_password
 
 
 class Answers(socketserver.StreamRequestHandler):
-    """A server that gives the same reply to INFO, and OK to everything else."""
+    """A server with one fixed reply to INFO, and OK for all other commands."""
 
     info = b""
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # a client that has read enough closes at once
+        with contextlib.suppress(ConnectionError):  # the client closes as soon as it has read enough
             self._answer()
 
     def _answer(self) -> None:
@@ -52,7 +52,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("server", [b"redis_version:6.0.16\r\nredis_mode:standalone\r\n"], indirect=True)
-def test_a_redis_older_than_6_2_is_refused_with_its_version(server: str) -> None:
+def test_redis_older_than_6_2_is_refused_with_its_version(server: str) -> None:
     with pytest.raises(SettingsError, match=r"expected Redis or Valkey 6\.2 or later at .*, got 6\.0\.16; upgrade"):
         connect(server)
 
@@ -65,19 +65,19 @@ def test_a_redis_older_than_6_2_is_refused_with_its_version(server: str) -> None
     ],
     indirect=True,
 )
-def test_a_cluster_is_refused(server: str) -> None:
+def test_cluster_is_refused(server: str) -> None:
     with pytest.raises(SettingsError, match="is a cluster.*use a single server"):
         connect(server)
 
 
 @pytest.mark.parametrize("server", [b"-NOAUTH Authentication required."], indirect=True)
-def test_a_missing_password_is_said_to_be_missing(server: str) -> None:
+def test_missing_password_is_named_in_the_error(server: str) -> None:
     with pytest.raises(UnavailableError, match="refuses the user or password; check SLUICE_REDIS_URL"):
         connect(server)
 
 
 @pytest.mark.parametrize(
-    ("server", "says"),
+    ("server", "text"),
     [
         (b"-ERR DB index is out of range", r"refuses to be used \(DB index is out of range\); check SLUICE_REDIS_URL"),
         (b"-NOPERM this user has no permissions", r"does not let this user run INFO"),
@@ -85,14 +85,14 @@ def test_a_missing_password_is_said_to_be_missing(server: str) -> None:
     ],
     indirect=["server"],
 )
-def test_a_server_that_answers_and_cannot_be_used_is_not_said_to_be_silent(server: str, says: str) -> None:
-    with pytest.raises(UnavailableError, match=says) as raised:
+def test_error_distinguishes_unusable_servers_from_silent_ones(server: str, text: str) -> None:
+    with pytest.raises(UnavailableError, match=text) as raised:
         connect(server, retries=0).ping()
     assert "does not answer" not in str(raised.value)
 
 
 def all_of(error: BaseException) -> str:
-    """Return what a traceback says of an error and those it came of, without the lines of code, which name the URL here."""
+    """Return the traceback of an error and its causes, without lines of code, which contain the URL here."""
     shown = traceback.TracebackException.from_exception(error)
     for each in (shown, shown.__cause__, shown.__context__):
         if each:
@@ -101,7 +101,7 @@ def all_of(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize(
-    ("rest", "says"),
+    ("rest", "text"),
     [
         (":pa/ss@host:6379/0", "write special characters as"),
         (":hunter2@host:6379/0?no_such_option=1", "got one redis-py cannot use"),
@@ -112,22 +112,22 @@ def all_of(error: BaseException) -> str:
         (":hunter2@[127.0.0.1/0", "got one redis-py cannot use"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_refused_without_repeating_its_password(rest: str, says: str) -> None:
-    with pytest.raises(SettingsError, match=says) as raised:
+def test_refusal_of_an_address_does_not_repeat_its_password(rest: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=text) as raised:
         connect(f"redis://{rest}", retries=0)
-    told = all_of(raised.value)
-    assert "hunter2" not in told
-    assert "pa/" not in told
+    shown = all_of(raised.value)
+    assert "hunter2" not in shown
+    assert "pa/" not in shown
 
 
-def test_a_part_of_a_password_that_could_be_a_host_is_not_repeated_either() -> None:
+def test_part_of_a_password_that_looks_like_a_host_is_not_repeated() -> None:
     with pytest.raises(UnavailableError, match="Redis at redis:// does not answer") as raised:
         connect("redis://hunter2.invalid:1?x@127.0.0.1/0", retries=0)
     assert "hunter2" not in all_of(raised.value)
 
 
 @pytest.mark.parametrize("url", ["user:hunter2@host:6379/0", ":hunter2://x@host:6379/0"])
-def test_an_address_without_a_scheme_is_refused_without_repeating_it(url: str) -> None:
+def test_refusal_of_an_address_without_a_scheme_does_not_repeat_it(url: str) -> None:
     with pytest.raises(SettingsError, match="got one without a scheme") as raised:
         connect(url)
     assert "hunter2" not in all_of(raised.value)
@@ -148,47 +148,47 @@ def test_an_address_without_a_scheme_is_refused_without_repeating_it(url: str) -
         "retry_on_error=x",
     ],
 )
-def test_an_option_that_sluice_relies_on_is_refused_in_an_address(redis_server: RedisServer, option: str) -> None:
+def test_address_with_an_option_that_sluice_sets_itself_is_refused(redis_server: RedisServer, option: str) -> None:
     name = option.partition("=")[0]
     with pytest.raises(SettingsError, match=f"without {name}, which is Sluice's own .*; leave it out"):
         connect(f"{redis_server.url}?db=0&{option}")
 
 
-def test_other_options_of_redis_py_are_taken_from_an_address(redis_server: RedisServer) -> None:
+def test_other_redis_py_options_in_an_address_are_used(redis_server: RedisServer) -> None:
     client = connect(f"{redis_server.url}?db=0&client_name=mine&health_check_interval=10")
     assert client.client_getname() == "mine"
     client.close()
 
 
-def test_a_query_may_hold_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_of_an_address_may_contain_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_REDIS_URL", "redis://elsewhere:6379/0?password=a@b/c")
     assert redis_url() == "redis://elsewhere:6379/0?password=a@b/c"
 
 
 @pytest.mark.parametrize("server", [b"redis_version:6.2.0\r\nredis_mode:standalone\r\n"], indirect=True)
-def test_the_oldest_supported_version_is_taken(server: str) -> None:
+def test_oldest_supported_version_is_accepted(server: str) -> None:
     connect(server).close()
 
 
-def test_the_address_in_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_in_the_environment_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_REDIS_URL", "redis://elsewhere:6379/0")
     assert redis_url() == "redis://elsewhere:6379/0"
 
 
-def test_without_any_address_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_missing_address_names_the_variable_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.delenv("SLUICE_REDIS_URL", raising=False)
     monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path))
     with pytest.raises(SettingsError, match=r"run `make up`, or set SLUICE_REDIS_URL=redis://"):
         redis_url()
 
 
-def test_a_socket_path_too_long_to_bind_goes_to_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_with_a_too_long_path_moves_to_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_STATE_DIR", "/" + "d" * 120)
     assert len(str(local_socket())) <= 107
 
 
 @pytest.mark.parametrize(("mode", "is_used"), [(0o700, True), (0o755, True), (0o777, False), (0o770, False)])
-def test_a_socket_in_the_temporary_folder_is_used_only_where_no_one_else_can_have_put_it(
+def test_socket_in_the_temporary_folder_is_used_only_from_a_private_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, is_used: bool
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -204,7 +204,7 @@ def test_a_socket_in_the_temporary_folder_is_used_only_where_no_one_else_can_hav
             redis_url()
 
 
-def test_a_socket_of_someone_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("SLUICE_STATE_DIR", "/" + "d" * 120)
     monkeypatch.delenv("SLUICE_REDIS_URL", raising=False)
@@ -218,7 +218,7 @@ def test_a_socket_of_someone_else_is_not_used(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["c#", "what?", "%41", "a b", "u@host", "用户", "tab\t", "\udcff"])
-def test_a_redis_of_our_own_is_reached_whatever_its_folder_is_called(
+def test_local_redis_is_reachable_under_any_folder_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path / name))
@@ -244,7 +244,7 @@ def test_a_redis_of_our_own_is_reached_whatever_its_folder_is_called(
         (":secret://x@host:6379/0", ""),
     ],
 )
-def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
+def test_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
     assert without_password(url) == shown
 
 
@@ -260,7 +260,7 @@ def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
         "127.0.0.1:4200/api",
     ],
 )
-def test_an_address_without_secrets_is_shown_as_it_is(url: str) -> None:
+def test_address_without_secrets_is_shown_unchanged(url: str) -> None:
     assert without_password(url) == url
 
 
@@ -283,9 +283,7 @@ nasty = st.text("@:/?#%&=[]+ \\\"'ab1\n\u4e2d", min_size=4).flatmap(
     ],
 )
 @given(password=nasty)
-def test_whatever_is_in_a_password_only_the_bare_address_or_its_scheme_is_shown(
-    bare: str, userinfo: str, query: str, password: str
-) -> None:
+def test_no_password_appears_in_a_displayed_address(bare: str, userinfo: str, query: str, password: str) -> None:
     scheme, _, rest = bare.partition("://")
     url = f"{scheme}://{userinfo}{rest}{query}".replace("{}", password)
     assert without_password(url) in (bare, f"{scheme}://")

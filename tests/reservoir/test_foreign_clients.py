@@ -1,4 +1,4 @@
-"""What other clients of the same Redis may have done: nothing of it stops a group of ours."""
+"""Other clients of the same Redis: nothing that they write stops one of Sluice's groups."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.support.streams import consumer, dead, pending, push_all, read_all
 NO_TEXT = b"\xff\xfe"
 
 
-def test_groups_and_consumers_whose_names_are_no_text_stop_nobody(client: Any) -> None:
+def test_foreign_groups_and_consumers_with_binary_names_are_ignored(client: Any) -> None:
     ids = push_all(client, "topic", range(3))
     client.xgroup_create("topic", NO_TEXT, "0")
     client.xgroup_create("topic", "group", "0")
@@ -26,9 +26,7 @@ def test_groups_and_consumers_whose_names_are_no_text_stop_nobody(client: Any) -
 
 
 @pytest.mark.parametrize(("retry_id", "times"), [(NO_TEXT, "1"), (b"1", "1"), (b"1-x", "1"), (b"1-1", "x")])
-def test_what_looks_replayed_and_is_not_is_read_and_put_away_as_what_it_is(
-    client: Any, retry_id: bytes, times: str
-) -> None:
+def test_foreign_entry_in_a_retry_topic_is_processed_under_its_own_id(client: Any, retry_id: bytes, times: str) -> None:
     push_all(client, "topic", [1])
     by_hand = client.xadd("topic:retry:group", {"n": "2", "retry:id": retry_id, "retry:times": times}).decode()
     one = consumer(client)
@@ -39,7 +37,7 @@ def test_what_looks_replayed_and_is_not_is_read_and_put_away_as_what_it_is(
     assert (letter.entry_id, letter.retries) == (by_hand, 0)
 
 
-def test_ids_that_tell_no_time_can_be_looked_at(client: Any) -> None:
+def test_entries_with_ids_beyond_all_times_can_be_displayed(client: Any) -> None:
     ids = [client.xadd("topic", {"n": "1"}, id=f"{ns}-0").decode() for ns in (1_767_225_600_000_000_000, 2**64 - 1)]
     assert [entry.time.year for entry in Reservoir(client).peek("topic", 9) if hasattr(entry, "time")] == [9999, 9999]
     assert "9999-12-30" in markdown(Reservoir(client).levels(), [])
@@ -50,7 +48,7 @@ def test_ids_that_tell_no_time_can_be_looked_at(client: Any) -> None:
     assert pending(client) == []
 
 
-def test_a_group_that_begins_anew_keeps_the_records_of_what_is_retried(fake_redis: redis.Redis) -> None:
+def test_forgetting_results_of_a_topic_keeps_those_of_its_retry_topic(fake_redis: redis.Redis) -> None:
     records = [result_record("group", topic, "1-0") for topic in ("topic", "topic:retry:group")]
     for record in records:
         fake_redis.hset(record, "a result", "=1-0")

@@ -1,4 +1,4 @@
-"""A frame of objects, as `pd.DataFrame(rows).T` gives it, is pushed after `infer_objects()`, with one log line per topic."""
+"""Frames of objects, such as `pd.DataFrame(rows).T`: pushed after `infer_objects()`, with one log line per topic."""
 
 import logging
 
@@ -12,7 +12,7 @@ from tasks.testing import drain, pumped
 ROWS = {"sh600000": {"name": "a", "now": 1.5}, "sz000001": {"name": "b", "now": 2.5}}
 
 
-def test_a_frame_of_objects_is_pushed_with_one_log_line_per_topic(
+def test_frame_of_objects_is_pushed_with_one_log_line_per_topic(
     client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     reservoir = Reservoir(client)
@@ -29,13 +29,13 @@ def test_a_frame_of_objects_is_pushed_with_one_log_line_per_topic(
         assert entry["quotes"].to_dict("index") == ROWS
 
 
-def test_a_frame_of_mixed_objects_is_still_refused(client: redis.Redis) -> None:
+def test_frame_of_mixed_objects_is_refused(client: redis.Redis) -> None:
     with pytest.raises(EncodeError, match="field 'x': column 'a': expected objects of one type"):
         Reservoir(client).push("market", {"x": pd.DataFrame({"a": [1, "x"]})})
     assert not client.exists("market")
 
 
-def test_the_test_kit_pushes_frames_of_objects_as_an_inlet_does() -> None:
+def test_kit_pushes_frames_of_objects_like_an_inlet() -> None:
     (entry,) = pumped(lambda: {"quotes": pd.DataFrame(ROWS).T})
     assert entry["quotes"].to_dict("index") == ROWS
     run = drain(lambda source: source.map(lambda each: len(each["quotes"])), [{"quotes": pd.DataFrame(ROWS).T}])

@@ -1,4 +1,4 @@
-"""A topic that is full: whoever appends to it waits, and loses nothing."""
+"""Full topics: appends wait, and nothing is lost."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ from tests.support.streams import at_work, drain, here, pending, push_all
 from tests.support.waiting import wait_until
 
 
-def test_a_full_topic_costs_an_inlet_that_waits_its_ticks_and_no_failure(client: redis.Redis) -> None:
+def test_waiting_inlet_misses_ticks_on_a_full_topic_without_a_failure(client: redis.Redis) -> None:
     at_work(client, "group")
     beat = Beat(Reservoir(client), "topic", "inlet", every=1.0, keep=Keep(entries=1, when_full="wait"))
     now = 100.0
@@ -43,7 +43,7 @@ def test_a_full_topic_costs_an_inlet_that_waits_its_ticks_and_no_failure(client:
     wait_until(lambda: pumping.step() is None, "the end")
 
 
-def test_results_wait_for_a_full_topic_and_come_in_order(client: Any) -> None:
+def test_results_wait_for_a_full_topic_and_keep_their_order(client: Any) -> None:
     at_work(client, "group")
     client.rename("topic", "results")
     push_all(client, "source", range(8))
@@ -69,7 +69,7 @@ def test_results_wait_for_a_full_topic_and_come_in_order(client: Any) -> None:
 
     asyncio.run(main())
     assert read == list(range(8))
-    assert any(waited)  # and what waited was not acknowledged
+    assert any(waited)  # entries whose results waited were not acknowledged
 
 
 def as_large(n: int) -> dict[str, Any]:

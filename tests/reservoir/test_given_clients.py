@@ -1,4 +1,4 @@
-"""Any client of redis-py will do, whatever it is set to and however it reaches its server."""
+"""Clients passed by users: any redis-py client works, whatever its options and transport."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,7 +81,7 @@ def sentinel_port(tmp_path_factory: pytest.TempPathFactory, tcp_port: int) -> It
 def served(
     request: pytest.FixtureRequest, redis_server: RedisServer, tcp_port: int, sentinel_port: int
 ) -> Iterator[Served]:
-    """Return what makes a client of an empty Redis with the options given, in one of the ways that redis-py has."""
+    """Return a function that creates a client of an empty Redis with given options, over one of redis-py's transports."""
     made: list[redis.Redis] = []
 
     def client(**options: Any) -> redis.Redis:
@@ -109,7 +109,7 @@ def served(
 
 
 def check_every_use(client: redis.Redis) -> None:
-    """Push, read, push results, peek, follow and look at levels with a client."""
+    """Use a client to push, read, push results, peek, follow and show levels."""
     reservoir = Reservoir(client)
     ids = [reservoir.push("topic", {"n": n}) for n in range(3)]
     source = Stream.from_redis("topic", group="group", client=client)
@@ -125,7 +125,7 @@ def check_every_use(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_client_of_any_transport_pool_protocol_and_decoding_will_do(served: Served, options: Any) -> None:
+def test_client_of_any_transport_pool_protocol_and_decoding_works(served: Served, options: Any) -> None:
     client = served(**options)
     check_every_use(client)
     assert client.get_encoder().decode_responses is options.get("decode_responses", False), "it is as it was"
@@ -133,12 +133,12 @@ def test_a_client_of_any_transport_pool_protocol_and_decoding_will_do(served: Se
 
 @pytest.mark.parametrize("options", [{}, {"protocol": 2}, {"protocol": 3, "decode_responses": True}], ids=str)
 @pytest.mark.parametrize("kind", [fakeredis.FakeRedis, fakeredis.FakeStrictRedis])
-def test_a_client_of_fakeredis_will_do_whatever_its_protocol(kind: Any, options: Any) -> None:
+def test_fakeredis_client_of_any_protocol_works(kind: Any, options: Any) -> None:
     check_every_use(kind(**options))
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_client_with_a_username_and_a_client_name_keeps_both(tcp_port: int, protocol: int) -> None:
+def test_client_keeps_its_username_name_and_database(tcp_port: int, protocol: int) -> None:
     with redis.Redis(port=tcp_port, protocol=2) as admin:
         admin.execute_command("ACL", "SETUSER", "pusher", "on", ">word", "~*", "&*", "+@all")
         with redis.Redis(
@@ -153,14 +153,14 @@ def test_a_client_with_a_username_and_a_client_name_keeps_both(tcp_port: int, pr
     ("client", "kind"),
     [(redis.asyncio.Redis(), "redis.asyncio.client.Redis"), ("redis://host", "builtins.str")],
 )
-def test_what_is_no_client_of_a_single_server_is_refused_by_its_kind(client: Any, kind: str) -> None:
+def test_object_other_than_a_client_of_one_server_is_refused(client: Any, kind: str) -> None:
     for use in (lambda: Reservoir(client), lambda: Stream.from_redis("topic", group="group", client=client)):
         with pytest.raises(SettingsError, match=f"expected a redis.Redis .*, got {kind}; clusters and asyncio"):
             use()
 
 
 class LosesTheFirstRead(redis.UnixDomainSocketConnection):
-    """A connection that breaks when the first read of a group has been answered."""
+    """A connection that breaks after the reply to a group's first read."""
 
     left = 1
 
@@ -178,7 +178,7 @@ class LosesTheFirstRead(redis.UnixDomainSocketConnection):
         return reply
 
 
-def test_a_client_that_repeats_commands_skips_nothing_when_the_reply_of_a_read_is_lost(
+def test_client_with_retries_skips_no_entry_when_a_read_reply_is_lost(
     redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LosesTheFirstRead, "left", 1)

@@ -1,4 +1,4 @@
-"""How much is kept, in words: of a topic, and in memory while Redis is away."""
+"""Limits in words: how much a topic keeps, and how much waits in memory during a Redis outage."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from tasks.reservoir.keep import DEFAULT_BUFFER, Buffer, Keep
         ("1h30min, 2 tib", Keep(age_ms=5_400_000, max_bytes=2 * 2**40)),
     ],
 )
-def test_what_is_kept_is_said_in_entries_age_and_size(text: int | str, keep: Keep) -> None:
+def test_keep_is_parsed_from_entries_age_and_size(text: int | str, keep: Keep) -> None:
     assert Keep.of(text) == keep
     assert Keep.of(str(keep)) == keep
     assert Keep.unpacked(keep.packed()) == keep
@@ -32,7 +32,7 @@ def test_what_is_kept_is_said_in_entries_age_and_size(text: int | str, keep: Kee
         "0.5B", "1.5.5MB", "5Mb/s", "5 M", "P1M", "\u0665", 2**53 + 1, "9000000TB",
     ],
 )  # fmt: skip
-def test_what_says_nothing_to_keep_is_refused(text: int | str) -> None:
+def test_keep_without_a_valid_limit_is_refused(text: int | str) -> None:
     with pytest.raises(SettingsError, match="keep: expected"):
         Keep.of(text)
 
@@ -46,17 +46,17 @@ def test_what_says_nothing_to_keep_is_refused(text: int | str) -> None:
         (DEFAULT_BUFFER, Buffer()),
     ],
 )
-def test_what_may_wait_in_memory_is_said_in_entries_and_size(text: int | str, buffer: Buffer) -> None:
+def test_backlog_limits_are_parsed_from_entries_and_size(text: int | str, buffer: Buffer) -> None:
     assert Buffer.of(text) == buffer
 
 
 @pytest.mark.parametrize("text", ["1,5h", "4000,1h", "1,5s, 4000", "10,000", "PT1,5H", "500MB, 4000,1h"])
-def test_a_comma_between_digits_is_refused_as_a_limit_or_a_fraction(text: str) -> None:
+def test_comma_between_digits_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"keep: expected a space behind the comma between two limits"):
         Keep.of(text)
 
 
-def test_a_refused_age_says_what_to_write() -> None:
+def test_refusal_of_an_age_names_the_valid_form() -> None:
     with pytest.raises(
         SettingsError, match=r"keep: expected .*, got '4000, 5M'; write min for minutes; a month has no"
     ):

@@ -15,7 +15,7 @@ from tests.support.keys import leaks, table
 ROOT = Path(__file__).resolve().parents[2]
 
 groups = st.from_regex(r"\A[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,8}[A-Za-z0-9_])?\Z")
-# Made of what keys are made of, so that two of them meet wherever they can.
+# Topics consist of parts of keys, so that two keys collide wherever they can.
 topics = st.lists(
     st.sampled_from(["a", "b", ":", "dead", "retry", "open", "1", "1-0", "{1}", ":dead:", ":retry:"]), min_size=1
 ).map("".join)
@@ -23,7 +23,7 @@ ids = st.from_regex(r"\A[0-9]{1,2}-[0-9]\Z")
 
 
 def all_keys(topic: str, group: str, consumer: str, id_: str) -> dict[str, str]:
-    """Return what each function of a topic, a group, a consumer or an entry builds, with a name for what it is the key of."""
+    """Return all keys of a topic, a group, a consumer and an entry by descriptions of their owners."""
     of_topic = zip(keys.TopicKeys._fields, keys.topic_keys(topic), strict=True)
     return {
         **{f"{field} {topic}": key for field, key in of_topic if field != "topic"},
@@ -47,14 +47,14 @@ def test_different_things_never_share_a_key(one: tuple[str, ...], other: tuple[s
 
 
 @given(topics, groups, groups)
-def test_a_retry_topic_leads_back_to_its_topic_for_its_group_alone(topic: str, group: str, other: str) -> None:
+def test_retry_topic_is_mapped_back_to_its_topic_for_its_group_only(topic: str, group: str, other: str) -> None:
     stream = keys.retry_topic(topic, group)
     assert keys.retried_topic(stream, group) == topic
     if other != group:
         assert keys.retried_topic(stream, other) is None
 
 
-def test_the_table_has_a_row_for_each_key_that_is_built() -> None:
+def test_key_table_has_one_row_for_each_built_key() -> None:
     beat = keys.beat_key("quotes:0123456789abcdef")
     built = [
         *keys.topic_keys("topic")[1:],
@@ -85,7 +85,7 @@ def test_the_table_has_a_row_for_each_key_that_is_built() -> None:
     assert of_topic == list(keys.TOPIC_KEY_TYPES[1:])
 
 
-def test_names_are_those_of_0_1_0_so_that_its_data_go_on() -> None:
+def test_key_names_are_those_of_0_1_0() -> None:
     assert keys.topic_keys("market") == (
         "market",
         "sluice:topic:market",
@@ -119,7 +119,7 @@ def test_no_other_module_spells_a_key() -> None:
 
 
 @pytest.mark.odd_keys
-def test_the_check_of_leaks_finds_unknown_names_other_types_and_missing_ttls(client: redis.Redis) -> None:
+def test_leak_check_finds_unknown_names_wrong_types_and_missing_ttls(client: redis.Redis) -> None:
     client.set("sluice:unheard-of", 1, px=9_999)
     client.set("sluice:topic:topic", 1, px=9_999)
     client.set("sluice:tally:topic", 1)

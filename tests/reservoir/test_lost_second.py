@@ -1,4 +1,4 @@
-"""A server that is killed forgets what it had not written yet, up to two seconds of it: what that can do to a result."""
+"""A killed server loses up to two seconds of writes: the effects on results."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from tasks.reservoir.results import result_name
 
 
 def append_result(reservoir: Reservoir, reader: Consumer, entry_id: str) -> None:
-    """Append the result of an entry as `.to_redis` does, by a living consumer and once."""
+    """Append an entry's result like `.to_redis`: under its record, and fenced by the consumer's lease."""
     made_of = [type("Made", (), {"topic": "topic", "id": entry_id})()]
     reservoir.append(
         "results",
@@ -25,10 +25,10 @@ def append_result(reservoir: Reservoir, reader: Consumer, entry_id: str) -> None
     )
 
 
-def test_a_server_that_forgets_an_entry_which_was_read_can_double_its_result(tmp_path: Path) -> None:
-    """The limit in docs/guarantees.md, with the moments chosen: the push's reply is lost, and so is what the server had of it.
+def test_server_that_loses_a_read_entry_can_double_its_result(tmp_path: Path) -> None:
+    """The limit in docs/guarantees.md, at its worst moment: both the push's reply and the server's copy are lost.
 
-    With `appendfsync everysec` Redis answers before it has written what comes during a sync.
+    With `appendfsync everysec`, Redis replies before it has written commands that arrive during a sync.
     """
     with RedisServer(tmp_path / "redis") as server:
         with connect(server.url) as client:
@@ -47,8 +47,8 @@ def test_a_server_that_forgets_an_entry_which_was_read_can_double_its_result(tmp
             shutil.copytree(tmp_path / "before", server.folder)
             server.start()
             assert not pusher.xlen("topic")
-            reservoir.append("topic", encoded, record="sluice:push:1")  # so it is sent again
-            append_result(reservoir, reader, first.origin[1])  # was on its way, and is tried until the server answers
+            reservoir.append("topic", encoded, record="sluice:push:1")  # the client sends it again
+            append_result(reservoir, reader, first.origin[1])  # its retries continue until the server answers
             client.connection_pool.disconnect()
             [again] = Consumer(client, "topic", "group").step(0)
             assert again.origin != first.origin
@@ -56,8 +56,8 @@ def test_a_server_that_forgets_an_entry_which_was_read_can_double_its_result(tmp
             assert (pusher.xlen("topic"), pusher.xlen("results")) == (1, 2)
 
 
-def test_a_result_is_appended_once_where_the_server_forgets_only_that_its_entry_is_done(tmp_path: Path) -> None:
-    """The record of a result is written with it: whatever else is forgotten, the result is found when it is made again."""
+def test_result_is_appended_once_if_the_server_loses_only_the_acknowledgement(tmp_path: Path) -> None:
+    """A result is written together with its record, so that a repeated append finds it whatever else is lost."""
     with RedisServer(tmp_path / "redis") as server:
         with connect(server.url, retries=0) as client:
             reservoir = Reservoir(client)

@@ -1,4 +1,4 @@
-"""Scripts get their keys and arguments by name."""
+"""Lua scripts: keys and arguments have names."""
 
 import re
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_lists_of_any_length_arrive_under_their_names(
     assert answer == [b"key", *encoded[:2], b"1", b"2", *encoded[2:]]
 
 
-def test_an_optional_key_that_is_none_is_nil_in_the_script(client: redis.Redis) -> None:
+def test_missing_optional_key_is_nil_in_the_script(client: redis.Redis) -> None:
     script = Script(
         "optional", Names.of("first [second]"), Names.of("one"), "return {first, one, second or 'none'}"
     ).on(client)
@@ -51,24 +51,24 @@ def test_an_optional_key_that_is_none_is_nil_in_the_script(client: redis.Redis) 
 
 
 @pytest.mark.parametrize("given", [{"first": 1}, {"first": 1, "one": 1, "two": 1}, {"first": 1, "second": 1}])
-def test_a_call_with_missing_or_unknown_names_is_refused(fake_redis: redis.Redis, given: dict[str, Any]) -> None:
+def test_call_with_missing_or_unknown_names_is_refused(fake_redis: redis.Redis, given: dict[str, Any]) -> None:
     script = Script("two", Names.of("first"), Names.of("one"), "return 1").on(fake_redis)
     with pytest.raises(TypeError, match=r"two\(\) (missing 1 required|got an unexpected) keyword"):
         script(**given)
 
 
 @pytest.mark.parametrize("line", ["a... b", "[a] b", "a, b", "1a", "a... [b]"])
-def test_a_signature_that_cannot_be_read_is_refused(line: str) -> None:
+def test_invalid_signature_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="expected names, then lists"):
         Names.of(line)
 
 
-def test_there_are_scripts() -> None:
+def test_scripts_are_found() -> None:
     assert len(SCRIPTS) > 20
 
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.stem)
-def test_a_script_uses_all_its_names_and_no_numbers(file: Path) -> None:
+def test_script_uses_all_its_names_and_no_index(file: Path) -> None:
     script = load(str(file.parents[1] / "module.py"), file.stem)
     code = re.sub(r"--.*", "", script.body)
     assert not re.search(r"(KEYS|ARGV)\[\d", code)

@@ -1,4 +1,4 @@
-"""An append that Redis refuses halfway: the entry is there with its record, or neither is, and the error names the key."""
+"""Appends that Redis refuses halfway: entry and record exist together or not at all, and the error names the key."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Fresh = Callable[[], redis.Redis]
 
 MAX_ID = "18446744073709551615-18446744073709551615"
 WAYS = {"small": [{b"n": b"1"}], "several": [{b"n": b"1"}] * 3, "large": [{b"n": b"x" * LARGE}]}
-# All that an append may run in Redis, beside what it has to read before it writes anything.
+# All commands of an append except those that it must run before it writes anything.
 COMMANDS = (
     "xadd",
     "xdel",
@@ -42,11 +42,11 @@ COMMANDS = (
 
 
 def put(client: Any, key: str, kind: str) -> None:
-    """Put something of `kind` at a key, whatever is there."""
+    """Replace a key by a value of type `kind`."""
     client.delete(key)
     match kind:
         case "string":
-            client.set(key, "somebody else's")
+            client.set(key, "of another program")
         case "hash":
             client.hset(key, "a", "b")
         case "zset":
@@ -58,15 +58,15 @@ def put(client: Any, key: str, kind: str) -> None:
 
 
 def tried(append: Callable[[], list[str] | None]) -> tuple[list[str], str]:
-    """Return the ids that an append answers, and '', or none and what refused it."""
+    """Return the ids of an append and '', or no ids and the text of its refusal."""
     try:
         return append() or [], ""
     except redis.ResponseError as error:
         return [], str(error)
 
 
-def what_is_there(client: Any, record: str) -> tuple[int, Any]:
-    """Return how many entries the topic holds, and what the append's record says."""
+def length_and_record(client: Any, record: str) -> tuple[int, Any]:
+    """Return the topic's length, and the value of the append's record."""
     length = client.xlen("topic") if client.type("topic") in (b"stream", b"none") else 0
     return length, client.get(record) if client.type(record) == b"string" else None
 
@@ -81,7 +81,7 @@ def what_is_there(client: Any, record: str) -> tuple[int, Any]:
     when_full=st.sampled_from(["spill", "wait"]),
     has_group=st.booleans(),
 )
-def test_a_key_of_another_type_leaves_an_entry_with_its_record_or_neither(
+def test_append_refused_by_a_key_type_leaves_entry_and_record_or_neither(
     fresh_client: Fresh, *, before: int, way: str, what: str, kind: str, keep: Any, when_full: Any, has_group: bool
 ) -> None:
     client: Any = fresh_client()
@@ -92,12 +92,12 @@ def test_a_key_of_another_type_leaves_an_entry_with_its_record_or_neither(
         client.xgroup_create("topic", "group", "$", mkstream=True)
     key = record if what == "record" else getattr(topic_keys("topic"), what)
     put(client, key, kind)
-    length, _ = what_is_there(client, record)
+    length, _ = length_and_record(client, record)
     append = functools.partial(reservoir.append, "topic", WAYS[way], record=record, keep=kept)
     ids, refusal = tried(append)
     if refusal:
         assert repr(key) in refusal
-        assert what_is_there(client, record)[0] == length
+        assert length_and_record(client, record)[0] == length
         assert client.type(record) == b"none" or what == "record"
         client.delete(key)
         if what == "topic":
@@ -105,7 +105,7 @@ def test_a_key_of_another_type_leaves_an_entry_with_its_record_or_neither(
         ids, _ = tried(append)
     if kept is None and ids:
         expected = length + len(WAYS[way])
-        assert what_is_there(client, record) == (expected, f"={' '.join(ids)}".encode())
+        assert length_and_record(client, record) == (expected, f"={' '.join(ids)}".encode())
     assert append() == ids
     groups = [each["name"] for each in client.xinfo_groups("topic")]
     assert groups in ([], [b"group"])
@@ -113,7 +113,7 @@ def test_a_key_of_another_type_leaves_an_entry_with_its_record_or_neither(
 
 @pytest.mark.parametrize("way", sorted(WAYS))
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_right_that_is_missing_leaves_an_entry_with_its_record_or_neither(
+def test_append_refused_by_an_acl_leaves_entry_and_record_or_neither(
     redis_server: RedisServer, real_redis: redis.Redis, command: str, way: str
 ) -> None:
     admin: Any = real_redis
@@ -140,7 +140,7 @@ def test_a_right_that_is_missing_leaves_an_entry_with_its_record_or_neither(
 
 
 @pytest.mark.parametrize("way", sorted(WAYS))
-def test_a_topic_whose_last_id_is_the_largest_takes_nothing_more(client: Any, way: str) -> None:
+def test_topic_whose_last_id_is_the_largest_refuses_appends(client: Any, way: str) -> None:
     before = MAX_ID[:-1] + ("4" if way == "several" else "5")  # several: the first one would still fit
     client.xadd("topic", {"a": "b"}, id=before)
     reservoir = Reservoir(client)
@@ -153,7 +153,7 @@ def test_a_topic_whose_last_id_is_the_largest_takes_nothing_more(client: Any, wa
 
 @pytest.mark.parametrize("way", sorted(WAYS))
 @pytest.mark.parametrize("before", [0, 3])
-def test_a_full_server_takes_no_entry_and_no_record(real_redis: redis.Redis, before: int, way: str) -> None:
+def test_server_without_memory_stores_neither_entry_nor_record(real_redis: redis.Redis, before: int, way: str) -> None:
     client: Any = real_redis
     push_all(client, "topic", range(before))
     client.config_set("maxmemory", 1)
@@ -168,13 +168,13 @@ def test_a_full_server_takes_no_entry_and_no_record(real_redis: redis.Redis, bef
 
 
 def fail_all(client: Any, values: range) -> None:
-    """Push entries, and have the pipeline of the group fail on each."""
+    """Push entries, and let the group's pipeline fail on each."""
     push_all(client, "topic", values)
     run(lambda source: source.pluck("missing").sink(print), client)
 
 
 @pytest.mark.parametrize("command", ["xadd", "hset", "hincrby", "pexpire", "xtrim", "xack"])
-def test_a_dead_letter_that_is_refused_halfway_is_not_there_and_its_entry_is_pending(
+def test_refused_dead_letter_is_not_added_and_its_entry_stays_pending(
     redis_server: RedisServer, real_redis: redis.Redis, command: str
 ) -> None:
     admin: Any = real_redis
@@ -198,7 +198,7 @@ def test_a_dead_letter_that_is_refused_halfway_is_not_there_and_its_entry_is_pen
 
 
 @pytest.mark.odd_keys
-def test_a_dead_letter_whose_cap_cannot_be_counted_is_not_there(client: Any) -> None:
+def test_dead_letter_whose_drops_cannot_be_counted_is_not_added(client: Any) -> None:
     fail_all(client, range(3))
     [id_] = push_all(client, "topic", [3])
     one = consumer(client)
@@ -211,7 +211,7 @@ def test_a_dead_letter_whose_cap_cannot_be_counted_is_not_there(client: Any) -> 
 
 
 @pytest.mark.parametrize("command", ["xadd", "xdel", "set"])
-def test_a_replay_that_is_refused_halfway_leaves_the_letter_where_it_was(
+def test_refused_replay_leaves_the_letter_in_place(
     redis_server: RedisServer, real_redis: redis.Redis, command: str
 ) -> None:
     admin: Any = real_redis

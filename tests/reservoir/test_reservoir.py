@@ -1,4 +1,4 @@
-"""Appends: once, all or none, in order; and what the reservoir says of itself."""
+"""The reservoir: appends are atomic, in order and made once; levels show the state of topics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ fields = st.dictionaries(st.text(min_size=1, max_size=5), st.integers() | st.tex
 
 
 @given(entries=st.lists(fields, max_size=20))
-def test_what_is_pushed_is_read_back_in_push_order(fresh_client: Fresh, entries: list[dict[str, Any]]) -> None:
+def test_pushed_entries_are_read_back_in_push_order(fresh_client: Fresh, entries: list[dict[str, Any]]) -> None:
     reservoir = Reservoir(fresh_client())
     ids = reservoir.push_many("topic", entries)
     read = reservoir.peek("topic", 100)
@@ -30,7 +30,7 @@ def test_what_is_pushed_is_read_back_in_push_order(fresh_client: Fresh, entries:
 
 
 @given(entries=st.lists(fields, min_size=1, max_size=5), times=st.integers(1, 4))
-def test_an_append_sent_again_appends_nothing_and_answers_the_same_ids(
+def test_repeated_append_returns_the_same_ids_and_adds_nothing(
     fresh_client: Fresh, entries: list[dict[str, Any]], times: int
 ) -> None:
     reservoir = Reservoir(fresh_client())
@@ -40,7 +40,7 @@ def test_an_append_sent_again_appends_nothing_and_answers_the_same_ids(
 
 
 @given(entries=st.lists(fields, max_size=5), at=st.integers(0, 5))
-def test_one_value_that_cannot_be_encoded_and_nothing_is_pushed(
+def test_one_unencodable_value_prevents_the_whole_push(
     fresh_client: Fresh, entries: list[dict[str, Any]], at: int
 ) -> None:
     client = fresh_client()
@@ -50,13 +50,13 @@ def test_one_value_that_cannot_be_encoded_and_nothing_is_pushed(
 
 
 @pytest.mark.parametrize("topic", ["", " a", "a:dead:b", "a:{0}", "a\n", "sluice:push:1", "a" * 201])
-def test_a_bad_topic_name_is_refused_before_anything_is_pushed(client: redis.Redis, topic: str) -> None:
+def test_bad_topic_name_is_refused_before_anything_is_pushed(client: redis.Redis, topic: str) -> None:
     with pytest.raises(SettingsError, match="expected a topic name"):
         Reservoir(client).push(topic, {"n": 1})
     assert client.keys("*") == []
 
 
-def test_a_topic_is_trimmed_to_about_its_length(client: redis.Redis) -> None:
+def test_topic_is_trimmed_to_about_its_limit(client: redis.Redis) -> None:
     reservoir = Reservoir(client)
     for n in range(1_000):
         reservoir.push("topic", {"n": n}, keep=100)
@@ -65,14 +65,14 @@ def test_a_topic_is_trimmed_to_about_its_length(client: redis.Redis) -> None:
     assert left == list(range(1_000))[-len(left) :]
 
 
-def test_all_that_a_push_leaves_beside_its_topic_has_a_ttl(client: redis.Redis) -> None:
+def test_keys_beside_a_topic_have_a_ttl_after_a_push(client: redis.Redis) -> None:
     Reservoir(client).push("topic", {"n": 1})
     beside = [key for key in client.keys("*") if key != b"topic"]
     assert beside
     assert all(key.startswith(b"sluice:") and client.pttl(key) > 0 for key in beside)
 
 
-def test_levels_say_how_far_each_group_has_come(client: redis.Redis) -> None:
+def test_levels_show_lag_pending_and_dead_letters_of_each_group(client: redis.Redis) -> None:
     push_all(client, "topic", range(5))
     run(lambda source: source.sink(lambda _: None), client)
     push_all(client, "topic", range(3))
@@ -84,14 +84,14 @@ def test_levels_say_how_far_each_group_has_come(client: redis.Redis) -> None:
     assert (failing.name, failing.lag, failing.pending, failing.dead) == ("failing", 0, 0, 8)
 
 
-def test_an_append_of_a_large_entry_says_what_went_wrong_and_nothing_of_the_entry(real_redis: redis.Redis) -> None:
+def test_error_of_a_large_append_names_the_fault_without_the_payload(real_redis: redis.Redis) -> None:
     real_redis.set("topic", "no stream")
     with pytest.raises(redis.ResponseError, match="^WRONGTYPE") as caught:
         Reservoir(real_redis).push("topic", {"secret": b"secret" * 60_000})
     assert "secret" not in str(caught.value)
 
 
-def test_a_large_entry_that_may_not_be_appended_is_not_there(client: redis.Redis) -> None:
+def test_refused_large_entry_is_not_appended(client: redis.Redis) -> None:
     reservoir = Reservoir(client)
     first = reservoir.push("topic", {"n": 0})
     lease = Fence("group", "sluice:lease:group:x", "token")

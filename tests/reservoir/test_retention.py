@@ -1,4 +1,4 @@
-"""What a topic keeps, against a model: whatever groups read, leave, hold open or forget, and however much is pushed."""
+"""Retention against a model: groups read, leave, keep entries pending and are forgotten, while entries are pushed."""
 
 import dataclasses
 import time
@@ -27,7 +27,7 @@ Fresh = Callable[[], redis.Redis]
 Id = tuple[int, int]
 
 GROUPS = ["a", "b", "c"]
-# Redis puts two of them into a node: what a trim leaves of a node is little.
+# Redis puts two of these into a node, so that a trim leaves only a few entries more than it should.
 SIZE = 1_500
 BATCH = 12
 
@@ -39,7 +39,7 @@ operation = st.one_of(
     push,
     read,
     read,
-    st.tuples(st.just("ack"), groups, st.lists(st.integers(0, 20), max_size=8)),  # the others stay, as in a window
+    st.tuples(st.just("ack"), groups, st.lists(st.integers(0, 20), max_size=8)),  # others stay pending, as in a window
     st.tuples(st.just("finish"), groups),
     st.tuples(st.just("new"), groups, st.booleans()),
     st.tuples(st.sampled_from(["forget", "seen"]), groups),
@@ -64,13 +64,13 @@ def as_text(entry: Id) -> str:
 
 
 def replaced(script: Script, old: str, new: str) -> Script:
-    """Return a script with another constant, so that a test sees with few entries what else takes many."""
+    """Return a script with another constant, so that a few entries trigger in a test what otherwise takes many."""
     assert script.body.count(old) == 1
     return dataclasses.replace(script, body=script.body.replace(old, new))
 
 
 class World:
-    """A topic on a server and what should be so of it."""
+    """A topic on a server, and its model."""
 
     def __init__(self, client: redis.Redis, keep: Keep) -> None:
         self.client: Any = client
@@ -116,14 +116,14 @@ class World:
             ids = []
         self.look(ids)
         self.appended = self.appended or bool(ids)
-        if ids and not self.others:  # whose appends retention does not count
+        if ids and not self.others:  # retention does not count other clients' appends
             assert len(self.there) <= self.bound()
 
     def bound(self) -> int:
-        # Retention looks at the topic at every second push at the latest: what was held then counts as well.
+        # Retention runs at every second push at the latest, so entries that were pending at the last one count as well.
         self.held.append(sum(len(self.pending[group]) for group in self.live))
         slack = max(1, self.keep.entries // 16) + 4096 // SIZE
-        batch = BATCH if self.keep.when_full == "wait" else 0  # there it is looked before the append
+        batch = BATCH if self.keep.when_full == "wait" else 0  # then retention runs before the append
         return self.keep.entries + batch + 2 * slack + 2 * max(self.held)
 
     def foreign(self, n: int) -> None:
@@ -134,13 +134,13 @@ class World:
         trimmed, before = self.retention.trim("topic"), self.there
         self.look([])
         if trimmed is None:
-            assert not self.appended, "the first append that Sluice makes declares what is kept"
+            assert not self.appended, "Sluice's first append declares the limits"
             assert self.there == before
-        elif self.keep.when_full == "spill":  # else all that a new group has before it waits
+        elif self.keep.when_full == "spill":  # else all entries ahead of a new group wait
             assert len(self.there) <= self.bound()
 
     def look(self, new: list[Any]) -> None:
-        """See what has gone, and whether it may have."""
+        """Find removed entries, and check that each may be removed."""
         self.pushed += map(as_id, new)
         there = {as_id(entry) for entry, _ in self.client.xrange("topic")}
         gone = (self.there | set(map(as_id, new))) - there
@@ -149,7 +149,7 @@ class World:
         for group in self.live:
             assert not gone & self.pending[group], "pending entries of a live group are never removed"
             unread = {entry for entry in gone if entry > self.last[group]}
-            assert not unread or self.keep.when_full == "spill", "what a live group has not read waits"
+            assert not unread or self.keep.when_full == "spill", "entries wait for live groups"
             self.spilled[group] += len(unread)
         assert not gone & set(self.pushed[-self.keep.entries :]), "the newest entries are kept"
 
@@ -200,7 +200,7 @@ class World:
             assert group.lag in (len(self.unread(group.name)), None)
             if not (
                 self.deleted or self.forgotten or self.swept or self.others
-            ):  # else there may be too much to count next to it
+            ):  # else the next sample may be too far away to count from
                 assert group.lag is not None
             assert group.spilled == self.spilled[group.name]
             now = level.age * 1000 + int(level.last_id.partition("-")[0]) if level.last_id else 0
@@ -217,7 +217,7 @@ def do_all(world: World, operations: list[tuple[Any, ...]]) -> None:
 
 @pytest.mark.usefixtures("every_way_to_append")
 @given(keep=keeps, operations=operations())
-def test_nothing_a_live_group_has_not_finished_goes_uncounted_and_the_topic_stays_bounded(
+def test_topic_stays_bounded_and_losses_of_live_groups_are_counted(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
 ) -> None:
     do_all(World(fresh_client(), keep), operations)
@@ -225,20 +225,20 @@ def test_nothing_a_live_group_has_not_finished_goes_uncounted_and_the_topic_stay
 
 @given(keep=keeps, operations=operations(foreign))
 @example(keep=Keep(1), operations=[("foreign", 4)] * 5 + [("trim",), ("push", 1), ("trim",)])
-def test_what_other_clients_append_is_kept_and_counted_like_the_rest(
+def test_entries_of_other_clients_are_kept_and_counted_alike(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
 ) -> None:
     do_all(World(fresh_client(), keep), operations)
 
 
 @given(keep=keeps, operations=operations(deletion))
-def test_levels_know_the_lag_or_that_they_do_not_after_another_client_deleted_entries(
+def test_lag_is_exact_or_unknown_after_another_client_deleted_entries(
     fresh_client: Fresh, keep: Keep, operations: list[tuple[Any, ...]]
 ) -> None:
     do_all(World(fresh_client(), keep), operations)
 
 
-def test_after_another_client_deleted_entries_the_lag_is_known_again_behind_the_next_sample(
+def test_lag_is_known_again_behind_the_next_sample_after_a_deletion(
     client: redis.Redis,
 ) -> None:
     world = World(client, Keep(30))
@@ -262,7 +262,7 @@ def test_after_another_client_deleted_entries_the_lag_is_known_again_behind_the_
     beside=st.sampled_from(["", "1h, "]),
     reads=st.booleans(),
 )
-def test_a_topic_keeps_its_newest_bytes_and_little_more(
+def test_topic_keeps_its_newest_bytes_and_little_more(
     fresh_client: Fresh, sizes: list[int], limit: int, beside: str, reads: bool
 ) -> None:
     client = fresh_client()
@@ -276,9 +276,9 @@ def test_a_topic_keeps_its_newest_bytes_and_little_more(
     def held() -> list[int]:
         return [len(entry["b"]) for entry in reservoir.peek("topic", 100)]
 
-    # A sample is taken every 64 KB, and a frame or a node more stays.
+    # One sample is taken per 64 KB; up to a frame or a node more stays.
     most = limit + 65_536 + 40_000 + 4_096
-    assert sum(held()) <= most + limit // 16 + 40_000  # appends look every sixteenth of the limit
+    assert sum(held()) <= most + limit // 16 + 40_000  # an append trims once per sixteenth of the limit
     Retention(client).trim("topic")
     left = held()
     assert left == sizes[len(sizes) - len(left) :]
@@ -289,9 +289,7 @@ def test_a_topic_keeps_its_newest_bytes_and_little_more(
 
 
 @pytest.mark.parametrize("when_full", ["spill", "wait"])
-def test_what_is_too_old_goes_though_nothing_is_appended_but_what_waits_to_be_read(
-    client: redis.Redis, when_full: WhenFull
-) -> None:
+def test_trim_removes_old_entries_except_those_that_wait_for_a_reader(client: redis.Redis, when_full: WhenFull) -> None:
     at_work(client, "group", "holds")
     reservoir, retention = Reservoir(client), Retention(client)
     keep = Keep.of("1h", when_full)
@@ -299,7 +297,7 @@ def test_what_is_too_old_goes_though_nothing_is_appended_but_what_waits_to_be_re
         client.xadd("topic", {"n": n, "big": b"x" * 5_000}, id=f"{n + 1}-0")
     client.xreadgroup("group", "c", {"topic": ">"}, count=4, noack=True)
     client.xreadgroup("holds", "c", {"topic": ">"}, noack=False)
-    for n in (1, 3, 5):  # of the others some are pending: 0, 2 and 4
+    for n in (1, 3, 5):  # 0, 2 and 4 stay pending
         client.xack("topic", "holds", f"{n + 1}-0")
     reservoir.push("topic", {"n": 6}, keep=keep)
     retention.trim("topic")
@@ -311,11 +309,11 @@ def test_what_is_too_old_goes_though_nothing_is_appended_but_what_waits_to_be_re
     assert (levels["group"].lag, levels["holds"].lag) == (3 if unread else 2, 1)
 
 
-def test_a_group_nobody_reads_with_is_forgotten_and_counts_again_when_it_is_read_with(client: redis.Redis) -> None:
+def test_group_without_readers_is_forgotten_until_it_reads_again(client: redis.Redis) -> None:
     at_work(client, "group")
     reservoir, retention = Reservoir(client), Retention(client)
     hour = 3_600_000
-    assert retention.forget("topic", after_ms=hour) == []  # seen for the first time: from now on
+    assert retention.forget("topic", after_ms=hour) == []  # seen for the first time: its time starts now
     now = int(time.time() * 1000)
     assert retention.forget("topic", after_ms=hour, now_ms=now + hour // 2) == []
     assert retention.forget("topic", after_ms=hour, now_ms=now + 2 * hour) == ["group"]
@@ -326,7 +324,7 @@ def test_a_group_nobody_reads_with_is_forgotten_and_counts_again_when_it_is_read
     assert not reservoir.levels()[0].groups[0].is_forgotten
 
 
-def test_a_consumer_of_ours_says_that_its_group_is_alive(client: redis.Redis) -> None:
+def test_consumer_marks_its_group_as_alive(client: redis.Redis) -> None:
     push_all(client, "topic", range(1))
     client.hset("sluice:groups:topic", "group", -1)
     client.pexpire("sluice:groups:topic", 60_000)
@@ -356,12 +354,12 @@ def test_a_trim_deletes_declarations_of_outlets_that_ended(client: redis.Redis) 
     assert {name for name in client.hkeys(state) if b":" in name} == {b"outlet:running", b"inlet:quotes:1"}
 
 
-def test_inlets_that_declare_differently_are_told_until_one_of_them_has_not_been_seen_for_a_while(
+def test_contradictory_keep_is_refused_until_the_other_inlet_is_long_unseen(
     client: redis.Redis,
 ) -> None:
     retention = Retention(client)
     retention.declare("topic", Keep.of("4000, 1h"), inlet="quotes:1")
-    retention.declare("topic", Keep.of("60min, 4000"), inlet="seconds:1")  # the same, in other words
+    retention.declare("topic", Keep.of("60min, 4000"), inlet="seconds:1")  # the same limits in other words
     retention.declare("topic", Keep.of("4000, 1h"), inlet="quotes:1")
     with pytest.raises(
         SettingsError, match=r"topic 'topic'.*got '10' from 'new:1' and '4000, 1h' from '(quotes|seconds):1'"
@@ -377,7 +375,7 @@ def test_inlets_that_declare_differently_are_told_until_one_of_them_has_not_been
     assert client.pttl("sluice:topic:topic") > 0
 
 
-def test_dead_letters_that_the_cap_drops_are_counted(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_letters_dropped_by_the_limit_are_counted(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_entries, "KEEP_DEAD_LETTERS", LetterBounds(3))
     reservoir = Reservoir(client)
     for _ in range(8):
@@ -388,7 +386,7 @@ def test_dead_letters_that_the_cap_drops_are_counted(client: redis.Redis, monkey
     assert group.dead_dropped > 0
 
 
-def test_all_that_is_kept_beside_a_topic_has_a_ttl(client: redis.Redis) -> None:
+def test_keys_beside_a_topic_have_a_ttl_after_a_trim(client: redis.Redis) -> None:
     at_work(client, "group")
     reservoir = Reservoir(client)
     for _ in range(10):

@@ -1,6 +1,6 @@
-"""A Redis with TLS and an ACL user as docs/redis.md has them: all that Sluice does there, and nothing it may not.
+"""A Redis with TLS and the ACL user of docs/redis.md: Sluice's needs are met, and nothing else is permitted.
 
-The certificate and the user are made by the commands of that page.
+The page's own commands create the certificate and the user.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ KEEP = "200, 1h, 1MB"
 
 
 class Secured:
-    """A server with the page's certificate and user; `admin` is whoever set it up."""
+    """A server with the page's certificate and user; `admin` is a client with all rights."""
 
     def __init__(self, folder: Path) -> None:
         (openssl,) = [shlex.split(line.replace("redis.example", "localhost")) for line in LINES if "openssl" in line]
@@ -127,7 +127,7 @@ def crash_with_everything_pending(client: redis.Redis) -> None:
 
 
 class NoServer:
-    """Answers for Prefect's server that it has no such deployment and no run."""
+    """A stand-in for Prefect's server that has no deployment and no run."""
 
     def request(self, *_: Any, **__: Any) -> httpx.Response:
         return httpx.Response(200, json=[])
@@ -151,7 +151,7 @@ def everything(client: redis.Redis, url: str) -> None:
     kept: list[Any] = []
     keep = Keep.of(KEEP)
     retention.declare("market", keep, inlet="by hand")
-    for _ in range(3):  # of which the oldest go, whole nodes of Redis' at a time
+    for _ in range(3):  # trims the oldest, whole nodes of Redis at a time
         reservoir.push_many("market", [{"n": n} for n in range(300)], keep=keep)
     crash_with_everything_pending(client)
     run(
@@ -174,7 +174,7 @@ def everything(client: redis.Redis, url: str) -> None:
     pumped.join(timeout=20)
 
     run(lambda source: source.sink(kept.append), client, "market", group="bounded", until="now")
-    for _ in range(3):  # of which the oldest are spilled, one by one: no group has read them
+    for _ in range(3):  # spills the oldest one by one, because no group has read them
         reservoir.push_many("market", [{"n": n} for n in range(300)], keep=keep)
     assert here(client, "market", group="bounded").drop_group()
     History(client).add(reservoir.levels())
@@ -188,42 +188,40 @@ def everything(client: redis.Redis, url: str) -> None:
     ask_beside_a_run(client)
 
 
-def test_the_user_of_the_page_may_do_all_that_sluice_does_and_no_more_commands_than_that(
-    secured: Secured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documented_acl_user_has_exactly_the_needed_commands(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(REDIS_URL, secured.url)
-    secured.admin.xadd("somebody-elses", {"a": 1})  # in database 0: ours is another
+    secured.admin.xadd("of-another-program", {"a": 1})  # in database 0; Sluice uses another
     secured.admin.acl_log_reset()
     secured.admin.config_resetstat()
     with connect(secured.url) as client:
         everything(client, secured.url)
-    # From Redis 7.2 on redis-py tells the server its name, and goes on where it may not.
+    # redis-py reports its name to servers from Redis 7.2 on, and ignores a refusal.
     assert [each["object"] for each in secured.admin.acl_log() if not each["object"].startswith("client")] == []
     calls = secured.admin.info("commandstats")
     used = {name.removeprefix("cmdstat_").partition("|")[0] for name in calls}
     assert used >= ALLOWED  # each is needed
 
 
-def test_the_user_of_the_page_may_neither_empty_the_server_nor_read_what_is_not_sluices(secured: Secured) -> None:
+def test_documented_acl_user_cannot_flush_or_read_foreign_keys(secured: Secured) -> None:
     with connect(secured.url) as client:
         for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "GET elsewhere", "XADD elsewhere * a 1", "ACL LIST"):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*command.split())
 
 
-def test_the_server_of_the_page_serves_other_machines_and_nobody_without_a_password(secured: Secured) -> None:
+def test_documented_server_serves_other_machines_only_with_a_password(secured: Secured) -> None:
     found = [each.address for name in psutil.net_if_addrs().values() for each in name if each.family is socket.AF_INET]
     ours = [address for address in found if not address.startswith("127.")]
     if not ours:
         pytest.skip("this machine has no address but that of its loopback")
-    # Who comes by that address is no local client: one that protected mode turns away while a password is lacking.
+    # Clients of that address are not local: protected mode refuses them unless a password is set.
     url = secured.url.replace("localhost", ours[0]) + "&ssl_check_hostname=false"
     connect(url, retries=0).close()
     with pytest.raises(UnavailableError, match="refuses the user or password|refuses to be used"):
         connect(url.replace("sluice:correct-horse@", ""), retries=0)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(secured: Secured) -> None:
+def test_untrusted_certificate_is_refused(secured: Secured) -> None:
     with pytest.raises(UnavailableError, match="does not answer") as refusal:
         connect(secured.url.partition("?")[0], retries=0)
     assert "certificate verify failed" in str(refusal.value.__cause__)
@@ -231,7 +229,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(secured: Secured) -> N
 
 
 @pytest.mark.usefixtures("prefect")
-def test_a_flow_run_takes_the_address_from_the_secret_block_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flow_run_uses_the_documented_secret_block(monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(code, {})
     monkeypatch.delenv(REDIS_URL, raising=False)
@@ -242,6 +240,6 @@ def test_a_flow_run_takes_the_address_from_the_secret_block_of_the_page(monkeypa
     Secret.delete(SECRET_BLOCK)
 
 
-def test_the_doctor_finds_nothing_wrong_with_the_page(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_no_fault_in_the_documented_server(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(REDIS_URL, secured.url)
     assert [each for each in check_redis() if each.level == "fail"] == []

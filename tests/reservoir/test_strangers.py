@@ -1,4 +1,4 @@
-"""What others keep in Redis - names, ids, frames, texts of any kind - breaks nothing that looks at it."""
+"""Foreign names, ids, frames and texts in Redis break no display."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,7 +21,7 @@ from tasks.report.levels import markdown
 from tasks.testing import values
 from tests.support.streams import push_all
 
-MICROSECONDS = "1700000000000000-0"  # as some write ids: a day in the year 55840
+MICROSECONDS = "1700000000000000-0"  # in microseconds, as some clients write ids: a day in the year 55840
 
 
 def shown(*parts: object, width: int = 120) -> str:
@@ -39,7 +39,7 @@ def test_a_stream_whose_name_no_topic_can_have_is_no_topic(client: redis.Redis) 
     assert Reservoir(client).topics() == ["market"]
 
 
-def test_an_id_that_is_no_time_is_shown_with_the_last_moment_there_is(client: redis.Redis) -> None:
+def test_id_beyond_all_times_is_shown_with_the_last_possible_time(client: redis.Redis) -> None:
     client.xadd("market", {"n": 1}, id=MICROSECONDS)
     reservoir = Reservoir(client)
     levels, [entry] = reservoir.levels(), reservoir.peek("market")
@@ -55,13 +55,13 @@ def test_an_id_that_is_no_time_is_shown_with_the_last_moment_there_is(client: re
 @pytest.mark.parametrize(
     ("index", "names"),
     [
-        (pd.Index(["lo"], name="code"), ["code", "code", "n"]),  # as a column is named, too
+        (pd.Index(["lo"], name="code"), ["code", "code", "n"]),  # a column has the same name
         (pd.Index(["lo"]), ["index", "code", "n"]),
         (pd.MultiIndex.from_tuples([("lo", 1)], names=["name", None]), ["name", "level_1", "code", "n"]),
         (pd.RangeIndex(1), ["code", "n"]),
     ],
 )
-def test_a_frames_index_is_shown_unless_it_only_counts(index: pd.Index, names: list[str]) -> None:
+def test_index_of_a_frame_is_shown_unless_it_is_a_range(index: pd.Index, names: list[str]) -> None:
     frame = pd.DataFrame({"code": ["a"], "n": [1]}, index=index)
     _, table = entry_table("t", Entry({"frame": frame}, topic="t", id="1-0")).renderables
     assert isinstance(table, Table)
@@ -85,7 +85,7 @@ SOME = [
 
 @st.composite
 def any_frames(draw: st.DrawFn) -> pd.DataFrame:
-    """Return frames with columns of any names, the same ones too, and an index of any kind."""
+    """Generate frames with column names of any kind, repeated ones too, and any kind of index."""
     rows = draw(st.integers(0, 12))
     names = draw(st.lists(st.sampled_from(["a", "b", "index", "level_0", "", 3]), max_size=6))
     frame = pd.concat([pd.Series([draw(st.sampled_from(SOME))] * rows) for _ in names] or [pd.Series()], axis="columns")
@@ -99,14 +99,14 @@ def any_frames(draw: st.DrawFn) -> pd.DataFrame:
 
 
 @given(values(allow_nan=True), any_frames() | st.none(), st.integers(20, 100))
-def test_whatever_an_entry_holds_can_be_shown(value: object, frame: pd.DataFrame | None, width: int) -> None:
+def test_entry_with_any_content_can_be_shown(value: object, frame: pd.DataFrame | None, width: int) -> None:
     fields = {"value": value} if frame is None else {"value": value, "frame": frame}
     entry = Entry(fields, topic="t", id="1-0")
     shown(entry_table("t", entry, width=width), width=width)
     line(entry_object(entry, "t"))
 
 
-def test_nothing_that_others_wrote_is_obeyed_by_the_terminal(client: redis.Redis) -> None:
+def test_foreign_text_cannot_control_the_terminal(client: redis.Redis) -> None:
     bad = "a\x1b[2J\x9b31m\x07b"
     push_all(client, "market", [1])
     client.xgroup_create("market", bad, "0")

@@ -1,4 +1,4 @@
-"""Retention where something old is still pending: what it passes by, and what it comes back for."""
+"""Retention around old pending entries: a sweep skips them, and a later one removes them."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tasks.reservoir.retention import Retention, mark_seen
 from tests.reservoir.test_retention import replaced
 from tests.support.streams import pending
 
-SIZE = 1_500  # two of them fill a node, and a trim leaves a node of which something stays
+SIZE = 1_500  # two of these fill a node, and a trim keeps a node while one of its entries stays
 
 
 def read(client: Any, count: int) -> list[str]:
@@ -23,7 +23,7 @@ def push_and_finish(client: Any, reservoir: Reservoir, n: int, *, keep: int = 10
         client.xack("topic", "group", *read(client, 1))
 
 
-def test_what_was_pending_when_a_sweep_passed_it_goes_once_it_is_finished(client: Any) -> None:
+def test_pending_entry_that_a_sweep_skipped_is_removed_once_finished(client: Any) -> None:
     reservoir = Reservoir(client)
     client.xgroup_create("topic", "group", "0", mkstream=True)
     reservoir.push_many("topic", [{"b": b"x" * SIZE}] * 40)
@@ -34,10 +34,10 @@ def test_what_was_pending_when_a_sweep_passed_it_goes_once_it_is_finished(client
     push_and_finish(client, reservoir, 20)
     assert pending(client) == held[:1]
     assert client.xrange("topic", count=1)[0][0].decode() == held[0]
-    assert client.xlen("topic") <= 1 + 10 + 2 * 3  # a node, and what may come until retention looks again, twice
+    assert client.xlen("topic") <= 1 + 10 + 2 * 3  # a node, and the entries of two pushes before retention runs again
 
 
-def test_the_lag_is_known_from_the_next_sample_on_when_somebody_has_deleted_entries(client: Any) -> None:
+def test_lag_is_known_again_once_the_group_has_passed_the_next_sample(client: Any) -> None:
     reservoir, levels = Reservoir(client), Levels(client)
     reservoir._append = replaced(_APPEND, "since >= 64", "since >= 3").on(client)
     levels._level = replaced(_LEVEL, "n > 2000", "n > 13").on(client)
@@ -55,14 +55,14 @@ def test_the_lag_is_known_from_the_next_sample_on_when_somebody_has_deleted_entr
     client.xdel("topic", *[id_ for id_, _ in client.xrange("topic", count=7)][3:])
     for _ in range(3):  # one of them is the next sample
         reservoir.push("topic", {"n": 1})
-        assert lag() is None  # too many to be counted on either side
-    for n in range(20):  # by a client that takes no samples
+        assert lag() is None  # too many entries to count on either side
+    for n in range(20):  # from a client that takes no samples
         client.xadd("topic", {"n": n})
     read(client, 30)
     assert lag() == 3 + 20
 
 
-def test_a_group_that_is_read_with_while_it_is_judged_is_not_forgotten(client: Any, monkeypatch: Any) -> None:
+def test_group_that_reads_during_the_check_is_not_forgotten(client: Any, monkeypatch: Any) -> None:
     client.xgroup_create("topic", "group", "0", mkstream=True)
     client.hset("sluice:groups:topic", "group", 1)
     client.pexpire("sluice:groups:topic", 60_000)
@@ -78,5 +78,5 @@ def test_a_group_that_is_read_with_while_it_is_judged_is_not_forgotten(client: A
     assert int(client.hget("sluice:groups:topic", "group")) > 0
 
 
-def test_a_topic_that_was_deleted_meanwhile_has_no_groups_to_forget(client: Any) -> None:
+def test_deleted_topic_has_no_groups_to_forget(client: Any) -> None:
     assert Retention(client).forget("topic", after_ms=0) == []

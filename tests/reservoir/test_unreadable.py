@@ -1,4 +1,4 @@
-"""One odd key beside a topic hides that topic, with the reason, and no other."""
+"""Keys of a wrong type beside a topic: only that topic becomes unreadable, and the reason is shown."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tests.support.streams import push_all
 
 Fresh = Callable[[], redis.Redis]
 
-# What another program did to the topic 'alpha', or to a key beside it, and what the reason names.
+# Writes of another program to the topic 'alpha' or to a key beside it, each with a part of the expected reason.
 ODD: dict[str, tuple[Callable[[Any], object], str]] = {
     "dead letters": (lambda c: c.set("alpha:dead:group", "x"), "key 'alpha:dead:group' to be a stream, got a string"),
     "spilled": (lambda c: c.set("sluice:spilled:alpha", "x"), "key 'sluice:spilled:alpha' to be a hash, got a string"),
@@ -46,7 +46,7 @@ def two_topics(client: redis.Redis) -> Reservoir:
 
 
 def timeless(level: TopicLevel) -> TopicLevel:
-    """Return a level without what depends on the moment, and on how bytes are counted."""
+    """Return a level without values that depend on the time or on the way bytes are counted."""
     return replace(
         level, bytes=None, rate=None, age=None, groups=tuple(replace(group, behind=0.0) for group in level.groups)
     )
@@ -54,14 +54,14 @@ def timeless(level: TopicLevel) -> TopicLevel:
 
 @pytest.mark.odd_keys
 @given(odd=st.sets(st.sampled_from(list(ODD)), min_size=1))
-def test_an_odd_key_makes_its_topic_unreadable_and_no_other(fresh_client: Fresh, odd: set[str]) -> None:
+def test_key_of_a_wrong_type_makes_only_its_topic_unreadable(fresh_client: Fresh, odd: set[str]) -> None:
     client = fresh_client()
     reservoir = two_topics(client)
     [_, before] = reservoir.levels()
     for name in odd:
         try:
             ODD[name][0](client)
-        except redis.ResponseError:  # two of them are about one key
+        except redis.ResponseError:  # two writes may concern the same key
             continue
     alpha, beta = reservoir.levels()
     assert alpha.topic == "alpha"
@@ -77,7 +77,7 @@ def test_an_odd_key_makes_its_topic_unreadable_and_no_other(fresh_client: Fresh,
 
 @pytest.mark.odd_keys
 @pytest.mark.parametrize("name", ODD)
-def test_the_reason_names_the_odd_key_and_every_table_shows_it(client: redis.Redis, name: str) -> None:
+def test_reason_names_the_wrong_key_and_every_table_shows_it(client: redis.Redis, name: str) -> None:
     reservoir = two_topics(client)
     ODD[name][0](client)
     levels = reservoir.levels()
@@ -96,7 +96,7 @@ def test_the_reason_names_the_odd_key_and_every_table_shows_it(client: redis.Red
 
 @pytest.mark.odd_keys
 @pytest.mark.parametrize("name", ["tally", "groups", "state", "keep", "groups field"])
-def test_a_trim_that_meets_an_odd_key_names_the_topic(client: redis.Redis, name: str) -> None:
+def test_trim_names_the_topic_of_a_wrong_key(client: redis.Redis, name: str) -> None:
     reservoir = two_topics(client)
     reservoir.push("alpha", {"n": 1}, keep=100)
     client.delete("sluice:groups:alpha", *["sluice:topic:alpha"] * (name == "state"))
@@ -112,7 +112,7 @@ def test_a_trim_that_meets_an_odd_key_names_the_topic(client: redis.Redis, name:
         trim()
 
 
-def test_outages_and_errors_of_our_own_are_no_fault_of_the_topic(client: redis.Redis) -> None:
+def test_outages_and_settings_errors_do_not_make_a_topic_unreadable(client: redis.Redis) -> None:
     for error in (
         redis.ConnectionError("away"),
         redis.exceptions.OutOfMemoryError("OOM"),
@@ -122,7 +122,7 @@ def test_outages_and_errors_of_our_own_are_no_fault_of_the_topic(client: redis.R
             raise error
 
 
-def test_long_names_of_foreign_groups_are_cut_and_stay_different(client: redis.Redis) -> None:
+def test_long_names_of_foreign_groups_are_shortened_and_stay_distinct(client: redis.Redis) -> None:
     push_all(client, "alpha", [1])
     for name in (b"x" * 10**6, b"x" * 10**6 + b"y", b"\xff" * 200, b"group"):
         client.xgroup_create("alpha", name, "0")
@@ -150,7 +150,7 @@ FOREIGN: list[dict[str, str]] = [
 
 @pytest.mark.odd_keys
 @given(places=st.lists(st.none() | st.sampled_from(FOREIGN), max_size=12), n=st.integers(1, 5))
-def test_foreign_entries_among_the_samples_are_passed_over(fresh_client: Fresh, places: list[Any], n: int) -> None:
+def test_foreign_entries_among_the_samples_are_skipped(fresh_client: Fresh, places: list[Any], n: int) -> None:
     client = fresh_client()
     [level] = two_topics(client).levels()[:1]
     history, added = History(client), 0
@@ -167,7 +167,7 @@ def test_foreign_entries_among_the_samples_are_passed_over(fresh_client: Fresh, 
 
 
 @pytest.mark.odd_keys
-def test_an_unreadable_topic_keeps_its_counts_in_the_samples(client: redis.Redis) -> None:
+def test_unreadable_topic_keeps_its_counts_in_the_samples(client: redis.Redis) -> None:
     reservoir, history = two_topics(client), History(client)
     client.hset("sluice:spilled:alpha", mapping={"group": 7, "dead:group": 5})
     history.add(reservoir.levels())

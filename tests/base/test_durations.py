@@ -1,4 +1,4 @@
-"""Durations as people and programs write them."""
+"""Durations in all forms that people and programs write."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -56,14 +56,14 @@ def test_iso_durations_are_read_as_the_standard_defines_them(
         assert seconds(f"P{parts['d']}W") == 7 * 86_400 * int(parts["d"])
 
 
-def test_a_number_is_of_seconds() -> None:
+def test_number_without_a_unit_means_seconds() -> None:
     assert (seconds("5"), seconds("1e3"), seconds(".5"), seconds(0.5), seconds(7)) == (5, 1000, 0.5, 0.5, 7)
     assert (seconds(np.int64(5)), seconds(np.float32(0.5)), seconds(Decimal("1.5"))) == (5, 0.5, 1.5)  # type: ignore[arg-type]
     assert seconds(timedelta(minutes=2)) == seconds(pd.Timedelta("2min")) == 120
 
 
 @pytest.mark.parametrize("text", ["P1M", "P1Y", "P0.5M", "P1Y2M3D", "P1M1D"])
-def test_iso_durations_of_no_exact_length_are_refused(text: str) -> None:
+def test_iso_durations_without_an_exact_length_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=f"every: expected .*, got '{text}'; years and months have no exact length"):
         seconds(text, name="every")
     with pytest.raises(SettingsError, match="keep: expected"):
@@ -79,18 +79,18 @@ def test_iso_durations_of_no_exact_length_are_refused(text: str) -> None:
         True, None, b"5s", np.timedelta64(5_000, "ms"), pd.NaT, float("nan"),
     ],
 )  # fmt: skip
-def test_text_and_objects_that_are_no_duration_are_refused(text: object) -> None:
+def test_values_that_are_not_durations_are_refused(text: object) -> None:
     with pytest.raises(SettingsError, match="timeout: expected a duration"):
         seconds(text, name="timeout")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["0ms", 0, "PT0S", -1, "40000d", "9" * 400, "9" * 400 + "s", float("inf"), "1e99"])
-def test_durations_of_nothing_or_beyond_a_century_are_refused(text: str | float) -> None:
+def test_durations_of_zero_or_above_a_century_are_refused(text: str | float) -> None:
     with pytest.raises(SettingsError, match="lease: expected a duration above zero and of at most 100 years"):
         seconds(text, name="lease")
 
 
 @pytest.mark.parametrize("text", ["1,5s", "2,5 h", "1,500ms"])
-def test_a_decimal_comma_is_refused_with_what_to_write(text: str) -> None:
+def test_refusal_of_a_decimal_comma_names_the_valid_form(text: str) -> None:
     with pytest.raises(SettingsError, match="run_for: expected .*; write fractions with a decimal point, such as 1.5s"):
         seconds(text, name="run_for")
