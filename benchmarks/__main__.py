@@ -94,11 +94,11 @@ def frame(url: str, sizes: Sizes) -> list[Row]:
     parts = ("encode", "push", "read", "check and decode")
     total = sum(got[part] for part in parts)
     codec = got["encode"] + got["check and decode"]
-    told = " + ".join(f"{got[part]:.1f}" for part in parts)
+    sum_of_parts = " + ".join(f"{got[part]:.1f}" for part in parts)
     return [
         (
             "encode + push + read + check and decode, one by one",
-            f"{told} = {total:.1f} ms",
+            f"{sum_of_parts} = {total:.1f} ms",
             f"check alone {got['check']:.1f} ms",
         ),
         (

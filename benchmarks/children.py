@@ -46,7 +46,7 @@ class Child:
     def result(self, *, timeout: float = _TIMEOUT) -> Any:
         """Wait for its end and return what it returned; kill it if that takes longer than `timeout`."""
         try:
-            said, _ = self._process.communicate(timeout=timeout)
+            output, _ = self._process.communicate(timeout=timeout)
         except BaseException:
             self._process.kill()
             self._process.wait()
@@ -54,7 +54,7 @@ class Child:
         if self._process.returncode:
             msg = f"{self.function} failed with exit code {self._process.returncode}"
             raise RuntimeError(msg)
-        return json.loads(said.splitlines()[-1])
+        return json.loads(output.splitlines()[-1])
 
 
 def call(function: str, **arguments: Any) -> Any:

@@ -1,6 +1,6 @@
-"""The tests. What is set here is so before anything else is imported."""
+"""The tests. Settings here take effect before any other import."""
 
 import os
 
-# Each process of the tests has a core or less to itself: a second thread of NumPy's does nothing there but spin.
+# A test process has at most one core to itself, on which a second NumPy thread would only spin.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("SLUICE_METRICS_PORT", "off")  # many stacks run at once, and one of them could have the port
 THOROUGH = os.environ.get("CI") == "true"
 
-# No health check for slow examples, and no deadline: a shared machine slows single examples down, which is no fault.
+# No health check for slow examples, and no deadline: a busy machine slows down single examples.
 settings.register_profile("dev", max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
     "ci",
@@ -185,7 +185,7 @@ def fake_redis(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 
 def expect_no_leaks(client: redis.Redis, test: pytest.Item) -> None:
-    """Fail if a test leaves a key below `sluice:` that the table in `tasks.reservoir.keys` does not have, or without its TTL."""
+    """Fail if a test leaves a key below `sluice:` that is not in the table of `tasks.reservoir.keys`, or lacks its TTL."""
     if test.get_closest_marker("odd_keys") is None:
         assert leaks(client) == []
 
@@ -250,12 +250,12 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
 
 
 GIVEN: list[redis.Redis] = []
-"""The client that `fresh_client` gave last."""
+"""The latest client that `fresh_client` returned."""
 
 
 @pytest.fixture(autouse=True)
 def expect_no_leaks_of_the_last_example(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Check what the last example of a property test has left."""
+    """Fail if the last example of a property test leaves unknown keys."""
     GIVEN.clear()
     yield
     for client in GIVEN:

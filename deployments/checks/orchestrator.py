@@ -48,11 +48,11 @@ def check_prefect(root: Path) -> Iterator[Finding]:
 def _version(server: str, url: str) -> Finding:
     from prefect import __version__  # noqa: PLC0415 - see check_prefect
 
-    said = f"{server} at {without_password(url).removesuffix('/api')}"
+    summary = f"{server} at {without_password(url).removesuffix('/api')}"
     if server == __version__:
-        return fine("Prefect", said)
+        return fine("Prefect", summary)
     return warning(
-        "Prefect", f"{said}, but {__version__} here", f"use a server of {__version__}: others were not tried"
+        "Prefect", f"{summary}, but {__version__} here", f"use a server of {__version__}: others were not tried"
     )
 
 

@@ -65,10 +65,10 @@ def _server(client: Any, info: dict[str, Any]) -> Iterator[Finding]:
         client.register_script(_SCRIPT)(keys=[PROBE])
         client.eval(_SCRIPT, 1, PROBE)
     except (redis.exceptions.NoPermissionError, redis.ResponseError) as error:
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         yield failure(
             "Redis scripts",
-            f"refused: {said}",
+            f"refused: {reason}",
             "let this user run EVAL, EVALSHA and SCRIPT LOAD, on all topics and on sluice:*",
         )
     else:
@@ -105,27 +105,27 @@ def _memory(info: dict[str, Any]) -> Finding:
         info.get("maxmemory", 0),
         info.get("maxmemory_policy"),
     )
-    said = f"{short_bytes(used)} used"
+    summary = f"{short_bytes(used)} used"
     if not most:
-        return fine(check, f"{said}, no limit")
-    said += f" of {short_bytes(most)}, {policy}"
+        return fine(check, f"{summary}, no limit")
+    summary += f" of {short_bytes(most)}, {policy}"
     if policy != "noeviction":
         what = "topics" if str(policy).startswith("allkeys") else "leases and the records that make results come once"
         return failure(
-            check, f"{said}: it evicts {what}", "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+            check, f"{summary}: it evicts {what}", "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
         )
     if used > _NEARLY_FULL * most:
         return warning(
-            check, f"{said}: inlets and results wait when it is full", "let topics keep less, or raise maxmemory"
+            check, f"{summary}: inlets and results wait when it is full", "let topics keep less, or raise maxmemory"
         )
-    return fine(check, said)
+    return fine(check, summary)
 
 
 def _topics(client: Any) -> Iterator[Finding]:
     unreadable = [level.unreadable for level in Reservoir(client).levels() if level.unreadable]
     for why in unreadable[:_TOPICS]:
-        said, _, do = why.rpartition("; ")
-        yield warning("Redis topics", said, do)
+        reason, _, do = why.rpartition("; ")
+        yield warning("Redis topics", reason, do)
     if len(unreadable) > _TOPICS:
         yield warning("Redis topics", f"{len(unreadable) - _TOPICS} more cannot be read", "see `sluice status`")
 
@@ -135,7 +135,7 @@ def _clock(client: Any) -> Finding:
     seconds, microseconds = client.time()
     now = (before + time.time()) / 2
     apart = seconds + microseconds / 1e6 - now
-    said = f"{abs(apart):.3f} s {'ahead of' if apart > 0 else 'behind'} this machine's"
+    summary = f"{abs(apart):.3f} s {'ahead of' if apart > 0 else 'behind'} this machine's"
     if abs(apart) > _CLOCK:
-        return warning("Redis clock", f"{said}: times, ages and lag are wrong by that", "set both by NTP")
-    return fine("Redis clock", said)
+        return warning("Redis clock", f"{summary}: times, ages and lag are wrong by that", "set both by NTP")
+    return fine("Redis clock", summary)

@@ -33,16 +33,16 @@ def check_secret(client: "SyncPrefectClient") -> Finding:
         named = _identity(url, named=_NAMED)
     except SluiceError as error:
         return failure(_CHECK, error)
-    said = f"{SECRET_BLOCK!r} names database {named[1]} of Redis at {without_password(url)}, which answers"
+    summary = f"{SECRET_BLOCK!r} names database {named[1]} of Redis at {without_password(url)}, which answers"
     try:
         url = redis_url()
         used = _identity(url)
     except SluiceError:  # check_redis reports it
-        return fine(_CHECK, f"{said}; only runs read it")
+        return fine(_CHECK, f"{summary}; only runs read it")
     if used == named:
-        return fine(_CHECK, said)
+        return fine(_CHECK, summary)
     other = f"database {used[1]} of Redis at {without_password(url)}"
-    return warning(_CHECK, f"{said}; here it is {other}", f"{_CORRECT}, or set {REDIS_URL} to the same everywhere")
+    return warning(_CHECK, f"{summary}; here it is {other}", f"{_CORRECT}, or set {REDIS_URL} to the same everywhere")
 
 
 def _identity(url: str, *, named: str = REDIS_URL) -> tuple[str, int]:

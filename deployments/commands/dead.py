@@ -18,7 +18,7 @@ from tasks.reservoir.connection import connect
 from tasks.reservoir.keys import dead_topic
 from tasks.settings import redis_url
 
-__all__ = ["Action", "dead", "told"]
+__all__ = ["Action", "dead", "in_full"]
 
 Action = Literal["replay", "discard"]
 
@@ -61,7 +61,7 @@ def dead(
         return
     if tracebacks:
         for letter in shown:
-            console.print(told(letter), soft_wrap=True)
+            console.print(in_full(letter), soft_wrap=True)
     else:
         console.print(letters_table(shown, width=console.width))
     of = len(letters) if newest else f"{len(chosen)} chosen, {len(letters)} in all"
@@ -107,7 +107,7 @@ def _counts(chosen: Iterable[Letter], outcomes: Mapping[Letter, Outcome], *, lef
     return f"{became}; {left:,} are left"
 
 
-def told(letter: Letter) -> Text:
+def in_full(letter: Letter) -> Text:
     """Return a dead letter in full, with its traceback."""
     lines = (letter.traceback.rstrip() or letter.exception).splitlines()
     return Text.assemble(

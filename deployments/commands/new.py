@@ -133,8 +133,8 @@ def _names_in(sources: Iterable[str]) -> set[str]:
             ast.parse(templates.filled(source, templates.OWN, name=placeholder, topic="''", keep="", offset=""))
         )
     ]
-    told: list[Any] = [getattr(node, of, None) for node in nodes for of in ("id", "name", "arg", "asname")]
-    return {name for name in told if isinstance(name, str)} - {placeholder}
+    names: list[Any] = [getattr(node, of, None) for node in nodes for of in ("id", "name", "arg", "asname")]
+    return {name for name in names if isinstance(name, str)} - {placeholder}
 
 
 def _keep(topic: str, blueprint: Blueprint) -> str:

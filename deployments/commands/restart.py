@@ -81,8 +81,8 @@ def restart(console: Console, name: str, *, timeout: float, params: Sequence[str
     elif state.is_running() or state.is_completed():
         console.print(f"{full}: run {started.name} is {state.name}", highlight=False)
     else:
-        said = " ".join(one_line(state.message or "no reason was given").split()).rstrip(".")
-        msg = f"{full}: run {started.name} is {state.name}: {said}; look into its log: `prefect flow-run logs {started.id}`, or the Prefect UI"
+        reason = " ".join(one_line(state.message or "no reason was given").split()).rstrip(".")
+        msg = f"{full}: run {started.name} is {state.name}: {reason}; look into its log: `prefect flow-run logs {started.id}`, or the Prefect UI"
         raise PipelineError(msg)
 
 

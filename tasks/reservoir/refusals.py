@@ -45,7 +45,7 @@ def explained(error: redis.ResponseError, client: Any, keys: Mapping[str, str], 
     """
     if is_outage(error):
         return error
-    said = _IN_SCRIPT.sub("", str(error).partition("\n")[0]).strip()
+    message = _IN_SCRIPT.sub("", str(error).partition("\n")[0]).strip()
     try:
         with client.pipeline(transaction=False) as pipe:
             for key in keys:
@@ -53,7 +53,7 @@ def explained(error: redis.ResponseError, client: Any, keys: Mapping[str, str], 
             found = dict(zip(keys, pipe.execute(raise_on_error=False), strict=True))
     except redis.RedisError:
         return error
-    return type(error)(f"{said}: {what}; {_cure(said, error, keys, found)}")
+    return type(error)(f"{message}: {what}; {_cure(message, error, keys, found)}")
 
 
 def lacks_right(error: redis.ResponseError) -> bool:
@@ -61,7 +61,7 @@ def lacks_right(error: redis.ResponseError) -> bool:
     return isinstance(error, NoPermissionError) or any(words in str(error) for words in _NO_RIGHT)
 
 
-def _cure(said: str, error: redis.ResponseError, keys: Mapping[str, str], found: Mapping[str, Any]) -> str:
+def _cure(message: str, error: redis.ResponseError, keys: Mapping[str, str], found: Mapping[str, Any]) -> str:
     wrong = [
         f"{_A.get(keys[key], keys[key])} at key {key!r}, got {_A.get(kind.decode(), kind.decode())}"
         for key, kind in found.items()
@@ -73,7 +73,7 @@ def _cure(said: str, error: redis.ResponseError, keys: Mapping[str, str], found:
         closed = [key for key, answer in found.items() if isinstance(answer, NoPermissionError)] or list(keys)
         named = ", ".join(map(repr, closed))
         return f"expected a Redis user with the rights that docs/redis.md lists, on the keys {named}; see ACL SETUSER"
-    if "exhausted" in said:
+    if "exhausted" in message:
         [topic, *_] = keys
         return f"the last id of {topic!r} is the largest that there is, so nothing can follow it: use another topic, or rename this one"
     return f"the keys are {', '.join(map(repr, keys))}"

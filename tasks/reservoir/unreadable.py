@@ -36,9 +36,9 @@ def named(client: redis.Redis, topic: str) -> Iterator[None]:
 
 
 def _why(client: Any, topic: str, error: redis.ResponseError | ValueError) -> str:
-    said = in_words(error)[:_LINE] if isinstance(error, redis.RedisError) else f"a {type(error).__name__}"
+    reason = in_words(error)[:_LINE] if isinstance(error, redis.RedisError) else f"a {type(error).__name__}"
     if isinstance(error, redis.ResponseError) and lacks_right(error):
-        return f"{said}; give this user the right (docs/redis.md)"
+        return f"{reason}; give this user the right (docs/redis.md)"
     try:
         for key, expected in _keys_of(client, topic):
             if (found := client.type(key).decode()) not in (expected, "none"):
@@ -52,7 +52,7 @@ def _why(client: Any, topic: str, error: redis.ResponseError | ValueError) -> st
             "HDEL it, and the next run writes it anew"
         )
     return (
-        f"one of {', '.join(topic_keys(topic)[1:])} does not hold what Sluice writes there ({said}); "
+        f"one of {', '.join(topic_keys(topic)[1:])} does not hold what Sluice writes there ({reason}); "
         "delete it, and what it counted begins anew"
     )
 

@@ -56,16 +56,16 @@ def hand_over(
     meanwhile: Callable[[], None] = lambda: None,
     **run: Any,
 ) -> Counter[str]:
-    """Start a run every `pause` seconds, and return what all of them said of their ticks, and how many were killed.
+    """Start a run every `pause` seconds, and return the sum of all runs' counts, with the number of killed runs.
 
     kill        the chance that one of those alive is killed after each start
     meanwhile   called after each start
     """
     context, chance = multiprocessing.get_context("fork"), random.Random(4)
     processes: list[Any] = []
-    told: Counter[str] = Counter(killed=0)
+    counts: Counter[str] = Counter(killed=0)
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "said"
+        log = Path(folder) / "counts"
         for _ in range(times + 1):
             process = context.Process(target=pump_for, args=(url, log, 6 * pause), kwargs=run, daemon=True)
             with warnings.catch_warnings():
@@ -77,21 +77,21 @@ def hand_over(
             process.join(pause * chance.uniform(0.8, 1.2))
             if chance.random() < kill:
                 victim = chance.choice([one for one in processes if one.is_alive()] or processes)
-                told["killed"] += victim.is_alive()
+                counts["killed"] += victim.is_alive()
                 victim.kill()
             meanwhile()
         for process in processes:
             process.join(6 * pause + 30)  # its window, and what is under way then
             assert not process.is_alive()
         for line in log.read_text().splitlines():
-            told.update(json.loads(line))
-    return told
+            counts.update(json.loads(line))
+    return counts
 
 
-def what_came(client: Any, *, every: float = EVERY) -> tuple[list[int], list[float]]:
-    """Return the ticks in the topic, and in order of size how long after them their pumps began.
+def pushed_ticks(client: Any, *, every: float = EVERY) -> tuple[list[int], list[float]]:
+    """Return the ticks in the topic, and the sorted delays in seconds between ticks and the starts of their pumps.
 
-    Which tick an entry was pushed for, the tick's record says for ten minutes: a pump that began late cannot know.
+    A tick's record names its entry for ten minutes; the entry itself does not contain its tick.
     """
     records = [key for key in client.scan_iter("sluice:beat:pump:*", count=1000) if key.rpartition(b":")[2].isdigit()]
     pushed = {value[1:].decode(): int(key.rpartition(b":")[2]) for key, value in zip(records, client.mget(records), strict=True) if value[:1] == b"="}  # fmt: skip
@@ -101,15 +101,17 @@ def what_came(client: Any, *, every: float = EVERY) -> tuple[list[int], list[flo
     return ticks, sorted(entry["began"] - tick * every for entry, tick in zip(entries, ticks, strict=True))
 
 
-def check(client: redis.Redis, told: Counter[str], *, every: float = EVERY) -> str:
-    """Hold what the runs said against what came: no tick twice or out of order, and none absent that no run missed.
+def check(client: redis.Redis, counts: Counter[str], *, every: float = EVERY) -> str:
+    """Compare the runs' counts with the topic: no tick is repeated or out of order, and each absent one is counted.
 
-    Two runs that overlap may both miss a tick and say so. Returns a line with the figures.
+    Two overlapping runs may both count the same missed tick. Returns a line with the figures.
     """
-    ticks, _ = what_came(client, every=every)
+    ticks, _ = pushed_ticks(client, every=every)
     assert ticks == sorted(ticks), "ticks were pushed out of order"
-    assert len(ticks) == told["pushed"], f"the runs said that they pushed {told['pushed']}, {len(ticks)} ticks came"
+    assert len(ticks) == counts["pushed"], (
+        f"the runs counted {counts['pushed']} pushed ticks, the topic has {len(ticks)}"
+    )
     absent = ticks[-1] + 1 - ticks[0] - len(ticks)
-    missed = {what: n for what, n in told.items() if n and what not in ("pushed", "killed")}
-    assert absent <= sum(missed.values()), "a tick did not come, and no run said so"
-    return f"{len(ticks)} ticks pushed, {absent} not; the runs said: {missed}"
+    missed = {what: n for what, n in counts.items() if n and what not in ("pushed", "killed")}
+    assert absent <= sum(missed.values()), "a tick is missing, and no run counted it"
+    return f"{len(ticks)} ticks pushed, {absent} not; counted by the runs: {missed}"

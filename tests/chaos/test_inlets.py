@@ -34,10 +34,10 @@ def test_redis_restart_duplicates_no_tick_and_every_missed_tick_is_counted(kills
             keep_all_that_is_acknowledged(server)
             waits.wait(chance.uniform(0, 1.0))  # a run that starts right away has what the others pumped meanwhile
 
-        told = hand_over(server.url, kills - 1, pause=0.5, meanwhile=crash)
+        counts = hand_over(server.url, kills - 1, pause=0.5, meanwhile=crash)
         with redis.Redis.from_url(server.url, protocol=2) as client:
-            print(f"\n{kills} kills of Redis, {check(client, told)}")  # noqa: T201
-    assert told["pushed"] > 5 * kills
+            print(f"\n{kills} kills of Redis, {check(client, counts)}")  # noqa: T201
+    assert counts["pushed"] > 5 * kills
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_long_redis_outage_duplicates_no_tick_and_every_missed_tick_is_counted(
             with proxy.hole(deliver=deliver):
                 time.sleep(2 * timeout)  # the hole itself
 
-        told = hand_over(proxy.url, holes, pause=3 * timeout, meanwhile=stand_still, socket_timeout=timeout)
+        counts = hand_over(proxy.url, holes, pause=3 * timeout, meanwhile=stand_still, socket_timeout=timeout)
     assert proxy.swallowed > holes
-    print(f"\n{holes} holes, {check(real_redis, told)}")  # noqa: T201
-    assert told["pushed"] > 5
+    print(f"\n{holes} holes, {check(real_redis, counts)}")  # noqa: T201
+    assert counts["pushed"] > 5
 
 
 @pytest.mark.parametrize(("every", "pause", "times"), [(0.02, 0.7, 30), (60.0, 61.0, 5)], ids=["20 ms", "a minute"])
@@ -75,6 +75,6 @@ def test_long_redis_outage_duplicates_no_tick_and_every_missed_tick_is_counted(
 def test_the_shortest_and_the_longest_beat_lose_no_tick_in_silence_and_double_none(
     redis_server: RedisServer, real_redis: redis.Redis, every: float, pause: float, times: int
 ) -> None:
-    told = hand_over(redis_server.url, times, pause=pause, every=every)
-    print(f"\nevery {every} s: {check(real_redis, told, every=every)}")  # noqa: T201
-    assert told["pushed"] > times / 2
+    counts = hand_over(redis_server.url, times, pause=pause, every=every)
+    print(f"\nevery {every} s: {check(real_redis, counts, every=every)}")  # noqa: T201
+    assert counts["pushed"] > times / 2

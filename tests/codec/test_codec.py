@@ -17,7 +17,8 @@ from tasks.codec.fields import SMALL, SMALL_WEIGHT, decode_fields, decode_small
 from tasks.codec.json_text import json_weight
 from tasks.codec.values import DEFAULT_LIMITS, decode, encode, encode_fields
 from tasks.errors import EncodeError, PoisonEntryError
-from tests.support.values import assert_same, json_values
+from tests.support.sameness import assert_same
+from tests.support.values import json_values
 
 
 @given(json_values)
@@ -80,7 +81,7 @@ circle.append(circle)
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ((1, 2), "got tuple; use list()"),
         ([1, (2,)], "[1]: expected None, bool, int, float, str, list or dict, got tuple; use list()"),
@@ -115,11 +116,11 @@ circle.append(circle)
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_would_come_back_changed_is_refused_with_its_path_and_a_cure(value: Any, said: str) -> None:
+def test_what_would_come_back_changed_is_refused_with_its_path_and_a_cure(value: Any, message: str) -> None:
     with pytest.raises(EncodeError) as caught:
         encode_fields({"x": value})
     assert str(caught.value).startswith("field 'x'")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_frame_in_a_list_is_refused_with_the_path_to_it() -> None:
@@ -128,7 +129,7 @@ def test_a_frame_in_a_list_is_refused_with_the_path_to_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({}, "got an empty one"),
         ([("a", 1)], "got list"),
@@ -139,8 +140,8 @@ def test_a_frame_in_a_list_is_refused_with_the_path_to_it() -> None:
         ({"\ud800": 1}, "lone surrogate"),
     ],
 )
-def test_only_a_mapping_of_names_to_values_is_an_entry(fields: Any, said: str) -> None:
-    with pytest.raises(EncodeError, match=said):
+def test_only_a_mapping_of_names_to_values_is_an_entry(fields: Any, message: str) -> None:
+    with pytest.raises(EncodeError, match=message):
         encode_fields(fields)
 
 

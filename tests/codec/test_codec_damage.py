@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tasks.codec import decode, decode_fields
 from tasks.errors import PoisonEntryError
-from tests.support.values import assert_same, json_values, stream, text
+from tests.support.sameness import assert_same
+from tests.support.values import json_values, stream, text
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tasks.codec import Decoding, decode, encode, encode_fields
 from tasks.errors import EncodeError, SettingsError
+from tests.support.sameness import assert_same
 from tests.support.values import (
     KEPT,
-    assert_same,
     columns,
     foreign_object_column,
     frames,
@@ -85,7 +85,7 @@ def test_column_names_found_twice_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "said"),
+    ("frame", "message"),
     [
         (pd.DataFrame({"a": [1, "x"], "b": [2, "y"]}).T, "column 0: "),
         (pd.DataFrame({"ok": [1, 2], "mixed": [1, "x"]}), "column 'mixed': "),
@@ -95,10 +95,10 @@ def test_column_names_found_twice_are_refused_by_name() -> None:
         (pd.DataFrame({"a": pd.Series([dt.time(1, tzinfo=dt.UTC)])}), "column 'a': "),
     ],
 )
-def test_a_column_of_mixed_objects_is_refused_with_its_name_and_the_cure(frame: pd.DataFrame, said: str) -> None:
+def test_a_column_of_mixed_objects_is_refused_with_its_name_and_the_cure(frame: pd.DataFrame, message: str) -> None:
     with pytest.raises(EncodeError) as caught:
         encode_fields({"x": frame})
-    assert str(caught.value).startswith(f"field 'x': {said}expected")
+    assert str(caught.value).startswith(f"field 'x': {message}expected")
     assert "use " in str(caught.value)
 
 

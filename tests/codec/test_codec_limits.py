@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tasks.codec import Limits, decode, decode_fields, encode_fields
 from tasks.errors import EncodeError, PoisonEntryError
-from tests.support.values import assert_same, frames, json_values, scalars, stream, text
+from tests.support.sameness import assert_same
+from tests.support.values import frames, json_values, scalars, stream, text
 
 MIB = 2**20
 
@@ -109,7 +110,7 @@ LABELS = pd.to_datetime([f"2024-01-0{i}" for i in range(1, 10)])  # no JSON: a s
 
 
 @pytest.mark.parametrize(
-    ("limits", "fields", "said"),
+    ("limits", "fields", "message"),
     [
         (Limits(max_entry_bytes=20), {"a": "x" * 30}, "at most 20 bytes"),
         (Limits(max_entry_bytes=20), {"a" * 30: 1}, "at most 20 bytes"),
@@ -136,12 +137,12 @@ LABELS = pd.to_datetime([f"2024-01-0{i}" for i in range(1, 10)])  # no JSON: a s
     ],
 )
 def test_what_no_outlet_could_read_is_refused_when_pushed_and_when_read(
-    limits: Limits, fields: dict[str, Any], said: str
+    limits: Limits, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(EncodeError, match=f"^field '[ab]+': expected {said}") as caught:
+    with pytest.raises(EncodeError, match=f"^field '[ab]+': expected {message}") as caught:
         encode_fields(fields, limits=limits)
     assert "raise the limits" in str(caught.value)
-    with pytest.raises(PoisonEntryError, match=f"^field '[ab]+': expected {said}"):
+    with pytest.raises(PoisonEntryError, match=f"^field '[ab]+': expected {message}"):
         decode_fields(encode_fields(fields), limits=limits)
 
 

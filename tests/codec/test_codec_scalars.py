@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as npst
 
 from tasks.codec import decode, encode, encode_fields
 from tasks.errors import EncodeError
-from tests.support.values import assert_same, scalars
+from tests.support.sameness import assert_same
+from tests.support.values import scalars
 
 
 @given(scalars)

@@ -19,7 +19,8 @@ from tasks import PoisonEntryError, Reservoir, SettingsError
 from tasks.codec import Decoding, Limits, decode_fields, encode, encode_fields
 from tasks.codec.fields import SMALL, quick_decoder
 from tasks.testing import Bench
-from tests.support.values import assert_same, json_values, text
+from tests.support.sameness import assert_same
+from tests.support.values import json_values, text
 
 Pairs = list[tuple[bytes, bytes]]
 Word = Literal["auto", "text", "bytes", "json"]
@@ -48,7 +49,7 @@ def test_json_fields_are_their_values(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "data", "said"),
+    ("word", "data", "message"),
     [
         ("text", b"\xff", "expected text in UTF-8, got 1 other bytes; read the topic with decode='bytes'"),
         ("text", encode(pd.DataFrame({"a": [1]})), "expected text in UTF-8"),
@@ -57,10 +58,10 @@ def test_json_fields_are_their_values(fields: dict[str, Any]) -> None:
         ("json", encode(b"SECRET"), "expected JSON"),
     ],
 )
-def test_a_field_that_is_something_else_is_poison_with_a_cure(word: Word, data: bytes, said: str) -> None:
+def test_a_field_that_is_something_else_is_poison_with_a_cure(word: Word, data: bytes, message: str) -> None:
     with pytest.raises(PoisonEntryError) as caught:
         decode_fields({b"x": data}, decoding=Decoding(decode=word))
-    assert str(caught.value).startswith(f"field 'x': {said}")
+    assert str(caught.value).startswith(f"field 'x': {message}")
     assert "SECRET" not in str(caught.value)
 
 
@@ -109,17 +110,17 @@ def raising(_: Pairs) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         (raising, "decode function raising: expected it to return fields, it raised ValueError"),
         (lambda _: 1, "got a int"),
         (lambda _: {1: 2}, "got other keys"),
     ],
 )
-def test_a_function_that_returns_no_fields_makes_the_entry_poison(function: Any, said: str) -> None:
+def test_a_function_that_returns_no_fields_makes_the_entry_poison(function: Any, message: str) -> None:
     with pytest.raises(PoisonEntryError) as caught:
         decode_fields([(b"x", b"SECRET")], decoding=Decoding(decode=function))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "SECRET" not in str(caught.value)
 
 

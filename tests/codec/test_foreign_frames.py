@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tasks.codec import Limits, decode, encode
 from tasks.errors import PoisonEntryError
-from tests.support.values import assert_same, stream, text
+from tests.support.sameness import assert_same
+from tests.support.values import stream, text
 
 COMPRESSIONS = pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
 

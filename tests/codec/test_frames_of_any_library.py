@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tasks.codec import Decoding, Limits, decode, encode, encode_fields
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
-from tests.support.values import assert_same, frames, stream, text
+from tests.support.sameness import assert_same
+from tests.support.values import frames, stream, text
 
 
 class OnlyAStream:
@@ -163,7 +164,7 @@ def test_a_stream_is_read_once_and_no_further_than_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "said"),
+    ("frame", "message"),
     [
         (pl.Series([1]), "got a Series with others or without columns; use to_frame()"),
         (pa.chunked_array([[1]]), "use to_frame()"),
@@ -173,10 +174,10 @@ def test_a_stream_is_read_once_and_no_further_than_the_limit() -> None:
     ],
     ids=["series", "array", "int128", "interval", "metadata"],
 )
-def test_a_frame_that_no_outlet_would_read_is_refused_with_a_cure(frame: Any, said: str) -> None:
+def test_a_frame_that_no_outlet_would_read_is_refused_with_a_cure(frame: Any, message: str) -> None:
     with pytest.raises(EncodeError, match="^field 'x': ") as caught:
         encode_fields({"x": frame})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "use " in str(caught.value)
 
 

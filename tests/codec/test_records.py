@@ -17,7 +17,8 @@ from tasks.codec.records import as_dict, is_record
 from tasks.errors import EncodeError
 from tasks.nodes.to_redis import as_fields
 from tasks.pump.returned import as_entries
-from tests.support.values import assert_same, json_values
+from tests.support.sameness import assert_same
+from tests.support.values import json_values
 
 
 @dataclasses.dataclass

@@ -80,10 +80,10 @@ def test_an_error_of_the_prefect_server_is_reported_in_one_sentence(status: int,
     request = httpx.Request("GET", "http://user:hunter2@127.0.0.1:1/api/flows")
     error = httpx.HTTPStatusError("hunter2", request=request, response=httpx.Response(status, request=request))
     with temporary_settings({PREFECT_API_URL: "http://user:hunter2@127.0.0.1:1/api"}):
-        said = said_by(error)
-    assert says in said
-    assert "at http://127.0.0.1:1/api" in said
-    assert "hunter2" not in said
+        message = said_by(error)
+    assert says in message
+    assert "at http://127.0.0.1:1/api" in message
+    assert "hunter2" not in message
 
 
 def test_a_python_without_sluice_prints_how_to_install_it(tmp_path: Path) -> None:

@@ -27,21 +27,21 @@ def test_dead_shows_where_and_why_and_how_to_replay(
     run(lambda source: source.map(reciprocal).sink(lambda _: None), real_redis, "market", group="movers")
     monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
 
-    def told(n: int = 10, **options: Any) -> str:
+    def listing(n: int = 10, **options: Any) -> str:
         dead(Console(width=160), "market", "movers", n, **options)
         return capsys.readouterr().out
 
-    table = told()
+    table = listing()
     assert table.index("TypeError") < table.index("ZeroDivisionError('division by zero')"), "the newest first"
     assert "2 of 2" in table
     assert "sluice dead market movers --node 'map(reciprocal)' --replay" in table
-    assert told(choice={"exception": "TypeError"}).count("map(reciprocal)") == 2, (
+    assert listing(choice={"exception": "TypeError"}).count("map(reciprocal)") == 2, (
         "a letter, and the command for its node"
     )
-    assert "for which that holds" in told(choice={"node": "sink"})
-    assert "1 of 2 chosen, 2 in all" in told(1, choice={"node": "map(reciprocal)"})
-    assert 'return 1 / entry["n"]' in told(1, tracebacks=True)
-    (letter,) = map(json.loads, told(1, as_json=True).splitlines())
+    assert "for which that holds" in listing(choice={"node": "sink"})
+    assert "1 of 2 chosen, 2 in all" in listing(1, choice={"node": "map(reciprocal)"})
+    assert 'return 1 / entry["n"]' in listing(1, tracebacks=True)
+    (letter,) = map(json.loads, listing(1, as_json=True).splitlines())
     assert letter["node"] == "map(reciprocal)"
     assert letter["traceback"].startswith("Traceback")
     assert letter["deliveries"] == 1

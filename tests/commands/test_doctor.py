@@ -70,7 +70,7 @@ def look(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return found
 
 
-def told(finding: Finding) -> str:
+def text(finding: Finding) -> str:
     return f"{finding.level}: {finding.says}; {finding.do}"
 
 
@@ -88,9 +88,9 @@ def test_a_redis_that_keeps_its_data_and_evicts_nothing_is_fine(
 
 def test_persistence_that_would_lose_data_is_named(server: redis.Redis, look: Callable[..., Found]) -> None:
     server.config_set("appendonly", "no")
-    assert told(look()["Redis data"]).startswith("fail: in memory only")
+    assert text(look()["Redis data"]).startswith("fail: in memory only")
     server.config_set("save", "900 1")
-    assert told(look()["Redis data"]).startswith("warn: in snapshots only (save 900 1)")
+    assert text(look()["Redis data"]).startswith("warn: in snapshots only (save 900 1)")
     assert "CONFIG SET appendonly yes" in look()["Redis data"].do
     server.config_set("save", "")
 
@@ -118,7 +118,7 @@ def test_a_memory_limit_is_fine_only_if_nothing_is_evicted(
 
 def test_a_nearly_full_redis_is_a_finding(server: redis.Redis, look: Callable[..., Found]) -> None:
     server.config_set("maxmemory", int(server.info("memory")["used_memory"] * 1.05))
-    assert told(look()["Redis memory"]).startswith("warn: ")
+    assert text(look()["Redis memory"]).startswith("warn: ")
     server.config_set("maxmemory", "0")
 
 
@@ -127,7 +127,7 @@ def test_topics_that_cannot_be_read_are_named(server: redis.Redis, look: Callabl
         server.xadd(topic, {"n": 1})
     server.set("sluice:spilled:alpha", "x")
     server.xgroup_create("alpha", "group", "0")
-    assert told(look()["Redis topics"]) == (
+    assert text(look()["Redis topics"]) == (
         "warn: topic 'alpha' cannot be read: expected key 'sluice:spilled:alpha' to be a hash, got a string; rename or delete it"
     )
     server.flushall()
@@ -137,13 +137,13 @@ def test_topics_that_cannot_be_read_are_named(server: redis.Redis, look: Callabl
 def test_missing_rights_of_a_redis_user_are_named(server: redis.Redis, look: Callable[..., Found]) -> None:
     server.execute_command("ACL", "SETUSER", "reader", "on", ">hunter2", "~*", "+@all", "-config", "-@scripting")
     found = look("reader:hunter2@")
-    assert told(found["Redis scripts"]).startswith("fail: refused: ")
+    assert text(found["Redis scripts"]).startswith("fail: refused: ")
     assert "EVALSHA" in found["Redis scripts"].do
     assert "does not tell whether it makes snapshots" in found["Redis data"].says
     server.execute_command("ACL", "SETUSER", "blind", "on", ">hunter2", "~*", "-@all")
     blind, wrong = look("blind:hunter2@"), look("reader:hunter3@")
-    assert "does not let this user run INFO" in told(blind["Redis"])
-    assert "refuses the user or password" in told(wrong["Redis"])
+    assert "does not let this user run INFO" in text(blind["Redis"])
+    assert "refuses the user or password" in text(wrong["Redis"])
     assert "hunter" not in repr([found, blind, wrong])
 
 
@@ -152,18 +152,18 @@ def test_a_replica_and_a_cluster_are_refused(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "b").mkdir()
     with running(tmp_path / "a", "--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "yes") as replica:
         monkeypatch.setenv("SLUICE_REDIS_URL", replica)
-        assert "fail: a replica, which takes no writes" in [told(each) for each in check_redis()][1]
+        assert "fail: a replica, which takes no writes" in [text(each) for each in check_redis()][1]
     with running(tmp_path / "b", "--cluster-enabled", "yes") as cluster:
         monkeypatch.setenv("SLUICE_REDIS_URL", cluster)
         (finding,) = check_redis()
-        assert "is a cluster" in told(finding)
+        assert "is a cluster" in text(finding)
 
 
 def test_a_redis_that_is_not_there_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_REDIS_URL", f"unix://u:hunter2@{tmp_path}/none.sock")
     (finding,) = check_redis()
-    assert "does not answer (No such file or directory)" in told(finding)
-    assert "hunter2" not in told(finding)
+    assert "does not answer (No such file or directory)" in text(finding)
+    assert "hunter2" not in text(finding)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def with_secret(prefect: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 client.delete_block_document(client.read_block_document_by_name(SECRET_BLOCK, "secret").id)
             if value is not None:
                 Secret(value=value).save(SECRET_BLOCK)  # type: ignore[unused-coroutine]
-            return told(check_secret(client))
+            return text(check_secret(client))
 
         yield found
         found()
@@ -204,11 +204,11 @@ def test_the_secret_block_is_read_and_tried_but_never_shown(
         (f"unix://runs:hunter3@{path}", "refuses the user or password; check the Secret block 'sluice-redis-url'"),
         (f"unix://runs:hunter2@{tmp_path}/none.sock", "does not answer (No such file or directory)"),
     ):
-        said = with_secret(wrong)
-        assert said.startswith("fail: ")
-        assert why in said
-        assert "the Secret block 'sluice-redis-url'" in said
-        assert "hunter" not in said
+        message = with_secret(wrong)
+        assert message.startswith("fail: ")
+        assert why in message
+        assert "the Secret block 'sluice-redis-url'" in message
+        assert "hunter" not in message
 
     monkeypatch.setenv(REDIS_URL, f"unix://{path}?db=3")  # by another user: the same
     assert with_secret(f"unix://runs:hunter2@{path}?db=3").startswith("ok: ")
@@ -230,14 +230,14 @@ def test_what_is_installed_is_compared_with_what_was_tested(tmp_path: Path) -> N
     assert {each.level for each in installed.values()} == {"ok"}, installed
 
     wrong = list(check_install(project(tmp_path, "'redis>=99', 'no-such-package'", "streamz==0.0.1\nabsent==1\n")))
-    python, packages, tested, *_ = map(told, wrong)
+    python, packages, tested, *_ = map(text, wrong)
     assert python.startswith("ok: 3.")
     assert packages.startswith("fail: expected redis>=99 (got 8.")
     assert "no-such-package (got none)" in packages
     assert "warn: not those of constraints.txt: streamz 0.6.6 (tested: 0.0.1); " in tested
 
     old, *_ = check_install(project(tmp_path, "", python=">=3.99"))
-    assert told(old).startswith("fail: expected >=3.99, got 3.")
+    assert text(old).startswith("fail: expected >=3.99, got 3.")
 
 
 def test_an_installation_from_a_wheel_is_checked_against_what_the_wheel_requires() -> None:
@@ -253,7 +253,7 @@ def test_names_of_a_project_that_hide_those_of_sluice_are_found(tmp_path: Path) 
     (tmp_path / "tasks" / "__init__.py").touch()
     (tmp_path / "flows.py").touch()
     (finding,) = check_names(tmp_path)
-    assert told(finding).startswith(f"fail: expected no flows.py, tasks/__init__.py in {tmp_path}: ")
+    assert text(finding).startswith(f"fail: expected no flows.py, tasks/__init__.py in {tmp_path}: ")
     assert list(check_names(ROOT)) == []
 
 

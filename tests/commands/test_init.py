@@ -31,9 +31,9 @@ from tests.support.wheels import Installed, build_wheel
 
 
 def made(folder: Path, *, with_examples: bool = False) -> str:
-    said = io.StringIO()
-    init(Console(file=said, width=200), folder, with_examples=with_examples)
-    return said.getvalue()
+    output = io.StringIO()
+    init(Console(file=output, width=200), folder, with_examples=with_examples)
+    return output.getvalue()
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -82,17 +82,17 @@ def test_init_keeps_files_that_exist_and_names_them(tmp_path: Path) -> None:
     for name, text in mine.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    said = made(tmp_path)
+    output = made(tmp_path)
     found = contents(tmp_path)
     assert {name: found[name] for name in mine if name != ".gitignore"} == {
         name: text for name, text in mine.items() if name != ".gitignore"
     }
     assert found[".gitignore"] == f"{mine['.gitignore']}\nprefect.toml\n__pycache__/\n.hypothesis/\n.pytest_cache/\n"
     for name in ("requirements.txt", "tests/conftest.py", "pipelines/__init__.py"):
-        assert f"kept {name}: " in said
-    assert "kept requirements.txt: add this line to it: " in said
+        assert f"kept {name}: " in output
+    assert "kept requirements.txt: add this line to it: " in output
     for name in set(found) - set(mine):
-        assert f"wrote {name}\n" in said
+        assert f"wrote {name}\n" in output
 
 
 def test_init_ignores_the_login_and_the_data_of_sluice_up(tmp_path: Path) -> None:
@@ -189,25 +189,25 @@ def test_init_copies_the_wheel_that_sluice_came_from(tmp_path: Path, monkeypatch
     wheel.write_text("a wheel")
     installed = installed_from(tmp_path, {"url": wheel.as_uri(), "archive_info": {}})
     monkeypatch.setattr("deployments.commands.init.distribution", lambda _: installed)
-    said = made(tmp_path / "mine")
+    output = made(tmp_path / "mine")
     assert (tmp_path / "mine" / "wheels" / wheel.name).read_text() == "a wheel"
-    assert "copied sluice-1.2-py3-none-any.whl to wheels/" in said
-    assert "pip wheel" not in said
+    assert "copied sluice-1.2-py3-none-any.whl to wheels/" in output
+    assert "pip wheel" not in output
 
 
 def test_new_writes_flows_of_a_project_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect adds the folder of a flow that it imports
     made(tmp_path)
-    said = io.StringIO()
+    output = io.StringIO()
     for kind, name in (("inlet", "rooms"), ("outlet", "warm")):
-        new(Console(file=said, width=200), kind, name, root=tmp_path)  # type: ignore[arg-type]
+        new(Console(file=output, width=200), kind, name, root=tmp_path)  # type: ignore[arg-type]
     points = [each.entrypoint for each in read_blueprint(tmp_path / "prefect.yaml").deployments]
     assert points[-2:] == ["pipelines/rooms.py:rooms", "pipelines/warm.py:warm"]
     assert "from sluice import Entry, has, outlet\n" in (tmp_path / "pipelines" / "warm.py").read_text()
     assert 'topics="memory"' in (tmp_path / "pipelines" / "warm.py").read_text()
     for text in ("wrote pipelines/rooms.py", "python -m pytest tests/test_warm.py", "`sluice up` does that"):
-        assert text in said.getvalue()
-    assert "make " not in said.getvalue()
+        assert text in output.getvalue()
+    assert "make " not in output.getvalue()
     assert not [path for path in (tmp_path / "pipelines").iterdir() if path.stem in PACKAGES]
 
 
@@ -241,7 +241,7 @@ class Project:
     def run(self, program: str, *arguments: str) -> str:
         return self.installed.run(program, *arguments, cwd=self.folder)
 
-    def said(self, text: str) -> bool:
+    def has_printed(self, text: str) -> bool:
         assert self.child.running, self.child.log.read_text()
         return text in self.child.log.read_text()
 
@@ -279,8 +279,8 @@ def test_project_of_ones_own_runs_from_a_wheel_and_upgrades(tmp_path: Path) -> N
     project = Project(mine, installed)
     try:
         project.child.start()
-        wait_until(lambda: project.said("trend Running"), "the outlet to run", deadline=240)
-        wait_until(lambda: project.said("mean   │"), "a result of the outlet to be shown", deadline=240)
+        wait_until(lambda: project.has_printed("trend Running"), "the outlet to run", deadline=240)
+        wait_until(lambda: project.has_printed("mean   │"), "a result of the outlet to be shown", deadline=240)
         clone = str(ROOT / "deployments")
         assert not [each for each in project.processes() if clone in " ".join(each.cmdline())]
 

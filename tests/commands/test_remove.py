@@ -139,14 +139,14 @@ def test_remove_with_data_leaves_server_and_redis_as_before_an_outlet(
     alive.step(0)
     flow_run = running(client, main)
     stops_when_cancelled(flow_run, alive.leave)
-    said = removed("counts", tmp_path)
+    output = removed("counts", tmp_path)
     assert on_server(client) == before
     assert everything(real_redis) == keys
-    assert "automation 'run counts again'" in said
-    assert "1 run to end" in said
-    assert "group 'counts' on topic 'other': 0 pending, 1 dead letter" in said
-    assert "group 'counts-replay' on topic 'common'" in said
-    assert "topic 'counted' stays, with the results in it; `sluice topics drop counted` deletes it" in said
+    assert "automation 'run counts again'" in output
+    assert "1 run to end" in output
+    assert "group 'counts' on topic 'other': 0 pending, 1 dead letter" in output
+    assert "group 'counts-replay' on topic 'common'" in output
+    assert "topic 'counted' stays, with the results in it; `sluice topics drop counted` deletes it" in output
 
 
 def test_remove_with_data_leaves_server_and_redis_as_before_an_inlet(
@@ -159,10 +159,10 @@ def test_remove_with_data_leaves_server_and_redis_as_before_an_inlet(
     run(lambda source: source.sink(lambda _: None), real_redis, "common", group="lab")
     SharedPoll(real_redis, name="run", deployment=str(of)).look()
     SharedPoll(real_redis, name="run", deployment=str(of)).leave()
-    said = removed("pumped/main", tmp_path)
-    assert "topic 'common': 2 entries" in said
-    assert "groups 'lab'" in said
-    assert "beats of pumped" in said
+    output = removed("pumped/main", tmp_path)
+    assert "topic 'common': 2 entries" in output
+    assert "groups 'lab'" in output
+    assert "beats of pumped" in output
     assert on_server(client) == before
     assert everything(real_redis) == keys
 
@@ -175,8 +175,8 @@ def test_remove_keeps_a_topic_that_another_deployment_uses(
     pump(real_redis, "common", "beside")
     pushed = real_redis.xlen("common")
     beat = pump(real_redis, "common", "pumped")
-    said = removed("pumped", tmp_path)
-    assert "topic 'common' stays: beside/main uses it" in said
+    output = removed("pumped", tmp_path)
+    assert "topic 'common' stays: beside/main uses it" in output
     assert real_redis.xlen("common") == pushed + 2
     assert not list(real_redis.scan_iter(f"{beat.key}*"))
     assert [name.split(b":")[1] for name in real_redis.hkeys("sluice:topic:common") if b":" in name] == [b"beside"]  # type: ignore[union-attr]
@@ -255,11 +255,11 @@ def test_remove_names_blocks_code_and_automations_to_delete_by_hand(client: Sync
     (tmp_path / "prefect.yaml").write_text(f"deployments:\n  - name: main\n    entrypoint: {entrypoint}  # counts\n")
     actions = [RunDeployment(source="selected", deployment_id=of), RunDeployment(source="inferred")]
     made = client.create_automation(AutomationCore(name="mixed", trigger=EventTrigger(expect={"odd"}, posture=Posture.Reactive, threshold=1), actions=actions))  # fmt: skip
-    said = removed("counts", tmp_path)
+    output = removed("counts", tmp_path)
     client.delete_automation(made)
-    assert f"delete the block of {entrypoint} in prefect.yaml, line 3, or the next deploy brings it back" in said
-    assert "delete counts in tests/commands/test_remove.py" in said
-    assert "the automation 'mixed' runs counts/main, besides other things" in said
+    assert f"delete the block of {entrypoint} in prefect.yaml, line 3, or the next deploy brings it back" in output
+    assert "delete counts in tests/commands/test_remove.py" in output
+    assert "the automation 'mixed' runs counts/main, besides other things" in output
 
 
 def test_remove_of_an_unknown_name_lists_the_deployments(client: SyncPrefectClient, tmp_path: Path) -> None:

@@ -45,13 +45,13 @@ def contents(root: Path) -> dict[str, str]:
 def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, said = tmp_path / "checkout", io.StringIO()
+    root, output = tmp_path / "checkout", io.StringIO()
     shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "docs"))
     monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect puts the folder of a flow there that it imports
-    new(Console(file=said), "inlet", "rooms", root=root)
-    new(Console(file=said), "inlet", "bids", root=root, topic="market")  # all its inlets say what it keeps
-    assert "wrote flows/rooms.py" in said.getvalue()
-    assert "make test ARGS=tests/test_bids.py" in said.getvalue()
+    new(Console(file=output), "inlet", "rooms", root=root)
+    new(Console(file=output), "inlet", "bids", root=root, topic="market")  # all its inlets say what it keeps
+    assert "wrote flows/rooms.py" in output.getvalue()
+    assert "make test ARGS=tests/test_bids.py" in output.getvalue()
     command = [sys.executable, "-m", "deployments", "new", "outlet", "warm", "--topic", "rooms"]
     subprocess.run(command, cwd=root, capture_output=True, timeout=60, check=True)
     made = {each.entrypoint.rpartition(":")[2]: each for each in read_blueprint(root / "prefect.yaml").deployments}
@@ -69,8 +69,8 @@ def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
 def test_what_to_do_next_is_what_the_pages_say_with_aligned_comments(
     kind: Literal["inlet", "outlet"], peeks: list[str]
 ) -> None:
-    said = next_steps(kind, CLONE, name="weather_station", topic="rooms")
-    lines = [line for line in said.splitlines() if line.startswith("  ")]
+    output = next_steps(kind, CLONE, name="weather_station", topic="rooms")
+    lines = [line for line in output.splitlines() if line.startswith("  ")]
     assert [line.partition("#")[0].strip() for line in lines] == [
         "make test ARGS=tests/test_weather_station.py",
         "prefect deploy --all",

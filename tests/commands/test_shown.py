@@ -47,9 +47,9 @@ def test_every_value_of_an_entry_has_one_form_in_json() -> None:
         "one": np.int64(3),
         "exact": Decimal("1.10"),
     }
-    told = json.loads(line(entry_object(Entry(fields, topic="t", id="1000-0"), "t")))
-    assert told["time"] == "1970-01-01T00:00:01+00:00"
-    assert told["fields"] == {
+    parsed = json.loads(line(entry_object(Entry(fields, topic="t", id="1000-0"), "t")))
+    assert parsed["time"] == "1970-01-01T00:00:01+00:00"
+    assert parsed["fields"] == {
         "frame": [{"code": "a", "now": 1.5}, {"code": "b", "now": None}],
         "twice": [{"key": "i", "x": 1, "x.1": 2, "x.1.1": 3}],
         "raw": "aGk=",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deployments.checks.findings import failure
 from deployments.commands import restart, status
-from deployments.commands.dead import told
+from deployments.commands.dead import in_full
 from deployments.commands.doctor import _drawn
 from deployments.show.tables import letters_table, levels_table
 from deployments.show.terminal import Terminal, print_aside
@@ -45,7 +45,7 @@ def table(cell: str) -> Table:
         BAD,
         Text(BAD, style="red"),
         Group(Text(BAD), Text(BAD)),
-        told(LETTER),
+        in_full(LETTER),
         letters_table([LETTER]),
         levels_table([TopicLevel(BAD, 1, "1-0", "1-0", (GROUP,))], width=200),
         _drawn(failure(BAD, BAD, BAD)),

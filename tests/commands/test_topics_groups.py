@@ -75,44 +75,44 @@ def test_listing_an_empty_redis_prints_a_notice(sluice: Sluice) -> None:
 def test_an_unreadable_topic_is_listed_with_the_reason(sluice: Sluice, filled: redis.Redis) -> None:
     filled.set("sluice:topic:market", "odd")
     for command in ("topics", "groups"):
-        code, said = sluice(command)
+        code, output = sluice(command)
         assert code == 0
-        assert "expected key 'sluice:topic:market' to be a hash, got a string" in said
+        assert "expected key 'sluice:topic:market' to be a hash, got a string" in output
 
 
 def test_groups_drop_asks_and_deletes_one_group(sluice: Sluice, filled: redis.Redis) -> None:
     before = everything(filled)
-    code, said = sluice("groups", "drop", "market", "movers", answer="n\n")
+    code, output = sluice("groups", "drop", "market", "movers", answer="n\n")
     assert code == 1
-    assert "group 'movers' on topic 'market': 1 pending, 2 dead letters, 0 retries" in said
-    assert "expected a yes, got none; nothing was changed" in said
+    assert "group 'movers' on topic 'market': 1 pending, 2 dead letters, 0 retries" in output
+    assert "expected a yes, got none; nothing was changed" in output
     assert everything(filled) == before
-    code, said = sluice("groups", "drop", "market", "movers", answer="y\n")
-    assert (code, "group 'movers' on topic 'market' is deleted" in said) == (0, True)
+    code, output = sluice("groups", "drop", "market", "movers", answer="y\n")
+    assert (code, "group 'movers' on topic 'market' is deleted" in output) == (0, True)
     assert [group["name"] for group in filled.xinfo_groups("market")] == [b"archive"]
-    code, said = sluice("groups", "drop", "market", "movers", "--yes")
+    code, output = sluice("groups", "drop", "market", "movers", "--yes")
     assert code == 1
-    assert "expected a group of topic 'market', which has 'archive', got 'movers'" in said
+    assert "expected a group of topic 'market', which has 'archive', got 'movers'" in output
 
 
 def test_topics_drop_asks_and_deletes_one_topic(sluice: Sluice, filled: redis.Redis) -> None:
     push_all(filled, "other", range(1))
-    code, said = sluice("topics", "drop", "market", answer="n\n")
+    code, output = sluice("topics", "drop", "market", answer="n\n")
     assert code == 1
-    assert "topic 'market': 3 entries" in said
-    assert "groups 'archive', 'movers'; 2 dead letters" in said
+    assert "topic 'market': 3 entries" in output
+    assert "groups 'archive', 'movers'; 2 dead letters" in output
     assert filled.xlen("market") == 3
     assert sluice("topics", "drop", "market", "--yes")[0] == 0
     assert not [key for key in everything(filled) if b"market" in key]
-    code, said = sluice("topics", "drop", "market", "--yes")
+    code, output = sluice("topics", "drop", "market", "--yes")
     assert code == 1
-    assert "expected a topic, got 'market'; the topics are: other" in said
+    assert "expected a topic, got 'market'; the topics are: other" in output
 
 
 def test_dead_letters_are_no_topic_to_drop(sluice: Sluice, filled: redis.Redis) -> None:
-    code, said = sluice("topics", "drop", "market:dead:movers", "--yes")
+    code, output = sluice("topics", "drop", "market:dead:movers", "--yes")
     assert code == 1
-    assert "belongs to group 'movers' of topic 'market'; `sluice dead market movers --discard` deletes it" in said
+    assert "belongs to group 'movers' of topic 'market'; `sluice dead market movers --discard` deletes it" in output
 
 
 def test_nothing_is_dropped_or_reset_while_an_outlet_reads(sluice: Sluice, filled: redis.Redis) -> None:
@@ -120,21 +120,21 @@ def test_nothing_is_dropped_or_reset_while_an_outlet_reads(sluice: Sluice, fille
     reader.step(0)
     before = everything(filled)
     for arguments in (("topics", "drop", "market"), ("groups", "drop", "market", "movers")):
-        code, said = sluice(*arguments, "--yes")
+        code, output = sluice(*arguments, "--yes")
         assert code == 1
-        assert "got alive; nothing was dropped; stop its outlet" in said
-    code, said = sluice("groups", "reset", "market", "movers", "--to", "beginning", "--yes")
+        assert "got alive; nothing was dropped; stop its outlet" in output
+    code, output = sluice("groups", "reset", "market", "movers", "--to", "beginning", "--yes")
     assert code == 1
-    assert "got alive; 0 entries were acknowledged; stop its outlet" in said
+    assert "got alive; 0 entries were acknowledged; stop its outlet" in output
     assert everything(filled) == before
     reader.leave()
 
 
 def test_a_topic_is_not_dropped_while_an_inlet_pumps(sluice: Sluice, real_redis: redis.Redis) -> None:
     pump(real_redis, "market", "quotes")
-    code, said = sluice("topics", "drop", "market", "--yes")
+    code, output = sluice("topics", "drop", "market", "--yes")
     assert code == 1
-    assert "expected no inlet to pump into it, got quotes; nothing was dropped" in said
+    assert "expected no inlet to pump into it, got quotes; nothing was dropped" in output
     assert real_redis.xlen("market") == 2
 
 
@@ -142,9 +142,9 @@ def test_groups_reset_asks_and_lets_a_group_read_again(sluice: Sluice, filled: r
     reset = ("groups", "reset", "market", "archive", "--to", "beginning")
     assert sluice(*reset, answer="n\n")[0] == 1
     assert len(pending(filled, "market", "archive")) == 1
-    code, said = sluice(*reset, answer="y\n")
+    code, output = sluice(*reset, answer="y\n")
     assert code == 0
-    assert "group 'archive' goes on from beginning on topic 'market'; 1 pending entries were acknowledged" in said
+    assert "group 'archive' goes on from beginning on topic 'market'; 1 pending entries were acknowledged" in output
     assert not pending(filled, "market", "archive")
     again = Consumer(filled, "market", "archive")
     assert [entry["n"] for entry in again.step(0)] == [0, 1, 2]

@@ -133,7 +133,7 @@ def test_an_unlisted_or_malformed_quote_is_left_out_and_costs_no_other(stub: Stu
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "match"),
     [
         ((403, b"Forbidden"), "HTTP 403"),
         ((200, b"<html>Kinsoku jikou desu!</html>"), "without any"),
@@ -141,9 +141,9 @@ def test_an_unlisted_or_malformed_quote_is_left_out_and_costs_no_other(stub: Stu
         ((200, f'var hq_str_sz000002="{SUSPENDED.replace("7.010", "7.0.1")}";'.encode("gbk")), "ValueError"),
     ],
 )
-def test_an_answer_without_quotes_is_an_error_that_says_so(stub: Stub, answer: tuple[int, bytes], told: str) -> None:
+def test_an_answer_without_quotes_is_an_error_that_says_so(stub: Stub, answer: tuple[int, bytes], match: str) -> None:
     stub.answer = lambda: answer
-    with pytest.raises(UnavailableError, match=told):
+    with pytest.raises(UnavailableError, match=match):
         sina.fetch(codes=["000002"], url=stub.url)
 
 

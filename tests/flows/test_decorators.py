@@ -175,7 +175,7 @@ def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decorator", "written", "said"),
+    ("decorator", "written", "message"),
     [
         (
             "inlet",
@@ -189,9 +189,9 @@ def test_an_outlet_without_a_source_is_an_error_at_import() -> None:
     ],
 )
 def test_a_decorator_without_required_options_explains_at_import_how_to_write_it(
-    decorator: str, written: str, said: str
+    decorator: str, written: str, message: str
 ) -> None:
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         exec(f"{written}\ndef f(source): ...", {decorator: {"inlet": inlet, "outlet": outlet}[decorator]})
 
 

@@ -217,21 +217,21 @@ def test_a_deploy_of_an_edited_file_brings_a_run(
 def test_runs_with_different_parameters_on_one_topic_warn_once_each(
     api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def said() -> list[str]:
+    def logged_lines() -> list[str]:
         return [line.getMessage() for line in caplog.records if "pumps into it too" in line.getMessage()]
 
     with Running(api, deployment, watched) as scheduled:
         wait_until(lambda: is_pumping(real_redis), "pushes")
         with Running(api, deployment, watched, n=4) as custom:
-            wait_until(lambda: len(said()) == 2, "a warning in each log")
+            wait_until(lambda: len(logged_lines()) == 2, "a warning in each log")
             looks = real_redis.info("commandstats")["cmdstat_hkeys"]["calls"]  # type: ignore[index]
             wait_until(
                 lambda: real_redis.info("commandstats")["cmdstat_hkeys"]["calls"] > looks + 4,  # type: ignore[index]
                 "both to look again",
             )
     names = [api.read_flow_run(run.id).name for run in (scheduled, custom)]
-    assert [name in line for name, line in zip(names, said(), strict=True)] == [True, True]
-    assert all("another value of n, so" in line for line in said())
+    assert [name in line for name, line in zip(names, logged_lines(), strict=True)] == [True, True]
+    assert all("another value of n, so" in line for line in logged_lines())
 
 
 def test_a_run_goes_on_after_its_window_while_prefect_is_silent(

@@ -130,10 +130,10 @@ def test_a_run_of_a_pump_that_returns_nothing_says_that_its_return_may_be_missin
         return value
 
     nones()
-    [told] = [record for record in caplog.records if "nones -> nones: " in record.getMessage()]
-    assert told.levelname == "INFO"  # it may be meant
-    assert ("is its `return` missing?" in told.getMessage()) == (value is None)
-    assert (", 0 with nothing to push, " in told.getMessage()) == (value is not None)
+    [record] = [record for record in caplog.records if "nones -> nones: " in record.getMessage()]
+    assert record.levelname == "INFO"  # it may be meant
+    assert ("is its `return` missing?" in record.getMessage()) == (value is None)
+    assert (", 0 with nothing to push, " in record.getMessage()) == (value is not None)
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

@@ -10,7 +10,7 @@ from flows.runtime.sentences import log_errors_in_one_sentence
 from tasks import EncodeError, PipelineError, PumpError, SettingsError, UnavailableError
 
 
-def is_told(name: str, error: Exception, message: str) -> tuple[bool, logging.LogRecord]:
+def filtered(name: str, error: Exception, message: str) -> tuple[bool, logging.LogRecord]:
     """Return whether Prefect's logger passes on its record of an error, and the record that handlers get."""
     log_errors_in_one_sentence()
     logger = logging.getLogger(name)
@@ -22,8 +22,8 @@ def is_told(name: str, error: Exception, message: str) -> tuple[bool, logging.Lo
 
 
 def logged(name: str, error: Exception) -> logging.LogRecord:
-    told, record = is_told(name, error, f"Execution failed: {error!r}")
-    assert told
+    is_short, record = filtered(name, error, f"Execution failed: {error!r}")
+    assert is_short
     return record
 
 
@@ -36,12 +36,12 @@ def test_a_mistake_is_logged_as_one_sentence_without_a_traceback(name: str, erro
 
 
 @pytest.mark.parametrize(
-    ("cause", "told"), [(None, True), (EncodeError("field 'n'"), True), (OSError("no network"), False)]
+    ("cause", "is_short"), [(None, True), (EncodeError("field 'n'"), True), (OSError("no network"), False)]
 )
-def test_only_an_error_that_a_pump_raised_is_logged_with_its_traceback(cause: Exception | None, told: bool) -> None:
+def test_only_an_error_that_a_pump_raised_is_logged_with_its_traceback(cause: Exception | None, is_short: bool) -> None:
     error = PumpError("pump 'quotes' failed 10 times in a row")
     error.__cause__ = cause
-    assert (logged("prefect.flow_runs", error).exc_info is None) is told
+    assert (logged("prefect.flow_runs", error).exc_info is None) is is_short
 
 
 def test_an_error_in_a_users_pipeline_keeps_its_traceback() -> None:
@@ -50,5 +50,5 @@ def test_an_error_in_a_users_pipeline_keeps_its_traceback() -> None:
 
 @pytest.mark.parametrize("error", [CancelledRun("Stopped in good order."), FailedRun("node 'map' raised")])
 def test_the_message_of_a_returned_state_is_not_logged_again_as_an_error(error: Exception) -> None:
-    assert not is_told("prefect.flow_runs", error, "Engine execution exited with unexpected exception")[0]
+    assert not filtered("prefect.flow_runs", error, "Engine execution exited with unexpected exception")[0]
     assert logged("prefect.flow_runs", error).exc_info, "a pump's own error of that kind"

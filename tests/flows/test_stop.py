@@ -155,11 +155,11 @@ def test_an_outlet_logs_its_counts_and_latest_result_at_most_once_a_minute(
         return source.map(lambda e: pd.DataFrame({"n": [20 // e["n"]] * 20}))
 
     frames.fn()
-    [said] = [record.getMessage() for record in caplog.records if record.name == "flows.outlets"]
+    [message] = [record.getMessage() for record in caplog.records if record.name == "flows.outlets"]
     first = "frames: group 'group' has read 10 entries of topic, 1 failure; what failed: `sluice dead topic group`"
-    assert said.startswith(f"{first}; the latest result\\n")  # a log outside a run has lines, not blocks
-    assert said.endswith("[20 rows x 1 columns]")
-    assert said.count("\\n") == 12
+    assert message.startswith(f"{first}; the latest result\\n")  # a log outside a run has lines, not blocks
+    assert message.endswith("[20 rows x 1 columns]")
+    assert message.count("\\n") == 12
 
 
 def test_an_outlet_that_lost_its_lease_begins_again_with_the_pending_entries(

@@ -117,8 +117,8 @@ def test_dead_letters_are_shown_and_replayed(real_redis: redis.Redis, monkeypatc
         "2 dead letters chosen, 0 replayed, 0 skipped; 3 are left"
     )
     assert not real_redis.exists("topic:retry:group")
-    told = upkeep.replay_dead_letters("topic", "group", exception="KeyError", ids=["1-0", *keys(real_redis)[:2]])
-    assert told.endswith("3 dead letters chosen, 2 replayed, 1 skipped; 1 are left")
+    outcome = upkeep.replay_dead_letters("topic", "group", exception="KeyError", ids=["1-0", *keys(real_redis)[:2]])
+    assert outcome.endswith("3 dead letters chosen, 2 replayed, 1 skipped; 1 are left")
     text = artifact("sluice-dead-letters")
     assert text.startswith("1 not there, 2 replayed\n")
     assert f"| {ids[1]} | pluck | KeyError('a\\|\\<b\\>') | 0 | replayed |" in text
@@ -143,8 +143,8 @@ def test_a_replay_into_windows_needs_the_parameter_that_confirms_it(real_redis: 
     with pytest.raises(SettingsError, match=r"combines entries \(partition\).*; nothing was replayed"):
         upkeep.replay_dead_letters("topic", "group")
     assert artifact("sluice-dead-letters").startswith("2 not confirmed\n")
-    told = upkeep.replay_dead_letters("topic", "group", into_windows=True)
-    assert told.endswith("2 dead letters chosen, 2 replayed, 0 skipped; 0 are left")
+    outcome = upkeep.replay_dead_letters("topic", "group", into_windows=True)
+    assert outcome.endswith("2 dead letters chosen, 2 replayed, 0 skipped; 0 are left")
 
 
 def keys(client: redis.Redis) -> list[str]:

@@ -86,9 +86,11 @@ def test_failures_of_entries_are_summed_up_in_the_log_of_the_run(
         source.map(lambda e: 10 / e["n"]).sink(lambda _: None)
 
     halves()
-    told = [r for r in caplog.records if "dead letters" in r.getMessage()]
-    assert {(r.name, r.levelname, bool(r.flow_run_id)) for r in told} == {("prefect.flow_runs", "WARNING", True)}  # type: ignore[attr-defined]
-    first, poison, more = sorted((r.getMessage() for r in told), key=lambda text: ("decoded" in text, "times" in text))
+    records = [r for r in caplog.records if "dead letters" in r.getMessage()]
+    assert {(r.name, r.levelname, bool(r.flow_run_id)) for r in records} == {("prefect.flow_runs", "WARNING", True)}  # type: ignore[attr-defined]
+    first, poison, more = sorted(
+        (r.getMessage() for r in records), key=lambda text: ("decoded" in text, "times" in text)
+    )
     assert "ZeroDivisionError" in first
     assert "group 'group': entries that cannot be decoded became dead letters, at last topic 'topic' entry " in poison
     assert "entries that cannot be decoded became dead letters (99 times), at last " in more
@@ -106,8 +108,8 @@ def test_a_run_logs_takeovers_and_its_counts_in_one_line(
         source.sink(lambda _: None)
 
     state = numbers(return_state=True)
-    told = [r.getMessage() for r in caplog.records if "entries" in r.getMessage() and r.levelname == "INFO"]
-    [own] = [line for line in told if not line.startswith("Finished in state")]
+    records = [r.getMessage() for r in caplog.records if "entries" in r.getMessage() and r.levelname == "INFO"]
+    [own] = [line for line in records if not line.startswith("Finished in state")]
     assert own.startswith("numbers: group 'group' has read 3 entries of topic; ")
     assert "3 entries taken over from dead consumer 'gone'" in own
     assert "continues at its position; start_from='new' applies to new groups only" in own
@@ -128,14 +130,14 @@ def test_a_runs_line_is_a_warning_with_the_dead_letter_command_while_failures_oc
     def raiser(source: Stream) -> None:
         source.map(lambda e: 1 // e["n"]).sink(lambda _: None)
 
-    def said(read: int) -> list[str]:
+    def logged_lines(read: int) -> list[str]:
         texts = [r.getMessage() for r in caplog.records if r.name == "flows.outlets"]
         return [text for text in texts if f"has read {read} entries of topic, other, " in text]
 
     def feed() -> None:
         for numbers, read in (([0, 0], 2), ([1], 3), ([0], 4)):
             push_all(real_redis, "topic", numbers)
-            wait_until(lambda read=read: said(read), f"the line on {read} entries")
+            wait_until(lambda read=read: logged_lines(read), f"the line on {read} entries")
         stop_run()
 
     helper = threading.Thread(target=feed)
@@ -151,7 +153,7 @@ def test_a_runs_line_is_a_warning_with_the_dead_letter_command_while_failures_oc
         (3, "2 failures", "INFO"),
         (4, "3 failures", "WARNING"),
     ):
-        [line] = said(read)
+        [line] = logged_lines(read)
         assert line.endswith(f"{failures}{commands if level == 'WARNING' else ''}")
         assert levels[line] == level
 

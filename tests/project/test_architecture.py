@@ -91,7 +91,7 @@ def test_imports_form_no_circle() -> None:
     while free := [module for module, others in left.items() if not others & left.keys()]:
         for module in free:
             del left[module]
-    assert not left, "these modules import one another, or a module that does"
+    assert not left, "these modules import one another, or a module in such a circle"
 
 
 def test_only_named_modules_below_flows_import_prefect() -> None:

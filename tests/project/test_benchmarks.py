@@ -1,4 +1,4 @@
-"""The benchmark's own code runs: at tiny sizes, and without a look at its figures."""
+"""The benchmarks run at tiny sizes; their figures are not checked."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whatever README and docs tell to write or open is there and works; commands are in test_docs_commands.py."""
+"""README and docs: files, Python code, deployments and links work; test_docs_commands.py has the commands."""
 
 import importlib
 import importlib.util
@@ -41,7 +41,7 @@ from tests.support.documents import (
 from tests.support.streams import dead, run
 from tests.support.waiting import wait_until
 
-# Python that another test runs, by what is in it.
+# Python blocks that another test runs, by a part of their text.
 RUN_BY = {
     "Secret(": "reservoir/test_secured_redis.py::test_flow_run_uses_the_documented_secret_block",
     ".sluice/archive": "archive/test_archive_readers.py::test_what_the_page_shows_reads_an_archive",
@@ -50,13 +50,13 @@ RUN_BY = {
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with all the files that pages tell to write."""
+    """Return a folder with all files that pages show."""
     return checkout_with(files_shown(), tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture
 def shown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Return a function that imports a file that a page shows, with `flows.network` and its like in `flows`."""
+    """Return a function that imports a file from a page; modules such as `flows.network` belong to `flows`."""
     monkeypatch.setattr(flows, "__path__", [*flows.__path__, str(checkout / "flows")])
 
     def load(name: str) -> ModuleType:
@@ -100,7 +100,7 @@ def test_flows_on_pages_pump_and_stream(shown: Callable[[str], ModuleType], name
     found = flows_in(shown(name))
     assert found
     inlets = [flow for each in files_shown() if each.startswith("flows/") for flow in flows_in(shown(each))]
-    for flow in inlets:  # a file may read what another one pushes
+    for flow in inlets:  # one file's outlet may read another file's inlet
         options = declared._defaults(flow)
         if hasattr(flow, "pump"):
             for entries in (as_entries(flow.pump(), name=flow.name) for _ in range(12)):
@@ -225,11 +225,11 @@ def test_reference_matches_the_docstrings() -> None:
 
 
 def test_chinese_readme_has_the_commands_and_code_of_the_english_readme() -> None:
-    def told(page: str) -> list[tuple[str, Any]]:
+    def code(page: str) -> list[tuple[str, Any]]:
         found = [each for each in blocks("sh", "python", "yaml") if each.page == ROOT / page]
         return [(each.language, commands(each) if each.language == "sh" else each.text) for each in found]
 
-    assert told("README.zh.md") == told("README.md")
+    assert code("README.zh.md") == code("README.md")
 
 
 def test_notebook_runs(real_redis: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""Every command that README and docs tell to type: there are such targets, options, names and parameters.
+"""Commands in README and docs: their targets, options, names and parameters exist.
 
-What runs them for real is another test, which is named here, or the one below for what a Redis is told.
+`RUN_BY` names the test that really runs each of them; commands of redis-cli run here.
 """
 
 import importlib.util
@@ -48,7 +48,7 @@ SECURED = "reservoir/test_secured_redis.py::test_documented_acl_user_has_exactly
 OWN = "commands/test_init.py::test_project_of_ones_own_runs_from_a_wheel_and_upgrades"
 HERE = "project/test_docs_commands.py::test_prefect_commands_on_pages_manage_schedules_pools_and_automations"
 
-# Which test runs the commands that begin so.
+# The test that runs the commands with this beginning.
 RUN_BY = {
     "make up": UP,
     "sluice restart": RESTART,
@@ -88,24 +88,24 @@ def words_of(line: str) -> list[str]:
 
 
 def typed() -> Iterator[tuple[str, str]]:
-    """Yield each command of a block, with where that is."""
+    """Yield each command in a block, with its place."""
     for block in blocks("sh"):
         for line in commands(block):
             yield str(block), line
 
 
 def mentioned() -> Iterator[tuple[str, str]]:
-    """Yield each command in a sentence, with the page; those of the reference are made of the commands themselves."""
+    """Yield each command in a sentence, with its page; the reference is generated from the commands themselves."""
     for page in PAGES:
         if page.name == "reference.md":
             continue
         for line in re.findall(r"`((?:make|sluice|prefect|redis-cli) [^`]+)`", without_blocks(page.read_text())):
-            if " " in (said := line.removesuffix(" ...")):
-                yield page.name, said
+            if " " in (command := line.removesuffix(" ...")):
+                yield page.name, command
 
 
 class Commands:
-    """One check for each program, given its arguments; `folder` has what pages add to a checkout."""
+    """One check of arguments for each program; `folder` has the files that pages add to a checkout."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -128,7 +128,7 @@ class Commands:
             self._deployed(given["name"])
 
     def sluice_in_a_sentence(self, *arguments: str) -> None:
-        """A sentence may name a command or an option without what it needs."""
+        """Check a command in a sentence, which may lack required arguments."""
         group: Any = typer.main.get_command(sluice_cli)
         options, names = [], [word for word in arguments if word in group.commands]
         for command in [group, *(group.commands[name] for name in names[:1])]:
@@ -166,7 +166,7 @@ class Commands:
         assert importlib.util.find_spec(arguments[0]) if script == "-m" else (ROOT / script).is_file()
 
     def nothing(self, *_: str) -> None:
-        """The system's own commands, and what is run for real elsewhere or below."""
+        """Accept any arguments: the command belongs to the system, or a test runs it."""
 
     def _deployed(self, name: str) -> dict[str, Any] | None:
         if "NAME" in name:
@@ -215,12 +215,12 @@ def test_every_command_on_pages_has_valid_options_names_and_parameters(tmp_path:
 
 
 def test_every_sluice_and_prefect_command_in_a_block_is_run_by_a_test() -> None:
-    said = [" ".join(words_of(line)) for _, line in typed()]
+    lines = [" ".join(words_of(line)) for _, line in typed()]
     for beginning, test in RUN_BY.items():
         file, _, name = test.partition("::")
         assert name in names_of_tests(ROOT / "tests" / file), test
-        assert any(line.startswith(beginning) for line in said), f"no page says {beginning!r} any more"
-    for line in said:
+        assert any(line.startswith(beginning) for line in lines), f"no page has {beginning!r} any more"
+    for line in lines:
         if line.startswith(("sluice ", "prefect ", "openssl ", "redis-cli ACL")):
             assert any(line.startswith(beginning) for beginning in RUN_BY), f"no test is named that runs {line!r}"
 
@@ -228,9 +228,9 @@ def test_every_sluice_and_prefect_command_in_a_block_is_run_by_a_test() -> None:
 def test_redis_server_accepts_the_redis_cli_commands_on_pages(real_redis: redis.Redis) -> None:
     Reservoir(real_redis).push("market", {"n": 1})
     real_redis.xgroup_create("market", "movers")
-    told = [words_of(line) for _, line in [*typed(), *mentioned()] if line.startswith("redis-cli -s")]
-    assert told
-    for _, _, socket, *words in told:
+    lines = [words_of(line) for _, line in [*typed(), *mentioned()] if line.startswith("redis-cli -s")]
+    assert lines
+    for _, _, socket, *words in lines:
         assert socket == ".sluice/redis/redis.sock"
         real_redis.execute_command(*words)
 
@@ -243,9 +243,9 @@ def run_by_prefect(line: str) -> None:
 
 @pytest.mark.usefixtures("prefect")
 def test_prefect_commands_on_pages_manage_schedules_pools_and_automations() -> None:
-    told = {line for _, line in typed()}
+    lines = {line for _, line in typed()}
     with get_client(sync_client=True) as client:
-        for line in sorted(told):
+        for line in sorted(lines):
             if line.startswith(("prefect work-pool create", "prefect automation create")):
                 run_by_prefect(line)
         pools = {pool.name for pool in client.read_work_pools()}
@@ -256,7 +256,7 @@ def test_prefect_commands_on_pages_manage_schedules_pools_and_automations() -> N
         deployed = client.read_deployment(quotes.to_deployment("main", interval=60).apply())  # type: ignore[arg-type]
         (schedule,) = deployed.schedules
         for verb, active in (("ls", True), ("pause", False), ("resume", True)):
-            (line,) = [each for each in told if each.startswith(f"prefect deployment schedule {verb} quotes/main")]
+            (line,) = [each for each in lines if each.startswith(f"prefect deployment schedule {verb} quotes/main")]
             run_by_prefect(re.sub(r"[0-9a-f-]{36}", str(schedule.id), line))
             assert client.read_deployment(deployed.id).schedules[0].active is active
         client.delete_deployment(deployed.id)

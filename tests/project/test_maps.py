@@ -19,14 +19,14 @@ _MEMBERS = re.compile(r"`((?:tasks|flows|deployments)/[\w/]+)\.py`((?:[ ,|]+`[A-
 
 
 def members(page: Path) -> Iterator[tuple[str, str]]:
-    """Yield each name that a page writes behind a module, with the module."""
+    """Yield each name that follows a module on a page, with the module."""
     for module, names in _MEMBERS.findall(page.read_text()):
         for name in re.findall(r"`([\w.]+)`", names):
             yield module.replace("/", "."), name
 
 
 def rows(text: str) -> list[str]:
-    """Return the rows of the tables in a text, without the marks and the spaces that only lay them out."""
+    """Return the rows of all tables in a text, without marks and spaces for layout."""
     lines = [re.sub(r"\s*\|\s*", "|", line.replace("`", "")) for line in text.splitlines() if line.startswith("|")]
     return [line for line in lines if not re.fullmatch(r"[|-]+", line)]
 

@@ -1,4 +1,4 @@
-"""The package `sluice`: all public names of flows and tasks, and no second copy of any of them."""
+"""The package `sluice`: it re-exports all public names of flows and tasks."""
 
 import importlib
 import subprocess
@@ -29,5 +29,5 @@ def test_sluice_imports_prefect_only_for_inlet_and_outlet() -> None:
     assert (done.stdout.strip(), done.stderr) == ("flows.inlets", "")
 
 
-def test_sluice_refuses_names_that_it_has_not() -> None:
+def test_sluice_has_no_other_names() -> None:
     assert not hasattr(sluice, "spring")

@@ -1,4 +1,4 @@
-"""Ports for the tests: no other program gets one between its choice and its use."""
+"""Ports for tests: no other program can take one between its reservation and its use."""
 
 import socket
 

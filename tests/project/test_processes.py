@@ -1,4 +1,4 @@
-"""How the tests share processes."""
+"""The distribution of tests among processes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which folder is the project: named, nearest, or the clone; and whose it may be."""
+"""The project's folder: named, nearest, or the clone; one of another user is refused."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Have Sluice's code be where pip puts it."""
+    """Pretend that Sluice's code is in site-packages."""
     monkeypatch.setattr(project_folder, "CODE", tmp_path / "lib" / "site-packages")
 
 
@@ -85,7 +85,7 @@ def test_project_of_another_user_is_refused_unless_named(tmp_path: Path, monkeyp
     theirs = project(tmp_path / "theirs")
     monkeypatch.chdir(theirs)
     monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
-    if theirs.stat().st_uid == 0:  # root is trusted: have it be someone's who is not
+    if theirs.stat().st_uid == 0:  # root is trusted, so give the file to another user
         os.chown(theirs / "prefect.yaml", 12345, -1)
     with pytest.raises(SettingsError, match="which belongs to another user .* set SLUICE_PROJECT="):
         project_dir()
@@ -94,7 +94,7 @@ def test_project_of_another_user_is_refused_unless_named(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("wheel")
-def test_without_a_project_errors_name_the_cure_and_scripts_go_on(tmp_path: Path) -> None:
+def test_errors_without_a_project_name_the_remedy_and_scripts_still_run(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"found no prefect.yaml with the work pool sluice in .* `sluice init`"):
         state_dir()
     with pytest.raises(SettingsError, match=r"expected a Redis to use, .* set SLUICE_REDIS_URL=.* `sluice init`"):

@@ -1,4 +1,4 @@
-"""Where something is not installed, the tests that need it are skipped, and say what to install."""
+"""Skips: tests that need a missing program name it and how to install it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The wheel of Sluice: what is in it, and where it finds the project."""
+"""Sluice's wheel: its content, and the project that it uses."""
 
 import zipfile
 from pathlib import Path
@@ -21,7 +21,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installe
     return Installed(tmp_path_factory.mktemp("installed"), wheel)
 
 
-def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_exactly_the_files_of_the_packages(wheel: Path) -> None:
     kept = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
     kept = {str(path.relative_to(ROOT)) for path in kept if "__pycache__" not in path.parts}
     kept = {name.removeprefix("deployments/") if name.startswith("deployments/sluice/") else name for name in kept}
@@ -31,14 +31,14 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
     assert {f"{name}/py.typed" for name in (*PACKAGES, "sluice")} <= kept
 
 
-def test_an_installed_wheel_runs_on_its_own_files(installed: Installed, tmp_path: Path) -> None:
+def test_installed_wheel_runs_on_its_own_files(installed: Installed, tmp_path: Path) -> None:
     names = "tasks, flows, deployments, sluice"
     code = f"import {names}; print(*(each.__file__ for each in ({names})), sep='\\n')"
     found = installed.run("python", "-c", code, cwd=tmp_path).splitlines()
     assert [Path(file).parent.parent for file in found] == [installed.packages] * 4
 
 
-def test_an_installed_wheel_uses_the_nearest_project(installed: Installed, tmp_path: Path) -> None:
+def test_installed_wheel_uses_the_nearest_project(installed: Installed, tmp_path: Path) -> None:
     inner = tmp_path / "mine" / "deep" / "folder"
     inner.mkdir(parents=True)
     (tmp_path / "mine" / "prefect.yaml").write_text(PREFECT_YAML)

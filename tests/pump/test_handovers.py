@@ -4,16 +4,16 @@ import pytest
 import redis
 
 from deployments.servers.redis_server import RedisServer
-from tests.chaos.inlet import check, hand_over, what_came
+from tests.chaos.inlet import check, hand_over, pushed_ticks
 
 
 def test_hand_overs_double_no_tick_keep_their_order_and_lose_none_in_silence(
     redis_server: RedisServer, real_redis: redis.Redis
 ) -> None:
     """On a busy machine, a run may be late for a tick, and counts it as missed."""
-    told = hand_over(redis_server.url, 4, pause=0.5)
-    check(real_redis, told)
-    assert told["pushed"] > 20
+    counts = hand_over(redis_server.url, 4, pause=0.5)
+    check(real_redis, counts)
+    assert counts["pushed"] > 20
 
 
 @pytest.mark.chaos
@@ -21,10 +21,10 @@ def test_hand_overs_double_no_tick_keep_their_order_and_lose_none_in_silence(
 def test_a_hundred_hand_overs_lose_no_tick_double_none_and_keep_their_order(
     redis_server: RedisServer, real_redis: redis.Redis
 ) -> None:
-    told = hand_over(redis_server.url, 100, pause=0.7)
-    ticks, off = what_came(real_redis)
+    counts = hand_over(redis_server.url, 100, pause=0.7)
+    ticks, off = pushed_ticks(real_redis)
     print(f"\n{len(ticks)} ticks, {sum(o < 0.02 for o in off) / len(off):.2%} within 20 ms of the grid, p50 {off[len(off) // 2] * 1000:.2f} ms, p99.9 {off[int(0.999 * (len(off) - 1))] * 1000:.1f} ms, worst {off[-1] * 1000:.1f} ms")  # fmt: skip # noqa: T201
-    print(check(real_redis, told))  # noqa: T201
+    print(check(real_redis, counts))  # noqa: T201
     assert ticks == list(range(ticks[0], ticks[-1] + 1))
 
 
@@ -33,9 +33,9 @@ def test_a_hundred_hand_overs_lose_no_tick_double_none_and_keep_their_order(
 def test_a_hundred_hand_overs_with_kills_double_no_tick_and_keep_their_order(
     redis_server: RedisServer, real_redis: redis.Redis
 ) -> None:
-    told = hand_over(redis_server.url, 100, pause=0.7, kill=0.4)
-    ticks, _ = what_came(real_redis)
-    print(f"\n{told['killed']} killed, {len(ticks)} of {ticks[-1] - ticks[0] + 1} ticks pushed")  # noqa: T201
+    counts = hand_over(redis_server.url, 100, pause=0.7, kill=0.4)
+    ticks, _ = pushed_ticks(real_redis)
+    print(f"\n{counts['killed']} killed, {len(ticks)} of {ticks[-1] - ticks[0] + 1} ticks pushed")  # noqa: T201
     assert ticks == sorted(set(ticks))
 
 
@@ -45,6 +45,6 @@ def test_a_pump_that_blocks_six_seconds_pushes_every_second_across_hand_overs(
     redis_server: RedisServer, real_redis: redis.Redis
 ) -> None:
     hand_over(redis_server.url, 5, pause=20.0, block=6.0, every=1.0, threads=10)
-    ticks, _ = what_came(real_redis)
+    ticks, _ = pushed_ticks(real_redis)
     print(f"\n{len(ticks)} ticks")  # noqa: T201
     assert ticks == list(range(ticks[0], ticks[-1] + 1))

@@ -30,11 +30,11 @@ def test_both_runs_learn_once_that_the_other_pumps_and_which_parameters_differ(c
     scheduled = Run(client, "calm-owl", board="sz", token="secret-a", top=5)
     scheduled.ticks(1000)
     custom = Run(client, "brave-fox", board="sh", token="secret-b", top=5)
-    [said] = custom.neighbours.found(1000.5)
-    assert said.startswith(
+    [warning] = custom.neighbours.found(1000.5)
+    assert warning.startswith(
         "topic 'topic': run 'calm-owl' of the same inlet, 'quotes', pumps into it too, with another value of board, token, so"
     )
-    assert "secret" not in said
+    assert "secret" not in warning
     assert b"secret" not in b"".join(client.hvals(scheduled.beat.key))  # type: ignore[arg-type]
     custom.ticks(1001)
     assert ["brave-fox" in each for each in scheduled.neighbours.found(1001.5)] == [True]
@@ -44,8 +44,8 @@ def test_both_runs_learn_once_that_the_other_pumps_and_which_parameters_differ(c
 def test_a_run_with_another_beat_is_found_by_its_rhythm(client: redis.Redis) -> None:
     slow, quick = Run(client, "slow", every=60.0), Run(client, "quick")
     slow.ticks(1020)
-    [said] = quick.neighbours.found(1110)
-    assert "another value of every, so" in said
+    [warning] = quick.neighbours.found(1110)
+    assert "another value of every, so" in warning
 
 
 def test_runs_that_have_ended_or_have_other_topics_are_no_neighbours(client: redis.Redis) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from deployments.commands.dead import told
+from deployments.commands.dead import in_full
 from deployments.show.as_json import entry_object, line
 from deployments.show.tables import entry_table, letters_table, levels_table
 from tasks import Entry, Reservoir
@@ -115,11 +115,11 @@ def test_foreign_text_cannot_control_the_terminal(client: redis.Redis) -> None:
     parts = [
         levels_table(Reservoir(client).levels()),
         letters_table([letter]),
-        told(letter),
+        in_full(letter),
         entry_table("market", entry),
     ]
     for part in parts:
         text = shown(part)
         assert "a [2J 31m b" in text
         assert not set(text) & {"\x1b", "\x9b", "\x07"}
-    assert "first\n  a" in shown(told(letter))
+    assert "first\n  a" in shown(in_full(letter))

@@ -233,16 +233,16 @@ def test_a_flow_that_cannot_be_imported_is_named_with_the_reason_and_the_line(tm
     check = EntrypointCheck(read_blueprint(tmp_path / "prefect.yaml"), env=os.environ)
     with pytest.raises(SettingsError) as raised:
         check.result()
-    said = str(raised.value)
-    assert "deployed" not in said, "`sluice doctor` asks, too"
-    assert "broken.py:x, y: ModuleNotFoundError: No module named 'no_such_module' (broken.py, line 2)" in said
-    assert "unfinished.py:x: SyntaxError: invalid syntax (unfinished.py, line 2)" in said
-    assert "wrong.py:wrong: SettingsError: expected a topic name" in said
-    assert "(wrong.py, line 3)" in said
-    assert "through.py:x: JSONDecodeError" in said
-    assert "(helper.py, line 3)" in said
-    assert "fine.py:y: MissingFlowError" in said
-    assert "fine.py:fine" not in said
+    message = str(raised.value)
+    assert "deployed" not in message, "`sluice doctor` asks, too"
+    assert "broken.py:x, y: ModuleNotFoundError: No module named 'no_such_module' (broken.py, line 2)" in message
+    assert "unfinished.py:x: SyntaxError: invalid syntax (unfinished.py, line 2)" in message
+    assert "wrong.py:wrong: SettingsError: expected a topic name" in message
+    assert "(wrong.py, line 3)" in message
+    assert "through.py:x: JSONDecodeError" in message
+    assert "(helper.py, line 3)" in message
+    assert "fine.py:y: MissingFlowError" in message
+    assert "fine.py:fine" not in message
 
 
 def test_an_import_error_names_the_line_of_the_flow_file_or_the_missing_file(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_the_follower_prints_every_state_change_of_outlets_across_pages(
     monkeypatch.setattr(deployed, "_PAGE", 1)  # Prefect has 200: so many runs take their time
     monkeypatch.setattr(follow, "_POLL_SECONDS", 0.0)
     outlet, inlet = deployment(client, "outlet"), deployment(client, "inlet")
-    said = io.StringIO()
-    console = Console(file=said, width=200)
+    output = io.StringIO()
+    console = Console(file=output, width=200)
     with Follower(console, client, Reservoir(fake_redis), topics=["none"], outlets={outlet}) as follower:
         first = run(client, outlet)
         others = [run(client, inlet) for _ in range(2)]
@@ -76,9 +76,9 @@ def test_the_follower_prints_every_state_change_of_outlets_across_pages(
         client.set_flow_run_state(others[0], Crashed(message="gone"), force=True)
         follower.step()
         follower.step()
-    told = [line.partition(" ")[2] for line in said.getvalue().splitlines()]
-    assert told[0] == "followed Running"
-    assert sorted(told[1:]) == ["followed Crashed gone", "followed Failed no  [2Jluck"]
+    lines = [line.partition(" ")[2] for line in output.getvalue().splitlines()]
+    assert lines[0] == "followed Running"
+    assert sorted(lines[1:]) == ["followed Crashed gone", "followed Failed no  [2Jluck"]
 
 
 def test_start_first_retries_after_an_error_and_skips_a_deleted_deployment(

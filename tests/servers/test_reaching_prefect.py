@@ -95,12 +95,12 @@ def test_up_shows_no_password_and_notes_one_only_for_its_user(tmp_path: Path, mo
     address = "http://user:hunter2@prefect.example:4200/api"
     monkeypatch.setenv("PREFECT_API_URL", address)
     monkeypatch.setenv(REDIS_URL, "redis://user:hunter2@redis.example:6379/0")
-    ledger, said = Ledger(tmp_path / "state"), io.StringIO()
+    ledger, output = Ledger(tmp_path / "state"), io.StringIO()
     with ledger.held():
         stack = Stack(Setting.of(ROOT, ledger.folder, port=4200), ledger, say=lambda _: None)
-        local._welcome(stack, Console(file=said, width=200), 1.0)
-        assert "Prefect UI  http://prefect.example:4200\n" in said.getvalue()
-        assert "hunter2" not in said.getvalue()
+        local._welcome(stack, Console(file=output, width=200), 1.0)
+        assert "Prefect UI  http://prefect.example:4200\n" in output.getvalue()
+        assert "hunter2" not in output.getvalue()
         ledger.record(address, [])
     assert ledger.api_url() == address
     assert stat.S_IMODE(ledger.folder.stat().st_mode) == 0o700

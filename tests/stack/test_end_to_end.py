@@ -166,15 +166,15 @@ def test_automations_are_created_once_and_renewed_unless_edited_or_paused(
 @pytest.mark.usefixtures("levels_run")
 def test_the_automation_reports_a_lagging_group_once_an_hour(plain: Plain) -> None:
     wait_until(lambda: plain.runs("alert"), "the automation to run it")
-    (told,) = plain.runs("alert")
-    wait_until(lambda: plain.state(told.id) == "Completed", "its end")
+    (alert,) = plain.runs("alert")
+    wait_until(lambda: plain.state(alert.id) == "Completed", "its end")
     message = "group 'slow' on topic 'flooded': 5 entries behind"
-    assert plain.client.read_flow_run(told.id).name == message
-    warnings = LogFilter.model_validate({"level": {"ge_": logging.WARNING}, "flow_run_id": {"any_": [told.id]}})
+    assert plain.client.read_flow_run(alert.id).name == message
+    warnings = LogFilter.model_validate({"level": {"ge_": logging.WARNING}, "flow_run_id": {"any_": [alert.id]}})
     wait_until(lambda: plain.client.read_logs(warnings), "its log line")
     assert [line.message for line in plain.client.read_logs(warnings)] == [message]
 
-    def told_of() -> list[str]:
+    def alerted() -> list[str]:
         return sorted(run.parameters["message"] for run in plain.runs("alert"))
 
     def emit(group: str) -> None:
@@ -188,8 +188,8 @@ def test_the_automation_reports_a_lagging_group_once_an_hour(plain: Plain) -> No
     event = reply.json()["events"][0]
     for group in ("fresh", "fresh", "another"):
         emit(group)
-    wait_until(lambda: {"fresh", "another"} <= set(told_of()), "two more groups to be told of")
-    assert told_of() == sorted([message, "fresh", "another"])
+    wait_until(lambda: {"fresh", "another"} <= set(alerted()), "alerts for two more groups")
+    assert alerted() == sorted([message, "fresh", "another"])
 
 
 @pytest.mark.slow
@@ -253,10 +253,10 @@ def test_an_outlet_is_restarted_stopped_and_rewound_as_the_replay_page_shows(pla
     before = len(plain.runs("busiest"))
     first = plain.client.create_flow_run_from_deployment(plain.deployment("busiest/main"))
     wait_until(lambda: first.id in dict(flow_run_processes(plain.folder)), "its process to start")
-    said = sluice(plain, "restart", "busiest")
-    assert f"run {first.name} ended as Cancelled" in said.stdout, said.stderr
+    done = sluice(plain, "restart", "busiest")
+    assert f"run {first.name} ended as Cancelled" in done.stdout, done.stderr
     _, second = plain.runs("busiest")[before:]
-    assert f"run {second.name} is Running" in said.stdout
+    assert f"run {second.name} is Running" in done.stdout
     wait_until(lambda: first.id not in dict(flow_run_processes(plain.folder)), "the process of the first to end")
     assert (plain.state(first.id), plain.state(second.id)) == ("Cancelled", "Running")
 

@@ -38,7 +38,7 @@ class Up:
         )
         self.url = f"unix://{state / 'redis' / 'redis.sock'}"
 
-    def said(self, text: str) -> bool:
+    def has_printed(self, text: str) -> bool:
         assert self.child.running, self.log.read_text()
         return text in self.log.read_text()
 
@@ -74,7 +74,9 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
         up.child.start()
         for topic in ("busiest", "signals"):
             wait_until(
-                lambda topic=topic: up.said("after") and entries(up.url, topic), f"results in {topic}", deadline=240
+                lambda topic=topic: up.has_printed("after") and entries(up.url, topic),
+                f"results in {topic}",
+                deadline=240,
             )
         before = {topic: entries(up.url, topic) for topic in ("busiest", "signals", "market")}
         assert_is_locked(up)
@@ -85,15 +87,15 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
         wait_until(lambda: not up.processes(), "all of it to be gone")
 
         up.child.start()
-        wait_until(lambda: up.said("without a process as crashed"), "the lost runs to be found")
-        wait_until(lambda: up.said("movers Running"), "the outlets to be back", deadline=240)
+        wait_until(lambda: up.has_printed("without a process as crashed"), "the lost runs to be found")
+        wait_until(lambda: up.has_printed("movers Running"), "the outlets to be back", deadline=240)
         wait_until(lambda: entries(up.url, "signals") > before["signals"], "more results than before")
         assert all(entries(up.url, topic) >= length for topic, length in before.items())
 
         (tee,) = (process for process in up.processes() if process.name() == "tee")
         os.killpg(up.child.pid or 0, signal.SIGINT)
         with contextlib.suppress(psutil.NoSuchProcess):
-            tee.kill()  # where it ignores the Ctrl-C: nobody reads what is said from now on
+            tee.kill()  # where it ignores the Ctrl-C: no process reads the output from now on
         wait_until(lambda: not up.child.running, "Ctrl-C to end it")
         assert up.child.exit_code == 0
         assert up.processes() == []

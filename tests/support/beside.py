@@ -1,9 +1,9 @@
-"""Outlets as real processes side by side, stopped and started by the lines on standard input: `start a`, `stop a`.
+"""Outlets as real processes side by side, started and stopped by lines on standard input: `start a`, `stop a`.
 
     python -m tests.support.beside URL FOLDER
 
-Everything is imported once and each outlet is forked, before any thread or connection exists. Each writes what it sees
-to FOLDER/<name>; a line is answered when it has been done.
+All modules are imported once, and each outlet is forked before any thread or connection exists. An outlet writes its
+entries to FOLDER/<name>. Each input line is answered once it is done.
 """
 
 import os
@@ -18,7 +18,7 @@ from flows import outlet
 
 
 def live(name: str, folder: Path) -> None:
-    """Run an outlet with a group of its own until it is told to stop by a signal."""
+    """Run an outlet with a group of its own until a signal stops it."""
     file = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     @outlet(topics="numbers", group=name, lease="2s")
@@ -33,7 +33,7 @@ def live(name: str, folder: Path) -> None:
 
 
 def main(url: str, folder: Path) -> None:
-    """Do what the lines say, and end the outlets when there are no more."""
+    """Execute the input lines, and stop the outlets at the end of the input."""
     os.environ["SLUICE_REDIS_URL"] = url
     children: dict[str, int] = {}
     for line in sys.stdin:

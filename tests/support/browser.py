@@ -1,4 +1,4 @@
-"""A real browser on Prefect's UI: Chromium as the system has it, driven by Playwright."""
+"""A real browser on Prefect's UI: the system's Chromium, driven by Playwright."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,9 +29,9 @@ _TRIES = 5
 
 
 class Browser:
-    """One page of Prefect's UI: version 2, which is what its root leads to, if nothing else is asked for.
+    """One page of Prefect's UI, in version 2 unless a call names another.
 
-    screenshots    the folder they go to; None: none are taken
+    screenshots    their folder; None takes none
     """
 
     def __init__(self, page: Page, root: str, screenshots: Path | None) -> None:
@@ -46,7 +46,7 @@ class Browser:
         return self.page
 
     def log_in(self, secret: str) -> None:
-        """Log in where the UI asks for it, once: it stores what it was given."""
+        """Log in at the UI's prompt; the UI stores the password."""
         page = self.open()
         page.wait_for_url("**/login?**")
         page.locator("input[type=password]").fill(secret)
@@ -54,21 +54,20 @@ class Browser:
         page.wait_for_url("**/dashboard?**")
 
     def leave(self) -> None:
-        """Go where there is nothing to draw: a page of the UI costs a core while its spinners turn, without a GPU."""
+        """Open an empty page: without a GPU, the spinners of a page of the UI keep one core busy."""
         self.page.goto("about:blank")
 
     def open_run_form(self, deployment: UUID) -> Page:
-        """Go to the form for a run of a deployment, where *Run*, *Custom run* leads."""
+        """Open the form of *Run*, *Custom run* for a deployment."""
         page = self.open(f"deployments/deployment/{deployment}/run?parameters=%7B%7D")
         page.get_by_role("heading", name="Parameters").wait_for()
         return page
 
     def send(self, click: Callable[[], None], where: str) -> Response:
-        """Do the click that sends a request, again where the server wants it again, and return its answer.
+        """Click to send a request, repeat the click while the server answers 503, and return the answer.
 
-        A server on SQLite answers 503 at once when a transaction that began with reading comes to write and another has
-        written meanwhile. Prefect's client then tries again; its UI says that there was an error, and does not repeat the
-        request (3.9.1).
+        A server on SQLite answers 503 if a transaction began with a read and another one has written before its first
+        write. Prefect's client then retries; its UI only shows an error, and the user has to retry (3.9.1).
 
         where    a pattern of the request's URL
         """
@@ -82,7 +81,7 @@ class Browser:
         return answer
 
     def open_drawn(self, artifact: UUID) -> str:
-        """Go to an artifact, wait until all its diagrams are drawn, and return what is written in the first."""
+        """Open an artifact, wait until all its diagrams are drawn, and return the first one's SVG content."""
         page = self.open(f"artifacts/artifact/{artifact}")
         drawing = page.locator("svg[id^=mermaid]").first
         drawing.wait_for()
@@ -90,7 +89,7 @@ class Browser:
         return drawing.inner_html()
 
     def shoot(self, name: str, *, height: int = _HEIGHT) -> None:
-        """Take a screenshot as wide as the page and `height` pixels high, if they are wanted."""
+        """Take a screenshot of the page, `height` pixels high, if there is a folder for it."""
         if not self._screenshots:
             return
         self.page.set_viewport_size({"width": _WIDTH, "height": height})
@@ -101,16 +100,16 @@ class Browser:
 
 
 def find_chromium() -> str:
-    """Return where the system has a Chromium; skip the test if it has none."""
+    """Return the path of the system's Chromium; skip the test if there is none."""
     program = next(filter(None, map(shutil.which, _PROGRAMS)), None)
     if program is None:
-        pytest.skip("nobody looked at Prefect's UI: there is no Chromium (Debian: apt-get install chromium)")
+        pytest.skip("Prefect's UI was not tested: there is no Chromium (Debian: apt-get install chromium)")
     return program
 
 
 @contextmanager
 def browser_on(api_url: str, program: str, screenshots: Path | None, *, secret: str) -> Iterator[Browser]:
-    """Give a browser with an empty profile that reaches this machine and nothing else, and has logged in."""
+    """Yield a logged-in browser with an empty profile that can reach this machine only."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
         page = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")

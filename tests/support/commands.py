@@ -1,4 +1,4 @@
-"""The `sluice` command, run in a process of its own."""
+"""The `sluice` command in a process of its own."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ __all__ = ["redis_of", "running", "sluice", "the_sentence"]
 
 
 def sluice(*arguments: str, state: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command with a state folder of its own and nothing of ours in its environment."""
+    """Run the command with its own state folder, without the test process's settings in its environment."""
     return subprocess.run(
         [sys.executable, "-m", "deployments", *arguments],
         env=clean_environment(SLUICE_STATE_DIR=str(state), COLUMNS="120", **env),
@@ -29,7 +29,7 @@ def sluice(*arguments: str, state: Path, **env: str) -> subprocess.CompletedProc
 
 
 def the_sentence(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line an error was told in."""
+    """Return the single line in which a failed command reports its error."""
     assert result.returncode == 1, result
     assert "Traceback" not in result.stderr
     (line,) = result.stderr.splitlines()
@@ -38,7 +38,7 @@ def the_sentence(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def redis_of(tmp_path: Path, server: RedisServer) -> dict[str, str]:
-    """Return the environment in which the command finds this Redis, and no Prefect server."""
+    """Return an environment in which the command finds this Redis and no Prefect server."""
     return {
         "SLUICE_STATE_DIR": str(tmp_path),
         "SLUICE_REDIS_URL": server.url,
@@ -50,10 +50,10 @@ def redis_of(tmp_path: Path, server: RedisServer) -> dict[str, str]:
 def running(
     *arguments: str, env: dict[str, str], terminal: bool = False
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Run the command on, what it prints in a file, in a terminal of its own if asked; end it whatever happens."""
+    """Run the command until the context ends, with its output in a file; `terminal` gives it a terminal of its own."""
     output = Path(env["SLUICE_STATE_DIR"]) / "output"
     command = [sys.executable, "-m", "deployments", *arguments]
-    if terminal:  # script(1) gives it one, and writes down what it shows
+    if terminal:  # script(1) provides a terminal and records it
         command = ["script", "--quiet", "--flush", "--return", "--command", shlex.join(command), str(output)]
     with output.open("wb") as file:
         process = subprocess.Popen(

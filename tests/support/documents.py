@@ -1,4 +1,4 @@
-"""Markdown as the docs' tests see it: fenced blocks, links, anchors, and the tests that a page names."""
+"""Parts of Markdown pages for tests of the docs: fenced blocks, links, anchors, and names of tests."""
 
 import ast
 import re
@@ -35,7 +35,7 @@ _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: where it begins, its language and its text."""
+    """One fenced block: page, first line, language and text."""
 
     page: Path
     line: int
@@ -43,19 +43,19 @@ class Block:
     text: str
 
     def __str__(self) -> str:
-        """Return where it is, for the names of tests and what they say."""
+        """Return the block's place, for test ids and messages."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     @property
     def file(self) -> str:
-        """The file that it is, said in its first line; '' if it is none."""
+        """The file name in the block's first line; '' if there is none."""
         match = re.match(r"# ([\w./-]+\.\w+)\n", self.text)
         return match[1] if match else ""
 
 
 @cache
 def blocks(*languages: str) -> list[Block]:
-    """Return all blocks of all pages, or those in some languages."""
+    """Return the blocks of all pages, optionally only those in some languages."""
     found = []
     for page in PAGES:
         text = page.read_text()
@@ -65,13 +65,13 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """Return a block's commands, one a line, continued lines joined, comments left out."""
+    """Return a block's commands, with continued lines joined and comments removed."""
     joined = re.sub(r"\\\n\s*", "", block.text)
     return [line for raw in joined.splitlines() if (line := re.sub(r"(^|\s+)#.*$", "", raw).strip())]
 
 
 def files_shown() -> dict[str, str]:
-    """Return the files that pages show, by name: the same on every page that shows one."""
+    """Return the files on pages by name; a file must be the same on all pages."""
     found: dict[str, str] = {}
     for block in blocks("python"):
         if block.file:
@@ -80,7 +80,7 @@ def files_shown() -> dict[str, str]:
 
 
 def deployments_shown() -> list[dict[str, Any]]:
-    """Return what pages add to `prefect.yaml`, each once; where two pages show one, they show the same."""
+    """Return the deployments that pages add to `prefect.yaml`; one must be the same on all pages."""
     base = (ROOT / "prefect.yaml").read_text()
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for block in blocks("yaml"):
@@ -91,7 +91,7 @@ def deployments_shown() -> list[dict[str, Any]]:
 
 
 def checkout_with(files: dict[str, str], folder: Path) -> Path:
-    """Return a folder in which `flows/` and `tests/` have these files besides ours."""
+    """Return a folder with a copy of `flows/`, an empty `tests/`, and the given files."""
     (folder / "tests").mkdir()
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in files.items():
@@ -100,17 +100,17 @@ def checkout_with(files: dict[str, str], folder: Path) -> Path:
 
 
 def without_blocks(text: str) -> str:
-    """Return what a page says outside of its fenced blocks."""
+    """Return a page's text outside its fenced blocks."""
     return _FENCE.sub("", text)
 
 
 def links(page: Path) -> list[str]:
-    """Return where a page's links and images lead."""
+    """Return the targets of a page's links and images."""
     return _LINK.findall(without_blocks(page.read_text()))
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub creates for a page's headings."""
     headings = re.findall(r"^#+ (.*)$", without_blocks(page.read_text()), re.MULTILINE)
     return {_slug(heading) for heading in headings}
 

@@ -1,4 +1,4 @@
-"""The table of keys in `tasks.reservoir.keys`, as a check of what a test leaves in Redis."""
+"""The table of keys in `tasks.reservoir.keys`, as a check for keys that tests leave in Redis."""
 
 import re
 from functools import cache
@@ -26,7 +26,7 @@ _PARTS = {
 
 
 class Row(NamedTuple):
-    """A row of the table; `pattern` matches the whole of a key."""
+    """A row of the table; `pattern` matches a whole key."""
 
     name: str
     pattern: re.Pattern[str]
@@ -50,7 +50,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def leaks(client: redis.Redis) -> list[str]:
-    """Return a sentence for each key below `sluice:` that the table does not have, or not with its type and TTL."""
+    """Return a sentence for each key below `sluice:` that is not in the table, or lacks its type or TTL."""
     known: Any = client
     names = sorted(known.scan_iter(match="sluice:*", count=1000))
     with known.pipeline(transaction=False) as pipe:

@@ -1,4 +1,4 @@
-"""What the tests of dead letters share: to make some, to replay them, and to look at what waits to be retried."""
+"""Helpers for tests of dead letters: create them, replay them, and read the retry topic."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.support.streams import run
 
 
 def retrying(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[tuple[str, int]]:
-    """Return what is in the retry topic: the entries' own ids, and how often each was replayed."""
+    """Return the content of the retry topic: each entry's original id and its number of replays."""
     found = client.xrange(f"{topic}:retry:{group}")
     return [(fields[b"retry:id"].decode(), int(fields[b"retry:times"])) for _, fields in found]
 
@@ -20,7 +20,7 @@ def replay_all(client: redis.Redis, **choice: Any) -> list[tuple[Letter, str]]:
 
 
 def failing(client: redis.Redis, bad: set[int], *, seen: list[Any] | None = None, **options: Any) -> None:
-    """Run the group's pipeline over all there is; it raises on the numbers in `bad`."""
+    """Run the group's pipeline on all entries; it raises on the numbers in `bad`."""
 
     def check(entry: Any) -> Any:
         if entry["n"] in bad:

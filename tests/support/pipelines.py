@@ -1,7 +1,6 @@
-"""Random pipelines for the property tests: segments that can be put one behind the other in any order.
+"""Random pipelines for property tests: segments that can be chained in any order.
 
-An element is 'topic/id' of an entry, or a tuple of elements: whatever a segment does, it can be told which entries an
-element was made of.
+An element is 'topic/id' of an entry, or a tuple of elements, so that a test can always find an element's input entries.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ __all__ = ["SEGMENTS", "Segment", "Witness", "members", "pipelines"]
 
 
 def members(element: Any) -> Iterator[str]:
-    """Yield the entries that an element was made of."""
+    """Yield an element's input entries."""
     if isinstance(element, str):
         yield element
     else:
@@ -29,9 +28,9 @@ def members(element: Any) -> Iterator[str]:
 
 @dataclass
 class Witness:
-    """What the segments of one group's pipelines saw: which entries they dropped, and on which they raised.
+    """A record of the entries that one group's segments dropped or failed on.
 
-    bad    the entries on which a failing segment raises
+    bad    the segment that must fail, by entry
     """
 
     bad: dict[str, str] = field(default_factory=dict)
@@ -39,18 +38,18 @@ class Witness:
     failed: dict[str, str] = field(default_factory=dict)
 
     def every_third(self, element: Any) -> bool:
-        """A filter that drops one element in three, the same ones in every life."""
+        """Drop one element in three, the same ones in every life."""
         passes = sum(map(_number, members(element))) % 3 != 0
         if not passes:
             self.dropped.update(members(element))
         return passes
 
     async def every_third_later(self, element: Any) -> bool:
-        """The same, after a while."""
+        """Drop the same elements asynchronously."""
         return self.every_third(await _later(element))
 
     def check(self, where: str) -> Callable[[Any], Any]:
-        """A function that raises on elements with a bad entry in them."""
+        """Return a function that raises on elements with a bad entry."""
 
         def check(element: Any) -> Any:
             if any(self.bad.get(id_) == where for id_ in members(element)):
@@ -101,11 +100,11 @@ def _collect(s: Stream, _: Witness) -> Stream:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a pipeline, and what may be asked of it.
+    """A part of a pipeline, and its properties.
 
-    loses     it may drop entries that `Witness.dropped` does not name
-    keeps     it keeps entries for elements to come
-    regroups  which elements it makes depends on time, on luck, or on where the run began
+    loses     may drop entries without naming them in `Witness.dropped`
+    keeps     keeps entries for later elements
+    regroups  combines elements depending on time, chance, or the run's first entry
     """
 
     build: Callable[[Stream, Witness], Stream]
@@ -150,5 +149,5 @@ SEGMENTS: dict[str, Segment] = {
     "check b": Segment(lambda s, w: s.map(w.check("b"))),
 }
 
-# More of them often fail to show more.
+# Longer pipelines rarely find more faults.
 pipelines = st.lists(st.sampled_from(sorted(SEGMENTS)), max_size=4)

@@ -1,4 +1,4 @@
-"""TCP ports of this machine for the tests: one that refuses connections, and others for servers to listen on."""
+"""TCP ports for tests: one that refuses connections, and reserved ones for servers."""
 
 import functools
 import socket

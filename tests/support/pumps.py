@@ -1,4 +1,4 @@
-"""A pump on a simulated clock for tests of pumps, stepped as a run steps it."""
+"""A pump run on a simulated clock, stepped like a real one."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,8 +1,8 @@
-"""A stand-in for what counts the holders of an element in streamz."""
+"""A stand-in for streamz' reference counter."""
 
 
 class Ref:
-    """What streamz carries in the metadata: counts who holds an entry."""
+    """A reference counter for metadata: the number of holds on an entry."""
 
     def __init__(self) -> None:
         self.held = 0

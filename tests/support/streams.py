@@ -1,4 +1,4 @@
-"""What the tests of streams share: feed a topic, run a pipeline on it step by step, look at what is left."""
+"""Helpers for tests of streams: feed a topic, step a pipeline on it, and read what remains."""
 
 import asyncio
 import copy
@@ -24,37 +24,37 @@ Build = Callable[[Stream], Any]
 
 
 def push_all(client: redis.Redis, topic: str, values: Iterable[Any]) -> list[str]:
-    """Push a value an entry, as the field 'n', and return the entry ids."""
+    """Push one entry per value, with the field 'n', and return the entry ids."""
     reservoir = Reservoir(client)
     return [reservoir.push(topic, {"n": value}) for value in values]
 
 
 def at_work(client: redis.Redis, *groups: str) -> None:
-    """Have groups that read a topic from its beginning, which need not be there yet."""
+    """Create groups that read the topic from its beginning; create the topic if necessary."""
     for group in groups:
         client.xgroup_create("topic", group, "0", mkstream=True)
 
 
 def here(client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any) -> from_redis:
-    """Return a source in the running loop, opened and ready to be stepped."""
+    """Return a source in the running loop, ready to be opened and stepped."""
     return from_redis(topics, group=group, client=client, loop=IOLoop.current(), asynchronous=True, **options)
 
 
 def open_with(source: from_redis, client: redis.Redis) -> SourceRun:
-    """Open a source that reads through this very client: of a `lossy` one, a copy would lose no replies."""
+    """Open a source that uses `client` itself: a copy of a `lossy` client would lose no replies."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tasks.nodes.from_redis.adapted", lambda *_, **__: client)
         return source.open()
 
 
 def read_ahead(source: from_redis, *, ahead: bool = True) -> None:
-    """Have a source that is opened, and stepped from now on, read ahead as one that is started does."""
+    """Let an opened source read ahead in its next steps, as a started one does."""
     consumer = source.latest_run.consumer
     consumer.step = functools.partial(Consumer.step, consumer, ahead=ahead)
 
 
 async def drain(source: from_redis, *, until: Callable[[], bool] | None = None, deadline: float = 20.0) -> None:
-    """Step until a step brings nothing and `until` holds; fail after the deadline."""
+    """Step until a step returns no entry and `until` holds; fail after the deadline."""
     end = asyncio.get_running_loop().time() + deadline
     while await source.step() or not (until is None or until()):
         assert asyncio.get_running_loop().time() < end, "the pipeline did not come to rest"
@@ -64,22 +64,22 @@ async def drain(source: from_redis, *, until: Callable[[], bool] | None = None, 
 def run(
     build: Build, client: redis.Redis, topics: str | list[str] = "topic", *, group: str = "group", **options: Any
 ) -> None:
-    """Run a pipeline on all there is, and leave the group in good order."""
+    """Run a pipeline on all entries, and stop it properly."""
     with Bench(build, client=client, topics=topics, group=group, options=options) as bench:
         bench.drain()
         bench.stop()
 
 
 def pending(client: redis.Redis, topic: str = "topic", group: str = "group") -> list[str]:
-    """Return the ids that are delivered to the group and not acknowledged, in order."""
+    """Return the ids of the group's pending entries, in order."""
     return [p["message_id"].decode() for p in client.xpending_range(topic, group, "-", "+", 100_000)]
 
 
 def lossy(client: redis.Redis) -> Any:
-    """Return a client of the same server, repeating nothing, that loses the reply of command number `loses_in` from now on, once."""
+    """Return a client without retries that loses one reply: that of the `loses_in`-th command from now on."""
     made: Any = copy.copy(client)
     made.loses_in = 0
-    made.auto_close_connection_pool = False  # which at its end would hang up on `client`, too
+    made.auto_close_connection_pool = False  # the pool belongs to `client`
 
     def lose() -> None:
         made.loses_in -= 1
@@ -109,9 +109,9 @@ def lossy(client: redis.Redis) -> Any:
         lose()
         return reply
 
-    made.get_retry = lambda: Retry(NoBackoff(), 0)  # or it would be replaced by one that loses nothing
+    made.get_retry = lambda: Retry(NoBackoff(), 0)  # else a client that loses nothing would replace this one
     made.execute_command, made.pipeline = execute_command, pipeline
-    made.parse_response = parse_response  # of what was sent ahead: all else goes through `client`
+    made.parse_response = parse_response  # for commands sent ahead; all others go through `client`
     return made
 
 
@@ -121,22 +121,22 @@ def dead(client: redis.Redis, topic: str = "topic", group: str = "group") -> lis
 
 
 def crash(source: from_redis, client: redis.Redis) -> None:
-    """Leave a source as a killed process would, its lease run out."""
+    """Leave a source as a killed process does, after the end of its lease."""
     membership = source.latest_run.consumer.membership
     client.delete(f"sluice:lease:{membership.group}:{membership.name}")
 
 
 lives = st.lists(
     st.tuples(
-        st.integers(0, 6),  # how many entries are pushed meanwhile
-        st.integers(0, 5),  # how many steps it lives
-        st.integers(1, 4),  # how many entries it reads in a step
-        st.booleans(),  # whether it reads ahead
+        st.integers(0, 6),  # entries pushed before it
+        st.integers(0, 5),  # steps
+        st.integers(1, 4),  # entries per step
+        st.booleans(),  # reads ahead
         st.sampled_from(["crash", "stop"]),
     ),
     max_size=8,
 )
-"""Lives of a pipeline, one after the other."""
+"""Successive lives of a pipeline."""
 
 
 class Killed(KeyboardInterrupt):
@@ -144,7 +144,7 @@ class Killed(KeyboardInterrupt):
 
 
 async def step(source: from_redis, times: int) -> None:
-    """Step a source so many times."""
+    """Step a source `times` times."""
     for _ in range(times):
         await source.step()
 
@@ -188,7 +188,7 @@ def live_through(
     *,
     before_a_crash: Callable[[from_redis], None] = lambda _: None,
 ) -> list[str]:
-    """Run one life of a pipeline after the other, the last one to its end; return the ids that were pushed."""
+    """Run a pipeline's lives one after the other, and a last one that reads everything; return all pushed ids."""
     pushed: list[str] = []
 
     async def live(pushes: int, steps: int, max_entries: int, ahead: bool, end: str) -> None:

@@ -1,19 +1,18 @@
-"""Waiting for what another thread or process does: with a deadline, and a word on what did not come."""
+"""Polling with a deadline for the work of other threads and processes."""
 
 import time
 from collections.abc import Callable
 
 __all__ = ["wait_until"]
 
-_REST = 10  # times as long as a look took: what is waited for may need the same two cores
-_SHORTEST, _LONGEST = 0.01, 0.5  # seconds of it
+_REST = 10  # pause in multiples of a check's duration: the awaited work may need the same cores
+_SHORTEST, _LONGEST = 0.01, 0.5  # bounds of the pause in seconds
 
 
 def wait_until(condition: Callable[[], object], what: str, *, deadline: float = 60.0) -> None:
-    """Return once `condition` is true; fail with `what` was waited for after `deadline` seconds.
+    """Return once `condition` is true; fail after `deadline` seconds, with `what` in the message.
 
-    The more a look costs, the longer until the next one: a question to Prefect's server costs it more than the answer
-    is worth a hundred times a second.
+    Expensive conditions, such as requests to Prefect's server, are checked less often.
     """
     end = time.monotonic() + deadline
     while True:
@@ -22,4 +21,4 @@ def wait_until(condition: Callable[[], object], what: str, *, deadline: float = 
             return
         now = time.monotonic()
         assert now < end, f"waited {deadline:g} s for {what}"
-        time.sleep(min(max(_REST * (now - began), _SHORTEST), _LONGEST))  # the poll itself
+        time.sleep(min(max(_REST * (now - began), _SHORTEST), _LONGEST))

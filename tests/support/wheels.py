@@ -1,4 +1,4 @@
-"""Sluice as a wheel, and virtual environments that have it installed: built and installed without a download."""
+"""Sluice's wheel and virtual environments with it, built and installed without a download."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ PACKAGES = ("deployments", "flows", "tasks")
 
 
 def build_wheel(folder: Path, *, version: str | None = None) -> Path:
-    """Build the wheel of this tree in `folder`, with another version if one is given; return its path."""
+    """Build the wheel of this tree in `folder`, optionally with another version, and return its path."""
     source = folder / "source"
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -26,7 +26,7 @@ def build_wheel(folder: Path, *, version: str | None = None) -> Path:
         text = (source / "pyproject.toml").read_text()
         (line,) = (each for each in text.splitlines() if each.startswith("version = "))
         (source / "pyproject.toml").write_text(text.replace(line, f'version = "{version}"'))
-    # --no-build-isolation: with the setuptools that is there.
+    # --no-build-isolation: use the installed setuptools.
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", str(folder / "wheels")]
     _pip("wheel", str(source), *options)
     shutil.rmtree(source)
@@ -35,7 +35,7 @@ def build_wheel(folder: Path, *, version: str | None = None) -> Path:
 
 
 class Installed:
-    """A virtual environment with a wheel of Sluice's, and what it requires from the environment of the tests."""
+    """A virtual environment with Sluice's wheel; its requirements come from the tests' environment."""
 
     def __init__(self, folder: Path, wheel: Path) -> None:
         venv.create(folder, symlinks=True)
@@ -46,22 +46,22 @@ class Installed:
         self.install(wheel)
 
     def install(self, wheel: Path) -> None:
-        """Install a wheel in place of the one that is there."""
+        """Install a wheel, in place of any earlier one."""
         options = ["--no-deps", "--no-index", "--quiet", "--ignore-installed" if not self._has_one else "--upgrade"]
         _pip("--python", str(self.bin / "python"), "install", *options, str(wheel))
 
     def environment(self, **added: str) -> dict[str, str]:
-        """Return the environment of a shell in which this one is activated."""
+        """Return the variables of a shell in which this environment is activated."""
         env = clean_environment(**added)
         env.pop("PYTHONPATH", None)
         env["PATH"] = os.pathsep.join([str(self.bin), env.get("PATH", os.defpath)])
         return env
 
     def run(self, program: str, *arguments: str, cwd: Path | None = None, **env: str) -> str:
-        """Run a program of this environment; return what it prints."""
+        """Run a program of this environment, and return its output."""
         command = [str(self.bin / program), *arguments]
         if cwd:
-            env["PWD"] = str(cwd)  # as a shell sets it; prefect.yaml takes it for the folder of the runs
+            env["PWD"] = str(cwd)  # as a shell does: prefect.yaml uses it as the folder of runs
         done = subprocess.run(
             command, cwd=cwd, env=self.environment(**env), capture_output=True, text=True, timeout=110, check=False
         )
