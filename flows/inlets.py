@@ -101,7 +101,7 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
             window=window,
             max_failures=options.max_failures,
             when_failing=options.when_failing,
-            max_waiting=options.buffer,
+            max_waiting=options.backlog,
             stop=stop,
             goes_on=watch.goes_on,
             log=log,

@@ -8,7 +8,7 @@ from tasks.codec.values import COMPRESSIONS, Compression
 from tasks.errors import SettingsError
 from tasks.pump.calls import check_threads
 from tasks.pump.failing import WhenFailing
-from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
+from tasks.reservoir.keep import DEFAULT_BACKLOG, DEFAULT_KEEP, BacklogLimits, Keep, WhenFull
 from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["InletOptions"]
@@ -51,21 +51,21 @@ class InletOptions:
     compression: Compression | None = None
     max_failures: int = 10
     when_failing: WhenFailing = "retry"
-    max_waiting: int | str = DEFAULT_BUFFER
+    max_waiting: int | str = DEFAULT_BACKLOG
 
     # Parsed from the options above.
     every_seconds: float | None = field(init=False, repr=False, compare=False)
     timeout_seconds: float | None = field(init=False, repr=False, compare=False)
     window_seconds: float = field(init=False, repr=False, compare=False)
     kept: Keep = field(init=False, repr=False, compare=False)
-    buffer: Buffer = field(init=False, repr=False, compare=False)
+    backlog: BacklogLimits = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check every option, and parse those that are text."""
         check_topic(self.topic)
         parsed = {
             "kept": Keep.of(self.keep, self.when_full),
-            "buffer": Buffer.of(self.max_waiting),
+            "backlog": BacklogLimits.of(self.max_waiting),
             "window_seconds": seconds(self.window, name="window"),
             "timeout_seconds": seconds(self.timeout, name="timeout") if self.timeout else None,
             "every_seconds": None if self.every in (None, "") else seconds(self.every, name="every"),

@@ -19,7 +19,7 @@ from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
 from tasks.reservoir.entry import Entry
-from tasks.reservoir.keep import DEFAULT_BUFFER, DEFAULT_KEEP, Buffer, Keep, WhenFull
+from tasks.reservoir.keep import DEFAULT_BACKLOG, DEFAULT_KEEP, BacklogLimits, Keep, WhenFull
 from tasks.reservoir.topic_names import check_topic
 from tasks.settings import redis_url
 
@@ -63,7 +63,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         compression: str | None = None,
         max_failures: int = 10,
         when_failing: WhenFailing = "retry",
-        max_waiting: int | str = DEFAULT_BUFFER,
+        max_waiting: int | str = DEFAULT_BACKLOG,
         start: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -78,7 +78,7 @@ class engine(ThreadedSource):  # noqa: N801 - streamz names nodes like functions
         self._compression = compression
         self._max_failures = max_failures
         self._when_failing: WhenFailing = when_failing
-        self._max_waiting = Buffer.of(max_waiting)
+        self._max_waiting = BacklogLimits.of(max_waiting)
         self._beat = uuid.uuid4().hex
         super().__init__(start=start, **kwargs)
 

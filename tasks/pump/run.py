@@ -27,7 +27,7 @@ from tasks.pump.pusher import Pusher
 from tasks.pump.summary import Summary
 from tasks.pump.tally import Tally
 from tasks.pump.ticks import MAX_SKEW, Beat, is_far_ahead, tick_at, time_of
-from tasks.reservoir.keep import Buffer
+from tasks.reservoir.keep import BacklogLimits
 
 __all__ = ["PumpRun"]
 
@@ -75,7 +75,7 @@ class PumpRun:
         window: float | None = None,
         max_failures: int = 10,
         when_failing: WhenFailing = "retry",
-        max_waiting: Buffer = Buffer(),  # noqa: B008 - frozen
+        max_waiting: BacklogLimits = BacklogLimits(),  # noqa: B008 - frozen
         stop: threading.Event | None = None,
         goes_on: Callable[[], bool] = lambda: False,
         on_pushed: OnPushed | None = None,

@@ -1,4 +1,4 @@
-"""Topics in Redis, one stream each: appends, what they keep, and how far their groups have come."""
+"""Topics in Redis, one stream each: appends, retention, and the lag of their groups."""
 
 from tasks.reservoir.reservoir import Reservoir
 

@@ -1,4 +1,4 @@
-"""The one way to a Redis server: checked once, time limits set, commands repeated only where that is safe."""
+"""Connections to Redis: the server is checked, timeouts are set, and only safe commands are retried."""
 
 from typing import Any
 from urllib.parse import parse_qs
@@ -14,32 +14,32 @@ from tasks.settings import QUOTING, REDIS_URL, check_url, without_password
 
 __all__ = ["MIN_REDIS_VERSION", "adapted", "connect", "in_words", "is_outage"]
 
-# XAUTOCLAIM's relatives, XADD NOMKSTREAM and trims by MINID came with it.
+# The first version with XAUTOCLAIM, XADD NOMKSTREAM and trims by MINID.
 MIN_REDIS_VERSION = (6, 2)
 SOCKET_TIMEOUT = 5.0
-# What redis-py would take from an address rather than from here, and what else changes replies or repeats commands.
+# Options that redis-py would take from an address instead of from here, and others that change replies or repeat commands.
 _OWN = {"protocol", "socket_timeout", "socket_connect_timeout", "decode_responses", "encoding", "encoding_errors"}
 _OWN |= {"legacy_responses", "retry", "retry_on_timeout", "retry_on_error"}
-# redis-py's defaults for what decides the form of requests and replies; the protocol is 3 by default from 8.0 on.
+# redis-py's defaults for options that change the form of requests and replies; from 8.0 on its default protocol is 3.
 _DEFAULTS = {"decode_responses": False, "legacy_responses": True, "encoding": "utf-8", "encoding_errors": "strict"}
-# At least `SOCKET_TIMEOUT`, so that no blocking read outlasts it, and never without limit.
+# These must be at least `SOCKET_TIMEOUT`, so that no blocking read outlasts them, and never unlimited.
 _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
-_THREADS = 16  # that may use a client at the same time; redis-py's own default is 100 connections or more
-# Settings that a pool adds for its own connections: those of RESP 3 from redis-py 8.0 on (with RESP 2 it refuses
-# them), and those that a Sentinel finds.
+_THREADS = 16  # connections that a client must permit for its threads; redis-py's default is 100 or more
+# Settings that a pool adds for its own connections: for RESP 3 from redis-py 8.0 on (refused with RESP 2), and for the
+# servers that a Sentinel finds.
 _OF_THE_POOL = ("maint", "oss_cluster_maint", "orig_", "connection_pool")
-# A server that cannot save, misses its replicas or runs somebody's script for long; and what Redis 6.2 says of a script that
-# met what has a class of its own.
-_FOR_A_WHILE = ("MISCONF", "NOREPLICAS", "BUSY ", "OOM ", "READONLY ")
+# A server that cannot save, lacks replicas, or runs another client's long script; the last two are Redis 6.2's texts for a
+# refusal inside a script, which outside a script has a class of its own.
+_TEMPORARY = ("MISCONF", "NOREPLICAS", "BUSY ", "OOM ", "READONLY ")
 
 
 def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redis:
-    """Return a client of the server at `url`, after it has answered and shown that it is new enough.
+    """Return a client of the server at `url`, after checking that it answers and is new enough.
 
-    retries   how often a command is sent again after a lost connection. Only idempotent commands
-              may be: redis-py repeats them whether or not the server has already run them.
-    named     what says the address, for the errors
-    raises    UnavailableError: no answer, or no leave; SettingsError: a bad URL, a server too old, a cluster
+    retries   how often a command is sent again after a lost connection; safe for idempotent commands only, because redis-py
+              repeats a command even if the server has run it
+    named     the source of the address, for messages
+    raises    UnavailableError: no answer, or no permission; SettingsError: an invalid URL, a server that is too old, a cluster
     """
     where = without_password(check_url(url))
     if own := _OWN & parse_qs(url.partition("#")[0].partition("?")[2]).keys():
@@ -48,35 +48,35 @@ def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redi
     try:
         client = redis.Redis.from_url(
             url,
-            protocol=2,  # RESP3 gives XREADGROUP's reply another shape
+            protocol=2,  # RESP3 changes the shape of XREADGROUP's reply
             socket_timeout=SOCKET_TIMEOUT,
             socket_connect_timeout=SOCKET_TIMEOUT,
             retry=_retry(retries),
             decode_responses=False,
         )
         info = client.info("server")
-    except (ValueError, TypeError):  # TypeError: an option it does not have, when it connects
+    except (ValueError, TypeError):  # redis-py raises TypeError for an unknown option when it connects
         msg = (
             "expected an address like redis://HOST:6379/0, rediss://... or unix:///PATH, "
             f"got one redis-py cannot use ({where}); {QUOTING}"
         )
-        raise SettingsError(msg) from None  # redis-py's own may repeat the password
+        raise SettingsError(msg) from None  # redis-py's error may repeat the password
     except redis.RedisError as error:
-        msg = f"Redis at {where} {_what_is_wrong(error, url, named)}"
-        # Where it is in doubt what is the password, redis-py's own error may name a part of it as the host.
+        msg = f"Redis at {where} {_fault(error, url, named)}"
+        # If the end of the password is unclear, redis-py's error may show a part of it as the host.
         raise UnavailableError(msg) from (None if where.endswith("://") else error)
     _check_server(info, where)
     return client
 
 
 def adapted(client: redis.Redis, *, retries: int | None = None) -> redis.Redis:
-    """Return a client of the same server and database that replies as Sluice expects, whatever `client` is set to.
+    """Return a client of the same server and database with the options that Sluice needs.
 
-    That is `client` itself if it does so already and has connections for several threads. Otherwise, and whenever `retries` is given, it is a new client with
-    the same credentials, TLS options and Sentinels, and with a pool of its own: its reads then neither wait for a
-    connection of the caller's pool nor hold one back.
+    Returns `client` itself if its options fit and it has connections for several threads. Otherwise, or if `retries` is
+    given, returns a new client with the same credentials, TLS options and Sentinels, and with a pool of its own, so that
+    its reads neither wait for connections of the caller's pool nor occupy them.
 
-    retries   how often the new client repeats a command after a lost connection; default: as often as `client` does
+    retries   how often the new client repeats a command after a lost connection; default: as often as `client`
     raises    SettingsError: not a synchronous client of a single server
     """
     if not isinstance(client, redis.Redis):
@@ -87,7 +87,7 @@ def adapted(client: redis.Redis, *, retries: int | None = None) -> redis.Redis:
     ours: dict[str, Any] = {"protocol": 2} | {name: value for name, value in _DEFAULTS.items() if name in given}
     ours |= {name: SOCKET_TIMEOUT for name in _TIMEOUTS if name in given and (given[name] or 0) < SOCKET_TIMEOUT}
     is_alike = all(given.get(name) == value for name, value in ours.items())
-    # Several threads use it: what writes results beside what the caller does.
+    # Several threads use it: one writes results while the caller uses another connection.
     is_for_many = client.connection is None and pool.max_connections >= _THREADS and type(pool) is redis.ConnectionPool
     if is_alike and is_for_many and retries is None:
         return client
@@ -102,17 +102,17 @@ def adapted(client: redis.Redis, *, retries: int | None = None) -> redis.Redis:
 
 
 def in_words(error: redis.RedisError) -> str:
-    """Return what a server said or did that ended a command, in a line."""
+    """Return a server's refusal or failure of a command as one line."""
     return f"Redis ended a command with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def is_outage(error: Exception) -> bool:
-    """Return whether a command failed for a while only: no answer, out of memory, busy, or a server that takes no writes."""
+    """Return whether an error is temporary: no answer, out of memory, busy, or a server that accepts no writes."""
     if isinstance(
         error, redis.ConnectionError | redis.TimeoutError | OutOfMemoryError | ReadOnlyError | MasterDownError
     ):
         return True
-    return isinstance(error, redis.ResponseError) and any(word in str(error) for word in _FOR_A_WHILE)
+    return isinstance(error, redis.ResponseError) and any(word in str(error) for word in _TEMPORARY)
 
 
 def _retry(retries: int) -> Retry:
@@ -130,8 +130,8 @@ def _check_server(info: dict[str, Any], where: str) -> None:
         raise SettingsError(msg)
 
 
-def _what_is_wrong(error: redis.RedisError, url: str, named: str) -> str:
-    """Return what happened without the address, which may hold a password and is said already."""
+def _fault(error: redis.RedisError, url: str, named: str) -> str:
+    """Return the fault and its remedy, without the address, which may hold a password."""
     if isinstance(error, redis.AuthenticationError):
         return f"refuses the user or password; check {named}"
     if isinstance(error, NoPermissionError):

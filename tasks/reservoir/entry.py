@@ -1,4 +1,4 @@
-"""What a pipeline receives: one entry of a topic, decoded."""
+"""Entries: the decoded elements that a pipeline receives."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -10,12 +10,12 @@ __all__ = ["Entry", "has", "made"]
 
 
 class Entry(dict[str, Any]):
-    """One entry: a dict of its decoded fields that knows where it came from.
+    """One entry: a dict of its decoded fields, with its topic and id.
 
-    topic       the topic it was pushed to
-    id          its entry id, '<milliseconds>-<sequence>', as Redis gave it
-    deliveries  how often it was delivered: 1 the first time
-    origin      the topic and id it was read under: its own, unless it is a dead letter that was replayed
+    topic       the topic to which it was pushed
+    id          its entry id, '<milliseconds>-<sequence>', assigned by Redis
+    deliveries  number of deliveries; 1 for the first
+    origin      the topic and id under which it was read; they differ from its own for a replayed dead letter
     """
 
     __slots__ = ("deliveries", "id", "origin", "topic")
@@ -37,7 +37,7 @@ class Entry(dict[str, Any]):
 
     @property
     def time(self) -> datetime:
-        """When Redis took the entry in, to the millisecond, in UTC."""
+        """The time at which Redis assigned the id, to the millisecond, in UTC."""
         return id_time(self.id)
 
     def __repr__(self) -> str:
@@ -45,7 +45,7 @@ class Entry(dict[str, Any]):
 
 
 def made(topic: str, id: str, deliveries: int) -> Entry:  # noqa: A002 - the field's own name
-    """Return an entry without fields, to be filled: in half the time that `Entry` takes for a copy of them."""
+    """Return an entry without fields, for the caller to fill; takes half the time of `Entry`, which copies the fields."""
     entry = Entry.__new__(Entry)
     entry.topic = topic
     entry.id = id
@@ -55,7 +55,7 @@ def made(topic: str, id: str, deliveries: int) -> Entry:  # noqa: A002 - the fie
 
 
 def has(*fields: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Return the predicate that is true of entries which carry all of `fields`.
+    """Return a predicate that is true for entries with all of `fields`.
 
     >>> has("quotes")(Entry({"quotes": 1}, topic="market", id="1-0"))
     True

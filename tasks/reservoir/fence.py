@@ -1,4 +1,4 @@
-"""Proof of ownership that scripts check before they write for a consumer."""
+"""Fences: proofs of ownership that scripts check before they write for a consumer."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ __all__ = ["Fence"]
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A consumer's lease key and the token that the key holds as long as the consumer is alive.
+    """A consumer's lease key, and the token that the key holds while the consumer is alive.
 
     A script refuses the write if the key holds another token; an absent key does not refuse it.
     """

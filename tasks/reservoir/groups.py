@@ -1,4 +1,4 @@
-"""The consumer groups of a topic: what Redis tells of them, and how one begins."""
+"""Consumer groups of a topic: their state in Redis, their names as text, and their creation."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,17 +14,20 @@ from tasks.reservoir.results import records_of
 __all__ = ["create_group", "group_name", "groups_of", "is_gone", "position_ahead", "unless_gone"]
 
 _CREATE = load(__file__, "create_group")
-_LONGEST = 128  # characters; the longest name that a group of ours can have
+_LONGEST = 128  # characters; the limit of names of Sluice's groups
 
 
 def is_gone(error: redis.RedisError) -> bool:
-    """Return whether the group, or its stream, was deleted. A blocked read is 'UNBLOCKED'; XINFO says 'no such key'."""
+    """Return whether an error means that the group or its stream was deleted.
+
+    The texts: NOGROUP for most commands, UNBLOCKED for a blocked read, 'no such key' for XINFO.
+    """
     return any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "no such key"))
 
 
 @contextmanager
 def unless_gone() -> Iterator[None]:
-    """Ignore that the group was deleted: then nothing can be pending, and the next step recreates it."""
+    """Ignore errors of a deleted group: nothing can be pending then, and the next step recreates it."""
     try:
         yield
     except redis.ResponseError as error:
@@ -33,10 +36,7 @@ def unless_gone() -> Iterator[None]:
 
 
 def groups_of(client: redis.Redis, topic: str) -> dict[str, dict[str, Any]]:
-    """Return what XINFO GROUPS tells of each group, by its name; nothing of a topic that is not there.
-
-    Names are as `group_name` has them.
-    """
+    """Return the reply of XINFO GROUPS by `group_name`; empty for a missing topic."""
     known: Any = client  # redis-py types replies for all protocols and decodings at once
     try:
         groups = known.xinfo_groups(topic)
@@ -48,14 +48,14 @@ def groups_of(client: redis.Redis, topic: str) -> dict[str, dict[str, Any]]:
 
 
 def position_ahead(client: redis.Redis, topic: str, group: str) -> str:
-    """Return the id after which a group goes on, if that lies in the future and behind all that is there; else ''."""
+    """Return a group's position if it lies in the future and behind all existing entries; else ''."""
     known: Any = client
     found = groups_of(client, topic).get(group)
     if found is None:
         return ""
     position = found["last-delivered-id"].decode()
     seconds, micros = known.time()
-    # XINFO STREAM, which brings the first and the last entry, only where it has to be.
+    # Check the time first: XINFO STREAM also transfers the first and the last entry.
     if id_numbers(position)[0] <= seconds * 1000 + micros // 1000:
         return ""
     last = known.xinfo_stream(topic)["last-generated-id"].decode()
@@ -63,7 +63,7 @@ def position_ahead(client: redis.Redis, topic: str, group: str) -> str:
 
 
 def group_name(raw: bytes) -> str:
-    """Return a group's name as text; what no group of ours has is escaped or, where it is long, cut and told apart by a digest.
+    """Return a group's name as text; escape invalid bytes of foreign names, and replace the end of long ones by a digest.
 
     >>> group_name(b"movers"), len(group_name(b"x" * 10**6))
     ('movers', 128)
@@ -78,9 +78,9 @@ def group_name(raw: bytes) -> str:
 def create_group(client: redis.Redis, topic: str, group: str, start: str) -> bool:
     """Create a group, and its topic, unless they exist; return whether the group is new.
 
-    It begins behind the id `start`, or at '$'. The records of results that a deleted group of this name has left are
-    deleted, or new results would pass for old ones; in the same command, as another consumer that creates the group first
-    may have results at once.
+    It starts behind the id `start`, or at '$'. The same script deletes records of results that a deleted group of this name
+    has left: they would suppress new results. A second command would be too late, because another consumer may create the
+    group first and append results at once.
     """
     records = [] if group in groups_of(client, topic) else records_of(client, group, topic)
     try:

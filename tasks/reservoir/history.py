@@ -1,4 +1,4 @@
-"""Levels over time: samples in a capped stream of their own."""
+"""Levels over time: samples in a capped stream."""
 
 import itertools
 import json
@@ -17,14 +17,14 @@ from tasks.reservoir.topic_names import is_topic
 
 __all__ = ["History", "Sample"]
 
-# A week at one in five minutes.
+# One week with a sample every five minutes.
 KEEP_SAMPLES = 2_016
 _TTL_MS = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The lag, dead letters and spilled entries of each group, as (topic, group), at one moment."""
+    """Lag, dead letters and spilled entries at one moment, by (topic, group)."""
 
     time: datetime
     lags: dict[tuple[str, str], int | None]
@@ -33,7 +33,7 @@ class Sample:
 
 
 class Row(NamedTuple):
-    """One group of a sample, as it is stored."""
+    """One group of a stored sample."""
 
     topic: str
     group: str
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
     @property
     def is_sound(self) -> bool:
-        """Whether its values have the types that they should have: JSON can hold any."""
+        """Whether all values have the expected types: another program may have stored any JSON."""
         names = isinstance(self.topic, str) and is_topic(self.topic) and isinstance(self.group, str)
         return names and all(type(n) is int for n in (self.lag or 0, self.dead, self.spilled))
 
@@ -60,7 +60,7 @@ class History:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
 
     def add(self, levels: Iterable[TopicLevel], before: Sample | None = None) -> None:
-        """Append a sample; the oldest goes when there are too many. Topics that cannot be read stay as they were `before`."""
+        """Append a sample, and trim the oldest ones; an unreadable topic keeps its counts from `before`."""
         rows: list[list[Any]] = []
         for level in levels:
             rows += [[level.topic, g.name, g.lag, g.dead + g.dead_dropped, g.spilled] for g in level.groups]
@@ -73,7 +73,7 @@ class History:
             pipe.execute()
 
     def latest(self, n: int = 1) -> list[Sample]:
-        """Return the newest `n` samples, oldest first; entries that other programs put among them are passed over."""
+        """Return the newest `n` samples, oldest first; skip entries of other programs."""
         return list(itertools.islice(filter(None, starmap(_sample, self._newest_first(n))), n))[::-1]
 
     def _newest_first(self, count: int) -> Iterator[tuple[bytes, Mapping[bytes, bytes]]]:
@@ -84,7 +84,7 @@ class History:
 
 
 def _sample(id_: bytes, fields: Mapping[bytes, bytes]) -> Sample | None:
-    """Return what `History.add` appended; None if it was not that."""
+    """Return a sample that `History.add` appended; None for any other entry."""
     try:
         rows = [Row(*row) for row in json.loads(fields[b"groups"])]
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -1,4 +1,7 @@
-"""How much is kept, as an inlet declares it: of a topic, and in memory while Redis is away. Pure: no Redis."""
+"""Limits that an inlet declares: how much its topic keeps, and how much waits in memory during a Redis outage.
+
+Pure: this module does not import Redis.
+"""
 
 import re
 from dataclasses import dataclass
@@ -8,30 +11,30 @@ from tasks.base import quantities
 from tasks.checks import check_choice, seconds
 from tasks.errors import SettingsError
 
-__all__ = ["DEFAULT_BUFFER", "DEFAULT_KEEP", "Buffer", "Keep", "WhenFull"]
+__all__ = ["DEFAULT_BACKLOG", "DEFAULT_KEEP", "BacklogLimits", "Keep", "WhenFull"]
 
 WhenFull = Literal["spill", "wait"]
 
-# An hour of frames of 1.3 MB at one a second is 4.7 GB: without a limit in bytes no number of entries is safe.
+# One frame of 1.3 MB per second makes 4.7 GB per hour: no number of entries is safe without a limit in bytes.
 DEFAULT_KEEP = "10000, 500MB"
-DEFAULT_BUFFER = "10000, 64MiB"
+DEFAULT_BACKLOG = "10000, 64MiB"
 
 _SIZES = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 _KEEP_FORM = "a number of entries, an age or a size above zero, or several, such as 4000 or '4000, 1h, 500MB'"
-_BUFFER_FORM = "a number of entries or a size above zero, or both, such as 1000 or '1000, 10MB'"
+_BACKLOG_FORM = "a number of entries or a size above zero, or both, such as 1000 or '1000, 10MB'"
 _AGES = {"h": 3_600_000, "min": 60_000}
-# '1,5h' might be 1.5 h, or an entry and 5 h.
+# '1,5h' might mean 1.5 h, or one entry and 5 h.
 _AMBIGUOUS = re.compile(r"[0-9],[0-9]")
-# Lua counts to it.
+# Lua's numbers are exact up to this one.
 _LARGEST = 2**53
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How much of a topic is kept: what is beyond any of its limits goes. 0 where there is no limit.
+    """Limits of a topic: entries beyond any of them are removed; 0 is no limit.
 
-    when_full   what happens when entries that a live group has not read are beyond them: 'spill', the oldest are
-                dropped and counted; 'wait', appends are refused until it has read on
+    when_full   the fate of entries beyond a limit that a live group has not read: 'spill' drops and counts the oldest,
+                'wait' refuses appends until the group has read them
     """
 
     entries: int = 0
@@ -41,10 +44,10 @@ class Keep:
 
     @classmethod
     def of(cls, keep: "int | str | Keep", when_full: WhenFull = "spill", *, prefix: str = "") -> Self:
-        """Return what a number of entries, or text such as '4000, 1h, 500MB', says.
+        """Parse a number of entries, or text such as '4000, 1h, 500MB'.
 
         prefix    of the names of the two options in errors
-        raises    SettingsError: it says nothing, something else, or one thing twice
+        raises    SettingsError: no limit, an invalid one, or one of a kind twice
         """
         if isinstance(keep, cls):
             return keep
@@ -52,7 +55,7 @@ class Keep:
         return cls(**_limits(keep, f"{prefix}keep", _KEEP_FORM, cls), when_full=when_full)
 
     def __str__(self) -> str:
-        """Return the limits as they are declared, in one way for all ways to write them."""
+        """Return the limits as text that `of` parses, normalized."""
         limits = [
             str(self.entries) if self.entries else "",
             _whole(self.age_ms, _AGES) or f"{self.age_ms / 1000:.10g}s" if self.age_ms else "",
@@ -61,41 +64,41 @@ class Keep:
         return ", ".join(filter(None, limits)) + (" (wait)" if self.when_full == "wait" else "")
 
     def packed(self) -> str:
-        """Return what the scripts in Redis read."""
+        """Return the form for the scripts in Redis: '<entries> <age in ms> <bytes> <1 to wait>'."""
         return f"{self.entries} {self.age_ms} {self.max_bytes} {int(self.when_full == 'wait')}"
 
     @classmethod
     def unpacked(cls, text: str) -> Self:
-        """Return what `packed` packed."""
+        """Parse the form that `packed` returns."""
         entries, age_ms, max_bytes, waits = map(int, text.split())
         return cls(entries, age_ms, max_bytes, "wait" if waits else "spill")
 
 
 def _whole(number: int, units: dict[str, int]) -> str:
-    """Return a number in the first unit of which it is a whole one; '' if it is 0, or none of any."""
+    """Return a number in the largest unit that divides it; '' for 0, or if no unit does."""
     return next((f"{number // size}{unit}" for unit, size in units.items() if number and not number % size), "")
 
 
 @dataclass(frozen=True, slots=True)
-class Buffer:
-    """How much may wait in memory for a Redis that is away."""
+class BacklogLimits:
+    """Limits of the entries that wait in memory during a Redis outage."""
 
     entries: int = 10_000
     max_bytes: int = 64 << 20
 
     @classmethod
-    def of(cls, limits: "int | str | Buffer") -> Self:
-        """Return what a number of entries, or text such as '1000, 10MB', says; what it does not say is as by default.
+    def of(cls, limits: "int | str | BacklogLimits") -> Self:
+        """Parse a number of entries, or text such as '1000, 10MB'; a missing limit keeps its default.
 
-        raises    SettingsError: it says nothing, something else, or one thing twice
+        raises    SettingsError: no limit, an invalid one, or one of a kind twice
         """
         if isinstance(limits, cls):
             return limits
-        return cls(**_limits(limits, "max_waiting", _BUFFER_FORM, cls))
+        return cls(**_limits(limits, "max_waiting", _BACKLOG_FORM, cls))
 
 
-def _limits(text: object, of: str, form: str, kind: type[Keep | Buffer]) -> dict[str, int]:
-    """Return the limits that some text names, as fields of `kind`."""
+def _limits(text: object, of: str, form: str, kind: type[Keep | BacklogLimits]) -> dict[str, int]:
+    """Parse limits into fields of `kind`."""
     found: dict[str, int] = {}
     if _AMBIGUOUS.search(str(text)):
         msg = f"{of}: expected a space behind the comma between two limits ('4000, 1h') and a point before a fraction (1.5h), got {text!r}"
@@ -113,7 +116,7 @@ def _limits(text: object, of: str, form: str, kind: type[Keep | Buffer]) -> dict
 
 
 def _limit(part: str) -> tuple[str, int, str]:
-    """Return which limit some text is and how much, 0 if it is none; and why it is none, where that is known."""
+    """Return a limit's field and value, and ''; or '', 0, and the reason if one is known."""
     if part.isascii() and part.isdecimal():
         return "entries", int(part), ""
     if (number := quantities.size(part)) is not None:

@@ -1,7 +1,7 @@
-"""How much the topics hold and how far their groups have come: the lag is counted, as Redis' own is often not known.
+"""Levels: the size of topics and the lag of their groups, which Redis itself often does not know.
 
-Tried on Redis 6.2 and 7.0: 6.2 has no lag. 7.0 says nil from the first deletion or SETID on until the group has read
-everything, and once more entries are deleted than were unread, a number that is wrong.
+Redis 6.2 has no lag. From the first deletion or SETID on, Redis 7.0 replies nil until the group has read everything; after
+more deletions than there were unread entries, it replies a wrong number.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,17 +27,18 @@ _LEVEL = load(__file__, "level")
 
 @dataclass(frozen=True, slots=True)
 class GroupLevel:
-    """How far one consumer group has come on one topic.
+    """The state of one consumer group on one topic.
 
-    lag              entries the group has not read yet; None where that cannot be known at a bounded price
-    behind           seconds since the oldest of them was pushed; 0 if there is none
-    oldest_pending   seconds since the oldest entry that is delivered and not acknowledged was pushed
-    dead             entries in the group's dead-letter topic; `dead_dropped` went from there, which has a cap
-    spilled          entries that were dropped before the group had read them
-    done             entries that it has acknowledged since its counts began
-    failed           entries that became its dead letters since then
-    is_ahead         its position lies in the future: what is pushed until then is passed over, and in no count
-    is_forgotten     nobody has read with it for so long that it holds nothing back any more
+    lag              entries that the group has not read; None if counting them would cost too much
+    behind           age of the oldest unread entry in seconds; 0 if there is none
+    oldest_pending   age of the oldest pending entry in seconds
+    dead             entries in the group's topic of dead letters
+    dead_dropped     dead letters that were dropped by its limits
+    spilled          entries dropped before the group had read them
+    done             entries acknowledged since counting began
+    failed           entries that became dead letters since counting began
+    is_ahead         the position lies in the future: entries pushed until then are skipped and not counted
+    is_forgotten     the group has not read for so long that it no longer retains entries
     """
 
     name: str
@@ -56,20 +57,20 @@ class GroupLevel:
 
     @property
     def remark(self) -> str:
-        """What tables put behind the group's name, '' for nothing."""
+        """The text that tables show behind the group's name; may be ''."""
         return " (ahead of its topic)" * self.is_ahead + " (forgotten)" * self.is_forgotten
 
 
 @dataclass(frozen=True, slots=True)
 class TopicLevel:
-    """What one topic holds: `length` entries from `first_id` to `last_id`, and who reads them.
+    """The state of one topic: `length` entries from `first_id` to `last_id`, and its groups.
 
-    bytes    in Redis' memory, about; None where Redis does not say
-    rate     entries a second over the last minute or so; None where appends were not counted
-    age      seconds since the newest entry was pushed; None where there is none
-    pushed   entries that were appended since counting began, and `pushed_bytes`; None where appends were not counted
-    keep     what is kept of it; None where nobody has said so
-    unreadable   why it cannot be read, '' where it can: then nothing else is known of it
+    bytes        approximate size in Redis' memory; None if unknown
+    rate         entries per second over about the last minute; None if appends were not counted
+    age          age of the newest entry in seconds; None if there is none
+    pushed       entries appended since counting began, and `pushed_bytes`; None if appends were not counted
+    keep         its limits; None if none are declared
+    unreadable   why it cannot be read, and then all other values are empty; '' if it can
     """
 
     topic: str
@@ -87,16 +88,16 @@ class TopicLevel:
 
 
 class Levels:
-    """Reads levels. No entry leaves Redis for it."""
+    """Reads the levels of topics without transferring entries."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
         self._level = _LEVEL.on(client)
 
     def of(self, topic: str) -> TopicLevel | None:
-        """Return what one topic holds and how far each of its groups has come; None if there is no such topic.
+        """Return the level of one topic, or None if it does not exist.
 
-        One that cannot be read is returned with the reason: it must not hide the others.
+        An unreadable topic is returned with the reason, so that it does not hide other topics.
         """
         try:
             with named(self._client, topic):
@@ -145,7 +146,7 @@ class Levels:
         return _topic(topic, answer, dead, size=self._bytes(topic, int(answer[_COUNTED])))
 
     def _dead(self, topic: str, groups: list[str]) -> list[int]:
-        """Return how many dead letters each group has; a group whose name none of ours can have has none."""
+        """Return each group's number of dead letters; 0 for names that Sluice's groups cannot have."""
         with self._client.pipeline(transaction=False) as pipe:
             for group in filter(is_group, groups):
                 pipe.xlen(dead_topic(topic, group))
@@ -154,9 +155,9 @@ class Levels:
 
     def _bytes(self, topic: str, counted: int) -> int | None:
         try:
-            # All nodes, or the odd frame among small entries would not be seen.
+            # Sample all nodes; otherwise a single large frame among small entries would be missed.
             return self._client.memory_usage(topic, samples=0)
-        except redis.ResponseError:  # fakeredis knows no memory; a server may forbid the command
+        except redis.ResponseError:  # fakeredis lacks the command, and a server may forbid it
             return counted if counted >= 0 else None
 
 

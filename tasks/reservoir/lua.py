@@ -1,14 +1,14 @@
-"""Lua scripts in files, whose keys and arguments have names.
+"""Lua scripts in files, with names for their keys and arguments.
 
 A file begins with the names of its keys and arguments, in order:
 
     -- keys: lease topics... [record]
     -- args: token group ids...
 
-In the script they are local variables. A list (`topics...`), of which KEYS and ARGV may have several, gives two: the list is
-KEYS[topics_from] to KEYS[topics_to]. A key in brackets comes last and may be None, which is nil in the script.
+In the script they are local variables. A list such as `topics...` becomes two variables: its values are KEYS[topics_from]
+to KEYS[topics_to]; KEYS and ARGV may have several lists. A key in brackets comes last and may be None, nil in the script.
 
-The line `-- include: NAME` stands for the text of the file NAME.lua, which may include others.
+The line `-- include: NAME` is replaced by the text of NAME.lua, which may include other files.
 """
 
 import re
@@ -29,7 +29,7 @@ _SIGNATURE = re.compile(r"^-- (keys|args):(.*)\n", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of KEYS, or of ARGV: single ones, then lists.
+    """The names of KEYS or ARGV: single values, then lists.
 
     is_last_optional   the last single one may be None
     """
@@ -40,7 +40,7 @@ class Names:
 
     @classmethod
     def of(cls, line: str) -> "Names":
-        """Return the names in a line of a signature.
+        """Parse the names in a line of a signature.
 
         >>> Names.of("lease topics...")
         Names(single=('lease',), lists=('topics',), is_last_optional=False)
@@ -57,15 +57,15 @@ class Names:
 
     @property
     def items(self) -> list[str]:
-        """The elements of a Python list that holds all values."""
+        """The elements of a Python list display with all values."""
         items = [*self.single, *(f"*{name}" for name in self.lists)]
         return [*items[:-1], f"*(() if {items[-1]} is None else ({items[-1]},))"] if self.is_last_optional else items
 
     def prefix(self, table: str, *, first: int, counts: int) -> str:
-        """Return the Lua that gives the elements of KEYS or ARGV their names.
+        """Return the Lua code that assigns the elements of KEYS or ARGV to their names.
 
-        first    where the elements begin
-        counts   where in ARGV the lengths of all lists but the last begin
+        first    index of the first element
+        counts   index in ARGV of the first list's length; the last list has none
         """
         places = (f"{table}[{first + n}]" for n in range(len(self.single)))
         lines = [f"local {', '.join(self.single)} = {', '.join(places)}"] if self.single else []
@@ -79,9 +79,9 @@ class Names:
 
 @dataclass(frozen=True)
 class Script:
-    """One script, and the names of what it is called with.
+    """One script, with the names of its keys and arguments.
 
-    body   the Lua behind the names
+    body   the Lua code without the assignment of names
     """
 
     name: str
@@ -91,7 +91,7 @@ class Script:
 
     @cached_property
     def text(self) -> str:
-        """The Lua that Redis gets."""
+        """The whole Lua code for Redis."""
         keys = self.keys.prefix("KEYS", first=1, counts=1)
         args = self.args.prefix("ARGV", first=1 + len(self._counted), counts=1 + len(self.keys.lists[:-1]))
         return keys + args + self.body
@@ -103,7 +103,7 @@ class Script:
 
     @cached_property
     def _counted(self) -> tuple[str, ...]:
-        """The lists whose lengths go in front of the arguments."""
+        """The lists whose lengths precede the arguments."""
         return (*self.keys.lists[:-1], *self.args.lists[:-1])
 
     def on(self, client: redis.Redis) -> "Call":
@@ -111,7 +111,7 @@ class Script:
         return Call(self, client)
 
     def queue(self, pipe: Any, **given: Any) -> None:
-        """Put the script into a transaction, as a whole: of one that the server does not know, only this command would fail."""
+        """Queue the script's whole text in a transaction: EVALSHA of an unknown script would fail alone, without the others."""
         keys, args = self.arguments(**given)
         pipe.eval(self.text, len(keys), *keys, *args)
 
@@ -121,7 +121,7 @@ class Script:
 
         raises    TypeError: a name is missing, or unknown
         """
-        # Made as dataclasses make methods: Python itself checks the names, in a third of the time of a check written out here.
+        # Generated like the methods of dataclasses: Python checks the names in a third of the time of explicit code.
         counts = [f"len({name})" for name in self._counted]
         keys, args = ", ".join(self.keys.items), ", ".join([*counts, *self.args.items])
         scope: dict[str, Any] = {}
@@ -130,7 +130,7 @@ class Script:
 
 
 class Call:
-    """A script on one server: called with keywords, it returns what the script returns."""
+    """A script on one server; called with keywords, it returns the script's reply."""
 
     def __init__(self, script: Script, client: redis.Redis) -> None:
         self.script = script
@@ -138,7 +138,7 @@ class Call:
         self._run: Any = client.register_script(script.text)
 
     def __call__(self, **given: Any) -> Any:
-        """Run the script; a server that does not know it yet gets it first."""
+        """Run the script, after loading it into a server that does not know it."""
         keys, args = self._arguments(**given)
         return self._run(keys=keys, args=args)
 
@@ -152,7 +152,7 @@ class Call:
 
 
 def load(module: str, name: str) -> Script:
-    """Return the script `scripts/NAME.lua` beside a module, which passes its `__file__`."""
+    """Load the script `scripts/NAME.lua` beside a module, which passes its `__file__`."""
     text = _included(Path(module).parent / "scripts", name)
     names = {"keys": "", "args": ""}
     for kind, line in _SIGNATURE.findall(text):

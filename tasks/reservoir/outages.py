@@ -1,4 +1,4 @@
-"""Outlasting a Redis that does not answer for a while, or refuses what it allowed before, under way."""
+"""Outages during a run: retry while Redis does not answer, or refuses commands that it allowed before."""
 
 from collections.abc import Callable
 
@@ -17,11 +17,11 @@ _MAX_PAUSE = 5.0  # seconds
 
 
 class Outages:
-    """The outages that one member of `group` goes through.
+    """Retries for one member of `group`, with pauses that double.
 
-    longest_pause    seconds between two tries, at most
-    wait             waits for so many seconds, or until there is nothing to wait for any more
-    explain          returns what the server refuses, with the key and what to do; default: as the server puts it
+    longest_pause    upper bound of a pause in seconds
+    wait             waits for a number of seconds, or until the member stops
+    explain          returns a refusal with the key and the remedy; default: the server's own text
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class Outages:
         self._wait = wait
 
     def pass_through(self, act: Callable[[], None]) -> bool:
-        """Return whether `act` came through; if not, wait a little, ever longer, and log why, once for each reason.
+        """Return whether `act` succeeded; if not, log each new reason once, and wait longer after each failure.
 
-        raises    what will not pass: neither an outage, nor a refusal that a person can mend
+        raises    any error that is neither an outage nor a refusal that a person can remedy
         """
         try:
             act()
@@ -63,6 +63,6 @@ class Outages:
         if isinstance(error, redis.ResponseError) and is_refused(error):
             return f"{self._explain(error)}; group {self._group!r} tries again until it can go on"
         what = f"does not answer ({type(error).__name__})"
-        if isinstance(error, redis.AuthenticationError):  # as where it was changed meanwhile
+        if isinstance(error, redis.AuthenticationError):  # for example a changed password
             what = "refuses the user or password"
         return f"Redis {what}; group {self._group!r} tries again until it answers"

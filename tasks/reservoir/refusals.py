@@ -1,4 +1,4 @@
-"""What a server refuses for good, in words: about which key, what was expected there, what is there, and what to do."""
+"""Lasting refusals of a server, explained: the key, the expected type, the type found, and the remedy."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from tasks.reservoir.connection import is_outage
 
 __all__ = ["explained", "is_refused", "lacks_right"]
 
-# What Redis adds to an error in a script: the script's hash, and where in it.
+# Redis appends the script's hash and the line to an error in a script.
 _IN_SCRIPT = re.compile(r",? script: .*$| on @user_script.*$", re.DOTALL)
 _NO_RIGHT = (
     "NOPERM",
@@ -31,17 +31,17 @@ _A = {
 
 
 def is_refused(error: Exception) -> bool:
-    """Return whether a server refuses a command for what a person can mend: a key of another type, a missing right."""
+    """Return whether a person can remedy a refusal: a key of another type, or a missing right."""
     if not isinstance(error, redis.ResponseError) or is_outage(error):
         return False
     return "WRONGTYPE" in str(error) or lacks_right(error)
 
 
 def explained(error: redis.ResponseError, client: Any, keys: Mapping[str, str], *, what: str) -> redis.ResponseError:
-    """Return `error`, of the same class, with the key that it is about and what to do; an outage is returned as it is.
+    """Return an error of the same class with the key and the remedy in its text; an outage unchanged.
 
-    keys    the keys that the command uses, and the type that each is expected to have, as TYPE names it
-    what    what came of it, such as "topic 'market': nothing was pushed"
+    keys    the command's keys with their expected types, as TYPE names them
+    what    the effect, such as "topic 'market': nothing was pushed"
     """
     if is_outage(error):
         return error
@@ -57,7 +57,7 @@ def explained(error: redis.ResponseError, client: Any, keys: Mapping[str, str], 
 
 
 def lacks_right(error: redis.ResponseError) -> bool:
-    """Return whether a command was refused because the user may not run it, or not on these keys."""
+    """Return whether a command was refused because the user lacks a right to it or its keys."""
     return isinstance(error, NoPermissionError) or any(words in str(error) for words in _NO_RIGHT)
 
 
@@ -68,12 +68,12 @@ def _cure(message: str, error: redis.ResponseError, keys: Mapping[str, str], fou
         if isinstance(kind, bytes) and kind.decode() not in ("none", keys[key])
     ]
     if wrong:
-        return f"expected {', and '.join(wrong)}; rename or delete what is there, or use another topic"
+        return f"expected {', and '.join(wrong)}; rename or delete the key, or use another topic"
     if lacks_right(error):
         closed = [key for key, answer in found.items() if isinstance(answer, NoPermissionError)] or list(keys)
         named = ", ".join(map(repr, closed))
         return f"expected a Redis user with the rights that docs/redis.md lists, on the keys {named}; see ACL SETUSER"
     if "exhausted" in message:
         [topic, *_] = keys
-        return f"the last id of {topic!r} is the largest that there is, so nothing can follow it: use another topic, or rename this one"
+        return f"the last id of {topic!r} is the largest possible one, so nothing can follow it: use another topic, or rename this one"
     return f"the keys are {', '.join(map(repr, keys))}"

@@ -1,4 +1,4 @@
-"""The reservoir: topics in Redis, one stream each. Appends happen once, however often they are sent."""
+"""The reservoir: topics in Redis, one stream each, with appends that are made once even if they are sent again."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -33,14 +33,14 @@ __all__ = ["Reservoir"]
 
 logger = get_logger(__name__)
 
-# With a space, so that redis-py hands on the reply as it came: it would make a dict of fields, and lose repeated names.
+# The space makes redis-py return the raw reply: its parser would turn fields into a dict and lose repeated names.
 _XREVRANGE, _XREAD = "XREVRANGE ", "XREAD "
-# How long an append is remembered: longer than any client goes on sending it again.
+# Records of appends live longer than any client goes on sending an append again.
 APPEND_TTL_MS = 600_000
-# Lua's unpack() takes about 8,000 values; a field is two of them.
+# Lua's unpack() accepts about 8,000 values; a field takes two.
 MAX_FIELDS = 3_500
-# An entry of this many bytes is not led through Lua, which hashes each string that it gets byte for byte (Redis 7.0:
-# 2 ns a byte, as long as all the rest of the append of a large frame).
+# Entries from this size in bytes on bypass Lua, which hashes each string byte by byte (Redis 7.0: 2 ns per byte, as long as
+# the rest of a large frame's append).
 LARGE = 256 * 1024
 
 _APPEND = load(__file__, "append")
@@ -61,35 +61,35 @@ class Reservoir:
         self.compression = compression
         self._append = _APPEND.on(self.client)
         self._warn = Repeated(logger)
-        self._inferred: set[str] = set()  # topics to which frames of objects went
-        self._may_take_back = True  # as far as is known
+        self._inferred: set[str] = set()  # topics to which frames of objects were pushed
+        self._may_take_back = True  # until Redis refuses it
 
     @classmethod
     def from_url(cls, url: str | None = None, *, compression: str | None = None) -> Self:
-        """Return the reservoir at `url`, by default at the address the settings name."""
+        """Return the reservoir at `url`; by default at the configured address."""
         return cls(connect(url or redis_url()), compression=compression)
 
     def push(self, topic: str, fields: Mapping[str, Any], *, keep: int | str | Keep | None = None) -> str:
-        """Append one entry and return its id. Exactly once, also when the reply is lost and it is sent again.
+        """Append one entry exactly once, even if the reply is lost and it is sent again; return its id.
 
-        keep      what of the topic is kept, beside what its live groups have not finished: see `Keep.of`
-        raises    nothing was pushed: EncodeError; TopicFullError; SettingsError: no such name for a topic
+        keep      limits of the topic (`Keep.of`); entries that live groups have not finished stay beyond them
+        raises    EncodeError; TopicFullError; SettingsError: an invalid topic name; each time nothing was pushed
         """
         return self.push_many(topic, [fields], keep=keep)[0]
 
     def push_many(
         self, topic: str, entries: Iterable[Mapping[str, Any]], *, keep: int | str | Keep | None = None
     ) -> list[str]:
-        """Append entries in order, all or none, and return their ids. Exactly once, as `push`."""
+        """Append entries in order, all or none, exactly once; return their ids."""
         ids = self.append(topic, self.encode(entries, topic=topic), record=push_record(), keep=keep)
         assert ids is not None  # nothing was expected of the record
         return ids
 
     def encode(self, entries: Iterable[Any], *, topic: str = "") -> list[dict[bytes, bytes]]:
-        """Return the entries as bytes: mappings of fields, or records such as dataclasses.
+        """Encode entries, which are mappings of fields or records such as dataclasses.
 
-        topic     where they are going, for the log
-        raises    EncodeError: before anything was pushed
+        topic     their topic, for the log
+        raises    EncodeError: nothing was pushed
         """
 
         def log_inferred() -> None:
@@ -118,13 +118,13 @@ class Reservoir:
         keep: int | str | Keep | None = None,
         ttl_ms: int = APPEND_TTL_MS,
     ) -> list[str] | None:
-        """Append encoded entries once for all appends of the same `record`, and return their ids.
+        """Append encoded entries once per `record`; return their ids, or None if the append is not permitted.
 
-        record    the key that remembers the append, with a TTL; sent again, the first append's ids come back
-        field     where in the record, if it is a hash that remembers several appends
-        expected  append only if the record holds this; None is returned where it does not
-        fence     append only if that consumer was not taken for dead; None is returned if it was
-        raises    TopicFullError: what live groups have not read fills the topic; SettingsError
+        record    the key that stores the ids, with a TTL; a repeated append returns them and adds nothing
+        field     the field within the record, if it is a hash for several appends
+        expected  append only if the record holds this value
+        fence     append only if no other consumer has claimed this consumer's entries
+        raises    TopicFullError: entries that live groups have not read fill the topic; SettingsError
         """
         entries = list(encoded)
         if not entries:
@@ -143,7 +143,7 @@ class Reservoir:
         )
         size = sum(len(name) + len(data) for name, data in entries[0].items())
         try:
-            # A topic that waits is looked at before there is anything more in it.
+            # With 'wait', the script must check the limits before it appends, which a large append cannot.
             waits = kept is not None and kept.when_full == "wait"
             if len(entries) == 1 and size >= LARGE and self._may_take_back and not waits:
                 joined = self._append_large(entries[0], {**given, "values": [0, size]})
@@ -164,7 +164,7 @@ class Reservoir:
             joined, refusal = joined
             self._may_take_back = False
             self._warn(
-                f"topic {topic!r}: pushed, but Redis refuses what limits the topic and may not take the entry back",
+                f"topic {topic!r}: pushed, but Redis refuses the commands that limit the topic and that would take the entry back",
                 detail=f"with {refusal.decode(errors='replace')!r}; give this user the rights that docs/redis.md lists",
             )
         return None if joined is None else joined.decode().split(" ")
@@ -200,7 +200,7 @@ class Reservoir:
         if isinstance(id_, redis.ResponseError):
             raise _without_command(id_) from None
         if isinstance(answer, redis.ResponseError):
-            # The script has taken the entry back, unless that was refused as well, or it was not run at all.
+            # Normally the script has taken the entry back; it has not if that was refused as well, or the script did not run.
             for undo in (lambda: self.client.xdel(topic, id_), lambda: self.client.xgroup_destroy(topic, record)):
                 with suppress(redis.ResponseError):
                     undo()
@@ -208,27 +208,27 @@ class Reservoir:
         return answer
 
     def peek(self, topic: str, n: int = 1, *, decoding: Decoding = DEFAULT_DECODING) -> list[Entry | PoisonEntryError]:
-        """Return the newest `n` entries, oldest first; one that cannot be decoded as the error that says why."""
+        """Return the newest `n` entries, oldest first; an undecodable entry is returned as its error."""
         found = self.client.execute_command(_XREVRANGE, check_topic(topic, derived=True), "+", "-", "COUNT", n)
         return _decoded_all(topic, reversed(found or ()), decoding)
 
     def follow(
         self, topic: str, after: str, *, n: int, block_ms: int, decoding: Decoding = DEFAULT_DECODING
     ) -> list[Entry | PoisonEntryError]:
-        """Return the next `n` entries after the id `after`; wait up to `block_ms` for the first. Touches no group."""
+        """Return the next `n` entries after the id `after`, without a group; wait up to `block_ms` for the first."""
         streams = ("COUNT", n, "BLOCK", block_ms, "STREAMS", check_topic(topic, derived=True), after)
         reply = self.client.execute_command(_XREAD, *streams)
         return [entry for _, found in reply or () for entry in _decoded_all(topic, found, decoding)]
 
     def topics(self) -> list[str]:
-        """Return the names of all topics, sorted; those of dead letters too. Streams of names that no topic can have are left out."""
+        """Return the names of all topics, sorted, with those of dead letters; omit streams with invalid names."""
         return sorted(filter(is_topic, filter(None, map(_text, self.client.scan_iter(_type="STREAM", count=1000)))))
 
     def levels(self) -> list[TopicLevel]:
-        """Return what every topic holds and how far each of its groups has come.
+        """Return the level of every topic.
 
-        Dead letters and retries are counted with the group that they belong to, and only those of a group that does not exist
-        are returned as topics: they are left of a group that was deleted, or another program's.
+        Dead letters and retries count with their group. Those without an existing group are returned as topics: they belonged
+        to a deleted group, or to another program.
         """
         levels = Levels(self.client)
         names = self.topics()
@@ -243,7 +243,7 @@ class Reservoir:
 
 
 def _text(key: bytes) -> str | None:
-    """Return a key as text, None if it is none."""
+    """Return a key as text; None if it is not UTF-8."""
     try:
         return key.decode()
     except UnicodeDecodeError:
@@ -283,7 +283,7 @@ def _values(entries: Iterable[Mapping[bytes, bytes]]) -> list[int | bytes]:
 
 @lru_cache(maxsize=256)
 def _keys_of(topic: str) -> dict[str, str]:
-    """Return the keys of a topic by the names that the script gives them."""
+    """Return the keys of a topic by their names in the script."""
     return topic_keys(topic)._asdict()
 
 
@@ -308,7 +308,7 @@ def decoded(
     budget: Budget | None = None,
     decoding: Decoding = DEFAULT_DECODING,
 ) -> Entry | PoisonEntryError:
-    """Return the entry, or the error that says which of its fields cannot be decoded, and why."""
+    """Decode an entry; return it, or the error that names the undecodable field and the reason."""
     try:
         fields = codec.decode_fields(raw, budget=budget, decoding=decoding)
         return Entry(fields, topic=topic, id=id, deliveries=deliveries, origin=origin)

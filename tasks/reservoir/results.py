@@ -1,7 +1,7 @@
-"""What makes a result go into its topic once: a record of it, kept with an entry that it was made of.
+"""Records of results, kept under an input entry, so that each result is appended once.
 
-The record is there for as long as that entry is pending, so a result that is made again after a crash, a retry or
-a claim is found. Once the entry is acknowledged the result cannot come again.
+A record exists as long as its entry is pending: after a crash, a retry or a claim, the append of the same result finds it.
+Once the entry is acknowledged, the result cannot be produced again.
 """
 
 import hashlib
@@ -21,30 +21,32 @@ __all__ = [
     "result_name",
 ]
 
-# For what no acknowledgement clears away: an entry that was trimmed while pending, a group that was deleted.
+# For records that no acknowledgement removes: the entry was trimmed while pending, or the group was deleted.
 RESULT_TTL_MS = 30 * 86_400_000
-# For how long after the acknowledgement a copy of an append may still be on its way, behind a lost connection.
+# After the acknowledgement, a copy of an append may still be in transit on a lost connection for this long.
 STRAGGLERS_MS = 60_000
 
 
 class Input(Protocol):
-    """An entry that a result was made of."""
+    """An input entry of a result."""
 
     topic: str
     id: str
 
 
 def result_name(made_of: Iterable[Input], *, into: str, node: str, ordinal: int) -> bytes:
-    """Return what a result is called in its record: the same in every life of a pipeline.
+    """Return a result's name in its record: the same in every life of a pipeline.
 
-    ordinal   how many results the node has made of these entries before
+    made_of   the input entries
+    into      the topic of the result
+    ordinal   number of earlier results of the node from the same entries
     """
     inputs = " ".join(f"{_escaped(one.topic)}/{one.id}" for one in made_of)
     return hashlib.blake2b(f"{_escaped(into)} {node} {ordinal} {inputs}".encode(), digest_size=16).digest()
 
 
 def _escaped(topic: str) -> str:
-    """Return a topic's name without the separators of `result_name`: as it is if 0.1.0 could have stored results under it."""
+    """Escape the separators of `result_name` in a topic's name; names that 0.1.0 permitted stay unchanged."""
     return topic.replace("%", "%25").replace(" ", "%20").replace("/", "%2F")
 
 
@@ -52,14 +54,14 @@ One = TypeVar("One", bound=Input)
 
 
 def newest(made_of: Sequence[One]) -> One:
-    """Return the newest of some entries: with it the record stays small, also where an old one is held for long."""
+    """Return the newest entry: a record under an entry that is held for long would collect many results."""
     return made_of[0] if len(made_of) == 1 else max(made_of, key=_age)
 
 
 def records_of(client: Any, group: str, topic: str) -> list[bytes]:
-    """Return the keys of all records of results that `group` made of entries of `topic`."""
+    """Return the keys of all records of results that `group` made from entries of `topic`."""
     found = client.scan_iter(match=matching(result_record(group, topic, "")) + "[0-9]*", count=1000)
-    return [key for key in found if _is_of(key, group, topic)]  # and those of the topic '<topic>:1' are left out
+    return [key for key in found if _is_of(key, group, topic)]  # without those of the topic '<topic>:1'
 
 
 def _is_of(key: bytes, group: str, topic: str) -> bool:

@@ -1,13 +1,13 @@
-"""What of a topic stays: in Redis, in the script that appends, and for topics that get no appends any more.
+"""Retention: limits of topics, declared by inlets and applied by each append, and by `trim` to topics without appends.
 
-Beside a topic's stream, `topic_keys` names, all with a TTL:
+Besides its stream, a topic has these keys, all with a TTL (`topic_keys`):
 
-tally    what was appended: seven numbers that the script of `Reservoir.append` names
-state    a hash: what is to be kept, where retention stands, how many entries it has removed
-index    a sorted set of samples: '<entry id> <bytes appended up to it>' by how many entries that was
-groups   a hash: when each group was last seen (ms); below zero once it is forgotten
-spilled  a hash: how many entries were dropped that a group had not read, by group; how many dead letters were dropped
-         ('dead:<group>'), entries acknowledged ('done:<group>') and dead-lettered ('failed:<group>')
+tally    counts of appends: seven numbers, explained in scripts/append.lua
+state    a hash: the declared limits, the cursor of retention, the number of removed entries
+index    a sorted set of samples: '<entry id> <bytes appended up to it>' by the number of entries up to it
+groups   a hash: the time when each group was last seen, in ms; negative once it is forgotten
+spilled  a hash of counts: entries dropped before a group had read them, by group; dropped dead letters ('dead:<group>'),
+         acknowledged entries ('done:<group>') and dead-lettered ones ('failed:<group>')
 """
 
 import time
@@ -28,9 +28,9 @@ from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["TTL_MS", "Retention", "Trimmed", "mark_seen"]
 
-# Longer than any schedule's pause; renewed by each append and by the `trim` flow.
+# Longer than any pause of a schedule; renewed by each append and by the flow `trim`.
 TTL_MS = 30 * 86_400_000
-# An inlet's run declares at its start, and the next one relieves it after a minute.
+# A declaration counts for this long; an inlet's run declares at its start, and the next run follows within a minute.
 LATELY_MS = 180_000
 
 _TRIM = load(__file__, "trim")
@@ -38,9 +38,9 @@ _DECLARE = load(__file__, "declare")
 
 
 def mark_seen(client: Any, topic: str, group: str) -> None:
-    """Say that somebody reads `topic` with `group`: then nothing that it has not finished is removed."""
+    """Mark `group` as alive, so that no entry of `topic` that it has not finished is removed."""
     key = topic_keys(topic).groups
-    # A full server refuses it, and what was said before holds for days: who reads on makes room.
+    # A full server refuses this; the last mark holds for days, and reading on makes room.
     with suppress(OutOfMemoryError), client.pipeline(transaction=False) as pipe:
         pipe.hset(key, group, int(time.time() * 1000))
         pipe.pexpire(key, TTL_MS)
@@ -49,7 +49,7 @@ def mark_seen(client: Any, topic: str, group: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """What one trim of a topic removed: `spilled` of the `removed` entries had not been read by some live group."""
+    """The result of one trim: the number of `removed` entries; a live group had not read `spilled` of these."""
 
     topic: str
     removed: int
@@ -57,7 +57,7 @@ class Trimmed:
 
 
 class Retention:
-    """What topics keep, apart from appends: declarations, groups that are forgotten, topics without appends."""
+    """Retention apart from appends: declares limits, forgets groups, and trims topics without appends."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
@@ -65,11 +65,11 @@ class Retention:
         self._declare = _DECLARE.on(client)
 
     def declare(self, topic: str, keep: Keep, *, inlet: str = "", group: str = "") -> None:
-        """Declare what a topic keeps, for an inlet or for an outlet whose results go there.
+        """Store the limits of `topic` on behalf of an inlet, or of an outlet with results there.
 
-        inlet     a name that no other inlet has: one that is run with other parameters is another one
-        group     the outlet's consumer group, if it is an outlet that declares
-        raises    SettingsError: another inlet or outlet declared something else in the last minutes
+        inlet     a name that is unique for an inlet with its parameters
+        group     the outlet's consumer group, if an outlet declares
+        raises    SettingsError: another inlet or outlet has declared other limits in the last minutes
         """
         writer = f"inlet:{inlet}" if inlet else f"outlet:{group}"
         state = topic_keys(check_topic(topic)).state
@@ -83,7 +83,7 @@ class Retention:
                 ttl_ms=TTL_MS,
             )
         except redis.ResponseError as error:
-            what = f"topic {topic!r}: what it keeps was not declared, nothing was pushed"
+            what = f"topic {topic!r}: its limits were not declared, nothing was pushed"
             raise explained(error, self._client, {state: "hash"}, what=what) from error
         if other:
             name, packed = (text.decode() for text in other)
@@ -95,7 +95,7 @@ class Retention:
             raise SettingsError(msg)
 
     def trim(self, topic: str) -> Trimmed | None:
-        """Remove what a topic does not keep, as its appends do; None if nobody has said what it keeps."""
+        """Remove entries beyond a topic's limits, like its appends; None if no inlet has declared limits."""
         removed = spilled = 0
         first, more = True, True
         while more:
@@ -112,9 +112,9 @@ class Retention:
         return Trimmed(topic, removed, spilled)
 
     def forget(self, topic: str, *, after_ms: int, now_ms: int | None = None) -> list[str]:
-        """Let groups that nobody has read with for so long hold nothing back any more; return their names.
+        """Forget groups that have not read for `after_ms`, so that they retain no entries; return their names.
 
-        A group that is read with again, by whichever client, counts again.
+        A group that reads again, with any client, retains entries again.
         """
         now = int(time.time() * 1000) if now_ms is None else now_ms
         key = topic_keys(topic).groups
@@ -126,7 +126,7 @@ class Retention:
             for name in [group["name"] for group in groups_of(self._client, topic).values()]:
                 last = max(seen.get(name, 0), now - self._idle(topic, name, after_ms))
                 if name not in seen and last <= now - after_ms:
-                    last = now  # seen for the first time: from now on it has as long as the others
+                    last = now  # seen for the first time: its period starts now
                 is_forgotten = now - last >= after_ms
                 marks[name] = -last if is_forgotten else last
                 if is_forgotten:
@@ -137,11 +137,11 @@ class Retention:
                 pipe.pexpire(key, TTL_MS)
             return forgotten
 
-        # Who begins to read with a group meanwhile says so there: then they are judged again.
+        # A consumer that starts meanwhile writes to the watched key, and the transaction is repeated.
         return self._client.transaction(judge, key, value_from_callable=True)
 
     def _idle(self, topic: str, group: bytes, longest: int) -> int:
-        """Return for how many ms none of a group's consumers has asked for anything; `longest` if it has none."""
+        """Return the ms since any of the group's consumers last read; `longest` if there is no consumer."""
         return min((c["idle"] for c in self._client.xinfo_consumers(topic, group)), default=longest)
 
 

@@ -1,4 +1,4 @@
-"""Names the key that keeps a topic from being looked at, so that one odd key blinds nothing else."""
+"""Unreadable topics: errors that name the key at fault, so that it hides only its own topic."""
 
 import re
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from tasks.reservoir.refusals import lacks_right
 __all__ = ["named"]
 
 _PACKED_KEEP = re.compile(rb"\d+ \d+ \d+ [01]")
-_LINE = 200  # characters of what a server answered
+_LINE = 200  # characters of a server's answer
 
 
 @contextmanager
 def named(client: redis.Redis, topic: str) -> Iterator[None]:
-    """Raise UnreadableTopicError, which names the key and the cure, where a look at `topic` meets what Sluice did not write.
+    """Raise UnreadableTopicError with the key and the remedy if code inside meets foreign data at a key of `topic`.
 
-    Outages, lost connections and errors of Sluice's own pass as they are.
+    Outages, lost connections and Sluice's own errors pass unchanged.
     """
     try:
         yield
@@ -48,19 +48,19 @@ def _why(client: Any, topic: str, error: redis.ResponseError | ValueError) -> st
         return in_words(refused)[:_LINE]
     if keep is not None and not _PACKED_KEEP.fullmatch(keep):
         return (
-            f"expected the field 'keep' of {topic_keys(topic).state!r} to be what an inlet's run declares, got something else; "
-            "HDEL it, and the next run writes it anew"
+            f"expected limits that an inlet declared in the field 'keep' of {topic_keys(topic).state!r}, got something else; "
+            "HDEL the field, and the next run writes it again"
         )
     return (
-        f"one of {', '.join(topic_keys(topic)[1:])} does not hold what Sluice writes there ({reason}); "
-        "delete it, and what it counted begins anew"
+        f"one of {', '.join(topic_keys(topic)[1:])} has content that Sluice does not write ({reason}); "
+        "delete it, and its counts start again"
     )
 
 
 def _keys_of(client: Any, topic: str) -> Iterator[tuple[str, str]]:
-    """Yield the keys that a look at a topic reads, with their types: its own, and those of its groups' dead letters and retries."""
+    """Yield the keys that Sluice reads for a topic, with their types: its own, and its groups' dead letters and retries."""
     yield from zip(topic_keys(topic), TOPIC_KEY_TYPES, strict=True)
-    # The topic is a stream, or the caller has stopped at it; and one that is gone has no groups.
+    # Here the topic is a stream or missing: the caller stops at a topic of another type. A missing one has no groups.
     groups = client.xinfo_groups(topic) if client.exists(topic) else []
     for group in filter(is_group, (group_name(each["name"]) for each in groups)):
         yield dead_topic(topic, group), "stream"

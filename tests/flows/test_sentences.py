@@ -22,8 +22,8 @@ def filtered(name: str, error: Exception, message: str) -> tuple[bool, logging.L
 
 
 def logged(name: str, error: Exception) -> logging.LogRecord:
-    is_short, record = filtered(name, error, f"Execution failed: {error!r}")
-    assert is_short
+    is_kept, record = filtered(name, error, f"Execution failed: {error!r}")
+    assert is_kept
     return record
 
 

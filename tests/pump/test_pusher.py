@@ -17,7 +17,7 @@ from tasks.pump.outcomes import Outcomes
 from tasks.pump.pusher import Pusher
 from tasks.pump.tally import Tally
 from tasks.pump.ticks import Beat
-from tasks.reservoir.keep import Buffer
+from tasks.reservoir.keep import BacklogLimits
 from tests.support.pumps import Clock, Gate, ending_all, pumping, pushed, run_until, settle
 from tests.support.waiting import wait_until
 
@@ -67,7 +67,7 @@ def test_ticks_that_another_run_pushed_in_an_outage_are_dropped_and_counted() ->
 def test_ticks_beyond_the_bound_of_waiting_entries_are_missed(limit: int | str) -> None:
     server = fakeredis.FakeServer(version=(7,))
     client, clock = fakeredis.FakeRedis(server=server, protocol=2), Clock()
-    one = pumping(client, lambda: {"n": clock.now}, clock, max_waiting=Buffer.of(limit))
+    one = pumping(client, lambda: {"n": clock.now}, clock, max_waiting=BacklogLimits.of(limit))
     server.connected = False
     for clock.now in (1001.0, 1002.0, 1003.0, 1004.0):
         one.step()

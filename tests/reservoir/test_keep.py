@@ -3,7 +3,7 @@
 import pytest
 
 from tasks import SettingsError
-from tasks.reservoir.keep import DEFAULT_BUFFER, Buffer, Keep
+from tasks.reservoir.keep import DEFAULT_BACKLOG, BacklogLimits, Keep
 
 
 @pytest.mark.parametrize(
@@ -38,16 +38,16 @@ def test_keep_without_a_valid_limit_is_refused(text: int | str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "buffer"),
+    ("text", "limits"),
     [
-        (50, Buffer(entries=50)),
-        ("10MB", Buffer(max_bytes=10_000_000)),
-        ("50, 1KiB", Buffer(50, 1024)),
-        (DEFAULT_BUFFER, Buffer()),
+        (50, BacklogLimits(entries=50)),
+        ("10MB", BacklogLimits(max_bytes=10_000_000)),
+        ("50, 1KiB", BacklogLimits(50, 1024)),
+        (DEFAULT_BACKLOG, BacklogLimits()),
     ],
 )
-def test_backlog_limits_are_parsed_from_entries_and_size(text: int | str, buffer: Buffer) -> None:
-    assert Buffer.of(text) == buffer
+def test_backlog_limits_are_parsed_from_entries_and_size(text: int | str, limits: BacklogLimits) -> None:
+    assert BacklogLimits.of(text) == limits
 
 
 @pytest.mark.parametrize("text", ["1,5h", "4000,1h", "1,5s, 4000", "10,000", "PT1,5H", "500MB, 4000,1h"])
