@@ -133,7 +133,7 @@ def _flow(flow: Any) -> str:
 
 
 def _commands(group: Any, *before: str) -> Iterable[str]:
-    """Return the commands with their options; typer has a click of its own, so types are told by their names."""
+    """Return the commands with their options; typer bundles its own click, so types are recognized by name."""
     for name, command in sorted(group.commands.items()):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         title = " ".join(["sluice", *before, name, *(p.name.upper() for p in arguments)])

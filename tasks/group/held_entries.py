@@ -6,14 +6,14 @@ from typing import Any
 
 import redis
 
-from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds, cut
+from tasks.group.dead_letter_limits import MAX_EXCEPTION, MAX_TRACEBACK, DeadLetterLimits, cut
 from tasks.group.membership import Membership
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import unless_gone
 
 __all__ = ["HeldEntries"]
 
-KEEP_DEAD_LETTERS = LetterBounds()
+KEEP_DEAD_LETTERS = DeadLetterLimits()
 
 
 class HeldEntries:

@@ -17,7 +17,7 @@ import redis
 from tasks.base.logs import get_logger
 from tasks.checks import seconds
 from tasks.errors import LeaseLostError
-from tasks.group.dead_letter_bounds import LetterBounds
+from tasks.group.dead_letter_limits import DeadLetterLimits
 from tasks.group.lease_scripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import groups_of
@@ -238,7 +238,7 @@ class Membership:
         id: str,  # noqa: A002 - the field's own name
         about: Mapping[str, str],
         *,
-        keep: LetterBounds,
+        keep: DeadLetterLimits,
         only_pending: bool = False,
     ) -> bool:
         """Append an entry's fields, followed by `about`, to the dead letters and acknowledge the entry, both or neither.
@@ -258,7 +258,7 @@ class Membership:
         id: str,  # noqa: A002 - the field's own name
         about: Mapping[str, str],
         *,
-        keep: LetterBounds,
+        keep: DeadLetterLimits,
         guard: Fence,
     ) -> None:
         """Put a dead letter into a transaction, to be appended if `guard` holds its token."""
@@ -271,7 +271,7 @@ class Membership:
         id: str,  # noqa: A002 - the field's own name
         about: Mapping[str, str],
         *,
-        keep: LetterBounds,
+        keep: DeadLetterLimits,
         only_pending: bool,
         fence: Fence,
     ) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tasks.base.shell import sluice_command
 from tasks.checks import is_group
 from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
-from tasks.reservoir.groups import groups_of
+from tasks.reservoir.groups import groups_of, unless_gone
 from tasks.reservoir.keys import (
     alive_key,
     beat_key,
@@ -37,6 +37,7 @@ from tasks.reservoir.keys import (
     tick_record,
     topic_keys,
 )
+from tasks.reservoir.lua import load
 from tasks.reservoir.topic_names import check_topic
 from tasks.reservoir.unreadable import named
 
@@ -56,37 +57,7 @@ __all__ = [
 _AT_ONCE = 1_000  # keys deleted by one command
 _LATELY = 5.0  # seconds; an inlet runs if its last tick is younger than this, or than two ticks
 
-# KEYS: the topic; the groups, spilled counts and letter counts beside it; keys to delete. ARGV: the group, the prefix of
-# its leases, the tombstone. Returns the consumers that are alive: then nothing was changed. The group goes last, so that
-# an error before it leaves a group that can be dropped again.
-_DROP_GROUP = """
-local function group_exists()
-  if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-  for _, reply in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-    for i = 1, #reply, 2 do
-      if reply[i] == 'name' and reply[i + 1] == ARGV[1] then return true end
-    end
-  end
-  return false
-end
-
-local exists, alive = group_exists(), {}
-for _, reply in ipairs(exists and redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]) or {}) do
-  for i = 1, #reply, 2 do
-    if reply[i] == 'name' then
-      local lease = redis.call('GET', ARGV[2] .. reply[i + 1])
-      if lease and lease ~= ARGV[3] then alive[#alive + 1] = reply[i + 1] end
-    end
-  end
-end
-if #alive > 0 then return alive end
-redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[1], 'dead:' .. ARGV[1], 'done:' .. ARGV[1], 'failed:' .. ARGV[1])
-redis.call('HDEL', KEYS[4], ARGV[1])
-for i = 5, #KEYS do redis.call('UNLINK', KEYS[i]) end
-if exists then redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1]) end
-return {}
-"""
+_DROP_GROUP = load(__file__, "drop_group")
 
 
 class ConsumersAliveError(SettingsError):
@@ -221,21 +192,45 @@ def running_inlets(client: redis.Redis, topic: str, *, now: float | None = None)
 
 
 def _drop_group(client: redis.Redis, topic: str, group: str, keys: Iterable[bytes]) -> None:
-    """Delete `keys` and the group in one script, unless a consumer of it is alive."""
+    """Delete `keys` and the group in one script, unless one of its consumers is alive."""
+    beside, doomed = topic_keys(topic), list(keys)
+    script, alive = _DROP_GROUP.on(client), None
+    while alive is None:  # a consumer may join between the look at the group and the script
+        name, consumers = _consumers(client, topic, group)
+        alive = script(
+            topic=topic,
+            groups=beside.groups,
+            spilled=beside.spilled,
+            letters=letter_counts(topic),
+            leases=_leases(group, consumers),
+            doomed=doomed,
+            group=name,
+            tombstone=TOMBSTONE,
+            consumers=consumers,
+        )
+    _refuse_the_living(topic, group, alive)
+
+
+def _consumers(client: Any, topic: str, group: str) -> tuple[str | bytes, list[bytes]]:
+    """Return a group's name as Redis has it, and the names of its consumers; none if there is no such group."""
     known = groups_of(client, topic).get(group)
-    beside = topic_keys(topic)
-    drop: Any = client.register_script(_DROP_GROUP)
-    args = [known["name"] if known else group, lease_key(group, ""), TOMBSTONE]
-    _refuse_the_living(
-        topic, group, drop(keys=[topic, beside.groups, beside.spilled, letter_counts(topic), *keys], args=args)
-    )
+    if known is None:
+        return group, []
+    with unless_gone():
+        return known["name"], [consumer["name"] for consumer in client.xinfo_consumers(topic, known["name"])]
+    return group, []
+
+
+def _leases(group: str, consumers: Iterable[bytes]) -> list[str]:
+    """Return the lease keys of consumers; one whose name is not UTF-8 is not Sluice's, and its lease does not exist."""
+    return [lease_key(group, name.decode(errors="backslashreplace")) for name in consumers]
 
 
 def _alive(client: redis.Redis, topic: str, group: str) -> list[bytes]:
     """Return the consumers of a group that hold a lease."""
     known: Any = client
-    names = [consumer["name"] for consumer in known.xinfo_consumers(topic, groups_of(client, topic)[group]["name"])]
-    leases = client.mget([lease_key(group, "").encode() + name for name in names]) if names else []
+    _, names = _consumers(client, topic, group)
+    leases = known.mget(_leases(group, names)) if names else []
     return [name for name, lease in zip(names, leases, strict=True) if lease not in (None, TOMBSTONE.encode())]
 
 

@@ -5,7 +5,7 @@ Scripts get these names as KEYS and build none.
 | Key                               | Type   | Written by                                 | TTL         | Removed by                                    |
 |-----------------------------------|--------|--------------------------------------------|-------------|-----------------------------------------------|
 | <topic>                           | stream | Reservoir.append, other programs           | none        | entries: retention (`keep`)                   |
-| <topic>:dead:<group>              | stream | Membership.dead_letter                     | none        | entries: LetterBounds, replay, discard        |
+| <topic>:dead:<group>              | stream | Membership.dead_letter                     | none        | entries: DeadLetterLimits, replay, discard        |
 | <topic>:retry:<group>             | stream | DeadLetters.replay                         | none        | entries: their acknowledgement                |
 | sluice:topic:<topic>              | hash   | Reservoir.append, Retention                | 30 days     | its TTL                                       |
 | sluice:index:<topic>              | zset   | Reservoir.append, Retention                | 30 days     | its TTL; an append that finds it outdated     |

@@ -66,7 +66,7 @@ def memories(reachable: Iterable[Stream]) -> list[Memory]:
     A node of a type of the user's own takes part with two methods: `get_state()` returns its state, and `set_state(state)`
     sets it.
 
-    raises    PipelineError: two nodes cannot be told apart by their names
+    raises    PipelineError: two nodes cannot be distinguished by their names
     """
     remembering = [node for node in reachable if type(node) in _MAKERS or _is_own(node)]
     bases = Counter(_base(node) for node in remembering)

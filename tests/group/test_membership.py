@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from tasks import LeaseLostError
-from tasks.group.dead_letter_bounds import LetterBounds
+from tasks.group.dead_letter_limits import DeadLetterLimits
 from tests.support.streams import consumer, push_all, read_all
 from tests.support.waiting import wait_until
 
@@ -42,7 +42,7 @@ def test_consumer_taken_for_dead_can_neither_claim_nor_give_back_nor_count(clien
         lambda: zombie.membership.claim("topic", victim.membership.name),
         lambda: zombie.membership.hand_back("topic"),
         lambda: zombie.membership.count("topic", {ids[0]: 7}),
-        lambda: zombie.membership.dead_letter("topic", ids[0], {}, keep=LetterBounds(9)),
+        lambda: zombie.membership.dead_letter("topic", ids[0], {}, keep=DeadLetterLimits(9)),
     ):
         with pytest.raises(LeaseLostError):
             act()

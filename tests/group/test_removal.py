@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tasks import Reservoir, SettingsError, UnreadableTopicError
 from tasks.group import held_entries, removal
 from tasks.group.consumer import Consumer
-from tasks.group.dead_letter_bounds import LetterBounds
+from tasks.group.dead_letter_limits import DeadLetterLimits
 from tasks.group.dead_letters import DeadLetters
 from tasks.group.removal import drop_group, drop_inlet, drop_topic, kept_by_group, running_inlets
 from tasks.pump.neighbours import Neighbours
@@ -37,7 +37,7 @@ lives = st.sampled_from(["stopped", "crashed", "claimed", "fails", "replayed", "
 def one_letter() -> Iterator[None]:
     """Have groups keep one dead letter, so that the second one drops the first, which is counted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(held_entries, "KEEP_DEAD_LETTERS", LetterBounds(max_letters=1))
+        patch.setattr(held_entries, "KEEP_DEAD_LETTERS", DeadLetterLimits(max_letters=1))
         yield
 
 
@@ -199,6 +199,21 @@ def test_dropping_an_inlet_leaves_topic_entries_and_other_inlets(
         name.rpartition(b":")[0] for name in client.hkeys(f"sluice:topic:{topic}") if name.startswith(b"inlet:")
     }
     assert declared == {f"inlet:{other}".encode() for of, other in others - {mine} if of == topic}
+
+
+def test_group_is_not_dropped_if_a_consumer_joins_during_the_drop(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_all(client, "topic", [1])
+    reader = Consumer(client, "topic", "group", name="late")
+    reader.step(0)
+    before = everything(client)
+    seen = [("group", []), removal._consumers(client, "topic", "group")]
+    monkeypatch.setattr(removal, "_consumers", lambda *_: seen.pop(0))
+    with pytest.raises(removal.ConsumersAliveError, match=r"got late; nothing was dropped"):
+        drop_group(client, "topic", "group")
+    assert everything(client) == before
+    assert seen == []
 
 
 def test_a_group_is_not_dropped_while_a_consumer_is_alive(client: redis.Redis) -> None:

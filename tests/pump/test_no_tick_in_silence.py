@@ -57,7 +57,7 @@ class World:
         self.client, self.clock = client, Clock()
         self.alive: list[tuple[PumpRun, Link]] = []
         self.reported: list[Summary] = []  # at the ends of runs
-        self.killed: list[Summary] = []  # nobody is told these
+        self.killed: list[Summary] = []  # no log reports these
         self.outcome = "entry"
         self.is_exact = True  # as long as no two runs can count one tick
         self.blocked: set[str] = set()

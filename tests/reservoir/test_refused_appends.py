@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deployments.servers.redis_server import RedisServer
 from tasks import Reservoir
-from tasks.group.dead_letter_bounds import LetterBounds
+from tasks.group.dead_letter_limits import DeadLetterLimits
 from tasks.group.dead_letters import DeadLetters
 from tasks.reservoir.connection import is_outage
 from tasks.reservoir.keep import Keep
@@ -187,11 +187,11 @@ def test_refused_dead_letter_is_not_added_and_its_entry_stays_pending(
         admin.acl_setuser("reader", enabled=True, commands=[f"-{command}"])
         for _ in range(2):
             with pytest.raises(redis.ResponseError):
-                one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=LetterBounds(1))
+                one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=DeadLetterLimits(1))
             assert len(dead(admin)) == 2
             assert pending(admin) == [id_]
         admin.acl_setuser("reader", enabled=True, commands=["+@all"])
-        assert one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=LetterBounds(100))
+        assert one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=DeadLetterLimits(100))
     admin.acl_deluser("reader")
     assert [letter["dead:id"] for letter in dead(admin)][2:] == [id_]
     assert pending(admin) == []
@@ -205,7 +205,7 @@ def test_dead_letter_whose_drops_cannot_be_counted_is_not_added(client: Any) -> 
     read_all(one)
     put(client, "sluice:spilled:topic", "string")
     with pytest.raises(redis.ResponseError):
-        one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=LetterBounds(1))
+        one.membership.dead_letter("topic", id_, {"dead:node": "node"}, keep=DeadLetterLimits(1))
     assert len(dead(client)) == 3
     assert pending(client) == [id_]
 

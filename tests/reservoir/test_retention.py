@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tasks import Reservoir, SettingsError, TopicFullError
 from tasks.group import held_entries
 from tasks.group.consumer import Consumer
-from tasks.group.dead_letter_bounds import LetterBounds
+from tasks.group.dead_letter_limits import DeadLetterLimits
 from tasks.reservoir.keep import Keep, WhenFull
 from tasks.reservoir.keys import topic_keys
 from tasks.reservoir.levels import _LEVEL, Levels
@@ -376,7 +376,7 @@ def test_contradictory_keep_is_refused_until_the_other_inlet_is_long_unseen(
 
 
 def test_dead_letters_dropped_by_the_limit_are_counted(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held_entries, "KEEP_DEAD_LETTERS", LetterBounds(3))
+    monkeypatch.setattr(held_entries, "KEEP_DEAD_LETTERS", DeadLetterLimits(3))
     reservoir = Reservoir(client)
     for _ in range(8):
         reservoir.push("topic", {"n": b"x" * 5_000})

@@ -1,4 +1,4 @@
-"""How a server that takes no writes any more is told from one that does."""
+"""The probe: it distinguishes a server that no longer accepts writes from one that does."""
 
 import sqlite3
 from contextlib import closing, suppress

@@ -1,4 +1,4 @@
-"""How a Prefect server is reached - around proxies, with slashes, certificates and keys - and that no password is told."""
+"""Access to a Prefect server around proxies, with slashes, certificates and keys; no message shows a password."""
 
 import http.server
 import io

@@ -11,7 +11,7 @@
 --
 -- Lua's unpack() takes about 8,000 values. An entry of more fields, which no push of ours makes, leaves them in the topic.
 -- include: attempt
--- include: letter_bounds
+-- include: letter_limits
 local own = redis.call('GET', lease)
 if own and own ~= token then return -1 end
 local pending = redis.pcall('XPENDING', topic, group, id, id, 1)

@@ -6,7 +6,7 @@
 -- cannot be replayed: it has no fields, because the entry was trimmed before it failed or had more than a script can move, or
 -- no id of an entry.
 -- include: attempt
--- include: letter_bounds
+-- include: letter_limits
 -- include: details_of
 if redis.call('GET', record) == id then return 1 end
 local letter = redis.call('XRANGE', letters, id, id)[1]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deployments.show.tables import levels_table
 from tasks import Reservoir, SettingsError, UnreadableTopicError
-from tasks.group.dead_letter_bounds import MAX_EXCEPTION, MAX_TRACEBACK, LetterBounds
+from tasks.group.dead_letter_limits import MAX_EXCEPTION, MAX_TRACEBACK, DeadLetterLimits
 from tasks.group.dead_letters import DeadLetters
 from tests.group.test_dead_letters import breaking
 from tests.support.letters import failing
@@ -20,7 +20,7 @@ from tests.support.streams import consumer, dead, push_all, read_all, run
 Fresh = Callable[[], redis.Redis]
 
 DEAD = "topic:dead:group"
-BOUNDS = LetterBounds(max_letters=5, max_bytes=1_500, min_bytes=500)
+BOUNDS = DeadLetterLimits(max_letters=5, max_bytes=1_500, min_bytes=500)
 
 places = st.sets(st.integers(0, 6), max_size=4)
 operations = st.lists(

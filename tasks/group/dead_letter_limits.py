@@ -7,7 +7,7 @@ limits.
 
 from dataclasses import dataclass
 
-__all__ = ["MAX_EXCEPTION", "MAX_TRACEBACK", "LetterBounds", "cut"]
+__all__ = ["MAX_EXCEPTION", "MAX_TRACEBACK", "DeadLetterLimits", "cut"]
 
 # Maximum characters of a letter's exception and traceback: an exception may repeat the entry, and the traceback the exception.
 MAX_EXCEPTION = 2_000
@@ -15,7 +15,7 @@ MAX_TRACEBACK = 8_000
 
 
 @dataclass(frozen=True, slots=True)
-class LetterBounds:
+class DeadLetterLimits:
     """Limits on a group's dead letters: the newest are kept, and the last one even if it exceeds `max_bytes`.
 
     max_letters  the maximum number

@@ -5,7 +5,7 @@
 -- drop_letter(keys, group, letter) removes one.
 --
 -- keys     letters (the stream), counts, spilled (counts dropped letters, too), ttl
--- bounds   max_letters, max_bytes and min_bytes of LetterBounds; topic_bytes, how many bytes the topic keeps, 0 for any number
+-- bounds   max_letters, max_bytes and min_bytes of DeadLetterLimits; topic_bytes, how many bytes the topic keeps, 0 for any number
 --
 -- Nothing is dropped if counting it is refused.
 local function bytes_of(values)
