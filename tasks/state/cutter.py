@@ -77,6 +77,7 @@ class Cutter:
         self._max_bytes = max_bytes
         self._memories: dict[Stream, Memory] = {}
         self._version = -1
+        self._is_loaded = False
         self._state: Stored = {}
         self._passed: list[Origin] = []
         self._finished: list[Receipt] = []
@@ -118,6 +119,7 @@ class Cutter:
         raises    PipelineError: a node is another one than that whose state was stored
         """
         self._state = dict(state)
+        self._is_loaded = True
         self.adopt(reachable)
         self.unclaimed = sorted(set(state) - {one.name for one in self._memories.values()})
         if self.unclaimed:
@@ -129,7 +131,7 @@ class Cutter:
 
     def adopt(self, reachable: Iterable[Stream]) -> None:
         """Take in the nodes that are new, with their stored state."""
-        if self._version == self._secured.fusion.version:
+        if not self._is_loaded or self._version == self._secured.fusion.version:
             return
         self._version = self._secured.fusion.version
         ghosts: dict[Origin, Receipt] = {}
@@ -161,8 +163,8 @@ class Cutter:
 
     @property
     def is_dirty(self) -> bool:
-        """Whether anything has happened since the last cut."""
-        return bool(
+        """Whether anything has happened since the last cut. Never before the state is loaded: the run waits for its owner to end."""
+        return self._is_loaded and bool(
             self._passed or self._finished or self._failed or self.outbox.results or self._received != self._progress
         )
 

@@ -131,7 +131,6 @@ class StateStore:
             )
             membership.still_held(answer)
             if answer == 1:
-                self.is_owner = True
                 return True
             if answer == 0:
                 self._mention(holder)
@@ -147,10 +146,11 @@ class StateStore:
             )  # fmt: skip
 
     def load(self) -> Stored:
-        """Return the stored state of all nodes."""
+        """Return the stored state of all nodes; from now on this consumer may store cuts. Follows `acquire`."""
         fields: dict[bytes, bytes] = dict(self._client.hscan_iter(self._key, count=1000))
         self._version = int(fields.get(b"version", 0))
         self._nodes = stored_nodes(fields)
+        self.is_owner = True  # not before: after a lost reply, it is loaded again
         return fields_by_node(fields, self._nodes)
 
     def commit(self, cut: Cut) -> bool:
