@@ -97,6 +97,12 @@ class Consumer:
         self._recovery = Recovery(
             client, self.membership, self._merging, self._held, size, max_deliveries=max_deliveries
         )
+        self.skips_held = False
+        """Whether entries that are held here already are not returned again if Redis, set back, delivers them anew.
+
+        They are still at work, and now pending again. After a forced rewind, they are to be returned again."""
+        self.before_restore: Callable[[], None] = lambda: None
+        """Called before a deleted group is created again at its last position; what it raises, `step` raises instead."""
         self._joined = False
         self._settled = False
         self._next_renewal = self._next_claim = 0.0
@@ -115,6 +121,11 @@ class Consumer:
     def ends(self) -> Mapping[str, str]:
         """The id of the last entry up to `until`, of each topic where it is known by now."""
         return self._reader.ends
+
+    @property
+    def last_read(self) -> Mapping[str, str]:
+        """The id of the last entry that was returned of each topic, or where the group was when this consumer joined it."""
+        return self._positions.last_read
 
     def describe_dead_letters(self, fields: Callable[[], Mapping[str, str]]) -> None:
         """Add to each dead letter the fields that `fields` returns, which describe the pipeline."""
@@ -142,6 +153,7 @@ class Consumer:
             self._next_renewal = 0.0
             if not is_gone(error):
                 raise
+            self.before_restore()
             for topic in self.topics:
                 if self._positions.restore(topic):
                     self._held.forget(topic)
@@ -293,6 +305,8 @@ class Consumer:
         """Decode entries and hold them; return them in the merged order."""
         entries: list[Entry | Undecodable] = []
         for topic, raws in taken.items():
+            if self.skips_held and not self._held.ids(topic).isdisjoint([id_ for id_, _, _ in raws]):
+                raws = [raw for raw in raws if raw[0] not in self._held.ids(topic)]  # noqa: PLW2901
             if raws:
                 self._held.add(topic, [id_ for id_, _, _ in raws])
                 entries += delivered(topic, raws, self.group, deliveries=self._recovery.deliveries, parts=self._parts)

@@ -34,7 +34,7 @@ class HeldEntries:
         """Return the number of entries of all topics."""
         return sum(map(len, self._held.values()))
 
-    def ids(self, topic: str) -> Collection[str]:
+    def ids(self, topic: str) -> set[str]:
         """Return the ids of a topic's entries."""
         return self._held[topic]
 

@@ -30,7 +30,8 @@ class Positions:
         self._membership = membership
         self._start_from = start_from
         self._start = group_start(start_from)
-        self._last_read: dict[str, str] = {}
+        self.last_read: dict[str, str] = {}
+        """The id of the last entry that was read of each topic; before the first read, the group's position."""
         self._ahead: dict[str, str] = {}
 
     def join(self, topic: str) -> None:
@@ -42,23 +43,24 @@ class Positions:
             )  # fmt: skip
         if group := groups_of(self._client, topic).get(self._group):
             # The position to restore if the group is deleted before the first read.
-            self._last_read[topic] = group["last-delivered-id"].decode()
+            self.last_read[topic] = group["last-delivered-id"].decode()
 
     def begin(self, topic: str) -> None:
         """Create the group at the beginning of a topic unless it exists."""
         self._create(topic, _ZERO)
-        self._last_read[topic] = _ZERO
+        self.last_read[topic] = _ZERO
 
     def read_up_to(self, topic: str, id_: str) -> None:
         """Note that entries were read up to this id."""
-        if id_numbers(id_) > id_numbers(self._last_read.get(topic, _ZERO)):
-            self._last_read[topic] = id_
+        if id_numbers(id_) > id_numbers(self.last_read.get(topic, _ZERO)):
+            self.last_read[topic] = id_
 
     def restore(self, topic: str) -> bool:
         """Recreate the group at its last position if it was deleted; return whether it was."""
         last = self._goes_on_after(topic)
         if not self._create(topic, last):
             return False
+        self.last_read[topic] = last
         logger.warning(
             "group %r on topic %r did not exist (deleted, or Redis was flushed); recreated, it continues after entry %s",
             self._group, topic, last,
@@ -86,5 +88,5 @@ class Positions:
         if retried_topic(topic, self._group) or not self._client.exists(topic):
             return _ZERO
         last = self._client.xinfo_stream(topic)["last-generated-id"].decode()
-        read = self._last_read.get(topic, _ZERO)
+        read = self.last_read.get(topic, _ZERO)
         return read if id_numbers(last) >= id_numbers(read) else _ZERO

@@ -13,7 +13,7 @@ from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.errors import StateConflictError
 from tasks.group.consumer import Consumer
-from tasks.group.membership import TOMBSTONE
+from tasks.group.membership import TOMBSTONE, TOMBSTONE_TTL_MS
 from tasks.reservoir import Reservoir
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
@@ -127,6 +127,7 @@ class StateStore:
                 name=membership.name,
                 owner=owner,
                 tombstone=TOMBSTONE,
+                tombstone_ttl_ms=TOMBSTONE_TTL_MS,
                 group=self._group,
             )
             membership.still_held(answer)
@@ -153,6 +154,22 @@ class StateStore:
         self.is_owner = True  # not before: after a lost reply, it is loaded again
         return fields_by_node(fields, self._nodes)
 
+    def expect_ownership(self) -> None:
+        """Raise if the stored state is not this consumer's any more.
+
+        raises    StateConflictError: the stored state is another one than this consumer's
+        """
+        owner, version = self._client.hmget(self._key, "owner", "version")
+        if self.is_owner and (owner, version) != (self._consumer.membership.name.encode(), b"%d" % self._version):
+            raise self._conflict(version)
+
+    def _conflict(self, version: bytes | None) -> StateConflictError:
+        return StateConflictError(
+            f"group {self._group!r}: expected its stored state at version {self._version}, owned by this consumer, got version "
+            f"{(version or b'none').decode()}: Redis has gone back to an older state, or the state was reset; the entries since then are "
+            "redelivered"
+        )
+
     def commit(self, cut: Cut) -> bool:
         """Store a cut, append its results, acknowledge its entries and dead-letter the failed ones: all or nothing.
 
@@ -164,7 +181,7 @@ class StateStore:
         """
         membership = self._consumer.membership
         guard = Fence(self._group, cut_guard(self._group), cut.id)
-        records = self._records_of(cut)
+        records, last_read = self._records_of(cut), self._consumer.last_read
         nodes = {change.node: self._node(change.node) for change in cut.changes}
         now = time.time()
         described = {
@@ -179,11 +196,14 @@ class StateStore:
                 lease=membership.fence.lease,
                 state=self._key,
                 guard=guard.lease,
+                topics=list(last_read),
                 token=membership.fence.token,
                 name=membership.name,
                 version=self._version,
                 cut=cut.id,
                 ttl_ms=_GUARD_TTL_MS,
+                group=self._group,
+                last_read=list(last_read.values()),
             )
             appends = list(_by_topic(cut.results))
             for topic, keep, results in appends:
@@ -234,10 +254,11 @@ class StateStore:
         if begun == b"lease":
             self._consumer.membership.still_held(-1)
         if begun.startswith(b"other"):
+            raise self._conflict(begun.split()[1])
+        if begun == b"unread":
             msg = (
-                f"group {self._group!r}: expected its stored state at version {self._version}, owned by this consumer, got version "
-                f"{begun.split()[1].decode()}: Redis has gone back to an older state, or the state was reset; the entries since then are "
-                "redelivered"
+                f"group {self._group!r}: expected the entries that this consumer has read to be delivered to it, got a topic whose group "
+                "has not read as far: Redis has gone back to an older state, or the group was set back; the entries since then are redelivered"
             )
             raise StateConflictError(msg)
         if replies[-1] in (cut.id.encode(), b"stored", b"full"):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import redis
 
+from tasks import LeaseLostError
 from tests.state.test_state_machine import TOPICS, KeptState
 from tests.support.stateful import Shape
 
@@ -39,5 +40,57 @@ def test_state_is_loaded_again_if_a_reply_was_lost_at_the_start(fresh_client: Fr
     machine.push(topic="one", marks=[None], gap=1)
     machine.start(max_entries=3)
     machine.lose_a_reply(nth=0, command=command)
+    machine.step(nth=0, times=3, ahead=False)
+    machine.teardown()
+
+
+def test_former_owner_of_the_state_cannot_come_back_to_life(fresh_client: Fresh) -> None:
+    machine = begun(fresh_client, "accumulate")
+    machine.start(max_entries=3)
+    machine.start(max_entries=3)
+    former, owner = machine.world.lives
+    machine.step(nth=0, times=1, ahead=False)
+    machine.sleep(nth=0)
+    assert owner.run.is_admitted()
+    with pytest.raises(LeaseLostError):
+        former.membership.renew()
+    machine.step(nth=0, times=1, ahead=False)
+    machine.teardown()
+
+
+def test_group_that_a_redis_set_back_does_not_know_begins_anew(fresh_client: Fresh) -> None:
+    machine = begun(fresh_client, "accumulate")
+    machine.push(topic="one", marks=[None, None], gap=1)
+    machine.take_a_snapshot()
+    machine.start(max_entries=3)
+    machine.step(nth=0, times=2, ahead=False)
+    machine.set_back()
+    machine.step(nth=0, times=2, ahead=False)
+    machine.teardown()
+
+
+def read_and_not_stored(fresh: Fresh, *, before: int, after: int) -> KeptState:
+    """Return a machine with a snapshot, and with entries that a life has read since then without a cut."""
+    machine = begun(fresh, "accumulate", trunk=["map_async"])
+    machine.start(max_entries=10)
+    machine.step(nth=0, times=1, ahead=False)
+    for number in (before, after):
+        if number:
+            machine.push(topic="one", marks=[None] * number, gap=1)
+        if number == before:
+            machine.take_a_snapshot()
+    machine.step(nth=0, times=1, ahead=False)
+    machine.set_back()
+    return machine
+
+
+def test_entries_read_anew_from_a_redis_that_was_set_back_count_once(fresh_client: Fresh) -> None:
+    machine = read_and_not_stored(fresh_client, before=3, after=0)
+    machine.step(nth=0, times=3, ahead=False)
+    machine.teardown()
+
+
+def test_entries_that_a_redis_set_back_has_lost_are_not_in_the_state(fresh_client: Fresh) -> None:
+    machine = read_and_not_stored(fresh_client, before=0, after=3)
     machine.step(nth=0, times=3, ahead=False)
     machine.teardown()

@@ -1,8 +1,13 @@
--- keys: lease state guard
--- args: token name version cut ttl_ms
+-- keys: lease state guard topics...
+-- args: token name version cut ttl_ms group last_read...
 --
 -- Begin the transaction of a cut: `guard` holds the cut's id if it may be stored, and the reason otherwise, which is also
 -- returned. All scripts that follow in the transaction check the guard as if it were a lease.
+--
+-- `last_read` holds the id up to which the consumer has read each topic. If the group has not read as far, Redis has gone back to a
+-- time before the read: the entries are not delivered, or not even there, and must not be part of the state.
+-- include: ids
+-- include: groups_of
 local why = cut
 local own = redis.call('GET', lease)
 local known = redis.call('HMGET', state, 'owner', 'version', 'cut')
@@ -12,6 +17,14 @@ elseif known[1] == name and known[3] == cut then
   why = 'stored'
 elseif known[1] ~= name or known[2] ~= version then
   why = 'other ' .. (known[2] or 'none')
+else
+  for i = topics_from, topics_to do
+    if redis.call('EXISTS', KEYS[i]) == 1 then
+      for _, each in ipairs(groups_of(KEYS[i])) do
+        if each.name == group and before(each['last-delivered-id'], ARGV[last_read_from + i - topics_from]) then why = 'unread' end
+      end
+    end
+  end
 end
 redis.call('SET', guard, why, 'PX', ttl_ms)
 return why
