@@ -35,12 +35,27 @@ def _branches(numbers: Stream, see: Callable[[Any], None]) -> None:
     numbers.filter(lambda n: n % 2 == 1).sink(see)
 
 
+def _sum(total: int, n: int) -> tuple[int, tuple[int, int]]:
+    return total + n, (n, total + n)
+
+
+def _count(count: int, of: tuple[int, int]) -> tuple[int, dict[str, int]]:
+    return count + 1, {"n": of[0], "sum": of[1], "count": count + 1}
+
+
+def _remembering(numbers: Stream, _: Callable[[Any], None]) -> None:
+    sums = numbers.accumulate(_sum, start=0, returns_state=True)
+    evens = sums.unique(key=lambda of: of[0] // 2)
+    evens.keyed_state(_count, key=lambda of: of[0] % 7, start=0, returns_state=True).to_redis("results", keep=None)
+
+
 # The pipeline from the numbers to the sink that sees.
 SHAPES: dict[str, Callable[[Stream, Callable[[Any], None]], Any]] = {
     "plain": lambda numbers, see: numbers.sink(see),
     "windows": lambda numbers, see: numbers.sliding_window(3, return_partial=False).sink(see),
     "results": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results", keep=None),
     "fenced": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results", keep=None),
+    "state": _remembering,
     "buffer": lambda numbers, see: numbers.buffer(50).map(lambda n: n).sink(see),
     "rate_limit": lambda numbers, see: numbers.rate_limit(0.001).sink(see),
     "map_async": lambda numbers, see: numbers.map_async(_same, parallelism=4).sink(see),

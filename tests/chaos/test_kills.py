@@ -6,7 +6,9 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -76,6 +78,20 @@ def test_kills_lose_nothing_and_keep_order(
     assert first == expected
     assert repeats <= sum(in_flight)
     assert max(in_flight) <= HELD
+
+
+@pytest.mark.timeout(60 + 5 * KILLS)
+def test_kills_leave_state_and_results_exact(
+    redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
+) -> None:
+    pushed, in_flight = kill_under_load(redis_server.url, real_redis, "state", tmp_path, load=10)
+    assert not real_redis.exists("numbers:dead:lab")
+    found: list[Any] = Reservoir(real_redis).peek("results", pushed)
+    sys.stdout.write(f"state: {KILLS} kills, {pushed} entries, {sum(in_flight)} in flight, {len(found)} results\n")
+    counts: Counter[int] = Counter()
+    for n, result in zip(range(0, pushed, 2), found, strict=True):
+        counts[n % 7] += 1
+        assert dict(result) == {"n": n, "sum": n * (n + 1) // 2, "count": counts[n % 7]}
 
 
 @pytest.mark.chaos
