@@ -17,6 +17,7 @@ def begun(fresh: Fresh, *branch: str, topics: list[str] = TOPICS[:1], **shape: A
     """Return a machine with a graph of one branch."""
     machine = KeptState(fresh)
     machine.make(shape=Shape(shape.get("trunk", []), [list(branch)]), topics=topics)
+    machine.crash(nth=0)
     return machine
 
 

@@ -229,6 +229,7 @@ class KeptState(RuleBasedStateMachine):
     @initialize(shape=shapes, topics=st.sampled_from([TOPICS[:1], TOPICS]))
     def make(self, shape: Shape, topics: list[str]) -> None:
         self.world = World(self.client, asyncio.run(_with_names(shape)), topics)
+        self.start(max_entries=3)
 
     @rule(
         topic=st.sampled_from(TOPICS),
@@ -292,7 +293,9 @@ class KeptState(RuleBasedStateMachine):
         self.world.set_back(self.snapshot)
 
     def _life(self, nth: int) -> list[Life]:
-        return self.world.lives[nth : nth + 1]
+        """Return the life of that number, counted round, if there is any."""
+        lives = self.world.lives
+        return [lives[nth % len(lives)]] if lives else []
 
     def teardown(self) -> None:
         world = self.world
