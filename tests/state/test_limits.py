@@ -1,0 +1,59 @@
+"""The limits of kept state that docs/guarantees.md names."""
+
+from typing import Any
+
+import redis
+from streamz import Stream
+
+from tasks.testing import Bench
+
+
+def outs(client: Any) -> list[int]:
+    return [int(fields[b"out"]) for _, fields in client.xrange("out")]
+
+
+def push(bench: Bench, *numbers: int) -> None:
+    bench.push(*({"n": n} for n in numbers))
+
+
+def test_sink_sees_an_element_again_after_a_crash_and_the_result_topic_does_not(client: redis.Redis) -> None:
+    with Bench(lambda s: s.pluck("n").accumulate(int.__add__, start=0), into="out", client=client) as bench:
+        push(bench, 1, 2, 3)
+        bench.crash(after=2)
+        bench.drain()
+        assert bench.results == [1, 3, 3, 6]
+        assert outs(client) == [1, 3, 6]
+
+
+def test_element_changed_in_a_window_is_restored_as_it_came(client: redis.Redis) -> None:
+    def build(s: Stream) -> Stream:
+        def age(window: tuple[list[int], ...]) -> int:
+            window[0].append(0)
+            return len(window[0])
+
+        return s.pluck("n").slice(0).map(lambda n: [n]).sliding_window(3).map(age)
+
+    with Bench(build, into="out", client=client) as bench:
+        push(bench, 1)
+        bench.drain()
+        push(bench, 2)
+        bench.drain()
+        bench.stop()
+        push(bench, 3)
+        bench.drain()
+        assert outs(client) == [2, 3, 3]  # 4 without the restart: the second change came after the element was stored
+
+
+def test_state_changed_in_place_before_an_error_keeps_the_change(client: redis.Redis) -> None:
+    def build(s: Stream) -> Stream:
+        def collect(seen: list[int], n: int) -> tuple[list[int], int]:
+            seen.append(n)
+            return seen, sum(seen) // (n != 2)
+
+        return s.pluck("n").accumulate(collect, start=[], returns_state=True)
+
+    with Bench(build, into="out", client=client) as bench:
+        push(bench, 1, 2, 3)
+        bench.drain()
+        assert outs(client) == [1, 6]
+        assert [letter.entry for letter in bench.dead] == [{"n": 2}]
