@@ -95,3 +95,23 @@ def test_entries_that_a_redis_set_back_has_lost_are_not_in_the_state(fresh_clien
     machine = read_and_not_stored(fresh_client, before=0, after=3)
     machine.step(nth=0, times=3, ahead=False)
     machine.teardown()
+
+
+def test_no_cut_is_taken_while_an_asynchronous_node_is_at_work(fresh_client: Fresh) -> None:
+    machine = begun(fresh_client, "accumulate", trunk=["map_async"])
+    machine.start(max_entries=3)
+    machine.push(topic="one", marks=[None, None, None], gap=1)
+    machine.step(nth=0, times=1, ahead=False, nap=0.0)
+    machine.crash(nth=0)
+    machine.teardown()
+
+
+@pytest.mark.parametrize("marks", [["a", None], [None, "a"]])
+def test_window_of_an_earlier_run_fails_with_the_entries_it_holds(fresh_client: Fresh, marks: list[str | None]) -> None:
+    machine = begun(fresh_client, "sliding_window with partial ones", "check a")
+    for mark in marks:
+        machine.start(max_entries=3)
+        machine.push(topic="one", marks=[mark], gap=1)
+        machine.step(nth=0, times=2, ahead=False)
+        machine.stop(nth=0)
+    machine.teardown()

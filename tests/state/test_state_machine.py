@@ -155,12 +155,12 @@ class Life:
         self.run = open_with(self.source, self.client)
         self.membership = self.run.consumer.membership
 
-    def step(self, *, ahead: bool = False) -> int:
-        """Renew the lease, step once, and give asynchronous work some time. Returns 1 if something may be left to do."""
+    def step(self, *, ahead: bool = False, nap: float = 0.002) -> int:
+        """Renew the lease, step once, and give asynchronous work `nap` seconds. Returns 1 if something may be left to do."""
 
         async def step() -> int:
             came = await self.source.step()
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(nap)
             return came
 
         consumer = self.run.consumer
@@ -245,12 +245,12 @@ class KeptState(RuleBasedStateMachine):
         if len(self.world.lives) < 3:
             self.world.lives.append(Life(self.world, max_entries=max_entries))
 
-    @rule(nth=st.integers(0, 2), times=st.integers(1, 4), ahead=st.booleans())
-    def step(self, nth: int, times: int, ahead: bool) -> None:
+    @rule(nth=st.integers(0, 2), times=st.integers(1, 4), ahead=st.booleans(), nap=st.sampled_from([0.0, 0.0, 0.002]))
+    def step(self, nth: int, times: int, ahead: bool, nap: float = 0.002) -> None:
         for life in self._life(nth):
             life.asleep = False
             for _ in range(times):
-                life.step(ahead=ahead)
+                life.step(ahead=ahead, nap=nap)
                 if life.has_ended:
                     return
 
