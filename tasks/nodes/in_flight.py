@@ -3,10 +3,9 @@
 import itertools
 from collections.abc import Callable, Sequence
 
-from tasks.errors import PipelineError
 from tasks.nodes.hand_over import Origin
 from tasks.pipeline.guard import Secured
-from tasks.pipeline.receipts import Failure, LazyReceipts, Receipt
+from tasks.pipeline.receipts import FAILED_BEFORE, LazyReceipts, Receipt
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 
@@ -89,7 +88,7 @@ class InFlight:
         receipt = Receipt(topic, id, fence=self._fence, done=self._finish, failed=self._failed)
         receipt.is_settled = True
         if has_failed:  # and is a dead letter
-            receipt.failure = Failure("", PipelineError("failed before a restart"))
+            receipt.failure = FAILED_BEFORE
         self._settled.add(receipt)
         return receipt
 

@@ -1,7 +1,7 @@
 """The streamz node `sliding_window`, which can also keep the last elements of each key."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 from streamz import Stream
@@ -9,7 +9,7 @@ from streamz import core as nodes
 
 from tasks.pipeline import trust
 from tasks.pipeline.awaiting import expect_plain, expects_results
-from tasks.pipeline.receipts import Metadata
+from tasks.pipeline.receipts import Metadata, Receipt, receipts
 from tasks.state.memory import ABSENT, Ghosts, as_metadata, as_origins
 from tasks.state.remembering import keyed, remembers
 
@@ -53,6 +53,15 @@ class keyed_window(Stream):  # noqa: N801 - streamz names nodes like functions
         finally:
             if oldest is not None:
                 self._release_refs(oldest[1])
+
+    def keys_of(self, failed: Collection[Receipt]) -> list[Hashable]:
+        """Return the keys whose windows hold any of these receipts."""
+        among = set(failed)
+        return [
+            key
+            for key, window in self._windows.items()
+            if not among.isdisjoint(one for _, metadata in window for one in receipts(metadata))
+        ]
 
     def stored_state(self, key: Hashable) -> Any:
         """Return what to store of a key, or ABSENT."""

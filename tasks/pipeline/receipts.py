@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.errors import PipelineError
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 
-__all__ = ["Failure", "LazyReceipts", "Metadata", "Receipt", "receipts"]
+__all__ = ["FAILED_BEFORE", "Failure", "LazyReceipts", "Metadata", "Receipt", "receipts"]
 
 Metadata = list[dict[str, Any]] | None
 
@@ -29,6 +30,10 @@ class Failure:
     def described(self) -> dict[str, str]:
         """Return the failure as a dead letter has it."""
         return {"node": self.node, "exception": repr(self.error), "traceback": self.traceback}
+
+
+FAILED_BEFORE = Failure("", PipelineError("failed before a restart"))
+"""The failure of an entry that is a dead letter since an earlier life of the pipeline."""
 
 
 class Receipt:

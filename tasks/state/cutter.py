@@ -10,7 +10,7 @@ from streamz import Stream
 from tasks.base.logs import get_logger
 from tasks.errors import PipelineError
 from tasks.pipeline.guard import Secured
-from tasks.pipeline.receipts import Receipt
+from tasks.pipeline.receipts import FAILED_BEFORE, Receipt
 from tasks.state.cut import Cut, Origin, Outbox, Stored
 from tasks.state.memory import Memory
 from tasks.state.remembering import memories
@@ -139,6 +139,8 @@ class Cutter:
         def ghost(topic: str, id_: str, has_failed: bool) -> Receipt:  # noqa: FBT001
             if (topic, id_) not in ghosts:
                 ghosts[topic, id_] = self._in_flight.ghost(topic, id_, has_failed)
+            elif has_failed:  # which another node has stored before the failure
+                ghosts[topic, id_].failure = FAILED_BEFORE
             return ghosts[topic, id_]
 
         for memory in memories(reachable):
@@ -225,6 +227,9 @@ class Cutter:
         passed, self._passed[:] = list(self._passed), []
         receipts = finished + self._in_flight.settle()
         failed, self._failed = [*self._failed, *(one for one in receipts if one.failure is not None)], []
+        if failed:
+            for memory in self._memories.values():
+                memory.note_failures(failed)
         changes = [change for memory in self._memories.values() if (change := memory.change()) is not None]
         if (size := sum(memory.size for memory in self._memories.values())) > self._max_bytes:
             largest = max(self._memories.values(), key=lambda memory: memory.size)

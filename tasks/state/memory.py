@@ -6,7 +6,7 @@ What a function has accumulated is stored anew at each cut, because functions do
 
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from streamz import Stream
@@ -68,6 +68,9 @@ class Memory(ABC):
     @abstractmethod
     def restore(self, fields: Mapping[bytes, Any], ghosts: Ghosts) -> None:
         """Give the node its state back."""
+
+    def note_failures(self, failed: Collection[Receipt]) -> None:  # noqa: B027 - most memories compare all that a node holds
+        """Store anew what holds receipts that have failed since the last cut."""
 
     def change(self) -> Change | None:
         """Return what has changed since the last call, encoded; None for nothing.
@@ -217,8 +220,13 @@ class Keyed(Memory):
     """States by key, of which those are stored that have changed.
 
     The node has `touched`, a set of the keys that have changed since the last cut, and the methods `stored_state(key)`, which
-    returns ABSENT for a key that is gone, and `restore_states(states, ghosts)`.
+    returns ABSENT for a key that is gone, and `restore_states(states, ghosts)`. A node that keeps elements also has `keys_of(receipts)`.
     """
+
+    def note_failures(self, failed: Collection[Receipt]) -> None:
+        """Store the keys anew whose elements were made of entries that have failed."""
+        if find := getattr(self.node, "keys_of", None):
+            self.node.touched.update(find(failed))
 
     def collect(self) -> tuple[dict[bytes, Any], list[bytes]]:
         """Return the states of the keys that have changed, and the keys that are gone."""

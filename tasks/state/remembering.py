@@ -107,12 +107,17 @@ def _fingerprint(node: Any, *, is_alone: bool) -> str:
     """
     parameters = _MAKERS[type(node)][1] if type(node) in _MAKERS else ()
     about: dict[str, Any] = {"type": type(node).__name__}
-    about |= {name: _plain(getattr(node, name)) for name in parameters}
+    about |= {name: _plain(_parameter(node, name)) for name in parameters}
     if str(getattr(getattr(node, "func", None), "__module__", "")).startswith("streamz."):
         about["of"] = _plain(node.kwargs)  # the aggregation of a streaming dataframe
     if not is_alone:
         about["after"] = [_described(each) for each in _before(node)]
     return json.dumps(about, sort_keys=True)
+
+
+def _parameter(node: Any, name: str) -> Any:
+    """Return a parameter of a node, also the one that streamz' `unique` has only the effect of."""
+    return not isinstance(node.seen, list) if name == "is_hashable" else getattr(node, name)
 
 
 def _plain(value: Any) -> Any:
@@ -269,7 +274,7 @@ def _cells(get: Any, put: Any) -> Make:
 
 remembers(nodes.accumulate, _accumulated, parameters=["returns_state", "with_state"], lasts=True)
 remembers(nodes.slice, _count, parameters=["star", "end", "step"], lasts=True)
-remembers(nodes.unique, _unique, parameters=["maxsize"], lasts=True)
+remembers(nodes.unique, _unique, parameters=["maxsize", "is_hashable"], lasts=True)
 remembers(nodes.sliding_window, _cells(_get_window, _put_window), parameters=["n", "partial"])
 remembers(nodes.timed_window, _cells(_get_window, _put_window))
 remembers(nodes.partition, _cells(_get_partitions, _put_partitions), parameters=["n"])

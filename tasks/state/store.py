@@ -148,7 +148,9 @@ class StateStore:
 
     def load(self) -> Stored:
         """Return the stored state of all nodes; from now on this consumer may store cuts. Follows `acquire`."""
-        fields: dict[bytes, bytes] = dict(self._client.hscan_iter(self._key, count=1000))
+        version, fields = None, {}
+        while version != (version := self._client.hget(self._key, "version")):  # a reset may come between
+            fields: dict[bytes, bytes] = dict(self._client.hscan_iter(self._key, count=1000))
         self._version = int(fields.get(b"version", 0))
         self._nodes = stored_nodes(fields)
         self.is_owner = True  # not before: after a lost reply, it is loaded again

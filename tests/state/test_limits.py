@@ -57,3 +57,21 @@ def test_state_changed_in_place_before_an_error_keeps_the_change(client: redis.R
         bench.drain()
         assert outs(client) == [1, 6]
         assert [letter.entry for letter in bench.dead] == [{"n": 2}]
+
+
+def test_entry_that_fails_again_after_a_restart_becomes_one_dead_letter(client: redis.Redis) -> None:
+    def build(s: Stream) -> Stream:
+        numbers = s.pluck("n")
+        numbers.sliding_window(2).map(lambda window: 1 // (window != (1, 2))).sink(id)
+        return numbers.sliding_window(2, key=lambda n: n % 2).map(lambda window: 1 // (window != (1, 3)))
+
+    with Bench(build, client=client) as bench:
+        push(bench, 1)
+        bench.drain()
+        push(bench, 2)  # fails with 1, whose window by key does not change
+        bench.drain()
+        bench.stop()
+        push(bench, 3)  # fails with 1 again
+        bench.drain()
+        assert [letter.entry for letter in bench.dead] == [{"n": 1}, {"n": 2}, {"n": 3}]
+        assert client.xlen("topic:dead:group") == 3
