@@ -104,7 +104,7 @@ class StateStore:
         self._version = 0
         self._warn = Repeated(logger)
         self._owner = b""
-        self._is_told = False
+        self._waiting_since: float | None = None
         self._records: tuple[str, dict[tuple[str, Keep | None], str]] = "", {}
         self.is_owner = False
         """Whether this consumer may read entries and store cuts."""
@@ -138,8 +138,12 @@ class StateStore:
                 return False
 
     def _mention(self, holder: str) -> None:
-        if not self._is_told:
-            self._is_told = True
+        """Log once that this consumer waits, unless the holder may be dead, with a lease that has not expired yet."""
+        now = time.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = now
+        elif now - self._waiting_since > self._consumer.membership.lease_ttl:
+            self._waiting_since = float("inf")
             logger.warning(
                 "group %r keeps state, which one consumer owns at a time: waiting for consumer %r to end; for several runs side by "
                 "side use keep_state=False",

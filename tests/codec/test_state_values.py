@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from tasks.codec import decode_state, encode_state
 from tasks.errors import EncodeError
+from tests.support.sameness import assert_same
 from tests.support.states import assert_same_state, hashable, states
-from tests.support.values import assert_same, columns, foreign_object_column, frames, indexes, names
+from tests.support.values import columns, foreign_object_column, frames, indexes, names
 
 NAN = float("nan")
 BERLIN = ZoneInfo("Europe/Berlin")

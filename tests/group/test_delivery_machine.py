@@ -45,7 +45,13 @@ class Life:
 
     async def _build(self) -> None:
         self.source = from_redis(
-            TOPICS, group=self.group.name, client=self.client, loop=IOLoop.current(), asynchronous=True, max_entries=3
+            TOPICS,
+            group=self.group.name,
+            client=self.client,
+            loop=IOLoop.current(),
+            asynchronous=True,
+            max_entries=3,
+            keep_state=False,  # with kept state, one consumer at a time: see tests/state/test_state_machine.py
         )
         self._kept = self.group.build(self.source)
         self.run = open_with(self.source, self.client)

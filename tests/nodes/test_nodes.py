@@ -91,6 +91,15 @@ CASES: dict[str, Case] = {
         [1, 2, 3, 4, 5, 6, 7],
         shows_entries=False,
     ),
+    "keyed_state": Case(
+        lambda s: s.keyed_state(lambda total, n: total + n, key=lambda n: n % 2, start=0),
+        [(0, 0), (1, 1), (0, 2), (1, 4), (0, 6), (1, 9), (0, 12)],
+        shows_entries=False,
+    ),
+    "sliding_window by key": Case(
+        lambda s: s.sliding_window(2, return_partial=False, key=lambda n: n % 2),
+        [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)],
+    ),
     "slice": Case(lambda s: s.slice(1, 6, 2), [1, 3, 5]),
     "partition": Case(lambda s: s.partition(3), [(0, 1, 2), (3, 4, 5)], [6]),
     "partition by key": Case(lambda s: s.partition(2, key=lambda n: n % 2), [(0, 2), (1, 3), (4, 6)], [5]),

@@ -61,6 +61,8 @@ def test_key_table_has_one_row_for_each_built_key() -> None:
         keys.letter_counts("topic"),
         keys.lease_key("group", "consumer"),
         keys.result_record("group", "topic", "1-0"),
+        keys.state_key("group"),
+        keys.cut_guard("group"),
         keys.push_record(),
         keys.once_record(f"{beat}:2026-01-01T00:00:00+00:00"),
         keys.replay_record(),

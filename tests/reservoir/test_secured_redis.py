@@ -38,6 +38,7 @@ from tasks.reservoir.keep import Keep
 from tasks.reservoir.reservoir import LARGE
 from tasks.reservoir.retention import Retention
 from tasks.settings import REDIS_URL, SECRET_BLOCK, redis_url
+from tasks.state.inspection import kept_state
 from tests.support.ports import reserve_port
 from tests.support.streams import crash, drain, here, run
 from tests.support.waiting import wait_until
@@ -164,6 +165,9 @@ def everything(client: redis.Redis, url: str) -> None:
     assert len(letters) > 0
     assert {outcome for _, outcome in letters.replay(letters.choose(), into_windows=True)} == {"replayed"}
     run(lambda source: source.pluck("n").sink(kept.append), client, "market", group="movers")
+
+    run(lambda source: source.accumulate(lambda n, _: n + 1, start=0).sink(kept.append), client, "market", group="sums")
+    assert kept_state(client, "sums")
 
     ticks: list[Any] = []
     pumped = engine("market", func=lambda: {"tick": 1}, every="20ms", url=url, keep=KEEP)

@@ -10,7 +10,8 @@ import pandas as pd
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from tests.support.values import FREQS, assert_same, object_array, scalars, zones
+from tests.support.sameness import assert_same
+from tests.support.values import FREQS, object_array, scalars, zones
 
 __all__ = ["assert_same_state", "hashable", "states"]
 
