@@ -29,8 +29,8 @@ def become_supervisor(root: Path, *, port: int) -> NoReturn:
         setting = Setting.of(root, folder, port=port)
         if setting.own_server:
             check_port(port)  # `up` checks it again; this answer comes at once
-    told = {name: value for name, value in asdict(setting).items() if name != "env"}  # a command line has no secrets
-    command = ["deployments.processes.run", "deployments.supervisor", json.dumps(told, default=str)]
+    given = {name: value for name, value in asdict(setting).items() if name != "env"}  # a command line has no secrets
+    command = ["deployments.processes.run", "deployments.supervisor", json.dumps(given, default=str)]
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", *command], setting.env)  # noqa: S606 - ourselves
 
@@ -40,9 +40,9 @@ def main() -> int:
     from deployments.options import console  # noqa: PLC0415 - it loads typer, which the command above does without
     from deployments.stack.up import up  # noqa: PLC0415
 
-    told = json.loads(sys.argv[1])
-    folders = {name: Path(told[name]) for name in ("root", "folder")}
-    return up(console(), Setting(**{**told, **folders}, env=dict(os.environ)))
+    given = json.loads(sys.argv[1])
+    folders = {name: Path(given[name]) for name in ("root", "folder")}
+    return up(console(), Setting(**{**given, **folders}, env=dict(os.environ)))
 
 
 if __name__ == "__main__":

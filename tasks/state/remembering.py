@@ -45,7 +45,7 @@ def remembers(
 def keeps_state(reachable: Iterable[Stream]) -> bool:
     """Return whether a graph has a node whose state pending entries cannot rebuild.
 
-    raises    PipelineError: it has one, and elements come from further sources, which nobody can redeliver
+    raises    PipelineError: it has one, and elements come from further sources, which cannot be redelivered
     """
     found = list(reachable)
     lasting = [node for node in found if type(node) in _LASTING or _is_own(node)]

@@ -1,5 +1,6 @@
 """Fixtures that run the `sluice` command in this process."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.cli import main
-from tests.support.commands import the_sentence
+from deployments.servers.redis_server import RedisServer
+from tests.support.commands import Sluice, the_sentence
 
 
 @pytest.fixture
@@ -41,3 +44,25 @@ def in_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[.
 def refusal(in_process: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
     """Return a function that runs the command in this process and returns the line of its error."""
     return lambda *arguments, **env: the_sentence(in_process(*arguments, **env))
+
+
+@pytest.fixture
+def sluice(
+    real_redis: redis.Redis,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Sluice:
+    """Return a function that runs the command in this process and returns its exit code and what it printed."""
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str, answer: str = "") -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["sluice", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out + err
+
+    return run

@@ -1,43 +1,15 @@
 """`sluice state`: shows, exports and deletes what nodes remember."""
 
-import io
 import json
 import operator
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 from streamz import Stream
 
-from deployments.cli import main
-from deployments.servers.redis_server import RedisServer
 from tasks.testing import Bench
-
-Sluice = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def sluice(
-    real_redis: redis.Redis,
-    redis_server: RedisServer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Sluice:
-    """Return a function that runs the command in this process and returns its exit code and what it printed."""
-    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str, answer: str = "") -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["sluice", "state", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out + err
-
-    return run
+from tests.support.commands import Sluice
 
 
 def build(s: Stream) -> Stream:
@@ -56,9 +28,9 @@ def run(client: redis.Redis, *numbers: int) -> list[int]:
 
 
 def test_state_of_each_node_is_listed(sluice: Sluice, real_redis: redis.Redis) -> None:
-    assert sluice() == (0, "no group keeps state\n")
+    assert sluice("state") == (0, "no group keeps state\n")
     run(real_redis, 1, 2, 3)
-    code, shown = sluice("sums")
+    code, shown = sluice("state", "sums")
     assert code == 0
     rows = [[cell.strip() for cell in line.split("│")][:3] for line in shown.splitlines()[2:]]
     assert rows == [["sums", "by parity", "2"], ["sums", "total", "1"]]
@@ -66,13 +38,13 @@ def test_state_of_each_node_is_listed(sluice: Sluice, real_redis: redis.Redis) -
 
 def test_reset_of_one_node_leaves_the_others(sluice: Sluice, real_redis: redis.Redis) -> None:
     run(real_redis, 1, 2, 3)
-    code, shown = sluice("sums", "--reset", "total", answer="n\n")
+    code, shown = sluice("state", "sums", "--reset", "total", answer="n\n")
     assert code == 1
     assert run(real_redis, 4) == [10]
-    code, shown = sluice("sums", "--reset", "total", "--yes")
+    code, shown = sluice("state", "sums", "--reset", "total", "--yes")
     assert (code, shown) == (0, "the state of node 'total' of group 'sums' is deleted, 1 field\n")
     assert run(real_redis, 5) == [5]
-    assert "by parity" in sluice("sums")[1]
+    assert "by parity" in sluice("state", "sums")[1]
 
 
 def test_a_running_pipeline_continues_with_what_a_reset_leaves(sluice: Sluice, real_redis: redis.Redis) -> None:
@@ -81,7 +53,7 @@ def test_a_running_pipeline_continues_with_what_a_reset_leaves(sluice: Sluice, r
     with Bench(build, client=real_redis, topics="numbers", group="sums") as bench:
         bench.push({"n": 1})
         bench.drain()
-        sluice("sums", "--reset", "total", "--yes")
+        sluice("state", "sums", "--reset", "total", "--yes")
         bench.push({"n": 2})
         with pytest.raises(StateConflictError, match="or the state was reset"):
             bench.drain()
@@ -92,7 +64,7 @@ def test_a_running_pipeline_continues_with_what_a_reset_leaves(sluice: Sluice, r
 
 def test_export_writes_keys_and_values(sluice: Sluice, real_redis: redis.Redis, tmp_path: Path) -> None:
     run(real_redis, 1, 2, 3)
-    code, _ = sluice("sums", "--export", str(tmp_path / "state.json"))
+    code, _ = sluice("state", "sums", "--export", str(tmp_path / "state.json"))
     assert code == 0
     nodes = json.loads((tmp_path / "state.json").read_text())["nodes"]
     assert nodes["total"] == [{"field": "", "value": 6}]
@@ -101,8 +73,8 @@ def test_export_writes_keys_and_values(sluice: Sluice, real_redis: redis.Redis, 
 
 def test_refusals_name_what_there_is(sluice: Sluice, real_redis: redis.Redis) -> None:
     run(real_redis, 1)
-    code, shown = sluice("movers")
+    code, shown = sluice("state", "movers")
     assert (code, shown) == (1, "sluice: expected a group that keeps state ('sums'), got 'movers'\n")
-    code, shown = sluice("sums", "--reset", "other", "--yes")
+    code, shown = sluice("state", "sums", "--reset", "other", "--yes")
     assert code == 1
     assert "expected a node with a stored state ('by parity', 'total'), got 'other'" in shown

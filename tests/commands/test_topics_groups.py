@@ -1,43 +1,15 @@
 """`sluice topics` and `sluice groups`: what they list, drop and reset, and when they refuse."""
 
-import io
 import json
 import shlex
-import sys
-from collections.abc import Callable
 
 import pytest
 import redis
 
-from deployments.cli import main
-from deployments.servers.redis_server import RedisServer
 from tasks.group.consumer import Consumer
 from tests.group.test_removal import everything, pump, read
+from tests.support.commands import Sluice
 from tests.support.streams import pending, push_all
-
-Sluice = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def sluice(
-    real_redis: redis.Redis,
-    redis_server: RedisServer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Sluice:
-    """Return a function that runs the command in this process and returns its exit code and what it printed."""
-    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str, answer: str = "") -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["sluice", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out + err
-
-    return run
 
 
 @pytest.fixture

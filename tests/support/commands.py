@@ -5,7 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +13,10 @@ from deployments.servers.redis_server import RedisServer
 from tests.support.plain import clean_environment
 from tests.support.ports import refusing_port
 
-__all__ = ["redis_of", "running", "sluice", "the_sentence"]
+__all__ = ["Sluice", "redis_of", "running", "sluice", "the_sentence"]
+
+Sluice = Callable[..., tuple[int, str]]
+"""Runs the command in the process of the tests; returns its exit code and what it printed."""
 
 
 def sluice(*arguments: str, state: Path, **env: str) -> subprocess.CompletedProcess[str]:
