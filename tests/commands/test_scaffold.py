@@ -46,7 +46,9 @@ def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, output = tmp_path / "checkout", io.StringIO()
-    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "docs"))
+    # In a fresh checkout, pytest makes its cache in a folder that it renames.
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "docs", "pytest-cache-files-*")
+    shutil.copytree(ROOT, root, ignore=unwanted)
     monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect puts the folder of a flow there that it imports
     new(Console(file=output), "inlet", "rooms", root=root)
     new(Console(file=output), "inlet", "bids", root=root, topic="market")  # all its inlets say what it keeps
