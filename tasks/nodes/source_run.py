@@ -70,9 +70,8 @@ class SourceRun:
             grace=grace,
             store=self.store,
         )
-        if (
-            self.store is not None
-        ):  # entries must not count twice, and none may be skipped by a group that is created anew
+        if self.store is not None:
+            # Entries must not count twice, and none may be skipped by a group that is created anew.
             consumer.skips_held = True
             consumer.before_restore = self.store.expect_ownership
         consumer.describe_dead_letters(lambda: self._hand_over.letter_fields)

@@ -179,16 +179,11 @@ class Cutter:
 
     def is_due(self, now: float) -> bool:
         """Return whether to take a cut although entries wait."""
-        return (
-            now - self._last > max(_INTERVAL, self._pause)
-            or self.outbox.size > _MAX_RESULT_BYTES
-            or len(self._passed) + len(self._finished) > _MAX_ENTRIES
-        )
+        return now - self._last > max(_INTERVAL, self._pause) or self._is_full
 
     async def cut_under_load(self, is_stopping: Callable[[], bool]) -> None:
         """Take a cut once the graph is quiet, unless one is under way and there is room for more until the next."""
-        is_full = len(self._passed) + len(self._finished) > _MAX_ENTRIES or self.outbox.size > _MAX_RESULT_BYTES
-        if self._hand_over.is_cut_under_way and not is_full:
+        if self._hand_over.is_cut_under_way and not self._is_full:
             return
         began, is_named = time.monotonic(), False
         while self._hand_over.is_cut_under_way or not self._in_flight.is_quiet:
@@ -246,6 +241,11 @@ class Cutter:
         self._pause = _SHARE * (self._last - began)
         if cut:
             self._hand_over.put_cut(cut)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether so much has happened since the last cut that entries have to wait for the next."""
+        return self.outbox.size > _MAX_RESULT_BYTES or len(self._passed) + len(self._finished) > _MAX_ENTRIES
 
     @property
     def _progress(self) -> int:

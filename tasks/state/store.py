@@ -103,7 +103,6 @@ class StateStore:
         self._nodes: dict[str, StoredNode] = {}
         self._version = 0
         self._warn = Repeated(logger)
-        self._owner = b""
         self._waiting_since: float | None = None
         self._records: tuple[str, dict[tuple[str, Keep | None], str]] = "", {}
         self.is_owner = False
@@ -188,11 +187,10 @@ class StateStore:
         membership = self._consumer.membership
         guard = Fence(self._group, cut_guard(self._group), cut.id)
         records, last_read = self._records_of(cut), self._consumer.last_read
-        nodes = {change.node: self._node(change.node) for change in cut.changes}
         now = time.time()
         described = {
             change.node: StoredNode(
-                change.node, nodes[change.node], change.fingerprint, change.fields, change.size, now
+                change.node, self._node(change.node), change.fingerprint, change.fields, change.size, now
             )
             for change in cut.changes
         }

@@ -7,6 +7,7 @@
 --
 -- The group goes last, so that an error before it leaves a group that can be dropped again.
 -- include: groups_of
+-- include: living
 local function group_exists()
   if redis.call('EXISTS', topic) == 0 then return false end
   for _, each in ipairs(groups_of(topic)) do
@@ -18,15 +19,8 @@ end
 local named = {}
 for n = 0, consumers_to - consumers_from do named[ARGV[consumers_from + n]] = KEYS[leases_from + n] end
 local exists, alive = group_exists(), {}
-for _, reply in ipairs(exists and redis.call('XINFO', 'CONSUMERS', topic, group) or {}) do
-  for i = 1, #reply, 2 do
-    if reply[i] == 'name' then
-      if not named[reply[i + 1]] then return false end
-      local lease = redis.call('GET', named[reply[i + 1]])
-      if lease and lease ~= tombstone then alive[#alive + 1] = reply[i + 1] end
-    end
-  end
-end
+if exists then alive = living(topic, group, named, tombstone) end
+if not alive then return false end
 if #alive > 0 then return alive end
 redis.call('HDEL', groups, group)
 redis.call('HDEL', spilled, group, 'dead:' .. group, 'done:' .. group, 'failed:' .. group)

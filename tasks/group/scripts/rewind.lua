@@ -9,18 +9,11 @@
 -- results go with them, so that the results are made again. Each call sets the id, so an interrupted rewind loses
 -- nothing: acknowledged entries are read again, the others are redelivered. The state that the group keeps is deleted, because
 -- the entries that it was made of would be in it twice.
+-- include: living
 local named = {}
 for n = 0, consumers_to - consumers_from do named[ARGV[consumers_from + n]] = KEYS[leases_from + n] end
-local alive = {}
-for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', topic, group)) do
-  for i = 1, #reply, 2 do
-    if reply[i] == 'name' then
-      if not named[reply[i + 1]] then return false end
-      local lease = redis.call('GET', named[reply[i + 1]])
-      if lease and lease ~= tombstone then alive[#alive + 1] = reply[i + 1] end
-    end
-  end
-end
+local alive = living(topic, group, named, tombstone)
+if not alive then return false end
 if #alive > 0 and force ~= '1' then return {0, 0, alive, 0} end
 local acknowledged, had_state = 0, redis.call('DEL', state)
 for n = 0, ids_to - ids_from do
