@@ -94,7 +94,7 @@ def _table(entry: Entry, kind: str, value: Any) -> pa.Table:
         arrays = {name: canonical(_array(values)) for name, values in columns.items()}
         n = len(next(iter(arrays.values())))
         named = {"entry_id": _repeated(entry.id, pa.string(), n)}
-        named["entry_time"] = _repeated(entry.time, pa.timestamp("ms", "UTC"), n)
+        named["entry_time"] = _repeated(id_time(entry.id), pa.timestamp("ms", "UTC"), n)
         for name, array in arrays.items():
             named[_free(name, named)] = array
         table = pa.table(named)

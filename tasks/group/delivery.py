@@ -8,7 +8,7 @@ from tasks.errors import PoisonEntryError
 from tasks.group.dead_letters import take_out_id
 from tasks.group.merging import Raw
 from tasks.group.parts import Parts
-from tasks.reservoir.entry import Entry, made
+from tasks.reservoir.entry import TIME_FIELD, Entry, made, take_out_time
 from tasks.reservoir.keys import retried_topic
 from tasks.reservoir.reservoir import decoded
 
@@ -39,10 +39,13 @@ def delivered(
     entries: list[Entry | Undecodable] = []
     retried = retried_topic(topic, group)
     is_decoded = quick_decoder(parts.decoding)
+    has_time = [TIME_FIELD]
     for id_, flat, size in raws:
         entry = made(topic, id_, deliveries.pop((topic, id_), 1) if deliveries else 1)
         if retried is not None:
             entry.topic, entry.id = retried, take_out_id(flat) or id_
+        if flat[-2:-1] == has_time:
+            entry._time_ms = take_out_time(flat)
         if size <= SMALL and is_decoded(flat, entry):
             entries.append(entry)
             continue
@@ -52,6 +55,7 @@ def delivered(
             list(zip(flat[::2], flat[1::2], strict=True)),
             deliveries=entry.deliveries,
             origin=entry.origin,
+            time_ms=entry.own_time_ms,
             budget=parts.budget((topic, id_)),
             decoding=parts.decoding,
         )

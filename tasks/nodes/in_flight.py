@@ -83,9 +83,9 @@ class InFlight:
         self._open.clear()
         return kept
 
-    def ghost(self, topic: str, id: str, has_failed: bool = False) -> Receipt:  # noqa: A002, FBT001, FBT002
+    def ghost(self, topic: str, id: str, has_failed: bool = False, time_ms: int = 0) -> Receipt:  # noqa: A002, FBT001, FBT002
         """Return a new receipt of an entry that a cut covers already; the caller holds it once."""
-        receipt = Receipt(topic, id, fence=self._fence, done=self._finish, failed=self._failed)
+        receipt = Receipt(topic, id, fence=self._fence, done=self._finish, failed=self._failed, time_ms=time_ms)
         receipt.is_settled = True
         if has_failed:  # and is a dead letter
             receipt.failure = FAILED_BEFORE
@@ -94,7 +94,9 @@ class InFlight:
 
     def _make(self, entries: Sequence[Entry]) -> list[Receipt]:
         fence, finish, failed = self._fence, self._finish, self._failed
-        made = [Receipt(*entry.origin, fence=fence, done=finish, failed=failed) for entry in entries]
+        made = [
+            Receipt(*entry.origin, fence=fence, done=finish, failed=failed, time_ms=entry.time_ms) for entry in entries
+        ]
         self._open.update(made)
         return made
 

@@ -17,9 +17,10 @@ from tasks.checks import check_field
 from tasks.codec.records import as_dict, is_record
 from tasks.errors import TopicFullError
 from tasks.pipeline import trust
-from tasks.pipeline.receipts import Metadata, Receipt, receipts
+from tasks.pipeline.receipts import Metadata, Receipt, event_time, receipts
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage
+from tasks.reservoir.entry import with_time
 from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.reservoir.keys import push_record, result_record
 from tasks.reservoir.results import RESULT_TTL_MS, newest, result_name
@@ -89,10 +90,9 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         """Push an element. While Redis does not answer, return a future that is done when the element has been pushed."""
         if self._beside_source and (outbox := self.secured.outbox) is not None:
             # It is appended with the state that it was made with, in one transaction.
-            [encoded] = self._reservoir.encode([as_fields(x, field=self._field)], topic=self.topic)
-            outbox.add(self.topic, encoded, self._keep)
+            outbox.add(self.topic, self._encoded(x, metadata), self._keep)
             return []
-        append = self._append_of(x, receipts(metadata))
+        append = self._append_of(self._encoded(x, metadata), receipts(metadata))
         if not self._waiting:
             try:
                 return self._appended(append())
@@ -131,10 +131,14 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         """
         return [] if ids is not None else [asyncio.get_running_loop().create_future()]
 
-    def _append_of(self, x: Any, made_of: list[Receipt]) -> Callable[[], list[str] | None]:
+    def _encoded(self, x: Any, metadata: Metadata) -> dict[bytes, bytes]:
+        """Return an element as an encoded entry, which inherits the event time."""
+        [encoded] = self._reservoir.encode([as_fields(x, field=self._field)], topic=self.topic)
+        return with_time(encoded, event_time(metadata))
+
+    def _append_of(self, encoded: dict[bytes, bytes], made_of: list[Receipt]) -> Callable[[], list[str] | None]:
         """Return a function that appends an element, once even if it is called again."""
-        encoded = self._reservoir.encode([as_fields(x, field=self._field)], topic=self.topic)
-        append = functools.partial(self._reservoir.append, self.topic, encoded, keep=self._keep)
+        append = functools.partial(self._reservoir.append, self.topic, [encoded], keep=self._keep)
         if not made_of:
             return functools.partial(append, record=push_record())
         keeper, node = newest(made_of), self.meter.name  # the node has the same name in every run

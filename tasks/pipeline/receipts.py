@@ -10,7 +10,7 @@ from tasks.errors import PipelineError
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 
-__all__ = ["FAILED_BEFORE", "Failure", "LazyReceipts", "Metadata", "Receipt", "receipts"]
+__all__ = ["FAILED_BEFORE", "Failure", "LazyReceipts", "Metadata", "Receipt", "event_time", "receipts"]
 
 Metadata = list[dict[str, Any]] | None
 
@@ -44,9 +44,22 @@ class Receipt:
 
     done      called once, when the last holder releases the entry
     failed    called once, at the first failure
+    time_ms   the entry's event time, in milliseconds since the epoch
     """
 
-    __slots__ = ("_count", "_done", "_failed", "_results", "failure", "fence", "id", "is_settled", "kept", "topic")
+    __slots__ = (
+        "_count",
+        "_done",
+        "_failed",
+        "_results",
+        "failure",
+        "fence",
+        "id",
+        "is_settled",
+        "kept",
+        "time_ms",
+        "topic",
+    )
 
     def __init__(
         self,
@@ -56,8 +69,10 @@ class Receipt:
         fence: Fence,
         done: Callable[["Receipt"], None],
         failed: Callable[["Receipt"], None] | None = None,
+        time_ms: int = 0,
     ) -> None:
         self.topic = topic
+        self.time_ms = time_ms
         self.id = id
         self.fence = fence
         self.failure: Failure | None = None
@@ -120,6 +135,15 @@ def receipts(metadata: Metadata) -> list[Receipt]:
         return [only] if isinstance(only, Receipt) else []
     found: Iterable[Any] = (m["ref"] for m in metadata if isinstance(m.get("ref"), Receipt))
     return list(dict.fromkeys(found))
+
+
+def event_time(metadata: Metadata) -> int | None:
+    """Return the event time of an element, in milliseconds since the epoch; None if it was made of no entry.
+
+    It is that of the newest entry that the element was made of, unless a node has given the element another one, as 'time'.
+    """
+    given = [m["time"] for m in metadata or () if "time" in m]
+    return max(given or [one.time_ms for one in receipts(metadata) if one.id], default=None)
 
 
 class LazyReceipts:

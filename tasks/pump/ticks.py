@@ -25,6 +25,7 @@ import redis
 
 from tasks.errors import SettingsError
 from tasks.reservoir import Reservoir
+from tasks.reservoir.entry import with_time
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import alive_key, beat_key, open_claims, tick_record
 from tasks.reservoir.lua import load
@@ -225,10 +226,13 @@ class Beat:
         return alive, lost
 
     def push(self, tick: int, encoded: Iterable[Mapping[bytes, bytes]]) -> list[str] | None:
-        """Append the entries of a claimed tick, once, and return their ids; None if this run does not own the claim."""
+        """Append the entries of a claimed tick, once, and return their ids; None if this run does not own the claim.
+
+        Their event time is the time of the tick.
+        """
         return self.reservoir.append(
             self.topic,
-            encoded,
+            [with_time(fields, round(time_of(tick, self.every) * 1000)) for fields in encoded],
             record=self._record(tick),
             expected=f"claimed:{self._token}",
             keep=self._keep,

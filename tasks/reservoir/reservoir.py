@@ -18,7 +18,7 @@ from tasks.codec.limits import Budget
 from tasks.codec.values import COMPRESSIONS
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.reservoir.connection import adapted, connect
-from tasks.reservoir.entry import Entry
+from tasks.reservoir.entry import TIME_FIELD, Entry, take_out_time
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import TOPIC_KEY_TYPES, derived_from, push_record, topic_keys
@@ -292,10 +292,15 @@ def _without_command(error: redis.ResponseError) -> redis.ResponseError:
 
 
 def _decoded_all(topic: str, found: Iterable[Any], decoding: Decoding) -> list[Entry | PoisonEntryError]:
-    return [
-        decoded(topic, id_.decode(), list(zip(flat[::2], flat[1::2], strict=True)), decoding=decoding)
-        for id_, flat in found
-    ]
+    return [_decoded(topic, id_.decode(), flat, decoding) for id_, flat in found]
+
+
+def _decoded(topic: str, id_: str, flat: list[bytes], decoding: Decoding) -> Entry | PoisonEntryError:
+    if TIME_FIELD in (names := flat[::2]):  # in front of what a dead letter adds
+        at = 2 * names.index(TIME_FIELD)
+        flat = [*flat[:at], *flat[at + 2 :], *flat[at : at + 2]]
+    time_ms = take_out_time(flat)
+    return decoded(topic, id_, list(zip(flat[::2], flat[1::2], strict=True)), time_ms=time_ms, decoding=decoding)
 
 
 def decoded(
@@ -305,13 +310,14 @@ def decoded(
     *,
     deliveries: int = 1,
     origin: tuple[str, str] | None = None,
+    time_ms: int | None = None,
     budget: Budget | None = None,
     decoding: Decoding = DEFAULT_DECODING,
 ) -> Entry | PoisonEntryError:
     """Decode an entry; return it, or the error that names the undecodable field and the reason."""
     try:
         fields = codec.decode_fields(raw, budget=budget, decoding=decoding)
-        return Entry(fields, topic=topic, id=id, deliveries=deliveries, origin=origin)
+        return Entry(fields, topic=topic, id=id, deliveries=deliveries, origin=origin, time_ms=time_ms)
     except PoisonEntryError as error:
         poison = PoisonEntryError(f"topic {topic!r} entry {id}: {error}")
         poison.id = id

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from streamz import Stream
 
+from tasks.base.ids import id_numbers
 from tasks.base.logs import get_logger
 from tasks.errors import PipelineError
 from tasks.pipeline.guard import Secured
@@ -42,7 +43,7 @@ class InFlight(Protocol):
         """Return the receipts of entries that nodes keep, which are not in flight any more."""
         ...
 
-    def ghost(self, topic: str, id: str, has_failed: bool = ...) -> Receipt:  # noqa: A002, FBT001
+    def ghost(self, topic: str, id: str, has_failed: bool = ..., time_ms: int = ...) -> Receipt:  # noqa: A002, FBT001
         """Return a new receipt of an entry that an earlier cut covers."""
         ...
 
@@ -136,9 +137,11 @@ class Cutter:
         self._version = self._secured.fusion.version
         ghosts: dict[Origin, Receipt] = {}
 
-        def ghost(topic: str, id_: str, has_failed: bool) -> Receipt:  # noqa: FBT001
+        def ghost(topic: str, id_: str, has_failed: bool, time_ms: int | None = None) -> Receipt:  # noqa: FBT001
             if (topic, id_) not in ghosts:
-                ghosts[topic, id_] = self._in_flight.ghost(topic, id_, has_failed)
+                ghosts[topic, id_] = self._in_flight.ghost(
+                    topic, id_, has_failed, id_numbers(id_)[0] if time_ms is None else time_ms
+                )
             elif has_failed:  # which another node has stored before the failure
                 ghosts[topic, id_].failure = FAILED_BEFORE
             return ghosts[topic, id_]

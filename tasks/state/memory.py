@@ -24,17 +24,17 @@ ABSENT: Any = object()
 _WHOLE = b""
 _LAYOUT = b"="
 
-Origins = list[tuple[str, str, bool]]
-"""Entries that an element was made of: topic, id, and whether the entry has failed."""
+Origins = list[tuple[str, str, bool, int]]
+"""Entries that an element was made of: topic, id, whether the entry has failed, and its event time in ms."""
 
-Ghosts = Callable[[str, str, bool], Receipt]
+Ghosts = Callable[..., Receipt]
 """Returns the receipt of an entry that was acknowledged with an earlier cut."""
 
 
 def as_origins(metadata: Metadata) -> Origins:
     """Return the entries that metadata of streamz hold receipts of."""
     found = [one["ref"] for one in metadata or () if one and isinstance(one.get("ref"), Receipt)]
-    return [(receipt.topic, receipt.id, receipt.failure is not None) for receipt in found if receipt.id]
+    return [(one.topic, one.id, one.failure is not None, one.time_ms) for one in found if one.id]
 
 
 def as_metadata(origins: Origins, ghosts: Ghosts) -> list[dict[str, Any]]:

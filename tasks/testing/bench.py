@@ -19,7 +19,7 @@ from tasks.errors import PoisonEntryError, SettingsError
 from tasks.nodes.from_redis import from_redis
 from tasks.pump.returned import as_entries
 from tasks.reservoir import Reservoir
-from tasks.reservoir.entry import Entry
+from tasks.reservoir.entry import Entry, with_time
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import dead_topic
 from tasks.testing.simulation import SimulatedRun
@@ -264,7 +264,8 @@ class Bench:
             )
             raise SettingsError(msg)
         is_raw = bool(entry) and all(isinstance(part, bytes) for pair in entry.items() for part in pair)
-        return topic, id_, dict(entry) if is_raw else _encoded(entry)  # type: ignore[return-value]
+        time_ms = entry.own_time_ms if isinstance(entry, Entry) else None
+        return topic, id_, dict(entry) if is_raw else with_time(_encoded(entry), time_ms)  # type: ignore[return-value]
 
     def _of(self, origins: Iterable[tuple[str, str]]) -> list[Pushable]:
         among = set(origins)

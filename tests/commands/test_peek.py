@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import redis
 
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
+from tasks.reservoir.entry import TIME_FIELD
 from tests.support.commands import redis_of, running
 from tests.support.ports import refusing_port
 from tests.support.waiting import wait_until
@@ -33,11 +35,13 @@ def test_peek_shows_the_newest_entries_and_status_the_topics(
 ) -> None:
     reservoir = Reservoir(real_redis)
     reservoir.push("signals", {"moved": pd.DataFrame({"code": ["150001", "150002"], "change": [1.5, -2.0]})})
-    reservoir.push("signals", {"n": 7})
+    real_redis.xadd("signals", {"n": 7, TIME_FIELD: "1700000000000"})
     url = {"SLUICE_REDIS_URL": redis_server.url}
     shown = in_process("peek", "signals", "-n", "2", **url).stdout
     assert shown.index("150002") < shown.index("n ")
     assert "7" in shown
+    assert f"{datetime.fromtimestamp(1_700_000_000):%H:%M:%S}" in shown
+    assert "2023-11-14T22:13:20" in in_process("peek", "signals", "--json", **url).stdout
     status = in_process("status", PREFECT_API_URL=f"http://127.0.0.1:{refusing_port()}/api", **url)
     assert status.returncode == 1  # no Prefect
     assert "not running here" in status.stdout

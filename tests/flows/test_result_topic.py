@@ -12,6 +12,7 @@ from flows import inlet, outlet
 from flows.runtime import result_topic
 from flows.runtime.result_topic import ResultTopic
 from tasks import Reservoir, SettingsError
+from tasks.reservoir.entry import TIME_FIELD
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import topic_keys
 from tasks.reservoir.retention import Retention
@@ -25,7 +26,7 @@ def _url(redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest
 
 def stored(client: redis.Redis, topic: str) -> list[dict[bytes, bytes]]:
     known: Any = client
-    return [fields for _, fields in known.xrange(topic)]
+    return [{name: data for name, data in fields.items() if name != TIME_FIELD} for _, fields in known.xrange(topic)]
 
 
 def test_results_have_the_field_limits_and_compression_of_their_outlet(real_redis: redis.Redis) -> None:
