@@ -1,7 +1,6 @@
 """One member of a consumer group: reads, recovers and acknowledges entries, step by step, in one thread."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,8 @@ from tasks.reservoir.retention import mark_seen
 from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["Consumer"]
+
+_NONE: Mapping[str, str] = {}
 
 
 class Consumer:
@@ -175,14 +176,15 @@ class Consumer:
         """
         return self._held.dead_letter(topic, id, why)
 
-    def queue_settlement(
-        self, pipe: Any, done: Iterable[Origin], failed: Iterable[tuple[str, str, Mapping[str, str]]], *, guard: Fence
+    def queue_dead_letters(
+        self, pipe: Any, failed: Iterable[tuple[str, str, Mapping[str, str]]], *, guard: Fence
     ) -> None:
-        """Put the acknowledgement and the dead letters of entries into a transaction; `settled` follows if it succeeds."""
-        by_topic: defaultdict[str, list[str]] = defaultdict(list)
-        for topic, id_ in done:
-            by_topic[topic].append(id_)
-        self._held.queue_settlement(pipe, by_topic, failed, guard=guard)
+        """Put the dead letters of entries, with topic, id and reason, into a transaction; `settled` follows if it succeeds."""
+        self._held.queue_dead_letters(pipe, failed, guard=guard)
+
+    def queue_acks(self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence) -> None:
+        """Put the acknowledgement of entries into a transaction; `settled` follows if it succeeds."""
+        self._held.queue_acks(pipe, done, guard=guard)
 
     def settled(self, origins: Iterable[Origin]) -> None:
         """Note that a transaction has acknowledged or dead-lettered entries."""
@@ -193,9 +195,12 @@ class Consumer:
         with unless_gone():
             self.membership.count(topic, dict.fromkeys(ids, 1))
 
-    def explained(self, error: redis.ResponseError) -> redis.ResponseError:
-        """Return an error of a step or an acknowledgement with the key that caused it, and what to do."""
-        return self.membership.explained(error, [*self.topics, *self._retries])
+    def explained(self, error: redis.ResponseError, more: Mapping[str, str] = _NONE) -> redis.ResponseError:
+        """Return an error of a step or an acknowledgement with the key that caused it, and what to do.
+
+        more    further keys that may have caused it, with their types
+        """
+        return self.membership.explained(error, [*self.topics, *self._retries], more)
 
     def leave(self) -> int:
         """Give back what is pending and leave the group; return the number of entries given back."""

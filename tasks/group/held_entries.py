@@ -70,22 +70,20 @@ class HeldEntries:
         self._held[topic].discard(id_)
         return moved
 
-    def queue_settlement(
-        self,
-        pipe: Any,
-        done: Mapping[str, Sequence[str]],
-        failed: Iterable[tuple[str, str, Mapping[str, str]]],
-        *,
-        guard: Fence,
+    def queue_dead_letters(
+        self, pipe: Any, failed: Iterable[tuple[str, str, Mapping[str, str]]], *, guard: Fence
     ) -> None:
-        """Put the acknowledgement of entries, and dead letters of others, into a transaction.
+        """Put dead letters into a transaction.
 
-        failed   topic, id and reason of each entry that becomes a dead letter
-        guard    the scripts do something only if it holds its token
+        failed   topic, id and reason of each
+        guard    a letter is appended only if it holds its token; if a letter is refused, it holds something else afterwards
         """
         for topic, id_, why in failed:
             fields = self._described(why)
             self._membership.queue_dead_letter(pipe, topic, id_, fields, keep=KEEP_DEAD_LETTERS, guard=guard)
+
+    def queue_acks(self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence) -> None:
+        """Put the acknowledgement of entries into a transaction, to be done if `guard` holds its token."""
         self._membership.queue_ack(pipe, done, guard=guard)
 
     def settled(self, origins: Iterable[tuple[str, str]]) -> None:

@@ -28,6 +28,7 @@ from tasks.reservoir.keys import (
     letter_counts,
     result_record,
     retried_topic,
+    state_key,
     topic_keys,
 )
 from tasks.reservoir.refusals import explained
@@ -261,9 +262,9 @@ class Membership:
         keep: DeadLetterLimits,
         guard: Fence,
     ) -> None:
-        """Put a dead letter into a transaction, to be appended if `guard` holds its token."""
+        """Put a dead letter into a transaction, to be appended if `guard` holds its token; if refused, it changes the guard."""
         arguments = self._letter_arguments(topic, id, about, keep=keep, only_pending=False, fence=guard)
-        DEAD_LETTER.queue(pipe, **arguments)
+        DEAD_LETTER.queue(pipe, **arguments | {"refusal": "refused"})
 
     def _letter_arguments(
         self,
@@ -293,12 +294,15 @@ class Membership:
             "ttl_ms": TTL_MS,
             "pushed_to": pushed_to,
             "only_pending": int(only_pending),
+            "refusal": "",
             "about": [text.encode(errors="backslashreplace") for pair in about.items() for text in pair],
         }
 
-    def explained(self, error: redis.ResponseError, topics: Iterable[str]) -> redis.ResponseError:
-        """Return an error of a command on these topics with the key that caused it, and what to do."""
-        keys = {self.fence.lease: "string"}
+    def explained(
+        self, error: redis.ResponseError, topics: Iterable[str], more: Mapping[str, str]
+    ) -> redis.ResponseError:
+        """Return an error of a command on these topics, or on `more` keys, with the key that caused it, and what to do."""
+        keys = {self.fence.lease: "string", state_key(self.group): "hash", **more}
         for topic in topics:
             keys[topic] = "stream"
             if not retried_topic(topic, self.group):

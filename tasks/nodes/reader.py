@@ -59,7 +59,7 @@ class Reader:
             consumer.group,
             longest_pause=consumer.membership.lease_ttl / 4,
             wait=hand_over.wait_until_stopping,
-            explain=consumer.explained,
+            explain=consumer.explained if store is None else store.explained,
         )
         self._next_flush = 0.0
         self._was_busy = False

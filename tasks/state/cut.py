@@ -1,6 +1,7 @@
 """A cut: everything that the entries of some time have changed, stored in one transaction or not at all."""
 
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -84,6 +85,13 @@ class Cut:
     def __bool__(self) -> bool:
         """Return whether there is anything to store."""
         return bool(self.done or self.failed or self.results or self.changes)
+
+    def done_by_topic(self) -> Mapping[str, list[str]]:
+        """Return the ids of the entries to acknowledge, by topic."""
+        by_topic: defaultdict[str, list[str]] = defaultdict(list)
+        for topic, id_ in self.done:
+            by_topic[topic].append(id_)
+        return by_topic
 
     def letters(self) -> Iterator[tuple[str, str, Mapping[str, str]]]:
         """Yield topic, id and reason of each entry to dead-letter."""

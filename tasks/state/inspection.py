@@ -9,7 +9,7 @@ import redis
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.reservoir.keys import state_group, state_key
 from tasks.reservoir.lua import load
-from tasks.state.store import StoredNode, fields_by_node, stored_nodes
+from tasks.state.stored_nodes import StoredNode, fields_by_node, stored_nodes
 from tasks.state.values import STATES
 
 __all__ = ["KeptState", "all_kept", "exported", "kept_state", "reset_node"]

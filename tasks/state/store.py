@@ -1,10 +1,8 @@
 """The kept state of a group in Redis, and the transaction that stores a cut: state, results and acknowledgements together."""
 
 import itertools
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -17,73 +15,38 @@ from tasks.group.membership import TOMBSTONE, TOMBSTONE_TTL_MS
 from tasks.reservoir import Reservoir
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
-from tasks.reservoir.keys import cut_guard, lease_key, push_record, state_key, topic_keys
+from tasks.reservoir.keys import (
+    TOPIC_KEY_TYPES,
+    cut_guard,
+    dead_topic,
+    lease_key,
+    letter_counts,
+    push_record,
+    retried_topic,
+    state_key,
+    topic_keys,
+)
 from tasks.reservoir.lua import load
 from tasks.reservoir.retention import TTL_MS
 from tasks.state.cut import Cut, Result, Stored
+from tasks.state.stored_nodes import NODE, StoredNode, fields_by_node, stored_nodes
 
-__all__ = ["StateStore", "StoredNode", "fields_by_node", "stored_nodes"]
+__all__ = ["StateStore"]
 
 logger = get_logger(__name__)
 
 _OWN = load(__file__, "own")
 _BEGIN = load(__file__, "begin")
+_CHECK = load(__file__, "check")
 _ROOM = load(__file__, "room")
+_APPENDED = load(__file__, "appended")
 _WRITE = load(__file__, "write")
 _END = load(__file__, "end")
 
+_KINDS = {"stream": "streams", "hash": "hashes", "zset": "zsets", "string": "strings"}
 _GUARD_TTL_MS = 60_000
 # How long the appends of a cut are remembered while its transaction is sent again.
 _RECORD_TTL_MS = 86_400_000
-_NODE = b"node:"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredNode:
-    """What is stored of one node.
-
-    number       prefix of its fields
-    fingerprint  type and parameters of the node
-    fields, size   number and bytes of its fields
-    time         Unix time of the last change, in seconds
-    """
-
-    name: str
-    number: int
-    fingerprint: str
-    fields: int
-    size: int
-    time: float
-
-    def packed(self) -> str:
-        """Return the value of the node's own field."""
-        return json.dumps([self.number, self.fingerprint, self.fields, self.size, round(self.time, 3)])
-
-    @classmethod
-    def unpacked(cls, name: bytes, value: bytes) -> "StoredNode":
-        """Return the node that a field describes."""
-        return cls(name.removeprefix(_NODE).decode(), *json.loads(value))
-
-    def field(self, name: bytes) -> bytes:
-        """Return the name that one of the node's fields has in the hash of all nodes."""
-        return b"%d:%s" % (self.number, name)
-
-
-def stored_nodes(fields: Mapping[bytes, bytes]) -> dict[str, StoredNode]:
-    """Return the nodes that a hash of state describes, by name."""
-    found = (StoredNode.unpacked(name, value) for name, value in fields.items() if name.startswith(_NODE))
-    return {node.name: node for node in found}
-
-
-def fields_by_node(fields: Mapping[bytes, bytes], nodes: Mapping[str, StoredNode]) -> Stored:
-    """Return the fingerprint and the own fields of each node from a hash of state."""
-    names = {node.number: node.name for node in nodes.values()}
-    found: dict[str, dict[bytes, bytes]] = {name: {} for name in nodes}
-    for name, value in fields.items():
-        number, colon, field = name.partition(b":")
-        if colon and number.isdigit() and (node := names.get(int(number))):
-            found[node][field] = value
-    return {name: (node.fingerprint, found[name]) for name, node in nodes.items()}
 
 
 class StateStore:
@@ -104,6 +67,7 @@ class StateStore:
         self._version = 0
         self._warn = Repeated(logger)
         self._waiting_since: float | None = None
+        self._kinds: Mapping[str, str] = {}
         self._records: tuple[str, dict[tuple[str, Keep | None], str]] = "", {}
         self.is_owner = False
         """Whether this consumer may read entries and store cuts."""
@@ -178,6 +142,9 @@ class StateStore:
     def commit(self, cut: Cut) -> bool:
         """Store a cut, append its results, acknowledge its entries and dead-letter the failed ones: all or nothing.
 
+        Redis does not undo what a transaction did before a refused command. So each step is done only if all before it were, and the
+        first steps try the commands of the later ones without an effect.
+
         Returns False if a topic of the results is full: call it again. A cut that is sent again changes nothing.
 
         raises    LeaseLostError: other consumers took this one for dead
@@ -194,7 +161,10 @@ class StateStore:
             )
             for change in cut.changes
         }
+        done = cut.done_by_topic()
         with self._client.pipeline(transaction=True) as pipe:
+            # Without the guard, all would be allowed. If this command is refused, Redis refuses the whole transaction.
+            pipe.set(guard.lease, "", px=_GUARD_TTL_MS)
             _BEGIN.queue(
                 pipe,
                 lease=membership.fence.lease,
@@ -209,6 +179,13 @@ class StateStore:
                 group=self._group,
                 last_read=list(last_read.values()),
             )
+            self._kinds = kinds = self._kinds_of(cut)
+            _CHECK.queue(
+                pipe,
+                guard=guard.lease,
+                cut=cut.id,
+                **{several: [key for key, each in kinds.items() if each == kind] for kind, several in _KINDS.items()},
+            )
             appends = list(_by_topic(cut.results))
             for topic, keep, results in appends:
                 packed = keep.packed() if keep else ""
@@ -218,16 +195,17 @@ class StateStore:
                 self._reservoir.queue_append(
                     pipe, topic, [one.fields for one in results], record=records[topic, keep], keep=keep, fence=guard, ttl_ms=_RECORD_TTL_MS
                 )  # fmt: skip
+            _APPENDED.queue(pipe, guard=guard.lease, records=list(records.values()), cut=cut.id)
+            self._consumer.queue_dead_letters(pipe, cut.letters(), guard=guard)
             _WRITE.queue(
                 pipe,
                 guard=guard.lease,
                 state=self._key,
-                records=list(records.values()),
                 cut=cut.id,
                 version=self._version + 1,
                 time=round(now, 3),
                 nodes=list(
-                    itertools.chain(*((_NODE + name.encode(), node.packed()) for name, node in described.items()))
+                    itertools.chain(*((NODE + name.encode(), node.packed()) for name, node in described.items()))
                 ),
                 fields=[
                     part
@@ -237,14 +215,15 @@ class StateStore:
                 ],
                 removed=[described[change.node].field(name) for change in cut.changes for name in change.removed],
             )
-            self._consumer.queue_settlement(pipe, cut.done, cut.letters(), guard=guard)
+            self._consumer.queue_acks(pipe, done, guard=guard)
             _END.queue(pipe, guard=guard.lease, records=list(records.values()), cut=cut.id)
-            replies = pipe.execute(raise_on_error=False)
+            _, *replies = pipe.execute(raise_on_error=False)
         self._check(cut, replies)
         if (outcome := replies[-1]) == b"full":
             self._warn(f"group {self._group!r}: a topic of its results is full; entries wait", detail="no room")
             return False
-        assert outcome in (cut.id.encode(), b"stored"), outcome
+        if outcome == b"stored":  # by an earlier call, whose acknowledgements may have been refused
+            self._consumer.ack_all(done)
         self._version += 1
         self._nodes |= described
         self._records = "", {}
@@ -265,16 +244,30 @@ class StateStore:
                 "has not read as far: Redis has gone back to an older state, or the group was set back; the entries since then are redelivered"
             )
             raise StateConflictError(msg)
-        if replies[-1] in (cut.id.encode(), b"stored", b"full"):
-            return
         errors = [reply for reply in replies if isinstance(reply, redis.RedisError)]
-        if replies[-1] == b"type" and not errors:
-            topics = sorted({one.topic for one in cut.results})
-            errors = [redis.ResponseError(f"WRONGTYPE expected a stream under {' or '.join(map(repr, topics))}")]
+        if replies[-1] in (cut.id.encode(), b"stored", b"full") and not errors:
+            return
         if errors:
             raise errors[0]
-        msg = f"group {self._group!r}: a cut was not stored, and Redis does not tell why ({replies[-1]!r})"
+        msg = f"group {self._group!r}: expected Redis to store a cut, got {replies[-1]!r} without a reason; it is sent again"
         raise redis.ResponseError(msg)
+
+    def _kinds_of(self, cut: Cut) -> dict[str, str]:
+        """Return the keys of the topics and dead letters that a cut appends to, with their types."""
+        kinds: dict[str, str] = {}
+        for topic in {one.topic for one in cut.results}:
+            kinds |= dict(zip(topic_keys(topic), TOPIC_KEY_TYPES, strict=True))
+        for topic in {retried_topic(one.topic, self._group) or one.topic for one in cut.failed}:
+            kinds |= {
+                dead_topic(topic, self._group): "stream",
+                letter_counts(topic): "hash",
+                topic_keys(topic).spilled: "hash",
+            }
+        return kinds
+
+    def explained(self, error: redis.ResponseError) -> redis.ResponseError:
+        """Return an error of a step or a cut with the key that caused it, and what to do."""
+        return self._consumer.explained(error, self._kinds)
 
     def _records_of(self, cut: Cut) -> dict[tuple[str, Keep | None], str]:
         """Return the records of the appends of a cut: the same ones when it is sent again."""

@@ -1,9 +1,10 @@
 -- keys: lease topic letters record counts spilled state
--- args: token group id bounds record_ttl_ms ttl_ms pushed_to only_pending about...
+-- args: token group id bounds record_ttl_ms ttl_ms pushed_to only_pending refusal about...
 --
 -- Append an entry to the dead letters and acknowledge it. `pushed_to` is the topic that the entry was pushed to, another one than
 -- `topic` if that is a retry topic. With `only_pending` = 1 an entry that is not pending is left alone. `about` holds field,
--- text, ... Returns 1; 0 if it was left alone; -1 if the consumer was taken for dead.
+-- text, ... Returns 1; 0 if it was left alone; -1 if the consumer was taken for dead. `refusal` is what `lease` holds after a
+-- refused command, so that nothing follows in the same transaction; '' leaves the lease as it is.
 --
 -- An entry that is not pending, because another client has acknowledged it or deleted its consumer or group, was delivered at
 -- least once. The entry's own fields go first and untouched; 'dead:topic' begins what follows them. A retried entry ends with
@@ -14,11 +15,17 @@
 -- include: letter_limits
 local own = redis.call('GET', lease)
 if own and own ~= token then return -1 end
+local function give_up(answer)
+  if refusal ~= '' then redis.call('SET', lease, refusal, 'KEEPTTL') end
+  return answer
+end
 local pending = redis.pcall('XPENDING', topic, group, id, id, 1)
-if pending.err and not string.find(tostring(pending.err), 'NOGROUP', 1, true) then return pending end
+if pending.err and not string.find(tostring(pending.err), 'NOGROUP', 1, true) then return give_up(pending) end
 local deliveries = pending[1] and tostring(pending[1][4])
 if only_pending == '1' and not deliveries then return 0 end
-local entry = redis.call('XRANGE', topic, id, id)[1]
+local found = redis.pcall('XRANGE', topic, id, id)
+if found.err then return give_up(found) end
+local entry = found[1]
 local values = entry and #entry[2] < 7900 and entry[2] or {}
 local entry_id, retries, n = id, nil, #values
 if pushed_to ~= topic and values[n - 3] == 'retry:id' and string.match(values[n - 2], '^%d+%-%d+$')
@@ -50,4 +57,7 @@ return attempt(function()
   redis.pcall('HINCRBY', spilled, 'failed:' .. group, 1) -- refused by a full server, and by a key of another type
   redis.pcall('PEXPIRE', spilled, ttl_ms)
   return 1
-end, function() take_back(keys, group, added) end)
+end, function()
+  give_up()
+  take_back(keys, group, added)
+end)

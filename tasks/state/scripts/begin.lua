@@ -2,7 +2,11 @@
 -- args: token name version cut ttl_ms group last_read...
 --
 -- Begin the transaction of a cut: `guard` holds the cut's id if it may be stored, and the reason otherwise, which is also
--- returned. All scripts that follow in the transaction check the guard as if it were a lease.
+-- returned. All scripts that follow in the transaction check the guard as if it were a lease. The transaction has created it with
+-- another value, so that nothing follows if this script is refused.
+--
+-- The commands that write the state and acknowledge are tried without an effect: refused later, they would leave one without the
+-- other.
 --
 -- `last_read` holds the id up to which the consumer has read each topic. If the group has not read as far, Redis has gone back to a
 -- time before the read: the entries are not delivered, or not even there, and must not be part of the state.
@@ -21,10 +25,16 @@ else
   for i = topics_from, topics_to do
     if redis.call('EXISTS', KEYS[i]) == 1 then
       for _, each in ipairs(groups_of(KEYS[i])) do
-        if each.name == group and before(each['last-delivered-id'], ARGV[last_read_from + i - topics_from]) then why = 'unread' end
+        if each.name == group then
+          redis.call('XPENDING', KEYS[i], group, '0-0', '0-0', 1)
+          redis.call('XACK', KEYS[i], group, '0-0')
+          if before(each['last-delivered-id'], ARGV[last_read_from + i - topics_from]) then why = 'unread' end
+        end
       end
     end
   end
+  redis.call('HDEL', state, '')
+  redis.call('HSET', state, 'owner', name)
 end
 redis.call('SET', guard, why, 'PX', ttl_ms)
 return why

@@ -1,15 +1,9 @@
 -- keys: guard topic state samples groups spilled tally
 -- args: cut keep ttl_ms count
 --
--- Refuse a cut if a topic of its results can take none of them: what is there is no stream, or the topic is full.
+-- Refuse a cut if a topic of its results is full.
 -- include: retention
 if redis.call('GET', guard) ~= cut then return 0 end
-local kind = redis.call('TYPE', topic)
-kind = type(kind) == 'table' and kind.ok or kind
-if kind ~= 'stream' and kind ~= 'none' then
-  redis.call('SET', guard, 'type', 'KEEPTTL')
-  return 0
-end
 if string.sub(keep, -1) ~= '1' then return 1 end
 local keys = {topic = topic, state = state, samples = samples, groups = groups, spilled = spilled, tally = tally, ttl = ttl_ms}
 local _, _, status = retain(keys, keep, tonumber(count))

@@ -1,15 +1,8 @@
--- keys: guard state records...
+-- keys: guard state
 -- args: cut version time nodes... fields... removed...
 --
--- Store the changes of a cut, if the results of the cut have been appended, which `records` remember. `nodes` and `fields` hold
--- field, value, ...; `removed` holds fields.
+-- Store the changes of a cut. `nodes` and `fields` hold field, value, ...; `removed` holds fields.
 if redis.call('GET', guard) ~= cut then return 0 end
-for i = records_from, records_to do
-  if string.sub(redis.call('GET', KEYS[i]) or '', 1, 1) ~= '=' then
-    redis.call('SET', guard, 'refused', 'KEEPTTL')
-    return 0
-  end
-end
 local function in_parts(command, from, to)
   for first = from, to, 1000 do redis.call(command, state, unpack(ARGV, first, math.min(first + 999, to))) end
 end

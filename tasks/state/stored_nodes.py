@@ -1,0 +1,60 @@
+"""The hash in which the states of a group's nodes are stored: its fields, and which node each belongs to."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tasks.state.cut import Stored
+
+__all__ = ["NODE", "StoredNode", "fields_by_node", "stored_nodes"]
+
+NODE = b"node:"
+"""The beginning of the fields that describe a node."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNode:
+    """What is stored of one node.
+
+    number       prefix of its fields
+    fingerprint  type and parameters of the node
+    fields, size   number and bytes of its fields
+    time         Unix time of the last change, in seconds
+    """
+
+    name: str
+    number: int
+    fingerprint: str
+    fields: int
+    size: int
+    time: float
+
+    def packed(self) -> str:
+        """Return the value of the node's own field."""
+        return json.dumps([self.number, self.fingerprint, self.fields, self.size, round(self.time, 3)])
+
+    @classmethod
+    def unpacked(cls, name: bytes, value: bytes) -> "StoredNode":
+        """Return the node that a field describes."""
+        return cls(name.removeprefix(NODE).decode(), *json.loads(value))
+
+    def field(self, name: bytes) -> bytes:
+        """Return the name that one of the node's fields has in the hash of all nodes."""
+        return b"%d:%s" % (self.number, name)
+
+
+def stored_nodes(fields: Mapping[bytes, bytes]) -> dict[str, StoredNode]:
+    """Return the nodes that a hash of state describes, by name."""
+    found = (StoredNode.unpacked(name, value) for name, value in fields.items() if name.startswith(NODE))
+    return {node.name: node for node in found}
+
+
+def fields_by_node(fields: Mapping[bytes, bytes], nodes: Mapping[str, StoredNode]) -> Stored:
+    """Return the fingerprint and the own fields of each node from a hash of state."""
+    names = {node.number: node.name for node in nodes.values()}
+    found: dict[str, dict[bytes, bytes]] = {name: {} for name in nodes}
+    for name, value in fields.items():
+        number, colon, field = name.partition(b":")
+        if colon and number.isdigit() and (node := names.get(int(number))):
+            found[node][field] = value
+    return {name: (node.fingerprint, found[name]) for name, node in nodes.items()}
