@@ -1,7 +1,7 @@
 """Removes groups, topics and inlets from Redis with every key that belongs to them, and no other key.
 
 Keys of a topic: the stream; the state, index, groups, spilled counts, tally and letter counts beside it; all that its
-groups keep; the beats of its inlets. Keys of a group on a topic: its dead letters, its retry topic, its records of
+groups keep; the beats of its inlets; its partitioning, and the same keys of each partition. Keys of a group on a topic: its dead letters, its retry topic, its records of
 results, and a field in each of three hashes beside the topic. A tombstone and kept state name a group and no topic, so they go
 with the last topic of their group.
 """
@@ -31,6 +31,7 @@ from tasks.reservoir.keys import (
     letter_counts,
     matching,
     once_record,
+    partitions_key,
     result_of,
     retry_topic,
     state_key,
@@ -38,7 +39,7 @@ from tasks.reservoir.keys import (
     topic_keys,
 )
 from tasks.reservoir.lua import load
-from tasks.reservoir.topic_names import check_topic
+from tasks.reservoir.topic_names import check_topic, partition_of
 from tasks.reservoir.unreadable import named
 
 __all__ = [
@@ -246,7 +247,9 @@ def _refuse_the_living(topic: str, group: str, alive: Iterable[bytes]) -> None:
 
 def _matching(client: redis.Redis, topic: str, group: str | None = None) -> Iterator[bytes]:
     """Yield the keys that belong to a topic, or only those that belong to a group on it."""
-    prefixes = [key.removesuffix(topic) for key in (*topic_keys(topic)[1:], letter_counts(topic))]
+    prefixes = [
+        key.removesuffix(topic) for key in (*topic_keys(topic)[1:], letter_counts(topic), partitions_key(topic))
+    ]
     for key in client.scan_iter(match=f"*{matching(topic)}*", count=1000):
         with suppress(UnicodeDecodeError):
             if _belongs(key.decode(), topic, group, prefixes):
@@ -261,13 +264,15 @@ def _belongs(key: str, topic: str, group: str | None, prefixes: Iterable[str]) -
 
 
 def _is_of(stream: str, topic: str, group: str | None = None) -> bool:
-    """Return whether a stream belongs to a topic, itself included, or to a group on it: dead letters and retries, and theirs."""
+    """Return whether a stream belongs to a topic, or to a group on it: itself, partitions, dead letters and retries, and theirs."""
     last = None
     while stream != topic:
-        derived = derived_from(stream)
-        if derived is None:
+        if derived := derived_from(stream):
+            stream, _, last = derived
+        elif partition := partition_of(stream):
+            stream, _ = partition
+        else:
             return False
-        stream, _, last = derived
     return group is None or group == last
 
 

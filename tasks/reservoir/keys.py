@@ -13,6 +13,7 @@ Scripts get these names as KEYS and build none.
 | sluice:spilled:<topic>            | hash   | retention, Membership                      | 30 days     | its TTL                                       |
 | sluice:tally:<topic>              | string | Reservoir.append                           | 30 days     | its TTL                                       |
 | sluice:letters:<topic>            | hash   | Membership.dead_letter, DeadLetters        | 30 days     | its TTL                                       |
+| sluice:partitions:<topic>         | hash   | `declare`, appends by key                  | none        | drop_topic                                    |
 | sluice:lease:<group>:<consumer>   | string | Membership                                 | lease_ttl   | Membership.release                            |
 | sluice:output:<group>:<topic>:<id>| hash   | results (`into`, `.to_redis`)              | 30 days     | a minute after the acknowledgement of <id>    |
 | sluice:state:<group>              | hash   | StateStore                                 | none        | drop_group, removal, rewind                   |
@@ -38,10 +39,12 @@ any number, is the only such part of its key. So each key can be read in one way
 that start with `sluice:` or end as the streams of dead letters and retries do. Groups of other programs may be named with ':'; nothing
 is stored for them under a key of their own.
 
+Partition n of a topic is the stream `<topic>:{<n>}`, a topic with all the keys of one. They hold its whole name, so those of a
+partition share the hash tag `{<n>}`, and so do partitions n of topics that are joined. One script appends to all partitions of a
+topic, so a partitioned topic needs one Redis; a cluster refuses the script.
+
 Room for what is planned, of which nothing is built yet:
 
-- Partition n of a topic is the stream `<topic>:{<n>}`. All keys of a topic hold its whole name, so those of a partition share the
-  hash tag `{<n>}`, and so do partitions n of topics that are joined: one script acknowledges both in a cluster, too.
 - State and owner epochs of a group are `sluice:state:<group>:<topic>` and `sluice:epoch:<group>:<topic>`, for a partition with its
   name as the topic.
 - Records of appends (`sluice:push:` and so on) belong to no topic. A cluster needs them in its slot: `sluice:push:<uuid>:{<n>}`.
@@ -71,6 +74,7 @@ __all__ = [
     "matching",
     "once_record",
     "open_claims",
+    "partitions_key",
     "poll_keys",
     "push_record",
     "replay_record",
@@ -175,6 +179,11 @@ def matching(text: str) -> str:
 def letter_counts(topic: str) -> str:
     """Return the key with the number and the bytes of each group's dead letters of a topic."""
     return f"sluice:letters:{topic}"
+
+
+def partitions_key(topic: str) -> str:
+    """Return the key of a hash: the number of partitions of a topic, their key and their hash."""
+    return f"sluice:partitions:{topic}"
 
 
 def lease_key(group: str, consumer: str) -> str:

@@ -11,10 +11,11 @@ from tasks.base.plain_text import one_line
 from tasks.errors import SettingsError
 from tasks.reservoir.keys import OWN_PREFIX, derived_from
 
-__all__ = ["check_topic", "is_topic"]
+__all__ = ["check_topic", "is_topic", "partition_of", "partition_topic"]
 
 _MAX_BYTES = 200
-_PARTITION = re.compile(r"(.+):\{([0-9]+)\}")
+_PARTITION = re.compile(r"(.+):\{(0|[1-9][0-9]*)\}", re.DOTALL)
+_RESERVED = re.compile(r"(.+):\{([0-9]+)\}", re.DOTALL)
 _SHOWN = 120  # characters of a refused name
 
 
@@ -40,6 +41,25 @@ def check_topic(name: str, *, derived: bool = False) -> str:
     return name
 
 
+def partition_topic(topic: str, n: int) -> str:
+    """Return the stream of partition `n` of a topic.
+
+    >>> partition_topic("bars", 3)
+    'bars:{3}'
+    """
+    return f"{topic}:{{{n}}}"
+
+
+def partition_of(stream: str) -> tuple[str, int] | None:
+    """Return the topic and the number of a partition; None for any other stream, such as a partition's dead letters.
+
+    >>> partition_of("bars:{3}"), partition_of("bars")
+    (('bars', 3), None)
+    """
+    found = _PARTITION.fullmatch(stream)
+    return (found[1], int(found[2])) if found else None
+
+
 def _fault(name: str) -> str:
     """Return what a name should be and is not; '' if it is a topic's."""
     if not name.isprintable():
@@ -58,7 +78,7 @@ def _reserved(name: str) -> str:
         topic, kind, group = derived
         what = "dead letters" if kind == "dead" else "retries"
         return f"this is where the {what} of group {group!r} on topic {topic!r} are"
-    if partition := _PARTITION.fullmatch(name):
+    if partition := _RESERVED.fullmatch(name):
         return f"this is reserved for partition {partition[2]} of topic {partition[1]!r}"
     return ""
 
@@ -67,5 +87,5 @@ def _owner(name: str) -> str:
     """Return the topic that a stream belongs to: without what groups of Sluice's and partitions add to its name."""
     while derived := derived_from(name):
         name = derived[0]
-    partition = _PARTITION.fullmatch(name)
+    partition = _RESERVED.fullmatch(name)
     return partition[1] if partition else name

@@ -11,7 +11,7 @@ from tasks.checks import is_group
 from tasks.errors import SluiceError, UnreadableTopicError
 from tasks.reservoir.connection import in_words, is_outage
 from tasks.reservoir.groups import group_name
-from tasks.reservoir.keys import TOPIC_KEY_TYPES, dead_topic, retry_topic, topic_keys
+from tasks.reservoir.keys import TOPIC_KEY_TYPES, dead_topic, partitions_key, retry_topic, topic_keys
 from tasks.reservoir.refusals import lacks_right
 
 __all__ = ["named"]
@@ -60,6 +60,7 @@ def _why(client: Any, topic: str, error: redis.ResponseError | ValueError) -> st
 def _keys_of(client: Any, topic: str) -> Iterator[tuple[str, str]]:
     """Yield the keys that Sluice reads for a topic, with their types: its own, and its groups' dead letters and retries."""
     yield from zip(topic_keys(topic), TOPIC_KEY_TYPES, strict=True)
+    yield partitions_key(topic), "hash"
     # Here the topic is a stream or missing: the caller stops at a topic of another type. A missing one has no groups.
     groups = client.xinfo_groups(topic) if client.exists(topic) else []
     for group in filter(is_group, (group_name(each["name"]) for each in groups)):
