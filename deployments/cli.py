@@ -25,9 +25,21 @@ app.add_typer(subcommands.topics)
 app.add_typer(subcommands.groups)
 
 
+def _version(given: bool) -> None:  # noqa: FBT001 - typer calls it
+    if given:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        typer.echo(f"sluice {version('sluice')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help=f"Show the traceback of an error. [{DEBUG}=1]")] = False,  # noqa: FBT002
+    *,
+    version: Annotated[  # noqa: ARG001 - the callback uses it
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
 ) -> None:
     if debug:
         os.environ[DEBUG] = "1"
@@ -38,6 +50,7 @@ def up(
     port: Annotated[
         int, typer.Option(help="Port of the Prefect server, which listens on loopback only.", min=1, max=65535)
     ] = 4200,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the state and the news, and no results.")] = False,  # noqa: FBT002
 ) -> None:
     """Run Redis, Prefect and all inlets and outlets on this machine until Ctrl-C.
 
@@ -47,7 +60,7 @@ def up(
     from deployments.supervisor import become_supervisor  # noqa: PLC0415
     from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
-    become_supervisor(project_dir(), port=port)
+    become_supervisor(project_dir(), port=port, quiet=quiet)
 
 
 @app.command()
@@ -169,6 +182,22 @@ def doctor(
     from tasks.base.project_folder import project_dir  # noqa: PLC0415
 
     raise typer.Exit(0 if run(console(), project_dir(), as_json=as_json) else 1)
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
+    n: Annotated[int, typer.Option("-n", help="Number of lines.", min=1, max=10_000)] = 50,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show new lines, of later runs too, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Print what the last run of a deployment has logged, oldest first, with times in the local zone."""
+    from deployments.commands.logs import logs as show  # noqa: PLC0415
+
+    with suppress(KeyboardInterrupt):
+        show(console(), name, n=n, follow=follow)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from tasks.base.state_folder import state_dir
 __all__ = ["become_supervisor", "main"]
 
 
-def become_supervisor(root: Path, *, port: int) -> NoReturn:
+def become_supervisor(root: Path, *, port: int, quiet: bool = False) -> NoReturn:
     """Replace this process by the command that forks the supervisor and represents it, or runs it where nothing is forked.
 
     raises    SettingsError: another stack runs in the state folder, or the port is taken
@@ -30,6 +30,7 @@ def become_supervisor(root: Path, *, port: int) -> NoReturn:
         if setting.own_server:
             check_port(port)  # `up` checks it again; this answer comes at once
     given = {name: value for name, value in asdict(setting).items() if name != "env"}  # a command line has no secrets
+    given["quiet"] = quiet
     command = ["deployments.processes.run", "deployments.supervisor", json.dumps(given, default=str)]
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", *command], setting.env)  # noqa: S606 - ourselves
@@ -41,8 +42,9 @@ def main() -> int:
     from deployments.stack.up import up  # noqa: PLC0415
 
     given = json.loads(sys.argv[1])
+    quiet = given.pop("quiet")
     folders = {name: Path(given[name]) for name in ("root", "folder")}
-    return up(console(), Setting(**{**given, **folders}, env=dict(os.environ)))
+    return up(console(), Setting(**{**given, **folders}, env=dict(os.environ)), quiet=quiet)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Checks of users' input: names, numbers, durations and positions in a topic."""
 
 import re
+import time
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from numbers import Real
 
 from tasks.base import quantities
-from tasks.base.ids import MAX_NUMBER, id_named
+from tasks.base.ids import MAX_NUMBER, id_named, id_time
 from tasks.errors import SettingsError
 
 __all__ = [
@@ -103,18 +104,31 @@ def _in_seconds(duration: object) -> float:
     raise TypeError
 
 
+_SOON_MS = 300_000  # by which clocks may differ
+# Ids beyond the year 9999 are those of programs that write no times into them.
+_LAST_MS = 253_402_214_399_000
+
+
 def group_start(start_from: str) -> str:
     """Return the entry id after which a new group starts, so that it reads `start_from` and all later entries.
 
     start_from   'beginning', 'new', an ISO 8601 time (UTC without an offset) or an entry id
-    raises       SettingsError: none of these
+    raises       SettingsError: none of these, or a time in the future, until which the group would skip everything
     """
     if start_from == "beginning":
         return "0-0"
     if start_from == "new":
         return "$"
     expected = "'beginning', 'new', an ISO time or an entry id"
-    return _before(*id_named(start_from, name="start_from", expected=expected, sequence=0))
+    ms, sequence = id_named(start_from, name="start_from", expected=expected, sequence=0)
+    if ms - time.time() * 1000 > _SOON_MS and ms < _LAST_MS:
+        now = datetime.now(UTC)
+        msg = (
+            f"start_from: expected a time that has come, got {start_from!r}, which is {id_time(f'{ms}-0'):%Y-%m-%dT%H:%M:%S} UTC; it is "
+            f"{now:%Y-%m-%dT%H:%M:%S} UTC now; a time without a zone is UTC: write it with one (+08:00), or use 'new'"
+        )
+        raise SettingsError(msg)
+    return _before(ms, sequence)
 
 
 def group_end(until: str) -> str:

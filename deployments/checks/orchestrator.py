@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["check_prefect"]
 
 
+def _deploy() -> str:
+    """Return how to bring the deployments of `prefect.yaml` to the server: `make up` is refused while it runs."""
+    deploy = "`prefect deploy --all`"
+    return deploy if Ledger(state_dir()).holder() else f"{deploy}, or `{up_command()}`"
+
+
 def check_prefect(root: Path) -> Iterator[Finding]:
     """Check the server's version, pool, worker, automations, deployments and schedules, and the Secret block with Redis' address."""
     try:
@@ -61,7 +67,11 @@ def _worker(client: "SyncPrefectClient") -> Iterator[Finding]:
 
     from deployments.rollout.runs import workers_online  # noqa: PLC0415
 
-    start = f"`{up_command()}`, or `prefect worker start --pool {POOL} --type process` in the activated environment"
+    start = f"`prefect worker start --pool {POOL} --type process` in the activated environment"
+    if Ledger(state_dir()).holder():
+        start = f"`sluice up` starts one again within seconds; if it does not, see {state_dir() / 'logs'}"
+    else:
+        start = f"`{up_command()}`, or {start}"
     try:
         pool = client.read_work_pool(POOL)
     except ObjectNotFound:
@@ -107,7 +117,7 @@ def _deployments(client: "SyncPrefectClient", root: Path) -> Iterator[Finding]:
     applied = [(each, there[key]) for each in blueprint.deployments if (key := (each.entrypoint, each.name)) in there]
     absent = [_label(each) for each in blueprint.deployments if (each.entrypoint, each.name) not in there]
     other = [_label(declared) for declared, found in applied if _differs(declared, found)]
-    deploy = f"`prefect deploy --all`, or `{up_command()}`"
+    deploy = _deploy()
     if absent:
         yield failure("deployments", f"in prefect.yaml, but not on the server: {', '.join(absent)}", deploy)
     if other:

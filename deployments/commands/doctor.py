@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from deployments.checks.blocks import BlocksCheck
 from deployments.checks.findings import Finding
 from deployments.checks.installation import check_flows, check_install, check_names
 from deployments.checks.orchestrator import check_prefect
@@ -38,7 +39,18 @@ def doctor(console: Console, root: Path, *, as_json: bool = False) -> bool:
 
 
 def _all(root: Path) -> Iterator[Finding]:
-    return chain(check_install(checkout()), check_names(root), check_redis(), check_prefect(root), check_flows(root))
+    blocks = BlocksCheck(root)  # beside the other checks: the import of the flows takes seconds
+    try:
+        yield from chain(
+            check_install(checkout()),
+            check_names(root),
+            check_redis(),
+            check_prefect(root),
+            check_flows(root),
+            blocks.result(),
+        )
+    finally:
+        blocks.close()
 
 
 def _drawn(finding: Finding) -> Text:

@@ -41,6 +41,11 @@ def peek(
     entries = reservoir.peek(topic, n, decoding=decoding)
     for entry in entries:
         _print(console, topic, entry, as_json=as_json)
+    if entries and not as_json:
+        held = reservoir.client.xlen(topic)
+        print_aside(
+            f"{len(entries):,} of {max(held, len(entries)):,} entries of {topic}{', and what follows' if follow else ''}"
+        )
     if follow:
         if not entries:
             print_aside(

@@ -20,6 +20,7 @@ from deployments.servers.prefect_server import find_server, said_by
 from deployments.show.as_json import line
 from deployments.show.state import state_table
 from deployments.show.tables import levels_table, printable, runs_table
+from deployments.show.times import clock
 from tasks.base.project_folder import up_command
 from tasks.base.state_folder import state_dir
 from tasks.errors import SluiceError, UnavailableError
@@ -147,8 +148,7 @@ def _drawn(found: Status, width: int, *, is_watched: bool = False) -> Renderable
     prefect, reservoir = found.prefect, found.redis
     parts: list[RenderableType] = []
     if is_watched:
-        now = f"{datetime.now():%H:%M:%S}"  # noqa: DTZ005 - local time
-        parts.append(Text(f"{now}, every {_EVERY:.0f} s; Ctrl-C ends this", style="dim"))
+        parts.append(Text(f"{clock(datetime.now(UTC))}, every {_EVERY:.0f} s; Ctrl-C ends this", style="dim"))
     up = f"running (process {found.holder})" if found.holder else "not running here"
     parts += [_line("sluice up", up), _line("Prefect", prefect.error or prefect.url.removesuffix("/api"))]
     if not prefect.error and not prefect.workers:

@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.show.as_json import with_index
+from deployments.show.times import clock
 from tasks.base.ids import id_time
 from tasks.base.plain_text import printable
+from tasks.base.quantities import in_time
 from tasks.errors import SluiceError
 from tasks.group.dead_letters import Letter
 from tasks.report.levels import short_bytes
@@ -27,13 +29,26 @@ __all__ = ["ago", "entry_table", "groups_table", "letters_table", "levels_table"
 _ROWS = 10
 _SEPARATOR = 3  # characters between two columns
 _WIDTH = 60  # characters of one value
-_LEVELS = ("topic", "entries", "bytes", "rate", "newest", "group", "consumers", "pending", "lag", "dead", "spilled")
+_LEVELS = (
+    "topic",
+    "entries",
+    "bytes",
+    "rate",
+    "newest",
+    "group",
+    "consumers",
+    "pending",
+    "lag",
+    "behind",
+    "dead",
+    "spilled",
+)
 _NUMBERS = frozenset({*_LEVELS, "retries"}) - {"topic", "newest", "group"}
 _TOPICS = ("topic", "entries", "bytes", "rate", "newest", "keep", "groups", "dead")
 _GROUPS = ("topic", "group", "position", "consumers", "pending", "lag", "dead", "retries", "spilled")
 _LETTERS = ("letter", "failed", "entry", "node", "exception", "deliveries", "replays")
 # The least important columns first.
-_EXPENDABLE_OF_LEVELS = ("consumers", "bytes", "rate", "newest", "entries", "spilled", "pending")
+_EXPENDABLE_OF_LEVELS = ("consumers", "bytes", "rate", "newest", "entries", "spilled", "pending", "behind")
 _EXPENDABLE_OF_TOPICS = ("bytes", "rate", "newest", "keep")
 _EXPENDABLE_OF_GROUPS = ("consumers", "spilled", "retries", "position", "pending")
 _EXPENDABLE_OF_LETTERS = ("deliveries", "replays", "entry", "failed")
@@ -46,7 +61,7 @@ def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> G
     if not isinstance(entry, Entry):
         return Group(Text(printable(f"{topic}: {entry}"), style="red"))
     # Not the table's own title and caption, which would be folded to the width of a narrow frame.
-    title = f"{topic}  {entry.time.astimezone():%H:%M:%S}  ({entry.id})"
+    title = f"{topic}  {clock(entry.time)}  ({entry.id})"
     frames = [(name, value) for name, value in entry.items() if isinstance(value, pd.DataFrame)]
     if frames:
         name, frame = frames[0]
@@ -125,6 +140,7 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
             "consumers": str(group.consumers),
             "pending": str(group.pending),
             "lag": "?" if group.lag is None else str(group.lag),
+            "behind": in_time(group.behind) if group.behind else "-",
             "dead": str(group.dead) + (f" (+{group.dead_dropped} dropped)" if group.dead_dropped else ""),
             "spilled": str(group.spilled),
         }

@@ -20,9 +20,10 @@ from deployments.servers.prefect_server import (
 )
 from deployments.servers.redis_binary import REDIS_SERVER
 from deployments.servers.redis_server import RedisServer
+from deployments.stack.restarts import Restarts
 from deployments.stack.setting import Setting
 from tasks.base.state_folder import make_private
-from tasks.errors import SettingsError, UnavailableError
+from tasks.errors import SettingsError, SluiceError, UnavailableError
 from tasks.reservoir.connection import connect
 from tasks.settings import REDIS_URL, local_socket, without_password
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Stack"]
 
 _PATIENCE_WITH_A_BUSY_SERVER = 180.0  # seconds without a write
-_TOO_OFTEN = (3, 60.0)  # deaths of one child within seconds after which it is not restarted again
 
 
 class Stack:
@@ -57,7 +57,7 @@ class Stack:
         self._logs = self.folder / "logs"
         self._paused = self.folder / "pool-paused"  # exists if the last stop paused the pool
         self._unswept = 0
-        self._deaths: dict[str, list[float]] = {}
+        self._restarts = Restarts()
         self.own_server = setting.own_server
         self.own_redis = setting.own_redis
         self.env = setting.env
@@ -176,10 +176,7 @@ class Stack:
         return not left
 
     def tend(self) -> list[str]:
-        """Restart the children that have died since the last call, and return their names.
-
-        raises    UnavailableError: a child dies repeatedly; quotes its log
-        """
+        """Restart the children that have ended, and return the names of those that were started; print why and when."""
         died = []
         if self.server and self.server.running and self._probe and self._is_blocked(self._probe):
             self.say(f"no write has got through to the {self.server.name} for {self._probe.silent:.0f} s; stopping it")
@@ -191,11 +188,21 @@ class Stack:
         ):
             if child is None or child.running:
                 continue
-            self._count(child)
-            self.say(f"{child.name} ended (exit code {child.exit_code}); starting it again")
+            if self._restarts.is_new(child.name):
+                wait = self._restarts.ended(child.name)
+                how = f" in {wait:.0f} s; the last lines of {child.log}:\n{last_lines(child.log, 5)}" if wait else ""
+                self.say(f"{child.name} ended (exit code {child.exit_code}); starting it again{how}")
+            if not self._restarts.take(child.name):
+                continue
             child.kill()  # the rest of its process group
-            restart()
-            died.append(child.name)
+            try:
+                restart()
+            except (SluiceError, OSError) as error:
+                self.say(
+                    f"{child.name} did not start ({error}); starting it again in {self._restarts.ended(child.name):.0f} s"
+                )
+            else:
+                died.append(child.name)
         if died:
             self._record()
         return died
@@ -299,14 +306,6 @@ class Stack:
         if self.worker:
             self._ledger.end_flows(grace=10)  # without their worker, nothing could cancel them
             self.worker.start()
-
-    def _count(self, child: Child) -> None:
-        often, within = _TOO_OFTEN
-        deaths = self._deaths.setdefault(child.name, [])
-        deaths.append(time.monotonic())
-        if len(deaths) >= often and deaths[-1] - deaths[-often] < within:
-            msg = f"{child.name} ended {often} times within {within:.0f} s; the last lines of {child.log}:\n{last_lines(child.log, 5)}"
-            raise UnavailableError(msg)
 
     def _record(self) -> None:
         self._ledger.record(self.api_url, self._pids, has_login=self.own_server)

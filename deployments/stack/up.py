@@ -5,8 +5,8 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.text import Text
@@ -19,6 +19,7 @@ from deployments.stack.guardian import Guardian
 from deployments.stack.interrupts import Interrupts
 from deployments.stack.setting import Setting
 from deployments.stack.stack import Stack
+from tasks.base.plain_text import error_line
 from tasks.errors import SettingsError
 from tasks.reservoir.connection import connect
 from tasks.settings import REDIS_URL, metrics_port, without_password
@@ -35,12 +36,13 @@ _GRACE = 8.0
 _GRACE_ALONE = 5.0  # without the server, because finished runs would wait for it
 
 
-def up(console: Console, setting: Setting) -> int:
+def up(console: Console, setting: Setting, *, quiet: bool = False) -> int:
     """Start the servers that are not configured, deploy `prefect.yaml`, run all outlets, and follow results until Ctrl-C.
 
     Then cancel the runs, wait until they have finished the entries in flight, and stop everything that was started here.
     A second Ctrl-C stops at once.
 
+    quiet     show no results
     returns   the exit code: 0, or 130 after a second Ctrl-C
     raises    SluiceError: something did not start; everything that was started has been stopped
     """
@@ -60,7 +62,7 @@ def up(console: Console, setting: Setting) -> int:
     with ledger.held(), Guardian(ledger.folder, os.getpid(), cwd=setting.root), Interrupts() as interrupts:
         stack = Stack(setting, ledger, say=say)
         try:
-            _run(stack, console, say)
+            _run(stack, console, say, quiet=quiet)
         except KeyboardInterrupt:
             pass
         finally:
@@ -73,16 +75,13 @@ def up(console: Console, setting: Setting) -> int:
     return 130 if interrupts.impatient() else 0
 
 
-def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
+def _run(stack: Stack, console: Console, say: Callable[[str], None], *, quiet: bool) -> None:
     began = time.monotonic()
     say(f"starting {stack.missing} ...")
     stack.start()
 
     # Prefect reads its settings when it is imported: start() has put them into the environment.
-    from httpx import HTTPError  # noqa: PLC0415
     from prefect.client.orchestration import get_client  # noqa: PLC0415
-    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
-    from redis.exceptions import RedisError  # noqa: PLC0415
 
     from deployments.rollout import runs  # noqa: PLC0415
     from deployments.rollout.deployed import of_blueprint, result_topics  # noqa: PLC0415
@@ -101,7 +100,8 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
     exporter = _exporter(stack, say)
     if exporter:
         ending.enter_context(exporter)
-    _welcome(stack, console, time.monotonic() - began, metrics=exporter.url if exporter else "off")
+    addresses = _addresses(stack, metrics=exporter.url if exporter else "off")
+    _welcome(stack, console, time.monotonic() - began, addresses)
     reservoir = Reservoir.from_url(stack.env[REDIS_URL])
     poll = SharedPoll(reservoir.client, name="sluice up")
     sweep_at = math.inf
@@ -110,24 +110,64 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None]) -> None:
         # Prefect's own retries would delay the restart of a dead server by a minute.
         impatient_client() as client,
         PollTurn(poll, logger, client) as turn,  # each run takes turns; here also while none runs
-        Follower(console, client, reservoir, topics=topics, outlets={each.id for each in outlets}) as follower,
+        Follower(
+            console,
+            client,
+            reservoir,
+            topics=topics,
+            addresses=addresses,
+            quiet=quiet,
+            outlets={each.id for each in outlets},
+        ) as follower,
     ):
+        attempt = _Attempts(say)
+
+        def start_waiting() -> None:
+            nonlocal waiting, sweep_at
+            if time.monotonic() >= sweep_at:
+                is_clean = stack.sweep(client, orphans=False)
+                waiting = runs.to_start(client, stack.blueprint)
+                sweep_at = math.inf if is_clean else time.monotonic() + _SWEEP_AGAIN
+            if waiting:  # one a second: each start takes 3 s of CPU, and the first should be ready first
+                runs.start_first(client, waiting)
+
         while True:
-            if stack.worker and stack.worker.name in stack.tend():
-                sweep_at = 0.0
-            # A server does not answer: tend() restarts our own, others come back. Or an object was deleted in between.
-            with suppress(HTTPError, ObjectNotFound):
-                if time.monotonic() >= sweep_at:
-                    is_clean = stack.sweep(client, orphans=False)
-                    waiting = runs.to_start(client, stack.blueprint)
-                    sweep_at = math.inf if is_clean else time.monotonic() + _SWEEP_AGAIN
-                if waiting:  # one a second: each start takes 3 s of CPU, and the first should be ready first
-                    runs.start_first(client, waiting)
-            with suppress(HTTPError, RedisError, ObjectNotFound):
+            with attempt("looking after the servers"):
+                if stack.worker and stack.worker.name in stack.tend():
+                    sweep_at = 0.0
+            with attempt("starting runs"):
+                start_waiting()
+            with attempt("showing changes and results"):
                 follower.step()
-            with suppress(RedisError):
+            with attempt("looking for inlets without a run"):
                 turn.step()
             time.sleep(1)
+
+
+class _Attempts:
+    """Parts of the loop, of which none may end `sluice up`: each is tried again a second later."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._failing: set[str] = set()
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Run one part; print its first failure in a row, except that of a server that does not answer."""
+        from httpx import HTTPError  # noqa: PLC0415 - with Prefect, see _run
+        from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
+        from redis.exceptions import RedisError  # noqa: PLC0415
+
+        try:
+            yield
+        except (HTTPError, RedisError, ObjectNotFound):
+            pass  # tend() restarts our own servers, others come back; or an object was deleted in between
+        except Exception as error:  # noqa: BLE001 - such as a module that was edited while this runs
+            if what not in self._failing:
+                self._say(f"{what} failed ({error_line(error)}); everything else goes on, and it is tried again")
+            self._failing.add(what)
+        else:
+            self._failing.discard(what)
 
 
 def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> None:
@@ -166,15 +206,24 @@ def _exporter(stack: Stack, say: Callable[[str], None]) -> Exporter | None:
         return None
 
 
-def _welcome(stack: Stack, console: Console, seconds: float, *, metrics: str) -> None:
-    url = without_password(stack.api_url).removesuffix("/api")
-    console.print(Text.assemble((f"{len(stack.blueprint.deployments)} deployments", "bold"), f" after {seconds:.0f} s"))
-    console.print(f"  Prefect UI  {url}", highlight=False)
-    console.print(f"  Redis       {without_password(stack.env[REDIS_URL])}", highlight=False, soft_wrap=True)
-    console.print(f"  metrics     {metrics}", highlight=False, soft_wrap=True)
-    console.print(f"  logs        {stack.folder / 'logs'}", highlight=False, soft_wrap=True)
+def _addresses(stack: Stack, *, metrics: str) -> list[str]:
+    """Return the lines that say where everything is."""
+    lines = [
+        f"  Prefect UI  {without_password(stack.api_url).removesuffix('/api')}",
+        f"  Redis       {without_password(stack.env[REDIS_URL])}",
+        f"  metrics     {metrics}",
+        f"  logs        {stack.folder / 'logs'}",
+    ]
     if stack.own_server:
-        console.print(f"  login       with what is in {secret_file(stack.folder)}", highlight=False, soft_wrap=True)
+        lines.append(f"  login       with what is in {secret_file(stack.folder)}")
+    return lines
+
+
+def _welcome(stack: Stack, console: Console, seconds: float, addresses: list[str]) -> None:
+    console.print(Text.assemble((f"{len(stack.blueprint.deployments)} deployments", "bold"), f" after {seconds:.0f} s"))
+    if not console.is_terminal:  # there they stay in view
+        for line in addresses:
+            console.print(line, highlight=False, soft_wrap=True)
     if stack.own_server and not stack.is_offered:
         named = shlex.quote(str(secret_file(stack.folder)))
         setting = f'export PREFECT_API_URL={stack.api_url} PREFECT_API_AUTH_STRING="$(cat {named})"'

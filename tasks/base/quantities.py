@@ -29,7 +29,7 @@ needs a space behind it: `4000, 1h`.
 import re
 from decimal import Decimal
 
-__all__ = ["duration", "size"]
+__all__ = ["duration", "in_time", "size"]
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _PART = re.compile(rf"({_NUMBER})[ ]?([A-Za-z]+)")
@@ -95,6 +95,20 @@ def size(text: str) -> int | None:
     """
     found = _SIZE.fullmatch(text)
     return int(Decimal(found[1]) * _BYTES[found[2].upper()]) if found else None
+
+
+def in_time(seconds: float) -> str:
+    """Return a duration as text, in the largest unit of which it has at least two.
+
+    >>> in_time(86.4), in_time(7_300), in_time(0.24)
+    ('86 s', '2 h', '0.2 s')
+    """
+    if seconds < 10:  # noqa: PLR2004 - a tenth matters
+        return f"{seconds:.1f} s"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _unit(name: str) -> str:

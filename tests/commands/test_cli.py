@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -26,6 +27,11 @@ def test_help_names_the_commands_and_needs_no_prefect(tmp_path: Path) -> None:
     assert all(name in result.stdout for name in ("up", "status", "peek", "dead", "doctor", "restart", "stop"))
     loaded = "import deployments.cli, sys; sys.exit(bool({'prefect', 'pandas', 'redis'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
+
+
+def test_version_is_that_of_the_package_and_needs_no_redis(tmp_path: Path) -> None:
+    result = sluice("--version", state=tmp_path)
+    assert (result.returncode, result.stdout) == (0, f"sluice {version('sluice')}\n")
 
 
 def test_a_missing_redis_is_reported_in_one_sentence_with_a_cure(refusal: Callable[..., str]) -> None:

@@ -39,6 +39,7 @@ def test_peek_shows_the_newest_entries_and_status_the_topics(
     url = {"SLUICE_REDIS_URL": redis_server.url}
     shown = in_process("peek", "signals", "-n", "2", **url).stdout
     assert shown.index("150002") < shown.index("n ")
+    assert in_process("peek", "signals", **url).stderr == "1 of 2 entries of signals\n"
     assert "7" in shown
     assert f"{datetime.fromtimestamp(1_700_000_000):%H:%M:%S}" in shown
     assert "2023-11-14T22:13:20" in in_process("peek", "signals", "--json", **url).stdout

@@ -152,7 +152,7 @@ def test_what_is_no_start_is_refused(start_from: str) -> None:
 
 
 def test_a_date_without_dashes_is_a_date() -> None:
-    assert group_start("20261126") == group_start("2026-11-26")
+    assert group_start("20251126") == group_start("2025-11-26")
     assert group_end("20261126") == group_end("2026-11-26")
 
 
@@ -260,3 +260,13 @@ def test_a_group_stays_for_a_consumer_that_has_read_nothing(client: redis.Redis)
 def test_dropping_a_group_wants_a_bound() -> None:
     with pytest.raises(SettingsError, match="drop_group: expected `until`"):
         outlet(topics="topic", group="group", drop_group=True)(lambda source: None)
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S+00:00", "%Y-%m-%dT%H:%M:%S"])
+def test_a_start_in_the_future_is_refused_and_one_by_a_slow_clock_is_not(form: str) -> None:
+    now = datetime.now(UTC)
+    with pytest.raises(
+        SettingsError, match=r"expected a time that has come, got .* UTC now; a time without a zone is UTC"
+    ):
+        group_start(f"{now + timedelta(hours=1):{form}}")
+    assert group_start(f"{now + timedelta(seconds=60):{form}}") > group_start(f"{now - timedelta(hours=1):{form}}")

@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed, Failed, Pending, Running
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from deployments.rollout import apply as rollout
 from deployments.rollout import deployed, ending, runs
@@ -31,6 +31,7 @@ from deployments.stack.follow import Follower
 from flows.runtime import prefect_api
 from tasks import Reservoir, UnavailableError
 from tests.support.ports import refusing_port
+from tests.support.streams import push_all
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -76,9 +77,38 @@ def test_the_follower_prints_every_state_change_of_outlets_across_pages(
         client.set_flow_run_state(others[0], Crashed(message="gone"), force=True)
         follower.step()
         follower.step()
-    lines = [line.partition(" ")[2] for line in output.getvalue().splitlines()]
+    lines = [line.split(" ", 2)[2] for line in output.getvalue().splitlines()]  # behind the time and its zone
     assert lines[0] == "followed Running"
     assert sorted(lines[1:]) == ["followed Crashed gone", "followed Failed no  [2Jluck"]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_follower_keeps_addresses_and_state_in_view_above_results(
+    client: SyncPrefectClient, fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, *, quiet: bool
+) -> None:
+    monkeypatch.setattr(follow, "_POLL_SECONDS", 0.0)
+    push_all(fake_redis, "topic", range(3))
+    outlet = deployment(client, "outlet")
+    first, _ = run(client, outlet), run(client, outlet)
+    console = Console(file=io.StringIO(), width=60, height=24, force_terminal=True, color_system=None)
+    with Follower(
+        console, client, Reservoir(fake_redis), topics=["topic"], addresses=["here"], quiet=quiet, outlets={outlet}
+    ) as follower:
+        follower.step()
+        assert follower._live
+        shown = render(follower._live.get_renderable(), console)
+        assert shown[:2] == ["here", "2 runs; Ctrl-C stops everything that was started here"]
+        assert any("results" in line for line in shown) is not quiet
+        client.set_flow_run_state(first, Failed(), force=True)
+        follower.step()
+        shown = render(follower._live.get_renderable(), console)
+        assert shown[1].startswith("1 run, 1 failed or crashed since the start; ")
+
+
+def render(shown: RenderableType | None, console: Console) -> list[str]:
+    assert shown is not None
+    lines = console.render_lines(shown, pad=False)
+    return ["".join(segment.text for segment in line).rstrip() for line in lines]
 
 
 def test_start_first_retries_after_an_error_and_skips_a_deleted_deployment(
