@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import redis
 from prefect import Flow, State, get_run_logger
@@ -19,13 +18,12 @@ from flows.runtime.comeback import wait_before_beginning
 from flows.runtime.declared_keeps import declare_keep
 from flows.runtime.decorators import decorator_of, overridden
 from flows.runtime.inlet_options import InletOptions
+from flows.runtime.inlet_report import InletReport
 from flows.runtime.inlet_watch import InletWatch
 from flows.runtime.parameters import flow_of
 from flows.runtime.patience import Patience
-from flows.runtime.prefect_api import artifact_key, publish
 from flows.runtime.stopping import stop_on_signals
 from tasks.base.logs import get_logger
-from tasks.base.plain_text import in_markdown
 from tasks.codec.values import Compression
 from tasks.errors import SettingsError, UnavailableError
 from tasks.pump.neighbours import Neighbours
@@ -38,8 +36,6 @@ from tasks.reservoir.keys import inlet_of
 from tasks.reservoir.retention import Retention
 
 __all__ = ["inlet"]
-
-_REPORT_SECONDS = 290.0  # between two reports of a run; the first one comes after a minute
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -75,7 +71,15 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
     name, topic, every, window = pump.__name__, options.topic, options.every_seconds, options.window_seconds
     patience = Patience(time.monotonic() + (window if every else 0), log)
     reservoir, scheduled = _reservoir(options.compression, patience), _scheduled_start()
-    beat = Beat(reservoir, topic, name, every=every or window, parameters=own, keep=options.kept)
+    beat = Beat(
+        reservoir,
+        topic,
+        name,
+        every=every or window,
+        parameters=own,
+        keep=options.kept,
+        fresh_within=options.fresh_seconds,
+    )
     retention, inlet_id = Retention(reservoir.client), inlet_of(beat.key)
     retention.declare(topic, options.kept, inlet=inlet_id)
     if not every:
@@ -106,7 +110,7 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
             goes_on=watch.goes_on,
             log=log,
         )
-        report = _Report(pumping, name=name, topic=topic)
+        report = InletReport(pumping, beat, name=name, log=log)
         neighbours = Neighbours(reservoir.client, beat, parameters=own, run=_run_name())
 
         def look_around() -> None:
@@ -115,7 +119,7 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
                 log.warning("%s", sentence)
 
         def every_minute() -> None:
-            report.publish_if_due()
+            report.every_minute()
             with suppress(SettingsError):  # the topic's other inlet is refused when its run begins
                 retention.declare(topic, options.kept, inlet=inlet_id)
             look_around()
@@ -129,33 +133,13 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
             summary = pumping.summary
             _log_summary(log, name, topic, summary)
             report.publish()
+            if watch.why is not None:
+                with suppress(redis.RedisError):
+                    beat.retire()
             reservoir.client.close()
     if stop.is_signalled and watch.why is None:
         return Cancelled(message=f"Stopped in good order. {summary}")
     return watch.state(str(summary)) or str(summary)
-
-
-class _Report:
-    """The artifact of an inlet's run: the counts of its ticks so far."""
-
-    def __init__(self, pumping: PumpRun, *, name: str, topic: str) -> None:
-        self._pumping = pumping
-        self._name, self._topic = name, topic
-        self._artifact: UUID | None = None
-        self._next = 0.0
-
-    def publish_if_due(self) -> None:
-        if time.monotonic() >= self._next:
-            self.publish()
-
-    def publish(self) -> None:
-        self._next = time.monotonic() + _REPORT_SECONDS
-        self._artifact = publish(
-            self._pumping.summary.markdown(),
-            key=artifact_key("inlet", self._name, self._topic),
-            description=f"Ticks of {in_markdown(self._name)} -> {in_markdown(self._topic)}",
-            replaces=self._artifact,
-        )
 
 
 def _log_summary(log: Log, name: str, topic: str, summary: Summary) -> None:

@@ -4,16 +4,19 @@ import redis
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from flows.alerts import emit_events
+from flows.runtime.alarm_events import emit_alarms
 from flows.runtime.sentences import log_errors_in_one_sentence
 from tasks.base.plain_text import in_markdown
 from tasks.checks import seconds
 from tasks.errors import UnreadableTopicError
 from tasks.group import rewind as rewinding
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
+from tasks.pump.alarms import alarms_of_inlets
+from tasks.pump.counts import beats, counts_of, redis_ms
 from tasks.report.levels import markdown
 from tasks.report.pipeline import letters_table
 from tasks.reservoir import Reservoir, history
+from tasks.reservoir.alarms import Limits, alarms_of
 from tasks.reservoir.connection import in_words, is_outage
 from tasks.reservoir.keys import LEVELS, derived_from
 from tasks.reservoir.levels import TopicLevel
@@ -27,30 +30,42 @@ _SHOWN_SAMPLES = 288
 
 
 @flow(persist_result=False)
-def levels(max_lag: int = 1_000) -> str:
+def levels(max_lag: int = 1_000, max_behind: str = "5min") -> str:
     """Report the size of every topic and the lag of its groups, now and over time, as an artifact.
 
-    Emits `sluice.topic.lagging` for each group that lags by more than the limit, `sluice.entry.dead` for new dead letters and
-    `sluice.reservoir.spilled` for unread entries that were dropped since the last run.
+    Logs a warning and emits an event for each alarm. `sluice.topic.lagging`: a group is behind by more than the limits, or by half
+    of what its topic keeps. `sluice.entry.dead` and `sluice.reservoir.spilled`: since the last run, entries became dead letters
+    or were dropped unread. `sluice.inlet.failing`: no tick of an inlet has worked for a minute. `sluice.topic.silent`: an inlet has
+    pushed nothing within its `fresh_within`.
 
     Args:
-        max_lag: Number of entries that a group may be behind before an event is emitted.
+        max_lag: Number of unread entries from which a group raises an alarm.
+        max_behind: Age of a group's oldest unread entry from which it raises an alarm.
     """
     log_errors_in_one_sentence()
+    limits = Limits(max_lag, seconds(max_behind, name="max_behind"))
     reservoir = Reservoir.from_url()
     found = reservoir.levels()
     unreadable = [level.unreadable for level in found if level.unreadable]
     for why in unreadable:
         get_run_logger().warning("%s", why)
     samples = _sampled(found, history.History(reservoir.client))
-    emit_events(found, samples[-2] if len(samples) > 1 else None, max_lag=max_lag)
+    before = samples[-2] if len(samples) > 1 else None
+    alarms = [
+        *alarms_of(found, before, limits=limits),
+        *alarms_of_inlets(counts_of(reservoir.client, beats(reservoir.client)), redis_ms(reservoir.client)),
+    ]
+    for alarm in alarms:
+        get_run_logger().warning("%s; %s", alarm.message, alarm.remedy)
+    emit_alarms(alarms)
     create_markdown_artifact(
-        markdown(found, samples),
+        markdown(found, samples, alarms),
         key="sluice-levels",
         description="Levels of the reservoir's topics and lag of their groups",
     )
     groups = sum(len(level.groups) for level in found)
-    return f"{len(found)} topics, {groups} groups" + (f"; {len(unreadable)} unreadable" if unreadable else "")
+    wrong = f"; {len(alarms)} alarm{'s' * (len(alarms) != 1)}" if alarms else ""
+    return f"{len(found)} topics, {groups} groups{wrong}" + (f"; {len(unreadable)} unreadable" if unreadable else "")
 
 
 def _sampled(levels: list[TopicLevel], samples: history.History) -> list[history.Sample]:

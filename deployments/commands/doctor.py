@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from deployments.checks.alarms import check_alarms
 from deployments.checks.blocks import BlocksCheck
 from deployments.checks.findings import Finding
 from deployments.checks.installation import check_flows, check_install, check_names
@@ -45,6 +46,7 @@ def _all(root: Path) -> Iterator[Finding]:
             check_install(checkout()),
             check_names(root),
             check_redis(),
+            check_alarms(),
             check_prefect(root),
             check_flows(root),
             blocks.result(),

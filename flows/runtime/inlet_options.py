@@ -39,6 +39,8 @@ class InletOptions:
             fails at once.
         max_waiting: Limits on what waits in memory during a Redis outage - entries and size, such as 1000 or 1000, 10MB.
             Beyond them, ticks are missed.
+        fresh_within: Maximum age of the inlet's newest entry, such as 1min, beyond which an alarm is raised. If empty, there is no
+            such alarm.
     """
 
     topic: str
@@ -52,11 +54,13 @@ class InletOptions:
     max_failures: int = 10
     when_failing: WhenFailing = "retry"
     max_waiting: int | str = DEFAULT_BACKLOG
+    fresh_within: str | None = None
 
     # Parsed from the options above.
     every_seconds: float | None = field(init=False, repr=False, compare=False)
     timeout_seconds: float | None = field(init=False, repr=False, compare=False)
     window_seconds: float = field(init=False, repr=False, compare=False)
+    fresh_seconds: float | None = field(init=False, repr=False, compare=False)
     kept: Keep = field(init=False, repr=False, compare=False)
     backlog: BacklogLimits = field(init=False, repr=False, compare=False)
 
@@ -68,6 +72,7 @@ class InletOptions:
             "backlog": BacklogLimits.of(self.max_waiting),
             "window_seconds": seconds(self.window, name="window"),
             "timeout_seconds": seconds(self.timeout, name="timeout") if self.timeout else None,
+            "fresh_seconds": seconds(self.fresh_within, name="fresh_within") if self.fresh_within else None,
             "every_seconds": None if self.every in (None, "") else seconds(self.every, name="every"),
         }
         for name, value in parsed.items():

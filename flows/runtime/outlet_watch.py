@@ -16,6 +16,8 @@ from httpx import HTTPError, HTTPStatusError
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import FlowRunContext
 
+from flows.runtime.group_lag import GroupLag
+from flows.runtime.outlet_alarms import OutletAlarms
 from flows.runtime.outlet_log import OutletLog
 from flows.runtime.outlet_report import OutletReport
 from flows.runtime.own_state import OwnState
@@ -63,7 +65,9 @@ class OutletWatch:
         self._own_state = OwnState(name, run, stop, log)
         self._stalls = StallDetector(self._outlet, run, after=stall_after, log=log)
         self._lines = OutletLog(self._outlet, log)
-        self._report = OutletReport(self._outlet, run, self._stalls)
+        self._lag = GroupLag(topics, group)
+        self._alarms = OutletAlarms(self._outlet, self._lag, log)
+        self._report = OutletReport(self._outlet, run, self._stalls, self._lag, self._alarms)
         self._failing: set[str] = set()
         self._closing = threading.Event()
         # With the context of the calling thread: Prefect's settings, the flow run.
@@ -99,7 +103,7 @@ class OutletWatch:
         with contextlib.ExitStack() as stack:
             client = stack.enter_context(impatient_client()) if self._has_run else None
             stack.enter_context(self._own_state)
-            stack.callback(self._report.close)
+            stack.callback(self._lag.close)
             stack.callback(self._results.close)
             while not self._closing.wait(_LOOK_SECONDS):
                 self._look(client, is_last=False)
@@ -107,6 +111,7 @@ class OutletWatch:
 
     def _look(self, client: SyncPrefectClient | None, *, is_last: bool) -> None:
         self._attempt("watch for stalls", self._stalls.check)
+        self._attempt("look for alarms", self._alarms.check)
         self._attempt("line in the log", lambda: self._lines.write(is_last=is_last))
         if self._outlet.followed and not is_last:
             self._attempt("declaration of its results' limits", self._results.renew)

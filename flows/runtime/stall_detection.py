@@ -5,8 +5,7 @@ import time
 from typing import Any
 from uuid import UUID
 
-from prefect.events import emit_event
-
+from flows.runtime.alarm_events import emit_alarm
 from flows.runtime.watched_outlet import WatchedOutlet
 from tasks.nodes.source_run import SourceRun
 
@@ -57,12 +56,16 @@ class StallDetector:
     def _emit(self, work: SourceRun) -> None:
         if self._run is None:
             return
-        name = self._outlet.name
-        emit_event(
+        name, nodes = self._outlet.name, ", ".join(self.stalled)
+        emit_alarm(
             "sluice.outlet.stalled",
-            resource={"prefect.resource.id": f"sluice.outlet.{name}", "prefect.resource.name": name},
-            related=[
-                {"prefect.resource.id": f"prefect.flow-run.{self._run}", "prefect.resource.role": "flow-run"},
-            ],
-            payload={"entries": work.in_flight, "nodes": self.stalled},
+            "outlet",
+            name,
+            related=[{"prefect.resource.id": f"prefect.flow-run.{self._run}", "prefect.resource.role": "flow-run"}],
+            payload={
+                "message": f"outlet {name!r} makes no progress on {work.in_flight:,} entries; its pipeline is at {nodes}",
+                "remedy": f"see why {nodes} takes so long, or cancel the run and start it again",
+                "entries": work.in_flight,
+                "nodes": self.stalled,
+            },
         )

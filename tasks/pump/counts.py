@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -10,23 +10,29 @@ import redis
 from tasks.reservoir.keys import beat_key, inlet_of
 from tasks.reservoir.topic_names import is_topic
 
-__all__ = ["InletCounts", "beats", "counts_of"]
+__all__ = ["InletCounts", "beats", "counts_of", "redis_ms"]
 
-_COUNT = b"count:"
+_COUNT, _LATEST = b"count:", b"latest:"
 
 
 @dataclass(frozen=True, slots=True)
 class InletCounts:
     """The counts of an inlet with one set of parameters, since its beat began: `Summary.totals`, by name.
 
-    inlet     its name
-    digest    of its parameters
+    inlet         its name
+    digest        of its parameters
+    latest        the time of each count's last increase, in ms by the clock of Redis
+    fresh_within  seconds within which it has to push something newer; 0 if it may be silent
+    fresh_since   the time since when this holds, as in `latest`
     """
 
     inlet: str
     digest: str
     topic: str
     totals: dict[str, int]
+    latest: dict[str, int] = field(default_factory=dict)
+    fresh_within: float = 0.0
+    fresh_since: int = 0
 
 
 def beats(client: redis.Redis) -> list[str]:
@@ -51,11 +57,27 @@ def counts_of(client: redis.Redis, keys: Iterable[str]) -> list[InletCounts]:
             raise fields
         inlet, _, digest = inlet_of(key).partition(":")
         topic = fields.get(b"topic", b"").decode(errors="replace")
-        totals = {}
         with suppress(ValueError):
-            totals = {
-                name.removeprefix(_COUNT).decode(): int(n) for name, n in fields.items() if name.startswith(_COUNT)
-            }
-        if totals and is_topic(topic):
-            found.append(InletCounts(inlet, digest, topic, totals))
+            counts = InletCounts(
+                inlet,
+                digest,
+                topic,
+                totals=_numbers(fields, _COUNT),
+                latest=_numbers(fields, _LATEST),
+                fresh_within=float(fields.get(b"fresh_within", 0)),
+                fresh_since=int(fields.get(b"fresh_since", 0)),
+            )
+            if (counts.totals or counts.fresh_within) and is_topic(topic):
+                found.append(counts)
     return found
+
+
+def redis_ms(client: redis.Redis) -> int:
+    """Return the time by the clock of Redis, in ms."""
+    answer: Any = client.time()
+    seconds, microseconds = answer
+    return seconds * 1000 + microseconds // 1000
+
+
+def _numbers(fields: dict[bytes, bytes], prefix: bytes) -> dict[str, int]:
+    return {name.removeprefix(prefix).decode(): int(n) for name, n in fields.items() if name.startswith(prefix)}

@@ -116,6 +116,7 @@ class Beat:
     parameters   the pump's arguments: two different sets are two beats. Raises SettingsError for objects that only their
                  address distinguishes
     keep         as in `Reservoir.push`
+    fresh_within seconds within which the inlet has to push something newer, or else raises an alarm
 
     skew         seconds by which this run's clock was ahead of Redis' at its start, without the time that the reply may have taken
     last         the last claimed tick, as of the last claim that found its tick 'taken'
@@ -132,6 +133,7 @@ class Beat:
         every: float,
         parameters: Mapping[str, Any] | None = None,
         keep: int | str | Keep | None = None,
+        fresh_within: float | None = None,
     ) -> None:
         self.topic = check_topic(topic)
         self.every = every
@@ -141,6 +143,7 @@ class Beat:
         self._first = 0
         self.reservoir = reservoir
         self._keep = keep
+        self._fresh_within = fresh_within
         self.key = beat_key(f"{inlet}:{digest([topic, inlet, every, parameters or {}])}")
         self._token = "0"  # noqa: S105 - a number that grows
         self._start = _START.on(reservoir.client)
@@ -269,9 +272,15 @@ class Beat:
             run=token,
             forget_before=int(token) - _COUNTED_US,
             ttl_ms=BEAT_TTL_MS,
+            fresh_within=repr(self._fresh_within) if self._fresh_within else "",
             about=list(chain(*about.items())),
             counts=list(chain(*totals.items())),
         )
+
+    def retire(self) -> None:
+        """Expect no more entries, because the inlet was paused, changed or removed; its next run expects them again."""
+        self._fresh_within = None
+        self.reservoir.client.hdel(self.key, "fresh_within", "fresh_since")
 
     @contextmanager
     def _explaining(self, what: str, tick: int | None = None) -> Iterator[None]:

@@ -7,7 +7,10 @@ from itertools import pairwise
 
 from tasks.base.ids import id_time
 from tasks.base.plain_text import in_mermaid
+from tasks.base.quantities import in_time
+from tasks.report.alarms import alarms_table
 from tasks.report.pipeline import cell, table
+from tasks.reservoir.alarms import Alarm
 from tasks.reservoir.history import Sample
 from tasks.reservoir.levels import GroupLevel, TopicLevel
 
@@ -23,8 +26,8 @@ _NAME = 60  # characters of a topic or a group in a chart's title
 _LAGGING = 2  # entries; a group with no longer lag needs no chart
 
 
-def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
-    """Return the levels as two tables, and charts of the lags of the groups that lag."""
+def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample], alarms: Sequence[Alarm] = ()) -> str:
+    """Return the alarms, the levels as two tables, and charts of the lags of the groups that lag."""
     topics = [
         (cell(level.topic), f"{level.length:,}", _unbroken(short_bytes(level.bytes)), _or_unknown(level.rate, "{:.3g}/s"),
          _moment(level.first_id), _moment(level.last_id), cell(level.keep or "all"))
@@ -32,16 +35,20 @@ def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample]) -> str:
         if not level.unreadable
     ]  # fmt: skip
     groups = [
-        (cell(topic), cell(g.name + g.remark), _or_unknown(g.lag, "{:,}"), f"{g.pending:,}",
+        (cell(topic), cell(g.name + g.remark), _or_unknown(g.lag, "{:,}"), in_time(g.behind) if g.behind else "-", f"{g.pending:,}",
          _or_unknown(g.oldest_pending, "{:,.0f} s", "-"), g.consumers, f"{g.dead:,}" + (f" (+{g.dead_dropped:,} dropped)" if g.dead_dropped else ""),
          f"{g.spilled:,}")
         for topic, g in _groups(levels)
     ]  # fmt: skip
-    parts = [
+    parts = ["## Alarms", alarms_table(alarms)] if alarms else []
+    parts += [
         "## Topics",
         _table(("topic", "entries", "bytes", "rate", "oldest (UTC)", "newest (UTC)", "keeps"), topics),
         "## Groups",
-        _table(("topic", "group", "lag", "pending", "oldest pending", "consumers", "dead letters", "spilled"), groups),
+        _table(
+            ("topic", "group", "lag", "behind by", "pending", "oldest pending", "consumers", "dead letters", "spilled"),
+            groups,
+        ),
     ]
     if unreadable := [(cell(level.topic), cell(level.unreadable, _REASON)) for level in levels if level.unreadable]:
         parts += ["## Unreadable", _table(("topic", "why"), unreadable)]

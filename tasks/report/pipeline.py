@@ -4,28 +4,36 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from streamz import Stream
 
 from tasks.base.plain_text import in_markdown, in_mermaid, one_line, shortened
+from tasks.base.quantities import in_time
 from tasks.codec.values import is_frame, is_pandas
 from tasks.group.dead_letters import Letter, Outcome
 from tasks.pipeline.guard import Meter
 from tasks.reservoir.levels import TopicLevel
 
 __all__ = [
+    "RED",
     "GraphCounts",
+    "as_of",
     "cell",
     "counts_of",
     "diagram",
     "letters_table",
     "memory_table",
     "nodes_table",
+    "position",
     "result_table",
     "table",
     "topics_table",
 ]
+
+RED = "\N{LARGE RED CIRCLE}"
+"""The mark of a problem: Prefect's UI removes colours from Markdown."""
 
 _ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # Prefect's UI gives a report half the width of a page: 570 of 1,200 pixels
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
@@ -134,16 +142,42 @@ def memory_table(sizes: Iterable[tuple[str, int, int]]) -> str:
     )
 
 
+def as_of(now: datetime) -> str:
+    """Return the sentence with the time of a report, which Prefect's page does not renew by itself."""
+    return f"As of {now:%Y-%m-%d %H:%M:%S} UTC; reload the page for a newer report."
+
+
+def position(levels: Iterable[TopicLevel], group: str) -> str:
+    """Return the state of a group in one sentence: by how much it is behind, and how many entries are in work.
+
+    It has caught up only if it has read and acknowledged everything.
+    """
+    found = [one for level in levels for one in level.groups if one.name == group]
+    if not found:
+        return "It has not read anything yet."
+    unread = None if any(one.lag is None for one in found) else sum(one.lag or 0 for one in found)
+    behind, pending = max(one.behind for one in found), sum(one.pending for one in found)
+    if unread == 0 and not behind:
+        return (
+            f"**Nothing is unread**; {pending:,} in work or kept."
+            if pending
+            else "**Caught up**: nothing is unread or in work."
+        )
+    lag = "an unknown number" if unread is None else f"{unread:,}"
+    return f"**Behind by {in_time(behind)}**: {lag} unread, {pending:,} in work or kept."
+
+
 def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
     """Return a table of topics: the lag, pending entries and dead letters of one group."""
     rows: list[tuple[object, ...]] = []
     for level in levels:
         if level.unreadable:
-            rows.append((cell(level.topic), cell(level.unreadable, _REASON), "-", "-", "-"))
+            rows.append((cell(level.topic), cell(level.unreadable, _REASON), "-", "-", "-", "-"))
         rows += [
             (
                 cell(level.topic + one.remark),
                 "unknown" if one.lag is None else one.lag,
+                in_time(one.behind) if one.behind else "-",
                 one.pending,
                 one.consumers,
                 one.dead,
@@ -153,7 +187,7 @@ def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
         ]
     if not rows:  # a replay has dropped it, or none of its topics exists yet
         return "nothing: there is no such group"
-    return table(("topic", "lag", "pending", "consumers", "dead letters"), rows)
+    return table(("topic", "lag", "behind by", "pending", "consumers", "dead letters"), rows)
 
 
 def result_table(value: Any) -> str:

@@ -71,7 +71,7 @@ def test_the_form_shows_the_functions_own_parameters_and_then_the_decorators(fil
     form = load(file).quotes.parameters
     assert list(form.properties) == [
         "board", "top", "topic", "every", "threads", "timeout", "window", "keep", "when_full",
-        "compression", "max_failures", "when_failing", "max_waiting",
+        "compression", "max_failures", "when_failing", "max_waiting", "fresh_within",
     ]  # fmt: skip
     assert form.properties["board"]["enum"] == ["all", "sh"]
     assert form.properties["top"]["type"] == "integer"
@@ -211,6 +211,7 @@ def test_a_decorator_without_required_options_explains_at_import_how_to_write_it
         ({"threads": -1}, "threads: expected a whole number from 0 on, got -1"),
         ({"timeout": "1s"}, "timeout: .* set threads to 1 or more"),
         ({"when_failing": "stop"}, "when_failing: expected 'retry' or 'fail', got 'stop'"),
+        ({"fresh_within": "soon"}, "fresh_within: expected a duration"),
         ({"max_failures": 0}, "max_failures: expected a whole number from 1 on"),
         ({"compression": "gzip"}, "compression: expected 'lz4' or 'zstd' or None, got 'gzip'"),
     ],

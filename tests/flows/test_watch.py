@@ -19,7 +19,7 @@ from streamz import Stream
 
 from deployments.servers.redis_server import RedisServer
 from flows import inlet, outlet, outlets
-from flows.runtime import outlet_log, outlet_report, outlet_watch, own_state, prefect_api, stopping
+from flows.runtime import outlet_alarms, outlet_log, outlet_report, outlet_watch, own_state, prefect_api, stopping
 from tasks import SluiceError
 from tests.support.ports import refusing_port
 from tests.support.streams import pending, push_all
@@ -70,7 +70,7 @@ def test_a_run_has_one_report_with_its_graph_its_failures_and_its_last_result(
     assert "```mermaid" in artifact["data"]
     assert "| map(half) | 5 | 4 | 1 |" in artifact["data"]
     assert "class n1 bad" in artifact["data"]
-    assert "| topic | 0 | 0 |" in artifact["data"]
+    assert "| topic | 0 | - | 0 |" in artifact["data"]
     assert "| total | 20.8333 |" in artifact["data"]
 
 
@@ -297,6 +297,34 @@ def test_a_stalled_pipeline_is_reported_in_log_event_and_report(
 
     wait_until(events, "the event")
     assert events()[0]["payload"]["nodes"] == ["map(blocking)"]
+
+
+def test_an_outlet_that_is_behind_is_reported_in_its_log_and_its_report(
+    real_redis: redis.Redis,
+    client: SyncPrefectClient,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outlet_alarms, "_EVERY", 0.1)
+    with real_redis.pipeline() as pipe:
+        for n in range(5_000):
+            pipe.xadd("topic", {"n": "1"}, id=f"{1_700_000_000_000 + n}-0")  # of years ago
+        pipe.execute()
+
+    @outlet(topics="topic", group="late", run_for="1500ms")
+    def late(source: Stream) -> None:
+        source.map(slow).sink(lambda _: None)
+
+    def slow(entry: Any) -> Any:
+        time.sleep(0.02)  # so that most entries are unread at the end
+        return entry
+
+    late()
+    [artifact] = artifacts(client, "outlet-late")
+    assert re.search(r"^\*\*Behind by [0-9]+ d\*\*: [0-9,]+ unread, ", artifact["data"], re.MULTILINE)
+    assert "\N{LARGE RED CIRCLE} group" in artifact["data"]
+    [line] = [r.getMessage() for r in caplog.records if "is behind by" in r.getMessage()]
+    assert line.startswith("group 'late' on topic 'topic' is behind by ")
 
 
 def test_what_a_window_keeps_is_no_stall(real_redis: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from streamz import Stream
 from tasks.report import pipeline as report
 from tasks.report.levels import markdown
 from tasks.reservoir import history
-from tasks.reservoir.levels import Levels
+from tasks.reservoir.levels import GroupLevel, Levels, TopicLevel
 from tests.support.streams import push_all, run
 
 
@@ -127,8 +127,30 @@ def test_the_topics_of_the_group_are_shown_and_no_others(fake_redis: redis.Redis
     assert level
     fake_redis.xgroup_create("topic", "other", "0")
     *_, row = report.topics_table([level], "group").splitlines()
-    assert cells(row)[:3] == ["topic", "4", "2"]
+    assert (cells(row)[:2], cells(row)[3]) == (["topic", "4"], "2")
     assert "no such group" in report.topics_table([level], "dropped")
+
+
+@pytest.mark.parametrize(
+    ("lags", "pending", "expected"),
+    [
+        ([0, 0], 0, "**Caught up**: nothing is unread or in work."),
+        ([0, 0], 3, "**Nothing is unread**; 3 in work or kept."),
+        ([1_200, 34], 3, "**Behind by 86 s**: 1,234 unread, 3 in work or kept."),
+        ([None, 34], 0, "**Behind by 86 s**: an unknown number unread, 0 in work or kept."),
+        ([], 0, "It has not read anything yet."),
+    ],
+)
+def test_a_group_has_caught_up_if_nothing_is_unread_or_in_work(
+    lags: list[int | None], pending: int, expected: str
+) -> None:
+    def level(n: int, lag: int | None) -> TopicLevel:
+        behind = 0.0 if lag == 0 else 86.0 if n == 0 else 12.0
+        mine = GroupLevel("group", consumers=1, pending=pending * (n == 0), lag=lag, dead=0, behind=behind)
+        other = GroupLevel("other", consumers=1, pending=9, lag=9, dead=0, behind=900.0)
+        return TopicLevel(f"topic-{n}", 5, "1-0", "2-0", (mine, other))
+
+    assert report.position([level(n, lag) for n, lag in enumerate(lags)], "group") == expected
 
 
 def test_a_chart_of_lag_is_drawn_to_scale_also_where_nothing_was_sampled() -> None:

@@ -1,0 +1,47 @@
+"""The alarms of one run, in its own log: a warning when each begins, and a line when it is over."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tasks.reservoir.alarms import Alarm
+
+__all__ = ["AlarmLines"]
+
+_AGAIN = 60.0  # seconds between two lines of one alarm whose number of lost entries grows
+_LOSSES = frozenset({"sluice.entry.dead", "sluice.reservoir.spilled"})
+
+
+class AlarmLines:
+    """Logs the alarms of a run as they come and go. The watch's thread uses it.
+
+    current   the alarms as of the last call
+    """
+
+    def __init__(
+        self,
+        log: logging.Logger | logging.LoggerAdapter[Any],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.current: list[Alarm] = []
+        self._log = log
+        self._clock = clock
+        self._logged: dict[tuple[str, str, str], tuple[int, float]] = {}
+
+    def update(self, alarms: Iterable[Alarm]) -> None:
+        """Log the alarms that are new, and those that are over."""
+        self.current = list(alarms)
+        now, there = self._clock(), set()
+        for alarm in self.current:
+            key = alarm.event, alarm.topic, alarm.name
+            there.add(key)
+            entries, at = self._logged.get(key, (0, float("-inf")))
+            has_grown = alarm.event in _LOSSES and alarm.entries > entries and now - at >= _AGAIN
+            if key not in self._logged or has_grown:
+                self._log.warning("%s; %s", alarm.message, alarm.remedy)
+                self._logged[key] = alarm.entries, now
+        for key in self._logged.keys() - there:
+            del self._logged[key]
+            self._log.info("over: the alarm %s of %r on topic %r", key[0], key[2], key[1])

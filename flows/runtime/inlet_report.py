@@ -1,0 +1,57 @@
+"""Publishes the report of an inlet's run as an artifact in Prefect, and logs its alarms."""
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from flows.runtime.alarm_lines import AlarmLines
+from flows.runtime.prefect_api import artifact_key, publish
+from tasks.base.plain_text import in_markdown
+from tasks.pump.alarms import alarms_of_inlets
+from tasks.pump.counts import counts_of, redis_ms
+from tasks.pump.run import PumpRun
+from tasks.pump.ticks import Beat
+from tasks.report.alarms import alarms_table
+from tasks.report.pipeline import as_of
+
+__all__ = ["InletReport"]
+
+_EVERY = 290.0  # seconds between two reports; the first one comes after a minute
+
+
+class InletReport:
+    """The artifact of a run: its alarms, and the counts of its ticks so far. The watch's thread uses it, and the run at its end."""
+
+    def __init__(
+        self, pumping: PumpRun, beat: Beat, *, name: str, log: logging.Logger | logging.LoggerAdapter[Any]
+    ) -> None:
+        self._pumping = pumping
+        self._beat = beat
+        self._name = name
+        self._alarms = AlarmLines(log)
+        self._artifact: UUID | None = None
+        self._next = 0.0
+
+    def every_minute(self) -> None:
+        """Log alarms that come and go, and publish the report if it is due or they have changed."""
+        before = len(self._alarms.current)
+        client = self._beat.reservoir.client
+        self._alarms.update(alarms_of_inlets(counts_of(client, [self._beat.key]), redis_ms(client)))
+        if time.monotonic() >= self._next or len(self._alarms.current) != before:
+            self.publish()
+
+    def publish(self) -> None:
+        """Create the artifact, or change it."""
+        self._next = time.monotonic() + _EVERY
+        name, topic = in_markdown(self._name), in_markdown(self._beat.topic)
+        parts = [f"# {name}", f"Pushes into {topic}. {as_of(datetime.now(UTC))}"]
+        if self._alarms.current:
+            parts.append(alarms_table(self._alarms.current))
+        self._artifact = publish(
+            "\n\n".join([*parts, self._pumping.summary.markdown()]),
+            key=artifact_key("inlet", self._name, self._beat.topic),
+            description=f"Ticks of {name} -> {topic}",
+            replaces=self._artifact,
+        )
