@@ -16,7 +16,7 @@ from deployments.processes.meeting import RUN_TITLE
 from tasks.base.state_folder import STATE_DIR, make_private, state_dir
 from tasks.errors import SettingsError
 
-__all__ = ["Ledger", "flow_run_processes"]
+__all__ = ["Ledger", "flow_run_processes", "is_alive"]
 
 _FLOW_RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of each flow run's process (Prefect 3.9.1)
 _PATIENCE = 1.0  # seconds to try for the lock: `sluice status` holds it for a moment while it reads
@@ -148,6 +148,13 @@ def flow_run_processes(folder: Path | None = None) -> list[tuple[UUID, psutil.Pr
             if run_id := run_id if name == RUN_TITLE else environ.get(_FLOW_RUN_ID):
                 found.append((UUID(run_id), process))
     return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process runs: a zombie, which waits to be reaped, does not."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _locked(file: TextIO) -> bool:

@@ -9,7 +9,7 @@ from deployments.rollout.blueprint import EntrypointCheck, read_blueprint
 from deployments.servers import login
 from deployments.servers.busy import Busy, cpu_of_program
 from deployments.servers.child import Child, last_lines
-from deployments.servers.ledger import Ledger, flow_run_processes
+from deployments.servers.ledger import Ledger, flow_run_processes, is_alive
 from deployments.servers.prefect_server import (
     answers,
     check_port,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
+    from psutil import Process
 
     from deployments.rollout.blueprint import Blueprint
     from deployments.servers.probe import WriteProbe
@@ -58,6 +59,7 @@ class Stack:
         self._paused = self.folder / "pool-paused"  # exists if the last stop paused the pool
         self._unswept = 0
         self._restarts = Restarts()
+        self._unwatched: dict[UUID, Process] = {}
         self.own_server = setting.own_server
         self.own_redis = setting.own_redis
         self.env = setting.env
@@ -174,6 +176,15 @@ class Stack:
             )
         self._unswept = left
         return not left
+
+    def sweep_unwatched(self, client: "SyncPrefectClient") -> None:
+        """Mark runs of a killed worker as crashed if their processes have ended since without a final state."""
+        from deployments.rollout import runs  # noqa: PLC0415 - imports Prefect, see start()
+
+        alive = {run_id: process for run_id, process in self._unwatched.items() if is_alive(process)}
+        gone = self._unwatched.keys() - alive
+        if not (gone and self.own_server and runs.sweep(client, alive=(), among=gone)[1]):
+            self._unwatched = alive
 
     def tend(self) -> list[str]:
         """Restart the children that have ended, and return the names of those that were started; print why and when."""
@@ -304,7 +315,8 @@ class Stack:
 
     def _start_worker_again(self) -> None:
         if self.worker:
-            self._ledger.end_flows(grace=10)  # without their worker, nothing could cancel them
+            # Its runs go on, and see a cancel in the poll that all runs share. But nothing reports if one is killed.
+            self._unwatched.update(flow_run_processes(self.folder))
             self.worker.start()
 
     def _record(self) -> None:

@@ -136,6 +136,7 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None], *, quiet: b
                 if stack.worker and stack.worker.name in stack.tend():
                     sweep_at = 0.0
             with attempt("starting runs"):
+                stack.sweep_unwatched(client)
                 start_waiting()
             with attempt("showing changes and results"):
                 follower.step()

@@ -7,12 +7,14 @@ import sqlite3
 import stat
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import psutil
 import pytest
 
 from deployments.servers.child import Child
+from deployments.servers.ledger import flow_run_processes
 from tests.support.plain import clean_environment, entries
 from tests.support.ports import reserve_port
 from tests.support.waiting import wait_until
@@ -67,6 +69,26 @@ def assert_is_locked(up: Up) -> None:
     assert httpx.get(url, trust_env=False).status_code == httpx.codes.UNAUTHORIZED
 
 
+def assert_runs_outlive_the_worker(up: Up) -> None:
+    """Check that runs go on without their worker, and that a run killed after it is started again."""
+    runs = dict(flow_run_processes(up.state))
+    (worker,) = (each for each in up.processes() if "deployments.processes.worker" in (each.info["cmdline"] or [""])[0])
+    worker.kill()
+    wait_until(lambda: up.has_printed("worker ended"), "the death of the worker to be noticed")
+    assert all(process.is_running() for process in runs.values())
+    (busiest,) = ids_of(up, "busiest", "RUNNING")
+    runs[busiest].kill()
+    wait_until(lambda: busiest in ids_of(up, "busiest", "CRASHED"), "the killed run to be marked")
+    wait_until(lambda: ids_of(up, "busiest", "RUNNING"), "its successor", deadline=120)
+
+
+def ids_of(up: Up, flow: str, state: str) -> set[UUID]:
+    """Return the runs of a flow that have a state of this type in Prefect's database."""
+    query = "select flow_run.id from flow_run join flow on flow.id = flow_id where flow.name = ? and state_type = ?"
+    with contextlib.closing(sqlite3.connect(up.state / "prefect" / "prefect.db")) as db:
+        return {UUID(found) for (found,) in db.execute(query, (flow, state))}
+
+
 def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tmp_path: Path) -> None:
     state = tmp_path / "state"
     up = Up(state, reserve_port())
@@ -80,6 +102,8 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
             )
         before = {topic: entries(up.url, topic) for topic in ("busiest", "signals", "market")}
         assert_is_locked(up)
+
+        assert_runs_outlive_the_worker(up)
 
         for process in [psutil.Process(up.child.pid), *up.processes()]:  # as if the machine had stopped
             process.kill()
