@@ -24,7 +24,7 @@ from tasks.group.until import Until
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import is_gone, unless_gone
-from tasks.reservoir.keys import derived_from, retry_topic
+from tasks.reservoir.keys import derived_from, retry_topic, state_scope
 from tasks.reservoir.retention import mark_seen
 from tasks.reservoir.topic_names import check_topic
 
@@ -47,6 +47,8 @@ class Consumer:
     start_from  where a new group begins; see `group_start`
     until       where a bounded replay ends; see `group_end`. No entry after that is returned, acknowledged or counted
                 as delivered
+    partition   the partition that the topics are; then only its owner may read, see `Ownership`, which each read of
+                new entries checks
     max_entries, max_bytes   upper bounds per step; at least one entry per topic is returned even if it exceeds them
     max_decoded_bytes   upper bound for the memory of a step's entries; at least one entry is returned
     max_deliveries   after this many deliveries to consumers that died, an entry becomes a dead letter. Entries taken over
@@ -64,6 +66,7 @@ class Consumer:
         name: str | None = None,
         start_from: str = "beginning",
         until: str | None = None,
+        partition: int | None = None,
         lease_ttl: float = 10.0,
         max_entries: int = MAX_ENTRIES,
         max_bytes: int = MAX_BYTES,
@@ -76,6 +79,9 @@ class Consumer:
             msg = f"topics: expected one or more different topics, got {self.topics!r}"
             raise SettingsError(msg)
         self.group = check_group(group)
+        self.partition = partition
+        self.scope = state_scope(group, partition)
+        """Names what one consumer of the group owns; see `Ownership`."""
         self.membership = Membership(client, group, name=name, lease_ttl=lease_ttl)
         self.is_through = False
         """Whether all entries up to `until` were returned, by any consumer of the group."""
@@ -93,7 +99,12 @@ class Consumer:
         self._parts = Parts(max_decoded_bytes, decoding)
         size = ReadSize(max_entries, max_bytes)
         self._reader = TopicReader(
-            client, self.membership, self._merging, size, Until(client, group, until) if until else None
+            client,
+            self.membership,
+            self._merging,
+            size,
+            Until(client, self.membership, until) if until else None,
+            is_fenced=partition is not None,
         )
         self._recovery = Recovery(
             client, self.membership, self._merging, self._held, size, max_deliveries=max_deliveries

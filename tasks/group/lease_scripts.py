@@ -9,13 +9,14 @@ have lapsed counts as dead: see `Membership.renew`.)
 
 from tasks.reservoir.lua import load
 
-__all__ = ["ACK", "COUNT", "DEAD_LETTER", "LAPSE", "MOVE", "RELEASE", "RENEW", "RETIRE"]
+__all__ = ["ACK", "COUNT", "DEAD_LETTER", "LAPSE", "MOVE", "OWN", "RELEASE", "RENEW", "RETIRE"]
 
 ACK = load(__file__, "ack")
 COUNT = load(__file__, "count")
 DEAD_LETTER = load(__file__, "dead_letter")
 LAPSE = load(__file__, "lapse")
 MOVE = load(__file__, "move")
+OWN = load(__file__, "own")
 RELEASE = load(__file__, "release")
 RENEW = load(__file__, "renew")
 RETIRE = load(__file__, "retire")

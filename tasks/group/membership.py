@@ -366,6 +366,11 @@ class Membership:
     def _lease(self, name: str | None = None) -> str:
         return lease_key(self.group, name or self.name)
 
+    def found(self, answer: Any) -> Any:
+        """Return what a script has read, or raise LeaseLostError for None: other consumers took this one for dead."""
+        self.still_held(-1 if answer is None else 0)
+        return answer
+
     def still_held(self, answer: int) -> int:
         """Return the answer of a script, or raise LeaseLostError for -1: other consumers took this one for dead."""
         if answer < 0:

@@ -8,10 +8,15 @@ from typing import Any
 
 import redis
 
+from tasks.group.membership import Membership
+from tasks.reservoir.lua import load
+
 __all__ = ["Read", "ReadAhead"]
 
 # One word, so that redis-py returns the raw reply: it has no callback for this name, which would rebuild the whole reply.
 _READ = "XREADGROUP GROUP"
+_FENCED = load(__file__, "read_fenced")
+_PAUSE = 0.02  # seconds
 _WITHOUT = 5.0  # seconds without reading ahead after a send failed
 
 
@@ -37,12 +42,16 @@ class ReadAhead:
     A command that is sent ahead never blocks, and has a connection of its own, opened at the first use. Redis counts its entries
     as delivered, so take its reply before looking for pending entries, or they are found twice. Until the reply is fetched, it
     occupies Redis' memory.
+
+    is_fenced  whether each read checks the lease in the same step. Such a read is a script, which cannot block: a plain XREAD
+               waits for it
     """
 
-    def __init__(self, client: redis.Redis, group: str, consumer: str) -> None:
+    def __init__(self, client: redis.Redis, membership: Membership, *, is_fenced: bool = False) -> None:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
-        self._group = group
-        self._consumer = consumer
+        self._membership = membership
+        self._is_fenced = is_fenced
+        self._last: dict[str, Any] = {}  # of fenced reads: the id of the last entry that was found
         self._connection: Any = None
         self._not_before = 0.0
         self._sent: tuple[Sequence[str], int, bool] | None = None
@@ -57,7 +66,10 @@ class ReadAhead:
         """Read, waiting up to `block_ms` for entries.
 
         timed    request the server's time first: entries that the read did not find come at that time or later
+        raises    LeaseLostError: the read is fenced, and other consumers took this one for dead
         """
+        if self._is_fenced:
+            return self._read_fenced(topics, count, block_ms)
         waiting = ("BLOCK", block_ms) if block_ms else ()  # BLOCK 0 would wait for ever
         command = self._command(topics, count, *waiting)
         if not timed:
@@ -68,6 +80,37 @@ class ReadAhead:
             now, reply = pipe.execute()
         return Read(topics, count, reply or [], _micros(now))
 
+    def _read_fenced(self, topics: Sequence[str], count: int, block_ms: int) -> Read:
+        read = self._fenced(topics, count, self._client.execute_command(*self._fenced_command(topics, count)))
+        if read.entries or not block_ms:
+            return read
+        began = time.monotonic()
+        after = [self._last.get(topic, "$") for topic in topics]
+        self._client.execute_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *topics, *after)
+        read = self._fenced(topics, count, self._client.execute_command(*self._fenced_command(topics, count)))
+        if not read.entries and time.monotonic() - began < _PAUSE:
+            time.sleep(_PAUSE)  # an entry that another consumer has read woke it
+        return read
+
+    def _fenced(self, topics: Sequence[str], count: int, answer: Any) -> Read:
+        micros, entries = self._membership.found(answer)
+        for topic, found in entries:
+            self._last[topic.decode()] = found[-1][0]
+        return Read(topics, count, entries, int(micros))
+
+    def _fenced_command(self, topics: Sequence[str], count: int) -> Sequence[Any]:
+        fence = self._membership.fence
+        keys, args = _FENCED.arguments(
+            lease=fence.lease,
+            topics=topics,
+            token=fence.token,
+            group=self._membership.group,
+            consumer=self._membership.name,
+            count=count,
+        )
+        # Not EVALSHA: a reply that the script is missing would come when the read has been sent ahead.
+        return "EVAL", _FENCED.text, len(keys), *keys, *args
+
     def send(self, topics: Sequence[str], count: int, *, timed: bool = False) -> None:
         """Send a read ahead, to be fetched later. After a failure to connect or send, send none for some seconds."""
         if time.monotonic() < self._not_before:
@@ -75,7 +118,10 @@ class ReadAhead:
         if self._connection is None:
             pool = self._client.connection_pool
             self._connection = pool.connection_class(**pool.connection_kwargs)
-        commands = [("TIME",)] * timed + [self._command(topics, count)]
+        if self._is_fenced:
+            timed, commands = False, [self._fenced_command(topics, count)]
+        else:
+            commands = [("TIME",)] * timed + [self._command(topics, count)]
         for _ in range(2):  # the first attempt may find the connection cut
             # Redis does not execute a command that was sent in part.
             with suppress(redis.RedisError), self._or_disconnect():
@@ -109,6 +155,8 @@ class ReadAhead:
     def _received(self, topics: Sequence[str], count: int, timed: bool) -> Read:  # noqa: FBT001 - the arguments it was sent with
         self._sent = None
         with self._or_disconnect():
+            if self._is_fenced:
+                return self._fenced(topics, count, self._client.parse_response(self._connection, "EVAL"))
             try:
                 now = self._client.parse_response(self._connection, "TIME") if timed else (0, 0)
             except redis.ResponseError:
@@ -129,7 +177,7 @@ class ReadAhead:
 
     def _command(self, topics: Sequence[str], count: int, *options: Any) -> Sequence[Any]:
         return (
-            _READ, self._group, self._consumer, "COUNT", count, *options, "STREAMS", *topics, *[">"] * len(topics),
+            _READ, self._membership.group, self._membership.name, "COUNT", count, *options, "STREAMS", *topics, *[">"] * len(topics),
         )  # fmt: skip
 
 

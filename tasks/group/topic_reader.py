@@ -18,16 +18,23 @@ class TopicReader:
 
     merging    receives the entries
     until      where a bounded replay ends, if it is one: nothing after that is read
+    is_fenced  whether a read checks the lease in the same step, so that no entry goes to a consumer that was taken for dead
     """
 
     def __init__(
-        self, client: redis.Redis, membership: Membership, merging: Merging, size: ReadSize, until: Until | None
+        self,
+        client: redis.Redis,
+        membership: Membership,
+        merging: Merging,
+        size: ReadSize,
+        until: Until | None,
+        *,
+        is_fenced: bool = False,
     ) -> None:
-        self._consumer = membership.name
         self._merging = merging
         self._size = size
         self._until = until
-        self._reads = ReadAhead(client, membership.group, membership.name)
+        self._reads = ReadAhead(client, membership, is_fenced=is_fenced)
 
     @property
     def ends(self) -> Mapping[str, str]:
@@ -46,7 +53,7 @@ class TopicReader:
             self._merge(self._reads.read(topics, count, block_ms, timed=self._merging.is_timed))
             return
         for topic in topics:
-            read = self._until.read(topic, self._consumer, count)
+            read = self._until.read(topic, count)
             self._merge(read)
             if not read.entries and self._until.is_reached(topic):
                 self._merging.end(topic)

@@ -7,6 +7,7 @@ import redis
 
 from tasks.base.ids import id_numbers
 from tasks.checks import group_end
+from tasks.group.membership import Membership
 from tasks.group.read_ahead import Read
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.lua import load
@@ -22,9 +23,10 @@ class Until:
     until    'now', an ISO time or an entry id; see `group_end`
     """
 
-    def __init__(self, client: redis.Redis, group: str, until: str) -> None:
+    def __init__(self, client: redis.Redis, membership: Membership, until: str) -> None:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
-        self._group = group
+        self._membership = membership
+        self._group = membership.group
         self._until = group_end(until)
         self.ends: dict[str, str] = {}
         """The id of the last entry, of each topic where it is known by now."""
@@ -37,11 +39,22 @@ class Until:
             self.ends[topic] = self._client.xinfo_stream(topic)["last-generated-id"].decode() if now else self._until
         return self.ends[topic]
 
-    def read(self, topic: str, consumer: str, count: int) -> Read:
-        """Read a topic up to its end, without blocking."""
-        micros, entries = self._read(
-            topic=topic, group=self._group, consumer=consumer, count=count, until_id=self.end(topic)
+    def read(self, topic: str, count: int) -> Read:
+        """Read a topic up to its end, without blocking.
+
+        raises    LeaseLostError: other consumers took this one for dead
+        """
+        fence = self._membership.fence
+        answer = self._read(
+            lease=fence.lease,
+            topic=topic,
+            token=fence.token,
+            group=self._group,
+            consumer=self._membership.name,
+            count=count,
+            until_id=self.end(topic),
         )
+        micros, entries = self._membership.found(answer)
         return Read([topic], count, [(topic.encode(), entries)] if entries else [], int(micros))
 
     def is_reached(self, topic: str) -> bool:

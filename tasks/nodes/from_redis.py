@@ -19,7 +19,7 @@ from tasks.nodes.source_run import OnError, SourceRun
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pipeline import lifetimes
 from tasks.reservoir.connection import adapted, connect
-from tasks.reservoir.keys import state_key
+from tasks.reservoir.keys import state_key, state_scope
 from tasks.settings import redis_url
 from tasks.state.bounds import DEFAULT_MAX_STATE, state_bytes
 
@@ -39,6 +39,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     start_from  where a new group begins: 'beginning', 'new', an ISO time or an entry id
     until       where a bounded replay ends: 'now', an ISO time or an entry id, inclusive. The source stops when it has
                 finished with the entries it read; entries in windows stay pending. Default: never
+    partition   the partition that `topics` are, one of each partitioned topic. One consumer of the group at a time reads it,
+                and its kept state is its own; see `Replica` for runs that share partitions
     lease       the time without a renewal after which this consumer counts as dead
     max_entries, max_bytes   upper bounds per read; up to four reads are in memory, and a fifth may be in transit
     batch       emit lists of up to this many available entries; no entry waits for others. If the pipeline raises on a
@@ -67,6 +69,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         client: redis.Redis | None = None,
         start_from: str = "beginning",
         until: str | None = None,
+        partition: int | None = None,
         lease: str | float | timedelta = 10.0,
         max_entries: int = MAX_ENTRIES,
         max_bytes: int = MAX_BYTES,
@@ -91,6 +94,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self.on_error: OnError = on_error
         self.topics = [topics] if isinstance(topics, str) else list(topics)
         self.group = group
+        self.partition = partition
         self._url = url
         self._client = client and adapted(client)
         self._given_client = self._client
@@ -101,6 +105,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             group=group,
             start_from=start_from,
             until=until,
+            partition=partition,
             lease_ttl=seconds(lease, name="lease", least=LEAST_LEASE),
             max_entries=max(max_entries, batch or 0),
             max_bytes=max_bytes,
@@ -186,7 +191,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             return False
         for topic in self.topics:
             self.client.xgroup_destroy(topic, self.group)
-        self.client.unlink(state_key(self.group))
+        self.client.unlink(state_key(state_scope(self.group, self.partition)))
         self._disconnect()
         return True
 

@@ -9,6 +9,7 @@ from tasks.base.logs import get_logger
 from tasks.errors import StateConflictError
 from tasks.group.consumer import Consumer
 from tasks.group.delivery import Undecodable
+from tasks.group.ownership import Ownership
 from tasks.nodes.acknowledger import Acknowledger
 from tasks.nodes.hand_over import HandOver
 from tasks.nodes.in_flight import InFlight
@@ -46,6 +47,7 @@ class Reader:
         isolation: Isolation,
         *,
         grace: float,
+        ownership: Ownership | None = None,
         store: StateStore | None = None,
     ) -> None:
         self._consumer = consumer
@@ -54,7 +56,10 @@ class Reader:
         self._acknowledger = acknowledger
         self._isolation = isolation
         self._grace = grace
+        self._ownership = ownership
         self._store = store
+        self.is_owner = False
+        """Whether this consumer owns what it reads. Any thread may read it."""
         self._outages = Outages(
             consumer.group,
             longest_pause=consumer.membership.lease_ttl / 4,
@@ -111,13 +116,15 @@ class Reader:
             self._read_on()
 
     def is_admitted(self) -> bool:
-        """Whether this consumer may read: where state is kept, its group's consumers read one at a time."""
-        if self._store is None or self._store.is_owner:
+        """Return whether this consumer may read: the only one, where state is kept or topics are partitioned."""
+        if self.is_owner or self._ownership is None:
             return True
         self._consumer.renew()
-        if not self._store.acquire():
+        if not self._ownership.acquire(self._consumer.topics):
             return False
-        self._hand_over.put_state(self._store.load())
+        if self._store is not None:
+            self._hand_over.put_state(self._store.load())
+        self.is_owner = True  # not before: after a lost reply, it is loaded again
         return True
 
     def settle(self) -> None:

@@ -6,6 +6,7 @@ from streamz import Stream
 
 from tasks.group.consumer import Consumer
 from tasks.group.delivery import Undecodable
+from tasks.group.ownership import Ownership
 from tasks.nodes.acknowledger import Acknowledger
 from tasks.nodes.emitter import Emitter, OnError
 from tasks.nodes.hand_over import HandOver
@@ -68,6 +69,7 @@ class SourceRun:
             self._acknowledger,
             self._isolation,
             grace=grace,
+            ownership=self._ownership(),
             store=self.store,
         )
         if self.store is not None:
@@ -76,7 +78,23 @@ class SourceRun:
             consumer.before_restore = self.store.expect_ownership
         consumer.describe_dead_letters(lambda: self._hand_over.letter_fields)
 
+    def _ownership(self) -> Ownership | None:
+        consumer = self.consumer
+        if self.store is None and consumer.partition is None:
+            return None
+        cure = (
+            "for several runs side by side use keep_state=False"
+            if consumer.partition is None
+            else "it gives it up soon"
+        )
+        return Ownership(consumer.client, consumer.membership, consumer.scope, cure=cure)
+
     # --- any thread ---
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this run owns what it reads, where only one consumer of the group may read it."""
+        return self._reader.is_owner
 
     @property
     def secured(self) -> Secured:

@@ -16,8 +16,9 @@ Scripts get these names as KEYS and build none.
 | sluice:partitions:<topic>         | hash   | `declare`, appends by key                  | none        | drop_topic                                    |
 | sluice:lease:<group>:<consumer>   | string | Membership                                 | lease_ttl   | Membership.release                            |
 | sluice:output:<group>:<topic>:<id>| hash   | results (`into`, `.to_redis`)              | 30 days     | a minute after the acknowledgement of <id>    |
-| sluice:state:<group>              | hash   | StateStore                                 | none        | drop_group, removal, rewind                   |
-| sluice:cut:<group>                | string | StateStore                                 | 1 minute    | the end of its transaction                    |
+| sluice:state:<scope>              | hash   | Ownership, StateStore                      | none        | drop_group, removal, rewind                   |
+| sluice:cut:<scope>                | string | StateStore                                 | 1 minute    | the end of its transaction                    |
+| sluice:members:<group>            | zset   | Members                                    | lease_ttl   | its TTL; members: the end of their run        |
 | sluice:push:<uuid>                | string | Reservoir.push_many, `.to_redis`           | 10 minutes  | its TTL                                       |
 | sluice:once:<run>                 | string | one-shot runs of inlets                    | 1 day       | its TTL                                       |
 | sluice:replay:<uuid>              | string | DeadLetters.replay, DeadLetters.discard    | 10 minutes  | its TTL                                       |
@@ -31,8 +32,9 @@ Scripts get these names as KEYS and build none.
 | sluice:poll:<server>:lease        | string | SharedPoll                                 | 8 s         | its TTL; the end of its holder                |
 | sluice:poll:<server>:inlets       | zset   | SharedPoll                                 | 7 days      | its TTL; members: after 7 days without a run  |
 
-A lease that was claimed by another consumer holds a tombstone, which lives for a day. `<inlet>` is the inlet's name and a
-digest of its parameters. `sluice:output:...` exists for retry topics as well, under their own name.
+`<scope>` is a group, or `<group>:{<n>}` for partition n of its topics. A lease that was claimed by another consumer holds a
+tombstone, which lives for a day. `<inlet>` is the inlet's name and a digest of its parameters. `sluice:output:...` exists for retry
+topics as well, under their own name.
 
 Why no two of them meet: groups, consumers, entry ids, uuids and ticks have no ':', and an inlet has one. A topic's name, which may have
 any number, is the only such part of its key. So each key can be read in one way only. `tasks.reservoir.topic_names` refuses topics
@@ -43,11 +45,8 @@ Partition n of a topic is the stream `<topic>:{<n>}`, a topic with all the keys 
 partition share the hash tag `{<n>}`, and so do partitions n of topics that are joined. One script appends to all partitions of a
 topic, so a partitioned topic needs one Redis; a cluster refuses the script.
 
-Room for what is planned, of which nothing is built yet:
-
-- State and owner epochs of a group are `sluice:state:<group>:<topic>` and `sluice:epoch:<group>:<topic>`, for a partition with its
-  name as the topic.
-- Records of appends (`sluice:push:` and so on) belong to no topic. A cluster needs them in its slot: `sluice:push:<uuid>:{<n>}`.
+Records of appends (`sluice:push:` and so on) belong to no topic. A cluster would need them in the slot of a partition, as
+`sluice:push:<uuid>:{<n>}`; nothing is built for clusters yet.
 """
 
 import re
@@ -72,6 +71,7 @@ __all__ = [
     "lease_key",
     "letter_counts",
     "matching",
+    "members_key",
     "once_record",
     "open_claims",
     "partitions_key",
@@ -82,8 +82,9 @@ __all__ = [
     "result_record",
     "retried_topic",
     "retry_topic",
-    "state_group",
+    "scope_of",
     "state_key",
+    "state_scope",
     "tick_record",
     "topic_keys",
 ]
@@ -196,23 +197,37 @@ def result_record(group: str, topic: str, id: str) -> str:  # noqa: A002 - the f
     return f"sluice:output:{group}:{topic}:{id}"
 
 
-def state_key(group: str) -> str:
-    """Return the key of a hash: the state that the nodes of a group's pipeline remember."""
-    return f"sluice:state:{group}"
+def state_scope(group: str, partition: int | None = None) -> str:
+    """Return the name of what one consumer of a group owns: the group itself, or one partition of its topics.
+
+    >>> state_scope("movers"), state_scope("movers", 3)
+    ('movers', 'movers:{3}')
+    """
+    return group if partition is None else f"{group}:{{{partition}}}"
 
 
-def state_group(key: str) -> str:
-    """Return the group whose state has this key.
+def state_key(scope: str) -> str:
+    """Return the key of a hash: the owner of a scope, and the state that the nodes of its pipeline remember."""
+    return f"sluice:state:{scope}"
 
-    >>> state_group(state_key("movers"))
+
+def scope_of(key: str) -> str:
+    """Return the scope whose state has this key.
+
+    >>> scope_of(state_key("movers"))
     'movers'
     """
     return key.removeprefix(state_key(""))
 
 
-def cut_guard(group: str) -> str:
-    """Return the key that exists within the transaction that stores a cut of a group's state."""
-    return f"sluice:cut:{group}"
+def cut_guard(scope: str) -> str:
+    """Return the key that exists within the transaction that stores a cut of a scope's state."""
+    return f"sluice:cut:{scope}"
+
+
+def members_key(group: str) -> str:
+    """Return the key of the runs that share the partitions of a group's topics."""
+    return f"sluice:members:{group}"
 
 
 def result_of(key: str) -> tuple[str, str, str] | None:

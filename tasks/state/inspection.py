@@ -7,7 +7,7 @@ from typing import Any
 import redis
 
 from tasks.errors import PoisonEntryError, SettingsError
-from tasks.reservoir.keys import state_group, state_key
+from tasks.reservoir.keys import scope_of, state_key
 from tasks.reservoir.lua import load
 from tasks.state.stored_nodes import StoredNode, fields_by_node, stored_nodes
 from tasks.state.values import STATES
@@ -51,7 +51,7 @@ def all_kept(client: redis.Redis) -> Iterator[KeptState]:
     known: Any = client
     keys = sorted(known.scan_iter(match=state_key("*"), count=1000, _type="HASH"))
     for key in keys:
-        if (kept := kept_state(client, state_group(key.decode(errors="replace")))) and kept.nodes:
+        if (kept := kept_state(client, scope_of(key.decode(errors="replace")))) and kept.nodes:
             yield kept
 
 

@@ -11,7 +11,6 @@ from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.errors import StateConflictError
 from tasks.group.consumer import Consumer
-from tasks.group.membership import TOMBSTONE, TOMBSTONE_TTL_MS
 from tasks.reservoir import Reservoir
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
@@ -19,7 +18,6 @@ from tasks.reservoir.keys import (
     TOPIC_KEY_TYPES,
     cut_guard,
     dead_topic,
-    lease_key,
     letter_counts,
     push_record,
     retried_topic,
@@ -35,7 +33,6 @@ __all__ = ["StateStore"]
 
 logger = get_logger(__name__)
 
-_OWN = load(__file__, "own")
 _BEGIN = load(__file__, "begin")
 _CHECK = load(__file__, "check")
 _ROOM = load(__file__, "room")
@@ -50,77 +47,34 @@ _RECORD_TTL_MS = 86_400_000
 
 
 class StateStore:
-    """The state of a consumer's group, which the consumer owns after `acquire`. The reader's thread.
+    """The state of what a consumer owns: of its group, or of one partition. The reader's thread.
 
-    One consumer of a group owns its state: it alone reads entries and stores cuts. Each cut raises the version of the state by
-    one, so that a consumer notices when Redis has gone back to an older state.
+    One consumer owns the state: it alone reads entries and stores cuts. Each cut raises the version of the state by one, so that a
+    consumer notices when Redis has gone back to an older state.
     """
 
     def __init__(self, client: redis.Redis, consumer: Consumer) -> None:
         self._client: Any = client
         self._consumer = consumer
         self._group = consumer.group
-        self._key = state_key(consumer.group)
+        self._key = state_key(consumer.scope)
         self._reservoir = Reservoir(client)
-        self._own = _OWN.on(client)
         self._nodes: dict[str, StoredNode] = {}
         self._version = 0
         self._warn = Repeated(logger)
-        self._waiting_since: float | None = None
         self._kinds: Mapping[str, str] = {}
         self._records: tuple[str, dict[tuple[str, Keep | None], str]] = "", {}
-        self.is_owner = False
-        """Whether this consumer may read entries and store cuts."""
-
-    def acquire(self) -> bool:
-        """Become the owner if no living consumer is; return whether this one is.
-
-        raises    LeaseLostError: other consumers took this one for dead
-        """
-        membership = self._consumer.membership
-        while True:
-            owner = self._client.hget(self._key, "owner") or b""
-            holder = owner.decode() or membership.name
-            answer = self._own(
-                lease=membership.fence.lease,
-                state=self._key,
-                owner_lease=lease_key(self._group, holder),
-                topics=self._consumer.topics,
-                token=membership.fence.token,
-                name=membership.name,
-                owner=owner,
-                tombstone=TOMBSTONE,
-                tombstone_ttl_ms=TOMBSTONE_TTL_MS,
-                group=self._group,
-            )
-            membership.still_held(answer)
-            if answer == 1:
-                return True
-            if answer == 0:
-                self._mention(holder)
-                return False
-
-    def _mention(self, holder: str) -> None:
-        """Log once that this consumer waits, unless the holder may be dead, with a lease that has not expired yet."""
-        now = time.monotonic()
-        if self._waiting_since is None:
-            self._waiting_since = now
-        elif now - self._waiting_since > self._consumer.membership.lease_ttl:
-            self._waiting_since = float("inf")
-            logger.warning(
-                "group %r keeps state, which one consumer owns at a time: waiting for consumer %r to end; for several runs side by "
-                "side use keep_state=False",
-                self._group, holder,
-            )  # fmt: skip
+        self.is_loaded = False
+        """Whether this consumer may store cuts."""
 
     def load(self) -> Stored:
-        """Return the stored state of all nodes; from now on this consumer may store cuts. Follows `acquire`."""
+        """Return the stored state of all nodes; from now on this consumer, its owner, may store cuts."""
         version, fields = None, {}
         while version != (version := self._client.hget(self._key, "version")):  # a reset may come between
             fields: dict[bytes, bytes] = dict(self._client.hscan_iter(self._key, count=1000))
         self._version = int(fields.get(b"version", 0))
         self._nodes = stored_nodes(fields)
-        self.is_owner = True  # not before: after a lost reply, it is loaded again
+        self.is_loaded = True  # not before: after a lost reply, it is loaded again
         return fields_by_node(fields, self._nodes)
 
     def expect_ownership(self) -> None:
@@ -129,7 +83,7 @@ class StateStore:
         raises    StateConflictError: the stored state is another one than this consumer's
         """
         owner, version = self._client.hmget(self._key, "owner", "version")
-        if self.is_owner and (owner, version) != (self._consumer.membership.name.encode(), b"%d" % self._version):
+        if self.is_loaded and (owner, version) != (self._consumer.membership.name.encode(), b"%d" % self._version):
             raise self._conflict(version)
 
     def _conflict(self, version: bytes | None) -> StateConflictError:
@@ -152,7 +106,7 @@ class StateStore:
                   redis.RedisError: Redis gave no answer, or refuses a command; nothing was acknowledged
         """
         membership = self._consumer.membership
-        guard = Fence(self._group, cut_guard(self._group), cut.id)
+        guard = Fence(self._group, cut_guard(self._consumer.scope), cut.id)
         records, last_read = self._records_of(cut), self._consumer.last_read
         now = time.time()
         described = {

@@ -65,6 +65,7 @@ def test_key_table_has_one_row_for_each_built_key() -> None:
         keys.result_record("group", "topic", "1-0"),
         keys.state_key("group"),
         keys.cut_guard("group"),
+        keys.members_key("group"),
         keys.push_record(),
         keys.once_record(f"{beat}:2026-01-01T00:00:00+00:00"),
         keys.replay_record(),

@@ -14,6 +14,7 @@ _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _PARTS = {
     "topic": r".+",
     "group": _NAME,
+    "scope": rf"{_NAME}(?::\{{\d+\}})?",
     "consumer": r"[^:]+",
     "id": r"\d+-\d+",
     "uuid": r"[0-9a-f]{32}|x|\d+",  # tests give short ones

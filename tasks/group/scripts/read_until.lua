@@ -1,12 +1,15 @@
--- keys: topic
--- args: group consumer count until_id
+-- keys: lease topic
+-- args: token group consumer count until_id
 --
--- Read entries up to `until_id`. Returns the server's time before the read, in microseconds, and the entries, as XRANGE does.
+-- Read entries up to `until_id`. Returns the server's time before the read, in microseconds, and the entries, as XRANGE does; nil
+-- if this consumer was taken for dead.
 --
 -- The server counts all entries that it has read for a group as delivered. Those behind `until_id` are given back in the same
 -- script, with the group's position, so that no other consumer misses them, and no count includes them.
 -- include: groups_of
 -- include: ids
+local own = redis.call('GET', lease)
+if own and own ~= token then return false end
 local clock, known = redis.call('TIME')
 local micros = string.format('%.0f', clock[1] * 1000000 + clock[2])
 for _, each in ipairs(groups_of(topic)) do
