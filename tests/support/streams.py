@@ -76,10 +76,20 @@ def pending(client: redis.Redis, topic: str = "topic", group: str = "group") -> 
 
 
 def lossy(client: redis.Redis) -> Any:
-    """Return a client without retries that loses one reply: that of the `loses_in`-th command from now on."""
+    """Return a client without retries that loses one reply, or is held up before one command.
+
+    It loses the reply of the `loses_in`-th command from now on, and calls `meanwhile` before the `halts_in`-th, as if another
+    process worked while this one is suspended. A transaction is one command.
+    """
     made: Any = copy.copy(client)
-    made.loses_in = 0
+    made.loses_in = made.halts_in = 0
+    made.meanwhile = lambda: None
     made.auto_close_connection_pool = False  # the pool belongs to `client`
+
+    def halt() -> None:
+        made.halts_in -= 1
+        if made.halts_in == 0:
+            made.meanwhile()
 
     def lose() -> None:
         made.loses_in -= 1
@@ -88,6 +98,7 @@ def lossy(client: redis.Redis) -> Any:
             raise redis.ConnectionError(msg)
 
     def execute_command(*args: Any, **kwargs: Any) -> Any:
+        halt()
         reply = client.execute_command(*args, **kwargs)
         lose()
         return reply
@@ -97,6 +108,7 @@ def lossy(client: redis.Redis) -> Any:
         execute = pipe.execute
 
         def execute_and_lose(**options: Any) -> Any:
+            halt()
             replies = execute(**options)
             lose()
             return replies
