@@ -13,7 +13,7 @@ from tornado.ioloop import IOLoop
 
 from tasks.base.ids import id_numbers
 from tasks.base.loop_thread import OwnLoop, outside_of_loops
-from tasks.checks import seconds
+from tasks.checks import check_number, seconds
 from tasks.codec import decode_fields, encode_fields
 from tasks.errors import PoisonEntryError, SettingsError
 from tasks.nodes.from_redis import from_redis
@@ -22,6 +22,7 @@ from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry, with_time
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import dead_topic
+from tasks.state.inspection import exported
 from tasks.testing.simulation import SimulatedRun
 from tasks.testing.strategies import Pushed, entries, frames, values
 
@@ -43,6 +44,7 @@ def drain(
     pushed: Iterable[Pushable],
     *,
     crash_after: int | None = None,
+    unacknowledged: int = 1,
     every: str | float | timedelta | None = None,
     **bench: Any,
 ) -> "Bench":
@@ -51,6 +53,7 @@ def drain(
     build        a function of a stream, as under `@outlet`: an outlet's own is its `build`
     pushed       the entries: mappings, or those that `entries` draws
     crash_after  kill the pipeline after this many entries, and start another one: see `Bench.crash`
+    unacknowledged  how many of these entries it had not acknowledged
     every        the time between two pushes on the pipeline's clock; by default all entries are pushed at the start
     bench        the pipeline's own parameters, and those of `Bench`; by default it reads the topics of the pushed entries
     raises       PipelineError: it cannot be trusted with acknowledgements, does not come to rest, or, with
@@ -63,12 +66,12 @@ def drain(
         if every is None:
             made.push(*pushed)
             if crash_after is not None:
-                made.crash(after=crash_after)
+                made.crash(after=crash_after, unacknowledged=unacknowledged)
         else:
             for n, entry in enumerate(pushed, 1):
                 made.push(entry)
                 if n == crash_after:
-                    made.crash(after=1)
+                    made.crash(after=1, unacknowledged=unacknowledged)
                 made.advance(every)
         made.drain()
         made.stop()
@@ -153,6 +156,15 @@ class Bench:
             if (letter := letters.get(origin))
         ]
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """What is stored of each node that keeps a state, by name: the state, or a dict of its parts, such as keys.
+
+        Of a `keyed_state`, these are for each key the time of its last element in ms, 0 without `expire`, and its state; of a
+        window or join, its elements and how they are arranged.
+        """
+        return {node: _readable(fields) for node, fields in exported(self.client, self.group).items()}
+
     def entries(self, topic: str) -> list[Entry | PoisonEntryError]:
         """Return the entries of a topic, such as that of the results or the dead letters, oldest first."""
         return Reservoir(self.client).peek(topic, 1_000_000)
@@ -200,14 +212,17 @@ class Bench:
         simulated = self._alive()
         simulated.run(simulated.come_to_rest())
 
-    def crash(self, *, after: int = 0) -> None:
+    def crash(self, *, after: int = 0, unacknowledged: int = 1) -> None:
         """Kill the run and let its lease expire: at the next step, a successor gets the pending entries, first and in order.
 
-        after   process this many more entries before. The acknowledgement of the last one is lost with the process, so it
-                is processed twice; later entries were read ahead, so they are delivered twice
+        after            process this many more entries before; later entries were read ahead, so they are delivered twice
+        unacknowledged   how many of these had not been acknowledged, so that they are processed twice. Where the pipeline keeps
+                         a state, the successor continues with the state before them. With 0, the process dies between two
+                         entries: all that it has processed is stored
         """
+        check_number(unacknowledged, least=0, name="unacknowledged")
         simulated = self._alive()
-        simulated.run(simulated.emit_unacknowledged(after))
+        simulated.run(simulated.emit_unacknowledged(after, unacknowledged))
         self._run = None
         simulated.kill()
 
@@ -291,6 +306,10 @@ class Bench:
     def _dead(self) -> dict[tuple[str, str], Mapping[bytes, bytes]]:
         letters = (raw for topic in self.topics for _, raw in self.client.xrange(dead_topic(topic, self.group)))
         return {(raw[b"dead:topic"].decode(), raw[b"dead:id"].decode()): raw for raw in letters}
+
+
+def _readable(fields: Mapping[Any, Any]) -> Any:
+    return fields[""] if list(fields) == [""] else dict(fields)
 
 
 def _encoded(entry: Any) -> dict[bytes, bytes]:

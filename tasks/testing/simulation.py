@@ -86,8 +86,8 @@ class SimulatedRun:
             else:  # nodes may keep some entries for a limited time
                 await asyncio.sleep(patience / 4)
 
-    async def emit_unacknowledged(self, entries: int) -> None:
-        """Emit `entries` entries, acknowledge the finished ones except the last, and read ahead; `kill` follows."""
+    async def emit_unacknowledged(self, entries: int, unacknowledged: int) -> None:
+        """Emit `entries` entries, acknowledge the finished ones except the last ones, and read ahead; `kill` follows."""
         self._run.is_admitted()
         consumer, read = self._run.consumer, deque[Any]()
         for left in range(entries, 0, -1):
@@ -95,7 +95,7 @@ class SimulatedRun:
             if not read:
                 break
             await self._run.emit([read.popleft()])
-            if left > 1:
+            if left > unacknowledged:
                 await self._loop.idle()
                 self._run.flush()
         if not read:
