@@ -10,17 +10,15 @@ import contextlib
 import gc
 import importlib
 import os
-import runpy
 import selectors
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.processes.meeting import RUN_TITLE, WITHOUT_THREADS, peer_is_us, receive, send, shared
+from deployments.processes.forked_process import Outcome, Request, become, report_end, requested, run_program
+from deployments.processes.meeting import WITHOUT_THREADS, send, shared
 from tasks.base.imported_files import imported_files, stamps
 
 __all__ = ["Template", "main"]
@@ -49,40 +47,15 @@ _PRELOADED = (
     "tasks.nodes.to_parquet",
     "tornado.platform.asyncio",
 )
-# Files with Prefect's settings in the working directory of a run, which the template does not share.
-_SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
 _REQUEST_WITHIN = 10.0  # seconds for a complete request to arrive
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """The program and environment of a run's process."""
-
-    program: list[str]
-    environ: dict[str, str]
-    cwd: str
-    fds: list[int]
-    """Standard input, output and error, and the lifeline: a socket to the process that asked for the run."""
-    title: str
-    """The arguments of the process in `ps`."""
-    outlives: bool
-    """Whether the run goes on after the other end of its lifeline has closed."""
-
-
-@dataclass
-class _Outcome:
-    """The exit code of this process, a run."""
-
-    lifeline: int
-    code: int = 0
 
 
 def main() -> None:
     """Serve the socket of the first argument until the process of the second argument has ended."""
     name, owner = sys.argv[1], int(sys.argv[2])
-    ending: list[_Outcome] = []
+    ending: list[Outcome] = []
     environ = shared(os.environ)
-    atexit.register(_report_end, ending)  # registered first, so that it runs last
+    atexit.register(report_end, ending)  # registered first, so that it runs last
     for module in _PRELOADED:
         importlib.import_module(module)
     from deployments.processes.rehearsal import rehearse  # noqa: PLC0415 - it imports Prefect
@@ -94,9 +67,9 @@ def main() -> None:
     request = template.serve()
     if request is None:
         os._exit(0)  # without the exit handlers of imported modules, which run in the runs
-    ending.append(outcome := _Outcome(request.fds[3]))
-    _become(request)
-    _run(request.program, outcome)
+    ending.append(outcome := Outcome(request.fds[3]))
+    become(request)
+    run_program(request.program, outcome)
 
 
 class Template:
@@ -127,7 +100,7 @@ class Template:
         self._inode = fresh.stat().st_ino
         fresh.replace(path)  # from here on, commands can connect
 
-    def serve(self) -> _Request | None:
+    def serve(self) -> Request | None:
         """Fork a run for each request. Return the request in the run's process, and None when the template must end."""
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -145,12 +118,12 @@ class Template:
             if self._listener in ready and (request := self._answer()) is not None:
                 return request
 
-    def _answer(self) -> _Request | None:
+    def _answer(self) -> Request | None:
         """Fork a run. Return the request in its process, and None in this one."""
         connection, _ = self._listener.accept()
         connection.settimeout(_REQUEST_WITHIN)
         try:
-            request = _requested(connection)
+            request = requested(connection)
         except (OSError, EOFError, ValueError):
             request = None
         if request is None:
@@ -165,7 +138,7 @@ class Template:
                 os.close(fd)
         return None
 
-    def _fork(self, request: _Request, connection: socket.socket) -> _Request | None:
+    def _fork(self, request: Request, connection: socket.socket) -> Request | None:
         if refusal := self._refusal(request):
             self._decline(connection, refusal)
             return None
@@ -186,7 +159,7 @@ class Template:
         with connection, contextlib.suppress(OSError):
             send(connection, {"refused": why})
 
-    def _refusal(self, request: _Request) -> str | None:
+    def _refusal(self, request: Request) -> str | None:
         """Return the reason if a run cannot be forked from this process."""
         wanted = {**WITHOUT_THREADS, **shared(request.environ)}
         if wanted not in (self._environ, self._environ | self._settings):
@@ -218,59 +191,6 @@ class Template:
         self._listener.close()
 
 
-def _requested(connection: socket.socket) -> _Request | None:
-    """Return the request on a connection; None if it is another user's.
-
-    raises    OSError, EOFError, ValueError: the request is incomplete
-    """
-    if not peer_is_us(connection):
-        return None
-    message, fds = receive(connection)
-    return _Request(message["program"], message["environ"], message["cwd"], fds, message["title"], message["outlives"])
-
-
-def _become(request: _Request) -> None:
-    """Give this process the environment, folder, files and random seed that a new process would have."""
-    os.setsid()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(RUN_TITLE)  # the name in `ps` and `top`
-    *standard, lifeline = request.fds
-    for number, fd in enumerate(standard):
-        os.dup2(fd, number)
-        os.close(fd)
-    with contextlib.suppress(OSError, ValueError):  # a hardened system may refuse it
-        _set_title(request.title)
-    if not request.outlives:
-        threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
-    os.environ.clear()
-    os.environ.update(request.environ)
-    os.chdir(request.cwd)
-    sys.path[0] = request.cwd  # as `python -m` does
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # the random module reseeds itself
-    if any(Path(name).exists() for name in _SETTINGS_FILES):
-        _read_settings_again()
-
-
-def _set_title(title: str) -> None:
-    """Replace the arguments in this process' `/proc/self/cmdline`, by which `sluice up` finds the processes of runs."""
-    # The name of the process, in the second field, may hold spaces. See proc(5): arg_start and arg_end are fields 48 and 49.
-    start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
-    text = title.encode()[: end - start - 1]
-    with open("/proc/self/mem", "r+b", buffering=0) as memory:  # noqa: PTH123 - pathlib would read it as text first
-        memory.seek(start)
-        memory.write(text.ljust(end - start, b"\0"))
-
-
-def _read_settings_again() -> None:
-    """Reload Prefect's settings and logging from the files in the working directory."""
-    from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - main() imports Prefect
-    from prefect.logging.configuration import setup_logging  # noqa: PLC0415
-
-    refresh_global_settings_context()
-    setup_logging()
-
-
 def _settings() -> dict[str, str]:
     """Return this process's Prefect settings as the variables that a process worker adds to the environment of its runs."""
     from prefect.settings import get_current_settings  # noqa: PLC0415 - main() imports Prefect
@@ -284,32 +204,6 @@ def _read_files() -> dict[str, tuple[int, int]]:
 
     settings = get_current_settings()
     return imported_files() | stamps(settings.profiles_path, settings.logging.config_path)
-
-
-def _end_with(lifeline: int) -> None:
-    """End this process if the command that represents it is killed."""
-    if not os.read(lifeline, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _run(program: list[str], outcome: _Outcome) -> None:
-    """Run a module as `python -m` does."""
-    module, *sys.argv[1:] = program
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as ending:
-        outcome.code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-        raise
-    except BaseException:
-        outcome.code = 1
-        raise
-
-
-def _report_end(ending: list[_Outcome]) -> None:
-    """Send the exit code to the command, in case the template has ended by then."""
-    for outcome in ending:
-        with contextlib.suppress(OSError):
-            os.write(outcome.lifeline, str(outcome.code).encode())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 
 from deployments.rollout.deployed import deployed, paged
 from deployments.rollout.ending import end_runs, unended_runs
-from deployments.rollout.runs import delete_runs
+from deployments.rollout.pool_ending import delete_runs
 from deployments.rollout.uses import Uses, uses_of
 
 __all__ = ["Removable", "find_removable", "halt", "remove"]

@@ -68,7 +68,7 @@ def up(console: Console, setting: Setting, *, quiet: bool = False) -> int:
         finally:
             is_stopping = True
             interrupts.disarm()
-            began, has_started = time.monotonic(), stack.has_started
+            began, has_started = time.monotonic(), stack.children.have_started
             _stop(stack, say, interrupts)
             if has_started:
                 say(f"stopped in {time.monotonic() - began:.1f} s; the data stays in {ledger.folder}")
@@ -133,7 +133,8 @@ def _run(stack: Stack, console: Console, say: Callable[[str], None], *, quiet: b
 
         while True:
             with attempt("looking after the servers"):
-                if stack.worker and stack.worker.name in stack.tend():
+                died = stack.children.tend()
+                if (worker := stack.children.worker) and worker.name in died:
                     sweep_at = 0.0
             with attempt("starting runs"):
                 stack.sweep_unwatched(client)
@@ -172,7 +173,7 @@ class _Attempts:
 
 
 def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> None:
-    if stack.worker and stack.worker.running:
+    if (worker := stack.children.worker) and worker.running:
         from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
 
         say("stopping: the runs finish what is in flight (Ctrl-C again: at once) ...")

@@ -1,4 +1,4 @@
-"""What `sluice up` and `sluice restart` make of runs, on a real Prefect server."""
+"""Runs that `sluice up` and `sluice restart` start, end and mark, on a real Prefect server."""
 
 import contextvars
 import io
@@ -23,7 +23,7 @@ from prefect.states import Cancelled, Crashed, Failed, Pending, Running
 from rich.console import Console, RenderableType
 
 from deployments.rollout import apply as rollout
-from deployments.rollout import deployed, ending, runs
+from deployments.rollout import deployed, ending, pool_ending, runs
 from deployments.rollout.blueprint import Blueprint, Deployment
 from deployments.servers.prefect_server import POOL
 from deployments.stack import follow
@@ -64,7 +64,7 @@ def run(client: SyncPrefectClient, of: UUID) -> UUID:
 def test_the_follower_prints_every_state_change_of_outlets_across_pages(
     client: SyncPrefectClient, fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deployed, "_PAGE", 1)  # Prefect has 200: so many runs take their time
+    monkeypatch.setattr(deployed, "_PAGE", 1)  # Prefect's pages have 200; so many runs would take long
     monkeypatch.setattr(follow, "_POLL_SECONDS", 0.0)
     outlet, inlet = deployment(client, "outlet"), deployment(client, "inlet")
     output = io.StringIO()
@@ -136,7 +136,7 @@ def test_a_run_of_a_deleted_deployment_does_not_block_the_end_of_others(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prefect's server fails at each final state of such a run (3.9.1), for as long as the lease of its slot runs."""
-    monkeypatch.setattr(runs, "_BEREFT", 0.5)
+    monkeypatch.setattr(pool_ending, "_BEREFT", 0.5)
     limited = client.create_deployment(
         client.create_flow(followed), "limited", work_pool_name=POOL, concurrency_limit=1
     )
@@ -145,19 +145,19 @@ def test_a_run_of_a_deleted_deployment_does_not_block_the_end_of_others(
         client.set_flow_run_state(orphan, state)  # not forced, so that it takes a slot
     client.delete_deployment(limited)
     other, starting, running = (run(client, deployment(client, name)) for name in ("other", "starting", "running"))
-    assert runs.sweep(client, alive=(other, starting, running), orphans=False) == (0, 0)
-    assert runs.sweep(client, alive=(starting, running)) == (1, 1)
-    assert client.read_flow_run(other).state_name == runs.ABANDONED
+    assert pool_ending.sweep(client, alive=(other, starting, running), orphans=False) == (0, 0)
+    assert pool_ending.sweep(client, alive=(starting, running)) == (1, 1)
+    assert client.read_flow_run(other).state_name == pool_ending.ABANDONED
     client.set_flow_run_state(starting, Pending(), force=True)
     killed: list[UUID] = []
     stopped: list[UUID] = []
     nothing: dict[str, Any] = {"processes": set, "stop": stopped.extend, "kill": killed.extend}
-    assert runs.cancel(client, None, **nothing, timeout=60) == 2
+    assert pool_ending.cancel(client, None, **nothing, timeout=60) == 2
     assert killed == [starting]
     assert stopped == []
     assert client.read_flow_run(starting).state_name == "Cancelled"
     assert client.read_flow_run(running).state_name == "Cancelling"
-    assert runs.sweep(client, alive=(), state=Cancelled()) == (1, 1)
+    assert pool_ending.sweep(client, alive=(), state=Cancelled()) == (1, 1)
     assert client.read_flow_run(running).state_name == "Cancelled"
     client.delete_flow_run(orphan)
 
@@ -175,12 +175,14 @@ def test_cancel_signals_inlets_and_outlets_with_a_process_here(client: SyncPrefe
             client.set_flow_run_state(id_, Cancelled(), force=True)
 
     def ours() -> set[UUID]:
-        for id_ in (elsewhere, other):  # a worker ends those
+        for id_ in (elsewhere, other):  # a worker ends cancelled runs
             if client.read_flow_run(id_).state_name == "Cancelling":
                 client.set_flow_run_state(id_, Cancelled(message="by its worker"), force=True)
         return {here, elsewhere, other}
 
-    assert runs.cancel(client, ours, processes=lambda: has_process, stop=stop, kill=lambda _: None, timeout=60) == 0
+    assert (
+        pool_ending.cancel(client, ours, processes=lambda: has_process, stop=stop, kill=lambda _: None, timeout=60) == 0
+    )
     assert asked == [here]
     messages = [client.read_flow_run(id_).state.message for id_ in (here, elsewhere, other)]  # type: ignore[union-attr]
     assert messages == [None, "by its worker", "by its worker"]
@@ -269,7 +271,7 @@ def test_schedules_without_an_anchor_are_spread_over_their_interval_and_stay_pau
     before = seen()
     rollout.spread_schedules(client, blueprint)
     after = seen()
-    assert after[0] == before[0]  # this one has an anchor in the file
+    assert after[0] == before[0]  # this schedule has an anchor in the file
     assert not any(active for _, active, _ in after)
     starts = sorted(int(anchor.timestamp()) % 600 for anchor, _, _ in after[1:])
     assert min((later - earlier) % 600 for earlier, later in itertools.pairwise([*starts, starts[0]])) > 600 / 7 / 3
