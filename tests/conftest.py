@@ -4,11 +4,13 @@
 Makefile) the tests marked `slow`. `--hypothesis-profile=...` overrides the profile.
 """
 
+import contextlib
 import functools
 import os
 import re
 import shutil
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ from xdist.scheduler import LoadFileScheduling
 from deployments.servers.redis_binary import find_redis_server
 from deployments.servers.redis_server import RedisServer
 from tasks import testing
+from tasks.nodes.threaded import ThreadedSource
 from tasks.reservoir import reservoir
 from tests.support.keys import leaks
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from tests.support.plain import Plain
 
 ROOT = Path(__file__).resolve().parents[1]
-os.environ.setdefault("SLUICE_METRICS_PORT", "off")  # many stacks run at once, and one of them could have the port
+os.environ.setdefault("SLUICE_METRICS_PORT", "off")  # several stacks run at once, and one may have the port
 THOROUGH = os.environ.get("CI") == "true"
 
 # No health check for slow examples, and no deadline: a busy machine slows down single examples.
@@ -260,6 +263,33 @@ def expect_no_leaks_of_the_last_example(request: pytest.FixtureRequest) -> Itera
     yield
     for client in GIVEN:
         expect_no_leaks(client, request.node)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def started_sources() -> Iterator[weakref.WeakSet[ThreadedSource]]:
+    """Return the sources that were started and are still referred to."""
+    started: weakref.WeakSet[ThreadedSource] = weakref.WeakSet()
+    start = ThreadedSource.start
+
+    def noting(source: ThreadedSource) -> None:
+        started.add(source)
+        start(source)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThreadedSource, "start", noting)
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def stop_sources_of_a_failed_test(started_sources: weakref.WeakSet[ThreadedSource]) -> Iterator[None]:
+    """Stop sources that a test leaves running, because it failed: they would take the entries of later tests."""
+    yield
+    left = [source for source in started_sources if source.is_running]
+    for source in left:
+        source.stop()
+    for source in left:
+        with contextlib.suppress(Exception):  # the test has its own failure
+            source.join(20)
 
 
 @pytest.fixture(scope="session")

@@ -186,7 +186,7 @@ def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, clie
     assert (artifact["type"], artifact["data"]) == ("progress", 100.0)
     [artifact] = artifacts(client, "outlet-replay")
     assert f"**100 %** of a replay up to topic {ids[-1]}" in artifact["data"]
-    assert re.search(r'n0 -->\|"[1-9]\d/s"\| n1', artifact["data"])  # about 40: the rate of the whole run
+    assert re.search(r'n0 -->\|"(?!0/s)[\d.]+/s"\| n1', artifact["data"])  # the rate of the whole run
 
 
 def test_a_run_cancelled_in_prefect_stops_without_a_signal_and_ends_as_cancelled(
@@ -265,7 +265,7 @@ def test_signalled_runs_end_as_cancelled_in_their_own_process(
     def pushes() -> None:
         stop_run()
 
-    monkeypatch.setattr(Console, "on_broken_pipe", Console.on_broken_pipe)  # which a run's process changes
+    monkeypatch.setattr(Console, "on_broken_pipe", Console.on_broken_pipe)  # a run's process changes them
     monkeypatch.setattr(stopping, "is_in_a_process_of_its_own", lambda: is_own_process)
     ended = [flow(return_state=True) for flow in (reads, pushes)]
     assert [state.type for state in ended] == [StateType.CANCELLED if is_own_process else StateType.COMPLETED] * 2
@@ -327,7 +327,7 @@ def test_an_outlet_that_is_behind_is_reported_in_its_log_and_its_report(
     assert line.startswith("group 'late' on topic 'topic' is behind by ")
 
 
-def test_what_a_window_keeps_is_no_stall(real_redis: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_entries_kept_by_a_window_are_no_stall(real_redis: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     push_all(real_redis, "topic", range(3))
 
     @outlet(topics="topic", group="group", stall_after="100ms", run_for="800ms")
@@ -339,7 +339,7 @@ def test_what_a_window_keeps_is_no_stall(real_redis: redis.Redis, caplog: pytest
     assert "no progress" not in caplog.text
 
 
-def test_a_report_that_somebody_deleted_is_made_anew(
+def test_deleted_report_is_created_anew(
     real_redis: redis.Redis,
     client: SyncPrefectClient,
     monkeypatch: pytest.MonkeyPatch,
@@ -355,7 +355,7 @@ def test_a_report_that_somebody_deleted_is_made_anew(
 
     def delete_it() -> None:
         def found() -> list[str]:
-            push_all(real_redis, "topic", range(1))  # there is something new to report
+            push_all(real_redis, "topic", range(1))  # the report has changed
             return [each["id"] for each in artifacts(client, "outlet-reported-group")]
 
         wait_until(found, "a report")
