@@ -1,1 +1,1 @@
-"""How fast it is, beside others that do the same work on the same Redis in the same run: `make bench`."""
+"""Benchmarks: Sluice and comparable programs do the same work on the same Redis, in one run of `make bench`."""

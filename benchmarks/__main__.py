@@ -1,9 +1,9 @@
-"""Measure it all, print it, and write it into the README and docs/performance.md.
+"""Run the benchmarks, print the figures, and write them into the README and docs/performance.md.
 
     python -m benchmarks [--quick] [--only throughput ...]
 
-Candidates take turns (A B C A B C ...), each run in a process of its own, on a Redis that is started for this; what
-is reported are medians of the rounds, and ratios of medians of one run.
+Candidates take turns (A B C A B C ...), each in a process of its own, on a Redis that is started for the benchmark. The
+figures are medians of the rounds, and ratios of medians of the same run.
 """
 
 import argparse
@@ -29,11 +29,11 @@ OURS, RAW = "Sluice", "redis-py, read and ack alone"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: the whole, or what takes two minutes."""
+    """Sizes of the measurements: full, or for a run of two minutes."""
 
     rounds: int = 3
     entries: int = 60_000
-    slow_entries: int = 5_000  # for those that take milliseconds an entry
+    slow_entries: int = 5_000  # for candidates that take milliseconds per entry
     frames: int = 40
     latency_seconds: float = 8.0
     backlog: int = 1_000_000
@@ -89,7 +89,7 @@ def throughput(url: str, sizes: Sizes) -> list[Row]:
 
 
 def frame(url: str, sizes: Sizes) -> list[Row]:
-    """Follow one frame through all of its parts."""
+    """Measure each step of one frame's way."""
     got = call("frames:measure", url=url, topic=TOPIC, repeats=sizes.frames)
     parts = ("encode", "push", "read", "check and decode")
     total = sum(got[part] for part in parts)
@@ -113,7 +113,7 @@ def frame(url: str, sizes: Sizes) -> list[Row]:
 
 
 def latency(url: str, sizes: Sizes) -> list[Row]:
-    """Push at 1,000 entries a second."""
+    """Measure the latency at 1,000 entries per second."""
     got = call("latency:measure", url=url, rate=1000, seconds=sizes.latency_seconds)
     return [
         (
@@ -125,7 +125,7 @@ def latency(url: str, sizes: Sizes) -> list[Row]:
 
 
 def memory(url: str, sizes: Sizes) -> list[Row]:
-    """Let outlets face backlogs."""
+    """Measure the memory of outlets with a backlog."""
     rows: list[Row] = []
     fill(connected(url), sizes.backlog)
     for work, how in ((0.0, "at full speed"), (0.001, "1 ms of work each")):
@@ -150,7 +150,7 @@ def memory(url: str, sizes: Sizes) -> list[Row]:
 
 
 def replicas(url: str, sizes: Sizes) -> list[Row]:
-    """Put one and two outlets into one group."""
+    """Compare one outlet of a group with two."""
     rows: list[Row] = []
     fill(connected(url), sizes.entries)
     for work in (0.0, 20e-6):
@@ -174,7 +174,7 @@ def replicas(url: str, sizes: Sizes) -> list[Row]:
 
 
 def pushing(url: str, sizes: Sizes) -> list[Row]:
-    """Push in bulk."""
+    """Measure bulk pushes."""
     took = in_turn(
         ["push_many", "push_raw"],
         sizes.rounds,
@@ -194,7 +194,7 @@ def pushing(url: str, sizes: Sizes) -> list[Row]:
 
 
 def states(_: str, sizes: Sizes) -> list[Row]:
-    """Encode and decode what pipelines keep."""
+    """Measure encoding and decoding of kept state."""
     rows: list[Row] = []
     for kind in STATES:
         got = call("states:measure", kind=kind, count=sizes.states, repeats=5)
@@ -204,7 +204,7 @@ def states(_: str, sizes: Sizes) -> list[Row]:
 
 
 def growth(url: str, sizes: Sizes) -> list[Row]:
-    """Vary one thing at a time, and draw it."""
+    """Vary one parameter at a time, and plot the cost."""
     unit, length = sizes.growth, sizes.backlog
     fill(connected(url), length)
 
@@ -230,7 +230,7 @@ def growth(url: str, sizes: Sizes) -> list[Row]:
         ("entries", "Entries in one run", "entries", entries),
         ("nodes", "Nodes of the pipeline", "map nodes before the sink", nodes),
         ("backlog", "Backlog in front of the outlet", "entries not read yet", backlog),
-        ("reservoir", "Length of the topic", "entries in the topic, the last of them new", reservoir),
+        ("reservoir", "Length of the topic", "entries in the topic, of which the last are new", reservoir),
     ):
         drawn = plot(title, label, "microseconds an entry", points, logarithmic=name in ("backlog", "reservoir"))
         if sizes.writes:
@@ -253,7 +253,7 @@ def growth(url: str, sizes: Sizes) -> list[Row]:
 SECTIONS: dict[str, tuple[Callable[[str, Sizes], list[Row]], Row]] = {
     "throughput": (
         throughput,
-        ("Entries through `filter -> map -> filter -> sink`, one at a time unless it says otherwise", "", "Sluice is"),
+        ("Entries through `filter -> map -> filter -> sink`, one at a time unless noted", "", "Sluice is"),
     ),
     "frame": (frame, ("One DataFrame of 5,000 x 32", "", "")),
     "latency": (latency, ("Latency", "", "")),
@@ -266,7 +266,7 @@ SECTIONS: dict[str, tuple[Callable[[str, Sizes], list[Row]], Row]] = {
 
 
 def main() -> None:
-    """Run the sections asked for; the files are written only by a run of all of them in full."""
+    """Run the chosen sections; write the files only after a full run of all sections."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything, in two minutes; writes no files")
     parser.add_argument(

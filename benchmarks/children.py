@@ -1,4 +1,4 @@
-"""A function in a process of its own: what one measurement imports, leaves behind or hangs in concerns no other.
+"""Runs a function in a process of its own, so that no measurement affects another by imports, leftovers or hangs.
 
 python -m benchmarks.children throughput:measure '{"name": "walrus", ...}'
 """
@@ -17,11 +17,11 @@ _ROOT = Path(__file__).parents[1]
 
 
 class Child:
-    """A function of this package that runs, or is ready to, in a process of its own."""
+    """A function of this package in a process of its own."""
 
     def __init__(self, function: str, **arguments: Any) -> None:
         self.function = function
-        self._process = subprocess.Popen(  # noqa: S603 - ourselves
+        self._process = subprocess.Popen(  # noqa: S603 - this package
             [sys.executable, "-m", "benchmarks.children", function, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -38,13 +38,13 @@ class Child:
         return self
 
     def go(self) -> None:
-        """Let it go on."""
+        """Let the function continue after `ready`."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
 
     def result(self, *, timeout: float = _TIMEOUT) -> Any:
-        """Wait for its end and return what it returned; kill it if that takes longer than `timeout`."""
+        """Wait for the process and return the function's result; kill it after `timeout` seconds."""
         try:
             output, _ = self._process.communicate(timeout=timeout)
         except BaseException:
@@ -58,12 +58,12 @@ class Child:
 
 
 def call(function: str, **arguments: Any) -> Any:
-    """Return what `module:function` of this package returns, called in a new process."""
+    """Call `module:function` of this package in a new process, and return its result."""
     return Child(function, **arguments).result()
 
 
 def ready() -> None:
-    """Say that all is made and imported, and wait for the word to begin."""
+    """Report that imports and preparations are done, and wait for `go`."""
     print("ready", flush=True)
     sys.stdin.readline()
 

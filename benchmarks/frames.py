@@ -1,4 +1,4 @@
-"""One DataFrame of 5,000 x 32 on its way: part by part, as a whole, and by JSON and Parquet."""
+"""Times of one DataFrame of 5,000 x 32: each step, the whole way, and JSON and Parquet for comparison."""
 
 import io
 import time
@@ -27,7 +27,7 @@ def quotes(rows: int = 5_000) -> pd.DataFrame:
 
 
 def measure(url: str, topic: str, repeats: int, rows: int = 5_000) -> dict[str, float]:
-    """Return the milliseconds of each part, of the whole, and of the rivals' encoding and decoding; medians."""
+    """Return the median milliseconds of each step, of the whole way, and of encoding and decoding as JSON and Parquet."""
     frame, client = quotes(rows), connected(url)
     data = codec.encode_fields({"quotes": frame})[_FIELD]
     client.xgroup_create(topic, "parts", "0", mkstream=True)
@@ -50,7 +50,7 @@ def measure(url: str, topic: str, repeats: int, rows: int = 5_000) -> dict[str, 
         "Parquet": lambda: pd.read_parquet(io.BytesIO(frame.to_parquet())),
     }
     found: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(repeats):  # in turn, so that what the machine does meanwhile hits all of them
+    for _ in range(repeats):  # in turn, so that other load affects all of them alike
         for name, part in parts.items():
             found[name].append(_timed(part))
     figures = {name: median(times) for name, times in found.items()}
@@ -62,7 +62,7 @@ def measure(url: str, topic: str, repeats: int, rows: int = 5_000) -> dict[str, 
 
 
 def _whole(url: str, topic: str, repeats: int, frame: pd.DataFrame) -> float:
-    """Return the milliseconds from before a push until the frame is in the sink: an inlet's half and an outlet's."""
+    """Return the milliseconds from the push to the sink, as two parts: the inlet's and the outlet's."""
     reservoir = Reservoir.from_url(url)
     seen: list[pd.DataFrame] = []
     source: Any = from_redis(topic, group="whole", url=url)

@@ -1,12 +1,12 @@
-"""What a scheduled inlet costs beside what it pumps: rows in Prefect's database a run, and CPU for its ticks.
+"""Overhead of a scheduled inlet: rows in Prefect's database per run, and CPU per tick.
 
     python -m benchmarks.inlets [--minutes 10]
     python -m benchmarks.inlets --many 50 [--minutes 10] [--checkout FOLDER]
 
 On a Prefect server as `sluice up` starts it, with a worker, the shipped inlet `seconds` runs twice every minute: once with
-its tick a second and once with a tick a minute. In all else their runs are the same, so what differs is what ticks cost.
+a tick per second and once with a tick per minute. Their runs are otherwise the same, so the difference is the cost of ticks.
 
-With `--many`, `sluice up` runs as many inlets beside what ships, in a copy of this checkout or of another one with its own
+With `--many`, `sluice up` runs this many inlets besides the shipped flows, in a copy of this checkout or of another one with its own
 `.venv`, such as a `git worktree` of an earlier version.
 """
 
@@ -38,14 +38,14 @@ EVERY = ("1s", "60s")
 RUNS_A_DAY, DAYS_KEPT = 1_440, 3
 # Seconds of a run's life between which its CPU is compared: it has started and is not yet relieved.
 FROM, UPTO = 15.0, 50.0
-_SECRET = "of-the-benchmarks"  # noqa: S105 - a Prefect server of their own asks for it
+_SECRET = "of-the-benchmarks"  # noqa: S105 - for a Prefect server of the benchmark's own
 
 Samples = dict[UUID, list[tuple[float, float]]]
 
 
 @contextmanager
 def stack(folder: Path, redis_url: str) -> Iterator[dict[str, str]]:
-    """Give the environment of a Prefect server and a worker with the two deployments."""
+    """Yield the environment of a Prefect server and a worker with the two deployments."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -77,7 +77,7 @@ def stack(folder: Path, redis_url: str) -> Iterator[dict[str, str]]:
 
 
 def rows(database: Path) -> dict[str, int]:
-    """Return how many rows each table has, without runs that are only scheduled, which lie there for hours."""
+    """Return the number of rows of each table, without scheduled runs, which stay for hours."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
         names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         found = {name: db.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in names}  # noqa: S608
@@ -106,7 +106,7 @@ def watch(folder: Path, seconds: float) -> Samples:
 
 
 def rates(samples: Samples, client: SyncPrefectClient) -> dict[str, list[float]]:
-    """Return by deployment the shares of a core that its runs took while they only kept their beat."""
+    """Return by deployment the share of a core that its runs took between their start and their relief."""
     found: dict[str, list[float]] = defaultdict(list)
     for run, points in samples.items():
         within = [point for point in points if FROM <= point[0] <= UPTO]
@@ -118,7 +118,7 @@ def rates(samples: Samples, client: SyncPrefectClient) -> dict[str, list[float]]
 
 
 def main() -> None:
-    """Measure it and print it."""
+    """Measure the overhead and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inlets", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="for how long to look, after the start")
     parser.add_argument("--many", type=int, metavar="N", help="run N inlets beside what ships, with all of `sluice up`")

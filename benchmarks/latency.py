@@ -1,4 +1,4 @@
-"""Milliseconds from before a push to the sink, at a steady pace, with the producer in a process of its own."""
+"""Latency from the push to the sink at a steady rate, with the producer in a process of its own."""
 
 import time
 from typing import Any
@@ -14,7 +14,7 @@ TOPIC = "bench-latency"
 
 
 def produce(url: str, rate: int, seconds: float) -> int:
-    """Push entries that say when, `rate` a second; return how many."""
+    """Push `rate` entries per second, each with the time of its push; return their number."""
     reservoir = Reservoir.from_url(url)
     count = round(rate * seconds)
     began = time.monotonic()
@@ -25,7 +25,7 @@ def produce(url: str, rate: int, seconds: float) -> int:
 
 
 def measure(url: str, rate: int, seconds: float) -> dict[str, float]:
-    """Return the median, the 99th percentile and the worst, the first tenth of the time left out."""
+    """Return the median, the 99th percentile and the maximum in ms, without the first tenth of the time."""
     times: list[float] = []
     source: Any = from_redis(TOPIC, group="latency", url=url)
     kept = source.pluck("sent").sink(lambda sent: times.append((time.monotonic() - sent) * 1000))

@@ -1,4 +1,4 @@
-"""What many small inlets cost, and whether they keep their ticks: CPU, memory, rows, ticks, start and stop of `sluice up`."""
+"""Cost of many small inlets: CPU, memory, rows, missed ticks, start and stop of `sluice up`."""
 
 import math
 import os
@@ -36,7 +36,7 @@ _BLOCK = re.compile(r"\n  - <<: \*inlet\n    entrypoint: flows/clock.py:seconds\
 
 @dataclass
 class Ticks:
-    """The ticks of one inlet between two of them: a tick a second, each entry with the time of its call in `t`."""
+    """The ticks of one inlet in an interval: one per second, each entry with the time of its call in `t`."""
 
     missing: int = 0
     doubled: int = 0
@@ -113,7 +113,7 @@ def rows(database: Path) -> int:
 
 
 def with_inlets(checkout: Path, folder: Path, count: int) -> None:
-    """Copy a checkout to a folder, with `count` more inlets of one push a second."""
+    """Copy a checkout to a folder, and add `count` inlets that push once per second."""
     shutil.copytree(checkout, folder, ignore=_IGNORED)
     source = ['"""Many small inlets."""\n\nimport time\n\nfrom flows import inlet\n']
     source += [
@@ -146,7 +146,7 @@ def running(checkout: Path, root: Path, state: Path) -> Iterator[subprocess.Pope
     kept |= {name: os.environ[name] for name in [REDIS_SERVER] if name in os.environ}
     command = [str(python), "-m", "deployments", "up", "--port", str(port)]
     with (state.parent / "up.log").open("wb") as log:
-        up = subprocess.Popen(  # noqa: S603 - ourselves
+        up = subprocess.Popen(  # noqa: S603 - the checkout's own environment
             command,
             cwd=root,
             env=kept | {"SLUICE_STATE_DIR": str(state), "PWD": str(root), "PYTHONPATH": str(root)},
@@ -164,33 +164,33 @@ def running(checkout: Path, root: Path, state: Path) -> Iterator[subprocess.Pope
 
 
 def first_entries(client: redis.Redis, topics: Sequence[str], began: float) -> list[float]:
-    """Return the seconds from `began` until each topic has an entry, without those that have none in time."""
+    """Return the seconds from `began` to each topic's first entry, without topics that got none in time."""
     found: dict[str, float] = {}
     while len(found) < len(topics) and time.time() - began < _UNTIL_ALL_ALIVE:
         for topic in topics:
             try:
                 if topic not in found and (first := client.xrange(topic, count=1)):
                     found[topic] = int(first[0][0].split(b"-")[0]) / 1000 - began  # type: ignore[index]
-            except redis.RedisError:  # it is still starting
+            except redis.RedisError:  # the inlet is still starting
                 break
         time.sleep(0.5)
     return sorted(found.values())
 
 
 def ticks_of(client: redis.Redis, topic: str, first: int, last: int) -> Ticks:
-    """Return what became of the ticks of an inlet."""
+    """Return the missing, doubled and late ticks of an inlet."""
     raw = client.xrange(topic, min=f"{first * 1000}-0", max=f"{(last + 60) * 1000}-0")
     entries = [(int(id_.split(b"-")[0]), msgspec.json.decode(fields[b"t"])) for id_, fields in raw]  # type: ignore[union-attr]
     return Ticks.of(entries, first=first, last=last)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which this share of the values is."""
+    """Return the value that this share of the values does not exceed."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else math.nan
 
 
 def measure_many(checkout: Path, count: int, minutes: float) -> str:
-    """Run `count` more inlets beside what ships in a checkout, and return what was measured, as a Markdown table."""
+    """Run a checkout with `count` more inlets, and return the figures as a Markdown table."""
     topics = [f"many{n}" for n in range(count)]
     with tempfile.TemporaryDirectory() as name:
         root, state = Path(name) / "project", Path(name) / "state"
@@ -199,7 +199,7 @@ def measure_many(checkout: Path, count: int, minutes: float) -> str:
         with running(checkout, root, state) as up:
             client = redis.Redis(unix_socket_path=str(state / "redis" / "redis.sock"), protocol=2)
             firsts = first_entries(client, topics, began)
-            time.sleep(30)  # starts are over
+            time.sleep(30)  # all runs have started
             database, cost = state / "prefect" / "prefect.db", Cost(state)
             before, first, load = rows(database), int(time.time()) + 1, os.getloadavg()[0]
             start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Megabytes that an outlet takes above its start while a backlog is in front of it."""
+"""Memory that an outlet with a backlog takes beyond its memory at the start."""
 
 import threading
 import time
@@ -23,16 +23,16 @@ def fill_frames(url: str, topic: str, count: int, rows: int) -> int:
     with client.pipeline(transaction=False) as pipe:
         for n in range(count):
             pipe.xadd(topic, {name: data}, id=f"{n + 1}-0")
-            if n % 64 == 63:  # noqa: PLR2004 - a few MB on their way
+            if n % 64 == 63:  # noqa: PLR2004 - a few MB per append
                 pipe.execute()
         pipe.execute()
     return len(data)
 
 
 def measure(url: str, topic: str, seconds: float, work: float = 0.0) -> dict[str, float]:
-    """Return the peak above the start, in MB, over `seconds` or until the backlog is gone, and how far it came.
+    """Return the peak beyond the start in MB, within `seconds` or until the backlog is done, and the number of entries done.
 
-    work    seconds that the pipeline takes for an entry
+    work    seconds of work per entry
     """
     length = connected(url).xlen(topic)
     seen = 0

@@ -1,4 +1,4 @@
-"""What was measured, as a table in the README and as plots in docs/: plain text, and SVG without a library."""
+"""Figures as tables in the README and as SVG plots in docs/, written without a library."""
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 420, 240, 58, 40, 30
 
 
 def machine(server: str) -> str:
-    """Return a line on the machine, the server and the versions of those that are installed."""
+    """Return a line with the machine, the server and the versions of the installed candidates."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -38,7 +38,7 @@ def table(rows: Iterable[Row], heads: Row) -> str:
 
 
 def between_markers(path: Path, text: str) -> None:
-    """Replace what stands between the file's two benchmark markers."""
+    """Replace the text between the file's two benchmark markers."""
     begin, end = "<!-- benchmark -->", "<!-- /benchmark -->"
     before, found, rest = path.read_text(encoding="utf-8").partition(begin)
     _, also_found, after = rest.partition(end)
@@ -49,7 +49,7 @@ def between_markers(path: Path, text: str) -> None:
 
 
 def plot(title: str, x_label: str, y_label: str, points: Mapping[float, float], *, logarithmic: bool = False) -> str:
-    """Return an SVG of a line from zero up, its points marked; `logarithmic` is the x axis only."""
+    """Return an SVG of a line with marked points on a y axis from zero; `logarithmic` concerns the x axis."""
     xs, ys = list(points), list(points.values())
     scaled = [log10(x) for x in xs] if logarithmic else xs
     low, high = (min(scaled), max(scaled)) if logarithmic else (0.0, max(scaled))

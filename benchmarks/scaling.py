@@ -1,4 +1,4 @@
-"""What changes the cost: replicas, entries in one push, entries, nodes, the backlog and the topic's length."""
+"""Cost as a function of replicas, entries per push, entries, nodes, backlog and length of the topic."""
 
 import time
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["cost", "push", "push_raw", "replica", "replicas"]
 
 
 def replica(url: str, group: str, length: int, work: float) -> int:
-    """Be one of a group's outlets until nothing is left; return how many entries came.
+    """Run one outlet of a group until the topic is done; return the number of entries that it got.
 
     work    seconds of computing for each entry, before the usual pipeline
     """
@@ -33,7 +33,7 @@ def replica(url: str, group: str, length: int, work: float) -> int:
 
 
 def replicas(url: str, group: str, count: int, length: int, work: float) -> float:
-    """Return the seconds in which `count` outlets of one group, all there before, are done with the topic."""
+    """Return the seconds that `count` outlets of one group take for the topic, once all have started."""
     client = connected(url)
     client.xgroup_create(TOPIC, group, f"{length}-0")
     children = [Child("scaling:replica", url=url, group=group, length=length, work=work) for _ in range(count)]
@@ -68,7 +68,7 @@ def _with_work(fields: dict[str, Any], work: float) -> dict[str, Any]:
 
 
 def push(url: str, topic: str, count: int, at_once: int) -> float:
-    """Return the seconds of `push_many`, `at_once` values at a time, encoding included."""
+    """Return the seconds of `push_many` with `at_once` values per call, including encoding."""
     reservoir = Reservoir.from_url(url)
     values = [{"value": value(n)} for n in range(count)]
     began = time.perf_counter()
@@ -80,7 +80,7 @@ def push(url: str, topic: str, count: int, at_once: int) -> float:
 
 
 def push_raw(url: str, topic: str, count: int, at_once: int) -> float:
-    """Return the seconds of as many XADD in redis-py's pipelines, of bytes that were encoded before."""
+    """Return the seconds of as many XADD in pipelines of redis-py, with bytes that are already encoded."""
     client = connected(url)
     encoded = Reservoir(client).encode({"value": value(n)} for n in range(count))
     began = time.perf_counter()
@@ -95,7 +95,7 @@ def push_raw(url: str, topic: str, count: int, at_once: int) -> float:
 
 
 def cost(*, url: str, topic: str, group: str, first: int, count: int, nodes: int) -> float:
-    """Return the seconds for `count` entries from the `first` on, through `nodes` maps, whatever follows them."""
+    """Return the seconds for `count` entries from the `first` on through `nodes` maps; later entries stay unread."""
     client = connected(url)
     client.xgroup_create(topic, group, f"{first}-0")
     seen = 0

@@ -1,7 +1,7 @@
 """Measures a scrape of the metrics: `python -m benchmarks.scrape [TOPICS]`.
 
-Each topic has 1,000 entries and three groups, of which one lags; half of the topics have an inlet. The keys of ticks that were
-pushed within the last ten minutes, through which a look for names walks, are there too.
+Each topic has 1,000 entries and three groups, of which one lags; half of the topics have an inlet. The keys of the ticks of
+the last ten minutes exist too, because a scan for names passes them.
 """
 
 import statistics
@@ -46,13 +46,13 @@ def fill(client: redis.Redis, topics: int) -> None:
 
 
 def cpu_of(client: redis.Redis) -> float:
-    """Return the seconds of CPU that the server has used."""
+    """Return the CPU seconds that the server has used."""
     info: Any = client.info("cpu")
     return info["used_cpu_user"] + info["used_cpu_sys"]
 
 
 def main(topics: int) -> None:
-    """Print how long scrapes take, in total and in Redis."""
+    """Print the duration of scrapes, in total and in Redis."""
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
         client = redis.Redis.from_url(server.url, protocol=2)
         fill(client, topics)

@@ -1,4 +1,4 @@
-"""States of pipelines into bytes and back: microseconds each, by the codec and by pickle."""
+"""Encoding and decoding of pipelines' states, by the codec and by pickle: microseconds per state."""
 
 import pickle
 import time
@@ -27,17 +27,17 @@ STATES: dict[str, Callable[[int], Any]] = {
 
 
 def measure(kind: str, count: int, repeats: int) -> dict[str, float]:
-    """Return the microseconds that one of `count` states takes each way; medians of `repeats`."""
+    """Return the median microseconds to encode and to decode one of `count` states, over `repeats`."""
     values = [STATES[kind](n) for n in range(count)]
     stored, pickled = [encode_state(value) for value in values], [pickle.dumps(value, 5) for value in values]
     parts: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
         "encode": (encode_state, values),
         "decode": (decode_state, stored),
         "pickle": (lambda value: pickle.dumps(value, 5), values),
-        "unpickle": (pickle.loads, pickled),  # our own bytes, above
+        "unpickle": (pickle.loads, pickled),  # bytes that were pickled above
     }
     found: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(repeats):  # in turn, so that what the machine does meanwhile hits all of them
+    for _ in range(repeats):  # in turn, so that other load affects all of them alike
         for name, (work, each) in parts.items():
             began = time.perf_counter()
             for value in each:

@@ -1,7 +1,7 @@
-"""Entries a second through the same pipeline: ours, plain streamz, FastStream, walrus, Bytewax, and redis-py alone.
+"""Entries per second through the same pipeline: Sluice, plain streamz, FastStream, walrus, Bytewax, and redis-py alone.
 
-Each candidate reads a consumer group of its own over one filled topic and acknowledges as it does by itself. A
-run ends when the sink has seen all it is to see and nothing is pending any more. Imports are not counted.
+Each candidate reads a consumer group of its own over one filled topic and acknowledges in its usual way. A
+run ends when the sink has every expected entry and nothing is pending any more. Imports are not counted.
 """
 
 import asyncio
@@ -28,28 +28,28 @@ from benchmarks.work import (
 
 __all__ = ["CANDIDATES", "SHORT", "fill_own_format", "measure"]
 
-# FastStream takes so long that it gets fewer entries, of a topic with no more of them: it reads on until it stops.
+# FastStream is slow, so it gets a topic with fewer entries: it always reads to the end of its topic.
 SHORT = "bench-short"
-# And it is quicker with entries that it has written itself.
+# FastStream reads entries in its own format faster.
 OWN_FORMAT = "bench-own"
 
-# Does the work, and may return what ends it, which is not counted.
+# Does the work, and may return a function that shuts the candidate down, which is not counted.
 Candidate = Callable[[str, str, int], Callable[[], object] | None]
 
 
 def measure(name: str, url: str, group: str, count: int) -> float:
-    """Return the seconds that a candidate takes for the `count` entries of the topic; it leaves no group behind."""
+    """Return the seconds that a candidate takes for the `count` entries of the topic, and delete its group."""
     topic = OWN_FORMAT if name.endswith("own format") else SHORT if name == "FastStream" else TOPIC
     client = connected(url)
     client.xgroup_create(topic, group, "0")
     run = CANDIDATES[name]()
-    expected(0, count)  # what it is does not count
+    expected(0, count)  # its imports do not count
     gc.collect()
-    gc.freeze()  # as an outlet's run does: what was imported is not looked at again and again
+    gc.freeze()  # as an outlet's run does: collections skip imported objects
     began = time.perf_counter()
     end = run(url, group, count)
     took = time.perf_counter() - began
-    gc.unfreeze()  # whoever calls may not end with this
+    gc.unfreeze()  # the calling process may continue after this
     if end:
         end()
     pending = client.xpending(topic, group)["pending"]
@@ -83,7 +83,7 @@ def _decoded(fields: dict[bytes, bytes]) -> Fields:
 
 
 def raw() -> Candidate:
-    """Read and acknowledge, a read at a time, and nothing else: what redis-py itself takes."""
+    """redis-py alone: read and acknowledge batch by batch, without work on the entries."""
 
     def run(url: str, group: str, count: int) -> None:
         client = connected(url)
@@ -94,7 +94,7 @@ def raw() -> Candidate:
 
 
 def by_hand() -> Candidate:
-    """The same, with the work done in the loop, and nobody to see to it if something fails."""
+    """redis-py in a loop that does the work, without any handling of failures."""
 
     def run(url: str, group: str, count: int) -> None:
         client = connected(url)
@@ -111,7 +111,7 @@ def by_hand() -> Candidate:
 
 
 def walrus_loop() -> Candidate:
-    """Its consumer group, read and acknowledged a read at a time."""
+    """walrus: its consumer group, read and acknowledged batch by batch."""
     import walrus
 
     def run(url: str, group: str, count: int) -> None:
@@ -132,7 +132,7 @@ def walrus_loop() -> Candidate:
 
 
 def streamz_alone() -> Candidate:
-    """Its nodes as they are, fed in a loop: acknowledged when `emit` returns, ended by whatever raises."""
+    """Plain streamz, fed in a loop: an entry is acknowledged when `emit` returns, and any exception ends the run."""
     from streamz import Stream
 
     def run(url: str, group: str, count: int) -> None:
@@ -154,7 +154,7 @@ def streamz_alone() -> Candidate:
 
 
 def bytewax_dataflow() -> Candidate:
-    """Its engine, on a source that acknowledges what it has read and then hands it on: it is told no other moment."""
+    """Bytewax, with a source that acknowledges entries before it emits them: Bytewax reports no later moment to a source."""
     import bytewax.operators as op
     from bytewax.dataflow import Dataflow
     from bytewax.inputs import DynamicSource, StatelessSourcePartition
@@ -199,7 +199,7 @@ def bytewax_dataflow() -> Candidate:
 
 
 def faststream_app(topic: str = SHORT) -> Candidate:
-    """A subscriber, called for each entry and acknowledged after the call."""
+    """FastStream: a subscriber that is called for each entry, which is acknowledged after the call."""
     from faststream.redis import RedisBroker, StreamSub
 
     def run(url: str, group: str, count: int) -> None:
@@ -232,7 +232,7 @@ def faststream_app(topic: str = SHORT) -> Candidate:
 
 
 def fill_own_format(url: str, count: int) -> None:
-    """Publish `count` entries as FastStream does."""
+    """Publish `count` entries in FastStream's own format."""
     from faststream.redis import RedisBroker
 
     async def main() -> None:
@@ -243,7 +243,7 @@ def fill_own_format(url: str, count: int) -> None:
     asyncio.run(main())
 
 
-# --- ours -----------------------------------------------------------------------------------------------
+# --- Sluice ---------------------------------------------------------------------------------------------
 
 
 def one_at_a_time(source: Any, seen: list[Any]) -> Any:
@@ -266,7 +266,7 @@ def in_frames(source: Any, seen: list[Any]) -> Any:
 
 
 def sluice(build: Callable[[Any, list[Any]], Any] = one_at_a_time, **options: Any) -> Candidate:
-    """An outlet's source and pipeline as they come: acknowledged after the work, failures isolated, meters counting."""
+    """Sluice with default settings: entries are acknowledged after the work, failures isolated, nodes metered."""
     from streamz import Stream
 
     import tasks  # noqa: F401 - gives streamz from_redis
@@ -278,7 +278,7 @@ def sluice(build: Callable[[Any, list[Any]], Any] = one_at_a_time, **options: An
         kept = build(source, seen)
         wanted = expected(0, count)
         source.start()
-        wait(lambda: len(seen) == wanted, "all elements")  # to ask Redis all the time would slow it down
+        wait(lambda: len(seen) == wanted, "all elements")  # frequent requests would slow Redis down
         wait(lambda: _is_acknowledged(client, group), "all entries to be acknowledged")
         _check(len(seen), count)
 
@@ -292,7 +292,7 @@ def sluice(build: Callable[[Any, list[Any]], Any] = one_at_a_time, **options: An
 
 
 def sluice_in_frames() -> Candidate:
-    """The same on DataFrames. As with the others, what it imports does not count."""
+    """Sluice with DataFrames. As for the other candidates, imports do not count."""
     import pandas as pd  # noqa: F401
 
     return sluice(in_frames, batch=4_096)

@@ -24,12 +24,12 @@ __all__ = [
 Fields = dict[str, Any]
 
 TOPIC = "bench"
-# Entries a read: what our source reads by default, and so everybody.
+# Entries per read, for all candidates: the default of `from_redis`.
 READ = 256
-# Seconds after which a candidate that is not done counts as failed.
+# Seconds after which an unfinished candidate has failed.
 ALLOWANCE = 60.0
 
-# KEYS: the topic. ARGV: the first number, how many. As `value` says, in JSON.
+# KEYS: the topic. ARGV: the first number and the count. Appends the JSON of `value`.
 _FILL = """
 for n = ARGV[1], ARGV[1] + ARGV[2] - 1 do
   redis.call('XADD', KEYS[1], (n + 1) .. '-0', 'value', string.format(
@@ -39,7 +39,7 @@ end
 
 
 def connected(url: str) -> Any:
-    """Return a client as redis-py makes it, but for the protocol that all here speak."""
+    """Return a plain redis-py client with the protocol that all candidates use."""
     return redis.Redis.from_url(url, protocol=2)
 
 
@@ -49,25 +49,25 @@ def value(n: int) -> Fields:
 
 
 def fill(client: Any, count: int, topic: str = TOPIC) -> None:
-    """Append `count` entries, the n-th with the id `<n + 1>-0`; on the server itself, which is quickest."""
+    """Append `count` entries, the n-th with the id `<n + 1>-0`, by a script, which is fastest."""
     script = client.register_script(_FILL)
     for first in range(0, count, 10_000):
         script(keys=[topic], args=[first, min(10_000, count - first)])
 
 
 def is_trade(fields: Fields) -> bool:
-    """The first filter: nine entries of ten pass."""
+    """Filter: nine entries of ten pass."""
     return fields["value"]["n"] % 10 != 9  # noqa: PLR2004
 
 
 def enriched(fields: Fields) -> Fields:
-    """The map."""
+    """Map: add the value of the trade."""
     inner = fields["value"]
     return {"code": inner["code"], "amount": inner["price"] * inner["volume"]}
 
 
 def is_large(fields: Fields) -> bool:
-    """The second filter: most entries pass."""
+    """Filter on the computed value: most entries pass."""
     return fields["amount"] > 100.0  # noqa: PLR2004
 
 
@@ -79,7 +79,7 @@ def expected(first: int, count: int) -> int:
 
 
 def wait(condition: Callable[[], object], what: str) -> None:
-    """Return once `condition` is true; raise if that takes longer than the allowance."""
+    """Return once `condition` is true; raise an error after the maximum wait."""
     end = time.monotonic() + ALLOWANCE
     while not condition():
         if time.monotonic() > end:

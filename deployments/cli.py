@@ -105,7 +105,7 @@ def dead(
     since: Annotated[str | None, typer.Option(help="Only letters since this ISO time or letter id.")] = None,
     until: Annotated[str | None, typer.Option(help="Only letters up to this ISO time or letter id.")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="At most this many of them, those of the oldest entries first.", min=1)
+        int | None, typer.Option(help="At most this many letters, those of the oldest entries first.", min=1)
     ] = None,
     replay: Annotated[
         bool, typer.Option("--replay", help="Give the chosen letters back to the group; without a choice, all.")
@@ -230,7 +230,7 @@ def metrics(
 @app.command()
 def stop(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
-    timeout: Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
+    timeout: Timeout = "90s",  # type: ignore[assignment] - the default is parsed like input
 ) -> None:
     """Cancel the runs of a deployment and wait until they have finished the entries in flight.
 
@@ -245,7 +245,7 @@ def stop(
 @app.command()
 def restart(
     name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
-    timeout: Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
+    timeout: Timeout = "90s",  # type: ignore[assignment] - the default is parsed like input
     param: Annotated[
         list[str] | None,
         typer.Option(
@@ -275,12 +275,12 @@ def remove(
         typer.Option("--with-data", help="Also delete what it keeps in Redis, and its runs and reports in Prefect."),
     ] = False,
     yes: Yes = False,
-    timeout: Timeout = "90s",  # type: ignore[assignment] - parsed as what is typed
+    timeout: Timeout = "90s",  # type: ignore[assignment] - the default is parsed like input
 ) -> None:
     """Delete an inlet or an outlet from the Prefect server: deployments, schedules and automations. Asks first.
 
-    Its runs finish what is in flight. With --with-data an outlet's consumer groups go with their dead letters, and an
-    inlet's topic, unless another deployment uses them. Prints what is left to delete by hand.
+    Its runs finish entries in flight. With --with-data an outlet's consumer groups go with their dead letters, and an
+    inlet's topic, unless another deployment uses them. Prints the remaining steps.
     """
     from deployments.commands.remove import remove as run  # noqa: PLC0415
     from tasks.base.project_folder import project_dir  # noqa: PLC0415

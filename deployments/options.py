@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsJson", "Timeout", "Yes", "console"]
 
-_PIPED_WIDTH = 160  # columns, where no terminal says how many it has
+_PIPED_WIDTH = 160  # columns, if no terminal reports a width
 
 
 def _duration(text: str) -> float:

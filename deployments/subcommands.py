@@ -1,4 +1,4 @@
-"""`sluice topics` and `sluice groups`: they list, and their own commands drop and reset."""
+"""`sluice topics` and `sluice groups`: list topics and groups, and the subcommands `drop` and `reset`."""
 
 from typing import Annotated
 
@@ -72,7 +72,7 @@ def _reset_group(
     *,
     yes: Yes = False,
 ) -> None:
-    """Set a consumer group to another place of its topic: it reads what follows, also what it has read before. Asks first.
+    """Move a consumer group to another position of its topic: it reads all later entries, also those it has read. Asks first.
 
     Acknowledges all that is pending in the group. Refused while an outlet reads with it. The flow `rewind` does the same.
     """

@@ -176,7 +176,7 @@ def _run_once(
         ids = one_shot.push(beat.reservoir, beat.topic, entries, tick=tick, keep=keep)
         totals = {"pushed": 1, "entries": len(ids)} if ids else {"nothing": 1}
     finally:
-        with suppress(redis.RedisError):  # the run's state says it as well
+        with suppress(redis.RedisError):  # the run's state contains it as well
             beat.count(totals, run=round(scheduled.timestamp() * 1_000_000))
     return f"{len(ids)} entries pushed"
 

@@ -146,7 +146,7 @@ def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa
         log.warning(
             "consumers were alive: %s; they still process the entries that they had read", ", ".join(rewound.alive)
         )
-    done = f"group {group!r} goes on from {to} on topic {topic!r}; {rewound.acknowledged} pending entries were acknowledged"
+    done = f"group {group!r} continues from {to} on topic {topic!r}; {rewound.acknowledged} pending entries were acknowledged"
     return f"{done}; its kept state was deleted" if rewound.had_state else done
 
 

@@ -1,4 +1,4 @@
-"""What a check of `sluice doctor` finds: one line, and what to do about it."""
+"""A finding of `sluice doctor`: one line, and a remedy if something is wrong."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,10 +10,10 @@ __all__ = ["Finding", "failure", "fine", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     level   ok; warn: it works, but not as well or as safely as it could; fail: something does not work
-    do      what to do about it; '' if nothing
+    do      the remedy; '' if nothing is wrong
     """
 
     check: str
@@ -23,15 +23,15 @@ class Finding:
 
 
 def fine(check: str, says: str) -> Finding:
-    """Return a finding that asks for nothing."""
+    """Return a finding without a problem."""
     return Finding(check, "ok", says)
 
 
 def warning(check: str, says: str, do: str) -> Finding:
-    """Return a finding of something that works, but should not stay so."""
+    """Return a finding of something that works, but should be changed."""
     return Finding(check, "warn", says, do)
 
 
 def failure(check: str, says: str | SluiceError, do: str = "") -> Finding:
-    """Return a finding of something that does not work; of an error, whose sentence says what to do already."""
+    """Return a finding of something that does not work; an error's sentence contains its remedy."""
     return Finding(check, "fail", str(says), do)

@@ -1,4 +1,4 @@
-"""Checks of what is installed: Python, packages, a redis-server; and of the user's own flow files."""
+"""Checks of the installation (Python, packages, redis-server) and of the user's own flow files."""
 
 import os
 import platform
@@ -22,14 +22,14 @@ __all__ = ["check_flows", "check_install", "check_names"]
 
 _INSTALL_CLONE = "install them anew: .venv/bin/python -m pip install -c constraints.txt -e ."
 _INSTALL_WHEEL = "install Sluice's wheel anew: python -m pip install --force-reinstall WHEEL"
-_NAMED = 5  # packages, at most, of those that differ
+_NAMED = 5  # maximum number of differing packages that are named
 
 
 def check_install(clone: Path | None) -> Iterator[Finding]:
     """Check Python and the packages against what Sluice requires, and find a redis-server.
 
-    clone    the clone that Sluice runs from, whose `pyproject.toml` and `constraints.txt` count; None: the wheel it was
-             installed from
+    clone    the clone that Sluice runs from, whose `pyproject.toml` and `constraints.txt` apply; None: it was installed
+             from a wheel
     """
     if clone:
         project = tomllib.loads((clone / "pyproject.toml").read_text())["project"]

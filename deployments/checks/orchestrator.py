@@ -123,7 +123,7 @@ def _deployments(client: "SyncPrefectClient", root: Path) -> Iterator[Finding]:
     if other:
         yield warning("deployments", f"tags or schedules are not those of prefect.yaml: {', '.join(other)}", deploy)
     if strange := _strangers(blueprint, named):
-        yield warning("deployments", f"on the server, but not in prefect.yaml: {', '.join(strange)}", "if nobody needs them, cancel their runs, then `prefect deployment delete` them")  # fmt: skip
+        yield warning("deployments", f"on the server, but not in prefect.yaml: {', '.join(strange)}", "if they are not needed, cancel their runs, then `prefect deployment delete` them")  # fmt: skip
     if not (absent or other or strange):
         yield fine("deployments", f"{len(applied)} of {len(applied)} in prefect.yaml are on the server")
     scheduled = [(declared, found) for declared, found in applied if declared.slugs]

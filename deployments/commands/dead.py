@@ -78,7 +78,7 @@ def _act(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Replay or discard the chosen letters, once that is confirmed, and print the outcomes."""
+    """Replay or discard the chosen letters after a confirmation, and print the outcomes."""
     mixes = mixing(chosen) if action == "replay" else ""
     if chosen and not yes:
         _confirm(console, len(chosen), action, whose, mixes)

@@ -1,4 +1,4 @@
-"""`sluice groups`: lists the consumer groups; `drop` deletes one, `reset` sets it to another place of its topic."""
+"""`sluice groups`: lists the consumer groups; `drop` deletes one, `reset` moves it to another position of its topic."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -27,7 +27,7 @@ __all__ = ["drop_group", "list_groups", "reset_group"]
 
 
 def list_groups(console: Console, *, as_json: bool = False) -> None:
-    """Print how far each group of each topic has come, a line each; groups that read dead letters are among them."""
+    """Print a line for each group of each topic with its progress, including groups that read dead letters."""
     rows = list(_rows(Reservoir(connect(redis_url(), retries=0))))
     if as_json:
         for row in rows:
@@ -41,7 +41,7 @@ def list_groups(console: Console, *, as_json: bool = False) -> None:
 
 
 def drop_group(console: Console, topic: str, group: str, *, yes: bool = False) -> None:
-    """Delete a group with everything that it keeps of a topic, once that is confirmed.
+    """Delete a group with everything that it keeps of a topic, after a confirmation.
 
     raises    SettingsError: no such group, a consumer of it is alive, or the answer is no; nothing was changed
     """
@@ -55,10 +55,10 @@ def drop_group(console: Console, topic: str, group: str, *, yes: bool = False) -
 
 
 def reset_group(console: Console, topic: str, group: str, to: str, *, yes: bool = False) -> None:
-    """Set a group to another place of its topic, once that is confirmed.
+    """Move a group to another position of its topic, after a confirmation.
 
     to        see `rewind`
-    raises    SettingsError: no such group or place, a consumer is alive, or the answer is no; nothing was changed
+    raises    SettingsError: no such group or position, a consumer is alive, or the answer is no; nothing was changed
     """
     client = connect(redis_url(), retries=0)
     console.print(group_in_words(topic, group, removal.kept_by_group(client, topic, group)), soft_wrap=True)
@@ -74,7 +74,7 @@ def _rows(reservoir: Reservoir) -> Iterator[dict[str, Any]]:
     known: Any = client
     levels = Levels(client)
     for topic in reservoir.topics():
-        if (derived := derived_from(topic)) and derived[1] == "retry":  # counted with its topic
+        if (derived := derived_from(topic)) and derived[1] == "retry":  # counted with its own topic
             continue
         level = levels.of(topic)
         if level is None or level.unreadable:

@@ -1,4 +1,4 @@
-"""`sluice init`: a project of one's own, in an empty folder or beside code, for a Sluice that is installed from a wheel."""
+"""`sluice init` makes a project in an empty folder or beside code, for a Sluice that is installed from a wheel."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def init(console: Console, folder: Path, *, with_examples: bool = False) -> None
     Files that exist stay as they are. Only `.gitignore` gets lines at its end.
 
     with_examples    deploy the example flows that come with Sluice as well
-    raises    SettingsError: the folder holds a project, or files that the new ones would clash with. Nothing was written
+    raises    SettingsError: the folder holds a project, or files with the names of new ones; nothing was written
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - without '..'; links stay as they are
     _check(folder)
@@ -74,12 +74,12 @@ def _check(folder: Path) -> None:
         raise SettingsError(msg)
     starters = [name for name in templates.FILES if name.endswith("memory.py") and (folder / name).exists()]
     if starters:
-        msg = f"expected no {' and no '.join(starters)} in {folder}; nothing was written; rename what is there"
+        msg = f"expected no {' and no '.join(starters)} in {folder}; nothing was written; rename the existing files"
         raise SettingsError(msg)
 
 
 def _write(files: Mapping[Path, str], folder: Path, requirement: Requirement) -> None:
-    """Write the files, and copy the wheel; or write none of them."""
+    """Write the files and copy the wheel, or write nothing."""
     written: list[Path] = []
     try:
         for path, text in files.items():

@@ -1,4 +1,4 @@
-"""How `requirements.txt` of a project of one's own names the Sluice that is installed here, so that CI installs the same."""
+"""The line of a project's `requirements.txt` for the installed Sluice, so that CI installs the same."""
 
 import json
 import re
@@ -15,7 +15,7 @@ _WHEELS = "wheels"
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A line for `requirements.txt`, and what it needs beside it."""
+    """A line for `requirements.txt`, and the wheel that it refers to."""
 
     line: str
     wheel: Path | None = None
@@ -25,7 +25,7 @@ class Requirement:
 
 
 def requirement_of(installed: Distribution) -> Requirement:
-    """Return the requirement for what is installed.
+    """Return the requirement for the installed Sluice.
 
     The wheel file it was installed from goes into the project: Sluice is on no public package index, where its name may be
     another program's. A commit of a repository is named by its address. What came from an index is named by its version.

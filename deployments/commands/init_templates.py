@@ -1,4 +1,4 @@
-"""What `sluice init` writes: an inlet and an outlet, their tests, a test of `prefect.yaml`, and what to install."""
+"""Templates of `sluice init`: an inlet and an outlet, their tests, a test of `prefect.yaml`, and requirements."""
 
 from importlib.resources import files
 

@@ -19,7 +19,7 @@ def metrics(console: Console, *, host: str, port: int | None) -> None:
     port      None: that of the settings, also where they switch the exporter of `sluice up` off
     raises    SettingsError: the port cannot be used, or no Redis is named
     """
-    redis_url()  # an address that cannot be used is refused now, one that does not answer is a metric
+    redis_url()  # an invalid address is refused now; a server that does not answer is a metric
     with Exporter(lambda: connect(redis_url(), retries=1), host=host, port=port or metrics_port() or 9464) as exporter:
         console.print(f"metrics at {exporter.url}; Ctrl-C stops", highlight=False, markup=False, soft_wrap=True)
         with suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""`sluice new`: an inlet or an outlet to begin with - its flow, its deployment and its test - all of it, or nothing."""
+"""`sluice new` writes an inlet or an outlet to begin with: its flow, its deployment and its test, or nothing."""
 
 import ast
 import builtins
@@ -25,7 +25,7 @@ from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["Kind", "new", "with_deployment"]
 
-_INTERVAL = 600  # seconds, of the schedule that a new inlet gets
+_INTERVAL = 600  # seconds between the runs of a new inlet
 
 Kind = Literal["inlet", "outlet"]
 
@@ -38,9 +38,9 @@ def new(console: Console, kind: Kind, name: str, *, root: Path, topic: str | Non
     """Write the flow's file, `tests/test_NAME.py` and the deployment's block in `prefect.yaml`; print what to do next.
 
     root      the project: its own flows are in `pipelines/`, or in `flows/` if it has no such folder, as in a clone of Sluice
-    topic     the topic that the inlet pushes to, by default one of its name; or that the outlet reads, by default one that a
-              shipped inlet pushes to
-    raises    SettingsError: a name that is taken or means something else, no topic to read, or a `prefect.yaml` that cannot be
+    topic     the topic that the inlet pushes to, by default one of its name; or the topic that the outlet reads, by
+              default one of a shipped inlet
+    raises    SettingsError: a name that is taken or has another meaning, no topic to read, or a `prefect.yaml` that cannot be
               added to. Nothing was written
     """
     blueprint = read_blueprint(root / PREFECT_YAML)
@@ -61,7 +61,7 @@ def new(console: Console, kind: Kind, name: str, *, root: Path, topic: str | Non
 
 
 def with_deployment(text: str, block: str, *, where: Path) -> str:
-    """Return the text of a `prefect.yaml` with one more deployment behind the others, all else as it was.
+    """Return the text of a `prefect.yaml` with one more deployment after the others, otherwise unchanged.
 
     block     the deployment as an item of the list, without indentation
     raises    SettingsError: it has no block list of deployments, or lacks a definition that the block refers to
@@ -82,7 +82,7 @@ def with_deployment(text: str, block: str, *, where: Path) -> str:
 
 
 def _end_of_deployments(text: str) -> tuple[int, int]:
-    """Return where the last deployment ends, and how far the list's items are indented."""
+    """Return the end of the last deployment, and the indentation of the list's items."""
     pairs = yaml.compose(text, Loader=yaml.SafeLoader).value
     nth = [key.value for key, _ in pairs].index("deployments")
     deployments = pairs[nth][1]
@@ -90,7 +90,7 @@ def _end_of_deployments(text: str) -> tuple[int, int]:
         msg = f"line {deployments.start_mark.line + 1}"
         raise ValueError(msg)
     lines = text[: pairs[nth + 1][0].start_mark.index if pairs[nth + 1 :] else len(text)].splitlines(keepends=True)
-    while not lines[-1].strip() or lines[-1].startswith("#"):  # of what follows
+    while not lines[-1].strip() or lines[-1].startswith("#"):  # of the following text
         lines.pop()
     return sum(map(len, lines)), deployments.start_mark.column
 
@@ -114,7 +114,7 @@ def _check_name(kind: Kind, name: str, blueprint: Blueprint, folder: str) -> Non
     if name in {each.function for each in blueprint.deployments}:
         msg = f"prefect.yaml has a deployment of a flow {name!r} already; nothing was written; choose another name"
         raise SettingsError(msg)
-    # Prefect loads a flow's file as a module of that name, before all others of it.
+    # Prefect loads a flow's file as a module of that name, before any other module of that name.
     if hasattr(builtins, name) or name in sys.stdlib_module_names or importlib.util.find_spec(name):
         msg = f"{name!r} is a name of Python's or of a module here, which {folder}/{name}.py would hide; choose another, such as {f'{name}_{kind}'!r}"
         raise SettingsError(msg)
@@ -138,7 +138,7 @@ def _names_in(sources: Iterable[str]) -> set[str]:
 
 
 def _keep(topic: str, blueprint: Blueprint) -> str:
-    """Return what an inlet has to say of a topic that others push to, as they do: that is an argument, or ''."""
+    """Return the argument `keep` that other inlets of the topic have, because all must declare the same; '' without it."""
     _, errors = import_flows(
         str(blueprint.path.parent / each.entrypoint) if ":" in each.entrypoint else each.entrypoint
         for each in blueprint.deployments
@@ -156,9 +156,9 @@ def _keep(topic: str, blueprint: Blueprint) -> str:
 
 
 def _free_offset(text: str) -> str:
-    """Return the minute and second of ten minutes that are farthest from those at which schedules begin, as 'MM:SS'.
+    """Return the offset in ten minutes that is farthest from the starts of other schedules, as 'MM:SS'.
 
-    Starts that come together take CPU from each other.
+    Simultaneous starts compete for the CPU.
     """
     used = {0}
     for deployment in yaml.safe_load(text)["deployments"]:
@@ -173,7 +173,7 @@ def _free_offset(text: str) -> str:
 
 
 def _write(files: Mapping[Path, str], blueprint: Blueprint, text: str) -> None:
-    """Write the new files and the new text of `prefect.yaml`, or none of them."""
+    """Write the new files and the new text of `prefect.yaml`, or nothing."""
     beside = blueprint.path.with_name(f".{blueprint.path.name}.new")
     written: list[Path] = []
     try:
@@ -184,7 +184,7 @@ def _write(files: Mapping[Path, str], blueprint: Blueprint, text: str) -> None:
         shutil.copymode(blueprint.path, beside)
         known = read_blueprint(beside).deployments
         assert known[:-1] == blueprint.deployments, "the others are as they were"
-        os.replace(beside, blueprint.path)  # noqa: PTH105 - so that a test can have the last step fail
+        os.replace(beside, blueprint.path)  # noqa: PTH105 - so that a test can let the last step fail
     except OSError as error:
         _remove(written)
         msg = f"{error.filename or blueprint.path}: cannot be written ({error.strerror}); nothing was written"

@@ -1,4 +1,4 @@
-"""What `sluice new` writes: for an inlet and for an outlet the flow's file, its test, and its block in `prefect.yaml`."""
+"""Templates of `sluice new`: the flow's file, its test and its block in `prefect.yaml`, for an inlet and an outlet."""
 
 from dataclasses import dataclass
 from string import Template
@@ -11,7 +11,7 @@ __all__ = ["CLONE", "INLET", "OUTLET", "OWN", "Home", "filled", "next_steps"]
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where a new flow goes, what its files import Sluice's names from, and the commands for its project."""
+    """The folder of a new flow, the packages that its files import from, and the commands of its project."""
 
     folder: str
     decorators: str
@@ -171,7 +171,7 @@ _LAST = {
 
 
 def next_steps(kind: Literal["inlet", "outlet"], home: Home, *, name: str, topic: str) -> str:
-    """Return what to do after the files are written: a command a line, and what each is for."""
+    """Return the next steps: a command per line, each with its purpose."""
     peek = sluice_command("peek", topic, options="--follow")
     values = {"name": name, "topic": topic, "peek": peek, "test": home.test.format(name=name), "up": home.up}
     steps = [(command.format(**values), what.format(**values)) for command, what in _STEPS[kind]]

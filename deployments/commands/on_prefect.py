@@ -1,4 +1,4 @@
-"""What commands on deployments share: the client of the server in use, and the deployment of a name."""
+"""Helpers of commands on deployments: the client of the server in use, and deployments by name."""
 
 from typing import TYPE_CHECKING
 

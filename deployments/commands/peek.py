@@ -1,4 +1,4 @@
-"""`sluice peek`: what entries hold, without a group: nothing is acknowledged, and no reader notices."""
+"""`sluice peek` prints entries without a group: it acknowledges nothing, and no reader notices."""
 
 import time
 
@@ -18,7 +18,7 @@ from tasks.settings import redis_url
 
 __all__ = ["peek"]
 
-_AT_ONCE = 16  # entries of a read; one can be some megabytes
+_AT_ONCE = 16  # entries per read; one can have some megabytes
 _BLOCK_MS = 1_000
 _FIRST = "0-0"
 
@@ -26,10 +26,10 @@ _FIRST = "0-0"
 def peek(
     console: Console, topic: str, n: int, *, follow: bool = False, as_json: bool = False, decode: str = "auto"
 ) -> None:
-    """Print the newest `n` entries of a topic, oldest first, decoded; with `follow` what comes after them, until Ctrl-C.
+    """Print the newest `n` entries of a topic, oldest first, decoded; with `follow`, also later ones until Ctrl-C.
 
     decode    how fields become values; the values of a repeated field are a list
-    raises    SettingsError: no such topic, unless it is followed: it may come to be
+    raises    SettingsError: no such topic, unless it is followed: it may be created later
     """
     reservoir = Reservoir(connect(redis_url(), retries=0))
     there = _is_there(reservoir, check_topic(topic, derived=True))

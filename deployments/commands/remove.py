@@ -1,4 +1,4 @@
-"""`sluice remove`: ends and deletes an inlet or an outlet, and, if asked, what it stores."""
+"""`sluice remove` ends and deletes an inlet or an outlet and, with `--with-data`, its data."""
 
 import re
 import time
@@ -30,12 +30,12 @@ _POLL = 0.3
 def remove(
     console: Console, name: str, *, root: Path, with_data: bool = False, yes: bool = False, timeout: float
 ) -> None:
-    """End the runs of an inlet or an outlet, and delete its deployments, once that is confirmed.
+    """End the runs of an inlet or an outlet, and delete its deployments, after a confirmation.
 
     name       a deployment, or a flow: then all of its deployments
     root       the folder of `prefect.yaml`
     with_data  also delete its groups or its topic, unless another deployment uses them, and what Prefect recorded
-    timeout    seconds to wait at most for each deployment's runs to end, and for leases to lapse
+    timeout    seconds to wait at most for each deployment's runs to end, and for leases to expire
     raises     SettingsError: no such deployment, or the answer is no: nothing was changed; consumers are alive that are no
                runs of these deployments; UnavailableError: no server answers, or a run does not end
     """
@@ -86,7 +86,7 @@ def _data_in_words(store: redis.Redis, data: "Unshared") -> Iterator[str]:
         removal.refuse_readers_of_letters(store, topic, group)
         try:
             yield group_in_words(topic, group, removal.kept_by_group(store, topic, group))
-        except SettingsError:  # a group that never read, or was dropped before
+        except SettingsError:  # a group that has never read, or was dropped before
             continue
     yield from data.stay
     yield "the runs on the Prefect server, with their logs and reports"
@@ -104,7 +104,7 @@ def _drop(store: redis.Redis, data: "Unshared", *, deadline: float) -> Iterator[
 
 
 def _once_dead(drop: Callable[[], None], deadline: float) -> None:
-    """Drop something; wait until the deadline for the leases of runs that were killed."""
+    """Drop something once no consumer is alive; wait until the deadline for the leases of killed runs."""
     while True:
         try:
             drop()
@@ -118,7 +118,7 @@ def _once_dead(drop: Callable[[], None], deadline: float) -> None:
 
 
 def _leave_poll(store: redis.Redis, chosen: Iterable["Removable"]) -> None:
-    """Take inlets off the list of those that are started again when they have no run."""
+    """Remove inlets from the list of those that are restarted when they have no run."""
     from flows.runtime.shared_poll import SharedPoll  # noqa: PLC0415 - only now, see find_server
 
     for each in chosen:
@@ -126,7 +126,7 @@ def _leave_poll(store: redis.Redis, chosen: Iterable["Removable"]) -> None:
 
 
 def _by_hand(chosen: Sequence["Removable"], root: Path) -> Iterator[str]:
-    """Yield what a person has to delete: in `prefect.yaml`, or the next deploy brings it back, and in the code."""
+    """Yield the parts to delete by hand: in `prefect.yaml`, because the next deploy would restore them, and in the code."""
     for referring, full in [(name, each.name) for each in chosen for name in each.referring]:
         yield f"by hand: the automation {referring!r} runs {full}, besides other things; edit it in the Prefect UI"
     for entrypoint in sorted({each.deployment.entrypoint or "" for each in chosen} - {""}):

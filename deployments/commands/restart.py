@@ -76,7 +76,7 @@ def restart(console: Console, name: str, *, timeout: float, params: Sequence[str
         # A worker may still start a run that was cancelled while it was pending: Prefect permits it (3.9.1).
         _print_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, older_than=started))
     if state is None:
-        late = f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool? `sluice doctor` says"
+        late = f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool? run `sluice doctor`"
         console.print(f"{full}: run {started.name} {late}", highlight=False)
     elif state.is_running() or state.is_completed():
         console.print(f"{full}: run {started.name} is {state.name}", highlight=False)
@@ -92,9 +92,9 @@ def _print_ended(console: Console, full: str, runs: "list[FlowRun]") -> None:
 
 
 def _parameters(params: Sequence[str], deployment: "DeploymentResponse", full: str) -> dict[str, Any]:
-    """Return parameters given as name=value; a value that is no JSON is text.
+    """Parse parameters given as name=value; a value that is no JSON is text.
 
-    raises    SettingsError: one is no name and value, or the deployment has none of that name
+    raises    SettingsError: one is not name=value, or the deployment has no such parameter
     """
     known = sorted((deployment.parameter_openapi_schema or {}).get("properties", {}))
     found = {}
@@ -113,7 +113,7 @@ def _parameters(params: Sequence[str], deployment: "DeploymentResponse", full: s
 def _check_file(deployment: "DeploymentResponse", full: str) -> None:
     """Import the deployment's flow as its next run will, if its files are on this machine.
 
-    raises    SettingsError: that cannot be done
+    raises    SettingsError: the import fails
     """
     steps = [step for each in deployment.pull_steps or [] for step in each.items()]
     folders = [given.get("directory") for step, given in steps if step.endswith(".set_working_directory")]

@@ -1,4 +1,4 @@
-"""`sluice state`: what the nodes of pipelines remember; resets a node's state, or writes a group's state to a file."""
+"""`sluice state` shows what the nodes of pipelines remember, resets a node's state, or exports a group's state."""
 
 import json
 import math
@@ -23,7 +23,7 @@ __all__ = ["export_state", "reset_state", "show_state"]
 def show_state(console: Console, group: str | None) -> None:
     """Print the kept state of a group, or of all groups, a line for each node.
 
-    raises    SettingsError: the group keeps none
+    raises    SettingsError: the group keeps no state
     """
     client = connect(redis_url(), retries=0)
     found = [_kept(client, group)] if group else list(inspection.all_kept(client))
@@ -31,9 +31,9 @@ def show_state(console: Console, group: str | None) -> None:
 
 
 def reset_state(console: Console, group: str, node: str, *, yes: bool = False) -> None:
-    """Delete the stored state of a node, once that is confirmed.
+    """Delete the stored state of a node, after a confirmation.
 
-    raises    SettingsError: there is no such state, or the answer is no; nothing was changed
+    raises    SettingsError: no such state, or the answer is no; nothing was changed
     """
     client = connect(redis_url(), retries=0)
     if not yes:
@@ -44,9 +44,9 @@ def reset_state(console: Console, group: str, node: str, *, yes: bool = False) -
 
 
 def export_state(console: Console, group: str, file: Path) -> None:
-    """Write the kept state of a group to a file as JSON: values that JSON has none for as text.
+    """Write the kept state of a group to a file as JSON; values without a JSON form become text.
 
-    raises    SettingsError: the group keeps none; OSError
+    raises    SettingsError: the group keeps no state; OSError
     """
     client = connect(redis_url(), retries=0)
     kept = _kept(client, group)
@@ -69,7 +69,7 @@ def _kept(client: Any, group: str) -> inspection.KeptState:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it; what JSON has no value for, such as a frame, as text."""
+    """Return a value for JSON; one without a JSON form, such as a frame, as text."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

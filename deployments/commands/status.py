@@ -33,7 +33,7 @@ from tasks.state.inspection import KeptState, all_kept
 __all__ = ["status"]
 
 _EVERY = 2.0  # seconds between two polls
-_PREFECT_EVERY = 3  # polls between two of Prefect, which takes a request for each deployment
+_PREFECT_EVERY = 3  # polls of Redis per poll of Prefect, which takes a request for each deployment
 
 
 _NO_DEPLOYMENTS = "no deployments; `prefect deploy --all` brings those of prefect.yaml"
@@ -139,7 +139,7 @@ def _reservoir() -> RedisStatus:
             return RedisStatus(without_password(url), topics=tuple(reservoir.levels()), states=states)
     except SluiceError as error:
         return RedisStatus(error=str(error))
-    except RedisError as error:  # it answered at first
+    except RedisError as error:  # it answered before
         return RedisStatus(error=in_words(error))
 
 

@@ -24,7 +24,7 @@ __all__ = ["drop_topic", "list_topics"]
 
 
 def list_topics(console: Console, *, as_json: bool = False) -> None:
-    """Print what each topic holds, a line each."""
+    """Print a line for each topic with its content."""
     levels = Reservoir(connect(redis_url(), retries=0)).levels()
     if as_json:
         for level in levels:
@@ -37,7 +37,7 @@ def list_topics(console: Console, *, as_json: bool = False) -> None:
 
 
 def drop_topic(console: Console, topic: str, *, yes: bool = False) -> None:
-    """Delete a topic with everything that belongs to it, once that is confirmed.
+    """Delete a topic with everything that belongs to it, after a confirmation.
 
     raises    SettingsError: no such topic, an inlet or outlet runs on it, or the answer is no; nothing was changed
     """

@@ -61,7 +61,7 @@ class Exporter:
 
 
 class _Reservoir(Collector):
-    """What the registry asks at each scrape."""
+    """The collector that the registry calls at each scrape."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader

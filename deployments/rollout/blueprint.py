@@ -1,4 +1,4 @@
-"""What `prefect.yaml` says: the deployments, which of them are inlets and outlets, and whether they can be imported."""
+"""The deployments in `prefect.yaml`: read, recognized as inlets and outlets, and imported as a check."""
 
 import json
 import os
@@ -22,9 +22,9 @@ from tasks.errors import SettingsError
 __all__ = ["Blueprint", "Deployment", "EntrypointCheck", "allowance", "import_flows", "read_blueprint"]
 
 _MARK = "\x1e"
-_QUOTED = 200  # characters of what is refused
+_QUOTED = 200  # characters of a refused value in a message
 _LONGEST = 100 * 366 * 86_400  # seconds between two runs
-_SOON = 1800  # a schedule rarer than this is no beat: its first run can wait for its time
+_SOON = 1800  # seconds; a rarer schedule is no beat: its first run can wait for its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Deployment:
     tags: frozenset[str]
     slugs: frozenset[str]  # of its schedules
     interval: float | None  # seconds, of the first schedule with one
-    unanchored: frozenset[str] = frozenset()  # slugs of schedules with an interval and no moment to count it from
+    unanchored: frozenset[str] = frozenset()  # slugs of schedules with an interval and no anchor date
 
     @property
     def full_name(self) -> str:
@@ -51,12 +51,12 @@ class Deployment:
 
     @property
     def stays_up(self) -> bool:
-        """Whether it is to run all the time: an outlet, and no schedule starts it."""
+        """Whether it must always run: it is an outlet without a schedule."""
         return "outlet" in self.tags and not self.slugs
 
     @property
     def beats(self) -> bool:
-        """Whether it is an inlet whose schedule brings a new run again and again."""
+        """Whether it is an inlet with a frequent schedule."""
         return "inlet" in self.tags and self.interval is not None and self.interval <= _SOON
 
 
@@ -68,7 +68,7 @@ class Blueprint:
     deployments: tuple[Deployment, ...]
 
     def named(self, flows: Mapping[str, str]) -> "Blueprint":
-        """Return it with the flows' names filled in, from a mapping of entrypoints to names.
+        """Return the blueprint with the flows' names, from a mapping of entrypoints to names.
 
         raises    SettingsError: two deployments have one name. On the server one would replace the other; Prefect says
                   nothing (3.9.1)
@@ -88,9 +88,9 @@ class Blueprint:
 
 
 def read_blueprint(path: Path) -> Blueprint:
-    """Return what `prefect.yaml` at `path` declares.
+    """Read the `prefect.yaml` at `path`.
 
-    raises    SettingsError: it is not there, no YAML, or a deployment has a name, entrypoint, tag or schedule that cannot be one
+    raises    SettingsError: the file is missing or no YAML, or a deployment has an invalid name, entrypoint, tag or schedule
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -100,7 +100,7 @@ def read_blueprint(path: Path) -> Blueprint:
     except OSError as error:
         msg = f"expected the deployments in {path}, got no file that can be read: {error.strerror}"
         raise SettingsError(msg) from error
-    # ValueError: not UTF-8, or what looks like a date or a number and is none. PyYAML lets these through.
+    # ValueError: not UTF-8, or an invalid date or number, which PyYAML does not report as its own error.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         msg = f"{path}: expected YAML, got this instead: {one_line(error, _QUOTED)}"
         raise SettingsError(msg) from error
@@ -173,9 +173,9 @@ def _refuse(where: str, expected: str, got: object) -> NoReturn:
 
 
 def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Import the flows; return their names by entrypoint, and a sentence for each reason why some cannot be imported.
+    """Import the flows; return their names by entrypoint, and a sentence for each failure.
 
-    `prefect deploy` does not say so: it reads the flow's name from the source and deploys it all the same (3.9.1).
+    `prefect deploy` does not notice such failures: it reads the flow's name from the source (3.9.1).
     """
     from prefect.exceptions import MissingFlowError  # noqa: PLC0415 - a second; only the check needs Prefect
     from prefect.flows import load_flow_from_entrypoint  # noqa: PLC0415
@@ -186,7 +186,7 @@ def import_flows(entrypoints: Iterable[str]) -> tuple[dict[str, str], list[str]]
         for entrypoint in entrypoints:
             try:
                 flows[entrypoint] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False).name
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's file raises
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's file can raise anything
                 file, name = _parts(entrypoint)
                 cause = error if isinstance(error, MissingFlowError) else error.__cause__ or error
                 reason = _no_file(file) if ":" in entrypoint and not Path(file).exists() else _reason(cause)
@@ -204,7 +204,7 @@ def _runner(entrypoint: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what was raised, and where in the user's files."""
+    """Return the error and its place in the user's files."""
     if isinstance(error, SyntaxError):
         file, number, text = error.filename, error.lineno, error.msg
     else:
@@ -217,7 +217,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _is_users(file: str) -> bool:
-    """Return whether a file is one that a user writes: not Python's, nor installed, nor what a flow file is made with."""
+    """Return whether a file is the user's: not Python's, nor installed, nor Sluice's."""
     path = Path(file).resolve()
     made_with = [CODE / "tasks", *(CODE / "flows" / name for name in ("inlets.py", "outlets.py", "runtime"))]
     return (
@@ -229,14 +229,14 @@ def _is_users(file: str) -> bool:
 
 
 def allowance(blueprint: Blueprint) -> float:
-    """Return how many seconds all deployments may take to be imported, or deployed: more of them take longer."""
+    """Return the maximum seconds for the import, or the deploy, of all deployments, by their number."""
     return 90 + 5.0 * len(blueprint.deployments)
 
 
 class EntrypointCheck:
-    """`import_flows` in a process of its own, beside whatever else there is to do.
+    """`import_flows` in a process of its own, in parallel with other work.
 
-    A user's file may do anything when it is imported; the supervisor is not to feel it.
+    A user's file may do anything when it is imported; that must not affect the supervisor.
 
     is_forked   whether the template of runs forks the process
     """
@@ -270,9 +270,9 @@ class EntrypointCheck:
         return self._blueprint.named(flows)
 
     def found(self, *, timeout: float | None = None) -> tuple[dict[str, str], list[str]]:
-        """Wait likewise, and return what `import_flows` does.
+        """Wait like `result`, and return the result of `import_flows`.
 
-        raises    SettingsError: there is no answer
+        raises    SettingsError: the process gave no answer
         """
         patience = allowance(self._blueprint) if timeout is None else timeout
         try:
@@ -292,15 +292,15 @@ class EntrypointCheck:
         return flows, errors
 
     def close(self) -> None:
-        """End it, whatever it found."""
+        """End the process and delete its output."""
         self._process.kill()
         self._process.wait()
         self._answer.close()
 
 
 def _answer() -> None:
-    # A user's file may print when it is imported: the answer is what follows the mark.
-    print(_MARK + json.dumps(import_flows(sys.argv[1:])))  # noqa: T201 - its parent reads it
+    # A user's file may print when it is imported: the answer follows the mark.
+    print(_MARK + json.dumps(import_flows(sys.argv[1:])))  # noqa: T201 - the parent process reads it
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def end_runs(
         if time.monotonic() > deadline:
             msg = (
                 f"{full}: run {left[0].name} has not ended after {timeout:.0f} s (state {left[0].state_name}){consequence}; "
-                "if its worker is gone, nobody ends it: `prefect flow-run delete` it, or wait for the automation that does"
+                "if its worker is gone, it never ends: `prefect flow-run delete` it, or wait for the automation that does"
             )
             raise UnavailableError(msg)
         for run in left:

@@ -1,4 +1,4 @@
-"""Imports the files of flows, each once, however many deployments are in it; `python -m` runs `prefect deploy` so.
+"""Imports each flow file once for all its deployments; `python -m deployments.rollout.flow_files` runs `prefect deploy` so.
 
 Prefect imports an entrypoint's file for each deployment (3.9.1). For fifty inlets in one file, that took a minute of CPU at each
 `sluice up`.

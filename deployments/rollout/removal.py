@@ -1,4 +1,4 @@
-"""Removes deployments from a Prefect server, with their schedules, automations and, if asked, what was recorded of their runs."""
+"""Removes deployments from a Prefect server, with their schedules, automations and, on request, the history of their runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from deployments.rollout.uses import Uses, uses_of
 
 __all__ = ["Removable", "find_removable", "halt", "remove"]
 
-_AT_ONCE = 50  # runs whose artifacts are looked for in one request
+_AT_ONCE = 50  # runs per request for artifacts
 
 
 @dataclass(frozen=True, slots=True)
 class Removable:
     """One deployment and what belongs to it on the server.
 
-    automations  those that do nothing but start, pause or resume this deployment
-    referring    names of automations that do other things besides: they stay, and fail at this deployment
+    automations  those that only start, pause or resume this deployment
+    referring    names of automations that also do other things: they stay, and fail at this deployment
     running      names of runs that have not ended
     """
 
@@ -39,7 +39,7 @@ class Removable:
 
 
 def find_removable(client: SyncPrefectClient, name: str) -> tuple[list[Removable], dict[str, Uses]]:
-    """Return the deployments of a name, and what each other deployment on the server uses.
+    """Return the deployments of a name, and the uses of each other deployment on the server.
 
     name      a deployment, such as 'movers/main', or a flow: then all of its deployments
     """
@@ -63,7 +63,7 @@ def _removable(client: SyncPrefectClient, name: str, deployment: DeploymentRespo
 
 
 def halt(client: SyncPrefectClient, removable: Removable, *, timeout: float) -> list[str]:
-    """Let nothing start the deployment again, and end its runs in good order; return a line for each that ended.
+    """Pause the deployment, delete automations that start it, and end its runs in good order; return a line for each.
 
     raises    UnavailableError: a run has not ended within `timeout` seconds
     """

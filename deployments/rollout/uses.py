@@ -11,14 +11,14 @@ from tasks.reservoir.keys import derived_from
 
 __all__ = ["Unshared", "Uses", "unshared", "uses_of"]
 
-# Parameters that tell an inlet's and an outlet's flow from others.
+# Parameters by which flows of inlets and outlets are recognized.
 _OF_INLETS = frozenset({"topic", "every", "keep", "when_full"})
 _OF_OUTLETS = frozenset({"topics", "group", "into", "start_from"})
 
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What a deployment uses in Redis.
+    """Topics, groups and beats that a deployment uses in Redis.
 
     inlet    the name under which beats are stored: that of the flow's function
     pumps    topics that it pumps into, as an inlet
@@ -39,7 +39,7 @@ class Uses:
 
 
 def uses_of(deployment: DeploymentResponse) -> Uses:
-    """Return what runs of a deployment use; of one that is neither an inlet nor an outlet, nothing is known."""
+    """Return the uses of a deployment's runs; empty for one that is neither an inlet nor an outlet."""
     properties = (deployment.parameter_openapi_schema or {}).get("properties", {})
     is_inlet, is_outlet = properties.keys() >= _OF_INLETS, properties.keys() >= _OF_OUTLETS
     given = list(_variants(deployment, {name: one.get("default") for name, one in properties.items()}))
@@ -53,11 +53,11 @@ def uses_of(deployment: DeploymentResponse) -> Uses:
 
 @dataclass(frozen=True, slots=True)
 class Unshared:
-    """What only some deployments use, and no other.
+    """Topics, groups and beats that only the chosen deployments use.
 
     groups  pairs of topic and group; not those of `topics`
     inlets  pairs of topic and inlet: the inlet's beats, where the topic is shared
-    stay    sentences on what stays, and why
+    stay    sentences on data that stay, with the reason
     """
 
     topics: tuple[str, ...]
@@ -67,7 +67,7 @@ class Unshared:
 
 
 def unshared(chosen: Mapping[str, Uses], others: Mapping[str, Uses]) -> Unshared:
-    """Return what goes with the chosen deployments. A topic of results stays: it is not what an outlet was made of."""
+    """Return the data to delete with the chosen deployments. Topics of results stay; `sluice topics drop` deletes them."""
     readers = {pair: name for name, uses in others.items() for pair in uses.reads}
     users = {topic: name for name, uses in others.items() for topic in uses.topics}
     pumped = {topic for uses in chosen.values() for topic in uses.pumps}

@@ -1,4 +1,4 @@
-"""Tells a server that is busy from one that is blocked, by the CPU time it takes."""
+"""Distinguishes a busy server from a blocked one by its CPU time."""
 
 import time
 from collections.abc import Callable

@@ -197,9 +197,7 @@ def said_by(error: "HTTPError") -> str:
         return f"{where} does not answer in time ({type(error).__name__}); try again, or look into its log"
     status = error.response.status_code
     if status in _REFUSED:
-        return (
-            f"{where} lets nobody in without the right key ({status}); set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
-        )
+        return f"{where} requires another key ({status}); set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
     return f"{where} answers with an error ({status}); look into its log, and whether it is of Prefect's version here"
 
 

@@ -158,6 +158,6 @@ def _make_private(folder: Path) -> None:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         # A socket with too long a path goes to the temporary folder, where another user may have created the folder first.
-        msg = f"expected a folder of this user, {folder} is somebody else's; nothing was started"
+        msg = f"expected a folder of this user, {folder} belongs to another one; nothing was started"
         raise SettingsError(msg)
     folder.chmod(0o700)

@@ -166,7 +166,7 @@ class _Attempts:
             pass  # tend() restarts our own servers, others come back; or an object was deleted in between
         except Exception as error:  # noqa: BLE001 - such as a module that was edited while this runs
             if what not in self._failing:
-                self._say(f"{what} failed ({error_line(error)}); everything else goes on, and it is tried again")
+                self._say(f"{what} failed ({error_line(error)}); everything else continues, and it is tried again")
             self._failing.add(what)
         else:
             self._failing.discard(what)
@@ -176,7 +176,7 @@ def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> N
     if (worker := stack.children.worker) and worker.running:
         from flows.runtime.prefect_api import impatient_client  # noqa: PLC0415
 
-        say("stopping: the runs finish what is in flight (Ctrl-C again: at once) ...")
+        say("stopping: the runs finish entries in flight (Ctrl-C again: at once) ...")
         try:
             interrupts.arm()  # a second Ctrl-C ends the waiting
             try:
@@ -209,7 +209,7 @@ def _exporter(stack: Stack, say: Callable[[str], None]) -> Exporter | None:
 
 
 def _addresses(stack: Stack, *, metrics: str) -> list[str]:
-    """Return the lines that say where everything is."""
+    """Return lines with the addresses of all servers and files."""
     lines = [
         f"  Prefect UI  {without_password(stack.api_url).removesuffix('/api')}",
         f"  Redis       {without_password(stack.env[REDIS_URL])}",
@@ -217,7 +217,7 @@ def _addresses(stack: Stack, *, metrics: str) -> list[str]:
         f"  logs        {stack.folder / 'logs'}",
     ]
     if stack.own_server:
-        lines.append(f"  login       with what is in {secret_file(stack.folder)}")
+        lines.append(f"  login       with the text in {secret_file(stack.folder)}")
     return lines
 
 

@@ -103,7 +103,7 @@ def is_nested(word: str) -> bool:
 
 
 def object_becomes(word: str) -> Becomes:
-    """Return what the values of such a column become, as far as it takes memory of its own."""
+    """Return the decoded form of such a column's values, as far as it takes additional memory."""
     name = word.removeprefix("object:").partition(" ")[0].partition(":")[0]
     if name == "bool":
         return Becomes(beside=8)

@@ -50,7 +50,7 @@ def pack_frame(frame: pd.DataFrame) -> tuple[pa.RecordBatch, Layout]:
 def inferred(frame: pd.DataFrame) -> pd.DataFrame | None:
     """Return a frame after `infer_objects()`, if that changes dtypes and no value; else None.
 
-    `pd.DataFrame(rows_by_name).T` makes every column one of objects, whatever its values are.
+    `pd.DataFrame(rows_by_name).T` makes every column one of objects, even a column of numbers.
     """
     found = frame.infer_objects()
     changed = [i for i in range(frame.shape[1]) if found.dtypes.iloc[i] != frame.dtypes.iloc[i]]

@@ -1,4 +1,4 @@
-"""Where in a state the part lies that cannot be encoded, and the remedy, for messages."""
+"""Paths to parts of a state that cannot be encoded, and remedies, for messages."""
 
 import contextlib
 import datetime as dt

@@ -1,4 +1,4 @@
-"""Membership in a consumer group: which consumers are alive, and which pending entries each of them has.
+"""Membership in a consumer group: the living consumers, and the pending entries of each.
 
 A consumer is alive while its lease exists: a key with a TTL that holds the consumer's token. Every script that moves or
 acknowledges entries checks the lease first, so that no entry is taken from a living consumer, and a dead one acknowledges

@@ -11,7 +11,7 @@ from tasks.reservoir.entry import Entry
 
 __all__ = ["Isolation"]
 
-# Reading goes on after this many seconds in which no isolated entry finished or came to rest.
+# Reading continues after this many seconds in which no isolated entry finished or came to rest.
 _PATIENCE = 5.0
 
 

@@ -28,7 +28,7 @@ class Calls:
     pump      called without arguments; async calls are awaited in one loop, which lasts as long as the run
     threads   number of calls at once; 0: one, in the run's own thread
     timeout   seconds after which a call counts as failed: an async one is cancelled, another one's thread left behind
-    encode    turns entries into what is pushed
+    encode    encodes entries for the push
     keeps     whether jobs keep the entries besides their encoded form
     """
 

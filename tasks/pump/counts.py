@@ -42,7 +42,7 @@ def beats(client: redis.Redis) -> list[str]:
 
 
 def counts_of(client: redis.Redis, keys: Iterable[str]) -> list[InletCounts]:
-    """Return the counts of those beats that have any, read in one round trip; what other programs put there is left out."""
+    """Return the counts of those beats that have any, read in one round trip; values of other programs are skipped."""
     if not (names := list(keys)):
         return []
     with client.pipeline(transaction=False) as pipe:

@@ -107,7 +107,7 @@ class Handover:
         return self._is_closed
 
     def next(self) -> Job | None:
-        """Return the job to go on with: the first without a claim, else the first of all once its pump has ended.
+        """Return the next job to work on: the first without a claim, else the first of all once its pump has ended.
 
         The pusher's thread.
         """
@@ -115,7 +115,7 @@ class Handover:
             return self._next()
 
     def wait(self, longest: float, *, for_job: bool = False) -> None:
-        """Wait for a change, `longest` seconds at most; with `for_job`, not at all if there is a job to go on with.
+        """Wait for a change, `longest` seconds at most; with `for_job`, not at all if there is a next job.
 
         The pusher's thread.
         """

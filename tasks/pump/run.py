@@ -4,7 +4,7 @@ The value of a pump passes through three threads, which share nothing but the ha
 
 - the run's (`PumpRun`) decides at each tick whether the pump is called, and ends the run;
 - the calls' (`Calls`) call it and encode what it returns;
-- the pusher's (`Pusher`, `Outcomes`, `Failing`) claims each tick in Redis, pushes its entries and counts what became of it.
+- the pusher's (`Pusher`, `Outcomes`, `Failing`) claims each tick in Redis, pushes its entries and counts its outcome.
 """
 
 import logging
@@ -61,7 +61,7 @@ class PumpRun:
     max_waiting   bounds of what waits for Redis; beyond, ticks are missed
     on_pushed     called with the ids and the entries of each push, in tick order, in the pusher's thread
     clock         returns the time of day, which the grid follows
-    timer         returns elapsed time, whatever happens to the clock
+    timer         returns elapsed time, independent of changes of the clock
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class PumpRun:
         )
         self._ended = False
         self._gives_up: float | None = None
-        self._taken = 0  # the last tick that was taken: whatever the clock does, none is taken twice
+        self._taken = 0  # the last tick that was taken: none is taken twice, even if the clock is set back
 
     @property
     def summary(self) -> Summary:

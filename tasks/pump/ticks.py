@@ -86,7 +86,7 @@ def is_far_ahead(tick: int, every: float, now: float) -> bool:
 
 
 def _as_json(value: Any) -> Any:
-    """Return a JSON value for a parameter that is none, equal in every process, whatever its hash seed."""
+    """Return a JSON form of a parameter that JSON lacks, equal in every process, independent of the hash seed."""
     if isinstance(value, set | frozenset):
         return sorted(json.dumps(one, sort_keys=True, default=_as_json) for one in value)
     if hasattr(value, "model_dump"):  # a pydantic model
@@ -210,7 +210,7 @@ class Beat:
     def before(self, tick: int, *, wait: bool = True) -> tuple[int, int]:
         """Return the number of earlier runs' claims to wait for, and of those that are lost because their run is dead.
 
-        wait    False: all of them are lost, even if their runs are alive
+        wait    False: all these claims are lost, even if their runs are alive
         """
         with self._explaining(f"tick {tick} was not pushed", tick):
             # `tick` is claimed, and no tick before it can be claimed any more: others are only done, or lost.

@@ -36,7 +36,7 @@ Scripts get these names as KEYS and build none.
 tombstone, which lives for a day. `<inlet>` is the inlet's name and a digest of its parameters. `sluice:output:...` exists for retry
 topics as well, under their own name.
 
-Why no two of them meet: groups, consumers, entry ids, uuids and ticks have no ':', and an inlet has one. A topic's name, which may have
+No two keys collide: groups, consumers, entry ids, uuids and ticks have no ':', and an inlet has one. A topic's name, which may have
 any number, is the only such part of its key. So each key can be read in one way only. `tasks.reservoir.topic_names` refuses topics
 that start with `sluice:` or end as the streams of dead letters and retries do. Groups of other programs may be named with ':'; nothing
 is stored for them under a key of their own.

@@ -54,14 +54,14 @@ class Outages:
             self._wait(self._backoff.next())
             return False
         if self._backoff.tries:
-            logger.warning("Redis answers again; group %r goes on", self._group)
+            logger.warning("Redis answers again; group %r continues", self._group)
             self._backoff.reset()
             self._logged = ""
         return True
 
     def _text(self, error: Exception) -> str:
         if isinstance(error, redis.ResponseError) and is_refused(error):
-            return f"{self._explain(error)}; group {self._group!r} tries again until it can go on"
+            return f"{self._explain(error)}; group {self._group!r} tries again until it can continue"
         what = f"does not answer ({type(error).__name__})"
         if isinstance(error, redis.AuthenticationError):  # for example a changed password
             what = "refuses the user or password"

@@ -35,7 +35,7 @@ logger = get_logger(__name__)
 
 # The space makes redis-py return the raw reply: its parser would turn fields into a dict and lose repeated names.
 _XREVRANGE, _XREAD = "XREVRANGE ", "XREAD "
-# Records of appends live longer than any client goes on sending an append again.
+# Records of appends outlive all retries of a client.
 APPEND_TTL_MS = 600_000
 # Lua's unpack() accepts about 8,000 values; a field takes two.
 MAX_FIELDS = 3_500

@@ -1,4 +1,4 @@
-"""How large the state of a pipeline may become."""
+"""Limits on the size of a pipeline's state."""
 
 from tasks.base import quantities
 from tasks.errors import SettingsError

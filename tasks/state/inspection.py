@@ -1,4 +1,4 @@
-"""Kept state as a person looks at it: which nodes have one, how large it is, what it holds; and how to delete it."""
+"""Inspection of kept state: its nodes, sizes and values; and its deletion."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class KeptState:
 
 
 def kept_state(client: redis.Redis, group: str) -> KeptState | None:
-    """Return what is stored of a group; None if nothing is."""
+    """Return the stored state of a group; None if there is none."""
     known: Any = client
     fields: dict[bytes, bytes] = dict(known.hscan_iter(state_key(group), match="node:*", count=1000))
     version, time, owner = known.hmget(state_key(group), *_HEAD)

@@ -1,4 +1,4 @@
-"""What one node remembers, as fields that are stored, and how it gets them back.
+"""The memory of one node: the fields that are stored, and their restoration.
 
 An element that a window or a join keeps is stored once, when it is new there: it must not be changed in place afterwards.
 What a function has accumulated is stored anew at each cut, because functions do change it in place.
@@ -43,7 +43,7 @@ def as_metadata(origins: Origins, ghosts: Ghosts) -> list[dict[str, Any]]:
 
 
 class Memory(ABC):
-    """The state of one node: what of it has changed, and how to restore it. The graph's thread.
+    """The state of one node: its changes, and its restoration. The graph's thread.
 
     fingerprint   type and parameters of the node: what was stored with another one is not loaded
     """

@@ -1,4 +1,4 @@
-"""What each type of node remembers: the states that a cut stores.
+"""The state that each type of node remembers and a cut stores.
 
 Two kinds of nodes remember. What lasting nodes remember (`accumulate`, `unique`, `slice`, keyed states) cannot be rebuilt from
 pending entries: a graph with one of them keeps its state. Windows and joins keep single elements; in a graph that keeps its
@@ -33,7 +33,7 @@ def remembers(
     """Have the state of all nodes of a type stored.
 
     make         returns the memory of one node
-    parameters   names of attributes: with other values of them, the stored state makes no sense
+    parameters   names of attributes whose values must match for the stored state to make sense
     lasts        whether the state cannot be rebuilt from pending entries
     """
     _MAKERS[node_type] = make, tuple(parameters)

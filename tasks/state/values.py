@@ -1,4 +1,4 @@
-"""How states become bytes: by the codec of state values, with entries as a type of their own."""
+"""The codec of kept state: that of state values, with entries as one more type."""
 
 from typing import Any
 

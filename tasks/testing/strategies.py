@@ -86,7 +86,7 @@ def entries(
     every    the time between two entries; the first is at the beginning of 2026
     """
     if not kinds and not fields:
-        msg = "entries: expected fields to draw from, got none; say for example entries(n=st.integers())"
+        msg = "entries: expected fields to draw from, got none; write for example entries(n=st.integers())"
         raise SettingsError(msg)
     several = [*kinds, *([_some_of(fields)] if fields else [])]
     names = [check_topic(topic) for topic in ([topics] if isinstance(topics, str) else topics)]
@@ -123,5 +123,5 @@ def _elements(name: str, dtype: str) -> SearchStrategy[Any]:
         return microseconds.map(lambda since_1970: pd.Timestamp(since_1970, unit="us", tz="UTC"))
     if isinstance(made, np.dtype) and made.kind in "biufmM":
         return numpy_strategies.from_dtype(made, allow_nan=False, allow_infinity=False)
-    msg = f"column {name!r}: expected what to draw {dtype!r} from, got the dtype alone; say for example ({dtype!r}, st.sampled_from(...))"
+    msg = f"column {name!r}: expected what to draw {dtype!r} from, got the dtype alone; write for example ({dtype!r}, st.sampled_from(...))"
     raise SettingsError(msg)

@@ -191,7 +191,7 @@ def test_a_second_file_of_the_same_range_is_looked_through_too(tmp_path: Path) -
     assert archived(tmp_path) == [1, 2, 3]
 
 
-def test_what_a_writer_left_when_it_died_goes(tmp_path: Path) -> None:
+def test_temporary_files_of_a_dead_writer_are_removed(tmp_path: Path) -> None:
     [path] = write(tmp_path, rows(1))
     left = path.with_name(".1-0_2-0.parquet.tmp")
     left.touch()

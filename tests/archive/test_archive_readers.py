@@ -203,10 +203,10 @@ SHOWN = [block for block in blocks("python") if block.page.name == "archive.md"]
 
 
 @pytest.mark.parametrize("block", SHOWN, ids=str)
-def test_what_the_page_shows_reads_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: Block) -> None:
+def test_code_on_the_page_reads_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: Block) -> None:
     for library in ("duckdb", "polars"):
         if f"import {library}" in block.text and not importlib.util.find_spec(library):
-            return  # nothing of ours is in it
+            return  # no file of Sluice's is in it
     frame = pd.DataFrame({"code": ["a"], "now": [1.5], "high": [2.5]})
     entries = [entry(0, {"quotes": frame}, topic="market"), entry(1, {"seconds": 7}, topic="market")]
     write(tmp_path / ".sluice" / "archive", [one for each in entries for one in rows_of(each)])

@@ -114,14 +114,14 @@ def test_an_entry_of_an_id_that_redis_cannot_have_given_is_refused(id_: str) -> 
         rows_of(Entry({"x": 1}, topic="market", id=id_))
 
 
-def test_whatever_writing_raises_what_is_held_is_tried_again(
+def test_held_entries_are_written_again_after_any_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries: list[int] = []
 
     def fail(*_: Any) -> None:
         tries.append(1)
-        msg = "nobody foresaw this"
+        msg = "an unforeseen error"
         raise RuntimeError(msg)
 
     with monkeypatch.context() as patch:
@@ -130,7 +130,7 @@ def test_whatever_writing_raises_what_is_held_is_tried_again(
         node: Any = source.to_parquet(tmp_path, max_seconds=0.01)
         source.emit(entry(1))
         wait_until(lambda: len(tries) > 2, "several tries")
-        assert "they stay pending, at last 1 (RuntimeError: nobody foresaw this), next try in 0.01 s" in caplog.text
+        assert "they stay pending, at last 1 (RuntimeError: an unforeseen error), next try in 0.01 s" in caplog.text
         assert node.before_stop() is False
     wait_until(lambda: not node._held, "the entry to be written")
     assert archived(tmp_path) == [1]

@@ -114,7 +114,7 @@ def test_a_value_keeps_its_type_or_becomes_json(tmp_path: Path, value: object, k
         pd.DataFrame(index=[1, 2]),
     ],
 )
-def test_whatever_has_rows_gives_its_rows(tmp_path: Path, value: object) -> None:
+def test_anything_with_rows_is_shown_by_its_rows(tmp_path: Path, value: object) -> None:
     write(tmp_path, rows(entry(1, {"x": value})))
     assert open_kind(tmp_path, "market", "x").count_rows() == 2
 
@@ -313,7 +313,7 @@ def test_an_entry_that_cannot_be_written_fails_alone_and_is_not_held(tmp_path: P
     assert set(ids(tmp_path, "quotes")) == {f"{AT}-0", f"{AT + 2}-0"}
 
 
-def test_what_is_held_is_written_when_the_sink_is_taken_away(source: Stream, tmp_path: Path) -> None:
+def test_held_entries_are_written_when_the_sink_is_destroyed(source: Stream, tmp_path: Path) -> None:
     node = source.to_parquet(tmp_path)
     [ref] = emit(source, [entry(1, {"x": 1})])
     node.destroy()

@@ -1,4 +1,4 @@
-"""An outlet that is deployed as the shipped ones are, for tests of what happens to Prefect under it."""
+"""An outlet that is deployed like the shipped ones, for tests of Prefect's outages."""
 
 from streamz import Stream
 
@@ -9,5 +9,5 @@ __all__ = ["passing"]
 
 @outlet(topics="numbers", group="passing", into="results")
 def passing(source: Stream) -> Stream:
-    """Every number as it is."""
+    """Pass every number on."""
     return source.map(lambda entry: {"n": entry["n"]})

@@ -1,4 +1,4 @@
-"""An inlet without a beat, run as Prefect runs it; with DIE=1 its process is killed right behind its push."""
+"""A one-shot inlet, run as Prefect runs it; with DIE=1 its process is killed just after its push."""
 
 import os
 import signal
@@ -21,5 +21,5 @@ if os.environ.get("DIE"):
 
 @inlet(topic="daily", every=None)
 def dying() -> dict[str, int]:
-    """Return which process it is in."""
+    """Return the id of this process."""
     return {"pid": os.getpid()}

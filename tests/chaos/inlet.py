@@ -1,4 +1,4 @@
-"""Runs of an inlet as real processes that relieve each other, each forked to save the imports."""
+"""Runs of an inlet as real processes that relieve each other; each is forked, which saves the imports."""
 
 import json
 import multiprocessing
@@ -31,8 +31,8 @@ def pump_for(
     threads: int = 0,
     socket_timeout: float = tasks.reservoir.connection.SOCKET_TIMEOUT,
 ) -> None:
-    """Be one run: push when the pump began."""
-    tasks.reservoir.connection.SOCKET_TIMEOUT = socket_timeout  # of this process alone
+    """Run one run, whose pump pushes the time of its call."""
+    tasks.reservoir.connection.SOCKET_TIMEOUT = socket_timeout  # in this process only
 
     def pump() -> dict[str, Any]:
         began = time.time()
@@ -58,7 +58,7 @@ def hand_over(
 ) -> Counter[str]:
     """Start a run every `pause` seconds, and return the sum of all runs' counts, with the number of killed runs.
 
-    kill        the chance that one of those alive is killed after each start
+    kill        the probability that a living run is killed after each start
     meanwhile   called after each start
     """
     context, chance = multiprocessing.get_context("fork"), random.Random(4)
@@ -71,7 +71,7 @@ def hand_over(
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore", DeprecationWarning
-                )  # a fork of a process with threads: they hold nothing
+                )  # a fork of a process with threads, which hold no lock
                 process.start()
             processes.append(process)
             process.join(pause * chance.uniform(0.8, 1.2))
@@ -81,7 +81,7 @@ def hand_over(
                 victim.kill()
             meanwhile()
         for process in processes:
-            process.join(6 * pause + 30)  # its window, and what is under way then
+            process.join(6 * pause + 30)  # its window, and the jobs under way at its end
             assert not process.is_alive()
         for line in log.read_text().splitlines():
             counts.update(json.loads(line))

@@ -3,7 +3,7 @@
     python -m tests.chaos.outlet URL SHAPE LOG
 
 Everything is imported once and an outlet is forked for each line of the standard input, before any thread or
-connection exists: an import costs more than a life. Prints the process id of each; kills all when the input ends.
+connection exists, because the imports take longer than a run. Prints the process id of each; kills all when the input ends.
 """
 
 import json
@@ -49,7 +49,7 @@ def _remembering(numbers: Stream, _: Callable[[Any], None]) -> None:
     evens.keyed_state(_count, key=lambda of: of[0] % 7, start=0, returns_state=True).to_redis("results", keep=None)
 
 
-# The pipeline from the numbers to the sink that sees.
+# The pipeline from the numbers to the sink that notes them.
 SHAPES: dict[str, Callable[[Stream, Callable[[Any], None]], Any]] = {
     "plain": lambda numbers, see: numbers.sink(see),
     "windows": lambda numbers, see: numbers.sliding_window(3, return_partial=False).sink(see),
@@ -72,7 +72,7 @@ def numbers_in(client: Any, topic: str) -> dict[str, int]:
 class Outlets:
     """Outlets of one pipeline and group: each a process, started by `start` and alive until killed.
 
-    seen    a line of JSON for all that its sink saw
+    seen    a line of JSON for each element of its sink
     lost    the consumers that were taken for dead, a line each
     """
 
@@ -108,7 +108,7 @@ def live(url: str, shape: str, log: str) -> None:
         os.write(file, json.dumps(element).encode() + b"\n")
 
     if shape == "fenced":
-        # As if every pause were longer than records stay: what comes late has to be refused, not found.
+        # As if every pause outlasted the records: late appends must be refused, not found in a record.
         tasks.group.membership.STRAGGLERS_MS = 1
     source = Stream.from_redis("numbers", group="lab", url=url, lease=LEASE)
     SHAPES[shape](source.pluck("n"), see)
@@ -122,7 +122,7 @@ def live(url: str, shape: str, log: str) -> None:
 
 def main(url: str, shape: str, log: str) -> None:
     """Start an outlet for each line of the standard input."""
-    started: list[int] = []  # and not waited for, so that their process ids stay theirs
+    started: list[int] = []  # without waiting, so that no process id is reused
     try:
         for _ in sys.stdin:
             child = os.fork()
@@ -133,7 +133,7 @@ def main(url: str, shape: str, log: str) -> None:
                     os._exit(0)
             started.append(child)
             print(child, flush=True)  # noqa: T201
-    finally:  # also when the test has gone and its pipe is closed: no outlet may be left behind
+    finally:  # also after the test has ended and closed its pipe, so that no outlet is left behind
         for child in started:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A proxy before a Redis that cuts connections at random, also behind a request that was carried out, or stands still."""
+"""A proxy in front of a Redis that cuts connections at random, also after a request was executed, or stands still."""
 
 import random
 import selectors
@@ -15,13 +15,13 @@ _CHUNK = 1 << 16
 
 
 class Proxy:
-    """Listens on a unix socket of its own and passes on to that of a Redis; cuts one chunk of bytes in so many.
+    """Forwards from a unix socket of its own to that of a Redis, and cuts chunks of bytes at random.
 
-    A request is cut before the server has all of it, a reply when the server has done what was asked. Which
-    chunks, the seed says for each connection.
+    A request is cut before the server has received it in full, a reply after the server has executed the request. The
+    seed determines the chunks of each connection.
 
     folder   where its socket is
-    cut      the chance that a chunk is cut
+    cut      the probability that a chunk is cut
     """
 
     def __init__(self, folder: Path, server: Path, *, cut: float = 0.0, seed: int = 0) -> None:
@@ -49,9 +49,9 @@ class Proxy:
 
     @contextmanager
     def hole(self, *, deliver: bool) -> Iterator[None]:
-        """Let nothing through for a while, and no side notice: connections stay, and new ones are taken.
+        """Forward nothing for a while, unnoticed by both sides: connections stay open, and new ones are accepted.
 
-        deliver    whether what was sent meanwhile arrives afterwards, also of clients that have given up; else their
+        deliver    whether bytes sent in this time arrive afterwards, also from clients that have given up; else their
                    connections end then
         """
         self._delivers, self._is_hole = deliver, True
@@ -74,7 +74,7 @@ class Proxy:
                 number += 1
 
     def _pass_on(self, client: socket.socket, chance: random.Random) -> None:
-        """Pass on both ways until one side hangs up, or chance cuts."""
+        """Forward in both directions until one side hangs up or a chunk is cut."""
         with client, socket.socket(socket.AF_UNIX) as server:
             server.connect(str(self._server))
             held: list[tuple[socket.socket, bytes]] = []
@@ -100,7 +100,7 @@ class Proxy:
                             self.swallowed += 1
                             continue
                         if chance.random() < self._cut:
-                            other.sendall(data[: chance.randrange(len(data))])  # some of it, or nothing
+                            other.sendall(data[: chance.randrange(len(data))])  # a part, or nothing
                             if source is client:
                                 self.lost_requests += 1
                             else:
@@ -112,7 +112,7 @@ class Proxy:
 
 
 def _readable(sockets: list[socket.socket], timeout: float) -> list[socket.socket]:
-    """Return those that have data or were closed, waiting up to `timeout` seconds; `select.select` ends at descriptor 1,023."""
+    """Return the sockets that have data or were closed, waiting up to `timeout` seconds; `select.select` ends at descriptor 1,023."""
     with selectors.PollSelector() as selector:
         for each in sockets:
             selector.register(each, selectors.EVENT_READ)
@@ -121,6 +121,6 @@ def _readable(sockets: list[socket.socket], timeout: float) -> list[socket.socke
 
 def _deliver(held: list[tuple[socket.socket, bytes]]) -> None:
     for to, data in held:
-        with suppress(OSError):  # it has given up
+        with suppress(OSError):  # the client has given up
             to.sendall(data)
     held.clear()

@@ -1,4 +1,4 @@
-"""Connections cut at random points, replies lost: nothing is lost by it, and nothing doubled."""
+"""Connections that are cut at random points, and lost replies, neither lose nor duplicate an entry."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Inlets whose Redis is killed or out of reach, as real processes: no tick twice, all in order, what is missing counted."""
+"""Inlets as real processes whose Redis is killed or out of reach: no tick twice, all in order, missing ones counted."""
 
 import random
 import threading
@@ -16,7 +16,7 @@ LONG = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 
 def keep_all_that_is_acknowledged(server: RedisServer) -> None:
-    """Let Redis write each command down before it answers: synced every second, it does not while a sync is under way."""
+    """Let Redis write each command to its file before it answers: with a sync per second, it skips that during a sync."""
     with redis.Redis.from_url(server.url, protocol=2) as client:
         client.config_set("appendfsync", "always")
 
@@ -32,7 +32,7 @@ def test_redis_restart_duplicates_no_tick_and_every_missed_tick_is_counted(kills
             waits.wait(chance.uniform(0, 0.5))
             server.start()
             keep_all_that_is_acknowledged(server)
-            waits.wait(chance.uniform(0, 1.0))  # a run that starts right away has what the others pumped meanwhile
+            waits.wait(chance.uniform(0, 1.0))  # a run that starts at once finds the ticks that the others have pumped
 
         counts = hand_over(server.url, kills - 1, pause=0.5, meanwhile=crash)
         with redis.Redis.from_url(server.url, protocol=2) as client:
@@ -61,7 +61,7 @@ def test_long_redis_outage_duplicates_no_tick_and_every_missed_tick_is_counted(
 
         def stand_still() -> None:
             with proxy.hole(deliver=deliver):
-                time.sleep(2 * timeout)  # the hole itself
+                time.sleep(2 * timeout)  # the outage itself
 
         counts = hand_over(proxy.url, holes, pause=3 * timeout, meanwhile=stand_still, socket_timeout=timeout)
     assert proxy.swallowed > holes

@@ -19,14 +19,14 @@ from tests.chaos.outlet import LEASE, Outlets, numbers_in
 from tests.support.waiting import wait_until
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
-# What one consumer holds at most: two reads that wait, one in the pipeline, one that is under way.
+# The most that one consumer holds: two reads that wait, one in the pipeline, one under way.
 HELD = 4 * 256
 
 
 def kill_under_load(url: str, client: redis.Redis, shape: str, folder: Path, *, load: int) -> tuple[int, list[int]]:
-    """Push `load` entries at a time while outlets are killed, each relieved at once; let the last one finish.
+    """Push `load` entries at a time while outlets are killed and replaced at once; let the last one finish.
 
-    Returns how many entries were pushed, and how many were in flight at each kill.
+    Returns the number of pushed entries, and the numbers in flight at each kill.
     """
     reservoir, chance = Reservoir(client), random.Random(1)
     client.xgroup_create("numbers", "lab", id="0", mkstream=True)
@@ -62,7 +62,7 @@ def kill_under_load(url: str, client: redis.Redis, shape: str, folder: Path, *, 
 def test_kills_lose_nothing_and_keep_order(
     shape: str, redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
-    load = 2 if shape == "results" else 10  # an append each, and a backlog that is never worked off shows nothing more
+    load = 2 if shape == "results" else 10  # one append each; a backlog that is never processed would show nothing more
     pushed, in_flight = kill_under_load(redis_server.url, real_redis, shape, tmp_path, load=load)
     assert not real_redis.exists("numbers:dead:lab")
     if shape == "results":
@@ -106,7 +106,7 @@ def test_kills_lose_nothing_and_keep_order_in_pipelines_that_hold_entries(
     first = list(dict.fromkeys(seen))
     repeats = len(seen) - len(first)
     sys.stdout.write(f"{shape}: {KILLS} kills, {pushed} entries, {sum(in_flight)} in flight, {repeats} repeats\n")
-    if shape == "branches":  # each branch in its order
+    if shape == "branches":  # in order within each branch
         first.sort(key=lambda n: n % 2)
         assert first == [*range(0, pushed, 2), *range(1, pushed, 2)]
     else:

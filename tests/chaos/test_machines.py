@@ -1,4 +1,4 @@
-"""Two machines with a worker each and a replica of an outlet on each: one stands still and comes back, one is gone."""
+"""Two machines with a worker and a replica of an outlet each: one pauses and continues, or disappears."""
 
 import os
 import signal
@@ -23,11 +23,11 @@ from tests.chaos.test_prefect_away import deploy_like_a_shipped_one, steady_load
 from tests.support.plain import ROOT, Plain
 from tests.support.waiting import wait_until
 
-FOUND_OUT = 180  # seconds within which a machine that is silent is taken for gone and its run goes on elsewhere
+FOUND_OUT = 180  # seconds until a silent machine counts as gone and its run continues on another one
 
 
 class Machine:
-    """A worker of a stack's pool, with the runs on it: what would be on one machine."""
+    """A worker of a stack's pool with its runs, as on a machine of its own."""
 
     def __init__(self, stack: Plain, folder: Path) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class Machine:
         return {str(run) for run, _ in flow_run_processes(self.folder)}
 
     def send(self, signum: int, *, also_to_runs: bool = True) -> None:
-        """Send a signal to its worker and its runs; SIGSTOP is what the others see of a machine that is cut off."""
+        """Send a signal to its worker and its runs; SIGSTOP looks to others like a machine that is cut off."""
         runs = [process for _, process in flow_run_processes(self.folder)] if also_to_runs else []
         for process in [psutil.Process(self.worker.pid), *runs]:
             os.kill(process.pid, signum)
@@ -46,7 +46,7 @@ class Machine:
 
 @contextmanager
 def machines(stack: Plain, folder: Path) -> Iterator[tuple[Machine, Machine]]:
-    """Give two machines instead of the stack's own worker."""
+    """Yield two machines that replace the stack's own worker."""
     stack.worker.kill()
     both = Machine(stack, folder / "one"), Machine(stack, folder / "other")
     try:
@@ -72,7 +72,7 @@ def heartbeats(stack: Plain, run: FlowRun) -> int:
 
 
 def run_on(stack: Plain, machine: Machine, deployment: str, *, not_on: Machine) -> FlowRun:
-    """Run a deployment on one machine, while the other one's worker takes nothing."""
+    """Start a run on one machine, while the other machine's worker takes none."""
     not_on.send(signal.SIGSTOP, also_to_runs=False)
     before = len(running_on(stack, machine))
     stack.prefect("deployment", "run", deployment)
@@ -87,7 +87,7 @@ def test_replicas_relieve_suspended_and_lost_ones_and_each_result_appears_once(
     redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:
     with Plain(tmp_path / "plain", redis_server) as stack, machines(stack, tmp_path) as (one, other):
-        ensure_automations(stack.client)  # among them what takes silent runs for dead
+        ensure_automations(stack.client)  # one of them marks silent runs as crashed
         deploy_like_a_shipped_one(stack, "tests/chaos/deployed.py:passing", names=("main", "second"))
         with steady_load(real_redis) as pushed:
 
@@ -101,7 +101,7 @@ def test_replicas_relieve_suspended_and_lost_ones_and_each_result_appears_once(
             run_on(stack, one, "passing/main", not_on=other)
             still = run_on(stack, other, "passing/second", not_on=one)
             all_so_far_come("the results of both")
-            # One that falls silent before its first heartbeat is missed by nobody.
+            # Prefect does not notice a run that falls silent before its first heartbeat.
             wait_until(lambda: heartbeats(stack, still), "its first heartbeat")
 
             other.send(signal.SIGSTOP)
@@ -118,9 +118,11 @@ def test_replicas_relieve_suspended_and_lost_ones_and_each_result_appears_once(
             wait_until(lambda: all(heartbeats(stack, run) for run in on_it), "their first heartbeats")
             one.send(signal.SIGKILL)
             gone = time.monotonic()
-            wait_until(lambda: len(running_on(stack, other)) == 2, "both to run on what is left", deadline=FOUND_OUT)
+            wait_until(
+                lambda: len(running_on(stack, other)) == 2, "both to run on the other machine", deadline=FOUND_OUT
+            )
             moved = time.monotonic() - gone
-            all_so_far_come("results of what is left")
+            all_so_far_come("results of the other machine")
         wait_until(lambda: results() >= len(pushed), "the rest", deadline=30)
         for run in running_on(stack, other):
             stack.client.set_flow_run_state(run.id, Cancelling())

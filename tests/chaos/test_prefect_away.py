@@ -1,4 +1,4 @@
-"""A deployed outlet under load while the Prefect server is away: results go on, once each, and the run ends as it should."""
+"""A deployed outlet under load during outages of the Prefect server: each result comes once, and the run ends properly."""
 
 import itertools
 import sys
@@ -21,13 +21,13 @@ from tests.chaos.outlet import numbers_in
 from tests.support.plain import ROOT, Plain
 from tests.support.waiting import wait_until
 
-RATE = 20  # entries a second; all results of five minutes are kept
-LIKE = "flows/market.py:movers"  # the shipped outlet that ours is deployed like
+RATE = 20  # entries per second; the results of five minutes are kept
+LIKE = "flows/market.py:movers"  # the shipped outlet whose deployment is copied
 
 
 @contextmanager
 def steady_load(client: redis.Redis) -> Iterator[list[int]]:
-    """Push a number every 1/RATE seconds meanwhile; gives what has been pushed."""
+    """Push a number every 1/RATE seconds within this context; yield the pushed numbers."""
     pushed: list[int] = []
     stopping = threading.Event()
 
@@ -47,7 +47,7 @@ def steady_load(client: redis.Redis) -> Iterator[list[int]]:
 
 
 def deploy_like_a_shipped_one(stack: Plain, entrypoint: str, *, names: Sequence[str] = ("main",)) -> None:
-    """Deploy an outlet as the shipped ones are; with several names it has replicas."""
+    """Deploy an outlet like the shipped ones, with a replica for each name."""
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     like = next(each for each in declared["deployments"] if each["entrypoint"] == LIKE and each["name"] == "main")
     [trigger] = like["triggers"]
@@ -70,7 +70,7 @@ def running(stack: Plain) -> FlowRun | None:
 
 
 def result_times(client: redis.Redis) -> list[float]:
-    """Return when each result came, in seconds of the server's clock."""
+    """Return the time of each result, in seconds of the server's clock."""
     return [int(id_.partition("-")[0]) / 1000 for id_ in numbers_in(client, "results")]
 
 
@@ -89,7 +89,7 @@ def test_results_continue_without_prefects_server_and_the_run_can_be_cancelled_l
     with Plain(tmp_path / "plain", redis_server) as stack:
         stack.deploy()
         stack.worker.start()
-        ensure_automations(stack.client)  # among them what takes silent runs for dead
+        ensure_automations(stack.client)  # one of them marks silent runs as crashed
         deploy_like_a_shipped_one(stack, "tests/chaos/deployed.py:passing")
         stack.prefect("deployment", "run", "passing/main")
         with steady_load(real_redis) as pushed:
@@ -100,7 +100,7 @@ def test_results_continue_without_prefects_server_and_the_run_can_be_cancelled_l
             wait_until(lambda: time.time() > stopped + away, "the outage to last", deadline=away + 10)
             back = time.time()
             stack.start_server()
-            wait_until(lambda: time.time() > back + away, "whatever comes of it", deadline=away + 10)
+            wait_until(lambda: time.time() > back + away, "the effects of the outage", deadline=away + 10)
             wait_until(lambda: running(stack), "a run that is Running")
         wait_until(lambda: real_redis.xlen("results") >= len(pushed), "the rest")
         last = running(stack)
@@ -116,5 +116,5 @@ def test_results_continue_without_prefects_server_and_the_run_can_be_cancelled_l
     )
     assert list(numbers_in(real_redis, "results").values()) == pushed
     assert gap < 2
-    # Prefect 3.8.8 may take a run for dead after more than a minute and a half (README, "Limits"): its successor goes on.
+    # Prefect 3.8.8 may count a run as dead after an outage of 90 s (README, "Limits"): its successor continues.
     assert states == (["Cancelled"] if last.id == first.id else ["Crashed", "Cancelled"])

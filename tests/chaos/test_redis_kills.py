@@ -1,4 +1,4 @@
-"""Redis killed under load and started again on its append-only file: what it acknowledged is there, and once."""
+"""Redis that is killed under load keeps each acknowledged push in its append-only file, once."""
 
 import random
 import threading
@@ -18,7 +18,7 @@ EACH = 10
 
 
 def push_until(stopping: threading.Event, url: str, pushed: list[str]) -> None:
-    """Push numbers, each push again until it is answered, and note the ids that came."""
+    """Push numbers, repeat each push until it is answered, and note the returned ids."""
     with connect(url) as client:
         reservoir = Reservoir(client)
         while not stopping.wait(0.005):

@@ -1,4 +1,4 @@
-"""A one-shot run that dies between its push and its state, and is run again: on a real Prefect server."""
+"""A one-shot run that dies between its push and its final state, and is retried, on a real Prefect server."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Outlets that are stopped for longer than their lease, relieved, and then go on: they do no harm any more."""
+"""Outlets that are suspended for longer than their lease and then continue do no harm to their successors."""
 
 import os
 import signal
@@ -28,7 +28,9 @@ def test_outlet_that_resumes_after_its_relief_neither_doubles_nor_loses_results(
         for stopped in range(1, 3):
             before = real_redis.xlen("results")
             wait_until(lambda before=before: push_on() or real_redis.xlen("results") > before + 100, "results")
-            reservoir.push_many("numbers", [{"n": pushed + i} for i in range(200)])  # so that it is stopped amid some
+            reservoir.push_many(
+                "numbers", [{"n": pushed + i} for i in range(200)]
+            )  # so that it is suspended while it processes some
             pushed += 200
             wait_until(lambda: real_redis.xinfo_groups("numbers")[0]["pending"], "entries in flight")
             os.kill(outlet, signal.SIGSTOP)
@@ -41,7 +43,7 @@ def test_outlet_that_resumes_after_its_relief_neither_doubles_nor_loses_results(
                 "the stopped one to find that it was taken for dead",
             )
         wait_until(lambda: real_redis.xlen("results") >= pushed, "the rest")
-    # Each once, but not always in order: a read that the stopped one was about to send is sent when it goes on, and
-    # its successor gets those entries only then, behind later ones (docs/guarantees.md).
+    # Each once, but not always in order: a suspended outlet may send a read when it continues, and its successor
+    # gets those entries after later ones (docs/guarantees.md).
     assert sorted(numbers_in(real_redis, "results").values()) == list(range(pushed))
     assert not real_redis.exists("numbers:dead:lab")

@@ -38,7 +38,7 @@ def test_a_value_that_json_holds_comes_back_equal_with_its_types(value: Any) -> 
 @example(b"\xff\xff\xff\xff")
 @example(b"\xfebytes:")
 @example(b'{"a": 1}')
-def test_bytes_come_back_equal_whatever_they_look_like(value: bytes) -> None:
+def test_bytes_of_any_kind_come_back_equal(value: bytes) -> None:
     assert_same(decode(encode(value)), value)
 
 
@@ -116,7 +116,7 @@ circle.append(circle)
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_would_come_back_changed_is_refused_with_its_path_and_a_cure(value: Any, message: str) -> None:
+def test_value_that_would_change_is_refused_with_its_path_and_a_remedy(value: Any, message: str) -> None:
     with pytest.raises(EncodeError) as caught:
         encode_fields({"x": value})
     assert str(caught.value).startswith("field 'x'")
@@ -160,7 +160,7 @@ def test_a_message_names_the_field_and_never_the_payload(secret: bytes) -> None:
     assert "SECRET" not in str(refused.value)
 
 
-json_texts = st.recursive(  # of what all dialects know
+json_texts = st.recursive(  # values that all JSON parsers know
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
 ).map(lambda value: json.dumps(value).encode())
@@ -183,7 +183,7 @@ def test_plain_json_is_decoded_the_quick_way(text: bytes) -> None:
     assert decode_small([b"n", text], {})
 
 
-def test_what_is_decoded_the_quick_way_cannot_weigh_more_than_the_limits() -> None:
+def test_quickly_decoded_entries_never_exceed_the_limits() -> None:
     worst = [bytes([byte]) * SMALL for byte in range(128)]
     assert (
         max(json_weight(b"[" + text) - 36 for text in worst) <= SMALL_WEIGHT * SMALL < DEFAULT_LIMITS.max_decoded_bytes

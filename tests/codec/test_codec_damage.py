@@ -35,7 +35,7 @@ from tests.support.values import json_values, stream, text
         (b"\xff\xff\xff", b"\xff\xff\xff"),
     ],
 )
-def test_foreign_bytes_decode_by_what_they_look_like(data: bytes, value: Any) -> None:
+def test_foreign_bytes_decode_by_their_form(data: bytes, value: Any) -> None:
     assert_same(decode(data), value)
 
 
@@ -66,7 +66,7 @@ def test_any_bytes_decode_to_a_value_or_are_poison(data: bytes) -> None:
     ],
     ids=["deep", "long int", "long int within", "prefix", "garbage"],
 )
-def test_what_python_or_arrow_cannot_hold_is_poison(data: bytes) -> None:
+def test_bytes_beyond_the_limits_of_python_or_arrow_are_poison(data: bytes) -> None:
     with pytest.raises(PoisonEntryError, match=r"^field 'x': expected"):
         decode_fields({b"x": data})
 

@@ -231,7 +231,7 @@ def test_lists_dicts_and_arrays_in_a_column_come_back_equal(data: st.DataObject)
     series = pd.Series(cells, dtype=object)
     try:
         encoded = encode(series)
-    except EncodeError as error:  # pairs and arrays of no one form have no JSON either
+    except EncodeError as error:  # mixed pairs and arrays have no JSON form either
         assert any(word in str(error) for word in ("tuple", "ndarray", "bytes", "date", "levels"))  # noqa: PT017
         return
     found = decode(encoded)
@@ -292,7 +292,7 @@ QUOTES = {
 }
 
 
-def test_a_frame_of_objects_is_encoded_after_infer_objects_for_who_is_notified() -> None:
+def test_frame_of_objects_is_encoded_after_infer_objects_with_a_notification() -> None:
     frame = pd.DataFrame(QUOTES).T
     notified: list[int] = []
     raw = encode_fields({"quotes": frame}, on_inferred=lambda: notified.append(1))

@@ -101,7 +101,7 @@ def test_a_stream_whose_columns_share_one_buffer_is_weighed_column_by_column() -
     for i in range(1, 50):
         own = struct.pack("<4q", i * 8000, 0, i * 8000, 8000)  # no validity bitmap, then the values
         lying = lying.replace(own, struct.pack("<4q", 0, 0, 0, 8000))
-    assert decode(lying).eq(np.arange(1000), axis=0).all(axis=None)  # Arrow has nothing against it
+    assert decode(lying).eq(np.arange(1000), axis=0).all(axis=None)  # Arrow accepts it
     with pytest.raises(PoisonEntryError, match="bytes once decoded"):
         decode(lying, limits=Limits(max_decoded_bytes=400_000))
 
@@ -136,7 +136,7 @@ LABELS = pd.to_datetime([f"2024-01-0{i}" for i in range(1, 10)])  # no JSON: a s
         ),
     ],
 )
-def test_what_no_outlet_could_read_is_refused_when_pushed_and_when_read(
+def test_entries_that_no_outlet_could_read_are_refused_at_push_and_read(
     limits: Limits, fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(EncodeError, match=f"^field '[ab]+': expected {message}") as caught:

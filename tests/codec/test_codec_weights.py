@@ -16,7 +16,7 @@ from tasks.codec.limits import DEFAULT_LIMITS, Budget
 from tasks.errors import EncodeError, PoisonEntryError
 from tests.support.values import frames, json_values, scalars, stream
 
-ROWS = 2_000  # so that what an empty frame takes does not matter
+ROWS = 2_000  # so many that the size of an empty frame does not matter
 
 
 def taken(value: Any) -> int:

@@ -32,7 +32,7 @@ pairs_of = st.lists(st.tuples(names.map(str.encode), st.binary() | text.map(str.
 
 @given(st.dictionaries(names, st.sampled_from(TRICKY) | text, max_size=4))
 @example(dict(zip("abcdefghij", TRICKY, strict=True)))
-def test_text_fields_keep_their_text_whatever_they_look_like(fields: dict[str, str]) -> None:
+def test_text_fields_of_any_form_keep_their_text(fields: dict[str, str]) -> None:
     raw = {name.encode(): value.encode() for name, value in fields.items()}
     assert_same(decode_fields(raw, decoding=Decoding(decode="text")), fields)
 
@@ -96,7 +96,7 @@ def test_a_function_gets_all_fields_in_order_repeated_names_too(pairs: Pairs) ->
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.integers().map(lambda n: b"%d" % n)), max_size=6))
-def test_values_of_a_repeated_field_are_a_list_for_who_only_looks(pairs: Pairs) -> None:
+def test_peek_shows_the_values_of_a_repeated_field_as_a_list(pairs: Pairs) -> None:
     expected: dict[str, list[int]] = {}
     for name, data in pairs:
         expected.setdefault(name.decode(), []).append(int(data))

@@ -80,7 +80,7 @@ def test_categories_in_views_are_weighed_too(compression: str | None) -> None:
         decode(data, limits=Limits(max_decoded_bytes=400_000))
 
 
-def test_uuids_are_their_text_and_other_extensions_what_they_store() -> None:
+def test_uuids_become_text_and_other_extensions_their_storage() -> None:
     known = uuid.UUID(int=7)
     table = pa.table(
         {

@@ -93,7 +93,7 @@ def test_frames_read_as_arrow_can_be_pushed_again_unchanged(frame: pl.DataFrame)
     table = read(encode(frame), "arrow")
     assert isinstance(table, pa.Table)
     assert same_table(table, pa.table(frame) if frame.width else pa.table({}))
-    again = decode(encode(table))  # a Table stays one where pandas frames are asked for
+    again = decode(encode(table))  # a Table stays one with frames='pandas'
     assert same_table(again, table)
 
 

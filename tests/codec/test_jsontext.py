@@ -33,7 +33,7 @@ def outcome(read: Any, text: str) -> str:
 
 
 @given(text=texts | numbers | integers | st.lists(st.sampled_from(TOKENS), max_size=12).map("".join) | st.text())
-@example(text="18446744073709551616")  # other libraries make a float of it
+@example(text="18446744073709551616")  # other libraries return a float
 @example(text="-0")
 @example(text="1e400")
 @example(text='{"a": 1, "a": 2}')

@@ -89,7 +89,7 @@ def test_a_record_may_hold_a_frame_and_moments(kind: Any) -> None:
         (ModelQuote, "use .model_dump()"),
     ],
 )
-def test_a_record_in_a_mapping_is_refused_with_how_to_make_a_dict(kind: Any, cure: str) -> None:
+def test_record_in_a_mapping_is_refused_with_the_call_that_makes_a_dict(kind: Any, cure: str) -> None:
     value = kind(code="a", now=1)
     for fields in ({"x": value}, {"x": [value]}):
         with pytest.raises(EncodeError) as caught:

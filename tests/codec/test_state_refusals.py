@@ -123,7 +123,7 @@ def test_a_type_that_no_state_holds_is_refused_with_its_place_and_a_cure(value: 
         ({"k" * 99: object()}, f"state['{'k' * 36}...]: "),
     ],
 )
-def test_the_path_to_what_is_refused_goes_through_every_container(value: Any, path: str) -> None:
+def test_path_to_a_refused_value_goes_through_every_container(value: Any, path: str) -> None:
     with pytest.raises(EncodeError) as caught:
         encode_state(value)
     assert str(caught.value).startswith(path)
@@ -177,7 +177,7 @@ def test_an_extension_keeps_a_class_that_the_codec_cannot_import(fields: dict[st
     assert_same_state(entry_parts(found), entry_parts(entry))
 
 
-def test_what_is_refused_inside_an_extension_has_its_path() -> None:
+def test_refused_value_inside_an_extension_has_its_path() -> None:
     entry = Entry({"quotes": [1, object()]}, topic="market", id="5-1")
     with pytest.raises(EncodeError, match=r"^state\[0\]\['quotes'\]\[1\]: expected .*, got object"):
         ENTRIES.encode([entry])

@@ -48,7 +48,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, in_process: Callable[..., sub
     result = sluice("--debug", "peek", "x", state=tmp_path)
     assert "Traceback" in result.stderr
     assert result.returncode == 1
-    with pytest.raises(SettingsError):  # which the interpreter would print with its traceback
+    with pytest.raises(SettingsError):  # the interpreter would print it with its traceback
         in_process("peek", "x", SLUICE_DEBUG="1")
 
 
@@ -92,7 +92,7 @@ def test_an_error_of_the_prefect_server_is_reported_in_one_sentence(status: int,
     assert "hunter2" not in message
 
 
-def test_a_python_without_sluice_prints_how_to_install_it(tmp_path: Path) -> None:
+def test_python_without_sluice_prints_how_to_install_it(tmp_path: Path) -> None:
     bare = [sys.executable, "-S", "-m", "deployments", "status"]  # -S: without what is installed
     result = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert "has no module 'typer': Sluice is not installed for it; run `make up`" in the_sentence(result)

@@ -1,4 +1,4 @@
-"""`sluice dead`: what it shows, replays and discards."""
+"""`sluice dead`: shows, replays and discards dead letters."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from tasks.reservoir.entry import Entry
 from tests.support.streams import push_all, run
 
 
-def test_dead_shows_where_and_why_and_how_to_replay(
+def test_dead_shows_node_error_and_replay_command(
     real_redis: redis.Redis,
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""What `sluice doctor` finds on real servers, and that it tells no secret."""
+"""`sluice doctor` finds problems of real servers, and shows no secret."""
 
 import json
 import os
@@ -28,7 +28,7 @@ Found = dict[str, Finding]
 
 @contextmanager
 def running(folder: Path, *options: str) -> Iterator[str]:
-    """Run a Redis with options of its own; give its address."""
+    """Run a Redis with options of its own, and yield its address."""
     socket = folder / "r.sock"
     command = [
         str(find_redis_server().path),
@@ -51,7 +51,7 @@ def running(folder: Path, *options: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    """Return a client of a Redis that these tests may set as they like."""
+    """Return a client of a Redis whose settings these tests may change."""
     with (
         running(tmp_path_factory.mktemp("doctor"), "--save", "") as url,
         redis.Redis.from_url(url, protocol=2) as client,
@@ -61,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def look(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Found]:
-    """Return what looks at that Redis and gives the findings by what they are of."""
+    """Return a function that checks that Redis and returns the findings by their subject."""
 
     def found(user: str = "") -> Found:
         monkeypatch.setenv("SLUICE_REDIS_URL", f"unix://{user}{server.get_connection_kwargs()['path']}")
@@ -168,7 +168,7 @@ def test_a_redis_that_is_not_there_fails(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def with_secret(prefect: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], str]]:
-    """Return what saves a value in the Secret block, if there is one, and tells what is found of it; no Redis is set."""
+    """Return a function that stores a value in the Secret block, if it gets one, and returns the findings; no Redis is set."""
     from prefect.blocks.system import Secret
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
@@ -210,7 +210,7 @@ def test_the_secret_block_is_read_and_tried_but_never_shown(
         assert "the Secret block 'sluice-redis-url'" in message
         assert "hunter" not in message
 
-    monkeypatch.setenv(REDIS_URL, f"unix://{path}?db=3")  # by another user: the same
+    monkeypatch.setenv(REDIS_URL, f"unix://{path}?db=3")  # the same database as another user
     assert with_secret(f"unix://runs:hunter2@{path}?db=3").startswith("ok: ")
     another = with_secret(f"unix://runs:hunter2@{path}")  # another database of the same server
     assert another.startswith("warn: ")
@@ -225,7 +225,7 @@ def project(folder: Path, dependencies: str, constraints: str = "", *, python: s
     return folder
 
 
-def test_what_is_installed_is_compared_with_what_was_tested(tmp_path: Path) -> None:
+def test_installed_versions_are_compared_with_the_tested_ones(tmp_path: Path) -> None:
     installed = {each.check: each for each in check_install(ROOT)}
     assert {each.level for each in installed.values()} == {"ok"}, installed
 
@@ -249,7 +249,7 @@ def test_an_installation_from_a_wheel_is_checked_against_what_the_wheel_requires
 def test_names_of_a_project_that_hide_those_of_sluice_are_found(tmp_path: Path) -> None:
     for name in ("pipelines", "tasks"):
         (tmp_path / name).mkdir()
-    assert list(check_names(tmp_path)) == []  # no module of that name: an import finds the package behind it
+    assert list(check_names(tmp_path)) == []  # no module of that name: an import finds Sluice's package
     (tmp_path / "tasks" / "__init__.py").touch()
     (tmp_path / "flows.py").touch()
     (finding,) = check_names(tmp_path)

@@ -1,4 +1,4 @@
-"""`sluice init`: a project of one's own, and every command in it with Sluice installed from a wheel."""
+"""`sluice init` makes a project, in which every command works with Sluice installed from a wheel."""
 
 import contextlib
 import errno
@@ -45,7 +45,7 @@ def declared(file: Path) -> dict:
 
 
 def as_installed(deployments: list[dict]) -> list[dict]:
-    """Return deployments of the clone with the entrypoints that they have where Sluice is installed."""
+    """Return the clone's deployments with the entrypoints of an installed Sluice."""
     return [
         each | {"entrypoint": re.sub(r"flows/(\w+)\.py:(\w+)", r"flows.\1.\2", each["entrypoint"])}
         for each in deployments
@@ -53,7 +53,7 @@ def as_installed(deployments: list[dict]) -> list[dict]:
 
 
 @pytest.mark.parametrize("with_examples", [False, True])
-def test_init_deploys_what_the_clone_deploys_and_its_own(tmp_path: Path, with_examples: bool) -> None:
+def test_init_deploys_the_clones_flows_and_its_own(tmp_path: Path, with_examples: bool) -> None:
     made(tmp_path, with_examples=with_examples)
     clone, project = declared(ROOT / "prefect.yaml"), declared(tmp_path / "prefect.yaml")
     for key in ("definitions", "pull", "prefect-version"):
@@ -109,7 +109,7 @@ def test_init_ignores_the_login_and_the_data_of_sluice_up(tmp_path: Path) -> Non
         ("prefect.yaml", r"expected no prefect.yaml in .*; make the project in a folder of its own"),
         ("tasks.py", r"expected no tasks.py in .*: a run would import it instead of Sluice's package"),
         ("flows/__init__.py", r"expected no flows/__init__.py in .*: a run would import it"),
-        ("pipelines/memory.py", "expected no pipelines/memory.py in .*; rename what is there"),
+        ("pipelines/memory.py", "expected no pipelines/memory.py in .*; rename the existing files"),
         ("tests/test_memory.py", "expected no tests/test_memory.py in "),
     ],
 )
@@ -128,7 +128,7 @@ def test_init_refuses_the_clone_of_sluice_and_files(tmp_path: Path) -> None:
             init(Console(file=io.StringIO()), folder)
 
 
-def test_init_removes_what_it_wrote_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_removes_its_files_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Path.open
 
     def full(path: Path, *args: str, **kwargs: str) -> object:
@@ -143,7 +143,7 @@ def test_init_removes_what_it_wrote_when_the_disk_is_full(tmp_path: Path, monkey
 
 
 def installed_from(folder: Path, origin: dict | None) -> Distribution:
-    """Return Sluice as pip records where it came from."""
+    """Return a distribution of Sluice with pip's record of its origin."""
     info = folder / "sluice-1.2+local.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sluice\nVersion: 1.2+local\n")
@@ -219,11 +219,11 @@ def test_new_asks_for_a_topic_where_no_shipped_inlet_is_deployed(tmp_path: Path)
         new(Console(file=io.StringIO()), "outlet", "warm", root=tmp_path)
 
 
-# -- With a wheel, for real ----------------------------------------------------------------------------------------------
+# -- with a real wheel --------------------------------------------------------------------------------------------------
 
 
 class Project:
-    """A project of one's own, whose environment has Sluice from a wheel and nothing from this clone."""
+    """A project whose environment has Sluice from a wheel, and nothing from this clone."""
 
     def __init__(self, folder: Path, installed: Installed) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""`sluice remove`: what belongs to an inlet or an outlet goes, on Prefect's server and in Redis, and nothing else."""
+"""`sluice remove` deletes an inlet or an outlet from Prefect's server and Redis, and nothing else."""
 
 import contextvars
 import io
@@ -55,7 +55,7 @@ def client(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[SyncPrefectClient]:
-    """Return a client of the Prefect server, with the Redis of the test as the one in use."""
+    """Return a client of the Prefect server, while the commands use the test's Redis."""
     monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
     monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path))
     with get_client(sync_client=True) as client:
@@ -71,7 +71,7 @@ def deploy(flow: Flow[..., Any], name: str = "main", **options: Any) -> UUID:
 
 
 def on_server(client: SyncPrefectClient) -> dict[str, list[str]]:
-    """Return what is on the Prefect server, by kind; events and logs lapse by themselves."""
+    """Return the objects on the Prefect server by kind, except events and logs, which expire."""
     paths = ["deployments", "flows", "flow_runs", "artifacts", "automations", "v2/concurrency_limits"]
     found = {path: client.request("POST", f"/{path}/filter", json={}).json() for path in paths}  # type: ignore[arg-type]
     return {path: sorted(each["id"] for each in of) for path, of in found.items()}
@@ -96,7 +96,7 @@ def running(client: SyncPrefectClient, deployment: UUID) -> UUID:
 
 @pytest.fixture
 def stops_when_cancelled(client: SyncPrefectClient) -> Iterator[Callable[[UUID, Callable[[], object]], None]]:
-    """Return a function that plays the process of a run: it ends in good order once the run is cancelled."""
+    """Return a function that acts as a run's process: it ends in good order once the run is cancelled."""
     threads = []
 
     def play(flow_run: UUID, end: Callable[[], object]) -> None:
@@ -281,7 +281,7 @@ uses = st.builds(
 
 
 @given(chosen=st.dictionaries(st.integers(0, 9).map(str), uses, min_size=1, max_size=3), others=st.dictionaries(st.integers(10, 19).map(str), uses, max_size=3))  # fmt: skip
-def test_what_goes_is_used_by_the_chosen_deployments_alone(chosen: dict[str, Uses], others: dict[str, Uses]) -> None:
+def test_only_data_of_the_chosen_deployments_alone_is_removed(chosen: dict[str, Uses], others: dict[str, Uses]) -> None:
     found = unshared(chosen, others)
     in_use = {topic for each in others.values() for topic in each.topics}
     assert not in_use & set(found.topics)

@@ -1,4 +1,4 @@
-"""`sluice new`: what it writes works as it is, leaves all else as it was, and is all there or not at all."""
+"""`sluice new` writes all files of a working flow or none, and changes nothing else."""
 
 import ast
 import errno
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Return a checkout with what the command reads and no more."""
+    """Return a checkout with only the files that the command reads."""
     for name in ("flows", "tests"):
         (tmp_path / name).mkdir()
     shutil.copy(ROOT / "prefect.yaml", tmp_path)
@@ -46,12 +46,12 @@ def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, output = tmp_path / "checkout", io.StringIO()
-    # In a fresh checkout, pytest makes its cache in a folder that it renames.
+    # In a fresh checkout, pytest creates its cache under another name first.
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "docs", "pytest-cache-files-*")
     shutil.copytree(ROOT, root, ignore=unwanted)
-    monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect puts the folder of a flow there that it imports
+    monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect adds the folder of each flow that it imports
     new(Console(file=output), "inlet", "rooms", root=root)
-    new(Console(file=output), "inlet", "bids", root=root, topic="market")  # all its inlets say what it keeps
+    new(Console(file=output), "inlet", "bids", root=root, topic="market")  # all its inlets declare the same limits
     assert "wrote flows/rooms.py" in output.getvalue()
     assert "make test ARGS=tests/test_bids.py" in output.getvalue()
     command = [sys.executable, "-m", "deployments", "new", "outlet", "warm", "--topic", "rooms"]
@@ -59,7 +59,7 @@ def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
     made = {each.entrypoint.rpartition(":")[2]: each for each in read_blueprint(root / "prefect.yaml").deployments}
     assert (made["rooms"].beats, made["warm"].stays_up, made["bids"].beats) == (True, True, True)
     tests = [*(f"tests/test_{name}.py" for name in ("rooms", "warm", "bids")), "tests/rollout/test_prefect_yaml.py"]
-    others = "not cannot_be_imported and not whatever_its_function"  # on files of their own, in processes of their own
+    others = "not cannot_be_imported and not whatever_its_function"  # each in a process and with files of its own
     for check in (["pytest", "-q", "-k", others, *tests], ["ruff", "check", "."]):
         done = subprocess.run(
             [sys.executable, "-m", *check], cwd=root, capture_output=True, text=True, timeout=110, check=False
@@ -68,7 +68,7 @@ def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
 
 
 @pytest.mark.parametrize(("kind", "peeks"), [("inlet", ["sluice peek rooms --follow"]), ("outlet", [])])
-def test_what_to_do_next_is_what_the_pages_say_with_aligned_comments(
+def test_next_steps_are_those_of_the_pages_with_aligned_comments(
     kind: Literal["inlet", "outlet"], peeks: list[str]
 ) -> None:
     output = next_steps(kind, CLONE, name="weather_station", topic="rooms")
@@ -179,9 +179,7 @@ def test_a_name_that_means_something_else_is_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("breaks", ["the last step", "the test's folder"])
-def test_what_cannot_be_written_leaves_nothing_behind(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
-) -> None:
+def test_failed_write_leaves_nothing_behind(checkout: Path, monkeypatch: pytest.MonkeyPatch, breaks: str) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -210,7 +208,7 @@ def test_schedules_of_new_inlets_begin_apart_from_those_there_are(checkout: Path
 
 @pytest.mark.parametrize("topic", ["orders:eu", "two words", "a\"b'c\\d", "$name {name}", "行情"])
 def test_new_flows_take_any_topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
-    monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect puts the folder of a flow there that it imports
+    monkeypatch.setattr(sys, "path", sys.path.copy())  # Prefect adds the folder of each flow that it imports
     init(Console(file=(said := io.StringIO()), width=200), tmp_path)
     kinds: dict[Literal["inlet", "outlet"], str] = {"inlet": "topic", "outlet": "topics"}
     for kind, parameter in kinds.items():

@@ -1,4 +1,4 @@
-"""What the command shows of entries, topics and dead letters: as tables that fit, and as JSON."""
+"""Entries, topics and dead letters as tables that fit the terminal, and as JSON."""
 
 import json
 from decimal import Decimal
@@ -27,7 +27,7 @@ def test_letters_of_a_deleted_group_are_shown_newest_first(client: redis.Redis) 
     push_all(client, "topic", [0] * 250)
     run(lambda source: source.map(reciprocal).sink(lambda _: None), client)
     client.xgroup_destroy("topic", "group")
-    letters = list(DeadLetters(client, "topic", "group").newest(240))  # more than one look's
+    letters = list(DeadLetters(client, "topic", "group").newest(240))  # more than one request returns
     ids = [id_.decode() for id_, _ in client.xrevrange("topic:dead:group")]
     assert [each.id for each in letters] == ids[:240]
     assert all("ZeroDivisionError" in each.traceback for each in letters)
@@ -70,7 +70,7 @@ def test_every_value_of_an_entry_has_one_form_in_json() -> None:
         (pd.DataFrame(index=range(3)), "3 rows, 0 columns"),
     ],
 )
-def test_a_frame_without_values_is_shown_as_how_much_it_has_of_rows_and_columns(frame: pd.DataFrame, says: str) -> None:
+def test_frame_without_values_is_shown_by_its_numbers_of_rows_and_columns(frame: pd.DataFrame, says: str) -> None:
     console = Console(width=80)
     with console.capture() as capture:
         console.print(entry_table("topic", Entry({"frame": frame}, topic="topic", id="1-0")))

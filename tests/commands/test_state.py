@@ -71,7 +71,7 @@ def test_export_writes_keys_and_values(sluice: Sluice, real_redis: redis.Redis, 
     assert sorted((one["field"], one["value"][1]) for one in nodes["by parity"]) == [(0, 2), (1, 4)]
 
 
-def test_refusals_name_what_there_is(sluice: Sluice, real_redis: redis.Redis) -> None:
+def test_refusals_name_existing_topics_and_groups(sluice: Sluice, real_redis: redis.Redis) -> None:
     run(real_redis, 1)
     code, shown = sluice("state", "movers")
     assert (code, shown) == (1, "sluice: expected a group that keeps state ('sums'), got 'movers'\n")

@@ -1,4 +1,4 @@
-"""What the command prints: names and messages of servers are text there, too."""
+"""Names and messages of servers are printed as plain text."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ from tasks.group.dead_letters import Letter
 from tasks.reservoir.levels import GroupLevel, TopicLevel
 
 BAD = "[/red] :smile: \x1b]0;x\x07\x9b2J\r\u202e [bold]"
-SHOWN = "[/red] :smile: ]0;x 2J [bold]"  # however many spaces are between
+SHOWN = "[/red] :smile: ]0;x 2J [bold]"  # with any number of spaces in between
 GROUP = GroupLevel(BAD, 1, 0, 0, 0)
 LETTER = Letter("1-0", BAD, BAD, BAD, traceback=f"{BAD}\n{BAD}")
 
@@ -63,7 +63,7 @@ def table(cell: str) -> Table:
         ),
     ],
 )
-def test_what_servers_and_entries_hold_is_printed_and_neither_obeyed_nor_styled(what: RenderableType) -> None:
+def test_texts_of_servers_and_entries_are_printed_without_control_or_style(what: RenderableType) -> None:
     assert SHOWN in printed(what)
     assert re.fullmatch(r"(?:[^\W\d_]|[\x20-\x7e\n─│┌┐└┘├┤┬┴┼━┃┏┓┗┛┡┩╇┳╰╯╭╮…]|\d)*", printed(what))
 

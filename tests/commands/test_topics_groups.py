@@ -1,4 +1,4 @@
-"""`sluice topics` and `sluice groups`: what they list, drop and reset, and when they refuse."""
+"""`sluice topics` and `sluice groups` list, drop and reset, or refuse while consumers are alive."""
 
 import json
 import shlex
@@ -116,7 +116,7 @@ def test_groups_reset_asks_and_lets_a_group_read_again(sluice: Sluice, filled: r
     assert len(pending(filled, "market", "archive")) == 1
     code, output = sluice(*reset, answer="y\n")
     assert code == 0
-    assert "group 'archive' goes on from beginning on topic 'market'; 1 pending entries were acknowledged" in output
+    assert "group 'archive' continues from beginning on topic 'market'; 1 pending entries were acknowledged" in output
     assert not pending(filled, "market", "archive")
     again = Consumer(filled, "market", "archive")
     assert [entry["n"] for entry in again.step(0)] == [0, 1, 2]

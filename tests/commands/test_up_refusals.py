@@ -1,4 +1,4 @@
-"""What keeps `sluice up` from starting anything."""
+"""Reasons for which `sluice up` starts nothing."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ def test_up_refuses_a_folder_where_another_one_runs(tmp_path: Path) -> None:
     assert f"already running here (process {os.getpid()}" in line
 
 
-def test_up_names_the_program_on_its_port_and_what_to_do(tmp_path: Path) -> None:
+def test_up_names_the_program_on_its_port_and_the_remedy(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -43,7 +43,7 @@ def test_a_snapshot_is_the_whole_market_in_the_columns_of_the_live_feed() -> Non
 
 
 @given(second=SECONDS, other=SECONDS, seed=st.sampled_from([0, 1]))
-def test_quotes_follow_from_seed_and_second_whatever_was_asked_before(second: int, other: int, seed: int) -> None:
+def test_quotes_depend_only_on_seed_and_second(second: int, other: int, seed: int) -> None:
     EXCHANGES[seed].snapshot(other)
     frame = EXCHANGES[seed].snapshot(second)
     pd.testing.assert_frame_equal(frame, Exchange(seed, codes=400).snapshot(second))
@@ -82,7 +82,7 @@ def test_prices_are_ticks_of_a_cent_within_ten_percent_of_the_close(second: int)
 
 
 @given(second=SECONDS)
-def test_bids_are_below_asks_and_the_price_is_the_best_of_one_of_them(second: int) -> None:
+def test_bids_are_below_asks_and_the_price_is_the_best_bid_or_ask(second: int) -> None:
     frame = traded(EXCHANGES[0].snapshot(second))
     both = frame[(frame["bid1"] > 0) & (frame["ask1"] > 0)]
     assert len(both) > 300
@@ -139,7 +139,7 @@ def test_a_board_is_a_part_of_the_market() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"codes": 0}, {"codes": 5001}, {"seed": -1}])
-def test_what_no_exchange_can_be_made_of_is_refused(wrong: dict[str, int]) -> None:
+def test_invalid_parameters_of_the_exchange_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match="expected"):
         Exchange(**wrong)
 

@@ -76,7 +76,7 @@ def test_a_process_that_vanished_is_left_out() -> None:
     assert frame.index.name == "pid"
 
 
-def test_what_the_system_does_not_show_us_is_nan_and_nothing_else_is() -> None:
+def test_only_counters_that_the_system_hides_are_nan() -> None:
     denied = replace(PROCESS, read_bytes=math.nan, written_bytes=math.nan)
     _, (frame, _) = samples((100.0, [denied], TOTALS), (101.0, [denied], TOTALS))
     assert list(frame.columns[frame.isna().any()]) == ["read_bytes_per_s", "write_bytes_per_s"]
@@ -105,7 +105,7 @@ PROCESSES = st.lists(
 
 
 @given(PROCESSES, PROCESSES, st.floats(0, 5))
-def test_a_frame_has_a_row_for_each_process_and_the_same_types_whatever_happens(
+def test_frame_has_a_row_for_each_process_and_always_the_same_types(
     before: list[ProcessCounters], after: list[ProcessCounters], elapsed: float
 ) -> None:
     (first, _), (second, _) = samples((2.0, before, TOTALS), (2.0 + elapsed, after, TOTALS))
@@ -115,7 +115,7 @@ def test_a_frame_has_a_row_for_each_process_and_the_same_types_whatever_happens(
     assert codec.decode(codec.encode(second)).equals(second)
 
 
-def test_this_process_is_seen_with_what_it_uses() -> None:
+def test_this_process_is_listed_with_its_usage() -> None:
     machine = Machine()
     machine.sample()
     frame, totals = machine.sample()

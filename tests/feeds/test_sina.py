@@ -30,7 +30,7 @@ def market() -> tuple[pd.DataFrame, dict[str, str]]:
 class Stub(ThreadingHTTPServer):
     """Answers requests with quotes of a simulated exchange, unless a test replaces them.
 
-    lines    what stands for a code between the quotes, instead
+    lines    replacements for the text between a code's quotes
     asked    the codes of each request
     """
 
@@ -71,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # who has given up waiting takes no answer
+        with contextlib.suppress(ConnectionError):  # a client that timed out takes no answer
             super().handle()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
@@ -141,7 +141,7 @@ def test_an_unlisted_or_malformed_quote_is_left_out_and_costs_no_other(stub: Stu
         ((200, f'var hq_str_sz000002="{SUSPENDED.replace("7.010", "7.0.1")}";'.encode("gbk")), "ValueError"),
     ],
 )
-def test_an_answer_without_quotes_is_an_error_that_says_so(stub: Stub, answer: tuple[int, bytes], match: str) -> None:
+def test_answer_without_quotes_is_an_error(stub: Stub, answer: tuple[int, bytes], match: str) -> None:
     stub.answer = lambda: answer
     with pytest.raises(UnavailableError, match=match):
         sina.fetch(codes=["000002"], url=stub.url)
@@ -179,7 +179,7 @@ def test_a_wrong_board_or_code_is_refused_before_anyone_is_asked(stub: Stub, wro
     assert stub.asked == []
 
 
-def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_missing_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *args: object, **kwargs: object) -> object:

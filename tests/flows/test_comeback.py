@@ -31,9 +31,9 @@ def ended(kind: StateType, seconds: float | None = 5.0) -> FlowRun:
         ([ended(FAILED), ended(CANCELLED), ended(FAILED)], 1),
         ([ended(CANCELLED), ended(FAILED)], 0),
         ([ended(FAILED), ended(CRASHED, 130), ended(FAILED)], 2),  # it was healthy before it crashed
-        ([ended(FAILED, 65), ended(FAILED, 64)], 2),  # most of it was the pause
-        ([ended(CANCELLED, None), ended(FAILED), ended(CANCELLED, None), ended(FAILED)], 2),  # one beside it
-        ([ended(CANCELLED, 0), ended(FAILED), ended(CANCELLED, 0), ended(FAILED)], 2),  # as Prefect tells of it
+        ([ended(FAILED, 65), ended(FAILED, 64)], 2),  # most of this time was the pause
+        ([ended(CANCELLED, None), ended(FAILED), ended(CANCELLED, None), ended(FAILED)], 2),  # a run beside it
+        ([ended(CANCELLED, 0), ended(FAILED), ended(CANCELLED, 0), ended(FAILED)], 2),  # as Prefect reports it
         ([ended(CRASHED, 0), ended(CRASHED, 0), ended(CRASHED, 0)], 0),  # a file that could not be imported
     ],
 )

@@ -45,7 +45,7 @@ def deployment(deployed: float = 0, schedules: list[dict[str, Any]] | None = Non
     return {"parameters": parameters, "updated": updated, "paused": False, "schedules": schedules or []}
 
 
-def test_what_differs_is_compared_as_json_and_templates_count_as_equal() -> None:
+def test_parameters_are_compared_as_json_and_templates_count_as_equal() -> None:
     template = {"__prefect_kind": "workspace_variable", "variable_name": "top"}
     given = {"flag": True, "top": 5, "words": ["b", "a"], "over": {"b": 1, "a": 2}, "new": None}
     base = {"flag": 1, "top": template, "words": ["a", "b"], "over": {"a": 2, "b": 1}, "old": 3}
@@ -72,7 +72,9 @@ def test_what_differs_is_compared_as_json_and_templates_count_as_equal() -> None
     ],
     ids=["custom", "default", "deployed-since", "noted", "of-its-schedule", "of-a-schedule-that-is-gone"],
 )
-def test_custom_is_what_only_the_run_was_given(of: FlowRun, now: dict[str, Any], custom: dict[str, Any]) -> None:
+def test_custom_parameters_are_those_given_to_the_run_alone(
+    of: FlowRun, now: dict[str, Any], custom: dict[str, Any]
+) -> None:
     assert custom_of(of, [], now) == custom
 
 
@@ -124,7 +126,7 @@ calls: list[dict[str, Any]] = []
 
 @dataclass
 class NoOptions:
-    """A decorator's options: none."""
+    """Options of a decorator without options."""
 
 
 def _function(over: int = 5, top: int = 10) -> None:
@@ -190,7 +192,7 @@ def crash(api: SyncPrefectClient, run: UUID) -> None:
     api.set_flow_run_state(run, Crashed(), force=True)
 
 
-def test_a_crashed_run_comes_back_as_it_was_with_what_was_deployed_since(
+def test_crashed_run_is_replaced_with_its_parameters_and_the_new_deployment(
     api: SyncPrefectClient, deployed: UUID
 ) -> None:
     first = api.create_flow_run_from_deployment(deployed, parameters={"over": 7}).id
@@ -201,7 +203,7 @@ def test_a_crashed_run_comes_back_as_it_was_with_what_was_deployed_since(
         first = by_automation(api, deployed)
         assert api.read_flow_run(first).parameters == {"top": 30}
         assert begin(api, first) == {"over": 7, "top": 30}
-        assert api.read_flow_run(first).parameters == {"over": 7, "top": 30}  # Prefect shows what it runs with
+        assert api.read_flow_run(first).parameters == {"over": 7, "top": 30}  # Prefect shows the run's parameters
     crash(api, first)
     again = run_again(api, api.read_deployment(deployed).model_dump(mode="json"))
     assert begin(api, again.id) == {"over": 7, "top": 30}

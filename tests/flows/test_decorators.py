@@ -115,7 +115,7 @@ def test_a_parameter_named_like_one_of_the_decorators_is_an_error_at_import(name
         inlet(topic="t")(namespace["pump"])
 
 
-def test_the_form_takes_what_is_kept_as_a_number_or_as_text(file: Path) -> None:
+def test_form_accepts_keep_as_a_number_or_as_text(file: Path) -> None:
     keep = load(file).quotes.parameters.properties["keep"]
     assert {kind["type"] for kind in keep["anyOf"]} == {"integer", "string"}
     assert keep["default"] == DEFAULT_KEEP
@@ -148,7 +148,7 @@ def test_an_outlet_into_a_topic_of_an_inlet_that_keeps_otherwise_is_refused() ->
         outlet(topics="t", group="g", into="pumped", into_keep=10)(build)
 
 
-def test_an_outlet_that_has_to_be_awaited_is_an_error_at_import() -> None:
+def test_async_outlet_is_an_error_at_import() -> None:
     async def build(source: Stream) -> Stream:
         return source
 

@@ -149,10 +149,10 @@ def test_a_changed_deployment_brings_a_run_that_relieves_the_one_under_way(
         assert not run.is_over
         with Running(api, deployment, watched, n=4):
             assert run.ended().state_type == StateType.COMPLETED
-    assert logging.getLogger("tasks").propagate  # two runs that overlap in one process leave it as it was
+    assert logging.getLogger("tasks").propagate  # two overlapping runs in one process restore it
 
 
-def test_changed_parameters_end_the_run_and_bring_one_that_has_them(
+def test_changed_parameters_end_the_run_and_start_one_with_them(
     api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis
 ) -> None:
     with Running(api, deployment, watched) as run:
@@ -187,9 +187,7 @@ def test_a_run_whose_polls_redis_refuses_warns_once_and_continues_to_poll(
     assert "WRONGTYPE" in warning
 
 
-def test_a_deployment_that_says_the_same_again_brings_no_run(
-    api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis
-) -> None:
+def test_unchanged_deployment_starts_no_run(api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis) -> None:
     with Running(api, deployment, watched) as run:
         wait_until(is_heard(real_redis, run), "a look at Prefect's server")
         before = api.read_deployment(deployment).updated
@@ -234,7 +232,7 @@ def test_runs_with_different_parameters_on_one_topic_warn_once_each(
     assert all("another value of n, so" in line for line in logged_lines())
 
 
-def test_a_run_goes_on_after_its_window_while_prefect_is_silent(
+def test_run_continues_after_its_window_while_prefect_is_silent(
     api: SyncPrefectClient, deployment: UUID, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inlet_watch, "_UNKNOWN", 0.2)
@@ -242,7 +240,7 @@ def test_a_run_goes_on_after_its_window_while_prefect_is_silent(
     flow_run = api.read_flow_run(api.create_flow_run_from_deployment(deployment).id)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{refusing_port()}/api"}):
         watch = inlet_watch.InletWatch("watched", stop=stop, log=None, run=flow_run)
-        assert not watch.goes_on()  # nothing was to be heard yet
+        assert not watch.goes_on()  # no answer has arrived yet
         wait_until(watch.goes_on, "the silence of Prefect's server", deadline=5)
     monkeypatch.setattr(inlet_watch, "_LONGEST", 0.1)
     assert not watch.goes_on()

@@ -62,7 +62,7 @@ ONE = snapshot([("150001", 10.0, 9.0, 9.0, 500)])
     st.sampled_from(["150", "6", ""]),
     st.none() | st.integers(0, 7),
 )
-@example([{"quotes": ONE.assign(now=float(n))} for n in (1, 2, 3)], "", 4)  # killed when all of it was done
+@example([{"quotes": ONE.assign(now=float(n))} for n in (1, 2, 3)], "", 4)  # killed after the last entry was done
 @example([*({"quotes": ONE.assign(now=float(n))} for n in (1, 2, 3)), {"seconds": 7}], "", 4)
 def test_movers_equal_a_model_for_any_quotes_among_other_entries_even_after_a_crash(
     pushed: list[Pushed], prefix: str, crash_after: int | None
@@ -103,7 +103,7 @@ def test_the_largest_of_a_sample_are_kept_or_all_if_there_are_fewer(
     assert result["p_change"].is_monotonic_decreasing
 
 
-def test_the_change_is_to_the_row_before_among_all_clean_rows_whatever_their_code() -> None:
+def test_change_is_relative_to_the_previous_clean_row_of_any_code() -> None:
     rows = [("150001", 10.0, 9.0, 9.0, 500), ("600000", 30.0, 30.0, 30.0, 500), ("600001", 0.0, 1.0, 1.0, 500)]
     [result] = run_movers(snapshot([*rows, ("150002", 31.0, 31.0, 31.0, 500)]), prefix="150")
     assert result.loc["150002", ["p_change", "change"]].to_list() == [0.0, 1.0]
@@ -151,10 +151,10 @@ def test_nothing_to_see_is_an_empty_result_and_no_error() -> None:
     assert {"p_change", "change", "now"} <= set(results[-1].columns)
 
 
-def test_the_stages_leave_what_they_were_given_as_it_was() -> None:
+def test_stages_leave_their_input_unchanged() -> None:
     frame = Exchange(0, codes=50).snapshot(AT)
     before = frame.copy(deep=True)
-    source = Stream()  # what comes out of Redis would be a copy
+    source = Stream()  # an entry from Redis would be a copy
     results = movers.build(source, prefix="").sink_to_list()
     for _ in range(2):
         source.emit({"quotes": frame})
@@ -239,7 +239,7 @@ def test_the_archive_keeps_every_entry_of_a_topic(tmp_path: Path) -> None:
     frame = Exchange(0, codes=20).snapshot(AT)
     pushed = [{"quotes": frame}, {"seconds": 7}, {"seconds": 8}]
     run = drain(archive.build, pushed, topics="market", folder=str(tmp_path), file_entries=2)
-    assert run.acked == pushed, "a stop writes what is held"
+    assert run.acked == pushed, "a stop writes the held entries"
     assert open_kind(tmp_path, "market", "quotes").count_rows() == 20
     assert open_kind(tmp_path, "market", "seconds").to_table()["seconds"].to_pylist() == [7, 8]
 

@@ -63,7 +63,7 @@ def wrongly(value: Any = None) -> Any:
     return value or object()
 
 
-def test_a_run_pumps_once_and_pushes_what_came(reservoir: Reservoir) -> None:
+def test_run_pumps_once_and_pushes_the_result(reservoir: Reservoir) -> None:
     assert daily(n=3) == "2 entries pushed"
     assert [entry["n"] for entry in reservoir.peek("daily", 9)] == [3, 4]
 
@@ -122,7 +122,7 @@ def test_a_run_on_a_grid_leaves_one_artifact_with_its_tick_counts(reservoir: Res
 
 
 @pytest.mark.parametrize("value", [None, {"n": 1}])
-def test_a_run_of_a_pump_that_returns_nothing_says_that_its_return_may_be_missing(
+def test_run_of_a_pump_that_returns_nothing_warns_of_a_missing_return(
     caplog: pytest.LogCaptureFixture, value: Any
 ) -> None:
     @inlet(topic="nones", every="100ms", window="500ms")
@@ -131,17 +131,17 @@ def test_a_run_of_a_pump_that_returns_nothing_says_that_its_return_may_be_missin
 
     nones()
     [record] = [record for record in caplog.records if "nones -> nones: " in record.getMessage()]
-    assert record.levelname == "INFO"  # it may be meant
+    assert record.levelname == "INFO"  # it may be intended
     assert ("is its `return` missing?" in record.getMessage()) == (value is None)
     assert (", 0 with nothing to push, " in record.getMessage()) == (value is not None)
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-def test_a_run_that_begins_after_its_window_pumps_only_if_nobody_else_does(
+def test_run_that_begins_after_its_window_pumps_only_if_no_other_run_does(
     reservoir: Reservoir, *, is_kept: bool
 ) -> None:
     beat = Beat(reservoir, "daily", "briefly", every=0.1)
-    # Kept by one that is a little ahead, so that it is so for as long as this takes.
+    # Held by a run slightly ahead, so that it stays held for as long as this test takes.
     assert beat.claim(beat.start(time.time() + (200 if is_kept else -3600))) == "claimed"
     with get_client(sync_client=True) as server:
         late = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=1))

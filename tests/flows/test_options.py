@@ -23,7 +23,7 @@ def test_options_are_frozen_and_have_no_other_attributes(options: Any, name: str
     assert not hasattr(options, "__dict__")
 
 
-def test_options_hold_what_their_text_was_parsed_to() -> None:
+def test_options_hold_parsed_values_of_their_text() -> None:
     assert (INLET.every_seconds, INLET.timeout_seconds, INLET.window_seconds) == (0.5, 2.0, 1500.0)
     assert (INLET.kept.age_ms, INLET.kept.when_full) == (3_600_000, "wait")
     assert InletOptions(topic="t", every="").every_seconds is None

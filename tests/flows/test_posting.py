@@ -105,7 +105,7 @@ def test_only_events_for_prefect_cloud_keep_their_websocket(url: str, client: st
     )
 
 
-def test_a_process_posts_what_it_emits_right_before_its_end(prefect_server: Plain) -> None:
+def test_process_posts_events_that_it_emits_right_before_its_end(prefect_server: Plain) -> None:
     name = f"sluice.{uuid4()}"
     code = (
         "from flows.runtime.posting import post_events; post_events()\n"

@@ -22,7 +22,7 @@ def end_all() -> Any:
 
 
 def of_another_type(client: Any) -> str:
-    client.set("topic", "somebody else's")
+    client.set("topic", "another program's")
     return r"expected a stream at key 'topic', got a string"
 
 
@@ -38,7 +38,7 @@ def at_its_last_id(client: Any) -> str:
 
 def beat_of_another_type(client: Any) -> str:
     [key] = client.keys("sluice:beat:pump:*")
-    client.set(key, "somebody else's")
+    client.set(key, "another program's")
     return r"expected a hash at key 'sluice:beat:pump:"
 
 
@@ -107,6 +107,6 @@ def test_the_flow_of_a_refused_inlet_fails(
         """Return an entry."""
         return {"n": 1}
 
-    real_redis.set("taken", "somebody else's")
+    real_redis.set("taken", "another program's")
     with pytest.raises(PumpError, match="expected a stream at key 'taken', got a string"):
         refused.fn()

@@ -1,4 +1,4 @@
-"""The topic of an outlet's results: what it keeps, how results are written, and who else may say so."""
+"""The topic of an outlet's results: its limits, the form of results, and limits that other writers declare."""
 
 from typing import Any
 
@@ -109,7 +109,7 @@ def test_a_declaration_is_renewed_each_minute_while_the_outlet_runs(
     now += 60
     real_redis.delete(state)
     Retention(real_redis).declare("results", Keep.of(6), inlet="quotes:1")
-    topic.renew()  # the inlet was refused, or began after an outage: this outlet goes on
+    topic.renew()  # the inlet was refused, or began after an outage: this outlet continues
     topic.close()
     ResultTopic("results", Keep.of(6), group="sink only").renew()  # its outlet has no results
     assert real_redis.hkeys(state) == [b"inlet:quotes:1", b"keep"]

@@ -65,7 +65,7 @@ def test_a_run_ends_when_nothing_wants_it_any_more(now: Seen, why: str | None, s
     assert why_to_end(seen(), now, a_run(scheduled=scheduled)) == why
 
 
-def test_a_run_that_was_started_by_hand_goes_on_where_no_schedule_is_active() -> None:
+def test_run_started_by_hand_continues_without_an_active_schedule() -> None:
     by_hand = a_run(scheduled=False)
     assert why_to_end(None, seen(paused=True), by_hand) is None
     assert why_to_end(seen(paused=True), seen(paused=True), by_hand) is None
@@ -140,7 +140,7 @@ def test_a_turn_is_only_taken_from_a_lease_that_is_free(
             else:
                 had_lease = polls[n].leads
                 is_taken = polls[n].take_turn()
-                # One that has lost its lease notices it first.
+                # A former holder notices first that its lease is lost.
                 assert is_taken == (holder == n or (holder is None and not had_lease))
                 holder = n if is_taken else holder
             assert [poll.leads for poll in polls].count(True) >= (holder is not None)
@@ -178,7 +178,7 @@ class TestOnAServer:
         yield made
         api.delete_deployment(made)
 
-    def test_each_run_reads_what_one_of_them_asked_for_all(
+    def test_each_run_reads_the_answers_that_one_run_requested_for_all(
         self, api: SyncPrefectClient, deployment: UUID, client: redis.Redis
     ) -> None:
         runs = [api.create_flow_run_from_deployment(deployment, state=Running()) for _ in range(3)]
@@ -214,7 +214,7 @@ class TestOnAServer:
         assert [one and one.state for one in looked] == ["RUNNING", "CANCELLING", "OVER", "OVER"]
         assert requests == ["/flow_runs/filter"]
 
-    def test_a_run_that_has_left_is_asked_for_no_more(
+    def test_run_that_has_left_is_polled_no_more(
         self, api: SyncPrefectClient, deployment: UUID, client: redis.Redis
     ) -> None:
         poll = SharedPoll(client, server="s", name=str(uuid4()), deployment=str(deployment))
@@ -242,7 +242,7 @@ class TestOnAServer:
         assert self._others(api, deployment, last.id) == (ended_as == PAUSED)
 
     @pytest.mark.parametrize("case", [(Crashed, 0), (Failed, 0), (Crashed, 60)])
-    def test_a_crashed_inlet_comes_back_as_it_was_without_an_automation(
+    def test_crashed_inlet_is_restarted_with_its_parameters_without_an_automation(
         self,
         api: SyncPrefectClient,
         deployment: UUID,

@@ -84,7 +84,7 @@ def test_a_stop_writes_the_held_rows_even_behind_a_slow_element(real_redis: redi
     def slow(entry: Any) -> Any:
         if entry["n"] == 5:
             busy.set()
-            never.wait(1.2)  # longer than a stop waits before it looks
+            never.wait(1.2)  # longer than a stop waits before it checks
         return entry
 
     source = Stream.from_redis("topic", group="group")
@@ -109,7 +109,7 @@ def test_a_source_stops_while_redis_is_away(tmp_path: Any) -> None:
     source.join(20)
 
 
-def test_an_outlet_runs_for_as_long_as_it_is_told(real_redis: redis.Redis) -> None:
+def test_outlet_runs_for_the_given_time(real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(10))
 
     @outlet(topics="topic", group="group", into="doubles", run_for="500ms")
@@ -131,7 +131,7 @@ def test_a_run_in_its_own_process_freezes_its_loaded_objects(
     def looks(source: Stream) -> None:
         source.sink(lambda _: frozen.append(gc.get_freeze_count()))
 
-    monkeypatch.setattr(Console, "on_broken_pipe", Console.on_broken_pipe)  # which a run's process has changed
+    monkeypatch.setattr(Console, "on_broken_pipe", Console.on_broken_pipe)  # a run's process has changed them
     gc.unfreeze()
     try:
         looks.fn()
@@ -186,7 +186,7 @@ def test_an_outlet_that_lost_its_lease_begins_again_with_the_pending_entries(
 
     pairs.fn()
     assert "begins again" in caplog.text
-    # What it saw as a dead one it may see again; none is missing and none is wrong.
+    # The new run may see entries again that the dead one saw; none is missing or wrong.
     assert {tuple(w) for w in windows} == {(n, n + 1) for n in range(5)}
     assert windows[-1] == [4, 5]
     assert given_back(real_redis) == pending(real_redis)

@@ -76,7 +76,7 @@ def test_a_bounded_group_gets_exactly_the_entries_up_to_the_bound_and_later_the_
     assert all(entry.deliveries == 1 for entry in rest)
 
 
-def test_now_is_what_the_topic_held_at_the_start(client: redis.Redis) -> None:
+def test_now_includes_the_entries_of_the_topic_at_the_start(client: redis.Redis) -> None:
     ids = push_all(client, "topic", range(3))
     consumer = Consumer(client, "topic", "group", until="now", max_entries=2)
     first = consumer.step(0)
@@ -140,13 +140,13 @@ _NO_TIMES = ["2026", "2026-11", "2026-1", "20261399", "1700000000", "20261126093
 
 
 @pytest.mark.parametrize("until", ["beginning", *_NO_BOUNDS, *_NO_TIMES])
-def test_what_is_no_bound_is_refused(until: str) -> None:
+def test_invalid_bounds_are_refused(until: str) -> None:
     with pytest.raises(SettingsError, match="until: expected 'now', an ISO time or an entry id, got .* with its day"):
         group_end(until)
 
 
 @pytest.mark.parametrize("start_from", ["now", *_NO_BOUNDS, *_NO_TIMES])
-def test_what_is_no_start_is_refused(start_from: str) -> None:
+def test_invalid_starts_are_refused(start_from: str) -> None:
     with pytest.raises(SettingsError, match="start_from: expected 'beginning', 'new', an ISO time or an entry id, got"):
         group_start(start_from)
 
@@ -196,7 +196,7 @@ def test_a_bounded_source_stops_by_itself_and_leaves_windows_pending(real_redis:
     assert pending(real_redis) == ids[38:40]
 
 
-def test_a_sink_that_writes_late_is_told_to_write_at_the_end(real_redis: redis.Redis, url: str, tmp_path: Any) -> None:
+def test_sink_that_writes_late_is_flushed_at_the_end(real_redis: redis.Redis, url: str, tmp_path: Any) -> None:
     push_all(real_redis, "topic", range(5))
     source = Stream.from_redis("topic", group="group", url=url, until="now")
     kept = source.to_parquet(tmp_path)  # once a minute
@@ -211,7 +211,7 @@ def groups(client: redis.Redis) -> list[str]:
     return [group["name"].decode() for group in client.xinfo_groups("topic")]
 
 
-def test_a_replay_leaves_its_group_or_drops_it_as_it_is_told(real_redis: redis.Redis, url: str) -> None:
+def test_replay_keeps_or_drops_its_group_by_the_option(real_redis: redis.Redis, url: str) -> None:
     push_all(real_redis, "topic", range(10))
     seen: list[int] = []
 
@@ -222,7 +222,7 @@ def test_a_replay_leaves_its_group_or_drops_it_as_it_is_told(real_redis: redis.R
     replay.fn()
     assert len(seen) == 9
     assert groups(real_redis) == ["group"]
-    replay.fn(drop_group=True)  # goes on where the first one ended: nothing new, but what its window holds
+    replay.fn(drop_group=True)  # continues where the first one ended: no new entry, but those of its window
     assert groups(real_redis) == []
     seen.clear()
     replay.fn(drop_group=True)

@@ -43,7 +43,7 @@ def events(since: datetime) -> set[tuple[str, str, int]]:
     return {(each["event"], each["related"][0]["prefect.resource.name"], each["payload"]["entries"]) for each in found}
 
 
-def test_levels_leave_an_artifact_and_events_of_what_went_wrong(reservoir: Reservoir, real_redis: redis.Redis) -> None:
+def test_levels_leave_an_artifact_and_events_of_problems(reservoir: Reservoir, real_redis: redis.Redis) -> None:
     began = datetime.now(UTC)
     push_all(real_redis, "topic", range(5))
     run(lambda source: source.pluck("missing").sink(print), real_redis, group="failing")
@@ -56,7 +56,7 @@ def test_levels_leave_an_artifact_and_events_of_what_went_wrong(reservoir: Reser
     expected = {
         ("sluice.topic.lagging", "slow", 5),
         ("sluice.topic.lagging", "slow", 7),
-        ("sluice.entry.dead", "failing", 5),  # once: the second run found no more of them
+        ("sluice.entry.dead", "failing", 5),  # once: the second run found no new ones
         ("sluice.reservoir.spilled", "slow", 7),
     }
     wait_until(lambda: events(began) == expected, "the events of both runs")
@@ -66,13 +66,13 @@ def test_levels_leave_an_artifact_and_events_of_what_went_wrong(reservoir: Reser
     assert "## Alarms" in text
     assert 'title "slow on topic"' in text
     assert "line [5, 7]" in text
-    assert "plotColorPalette" in text  # or the line is pale yellow on light grey
+    assert "plotColorPalette" in text  # else the line would be pale yellow on light grey
     assert [sample.lags["topic", "slow"] for sample in History(real_redis).latest(9)] == [5, 7]
     assert real_redis.pttl("sluice:levels") > 0
     assert reservoir.topics() == ["topic", "topic:dead:failing"]
 
 
-def test_trim_removes_what_a_forgotten_group_held(reservoir: Reservoir, real_redis: redis.Redis) -> None:
+def test_trim_removes_entries_that_a_forgotten_group_retained(reservoir: Reservoir, real_redis: redis.Redis) -> None:
     for n in range(3):
         real_redis.xadd("topic", {"n": n, "big": b"x" * 5_000}, id=f"{n + 1}-0")
     real_redis.xgroup_create("topic", "group", "0")
@@ -103,7 +103,7 @@ def test_levels_and_trim_go_on_past_an_unreadable_topic(reservoir: Reservoir, re
     assert upkeep.trim() == "0 entries removed; 1 unreadable"
 
 
-def test_rewind_sets_a_group_back_and_reports_what_it_acknowledged(real_redis: redis.Redis) -> None:
+def test_rewind_sets_a_group_back_and_reports_acknowledged_entries(real_redis: redis.Redis) -> None:
     push_all(real_redis, "topic", range(3))
     real_redis.xgroup_create("topic", "group", "0")
     real_redis.xreadgroup("group", "consumer", {"topic": ">"}, count=2)

@@ -85,6 +85,6 @@ def test_the_result_is_the_top_of_a_model(snapshots: list[list], top: int) -> No
             used[pid, name] = used.get((pid, name), 0.0) + cpu
     wanted = sorted((total / known for total in used.values()), reverse=True)[:top]
     result = most_used(tuple(frame(*rows) for rows in unique), top)
-    assert list(result["cpu_percent"]) == pytest.approx(wanted)  # which adds up in another order
+    assert list(result["cpu_percent"]) == pytest.approx(wanted)  # the model adds up in another order
     assert list(result.columns) == COLUMNS
     assert codec.decode(codec.encode(result)).equals(result)

@@ -329,7 +329,7 @@ class Delivery(RuleBasedStateMachine):
             last.stop()
 
 
-# A crash leaves asynchronous work undone, some of it before its first step.
+# A crash leaves asynchronous work undone, in part before its first step.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(600)
 def test_every_entry_is_accounted_for_at_every_moment(fresh_client: Fresh) -> None:

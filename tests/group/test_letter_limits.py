@@ -212,7 +212,7 @@ def test_key_of_another_type_at_the_dead_letter_topic_is_named(client: redis.Red
         DeadLetters(client, "topic", "group").choose()
 
 
-def test_levels_show_how_many_letters_were_dropped(client: redis.Redis) -> None:
+def test_levels_show_the_number_of_dropped_letters(client: redis.Redis) -> None:
     letters = Letters(client)
     read_all(letters.consumer)
     for _ in range(7):

@@ -165,7 +165,7 @@ def reading(redis_server: RedisServer, real_redis: redis.Redis) -> Iterator[Cons
 def test_leaving_closes_the_read_ahead_connection(reading: Consumer, real_redis: redis.Redis) -> None:
     assert len(connections(real_redis)) == 2
     reading.leave()
-    wait_until(lambda: len(connections(real_redis)) == 1, "it to hang up")  # but for what the client has
+    wait_until(lambda: len(connections(real_redis)) == 1, "the consumer to disconnect")  # the client keeps one
 
 
 def test_entries_read_ahead_are_recovered_after_their_connection_was_cut(

@@ -242,7 +242,7 @@ def test_a_group_is_not_dropped_while_another_reads_its_dead_letters(client: red
     assert not [key for key in everything(client) if b"nurse" in key or b"dead" in key]
 
 
-def test_what_a_deleted_group_has_left_is_counted_and_dropped(client: redis.Redis) -> None:
+def test_leftovers_of_a_deleted_group_are_counted_and_dropped(client: redis.Redis) -> None:
     push_all(client, "topic", range(3))
     read(client, "topic", "group", "fails")
     push_all(client, "topic", range(1))

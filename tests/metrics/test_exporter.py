@@ -60,7 +60,7 @@ def test_counts_outlast_their_runs_and_add_up_over_parameters(client: redis.Redi
     assert (labels["inlet"], labels["messaging_destination_name"], n) == ("quotes", "topic", 10)
 
 
-def test_without_redis_a_scrape_says_so_and_shows_no_old_values() -> None:
+def test_scrape_without_redis_reports_that_and_shows_no_old_values() -> None:
     def away() -> redis.Redis:
         msg = "no answer"
         raise redis.ConnectionError(msg)

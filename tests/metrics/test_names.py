@@ -62,7 +62,7 @@ def test_metrics_and_labels_of_an_expression_are_exported(
 
 def test_every_metric_is_on_the_dashboard_or_in_an_alert(filled: redis.Redis, exporter: Exporter) -> None:
     used = {name for expression, _ in (*of_dashboard(), *of_rules()) for name in _NAME.findall(expression)}
-    beside = {  # for those who want to look closer
+    beside = {  # not on the dashboard
         "sluice_reading_seconds", "sluice_group_consumers", "sluice_topic_appended_bytes_total", "sluice_inlet_entries_total",
     }  # fmt: skip
     assert set(scraped(exporter)) - beside <= used

@@ -28,7 +28,7 @@ def test_stopping_and_resuming_two_outlets_never_disturbs_a_third(
         return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def flows_on(name: str) -> None:
-        """Push until the outlet has seen something of it."""
+        """Push until the outlet has seen an entry."""
         at = pushed
         wait_until(lambda: (push(), any(n >= at for n in seen(name)[-50:]))[-1], f"{name} to see it")
 

@@ -32,7 +32,7 @@ class Case:
 
 
 async def halved(n: int) -> float:
-    # The later ones are done first.
+    # Later elements are done first.
     await asyncio.sleep(0.002 * (7 - n))
     return n / 2
 

@@ -208,9 +208,7 @@ def test_results_wait_for_a_full_server_and_fail_no_entry(tmp_path: Path) -> Non
             return n
 
         kept = source.pluck("n").map(hold).to_redis("results")
-        push_all(
-            client, "topic", range(5)
-        )  # before the start: one read brings them all, and the first holds the loop up
+        push_all(client, "topic", range(5))  # before the start: one read returns all, and the first blocks the loop
         client.xgroup_create("topic", "group", "0")
         source.start()
         wait_until(lambda: len(pending(client)) == 5, "the entries to be read")

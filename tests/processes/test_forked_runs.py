@@ -86,7 +86,7 @@ class Runs:
         return started
 
     def report(self, *args: str, **options: str) -> dict:
-        """Return what a run reports that has ended."""
+        """Return the report of an ended run."""
         run = self.start("report", *args, **options)
         out, err = run.communicate("some input")
         assert run.returncode == 0, err
@@ -142,7 +142,7 @@ def _wait_for_report(run: subprocess.Popen[str]) -> dict:
     return json.loads(run.stdout.readline())
 
 
-def test_a_forked_run_is_what_a_started_one_is(runs: Runs) -> None:
+def test_forked_run_equals_a_started_one(runs: Runs) -> None:
     forked, started = (runs.report("some", "words", method=how, PREFECT__ID="1") for how in ("fork", "spawn"))
     own = {"parent", "pid", "random", "stderr", "environ", "threads"}
     assert {k: v for k, v in forked.items() if k not in own} == {k: v for k, v in started.items() if k not in own}
@@ -248,7 +248,7 @@ sys.stdin.read()
     wait_until(lambda: not own_runs.templates(), "the end of the template")
 
 
-def test_a_change_of_what_was_imported_starts_a_new_template(own_runs: Runs) -> None:
+def test_changed_imported_file_starts_a_new_template(own_runs: Runs) -> None:
     customize = own_runs.modules / "sitecustomize.py"
     customize.write_text("import sys; sys.argv_before = 'first'\n")
     first = own_runs.report()["parent"]

@@ -1,4 +1,4 @@
-"""How many runs a worker starts at once, and how it hears that runs are to be cancelled."""
+"""Limits on the runs that a worker starts at once, and its poll for runs to cancel."""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_starts_under_way_never_exceed_the_bound_and_none_waits_for_nothing(
     now = 0.0
     starts = Starts(folder, at_once=at_once, clock=lambda: now)
     ids = [uuid4() for _ in range(8)]
-    model: dict[UUID, float] = {}  # what is under way, since when
+    model: dict[UUID, float] = {}  # start times of the runs under way
     for what, n in steps:
         if what == "due":
             due = [run for run in ids[: n + 1] if run not in model]
@@ -80,7 +80,7 @@ def test_each_observer_of_a_run_hears_once_that_it_is_to_be_cancelled(prefect_se
             for _ in range(2):
                 await cancellations.look(client)
             assert early.seen == [runs[1]]
-            late.add_in_flight_flow_run_id(runs[1])  # of the run's process, which starts later
+            late.add_in_flight_flow_run_id(runs[1])  # the id of the run's process, which starts later
             other.add_in_flight_flow_run_id(runs[2])
             await cancellations.look(client)
             assert (early.seen, late.seen, other.seen) == ([runs[1]], [runs[1]], [runs[2]])

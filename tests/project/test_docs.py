@@ -45,7 +45,7 @@ from tests.support.waiting import wait_until
 RUN_BY = {
     "Secret(": "reservoir/test_secured_redis.py::test_flow_run_uses_the_documented_secret_block",
     "sensors_pb2": "codec/test_other_programs.py::test_protobuf_is_decoded_by_the_function_of_the_page",
-    ".sluice/archive": "archive/test_archive_readers.py::test_what_the_page_shows_reads_an_archive",
+    ".sluice/archive": "archive/test_archive_readers.py::test_code_on_the_page_reads_an_archive",
 }
 
 

@@ -57,7 +57,7 @@ RUN_BY = {
     "sluice status --watch": "commands/test_status.py::test_status_watch_prints_a_json_line_per_look_until_ctrl_c",
     "sluice peek": SHOWN,
     "sluice peek signals --follow": "commands/test_peek.py::test_peek_follows_a_missing_topic_through_an_outage_without_a_group",
-    "sluice dead": "commands/test_dead.py::test_dead_shows_where_and_why_and_how_to_replay",
+    "sluice dead": "commands/test_dead.py::test_dead_shows_node_error_and_replay_command",
     "sluice dead network totals --replay": "commands/test_dead.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
     "sluice dead market movers --until": "commands/test_dead.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
     "sluice topics": "commands/test_topics_groups.py::test_topics_and_groups_are_listed_as_table_and_json",

@@ -87,7 +87,7 @@ def test_async_pumps_run_side_by_side_and_are_pushed_in_tick_order(client: redis
     assert pushed(client) == [0, 1, 2]
 
 
-def test_an_async_pump_that_exceeds_its_timeout_is_cancelled_and_the_order_goes_on(client: redis.Redis) -> None:
+def test_async_pump_that_exceeds_its_timeout_is_cancelled_and_keeps_the_order(client: redis.Redis) -> None:
     clock, cancelled, calls = Clock(), threading.Event(), []
 
     async def pump() -> dict[str, int]:
@@ -162,7 +162,7 @@ def test_an_async_pump_has_the_context_of_its_run(client: redis.Redis) -> None:
     assert pushed(client) == [7]
 
 
-def test_whatever_can_be_awaited_is(client: redis.Redis) -> None:
+def test_all_kinds_of_awaitables_are_awaited(client: redis.Redis) -> None:
     clock = Clock()
 
     async def fetch(n: int) -> dict[str, int]:

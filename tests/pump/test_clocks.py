@@ -54,7 +54,7 @@ def test_a_run_behind_a_fast_clock_counts_missed_ticks_logs_the_gap_and_resumes(
     assert caplog.text.count(BEHIND) == 1
 
 
-def test_a_clock_that_steps_back_repeats_no_tick_and_what_it_misses_is_counted(
+def test_clock_that_steps_back_repeats_no_tick_and_counts_missed_ones(
     client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(1000.0)

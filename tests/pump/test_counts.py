@@ -40,7 +40,7 @@ def test_counts_of_runs_side_by_side_add_up_though_they_are_sent_again(
     assert all((each.inlet, each.topic) == ("inlet", "topic") for each in found)
 
 
-def test_what_old_runs_added_is_forgotten_and_stays_counted(client: redis.Redis) -> None:
+def test_records_of_old_runs_are_forgotten_and_their_counts_stay(client: redis.Redis) -> None:
     known: Any = client
     beat = Beat(Reservoir(client), "topic", "inlet", every=1.0)
     for day in range(6):

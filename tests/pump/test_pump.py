@@ -36,7 +36,7 @@ frame = pd.DataFrame({"a": [1]})
         (({"a": n} for n in range(2)), [{"a": 0}, {"a": 1}]),
     ],
 )
-def test_what_a_pump_may_return_and_the_entries_it_makes(value: Any, entries: list[dict[str, Any]]) -> None:
+def test_allowed_return_values_become_entries(value: Any, entries: list[dict[str, Any]]) -> None:
     assert as_entries(value, name="pump") == entries
 
 
@@ -45,7 +45,7 @@ def test_a_frame_is_an_entry_with_one_field_named_after_the_pump() -> None:
 
 
 @pytest.mark.parametrize("value", [1, "text", b"bytes", [1], [None], [["a"]], object()])
-def test_anything_else_is_refused_with_what_to_return(value: Any) -> None:
+def test_other_values_are_refused_with_the_types_to_return(value: Any) -> None:
     with pytest.raises(PumpError, match=r"pump 'pump': expected a mapping .* nothing was pushed; return"):
         as_entries(value, name="pump")
 
@@ -63,7 +63,7 @@ def test_a_pump_that_takes_time_makes_no_later_tick_late(client: redis.Redis) ->
     assert pushed(client) == list(range(1, 11))
 
 
-def test_a_pump_that_takes_longer_than_a_tick_misses_ticks_and_says_how_many(client: redis.Redis) -> None:
+def test_pump_that_takes_longer_than_a_tick_misses_and_counts_ticks(client: redis.Redis) -> None:
     clock = Clock()
 
     def pump() -> dict[str, float]:
@@ -138,7 +138,7 @@ def test_every_tick_that_is_due_is_in_one_of_the_counts(
     assert summary.had_nothing == (not pushed and not failed)
 
 
-def test_a_pump_that_exceeds_its_timeout_is_a_failed_tick_and_the_order_goes_on(client: redis.Redis) -> None:
+def test_pump_that_exceeds_its_timeout_fails_its_tick_and_keeps_the_order(client: redis.Redis) -> None:
     clock, gate = Clock(), Gate()
     one = pumping(client, gate.pump, clock, threads=1, timeout=0.5)
     clock.now = 1001.0
@@ -151,7 +151,7 @@ def test_a_pump_that_exceeds_its_timeout_is_a_failed_tick_and_the_order_goes_on(
     clock.now = 1002.0
     one.step()
     assert gate.started.acquire(timeout=10)
-    gate.gates[0].set()  # the one that was given up ends after all: nothing of it is pushed
+    gate.gates[0].set()  # the call that timed out ends after all: its entries are not pushed
     gate.gates[1].set()
     one._stop.set()
     finish(one)
@@ -319,7 +319,7 @@ def test_a_value_that_cannot_be_encoded_is_a_failed_tick_and_pushes_nothing(clie
     assert client.exists("topic") == 0
 
 
-def test_a_run_that_nobody_relieves_ends_with_its_window(client: redis.Redis) -> None:
+def test_run_without_a_successor_ends_with_its_window(client: redis.Redis) -> None:
     clock = Clock()
     one = pumping(client, lambda: {"n": 1}, clock, window=3.5)
     run_until(one, clock, 1100.0)

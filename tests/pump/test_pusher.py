@@ -130,7 +130,7 @@ def test_a_refused_tick_whose_claim_cannot_be_given_back_holds_nothing_up(client
     assert one.summary.failed == 1
 
 
-def test_a_refused_push_costs_its_own_tick_even_if_another_is_claimed_meanwhile(
+def test_refused_push_costs_its_own_tick_even_if_another_is_claimed_in_between(
     fake_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beat = Beat(Reservoir(fake_redis), "topic", "inlet", every=1.0)

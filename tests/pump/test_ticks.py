@@ -112,7 +112,7 @@ def test_overlapping_runs_claim_every_free_tick_and_push_each_once_in_order(
     assert topic == sorted(set(topic))
 
 
-def test_the_older_run_goes_on_until_the_newcomer_claims(client: redis.Redis) -> None:
+def test_older_run_continues_until_the_newcomer_claims(client: redis.Redis) -> None:
     old, new = beat(client), beat(client)
     assert old.start(100.2) == 101
     assert old.claim(101) == "claimed"

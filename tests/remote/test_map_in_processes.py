@@ -1,4 +1,4 @@
-"""`map_in_processes`: order, failures, dying processes, what is refused, and what is left behind."""
+"""`map_in_processes`: order, failures, dying processes, refusals, and a clean end."""
 
 import asyncio
 import os
@@ -135,7 +135,7 @@ def test_stop_waits_for_calls_in_progress(redis_server: RedisServer, real_redis:
     source.start()
     wait_until(lambda: node.meter.received == 3, "three calls")
     source.stop()
-    opening = threading.Timer(1.0, gate.touch)  # longer than a stop waits for entries that nothing works on
+    opening = threading.Timer(1.0, gate.touch)  # longer than a stop waits for idle entries
     opening.start()
     source.join(20)
     opening.join()

@@ -31,7 +31,7 @@ def flow_after(client: redis.Redis, build: Any, n: int = 6) -> report.GraphCount
     return report.counts_of(sources[0].latest_run.secured.meters)
 
 
-def test_the_figures_are_those_of_what_flowed_fused_or_not(fake_redis: redis.Redis) -> None:
+def test_figures_count_elements_of_fused_and_plain_graphs_alike(fake_redis: redis.Redis) -> None:
     flow = flow_after(
         fake_redis,
         lambda source: source.map(lambda e: e["n"]).filter(lambda n: n % 2).map(lambda n: 1 / (n - 3)).sink_to_list(),
@@ -67,7 +67,7 @@ def test_no_name_breaks_the_diagram(name: str) -> None:
     assert re.sub(r"#(\d+);", lambda m: chr(int(m[1])), label[1]) == name.replace("\n", r"\n")
 
 
-def test_the_diagram_has_rates_on_its_arrows_and_what_fails_or_stalls_in_red() -> None:
+def test_diagram_has_rates_on_its_arrows_and_failing_or_stalled_nodes_in_red() -> None:
     names = ("a", "b", "c", "d")
     arrows = {(0, 1): 10, (1, 2): 10, (2, 3): 0}
     before = report.GraphCounts(

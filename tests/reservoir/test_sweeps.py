@@ -53,7 +53,7 @@ def test_lag_is_known_again_once_the_group_has_passed_the_next_sample(client: An
 
     assert lag() == 30
     client.xdel("topic", *[id_ for id_, _ in client.xrange("topic", count=7)][3:])
-    for _ in range(3):  # one of them is the next sample
+    for _ in range(3):  # one sweep takes the next sample
         reservoir.push("topic", {"n": 1})
         assert lag() is None  # too many entries to count on either side
     for n in range(20):  # from a client that takes no samples

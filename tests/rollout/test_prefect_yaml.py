@@ -1,4 +1,4 @@
-"""`prefect.yaml` against a schema of our own: Prefect 3.9.1 ignores what it does not know, without a word."""
+"""`prefect.yaml` matches a schema of Sluice's own: Prefect 3.9.1 silently ignores unknown keys."""
 
 import datetime as dt
 import importlib
@@ -37,7 +37,7 @@ def entrypoint(deployment: dict[str, Any]) -> str:
     return deployment["entrypoint"]
 
 
-# The files with flows that this repository brings. A clone's own may be without a block, and scheduled at any moment.
+# The flow files of this repository. A user's own ones may have no deployment and any schedule.
 SHIPPED = ("alerts", "clock", "market", "upkeep", "vitals")
 
 every = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=entrypoint)
@@ -84,7 +84,7 @@ def test_the_file_has_no_key_that_prefect_would_ignore() -> None:
             assert not unknown_keys("trigger", trigger), where
 
 
-def test_prefect_takes_the_file_as_it_is() -> None:
+def test_prefect_accepts_the_file() -> None:
     assert len(PrefectYamlModel.model_validate(RAW).deployments) == len(DEPLOYMENTS)
 
 
@@ -96,7 +96,7 @@ def test_every_deployment_has_a_name_of_its_own() -> None:
 def test_every_deployment_has_one_kind_and_uses_the_pool() -> None:
     assert len(INLETS) + len(OUTLETS) + len(REPLAYS) + len(UPKEEP) == len(DEPLOYMENTS)
     assert {each["work_pool"]["name"] for each in DEPLOYMENTS} == {POOL}
-    assert all("sluice" in each["tags"] for each in DEPLOYMENTS)  # deployments/automations.yaml goes by it
+    assert all("sluice" in each["tags"] for each in DEPLOYMENTS)  # deployments/automations.yaml selects by it
 
 
 @every
@@ -104,7 +104,7 @@ def test_every_entrypoint_is_a_flow_whose_parameters_are_those_given(deployment:
     flow = load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"]), use_placeholder_flow=False)
     assert isinstance(flow, Flow)
     parameters = {**_defaults(flow), **deployment.get("parameters", {})}
-    if "schedules" not in deployment and "upkeep" in deployment["tags"]:  # run by hand: its form asks for the rest
+    if "schedules" not in deployment and "upkeep" in deployment["tags"]:  # run by hand: its form asks for the others
         assert set(parameters) <= set(inspect.signature(flow.fn).parameters)
     else:
         flow.validate_parameters(parameters)
@@ -123,15 +123,15 @@ def test_the_schedule_of_an_inlet_has_a_slug_and_no_active_key(deployment: dict[
     assert schedule["slug"]
     if "cron" not in schedule:
         assert "anchor_date" not in schedule or dt.datetime.fromisoformat(schedule["anchor_date"]).tzinfo
-        assert schedule["interval"] >= 60  # more often, and Prefect leaves holes
-    assert "active" not in schedule  # or a deploy ends the pause somebody made in the UI
+        assert schedule["interval"] >= 60  # Prefect skips runs of more frequent schedules
+    assert "active" not in schedule  # else a deploy would end a pause that was set in the UI
 
 
 @every_inlet
-def test_a_run_of_an_inlet_pumps_until_the_next_one_is_there(deployment: dict[str, Any]) -> None:
+def test_run_of_an_inlet_pumps_until_the_next_one_starts(deployment: dict[str, Any]) -> None:
     flow = load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"]), use_placeholder_flow=False)
     options = {**_defaults(flow), **deployment.get("parameters", {})}
-    if not options["every"]:  # it pumps once
+    if not options["every"]:  # a one-shot inlet
         return
     assert seconds(options["window"]) > deployment["schedules"][0]["interval"]
 
@@ -200,7 +200,7 @@ def test_every_flow_that_is_shipped_is_deployed() -> None:
     assert found - deployed == set()
 
 
-def test_the_automations_are_what_prefect_understands() -> None:
+def test_prefect_accepts_the_automations() -> None:
     raw = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())["automations"]
     for each in raw:
         automation = AutomationCore.model_validate(each)
@@ -246,7 +246,7 @@ def test_a_flow_that_cannot_be_imported_is_named_with_the_reason_and_the_line(tm
 
 
 def test_an_import_error_names_the_line_of_the_flow_file_or_the_missing_file(tmp_path: Path) -> None:
-    for name in ("deployments", "flows", "tasks"):  # a checkout: what is called is in the folder, too
+    for name in ("deployments", "flows", "tasks"):  # as in a checkout: the command's packages are in the folder, too
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     text = "from flows import inlet\n\n\n@inlet(topic='typo', every='5x')\ndef typo(): ...\n"
     (tmp_path / "flows" / "typo.py").write_text(text)

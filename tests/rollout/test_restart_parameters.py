@@ -1,4 +1,4 @@
-"""The parameters that `sluice restart` gives a new run."""
+"""Parameters of the run that `sluice restart` starts."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,6 @@ def test_a_value_is_read_as_json_and_as_text_where_it_is_none() -> None:
 
 
 @pytest.mark.parametrize("given", ["over", "=7", "ovre=7", ""])
-def test_what_is_no_parameter_is_refused_with_those_there_are(given: str) -> None:
+def test_unknown_parameters_are_refused_with_the_known_ones(given: str) -> None:
     with pytest.raises(SettingsError, match="the name one of into, over, topics, got .*; nothing was stopped"):
         _parameters([given], DEPLOYMENT, "movers/main")

@@ -1,4 +1,4 @@
-"""A server that is busy is told from one that is blocked."""
+"""CPU time distinguishes a busy server from a blocked one."""
 
 import os
 
@@ -21,7 +21,7 @@ def test_a_process_is_idle_if_it_takes_next_to_no_cpu(spent: float, is_idle: boo
     assert [busy.is_idle() for _ in range(3)] == [False, False, is_idle]  # not before five seconds
 
 
-def test_a_process_that_is_gone_is_idle() -> None:
+def test_ended_process_is_idle() -> None:
     assert Busy(lambda: None).is_idle()
 
 

@@ -1,4 +1,4 @@
-"""Who can enter the state folder: this user, whichever part of Sluice was the first to make it."""
+"""Only this user can enter the state folder, whichever part of Sluice creates it first."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""What a killed supervisor leaves behind, and who clears it up."""
+"""Processes that a killed supervisor leaves behind are ended by its guardian or its successor."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
-# A supervisor as `sluice up` is one: lock, guardian, a server with a note, a flow run that obeys SIGTERM.
+# A supervisor like that of `sluice up`: lock, guardian, a recorded server, a flow run that ends at SIGTERM.
 SUPERVISOR = """
 import os, sys, time
 from pathlib import Path
@@ -47,7 +47,7 @@ def sleeping(folder: Path, **env: str) -> Child:
     return child
 
 
-def test_what_a_killed_supervisor_started_ends_without_anybody_asking(tmp_path: Path) -> None:
+def test_processes_of_a_killed_supervisor_end_by_themselves(tmp_path: Path) -> None:
     run = uuid4()
     command = [sys.executable, "-c", SUPERVISOR, str(tmp_path), str(run)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as supervisor:
@@ -69,7 +69,7 @@ def test_orphans_are_ended_by_their_process_id_and_start_time(tmp_path: Path) ->
     assert unrelated.running
     assert ledger.end_orphans(grace=5) == 0
 
-    # A process that got the id of a recorded one later is somebody else's.
+    # A later process with the id of a recorded one does not belong to the stack.
     ledger.record("http://nowhere/api", [unrelated.pid])
     notes = tmp_path / "stack.json"
     created = psutil.Process(unrelated.pid).create_time()
@@ -108,7 +108,7 @@ def test_reading_the_holder_of_a_stack_does_not_block_a_start(tmp_path: Path, mo
     with ledger.held():
         pass
     looks = (tmp_path / "up.lock").open()
-    fcntl.flock(looks, fcntl.LOCK_SH)  # as holder() takes it, for a moment
+    fcntl.flock(looks, fcntl.LOCK_SH)  # for a moment, as holder() does
     refused: list[int] = []
     flock = fcntl.flock
 

@@ -1,4 +1,4 @@
-"""The login of the Prefect server: who finds its secret, and who is refused without it."""
+"""The login of the Prefect server: this user's programs find its secret, and others are refused."""
 
 import asyncio
 import base64
@@ -183,7 +183,7 @@ def test_a_websocket_without_the_secret_is_closed(prefect_server: Plain, path: s
     url = f"{prefect_server.env['PREFECT_API_URL'].replace('http', 'ws', 1)}/{path}"
     with connect(url, proxy=None, subprotocols=[Subprotocol("prefect")]) as socket:
         socket.send(json.dumps({"type": "auth", "token": "another"}))
-        while True:  # the answer to the first message may come before
+        while True:  # the reply to the first message may come first
             try:
                 assert "success" not in str(socket.recv(timeout=20))
             except ConnectionClosed:

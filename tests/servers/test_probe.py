@@ -64,7 +64,7 @@ def test_the_probe_writes_and_fails_while_the_database_is_locked(prefect_server:
 
 
 def gets_through(client: SyncPrefectClient) -> bool:
-    with suppress(HTTPStatusError):  # beside another transaction it is refused at once
+    with suppress(HTTPStatusError):  # during another transaction, it is refused at once
         write_through(client)
         return True
     return False

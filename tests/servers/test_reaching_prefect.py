@@ -39,7 +39,7 @@ class Healthy(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def no_proxy_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urllib.request, "_opener", None)  # which urllib makes once a process
+    monkeypatch.setattr(urllib.request, "_opener", None)  # urllib creates it once per process
 
 
 @pytest.fixture
@@ -51,11 +51,11 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("given", [{}, {"NO_PROXY": "corp.example"}, {"no_proxy": "corp.example"}])
-def test_a_proxy_is_not_asked_for_what_is_on_this_machine(
+def test_addresses_of_this_machine_bypass_the_proxy(
     url: str, given: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "")  # so that what the command sets is undone, too
+        monkeypatch.setenv(name, "")  # so that the command's changes are undone, too
         monkeypatch.delenv(name)
     for name, value in {"http_proxy": "http://127.0.0.1:1", **given}.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""Which server program is used, and that none is started on data it cannot read."""
+"""The choice of the server program; none is started on data that it cannot read."""
 
 import os
 import shutil
@@ -122,11 +122,15 @@ VALKEY_9 = b"VALKEY080\xfa\nvalkey-ver\x059.1.2\xfa\nredis-bits\xc0@"
         (VALKEY_9, ("Valkey", (8, 1, 3)), False),
         (VALKEY_9, ("Redis", (7, 0, 15)), False),
         (VALKEY_9, ("Redis", (8, 6)), False),
-        (b"*2\r\n$6\r\nSELECT\r\n", ("Redis", (6, 2, 14)), False),  # no snapshot tells, but the folder is Redis 7's
+        (
+            b"*2\r\n$6\r\nSELECT\r\n",
+            ("Redis", (6, 2, 14)),
+            False,
+        ),  # without a snapshot, the folder's form shows Redis 7
         (b"*2\r\n$6\r\nSELECT\r\n", ("Valkey", (9, 1, 2)), True),
     ],
 )
-def test_a_server_is_refused_where_another_one_wrote_what_it_cannot_read(
+def test_server_is_refused_on_data_of_another_server_that_it_cannot_read(
     header: bytes, binary: tuple[str, tuple[int, ...]], is_read: bool, tmp_path: Path
 ) -> None:
     folder, wanted = data_of(tmp_path / "r", header), RedisBinary(Path("/bin/it"), *binary)
@@ -142,7 +146,7 @@ def test_a_server_is_refused_where_another_one_wrote_what_it_cannot_read(
 
 
 def test_the_server_that_is_noted_counts_more_than_the_one_that_made_the_snapshot(tmp_path: Path) -> None:
-    data_of(tmp_path, REDIS_7)  # which Redis 8 loads, and goes on behind it in another part
+    data_of(tmp_path, REDIS_7)  # Redis 8 loads it, and continues in another part
     record_writer(tmp_path, RedisBinary(Path("/bin/it"), "Redis", (8, 0, 2)))
     assert writer_of(tmp_path) == ("Redis", (8, 0, 2))
     (tmp_path / "server").write_bytes(b"\xff\x00 no name")
@@ -177,8 +181,8 @@ def test_a_folder_without_data_may_be_used_by_any_server(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("unset")
 @pytest.mark.skipif(SYSTEMS is None, reason="no redis-server on the PATH")
-def test_data_of_a_redis_of_this_machine_goes_on_in_the_wheels_server_and_not_back(tmp_path: Path) -> None:
-    """As of 0.1.0, which used any redis-server on the PATH and noted nothing."""
+def test_data_of_the_machines_redis_moves_to_the_wheels_server_and_not_back(tmp_path: Path) -> None:
+    """0.1.0 used any redis-server on the PATH and recorded none."""
     assert SYSTEMS is not None
     writer = find_redis_server(SYSTEMS)
     if writer.name == "Redis" and writer.version >= (7, 4):

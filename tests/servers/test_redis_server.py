@@ -1,4 +1,4 @@
-"""Redis as a child process: how it is found, started, stopped and lost."""
+"""Redis as a child process: start, stop, and death."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def test_entries_survive_a_killed_server(tmp_path: Path) -> None:
     with _client(server) as client:
         ids = [client.xadd("market", {"n": n}) for n in range(100)]
     server.kill()
-    assert server.socket.exists()  # left behind, and no hindrance
+    assert server.socket.exists()  # left behind by a crash
     with RedisServer(tmp_path) as again, _client(again) as client:
         assert [entry_id for entry_id, _ in client.xrange("market")] == ids
 
@@ -66,10 +66,10 @@ def test_a_start_that_fails_quotes_the_log(tmp_path: Path) -> None:
     if find_redis_server().version >= (7,):
         (tmp_path / "appendonlydir").write_text("in the way of the folder of the same name")
     else:
-        (tmp_path / "appendonly.aof").mkdir()  # in the way of the file of the same name
+        (tmp_path / "appendonly.aof").mkdir()  # it occupies the name of the file
     with pytest.raises(UnavailableError, match=r"ended at its start.*(appendonly|append-only)"):
         RedisServer(tmp_path).start()
-    assert not (tmp_path / "server").exists()  # it has written nothing that another server could not read
+    assert not (tmp_path / "server").exists()  # it has written nothing that another server cannot read
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child to its parent")

@@ -1,4 +1,4 @@
-"""What is mended in Prefect's server: garbage collection beside the event loop, websockets beside the limit."""
+"""Workarounds in Prefect's server: garbage collection outside the event loop, websockets outside the limit."""
 
 import contextlib
 import subprocess
@@ -29,7 +29,7 @@ assert set(collected_in) == {"garbage collection"}, set(collected_in)
 """
 
 
-def test_no_thread_but_one_of_its_own_collects_garbage() -> None:
+def test_garbage_is_collected_in_a_dedicated_thread_only() -> None:
     subprocess.run([sys.executable, "-c", CODE], check=True, timeout=30)
 
 

@@ -1,4 +1,4 @@
-"""Prefect's UI as a person meets it, in a real browser: forms, schedules, reports."""
+"""Prefect's UI in a real browser: forms, schedules, reports."""
 
 import re
 import threading
@@ -24,11 +24,11 @@ from tests.support.waiting import wait_until
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),  # on a busy machine of two cores: three servers, three flow runs
-    pytest.mark.usefixtures("chromium"),  # first of all: without it no server has to be started
+    pytest.mark.usefixtures("chromium"),  # first, because without a browser no server is needed
 ]
 
 
-@pytest.fixture(scope="session")  # as the servers are, or it came after them
+@pytest.fixture(scope="session")  # as the servers; otherwise it would start after them
 def chromium() -> str:
     return find_chromium()
 
@@ -43,15 +43,15 @@ def browser(prefect_server: Plain, chromium: str, request: pytest.FixtureRequest
 
 
 def described(page: Page, parameter: str) -> str:
-    """Return what the form says of a parameter."""
+    """Return the description of a parameter in the form."""
     label = page.locator("label", has_text=re.compile(rf"^{parameter} \(Optional\)$"))
     return label.locator("xpath=following-sibling::p").inner_text()
 
 
 def submitted(plain: Plain, browser: Browser) -> FlowRun:
-    """Send the form off and return the run that comes of it."""
+    """Submit the form and return the created run."""
     made = browser.send(browser.page.get_by_role("button", name="Submit").click, "**/create_flow_run").json()
-    browser.page.wait_for_url("**/deployment/*?tab=Runs")  # where the form leads
+    browser.page.wait_for_url("**/deployment/*?tab=Runs")  # the page after the form
     browser.leave()
     return plain.client.read_flow_run(UUID(made["id"]))
 
@@ -73,7 +73,7 @@ def test_the_form_of_an_inlet_describes_all_parameters_and_runs_it(plain: Plain,
 
 @contextmanager
 def vital_signs(url: str) -> Iterator[None]:
-    """Push what the inlet `vitals` pumps, for as long as this lasts."""
+    """Push the values of the inlet `vitals` within this context."""
     reservoir, stop = Reservoir.from_url(url), threading.Event()
 
     def pump() -> None:
@@ -132,10 +132,10 @@ def test_a_schedule_is_paused_and_resumed_with_its_switch(plain: Plain, browser:
     assert active()
 
 
-def test_a_replay_shows_how_far_it_is(plain: Plain, browser: Browser) -> None:
+def test_replay_shows_its_progress(plain: Plain, browser: Browser) -> None:
     frame = with_prefix(quotes.pump(), "150")
     reservoir = Reservoir.from_url(plain.redis_url)
-    for _ in range(100 if browser.shoots else 3):  # a picture wants a replay that is under way
+    for _ in range(100 if browser.shoots else 3):  # the screenshot shows a replay in progress
         reservoir.push_many("replayed", [{"quotes": frame}] * 10)
     replay = plain.client.create_flow_run_from_deployment(
         plain.deployment("movers/replay"), parameters={"topics": "replayed"}
@@ -163,12 +163,12 @@ def test_lag_over_time_is_drawn_in_a_colour_that_is_seen(plain: Plain, browser: 
     drawn = browser.open_drawn(artifact.id)
     assert "movers on market" in drawn
     line = browser.page.locator("svg[id^=mermaid] path[stroke='#c0392b']")
-    line.first.wait_for(state="attached")  # a count does not wait for the drawing
+    line.first.wait_for(state="attached")  # a count does not wait until it is drawn
     assert line.count() == 1
     browser.shoot("levels", height=1450)
 
 
-# As a browser finds them: what could be markup, links of three kinds, columns, diagrams' syntax, line breaks.
+# Texts that a browser could interpret: markup, three kinds of links, columns, diagrams' syntax, line breaks.
 TEXTS = [
     "![x](http://127.0.0.1:1/x.png)", "[x](http://127.0.0.1:1/)", "http://127.0.0.1:1/", "www.example.com", "me@example.com",
     "[x]: http://127.0.0.1:1/", "<b>x</b> <img src=x>", "**x** _x_ ~~x~~ `x` # x", "a|b \\| c", "| x | y |", "a &lt; b &#60;",
@@ -199,7 +199,7 @@ def test_text_of_unknown_origin_is_text_in_a_report(prefect_server: Plain, brows
     assert [text for each in frames for text in each.locator("td").all_inner_texts()[1:]] == meant
     assert set(meant[:-1]) <= set(
         page.locator("h1").all_inner_texts()
-    )  # the last one gets a backslash outside of a table
+    )  # outside a table, the last one gets a backslash
     assert page.locator("table img, table a, h1 a, h1 img, p img, p a, svg a, svg image").count() == 0
     assert not [url for url in asked if "127.0.0.1:1/" in url]
     browser.leave()

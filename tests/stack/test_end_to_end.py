@@ -1,4 +1,4 @@
-"""The whole, for real: Prefect's server, worker and commands, Redis, and `prefect.yaml`."""
+"""End to end: Prefect's server, worker and commands, Redis, and `prefect.yaml`."""
 
 import logging
 import os
@@ -58,7 +58,7 @@ def test_prefect_deploys_the_whole_file_with_schedules_limits_and_automations(de
     assert found["ticking/main"].pull_steps == [
         {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
     ]
-    # Those that `prefect deploy` makes: others are made by other tests.
+    # Those that `prefect deploy` creates: other tests create others.
     triggers = [each for each in deployed.client.read_automations() if not each.name.startswith("sluice - ")]
     assert len(triggers) == sum(1 for each in found.values() if "outlet" in each.tags)
 
@@ -88,7 +88,7 @@ def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_dep
 
 
 @pytest.mark.slow
-def test_the_doctor_finds_what_is_not_as_prefect_yaml_has_it(
+def test_doctor_finds_differences_from_prefect_yaml(
     plain: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path))
@@ -224,13 +224,13 @@ def test_prefects_command_runs_an_inlet_and_an_outlet_that_restarts_until_cancel
 
     plain.client.set_flow_run_state(second.id, Cancelling())
     wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled")
-    assert_says_one_line_of_its_own(plain, second)
-    # Were there a trigger for it, the run it starts would be there by now: it is created when the state is seen.
+    assert_logs_one_line(plain, second)
+    # A trigger would have created a run by now: it does so when it receives the state.
     assert len(plain.runs("ticking")) == 3
 
 
-def assert_says_one_line_of_its_own(plain: Plain, run: FlowRun) -> None:
-    """Assert that a run of less than a minute logged one line beside Prefect's, which say at its end what it has done."""
+def assert_logs_one_line(plain: Plain, run: FlowRun) -> None:
+    """Assert that a run of less than a minute logged one line besides Prefect's, with its counts at the end."""
     assert plain.client.read_flow_run(run.id).total_run_time < timedelta(minutes=1)
     of_the_run = LogFilter.model_validate({"level": {"ge_": logging.INFO}, "flow_run_id": {"any_": [run.id]}})
 
@@ -268,7 +268,7 @@ def test_an_outlet_is_restarted_stopped_and_rewound_as_the_replay_page_shows(pla
     assert (done.returncode, done.stdout) == (0, f"busiest/main: run {second.name} ended as Cancelled\n"), done.stderr
     where = ["--param", "topic=machine", "--param", "group=busiest", "--param", "to=beginning"]
     plain.prefect("deployment", "run", "rewind/main", *where, "--watch")
-    assert plain.runs("busiest")[-1].id == second.id  # no trigger has run it again
+    assert plain.runs("busiest")[-1].id == second.id  # no trigger has started another run
 
     idle = sluice(plain, "stop", "slow_seconds")
     assert idle.stdout.startswith(

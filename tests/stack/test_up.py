@@ -1,4 +1,4 @@
-"""`sluice up`, for real: from an empty folder to live results, through a crash, to nothing left behind."""
+"""`sluice up` as a real process: from an empty folder to results, through a crash, to an end that leaves nothing behind."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # three servers and t
 
 
 class Up:
-    """`sluice up | tee FILE` in a session of its own: a Ctrl-C goes to all of it."""
+    """`sluice up | tee FILE` in a session of its own, whose processes all receive a Ctrl-C."""
 
     def __init__(self, state: Path, port: int) -> None:
         self.state = state
@@ -56,7 +56,7 @@ class Up:
 
 
 def assert_is_locked(up: Up) -> None:
-    """Check that the server asks for its login, which is in a file of this user's and nowhere else."""
+    """Check that the server requires its login, which only a file of this user contains."""
     file = up.state / "prefect-login"
     secret = file.read_text().strip()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -107,8 +107,8 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
 
         for process in [psutil.Process(up.child.pid), *up.processes()]:  # as if the machine had stopped
             process.kill()
-        up.child.kill()  # which also reaps it
-        wait_until(lambda: not up.processes(), "all of it to be gone")
+        up.child.kill()  # this also reaps it
+        wait_until(lambda: not up.processes(), "all processes to end")
 
         up.child.start()
         wait_until(lambda: up.has_printed("without a process as crashed"), "the lost runs to be found")
@@ -119,7 +119,7 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
         (tee,) = (process for process in up.processes() if process.name() == "tee")
         os.killpg(up.child.pid or 0, signal.SIGINT)
         with contextlib.suppress(psutil.NoSuchProcess):
-            tee.kill()  # where it ignores the Ctrl-C: no process reads the output from now on
+            tee.kill()  # where tee has ignored the Ctrl-C: no process reads the output from now on
         wait_until(lambda: not up.child.running, "Ctrl-C to end it")
         assert up.child.exit_code == 0
         assert up.processes() == []

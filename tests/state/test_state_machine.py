@@ -1,4 +1,4 @@
-"""State, results and acknowledgements agree, whatever happens when: random graphs, crashes, hand-overs and Redis set back.
+"""State, results and acknowledgements agree after any sequence of events: random graphs, crashes, hand-overs and Redis set back.
 
 The oracle is the same graph on plain streamz, fed by hand with the entries in the order in which the graph got them. That order is
 remembered by the graph's first node, and is checked by itself: each entry once, in id order, except replayed dead letters.
@@ -50,7 +50,7 @@ _BEGINNING = 1_700_000_000_000
 
 
 class World:
-    """Redis, and what is known of the entries that are in it."""
+    """Redis, and the model of its entries."""
 
     def __init__(self, client: redis.Redis, shape: Shape, topics: list[str]) -> None:
         self.client: Any = client
@@ -173,7 +173,7 @@ class Life:
         except redis.RedisError:  # a lost reply; or the group is gone with its topic, which the next step restores
             return 1
         except (LeaseLostError, StateConflictError):
-            assert self.may_conflict, "nobody else was there"
+            assert self.may_conflict, "no other run was there"
             with contextlib.suppress(redis.ConnectionError, LeaseLostError):
                 self.run.consumer.leave()
             self.world.client.delete(self.membership.fence.lease)
@@ -200,7 +200,7 @@ class Life:
         except redis.ConnectionError:
             self.world.client.delete(self.membership.fence.lease)
         except (LeaseLostError, StateConflictError):
-            assert self.may_conflict, "nobody else was there"
+            assert self.may_conflict, "no other run was there"
             self.world.client.delete(self.membership.fence.lease)
         self._end()
 
@@ -293,7 +293,7 @@ class KeptState(RuleBasedStateMachine):
         self.world.set_back(self.snapshot)
 
     def _life(self, nth: int) -> list[Life]:
-        """Return the life of that number, counted round, if there is any."""
+        """Return the life with that number modulo their count, if there is any."""
         lives = self.world.lives
         return [lives[nth % len(lives)]] if lives else []
 
@@ -346,7 +346,7 @@ def _entry(name: str) -> str:
 
 
 async def _with_names(shape: Shape) -> Shape:
-    """Return a shape whose nodes can be told apart: with names, if those that Sluice gives them are ambiguous."""
+    """Return a shape with distinguishable nodes: named, if Sluice's automatic names are ambiguous."""
     source = Stream(asynchronous=True)
     made = Graph(source, shape, Witness(), is_oracle=False)
     secure(source)
@@ -360,7 +360,7 @@ async def _with_names(shape: Shape) -> Shape:
 
 
 class Expected:
-    """What the oracle holds and has emitted."""
+    """The state and the output of the oracle."""
 
     def __init__(self, contents: dict[str, str], results: list[list[str]]) -> None:
         self.contents, self.results = contents, results
@@ -380,7 +380,7 @@ async def _oracle(world: World, log: list[str]) -> Expected:
     return Expected(made.contents(), results)
 
 
-# A crash leaves asynchronous work undone, some of it before its first step.
+# A crash leaves asynchronous work undone, in part before its first step.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(900)
 def test_state_results_and_acknowledgements_agree_with_plain_streamz(fresh_client: Fresh) -> None:

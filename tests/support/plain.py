@@ -40,7 +40,7 @@ def clean_environment(**added: str) -> dict[str, str]:
     """Return this process's environment plus `added`, without Prefect's and Sluice's settings except the Redis program."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLUICE_"))}
     kept = {name: os.environ[name] for name in [REDIS_SERVER] if name in os.environ}
-    # Many stacks run at once, and one of them could have the port of the metrics.
+    # Several stacks run at once, and one may have the metrics' port.
     return mine | kept | {METRICS_PORT: "off"} | added
 
 

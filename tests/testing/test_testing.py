@@ -71,14 +71,14 @@ def test_a_crash_repeats_the_last_entry_that_was_given_and_loses_none(
     assert run.acked == pushed
 
 
-def test_what_was_read_ahead_at_a_crash_is_delivered_twice() -> None:
+def test_entries_read_ahead_at_a_crash_are_delivered_twice() -> None:
     run = drain(lambda s: s.map(lambda e: (e["n"], e.deliveries)), NUMBERS, crash_after=3)
     assert run.results == [(0, 1), (1, 1), (2, 1), (2, 2), *((n, 2) for n in range(3, 7))]
     run = drain(lambda s: s.map(lambda e: (e["n"], e.deliveries)), NUMBERS, crash_after=0)
     assert run.results == [(n, 2) for n in range(7)]
 
 
-def test_a_stop_gives_back_what_a_window_holds_and_the_next_life_goes_on_with_it() -> None:
+def test_stop_gives_back_the_entries_of_a_window_to_the_next_life() -> None:
     with Bench(lambda s: numbers(s).sliding_window(3, return_partial=False)) as bench:
         bench.push(*NUMBERS[:4])
         bench.drain()
@@ -92,14 +92,14 @@ def test_a_stop_gives_back_what_a_window_holds_and_the_next_life_goes_on_with_it
         assert repr(bench) == "Bench(3 results, 3 acked, 2 pending, 0 dead, 0 unread)"
 
 
-def test_a_step_reads_once_and_what_is_not_read_yet_is_unread() -> None:
+def test_step_reads_once_and_other_entries_stay_unread() -> None:
     with Bench(numbers, options={"max_entries": 3}) as bench:
         bench.push(*NUMBERS)
         assert (bench.step(), bench.results) == (3, [0, 1, 2])
         assert (bench.acked, bench.unread) == (NUMBERS[:3], NUMBERS[3:])
 
 
-def test_a_dead_letter_tells_what_was_pushed_where_it_failed_and_why() -> None:
+def test_dead_letter_has_the_pushed_entry_the_node_and_the_error() -> None:
     def halve(n: Any) -> float:
         return n / 2
 
@@ -158,7 +158,7 @@ async def later(n: int) -> int:
     ],
     ids=["rate_limit", "delay", "map_async", "timed_window", "chain"],
 )
-def test_what_waits_takes_no_time_and_keeps_its_order(build: Callable[[Stream], Stream]) -> None:
+def test_waiting_takes_no_time_and_keeps_the_order(build: Callable[[Stream], Stream]) -> None:
     run = drain(lambda s: build(numbers(s)), NUMBERS)
     assert (run.results, run.acked) == (list(range(7)), NUMBERS)
 
@@ -174,7 +174,7 @@ def test_entries_that_come_apart_may_be_interrupted_by_a_crash() -> None:
     assert run.acked == NUMBERS
 
 
-def test_a_stop_lets_what_is_in_work_finish() -> None:
+def test_stop_waits_for_work_in_progress() -> None:
     with Bench(lambda s: numbers(s).map_async(later, parallelism=3)) as bench:
         bench.push(*NUMBERS[:3])
         bench.step()
@@ -183,7 +183,7 @@ def test_a_stop_lets_what_is_in_work_finish() -> None:
         assert (bench.results, bench.acked) == ([0, 1, 2], NUMBERS[:3])
 
 
-def test_time_passes_as_far_as_it_is_told() -> None:
+def test_time_advances_by_the_given_seconds() -> None:
     with Bench(lambda s: numbers(s).partition(9, timeout=60)) as bench:
         bench.push(*NUMBERS)
         bench.advance(59)
@@ -192,12 +192,12 @@ def test_time_passes_as_far_as_it_is_told() -> None:
         assert (bench.results, bench.acked) == ([tuple(range(7))], NUMBERS)
 
 
-def test_a_call_in_a_thread_is_waited_for_and_its_timeout_is_no_earlier_than_it_says() -> None:
+def test_call_in_a_thread_is_awaited_and_never_times_out_early() -> None:
     async def in_a_thread(n: int) -> int:
         return await asyncio.wait_for(asyncio.to_thread(blocking, n), timeout=30)
 
     def blocking(n: int) -> int:
-        threading.Event().wait(0.01)  # as what it calls would block
+        threading.Event().wait(0.01)  # like a blocking call
         return n
 
     assert drain(lambda s: numbers(s).map_async(in_a_thread), NUMBERS[:2]).results == [0, 1]
@@ -219,13 +219,13 @@ def test_threads_that_take_a_moment_to_end_are_waited_for_in_real_time() -> None
     assert ended
 
 
-def test_what_comes_through_a_socket_is_waited_for() -> None:
+def test_replies_through_a_socket_are_awaited_in_real_time() -> None:
     def answer(server: socket.socket) -> None:
         for _ in range(2):
             connection, _ = server.accept()
             with connection:
                 line = connection.recv(100)
-                threading.Event().wait(0.01)  # as one who has to think
+                threading.Event().wait(0.01)  # like a user between two cells
                 connection.sendall(line)
 
     async def over_a_socket(n: int) -> int:
@@ -273,7 +273,7 @@ def test_entries_that_cannot_be_pushed_are_refused() -> None:
     assert bench.unread == [{"n": 1}]
 
 
-def test_what_a_pump_returns_is_what_outlets_will_see_or_an_error_that_says_why_not() -> None:
+def test_pumped_entries_are_those_that_outlets_see_or_an_error_names_the_reason() -> None:
     def table(rows: int) -> pd.DataFrame:
         return pd.DataFrame({"n": range(rows)})
 
@@ -301,7 +301,7 @@ def test_the_kit_works_where_a_loop_runs_already_and_sees_its_context() -> None:
         return {"n": 42}
 
     def pump() -> dict[str, int]:
-        return asyncio.run(answer())  # as a pump does that does not know of the loop
+        return asyncio.run(answer())  # like a pump that ignores the loop
 
     async def main() -> None:
         where.set("here")
@@ -368,7 +368,7 @@ def test_entries_are_of_the_kinds_and_topics_they_were_asked_for_and_their_ids_r
     assert all(f"{dict(entry)!r}" in repr(entry) for entry in pushed), "what made a test fail is shown"
 
 
-def test_strategies_without_anything_to_draw_from_say_what_to_give() -> None:
+def test_strategies_without_choices_are_refused_with_the_argument_to_give() -> None:
     with pytest.raises(SettingsError, match=r"entries\(n=st.integers\(\)\)"):
         entries()
     with pytest.raises(SettingsError, match=r"column 'kind': expected what to draw 'category' from"):
