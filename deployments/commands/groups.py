@@ -63,9 +63,9 @@ def reset_group(console: Console, topic: str, group: str, to: str, *, yes: bool 
     client = connect(redis_url(), retries=0)
     console.print(group_in_words(topic, group, removal.kept_by_group(client, topic, group)), soft_wrap=True)
     if not yes:
-        confirm(f"acknowledge what is pending, and let group {group!r} go on from {to} on topic {topic!r}?")
+        confirm(f"acknowledge what is pending, and let group {group!r} continue from {to} on topic {topic!r}?")
     rewound = rewind(client, topic, group, to)
-    done = f"group {group!r} goes on from {to} on topic {topic!r}; {rewound.acknowledged:,} pending entries were acknowledged"
+    done = f"group {group!r} continues from {to} on topic {topic!r}; {rewound.acknowledged:,} pending entries were acknowledged"
     console.print(f"{done}; its kept state was deleted" if rewound.had_state else done, soft_wrap=True)
 
 

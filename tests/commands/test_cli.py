@@ -80,7 +80,7 @@ def test_a_refused_redis_command_is_reported_in_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("status", "says"), [(401, "without the right key (401); set PREFECT_API_AUTH_STRING"), (503, "an error (503)")]
+    ("status", "says"), [(401, "requires another key (401); set PREFECT_API_AUTH_STRING"), (503, "an error (503)")]
 )
 def test_an_error_of_the_prefect_server_is_reported_in_one_sentence(status: int, says: str) -> None:
     request = httpx.Request("GET", "http://user:hunter2@127.0.0.1:1/api/flows")
