@@ -171,6 +171,39 @@ def state(
 
 
 @app.command()
+def cursor(
+    name: Annotated[
+        str | None, typer.Argument(help="The inlet, such as trades. Without one, all cursors are shown.")
+    ] = None,
+    *,
+    value: Annotated[
+        str | None,
+        typer.Option(
+            "--set", metavar="VALUE", help="Set the cursor to this JSON value, or to this text if it is none."
+        ),
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the cursor: the inlet begins anew.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what inlets remember of their sources, or set a cursor.
+
+    --set and --delete ask first. They are safe while the inlet runs: the push of a call that had the old cursor is refused.
+    """
+    from deployments.commands import cursors as command  # noqa: PLC0415
+
+    if (value is not None and delete) or (name is None and (value is not None or delete)):
+        msg = "expected an inlet with --set or --delete, one of the two"
+        raise typer.BadParameter(msg)
+    if name is not None and value is not None:
+        command.set_cursor(console(), name, value, yes=yes)
+    elif name is not None and delete:
+        command.delete_cursor(console(), name, yes=yes)
+    else:
+        command.show_cursors(console(), name, as_json=as_json)
+
+
+@app.command()
 def doctor(
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:

@@ -17,7 +17,7 @@ import flows
 import tasks
 from deployments.cli import app
 from flows import alerts, clock, market, upkeep, vitals
-from tasks import Entry, Reservoir, SluiceError, has, testing
+from tasks import Cursor, Entry, Reservoir, SluiceError, has, testing
 from tasks.base import quantities
 from tasks.nodes import engine
 from tasks.nodes import from_redis as source
@@ -57,7 +57,8 @@ def reference() -> str:
     parts.append(_callable(processes.map_in_processes, ".map_in_processes", skip=2))
     parts.append(_callable(sinks.to_redis, ".to_redis", skip=2))
     parts.append(_callable(parquet.to_parquet, ".to_parquet", skip=2))
-    parts.append("## Entries and topics\n\n`from tasks import Entry, Reservoir, has`\n")
+    parts.append("## Entries and topics\n\n`from tasks import Cursor, Entry, Reservoir, has`\n")
+    parts += [_callable(Cursor, "Cursor", skip=1)]
     parts += [_callable(Entry, "Entry", skip=1), _callable(has, "has"), _callable(Reservoir, "Reservoir", skip=1)]
     parts += [_callable(getattr(Reservoir, name), f"Reservoir.{name}", skip=1) for name in _METHODS]
     parts.append(

@@ -14,6 +14,7 @@ from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled
 
+from flows.runtime.call_parameters import CallParameters
 from flows.runtime.comeback import wait_before_beginning
 from flows.runtime.declared_keeps import declare_keep
 from flows.runtime.decorators import decorator_of, overridden
@@ -27,6 +28,7 @@ from tasks.base.logs import get_logger
 from tasks.codec.values import Compression
 from tasks.errors import SettingsError, UnavailableError
 from tasks.pump.neighbours import Neighbours
+from tasks.pump.remembering import Remembering
 from tasks.pump.run import PumpRun
 from tasks.pump.summary import Summary
 from tasks.pump.ticks import Beat
@@ -49,6 +51,9 @@ def inlet(pump: Callable[..., Any], options: InletOptions) -> Flow[..., Any]:
     that later calls can use a session that the first one opened. The undecorated function stays callable as the flow's
     `pump`.
 
+    A parameter of type `Cursor` is no field of the form: each call gets what the inlet remembers, and assigns its new value, which
+    is stored together with the entries. Calls of such a pump do not overlap.
+
     A run pumps until the next scheduled run relieves it, without doubling or omitting a tick, or until its window ends.
     During a Redis outage, returned values wait in memory and are pushed later. After a clock steps back, ticks are missed until
     the clock has passed those that were claimed; when it steps forward, the ticks in between are missed. A clock that is more
@@ -57,16 +62,18 @@ def inlet(pump: Callable[..., Any], options: InletOptions) -> Flow[..., Any]:
     raises    SettingsError: when the module is imported: a bad name or duration, or options or parameters that clash
     """
     declare_keep(options.topic, f"inlet {pump.__name__!r}", options.kept)
+    filled = CallParameters.of(pump)
+    options.check_remembers(pump.__name__, has_cursor=bool(filled.cursor))
 
     def run(own: dict[str, Any], given: dict[str, Any]) -> str | State:
-        return _run(pump, own, overridden(options, given))
+        return _run(pump, filled, own, overridden(options, given))
 
-    made = flow_of(pump, kind="inlet", options=options, run=run)
+    made = flow_of(pump, kind="inlet", hidden=filled.names, options=options, run=run)
     made.pump = pump  # type: ignore[attr-defined]
     return made
 
 
-def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -> str | State:
+def _run(pump: Callable[..., Any], filled: CallParameters, own: dict[str, Any], options: InletOptions) -> str | State:
     log: Log = get_run_logger() if FlowRunContext.get() else get_logger(__name__)
     name, topic, every, window = pump.__name__, options.topic, options.every_seconds, options.window_seconds
     patience = Patience(time.monotonic() + (window if every else 0), log)
@@ -79,11 +86,21 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
         parameters=own,
         keep=options.kept,
         fresh_within=options.fresh_seconds,
+        remembers=options.check_remembers(name, has_cursor=bool(filled.cursor)),
     )
+    remembering = None
+    if beat.cursor is not None:
+        remembering = Remembering(
+            functools.partial(pump, **own),
+            name=name,
+            parameter=filled.cursor,
+            start=filled.start,
+            only_if_changed=options.only_if_changed,
+        )
     retention, inlet_id = Retention(reservoir.client), inlet_of(beat.key)
     retention.declare(topic, options.kept, inlet=inlet_id)
     if not every:
-        return _run_once(pump, own, beat, scheduled, keep=options.kept)
+        return _run_once(pump, own, beat, scheduled, keep=options.kept, remembering=remembering)
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > window:
         is_kept = beat.is_kept(time.time(), within=window)
@@ -106,6 +123,7 @@ def _run(pump: Callable[..., Any], own: dict[str, Any], options: InletOptions) -
             max_failures=options.max_failures,
             when_failing=options.when_failing,
             max_waiting=options.backlog,
+            remembering=remembering,
             stop=stop,
             goes_on=watch.goes_on,
             log=log,
@@ -166,14 +184,16 @@ def _run_once(
     scheduled: datetime,
     *,
     keep: Keep,
+    remembering: Remembering | None,
 ) -> str:
     from tasks.pump import one_shot  # noqa: PLC0415 - imports Prefect's tasks, which runs on a grid do without
 
     totals = {"failed": 1}
+    memory = one_shot.Recalled(remembering, beat.cursor) if remembering and beat.cursor else None
     try:
-        entries = one_shot.pump(pump, own)
+        entries = one_shot.pump(pump, own, memory)
         tick = f"{beat.key}:{scheduled.isoformat()}"
-        ids = one_shot.push(beat.reservoir, beat.topic, entries, tick=tick, keep=keep)
+        ids = one_shot.push(beat.reservoir, beat.topic, entries, tick=tick, keep=keep, memory=memory)
         totals = {"pushed": 1, "entries": len(ids)} if ids else {"nothing": 1}
     finally:
         with suppress(redis.RedisError):  # the run's state contains it as well

@@ -25,10 +25,12 @@ from tasks.nodes import (  # noqa: F401 - they register themselves with streamz
 )
 from tasks.nodes import from_redis as source  # noqa: F401 - they register themselves with streamz
 from tasks.nodes import to_redis as sinks  # noqa: F401 - they register themselves with streamz
+from tasks.pump.cursor import Cursor
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry, has
 
 __all__ = [
+    "Cursor",
     "EncodeError",
     "Entry",
     "LeaseLostError",

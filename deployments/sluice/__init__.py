@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tasks import (
+    Cursor,
     EncodeError,
     Entry,
     LeaseLostError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from flows import inlet, outlet
 
 __all__ = [
+    "Cursor",
     "EncodeError",
     "Entry",
     "LeaseLostError",

@@ -41,6 +41,8 @@ class InletOptions:
             Beyond them, ticks are missed.
         fresh_within: Maximum age of the inlet's newest entry, such as 1min, beyond which an alarm is raised. If empty, there is no
             such alarm.
+        only_if_changed: Push only entries that differ from those of the last push. True compares whole entries, the name of a
+            field only that one.
     """
 
     topic: str
@@ -55,6 +57,7 @@ class InletOptions:
     when_failing: WhenFailing = "retry"
     max_waiting: int | str = DEFAULT_BACKLOG
     fresh_within: str | None = None
+    only_if_changed: bool | str = False
 
     # Parsed from the options above.
     every_seconds: float | None = field(init=False, repr=False, compare=False)
@@ -80,7 +83,19 @@ class InletOptions:
         check_number(self.max_failures, least=1, name="max_failures")
         check_choice(self.when_failing, get_args(WhenFailing), name="when_failing")
         check_choice(self.compression, COMPRESSIONS, name="compression")
+        if not isinstance(self.only_if_changed, bool | str) or self.only_if_changed == "":
+            msg = f"only_if_changed: expected True, False or the name of a field, got {self.only_if_changed!r}"
+            raise SettingsError(msg)
         self._check_grid()
+
+    def check_remembers(self, name: str, *, has_cursor: bool) -> bool:
+        """Return whether the inlet remembers anything; raises SettingsError if its calls could overlap then."""
+        remembers = has_cursor or self.only_if_changed is not False
+        if remembers and self.threads > 1:
+            what = "a cursor" if has_cursor else "only_if_changed"
+            msg = f"inlet {name!r}: expected threads=0 or 1 with {what}, because each call needs what the one before has stored, got {self.threads}"
+            raise SettingsError(msg)
+        return remembers
 
     def _check_grid(self) -> None:
         check_threads(self.threads, self.timeout_seconds if self.every_seconds else None)

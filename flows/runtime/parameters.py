@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +29,20 @@ def flow_of(
     *,
     kind: str,
     skip: int = 0,
+    hidden: Collection[str] = (),
     options: "DataclassInstance",
     run: Callable[[dict[str, Any], dict[str, Any]], Any],
 ) -> Flow[..., Any]:
     """Return a flow named after `function`, whose parameters are the function's own and then the fields of `options`.
 
     skip     number of the function's first parameters that are not the flow's: an outlet's source
+    hidden   names of other parameters that are not the flow's, such as an inlet's cursor
     options  the decorator's, whose values are the defaults of the flow's parameters
     run      the flow's body, called with the function's own arguments and with the options of this run
     raises   SettingsError: a parameter name that the decorator or Prefect uses, or a parameter that no form can show
     """
     where = f"{kind} {function.__name__!r} ({inspect.getsourcefile(function) or 'no file'})"
-    own = _own_parameters(function, skip, where)
+    own = _own_parameters(function, skip, hidden, where)
     names = [p.name for p in own]
     declared = _option_parameters(options)
     if clash := sorted(set(names) & ({p.name for p in declared} | _RESERVED)):
@@ -79,13 +81,17 @@ def _option_parameters(options: "DataclassInstance") -> list[inspect.Parameter]:
     return [p.replace(default=getattr(options, p.name)) for p in signature.parameters.values()]
 
 
-def _own_parameters(function: Callable[..., Any], skip: int, where: str) -> list[inspect.Parameter]:
+def _own_parameters(
+    function: Callable[..., Any], skip: int, hidden: Collection[str], where: str
+) -> list[inspect.Parameter]:
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) < skip:
         msg = f"{where}: expected the source stream as the first parameter, got none; write `def {function.__name__}(source: Stream)`"
         raise SettingsError(msg)
     own = []
     for p in parameters[skip:]:
+        if p.name in hidden:
+            continue
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
             msg = f"{where}: parameter {str(p)!r} cannot be shown in a form; give it a name and a type"
             raise SettingsError(msg)

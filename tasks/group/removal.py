@@ -20,10 +20,12 @@ from tasks.base.shell import sluice_command
 from tasks.checks import is_group
 from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
+from tasks.reservoir.cursors import CursorStore, cursors
 from tasks.reservoir.groups import groups_of, unless_gone
 from tasks.reservoir.keys import (
     alive_key,
     beat_key,
+    cursor_key,
     dead_topic,
     derived_from,
     inlet_of,
@@ -135,14 +137,16 @@ def drop_topic(client: redis.Redis, topic: str) -> None:
         for stream, group in groups:
             _drop_group(client, stream, group, ())
         beats = [key for id_ in _beats(client, topic) for key in _keys_of_beat(client, id_)]
+        beats += [cursor_key(id_).encode() for id_ in _cursors(client, topic)]
         own.sort(key=topic.__eq__)  # the stream last, so that an interrupted call can be repeated
         _unlink(client, [*beats, *own])
         _forget_tombstones(client, readers)
 
 
 def drop_inlet(client: redis.Redis, topic: str, inlet: str) -> None:
-    """Delete the beats of `inlet` on `topic` and what it declared there. The topic and its other inlets stay."""
+    """Delete the beats and cursors of `inlet` on `topic` and what it declared there. The topic and its other inlets stay."""
     known: Any = client
+    _unlink(client, [cursor_key(id_) for id_ in _cursors(client, topic, inlet)])
     for id_ in _beats(client, topic, inlet):
         _unlink(client, list(_keys_of_beat(client, id_)))
         known.hdel(topic_keys(topic).state, f"inlet:{id_}")
@@ -316,6 +320,11 @@ def _beats(client: redis.Redis, topic: str, inlet: str | None = None) -> list[st
                 if json.loads(known.hget(key, "called")).get("topic") == topic:
                     found.add(id_)
     return sorted(id_ for id_ in found if inlet in (None, id_.rpartition(":")[0]))
+
+
+def _cursors(client: redis.Redis, topic: str, inlet: str = "") -> list[str]:
+    """Return the ids, '<inlet>:<digest>', of the cursors of inlets that push to a topic."""
+    return [id_ for id_ in cursors(client, inlet) if CursorStore(client, id_).read().topic == topic]
 
 
 def _keys_of_beat(client: redis.Redis, id_: str) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """Calls a pump: in threads or in the run's own, with a timeout, and encodes its entries."""
 
 import contextvars
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from tasks.base.loop_thread import OwnLoop
 from tasks.checks import check_number
 from tasks.errors import SettingsError
 from tasks.pump.handover import Handover, Job
+from tasks.pump.remembering import Remembering
 from tasks.pump.returned import Encode, as_entries
 
 __all__ = ["Calls", "check_threads"]
@@ -30,6 +32,7 @@ class Calls:
     timeout   seconds after which a call counts as failed: an async one is cancelled, another one's thread left behind
     encode    encodes entries for the push
     keeps     whether jobs keep the entries besides their encoded form
+    remembering  gives each call its cursor; None for a pump that remembers nothing. Then `pump` is not used
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Calls:
         timer: Callable[[], float],
         encode: Encode,
         keeps: bool,
+        remembering: Remembering | None = None,
     ) -> None:
         check_threads(threads, timeout)
         self.at_once = max(1, threads)
@@ -54,6 +58,7 @@ class Calls:
         self._timer = timer
         self._encode = encode
         self._keeps = keeps
+        self._remembering = remembering
         self._loop = OwnLoop()
         self._lock = threading.Lock()
         self._running: set[Job] = set()  # including jobs whose claim has failed since
@@ -91,13 +96,21 @@ class Calls:
 
     def _call(self, job: Job) -> None:
         """Call the pump and end the job. In a thread of the call's own, or with threads=0 in the run's."""
-        entries, encoded, error = None, [], None
+        entries, encoded, after, error = None, [], None, None
         try:
-            entries = as_entries(self._loop.call(self._pump, timeout=self._timeout), name=self._name)
-            encoded = self._encode(entries)
+            if self._remembering is None:
+                entries = as_entries(self._loop.call(self._pump, timeout=self._timeout), name=self._name)
+                encoded = self._encode(entries)
+            else:
+                assert job.before is not None  # a job with a cursor begins once it was read
+                memory = job.before.memory
+                cursor = self._remembering.cursor(memory)
+                call = functools.partial(self._remembering.call, cursor)
+                entries = as_entries(self._loop.call(call, timeout=self._timeout), name=self._name)
+                encoded, after = self._remembering.after(memory, cursor, self._encode(entries))
         except BaseException as raised:  # noqa: BLE001 - a pump may raise anything; SystemExit would end its thread only
             error = raised
-        self._end(job, value=entries if self._keeps else None, encoded=encoded, error=error)
+        self._end(job, value=entries if self._keeps else None, encoded=encoded, after=after, error=error)
 
     def _end(self, job: Job, **outcome: Any) -> None:
         if self._handover.end(job, self._timer(), **outcome):

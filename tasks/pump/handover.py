@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.pump.ticks import Claim
+from tasks.reservoir.cursors import Memory, Remembered
 
 __all__ = ["Handover", "Job"]
 
@@ -23,6 +24,7 @@ class Job:
     ended     when the call ended; None: it has not
     value     what the pump returned, if the run emits it
     encoded   its entries, as they are pushed
+    after     what the inlet remembers once they are pushed; None if it remembers nothing
     error     what the call raised; the pusher's thread: that the topic is full
 
     The pusher's thread writes:
@@ -30,7 +32,9 @@ class Job:
     claim     None: Redis has not answered yet
     refusal   Redis' permanent refusal of the claim or the push
     ids       ids of the pushed entries; None: the push was refused, because the claim had been taken away
-    answered  set once the claim is known, or will not be known for a while
+    before    the cursor as it was read for this call; None: it was not read yet, or the inlet remembers nothing
+    is_moved  whether the push was refused because the cursor was set meanwhile
+    answered  set once the pump may be called: the claim is known, or will not be known for a while; with a cursor, it was read
     """
 
     tick: int
@@ -39,10 +43,13 @@ class Job:
     ended: float | None = None
     value: Any = None
     encoded: list[dict[bytes, bytes]] = field(default_factory=list)
+    after: Memory | None = None
     error: BaseException | None = None
     claim: Claim | None = None
     refusal: Exception | None = None
     ids: list[str] | None = None
+    before: Remembered | None = None
+    is_moved: bool = False
     answered: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -55,9 +62,12 @@ class Handover:
     """The jobs of a run that are not over, in tick order. All that its threads share is here, under one lock.
 
     Each job leaves once: through `start_settling`, and the pusher's thread counts it, or through `close`, and the run's does.
+
+    remembers   whether the pusher has to read the cursor between a job's claim and its call
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, remembers: bool = False) -> None:
+        self._remembers = remembers
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
         self._settling: Job | None = None
@@ -78,7 +88,7 @@ class Handover:
     def begin(self, job: Job, at: float) -> bool:
         """Note that the pump is called for a job, unless its claim has failed; return whether it is. The run's thread."""
         with self._changed:
-            if job.claim in (None, "claimed"):
+            if job.claim in (None, "claimed") and job.refusal is None:
                 job.began = at
             return job.began is not None
 
@@ -107,7 +117,7 @@ class Handover:
         return self._is_closed
 
     def next(self) -> Job | None:
-        """Return the next job to work on: the first without a claim, else the first of all once its pump has ended.
+        """Return the next job to work on: the first without a claim, else the first whose cursor is to be read or whose pump has ended.
 
         The pusher's thread.
         """
@@ -151,6 +161,21 @@ class Handover:
             if job in self._jobs:
                 self._jobs.remove(job)
 
+    def abandon(self, job: Job, at: float, why: str) -> None:
+        """End a job whose pump was not called; it is missed. The run's thread."""
+        with self._changed:
+            if job.began is None and job.ended is None:
+                job.skipped, job.ended = why, at
+                self._changed.notify()
+
+    def needs_cursor(self, job: Job) -> bool:
+        """Return whether a job's cursor is to be read before its pump is called. The pusher's thread."""
+        return (
+            self._remembers and not job.skipped and job.claim == "claimed" and job.before is None and job.ended is None
+        )
+
     def _next(self) -> Job | None:
-        unclaimed = next((job for job in self._jobs if job.claim is None), None)
-        return unclaimed or (self._jobs[0] if self._jobs and self._jobs[0].ended is not None else None)
+        if unclaimed := next((job for job in self._jobs if job.claim is None), None):
+            return unclaimed
+        first = self._jobs[0] if self._jobs else None
+        return first if first and (first.ended is not None or self.needs_cursor(first)) else None

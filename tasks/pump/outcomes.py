@@ -71,13 +71,15 @@ class Outcomes:
         if isinstance(job.error, TopicFullError):
             self._tally.missed(1, "the topic is full")
         elif (error := job.refusal or job.error) is not None:
-            self._failed(job, error)
+            self._failed(job, error, due=job.began is None)
         else:
             self._failing.worked()
             self._pushed(job)
 
     def _pushed(self, job: Job) -> None:
-        if job.ids is None:
+        if job.is_moved:
+            self._tally.missed(1, "the cursor was moved during the call, by hand or by another run")
+        elif job.ids is None:
             self._tally.lost(1)
         elif job.ids:
             self._tally.pushed(len(job.ids), job.bytes)

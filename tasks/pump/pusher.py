@@ -14,6 +14,7 @@ from tasks.pump.handover import Handover, Job
 from tasks.pump.outcomes import Outcomes
 from tasks.pump.ticks import Beat
 from tasks.reservoir.connection import is_outage
+from tasks.reservoir.cursors import CursorMove
 
 __all__ = ["Pusher"]
 
@@ -78,7 +79,7 @@ class Pusher:
             if not self.is_away:
                 self._outcomes.outage(error)
             self.is_away = True
-            if self._at is not None:
+            if self._at is not None and self._beat.cursor is None:
                 self._at.answered.set()  # its pump need not wait for the claim
             return self._backoff.next()
         except Exception as error:  # noqa: BLE001 - a thread's error would be lost; the run raises it
@@ -106,6 +107,8 @@ class Pusher:
         if job.claim is None:
             self._claim(job)
             return 0.0
+        if self._handover.needs_cursor(job):
+            return self._read_cursor(job)
         return self._push(job)
 
     def _claim(self, job: Job) -> None:
@@ -121,21 +124,43 @@ class Pusher:
         self._handover.claimed(job, claim)
         if skip or claim != "claimed":
             self._settle(job)
+        if not self._handover.needs_cursor(job):
+            job.answered.set()
+
+    def _read_cursor(self, job: Job) -> float:
+        """Read the cursor once the earlier runs have pushed; return the seconds to wait for them."""
+        if self._is_first and (wait := self._wait_for_earlier(job.tick)):
+            return wait
+        self._is_first = False
+        assert self._beat.cursor is not None
+        job.before = self._beat.cursor.read()
         job.answered.set()
+        return 0.0
 
     def _push(self, job: Job) -> float:
         if self._is_first and (wait := self._wait_for_earlier(job.tick)):
             return wait
         self._is_first = False
         job.ids = []
-        if job.error is None and job.encoded:
+        if job.error is None:
             try:
-                job.ids = self._beat.push(job.tick, job.encoded)
+                self._push_entries(job)
             except TopicFullError as error:
                 job.error = error
         self._beat.done(job.tick, pushed=bool(job.ids))
         self._settle(job)
         return 0.0
+
+    def _push_entries(self, job: Job) -> None:
+        move = None
+        if self._beat.cursor and job.before and job.after is not None and job.after != job.before.memory:
+            move = CursorMove(self._beat.cursor.key, job.before.version, job.after)
+        if job.encoded:
+            job.ids = self._beat.push(job.tick, job.encoded, move=move)
+        elif move and not self._beat.move(job.tick, move):
+            job.ids = None
+        if job.ids is None and move and self._beat.cursor:
+            job.is_moved = self._beat.cursor.read().version != move.version
 
     def _wait_for_earlier(self, tick: int) -> float:
         self._waiting_since = self._waiting_since or time.monotonic()

@@ -24,6 +24,7 @@ from tasks.pump.failing import Failing, WhenFailing
 from tasks.pump.handover import Handover, Job
 from tasks.pump.outcomes import OnPushed, Outcomes
 from tasks.pump.pusher import Pusher
+from tasks.pump.remembering import Remembering
 from tasks.pump.summary import Summary
 from tasks.pump.tally import Tally
 from tasks.pump.ticks import MAX_SKEW, Beat, is_far_ahead, tick_at, time_of
@@ -37,6 +38,8 @@ _LAST_WAIT = 10.0
 _PUSHER_ENDS = 5.0
 # Seconds after which a run whose window is over checks again whether it continues.
 _EXTENSION = 10.0
+# Seconds between two looks whether a cursor was read.
+_LOOK_FOR_CURSOR = 0.05
 RESTING = "the pump had failed too often in a row"
 
 
@@ -59,6 +62,7 @@ class PumpRun:
     when_failing  what the run does after `max_failures` failed ticks in a row: 'retry', it continues to its end, and fails if it
                   pushed nothing at all; 'fail', it fails at once. A tick that Redis refuses permanently has failed
     max_waiting   bounds of what waits for Redis; beyond, ticks are missed
+    remembering   gives each call the cursor of `beat`, once the entries of the call before are pushed; None: the pump has no cursor
     on_pushed     called with the ids and the entries of each push, in tick order, in the pusher's thread
     clock         returns the time of day, which the grid follows
     timer         returns elapsed time, independent of changes of the clock
@@ -76,6 +80,7 @@ class PumpRun:
         max_failures: int = 10,
         when_failing: WhenFailing = "retry",
         max_waiting: BacklogLimits = BacklogLimits(),  # noqa: B008 - frozen
+        remembering: Remembering | None = None,
         stop: threading.Event | None = None,
         goes_on: Callable[[], bool] = lambda: False,
         on_pushed: OnPushed | None = None,
@@ -88,7 +93,8 @@ class PumpRun:
         self._window = window
         self._stop = stop or threading.Event()
         self._goes_on = goes_on
-        self._waits_for_pushes = on_pushed is not None
+        # A pipeline that takes the pushed entries slows the pump down; the next call needs the cursor that this push stores.
+        self._waits_for_pushes = on_pushed is not None or remembering is not None
         self._clock = clock
         self._timer = timer
         self._log = log or get_logger(__name__)
@@ -96,7 +102,7 @@ class PumpRun:
         self._warn = Repeated(self._log)
         self._tally = Tally(name, self._warn)
         self._failing = Failing(name, every=beat.every, most=max_failures, when=when_failing, log=self._log)
-        self._handover = Handover()
+        self._handover = Handover(remembers=remembering is not None)
         self._calls = Calls(
             pump,
             self._handover,
@@ -105,8 +111,11 @@ class PumpRun:
             timeout=timeout,
             timer=timer,
             encode=partial(beat.reservoir.encode, topic=beat.topic),
-            keeps=self._waits_for_pushes,
+            keeps=on_pushed is not None,
+            remembering=remembering,
         )
+        self._remembers = remembering is not None
+        self._uncalled: Job | None = None  # waits for its cursor
         self._outcomes = Outcomes(
             name, beat, self._tally, self._failing, self._warn, clock=clock, timer=timer, on_pushed=on_pushed
         )
@@ -177,6 +186,7 @@ class PumpRun:
             raise fatal
         if self._stop.is_set() or self._outcomes.is_relieved or self._is_window_over():
             self._ended = True
+        self._call_late()
         if self._ended:
             return self._until_all_is_over()
         every = self._beat.every
@@ -226,14 +236,33 @@ class PumpRun:
             return
         if not self._pusher.is_away:
             job.answered.wait(min(self._beat.every / 2, 1.0))
+        if self._remembers and not job.answered.is_set():
+            self._uncalled = job
+        else:
+            self._call(job)
+
+    def _call(self, job: Job) -> None:
         if self._handover.begin(job, self._timer()):
-            self._tally.called(delay=self._clock() - time_of(tick, self._beat.every))
+            self._tally.called(delay=self._clock() - time_of(job.tick, self._beat.every))
             self._calls.start(job)
+
+    def _call_late(self) -> None:
+        """Call the pump for a job that had to wait for its cursor; at the end of the run, give it up."""
+        job = self._uncalled
+        if job is None:
+            return
+        if job.answered.is_set():
+            self._uncalled = None
+            self._call(job)
+        elif self._ended:
+            self._uncalled = None
+            self._handover.abandon(job, self._timer(), "the run ended before the cursor was read")
 
     def _why_skipped(self) -> str:
         """Return why the pump is not called at this tick; '' if it is."""
-        # A pipeline that takes the pushed entries slows the pump down.
         busy = sum(not job.skipped for job in self._handover.jobs) if self._waits_for_pushes else len(self._calls)
+        if busy and self._remembers:
+            return "the tick before was not pushed yet"
         if busy >= self._calls.at_once:
             return f"all {self._calls.at_once} threads were busy"
         return RESTING if self._failing.is_resting(self._timer()) else ""
@@ -256,4 +285,6 @@ class PumpRun:
         wait = max(0.0, time_of(self._next, self._beat.every) - now)
         if self._end is not None:
             wait = min(wait, max(0.0, self._end - self._timer()))
+        if self._uncalled is not None:
+            wait = min(wait, _LOOK_FOR_CURSOR)
         return wait if self._timeout is None else min(wait, self._timeout / 4)

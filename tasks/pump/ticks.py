@@ -25,6 +25,7 @@ import redis
 
 from tasks.errors import SettingsError
 from tasks.reservoir import Reservoir
+from tasks.reservoir.cursors import CursorMove, CursorStore
 from tasks.reservoir.entry import with_time
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import alive_key, beat_key, open_claims, tick_record
@@ -118,6 +119,9 @@ class Beat:
     keep         as in `Reservoir.push`
     fresh_within seconds within which the inlet has to push something newer, or else raises an alarm
 
+    remembers    whether the inlet has a cursor
+
+    cursor       the inlet's cursor, which does not depend on `every`; None if it has none
     skew         seconds by which this run's clock was ahead of Redis' at its start, without the time that the reply may have taken
     last         the last claimed tick, as of the last claim that found its tick 'taken'
     unattended   number of ticks before this run's first that no run had claimed or counted; None until its first claim
@@ -134,6 +138,7 @@ class Beat:
         parameters: Mapping[str, Any] | None = None,
         keep: int | str | Keep | None = None,
         fresh_within: float | None = None,
+        remembers: bool = False,
     ) -> None:
         self.topic = check_topic(topic)
         self.every = every
@@ -145,6 +150,8 @@ class Beat:
         self._keep = keep
         self._fresh_within = fresh_within
         self.key = beat_key(f"{inlet}:{digest([topic, inlet, every, parameters or {}])}")
+        known = f"{inlet}:{digest([topic, inlet, parameters or {}])}"
+        self.cursor = CursorStore(reservoir.client, known) if remembers else None
         self._token = "0"  # noqa: S105 - a number that grows
         self._start = _START.on(reservoir.client)
         self._claim = _CLAIM.on(reservoir.client)
@@ -228,19 +235,29 @@ class Beat:
             )
         return alive, lost
 
-    def push(self, tick: int, encoded: Iterable[Mapping[bytes, bytes]]) -> list[str] | None:
+    def push(
+        self, tick: int, encoded: Iterable[Mapping[bytes, bytes]], *, move: CursorMove | None = None
+    ) -> list[str] | None:
         """Append the entries of a claimed tick, once, and return their ids; None if this run does not own the claim.
 
         Their event time is the time of the tick.
+
+        move    move the cursor with them; None is returned, and nothing appended, if its version is another than expected
         """
         return self.reservoir.append(
             self.topic,
             [with_time(fields, round(time_of(tick, self.every) * 1000)) for fields in encoded],
             record=self._record(tick),
-            expected=f"claimed:{self._token}",
+            expected=self._mine,
+            move=move,
             keep=self._keep,
             ttl_ms=_PUSHED_TTL_MS,
         )
+
+    def move(self, tick: int, move: CursorMove) -> bool:
+        """Move the cursor for a claimed tick without entries; return False if this run does not own the claim or the version."""
+        assert self.cursor is not None
+        return self.cursor.move(move, self.topic, record=self._record(tick), expected=self._mine)
 
     def done(self, tick: int, *, pushed: bool) -> None:
         """End a tick's claim, so that no run waits for it; without a push, delete its record."""
@@ -300,6 +317,11 @@ class Beat:
     @property
     def _alive(self) -> str:
         return alive_key(self.key, self._token)
+
+    @property
+    def _mine(self) -> str:
+        """The record of a tick that this run has claimed."""
+        return f"claimed:{self._token}"
 
     def _record(self, tick: int) -> str:
         return tick_record(self.key, tick)

@@ -22,6 +22,7 @@ Scripts get these names as KEYS and build none.
 | sluice:push:<uuid>                | string | Reservoir.push_many, `.to_redis`           | 10 minutes  | its TTL                                       |
 | sluice:once:<run>                 | string | one-shot runs of inlets                    | 1 day       | its TTL                                       |
 | sluice:replay:<uuid>              | string | DeadLetters.replay, DeadLetters.discard    | 10 minutes  | its TTL                                       |
+| sluice:cursor:<inlet>             | hash   | Beat.push, CursorStore                     | none        | `sluice cursor --delete`, removal             |
 | sluice:beat:<inlet>               | hash   | Beat, Neighbours                           | 7 days      | its TTL                                       |
 | sluice:beat:<inlet>:open          | hash   | Beat.claim                                 | 1 day       | Beat.done, field by field                     |
 | sluice:beat:<inlet>:<tick>        | string | Beat.claim, Beat.push                      | 1 day       | 10 minutes after the push; Beat.done          |
@@ -64,10 +65,12 @@ __all__ = [
     "TopicKeys",
     "alive_key",
     "beat_key",
+    "cursor_key",
     "cut_guard",
     "dead_topic",
     "derived_from",
     "inlet_of",
+    "inlet_of_cursor",
     "lease_key",
     "letter_counts",
     "matching",
@@ -97,6 +100,7 @@ PROBE = "sluice:doctor"
 """A key that `sluice doctor` looks for, to see whether scripts run; nothing writes it."""
 
 _BEAT = "sluice:beat:"
+_CURSOR = "sluice:cursor:"
 _DERIVED = re.compile(r"(.+):(dead|retry):([^:]+)", re.DOTALL)
 _RESULT = re.compile(r"sluice:output:([^:]+):(.+):([0-9]+-[0-9]+)", re.DOTALL)
 _GLOB = re.compile(r"([*?\[\]\\])")
@@ -267,6 +271,20 @@ def inlet_of(beat: str) -> str:
     'quotes:5f0c'
     """
     return beat.removeprefix(_BEAT)
+
+
+def cursor_key(inlet: str) -> str:
+    """Return the key of the cursor of an inlet, which is named with a digest of its parameters."""
+    return f"{_CURSOR}{inlet}"
+
+
+def inlet_of_cursor(key: str) -> str:
+    """Return the inlet, with the digest of its parameters, of the key of a cursor.
+
+    >>> inlet_of_cursor(cursor_key("trades:5f0c"))
+    'trades:5f0c'
+    """
+    return key.removeprefix(_CURSOR)
 
 
 def open_claims(beat: str) -> str:

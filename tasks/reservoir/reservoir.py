@@ -18,12 +18,13 @@ from tasks.codec.limits import Budget
 from tasks.codec.values import COMPRESSIONS
 from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
 from tasks.reservoir.connection import adapted, connect
+from tasks.reservoir.cursors import CursorMove
 from tasks.reservoir.entry import TIME_FIELD, Entry, take_out_time
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import TOPIC_KEY_TYPES, derived_from, push_record, topic_keys
 from tasks.reservoir.levels import Levels, TopicLevel
-from tasks.reservoir.lua import load
+from tasks.reservoir.lua import Call, load
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.retention import TTL_MS
 from tasks.reservoir.topic_names import check_topic, is_topic
@@ -44,6 +45,7 @@ MAX_FIELDS = 3_500
 LARGE = 256 * 1024
 
 _APPEND = load(__file__, "append")
+_APPEND_AND_MOVE = load(__file__, "append_and_move")
 _MARK_END = load(__file__, "mark_end")
 
 
@@ -60,6 +62,7 @@ class Reservoir:
         self.client: Any = adapted(client)  # redis-py types replies for all protocols and decodings at once
         self.compression = compression
         self._append = _APPEND.on(self.client)
+        self._append_and_move = _APPEND_AND_MOVE.on(self.client)
         self._warn = Repeated(logger)
         self._inferred: set[str] = set()  # topics to which frames of objects were pushed
         self._may_take_back = True  # until Redis refuses it
@@ -115,6 +118,7 @@ class Reservoir:
         field: bytes = b"",
         expected: str = "",
         fence: Fence | None = None,
+        move: CursorMove | None = None,
         keep: int | str | Keep | None = None,
         ttl_ms: int = APPEND_TTL_MS,
     ) -> list[str] | None:
@@ -124,6 +128,7 @@ class Reservoir:
         field     the field within the record, if it is a hash for several appends
         expected  append only if the record holds this value
         fence     append only if no other consumer has claimed this consumer's entries
+        move      move this cursor with the append; append only if its version is the expected one
         raises    TopicFullError: entries that live groups have not read fill the topic; SettingsError
         """
         entries = list(encoded)
@@ -141,18 +146,24 @@ class Reservoir:
             ttl_ms=ttl_ms,
             count=len(entries),
         )
+        append = self._append
+        if move:
+            append = self._append_and_move
+            given |= {"cursor": move.key, "version": move.version, "value": move.to.value, "digest": move.to.digest}
         size = sum(len(name) + len(data) for name, data in entries[0].items())
         try:
             # With 'wait', the script must check the limits before it appends, which a large append cannot.
             waits = kept is not None and kept.when_full == "wait"
             if len(entries) == 1 and size >= LARGE and self._may_take_back and not waits:
-                joined = self._append_large(entries[0], {**given, "values": [0, size]})
+                joined = self._append_large(append, entries[0], {**given, "values": [0, size]})
             else:
-                joined = self._append(**given, values=_values(entries))
+                joined = append(**given, values=_values(entries))
         except redis.ResponseError as error:
             types = dict(zip(keys.values(), TOPIC_KEY_TYPES, strict=True)) | {record: "hash" if field else "string"}
             if fence:
                 types[fence.lease] = "string"
+            if move:
+                types[move.key] = "hash"
             raise explained(error, self.client, types, what=f"topic {topic!r}: nothing was pushed") from error
         if joined == 1:
             msg = (
@@ -186,13 +197,13 @@ class Reservoir:
         )
         _APPEND.queue(pipe, **given, values=_values(entries))
 
-    def _append_large(self, fields: Mapping[bytes, bytes], given: Mapping[str, Any]) -> Any:
+    def _append_large(self, append: Call, fields: Mapping[bytes, bytes], given: Mapping[str, Any]) -> Any:
         """Append one entry with XADD, and everything else with the script, in one transaction."""
         topic, record = given["topic"], given["record"]
         with self.client.pipeline() as pipe:
             _MARK_END.queue(pipe, topic=topic, record=record)
             pipe.xadd(topic, fields)
-            self._append.script.queue(pipe, **given)
+            append.script.queue(pipe, **given)
             try:
                 _, id_, answer = pipe.execute(raise_on_error=False)
             except redis.ResponseError as error:  # redis-py names the command, which is the entry's bytes

@@ -62,6 +62,7 @@ RUN_BY = {
     "sluice dead market movers --until": "commands/test_dead.py::test_dead_replays_and_discards_chosen_letters_once_confirmed",
     "sluice topics": "commands/test_topics_groups.py::test_topics_and_groups_are_listed_as_table_and_json",
     "sluice state": "commands/test_state.py::test_state_of_each_node_is_listed",
+    "sluice cursor": "commands/test_cursors.py::test_a_cursor_is_set_to_json_or_text_and_deleted",
     "sluice groups": "commands/test_topics_groups.py::test_topics_and_groups_are_listed_as_table_and_json",
     "sluice topics drop": "commands/test_topics_groups.py::test_topics_drop_asks_and_deletes_one_topic",
     "sluice groups drop": "commands/test_topics_groups.py::test_groups_drop_asks_and_deletes_one_group",

@@ -144,7 +144,7 @@ def test_refused_push_costs_its_own_tick_even_if_another_is_claimed_in_between(
     one, other = Job(first), Job(first + 1)
     push = beat.push
 
-    def refused(*_: Any) -> None:
+    def refused(*_: Any, **__: Any) -> None:
         monkeypatch.setattr(beat, "push", push)
         handover.add(other)
         handover.begin(other, 0.0)
