@@ -110,6 +110,7 @@ def test_sluice_up_runs_everything_survives_a_crash_and_leaves_nothing_behind(tm
         up.child.kill()  # this also reaps it
         wait_until(lambda: not up.processes(), "all processes to end")
 
+        up.log.write_text("")
         up.child.start()
         wait_until(lambda: up.has_printed("without a process as crashed"), "the lost runs to be found")
         wait_until(lambda: up.has_printed("movers Running"), "the outlets to be back", deadline=240)
