@@ -12,14 +12,12 @@ from typing import Any
 from prefect import Flow, State, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
-from streamz import Stream
-from tornado.ioloop import IOLoop
 
-from flows.runtime.collector import freeze_loaded_objects
 from flows.runtime.comeback import wait_before_beginning
 from flows.runtime.declared_keeps import declare_keep
 from flows.runtime.decorators import decorator_of, overridden
 from flows.runtime.outlet_options import OutletOptions
+from flows.runtime.outlet_stream import OutletStream
 from flows.runtime.outlet_watch import OutletWatch
 from flows.runtime.parameters import flow_of
 from flows.runtime.patience import Patience
@@ -31,8 +29,6 @@ from tasks.errors import LeaseLostError, PipelineError, SettingsError, StateConf
 from tasks.nodes.from_redis import from_redis
 
 __all__ = ["outlet"]
-
-_POLL = 0.2  # seconds between two checks for a signal
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -82,52 +78,6 @@ def _run(build: Callable[[from_redis], Any], name: str, options: OutletOptions, 
     results = ResultTopic(options.into or "", options.into_kept, group=options.group)
     end = float("inf") if options.run_for_seconds is None else time.monotonic() + options.run_for_seconds
 
-    async def stream() -> None:
-        # In the loop and thread of this run, the main one: no other run's pipeline can hold it up.
-        source = from_redis(
-            options.topic_names,
-            group=options.group,
-            start_from=options.start_from,
-            until=options.until,
-            lease=options.lease_seconds,
-            on_error=options.on_error,
-            max_deliveries=options.max_deliveries,
-            decode=options.decoding.decode,
-            frames=options.decoding.frames,
-            keep_state=options.keep_state,
-            max_state=options.max_state,
-            loop=IOLoop.current(),
-            asynchronous=True,
-        )
-        result = build(source)
-        if not isinstance(result, Stream | None):
-            msg = (
-                f"outlet {name!r}: expected the stream of its results or None, if branches end in sinks of their own, got a "
-                f"{type(result).__name__}; return the stream before the sink"
-            )
-            raise SettingsError(msg)
-        if result is not None:
-            result.sink(watch.show, stream_name="shown in the report")
-            if options.into:
-                results.declare()
-                result.to_redis(
-                    options.into,
-                    field=options.into_field or None,
-                    keep=options.into_kept,
-                    compression=options.into_compression,
-                )
-        freeze_loaded_objects()
-        source.start()
-        watch.follow(source)
-        outcome = asyncio.wrap_future(source.outcome)
-        while not outcome.done():
-            if stop.is_set() or time.monotonic() > end:
-                source.stop()
-            await asyncio.wait([outcome], timeout=_POLL)
-        await outcome
-        if options.drop_group and source.is_through and not source.drop_group():
-            log.warning("%s: group %r stays, because another consumer uses it", name, options.group)
-
     with OutletWatch(
         name,
         topics=options.topic_names,
@@ -137,7 +87,8 @@ def _run(build: Callable[[from_redis], Any], name: str, options: OutletOptions, 
         stall_after=options.stall_after_seconds,
         log=log,
     ) as watch:
-        _until_its_end(stream, stop, log, Patience(end, log, stop.wait))
+        stream = OutletStream(build, name, options, results=results, watch=watch, stop=stop, end=end, log=log)
+        _until_its_end(stream.run, stop, log, Patience(end, log, stop.wait))
     # Prefect shows the message with the run's state, and logs it: so the last line is not logged here as well.
     is_cancelled = watch.is_cancelled or stop.is_signalled
     return (Cancelled if is_cancelled else Completed)(message=f"Stopped in good order: {watch.sentence()}.")

@@ -1,9 +1,10 @@
 """Measures how far an outlet's group is behind: the lag on its topics, and the progress of a replay."""
 
+from collections.abc import Mapping
+
 import redis
 
 from tasks.group.until import ReplayProgress
-from tasks.nodes.source_run import SourceRun
 from tasks.reservoir.connection import connect
 from tasks.reservoir.levels import Levels, TopicLevel
 from tasks.settings import redis_url
@@ -25,15 +26,15 @@ class GroupLag:
         level_of = Levels(self._connected()).of
         return [level for topic in self._topics if (level := level_of(topic))]
 
-    def percent(self, replay: SourceRun, *, is_last: bool) -> float | None:
-        """Return how much of a replay is behind it; None for a run without an end."""
-        if not replay.ends:
+    def percent(self, ends: Mapping[str, str], *, is_through: bool) -> float | None:
+        """Return how much of a replay up to `ends` is behind it; None for a run without an end."""
+        if not ends:
             return None
-        if is_last and replay.is_through:
+        if is_through:
             return 100.0
         if self._replay is None:
             self._replay = ReplayProgress(self._connected(), self._group)
-        return round(100 * self._replay.share(replay.ends), 1)
+        return round(100 * self._replay.share(ends), 1)
 
     def close(self) -> None:
         """Close the connection."""

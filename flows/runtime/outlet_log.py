@@ -33,7 +33,7 @@ class OutletLog:
         """
         result, now = self._outlet.result, time.monotonic()
         is_first = self._logged is None and (result is not None or is_last)
-        if self._outlet.source is None or (now < self._next and not is_first):
+        if not self._outlet.followed or (now < self._next and not is_first):
             return
         if self._logged != (counts := self._outlet.counts):
             has_failed = counts[1] > (self._logged[1] if self._logged else 0)
@@ -44,7 +44,7 @@ class OutletLog:
 
     def _where_failures_are(self) -> str:
         outlet = self._outlet
-        if outlet.source is None or outlet.source.on_error == "stop":
+        if not outlet.sources or outlet.sources[0].on_error == "stop":
             return ""  # failed entries stay pending
         commands = [sluice_command("dead", topic, outlet.group) for topic in outlet.topics]
         return f"; what failed: {', '.join(f'`{command}`' for command in commands)}"

@@ -37,7 +37,7 @@ class OutletReport:
         self._lag = lag
         self._alarms = alarms
         self._key = artifact_key("outlet", outlet.name, *([] if outlet.group == outlet.name else [outlet.group]))
-        self._followed: Followed | None = None
+        self._followed: list[Followed] = []
         self._previous: pipeline.GraphCounts | None = None
         self._artifacts: dict[str, UUID] = {}
         self._written: dict[str, tuple[Any, float]] = {}
@@ -51,15 +51,17 @@ class OutletReport:
         It is due after five seconds if the run is new, is a replay, has failures or alarms that the last report does not show, or
         stalls or no longer does; otherwise after half a minute.
         """
-        if (followed := self._outlet.followed) is None:
+        if not (followed := list(self._outlet.followed.values())):
             return
+        runs = [each.source.latest_run for each in followed]
+        ends = {topic: end for run in runs for topic, end in run.ends.items()}
         trouble = self._outlet.counts[1], bool(self._stalls.stalled), len(self._alarms.current)
-        is_soon = trouble != self._trouble or time.monotonic() - self._began < _NEW or followed.source.latest_run.ends
+        is_soon = trouble != self._trouble or time.monotonic() - self._began < _NEW or ends
         if not is_last and time.monotonic() - self._published_at < (_SOON if is_soon else _LATER):
             return
         self._published_at = time.monotonic()
-        percent = self._lag.percent(followed.source.latest_run, is_last=is_last)
-        body = self._markdown(followed, percent, is_last=is_last)
+        percent = self._lag.percent(ends, is_through=is_last and all(run.is_through for run in runs))
+        body = self._markdown(followed, ends, percent, is_last=is_last)
         self._write(client, "markdown", self._key, body, data=f"{self._head()}\n\n{body}")
         if percent is not None:
             self._write(client, "progress", f"{self._key}-progress", percent, data=percent)
@@ -70,14 +72,18 @@ class OutletReport:
         topics = ", ".join(map(in_markdown, outlet.topics))
         return f"# {in_markdown(outlet.name)}\n\nGroup {in_markdown(outlet.group)} of {topics}. {pipeline.as_of(datetime.now(UTC))}"
 
-    def _markdown(self, followed: Followed, percent: float | None, *, is_last: bool) -> str:
-        outlet, stalled, counts = self._outlet, self._stalls.stalled, graph_counts(followed.source)
-        before = self._previous if followed is self._followed and not is_last else followed.began
+    def _markdown(
+        self, followed: list[Followed], end_ids: dict[str, str], percent: float | None, *, is_last: bool
+    ) -> str:
+        outlet, stalled = self._outlet, self._stalls.stalled
+        counts = pipeline.total([graph_counts(each.source) for each in followed])
+        began = pipeline.total([each.began for each in followed])
+        before = self._previous if followed == self._followed and not is_last else began
         self._followed, self._previous = followed, counts
         levels = self._lag.levels()
         parts = [pipeline.position(levels, outlet.group)]
         if percent is not None:
-            ends = in_markdown(", ".join(f"{topic} {end}" for topic, end in followed.source.latest_run.ends.items()))
+            ends = in_markdown(", ".join(f"{topic} {end}" for topic, end in end_ids.items()))
             parts.append(f"**{percent:g} %** of a replay up to {ends}")
         if stalled:
             nodes = ", ".join(map(pipeline.cell, stalled))
@@ -93,7 +99,9 @@ class OutletReport:
             f"## Topics of group {in_markdown(outlet.group)}",
             pipeline.topics_table(levels, outlet.group),
         ]
-        if memory := followed.source.latest_run.memory:
+        if outlet.share:
+            parts += ["## Partitions", _partitions(outlet, *outlet.share)]
+        if memory := _memory(followed):
             parts += ["## Kept state", pipeline.memory_table(memory)]
         return "\n\n".join(parts)
 
@@ -111,3 +119,18 @@ class OutletReport:
             )
             self._artifacts[kind] = created.id
         self._written[kind] = content, now
+
+
+def _partitions(outlet: WatchedOutlet, share: int, count: int) -> str:
+    owned = [str(n) for n, each in outlet.followed.items() if each.source.latest_run.is_owner]
+    return f"This run reads {', '.join(owned) or 'none'} of {count} partitions. Its share is {share}; the other runs of the group read the rest."
+
+
+def _memory(followed: list[Followed]) -> list[tuple[str, int, int]]:
+    """Return name, number of fields and bytes of each node's kept state, of all partitions together."""
+    sums: dict[str, tuple[int, int]] = {}
+    for each in followed:
+        for name, fields, size in each.source.latest_run.memory:
+            before = sums.get(name, (0, 0))
+            sums[name] = before[0] + fields, before[1] + size
+    return [(name, fields, size) for name, (fields, size) in sums.items()]

@@ -8,7 +8,7 @@ import contextlib
 import contextvars
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 from uuid import UUID
 
@@ -82,9 +82,15 @@ class OutletWatch:
         self._closing.set()
         self._thread.join(_LAST_LOOK_SECONDS)
 
-    def follow(self, source: from_redis) -> None:
-        """Watch this source, which has been started, from now on."""
-        self._outlet.follow(source)
+    def follow(self, sources: Mapping[int | None, from_redis], *, share: tuple[int, int] | None = None) -> None:
+        """Watch these sources, which have been started, from now on; see `WatchedOutlet`."""
+        self._outlet.follow(sources)
+        self._outlet.share = share
+
+    @property
+    def has_read(self) -> bool:
+        """Return whether the outlet has read any entry."""
+        return self._outlet.counts[0] > 0
 
     def show(self, result: Any) -> None:
         """Take a result, which the next report and log line show unless another one follows."""

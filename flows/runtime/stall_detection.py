@@ -2,6 +2,7 @@
 
 import logging
 import time
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -32,26 +33,30 @@ class StallDetector:
         self._run = run
         self._after = after
         self._log = log
-        self._progress: object = None
-        self._since = time.monotonic()
+        self._seen: dict[SourceRun, tuple[object, float]] = {}
 
     def check(self) -> None:
         """Log the begin of a stall, with an event, and its end."""
-        if self._outlet.source is None:
-            return
-        work, now = self._outlet.source.latest_run, time.monotonic()
-        progress = (id(work), work.progress)
-        if progress != self._progress or not work.is_busy:
+        now, seen = time.monotonic(), self._seen
+        self._seen = {}
+        for work in [source.latest_run for source in self._outlet.sources]:
+            before, since = seen.get(work, (None, now))
+            progress = work.progress
+            self._seen[work] = progress, since if progress == before and work.is_busy else now
+        since, longest = min(
+            ((since, work) for work, (_, since) in self._seen.items()), key=itemgetter(0), default=(now, None)
+        )
+        if longest is None or now - since <= self._after:
             if self.stalled:
                 self._log.warning("%s: the pipeline makes progress again", self._outlet.name)
-            self._progress, self._since, self.stalled = progress, now, []
-        elif now - self._since > self._after and not self.stalled:
-            self.stalled = work.secured.busy_nodes or ["unknown"]
+            self.stalled = []
+        elif not self.stalled:
+            self.stalled = longest.secured.busy_nodes or ["unknown"]
             self._log.error(
                 "%s: no progress on %d entries in flight for %.0f s; the pipeline is at %s",
-                self._outlet.name, work.in_flight, now - self._since, ", ".join(self.stalled),
+                self._outlet.name, longest.in_flight, now - since, ", ".join(self.stalled),
             )  # fmt: skip
-            self._emit(work)
+            self._emit(longest)
 
     def _emit(self, work: SourceRun) -> None:
         if self._run is None:

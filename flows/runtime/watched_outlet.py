@@ -1,5 +1,6 @@
-"""State that an outlet's run shares with its watch: the current source, the counts and the latest result."""
+"""State that an outlet's run shares with its watch: the current sources, the counts and the latest result."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ class Followed:
 class WatchedOutlet:
     """One run of an outlet, as its watch sees it. The run's thread writes, any thread reads.
 
-    followed  the source of the current try; None before the first
+    followed  the source of each partition that the run reads, by partition; one source under None where topics have none
+    share     how many partitions the run is to own, of how many; None where topics have none
     result    the latest result
     """
 
@@ -29,27 +31,31 @@ class WatchedOutlet:
         self.name = name
         self.topics = topics
         self.group = group
-        self.followed: Followed | None = None
+        self.followed: Mapping[int | None, Followed] = {}
+        self.share: tuple[int, int] | None = None
         self.result: Any = None
         self._earlier = (0, 0)
 
-    def follow(self, source: from_redis) -> None:
-        """Count this source, which has been started, besides the earlier ones."""
-        self._earlier = self.counts
-        self.followed = Followed(source, graph_counts(source))
+    def follow(self, sources: Mapping[int | None, from_redis]) -> None:
+        """Watch these sources, which have been started, and count the entries of those that have gone as earlier ones."""
+        kept = {each.source: each for each in self.followed.values()}
+        for source in kept.keys() - set(sources.values()):
+            read, failures = _counts(graph_counts(source))
+            self._earlier = self._earlier[0] + read, self._earlier[1] + failures
+        self.followed = {n: kept.get(source) or Followed(source, graph_counts(source)) for n, source in sources.items()}
 
     @property
-    def source(self) -> from_redis | None:
-        """Return the source of the current try."""
-        return self.followed.source if self.followed else None
+    def sources(self) -> list[from_redis]:
+        """The current sources."""
+        return [each.source for each in self.followed.values()]
 
     @property
     def counts(self) -> tuple[int, int]:
         """Return how many entries all sources have read, and how often a node has failed."""
         read, failures = self._earlier
-        if self.source:
-            graph = graph_counts(self.source)
-            read, failures = read + graph.received[0], failures + sum(graph.failed)
+        for source in self.sources:
+            more, failed = _counts(graph_counts(source))
+            read, failures = read + more, failures + failed
         return read, failures
 
     def sentence(self) -> str:
@@ -66,3 +72,7 @@ class WatchedOutlet:
 def graph_counts(source: from_redis) -> GraphCounts:
     """Return the counts of a source's graph."""
     return counts_of(list(source.latest_run.secured.meters))
+
+
+def _counts(graph: GraphCounts) -> tuple[int, int]:
+    return graph.received[0], sum(graph.failed)

@@ -74,8 +74,8 @@ class Replica:
         """
         for source in [*self.sources.values()]:
             source.stop()
-        for source in [*self.sources.values(), *self._ending.values()]:
-            await asyncio.wait([asyncio.wrap_future(source.outcome)])
+        ends = [asyncio.wrap_future(source.outcome) for source in [*self.sources.values(), *self._ending.values()]]
+        await asyncio.gather(*ends, return_exceptions=True)
         try:
             self._settle()
         finally:

@@ -30,6 +30,7 @@ __all__ = [
     "result_table",
     "table",
     "topics_table",
+    "total",
 ]
 
 RED = "\N{LARGE RED CIRCLE}"
@@ -82,6 +83,30 @@ def counts_of(meters: Iterable[Meter]) -> GraphCounts:
         arrows=arrows,
         at=time.monotonic(),
     )
+
+
+def total(counts: Iterable[GraphCounts]) -> GraphCounts:
+    """Return the counts of graphs that were built alike, added up; of at least one."""
+    first, *others = counts
+    for other in others:
+        first = GraphCounts(
+            names=first.names,
+            received=_sums(first.received, other.received),
+            emitted=tuple(
+                None if one is None or two is None else one + two
+                for one, two in zip(first.emitted, other.emitted, strict=False)
+            ),
+            failed=_sums(first.failed, other.failed),
+            waiting=_sums(first.waiting, other.waiting),
+            seconds=_sums(first.seconds, other.seconds),
+            arrows={edge: count + other.arrows.get(edge, 0) for edge, count in first.arrows.items()},
+            at=first.at,
+        )
+    return first
+
+
+def _sums(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=False))
 
 
 def _along(node: Stream, to: Meter) -> int:

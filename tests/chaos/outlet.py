@@ -76,11 +76,11 @@ class Outlets:
     lost    the consumers that were taken for dead, a line each
     """
 
-    def __init__(self, url: str, shape: str, folder: Path) -> None:
+    def __init__(self, url: str, shape: str, folder: Path, *, module: str = "tests.chaos.outlet") -> None:
         self.seen, self.lost = folder / "seen", folder / "seen.lost"
         self.seen.touch()
         self.lost.touch()
-        self._command = [sys.executable, "-m", "tests.chaos.outlet", url, shape, str(self.seen)]
+        self._command = [sys.executable, "-m", module, url, shape, str(self.seen)]
 
     def start(self) -> int:
         """Start an outlet and return its process id."""

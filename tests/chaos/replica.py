@@ -1,0 +1,91 @@
+"""Runs that share the partitions of a topic as real processes, for tests that kill, stop, suspend and add them.
+
+    python -m tests.chaos.replica URL SHAPE LOG
+
+Started and ended like `tests.chaos.outlet`. SIGTERM stops one in good order.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import redis
+from streamz import Stream
+from tornado.ioloop import IOLoop
+
+import tasks.nodes.from_redis
+import tasks.nodes.to_redis  # noqa: F401 - adds to_redis to Stream
+from tasks.nodes.replica import Replica
+from tasks.reservoir.connection import connect
+from tasks.reservoir.topic_names import partition_topic
+from tests.chaos.outlet import LEASE
+
+PARTITIONS = 4
+
+
+def _count(count: int, entry: Any) -> tuple[int, dict[str, int]]:
+    return count + 1, {**entry, "count": count + 1}
+
+
+def _remembering(source: Stream) -> None:
+    counted = source.keyed_state(_count, key=lambda entry: entry["key"], start=0, returns_state=True)
+    counted.to_redis("results", keep=None)
+
+
+SHAPES: dict[str, Callable[[Stream], Any]] = {
+    "state": _remembering,
+    "plain": lambda source: source.map(dict).to_redis("results", keep=None),
+}
+
+
+async def live(url: str, shape: str) -> None:
+    """Read a share of the partitions until a SIGTERM."""
+    ending = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.set)
+
+    def build(n: int) -> Any:
+        topic = partition_topic("numbers", n)
+        source: Any = Stream.from_redis(
+            topic, group="lab", url=url, lease=LEASE, partition=n, loop=IOLoop.current(), asynchronous=True
+        )
+        SHAPES[shape](source)
+        return source
+
+    replica = Replica(connect(url), "lab", PARTITIONS, build=build, ttl=LEASE)
+    while not ending.is_set():
+        with suppress(redis.RedisError):
+            await replica.step()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ending.wait(), 0.05)
+    await replica.stop()
+
+
+def main(url: str, shape: str, log: str) -> None:
+    """Start a run for each line of the standard input."""
+    started: list[int] = []
+    try:
+        for _ in sys.stdin:
+            child = os.fork()
+            if not child:
+                try:
+                    asyncio.run(live(url, shape))
+                except BaseException as error:
+                    with open(log, "a") as file:  # noqa: PTH123
+                        file.write(f"{error!r}\n")
+                    raise
+                finally:
+                    os._exit(0)
+            started.append(child)
+            print(child, flush=True)  # noqa: T201
+    finally:
+        for child in started:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
