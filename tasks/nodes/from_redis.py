@@ -94,7 +94,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self.on_error: OnError = on_error
         self.topics = [topics] if isinstance(topics, str) else list(topics)
         self.group = group
-        self.partition = partition
+        self.partition_number = partition  # `partition` is a node of streamz
         self._url = url
         self._client = client and adapted(client)
         self._given_client = self._client
@@ -191,7 +191,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             return False
         for topic in self.topics:
             self.client.xgroup_destroy(topic, self.group)
-        self.client.unlink(state_key(state_scope(self.group, self.partition)))
+        self.client.unlink(state_key(state_scope(self.group, self.partition_number)))
         self._disconnect()
         return True
 

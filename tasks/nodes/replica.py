@@ -83,7 +83,7 @@ class Replica:
 
     @property
     def _through(self) -> set[int]:
-        return {source.partition for source in self.finished if source.partition is not None}
+        return {source.partition_number for source in self.finished if source.partition_number is not None}
 
     def _settle(self) -> None:
         """Forget the sources that have ended. Raise what ended one, unless a new one may begin where it ended."""

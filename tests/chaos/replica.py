@@ -22,9 +22,9 @@ import tasks.nodes.to_redis  # noqa: F401 - adds to_redis to Stream
 from tasks.nodes.replica import Replica
 from tasks.reservoir.connection import connect
 from tasks.reservoir.topic_names import partition_topic
-from tests.chaos.outlet import LEASE
 
 PARTITIONS = 4
+LEASE = 1.5
 
 
 def _count(count: int, entry: Any) -> tuple[int, dict[str, int]]:

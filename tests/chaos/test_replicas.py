@@ -15,8 +15,8 @@ import redis
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tasks.reservoir.topic_names import partition_topic
-from tests.chaos.outlet import LEASE, Outlets
-from tests.chaos.replica import PARTITIONS
+from tests.chaos.outlet import Outlets
+from tests.chaos.replica import LEASE, PARTITIONS
 from tests.support.waiting import wait_until
 
 EVENTS = int(os.environ.get("CHAOS_KILLS", "6"))
@@ -53,7 +53,7 @@ def test_order_per_key_and_exact_results_while_runs_come_and_go(
         runs = [replicas.start(), replicas.start()]
         suspended: list[int] = []
         for _ in range(EVENTS):
-            end = time.monotonic() + chance.uniform(0.1, 3 * LEASE)
+            end = time.monotonic() + chance.uniform(0.1, 2 * LEASE)
             wait_until(lambda end=end: load.push_some() or time.monotonic() > end, "the next event")
             act = chance.choice(["kill", "stop", "suspend", "join"] if len(runs) < 4 else ["kill", "stop", "suspend"])
             done[act] += 1

@@ -6,10 +6,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import redis
 from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
 from streamz import Stream
 
+from deployments.servers.redis_server import RedisServer
 from flows import inlet, outlet
 from tasks import SettingsError
 from tasks.reservoir.keep import DEFAULT_KEEP
@@ -156,7 +158,11 @@ def test_async_outlet_is_an_error_at_import() -> None:
         outlet(topics="t", group="g")(build)
 
 
-def test_an_outlet_that_returns_no_stream_is_refused_with_a_hint() -> None:
+def test_an_outlet_that_returns_no_stream_is_refused_with_a_hint(
+    redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_REDIS_URL", redis_server.url)
+
     @outlet(topics="t", group="g", into="results")
     def listed(source: Stream) -> list[Any]:
         return source.sink_to_list()

@@ -91,7 +91,9 @@ def test_topics_that_are_partitioned_in_different_ways_are_refused(client: redis
         return source.map(dict)
 
     declare(client, "readings", Partitioning(4, "key"))
-    with pytest.raises(SettingsError, match="'readings' with 4 partitions by 'key', 'limits' with none; partition them"):
+    with pytest.raises(
+        SettingsError, match="'readings' with 4 partitions by 'key', 'limits' with none; partition them"
+    ):
         both.fn(until="now")
     declare(client, "limits", Partitioning(2, "key"))
     with pytest.raises(SettingsError, match="'limits' with 2 partitions by 'key'"):

@@ -127,6 +127,12 @@ def test_two_owners_never_read_at_the_same_time(client: redis.Redis) -> None:
     assert [entry["n"] for entry in second.returned] == [0, 1, 2]
 
 
+def test_an_owner_excludes_others_before_its_group_exists(client: redis.Redis) -> None:
+    first, second = Contender(client, []), Contender(client, [])
+    assert first.ownership.acquire([TOPIC])
+    assert not second.ownership.acquire([TOPIC])
+
+
 @given(partitions=st.integers(1, 64), members=st.integers(1, 20))
 def test_shares_are_fair_and_cover_all_partitions(partitions: int, members: int) -> None:
     shares = [quota(partitions, members, rank) for rank in range(members)]

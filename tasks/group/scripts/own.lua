@@ -9,6 +9,13 @@
 -- include: groups_of
 local own = redis.call('GET', lease)
 if own and own ~= token then return -1 end
+local holder = redis.call('HGET', state, 'owner') or ''
+if holder ~= owner then return 2 end
+if holder ~= '' and holder ~= name then
+  local held = redis.call('GET', owner_lease)
+  if held and held ~= tombstone then return 0 end
+  redis.call('SET', owner_lease, tombstone, 'PX', tombstone_ttl_ms)
+end
 local is_there = false
 for i = topics_from, topics_to do
   if redis.call('EXISTS', KEYS[i]) == 1 then
@@ -18,13 +25,6 @@ for i = topics_from, topics_to do
   end
 end
 if not is_there then redis.call('DEL', state) end
-local holder = redis.call('HGET', state, 'owner') or ''
-if holder ~= owner then return 2 end
-if holder ~= '' and holder ~= name then
-  local held = redis.call('GET', owner_lease)
-  if held and held ~= tombstone then return 0 end
-  redis.call('SET', owner_lease, tombstone, 'PX', tombstone_ttl_ms)
-end
 redis.call('HSET', state, 'owner', name)
 redis.call('HSETNX', state, 'format', '1')
 redis.call('HSETNX', state, 'version', '0')
