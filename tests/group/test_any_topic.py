@@ -12,7 +12,7 @@ from tasks.group.dead_letters import DeadLetters
 from tasks.group.removal import drop_group, drop_topic, has_keys, kept_by_group
 from tasks.group.rewind import rewind
 from tasks.reservoir.keep import Keep
-from tasks.reservoir.keys import dead_topic, retry_topic
+from tasks.reservoir.keys import dead_topic, retry_topic, topic_keys
 from tasks.reservoir.retention import Retention
 from tests.support.streams import push_all, run
 from tests.support.topics import topic_names
@@ -125,6 +125,22 @@ def test_removal_on_any_names_leaves_all_others(fresh_client: Fresh, names: list
     assert {key: data for key, data in after.items() if key not in results} == {
         key: data for key, data in before.items() if key not in own | results
     }
+
+
+def test_spilled_entries_of_a_foreign_group_are_no_dropped_letters(client: redis.Redis) -> None:
+    """The foreign group is named like the field of the dropped letters of the group `movers`."""
+    for group in ("dead:movers", "movers"):
+        client.xgroup_create("jobs", group, "0", mkstream=True)
+    client.hset(topic_keys("jobs").spilled, "dead:movers", "7")
+    Reservoir(client).push_many("jobs", [{"n": n} for n in range(500)], keep=100)
+
+    def counts() -> dict[str, tuple[int, int]]:
+        [level] = Reservoir(client).levels()
+        return {group.name: (group.spilled > 0, group.dead_dropped) for group in level.groups}
+
+    assert counts() == {"dead:movers": (True, 0), "movers": (True, 7)}
+    drop_group(client, "jobs", "dead:movers")
+    assert counts() == {"movers": (True, 7)}
 
 
 def test_group_of_another_program_has_no_streams_of_its_own(client: redis.Redis) -> None:

@@ -23,7 +23,7 @@ if exists then alive = living(topic, group, named, tombstone) end
 if not alive then return false end
 if #alive > 0 then return alive end
 redis.call('HDEL', groups, group)
-redis.call('HDEL', spilled, group, 'dead:' .. group, 'done:' .. group, 'failed:' .. group)
+redis.call('HDEL', spilled, spilled_field(group), 'dead:' .. group, 'done:' .. group, 'failed:' .. group)
 redis.call('HDEL', letters, group)
 for i = doomed_from, doomed_to do redis.call('UNLINK', KEYS[i]) end
 if exists then redis.call('XGROUP', 'DESTROY', topic, group) end

@@ -8,3 +8,9 @@ local function groups_of(topic)
   end
   return found
 end
+
+-- spilled_field(name) returns the field of a group's spilled entries. Groups of other programs can have names like 'dead:x', which is
+-- the field of the dropped letters of group 'x'.
+local function spilled_field(name)
+  return string.find(name, ':', 1, true) and 'spilled:' .. name or name
+end

@@ -102,7 +102,8 @@ for _, group in ipairs(groups_of(topic)) do
   local oldest = group.pending > 0 and redis.call('XPENDING', topic, group.name, '-', '+', 1)[1][1] or ''
   local position = group['last-delivered-id']
   local lag = behind(position)
-  local counts = redis.call('HMGET', spilled, 'dead:' .. group.name, group.name, 'done:' .. group.name, 'failed:' .. group.name)
+  local name = group.name
+  local counts = redis.call('HMGET', spilled, 'dead:' .. name, spilled_field(name), 'done:' .. name, 'failed:' .. name)
   answer[#answer + 1] = {
     group.name, group.consumers, group.pending, lag or -1, oldest, counts[1] or '0', counts[2] or '0',
     redis.call('HGET', groups, group.name) or '', is_ahead(position), first_unread(position, lag), counts[3] or '0',

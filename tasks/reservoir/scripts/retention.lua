@@ -110,7 +110,7 @@ local function sweep(keys, live, state, over, cut, heavy, waits, budget)
       cursor = id
     end
     -- Count first: if that is refused, nothing is dropped.
-    for name, number in pairs(unread) do redis.call('HINCRBY', keys.spilled, name, number) end
+    for name, number in pairs(unread) do redis.call('HINCRBY', keys.spilled, spilled_field(name), number) end
     if next(unread) then redis.call('PEXPIRE', keys.spilled, keys.ttl) end
     if #doomed > 0 then removed = removed + redis.call('XDEL', keys.topic, unpack(doomed)) end
     if stop then break end
