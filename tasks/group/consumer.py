@@ -216,6 +216,8 @@ class Consumer:
     def leave(self) -> int:
         """Give back what is pending and leave the group; return the number of entries given back."""
         if not self._joined:
+            if self.membership.was_renewed:  # or the state of the group would have an owner until the lease expires
+                self.membership.release()
             return 0
         self._reader.close()  # first: the entries of a read that was sent ahead are given back, too
         self._recovery.restart(self.topics)

@@ -45,6 +45,17 @@ def test_state_is_loaded_again_if_a_reply_was_lost_at_the_start(fresh_client: Fr
     machine.teardown()
 
 
+@pytest.mark.parametrize("command", range(1, 12))
+def test_owner_that_stops_before_it_has_joined_is_succeeded_at_once(fresh_client: Fresh, command: int) -> None:
+    machine = begun(fresh_client, "accumulate", topics=TOPICS)
+    machine.push(topic="two", marks=[None], gap=1)
+    machine.start(max_entries=3)
+    machine.lose_a_reply(nth=0, command=command)
+    machine.step(nth=0, times=1, ahead=False)
+    machine.stop(nth=0)
+    machine.teardown()
+
+
 def test_former_owner_of_the_state_cannot_come_back_to_life(fresh_client: Fresh) -> None:
     machine = begun(fresh_client, "accumulate")
     machine.start(max_entries=3)

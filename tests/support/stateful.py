@@ -6,8 +6,9 @@ the element and notes its entries, and asynchronous segments are plain ones. All
 """
 
 import asyncio
+import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -92,12 +93,26 @@ class Graph:
     """One graph of a shape, on a source.
 
     source    emits the names of entries
+    orders    what each segment has emitted whose results depend on time, in order: the oracle emits the same
     outputs   the last node of each branch
     holds     what each node that remembers holds, by its label
+    ordered   the nodes that remember what such segments have emitted
+    timed     nodes that emit what they hold after a while
     """
 
-    def __init__(self, source: Stream, shape: "Shape", witness: Witness, *, is_oracle: bool) -> None:
+    def __init__(
+        self,
+        source: Stream,
+        shape: "Shape",
+        witness: Witness,
+        *,
+        is_oracle: bool,
+        orders: Sequence[Sequence[Any]] = (),
+    ) -> None:
         self.witness, self.is_oracle, self.is_named = witness, is_oracle, shape.is_named
+        self.ordered: list[Any] = []
+        self.timed: list[Any] = []
+        self._orders = list(orders)
         self.holds: dict[str, Callable[[], Any]] = {}
         self.kept: list[Any] = []
         stream = self.remember(source.accumulate(_logged, start=[], returns_state=True, **self.name("log")), _state)
@@ -114,6 +129,32 @@ class Graph:
     def log(self) -> list[str]:
         """The entries that the source has emitted, in order, as the graph itself remembers."""
         return list(next(iter(self.holds.values()))())
+
+    @property
+    def orders(self) -> list[list[Any]]:
+        """What each segment has emitted whose results depend on time."""
+        return [_order(node) for node in self.ordered]
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a timed node holds anything."""
+        return any(
+            any(node._buffer.values() if isinstance(node._buffer, dict) else node._buffer) for node in self.timed
+        )
+
+    async def finish(self) -> None:
+        """Have the oracle emit what depends on time."""
+        for node in self.ordered:
+            await node.finish()
+
+    def order(self, stream: Stream, made: Callable[[Stream], Stream], check: "Check") -> Stream:
+        """Return a segment whose results depend on time; the oracle repeats them, if they are possible ones."""
+        if self.is_oracle:
+            node: Any = Ordered(stream, self._orders.pop(0), check)
+        else:
+            node = made(stream).accumulate(_logged, start=[], returns_state=True, **self.name("order"))
+        self.ordered.append(node)
+        return self.remember(node, _order)
 
     def contents(self) -> dict[str, str]:
         """Return what the nodes hold, with all types, by label."""
@@ -139,7 +180,66 @@ class Graph:
         raise ValueError(msg)
 
 
+Check = Callable[[list[Any], list[Any]], bool]
+"""Returns whether a segment that got the first elements can have emitted the second ones."""
+
+
+class Ordered(Stream):
+    """An oracle's segment: takes elements, and emits at the end what the graph under test has emitted."""
+
+    def __init__(self, upstream: Stream, order: Sequence[Any], check: Check) -> None:
+        super().__init__(upstream)
+        self.got: list[Any] = []
+        self.emitted = list(order)
+        self._check = check
+
+    def update(self, x: Any, who: Stream | None = None, metadata: Any = None) -> None:
+        self.got.append(x)
+
+    async def finish(self) -> None:
+        assert self._check(self.got, self.emitted), "a possible order"
+        for element in self.emitted:
+            for one in self._emit(element):
+                await one
+
+
+def _in_order(got: list[Any], emitted: list[Any]) -> bool:
+    """Groups of elements, in order and without a gap."""
+    return [element for group in emitted for element in group] == got
+
+
+def _distinct(got: list[Any], emitted: list[Any]) -> bool:
+    """Groups of elements, of which some were dropped."""
+    return _is_part([element for group in emitted for element in group], got)
+
+
+def _last(got: list[Any], emitted: list[Any]) -> bool:
+    """Elements in order, of which some were dropped, but not the last."""
+    return emitted[-1:] == got[-1:] and _is_part(emitted, got)
+
+
+def _is_part(some: list[Any], whole: list[Any]) -> bool:
+    left = iter(whole)
+    return all(element in left for element in some)
+
+
+def _each_side_in_order(got: list[Any], emitted: list[Any]) -> bool:
+    sides = [[[x for x in elements if is_in(x)] for is_in in (_is_even, _is_odd)] for elements in (got, emitted)]
+    return sides[0] == sides[1]
+
+
+def _pairs(got: list[Any], emitted: list[Any]) -> bool:
+    """Pairs of one even and one odd element, the later of which was just emitted."""
+    even, odd = [x for x in got if _is_even(x)], [x for x in got if _is_odd(x)]
+    places = [(even.index(a), odd.index(b)) for a, b in emitted]
+    return places == sorted(places) and places[-1:] == ([(len(even) - 1, len(odd) - 1)] if even and odd else [])
+
+
 # --- what nodes hold ---
+
+
+def _order(node: Any) -> Any:
+    return list(node.emitted if isinstance(node, Ordered) else node.state)
 
 
 def _state(node: Any) -> Any:
@@ -337,7 +437,27 @@ def _async_filter(s: Stream, g: Graph) -> Stream:
     return s.filter(_is_kept if g.is_oracle else _is_kept_later)
 
 
+def _timed(s: Stream, g: Graph, made: Callable[[Stream], Stream], check: Check) -> Stream:
+    def noted(stream: Stream) -> Stream:
+        g.timed.append(node := made(stream))
+        return node.filter(bool).map(tuple)
+
+    return g.order(s, noted, check)
+
+
+def _late_even(s: Stream) -> tuple[Stream, Stream]:
+    even, odd = _halves(s)
+    return even.map_async(_later, parallelism=2), odd
+
+
+def _zip_behind_async(s: Stream, g: Graph) -> Stream:
+    sides = _halves(s) if g.is_oracle else _late_even(s)
+    return g.remember(Stream.zip(*sides, maxsize=10_000, **g.name("zip")), _sides)
+
+
 Segment = Callable[[Stream, Graph], Stream]
+
+_INTERVAL = 0.002
 
 SEGMENTS: dict[str, Segment] = {
     "accumulate": _accumulate,
@@ -375,6 +495,20 @@ SEGMENTS: dict[str, Segment] = {
     "async filter": _async_filter,
     "map_async": _map_async,
     "buffer": _buffer,
+    "zip behind an async branch": _zip_behind_async,
+    "union behind an async branch": lambda s, g: g.order(
+        s, lambda s: Stream.union(*_late_even(s)), _each_side_in_order
+    ),
+    "combine_latest behind an async branch": lambda s, g: g.order(
+        s, lambda s: Stream.combine_latest(*_late_even(s), **g.name("joined")), _pairs
+    ),
+    "timed_window": partial(_timed, made=lambda s: s.timed_window(_INTERVAL), check=_in_order),
+    "partition with a timeout": partial(_timed, made=lambda s: s.partition(2, timeout=_INTERVAL), check=_in_order),
+    "timed_window_unique": partial(
+        _timed, made=lambda s: s.timed_window_unique(_INTERVAL, key=_third), check=_distinct
+    ),
+    "latest": lambda s, g: g.order(s, lambda s: s.latest(), _last),
+    "delay": lambda s, g: s if g.is_oracle else s.delay(0.001),
     "check a": partial(_check, mark="a"),
     "check b": partial(_check, mark="b"),
 }
@@ -391,11 +525,30 @@ MARKS = ["a", "b", "accumulator"]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a graph looks like: a trunk, and branches behind it. Unnamed nodes have the names that Sluice gives them."""
+    """What a graph looks like: a trunk, and branches behind it. Unnamed nodes have the names that Sluice gives them.
+
+    batch         emit tuples of at most this many entries
+    has_results   whether results go to a topic
+    """
 
     trunk: list[str]
     branches: list[list[str]]
     is_named: bool = True
+    batch: int | None = None
+    has_results: bool = True
+
+    @property
+    def depends_on_time(self) -> bool:
+        """Whether a life can emit other elements than the life before it would have emitted."""
+        segments = {*self.trunk, *itertools.chain(*self.branches)}
+        return self.batch is not None or not segments.isdisjoint(TIMED)
+
+
+TIMED = {
+    "union behind an async branch", "combine_latest behind an async branch", "timed_window", "partition with a timeout",
+    "timed_window_unique", "latest",
+}  # fmt: skip
+"""Segments whose results depend on time."""
 
 
 _ASYNCHRONOUS = ["async filter", "async map", "buffer", "map_async"]  # which leave work undone at a crash
@@ -409,4 +562,6 @@ shapes = st.builds(
     trunk=st.lists(_segments, max_size=2),
     branches=st.lists(_branch, min_size=1, max_size=BRANCHES),
     is_named=st.booleans(),
+    batch=st.sampled_from([None, None, None, 2]),
+    has_results=st.sampled_from([True, True, False]),
 )
