@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,8 @@ def stop(console: Console, name: str, *, timeout: float) -> None:
 def restart(console: Console, name: str, *, timeout: float, params: Sequence[str] = ()) -> None:
     """Cancel the deployment's runs, wait for their final states, and start a new run.
 
+    Where the deployment has several runs (its concurrency limit), each is replaced before the next one is cancelled.
+
     name      a deployment, or a flow: then its deployment `main`
     timeout   seconds to wait at most for the runs to end
     params    parameters of the new run, as name=value; all others are the deployment's
@@ -63,16 +65,47 @@ def restart(console: Console, name: str, *, timeout: float, params: Sequence[str
     """
     full = full_name(name)
     with prefect_client() as client:
-        from deployments.rollout.ending import end_runs  # noqa: PLC0415 - only now, see find_server
-
-        why = "`sluice restart`"
         deployment = find_deployment(client, full)
         parameters = _parameters(params, deployment, full)
         _check_file(deployment, full)
-        nothing = ", nothing was started"
-        _print_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, consequence=nothing))
-        started = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-        state = _begun(client, started.id)
+        for among in _turns(client, deployment):
+            _replace(console, client, deployment, full, parameters, among=among, timeout=timeout)
+
+
+def _turns(client: "SyncPrefectClient", deployment: "DeploymentResponse") -> "Iterator[list[UUID] | None]":
+    """Yield the runs to replace by one: all at once, or one after the other where the deployment has several."""
+    from deployments.rollout.deployed import replicas_of  # noqa: PLC0415 - only now, see find_server
+    from deployments.rollout.ending import unended_runs  # noqa: PLC0415
+
+    replicas = replicas_of(deployment)
+    if replicas == 1:
+        yield None
+        return
+    old = [[run.id] for run in unended_runs(client, deployment.id)]
+    yield from old[:replicas] + [[]] * (replicas - len(old))
+
+
+def _replace(
+    console: Console,
+    client: "SyncPrefectClient",
+    deployment: "DeploymentResponse",
+    full: str,
+    parameters: dict[str, Any],
+    *,
+    among: "list[UUID] | None",
+    timeout: float,
+) -> None:
+    """End runs, all if `among` is None, and start one."""
+    from deployments.rollout.ending import end_runs  # noqa: PLC0415 - only now, see find_server
+
+    why = "`sluice restart`"
+    nothing = ", nothing was started"
+    _print_ended(
+        console, full, end_runs(client, deployment.id, full, timeout, why=why, consequence=nothing, among=among)
+    )
+    started = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    state = _begun(client, started.id)
+    if among is None:
         # A worker may still start a run that was cancelled while it was pending: Prefect permits it (3.9.1).
         _print_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, older_than=started))
     if state is None:

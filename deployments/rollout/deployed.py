@@ -10,7 +10,7 @@ from prefect.client.schemas.sorting import DeploymentSort
 
 from deployments.rollout.blueprint import Blueprint, Deployment
 
-__all__ = ["deployed", "of_blueprint", "paged", "result_topics", "schedule_of"]
+__all__ = ["deployed", "of_blueprint", "paged", "replicas_of", "result_topics", "schedule_of"]
 
 _PAGE = 200  # the server returns no more at once (3.9.1)
 
@@ -52,6 +52,12 @@ def result_topics(outlets: Iterable[DeploymentResponse]) -> list[str]:
         if isinstance(topic, str) and topic not in topics:
             topics.append(topic)
     return topics
+
+
+def replicas_of(deployment: DeploymentResponse) -> int:
+    """Return how many runs of an outlet's deployment are to be there: as many as its concurrency limit admits, by default one."""
+    limit = deployment.global_concurrency_limit
+    return limit.limit if limit else 1
 
 
 def schedule_of(deployment: DeploymentResponse) -> str:

@@ -1,6 +1,7 @@
 """End the runs of one deployment in good order."""
 
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from uuid import UUID
 
@@ -27,6 +28,7 @@ def end_runs(
     *,
     why: str,
     consequence: str = "",
+    among: Collection[UUID] | None = None,
     older_than: FlowRun | None = None,
 ) -> list[FlowRun]:
     """Cancel the runs of a deployment, including runs that start in between, and return them once all have ended.
@@ -37,12 +39,13 @@ def end_runs(
     timeout      maximum wait in seconds
     why          the message of the runs' states
     consequence  the end of the error's first part, such as ', nothing was started'
+    among        only these runs
     older_than   only runs that were created before this one, and by no schedule
     raises       UnavailableError: a run has not ended by then
     """
     deadline = time.monotonic() + timeout
     seen: set[UUID] = set()
-    while left := unended_runs(client, deployment, older_than):
+    while left := [run for run in unended_runs(client, deployment, older_than) if among is None or run.id in among]:
         seen.update(run.id for run in left)
         if time.monotonic() > deadline:
             msg = (

@@ -1,5 +1,6 @@
 """Flow runs of the local pool: find them, and start the missing ones."""
 
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime
@@ -14,7 +15,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
 from deployments.rollout.blueprint import Blueprint
-from deployments.rollout.deployed import deployed, of_blueprint, paged, schedule_of
+from deployments.rollout.deployed import deployed, of_blueprint, paged, replicas_of, schedule_of
 from deployments.servers.prefect_server import POOL
 from flows.runtime.custom_parameters import run_again
 
@@ -50,23 +51,24 @@ def of_pool(
 
 
 def to_start(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
-    """Return the deployments that need a run and have none, in the order of `prefect.yaml`.
+    """Return the deployments that need runs which they do not have, in the order of `prefect.yaml`, one name for each run.
 
-    An outlet needs one if no run is active or scheduled. An inlet needs one if no run is active and its schedule is not
-    paused, so that it starts before its schedule's next time.
+    An outlet needs as many as its concurrency limit admits, active or scheduled. An inlet needs one if no run is active and its
+    schedule is not paused, so that it starts before its schedule's next time.
     """
     wanted = [each for each in of_blueprint(client, blueprint) if each[0].stays_up or each[0].beats]
     of_them = {"any_": [deployment.id for _, deployment in wanted]}
 
-    def having(*states: StateType) -> set[UUID | None]:
+    def having(*states: StateType) -> Counter[UUID | None]:
         them = FlowRunFilter.model_validate({"deployment_id": of_them, "state": {"type": {"any_": sorted(states)}}})
-        return {run.deployment_id for run in paged(client.read_flow_runs, flow_run_filter=them)}
+        return Counter(run.deployment_id for run in paged(client.read_flow_runs, flow_run_filter=them))
 
     running, coming = having(*ALIVE), having(StateType.SCHEDULED)
     names = []
     for declared, deployment in wanted:
-        if declared.stays_up and not deployment.paused and deployment.id not in running | coming:
-            names.append(declared.full_name)
+        if declared.stays_up and not deployment.paused:
+            missing = replicas_of(deployment) - running[deployment.id] - coming[deployment.id]
+            names += [declared.full_name] * missing
         if declared.beats and schedule_of(deployment) == "on" and deployment.id not in running:
             names.append(declared.full_name)
     return names

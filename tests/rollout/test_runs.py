@@ -22,6 +22,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed, Failed, Pending, Running
 from rich.console import Console, RenderableType
 
+from deployments.commands import restart
 from deployments.rollout import apply as rollout
 from deployments.rollout import deployed, ending, pool_ending, runs
 from deployments.rollout.blueprint import Blueprint, Deployment
@@ -299,3 +300,50 @@ def test_a_request_is_repeated_while_the_server_is_busy_and_for_no_other_reason(
         with pytest.raises(HTTPStatusError):
             prefect_api.when_not_busy(act)
     assert len(tried) == tries
+
+
+def test_an_outlet_gets_as_many_runs_as_its_limit_admits(client: SyncPrefectClient) -> None:
+    made = client.create_deployment(
+        client.create_flow(followed), "outlet", work_pool_name=POOL, concurrency_limit=3, tags=["outlet"]
+    )
+    declared = Deployment("outlet", "file.py:followed", "followed", frozenset({"outlet"}), frozenset(), None)
+    blueprint = Blueprint(Path("prefect.yaml"), (declared,))
+    assert runs.to_start(client, blueprint) == ["followed/outlet"] * 3
+    run(client, made)
+    client.create_flow_run_from_deployment(made)
+    assert runs.to_start(client, blueprint) == ["followed/outlet"]
+
+
+def test_a_restart_replaces_one_replica_after_the_other(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = client.create_deployment(client.create_flow(followed), "outlet", work_pool_name=POOL, concurrency_limit=2)
+    old = [run(client, made) for _ in range(2)]
+    alive: list[int] = []
+
+    def begun(client: SyncPrefectClient, new: UUID) -> Any:
+        client.set_flow_run_state(new, Running(), force=True)
+        alive.append(len(ending.unended_runs(client, made)))
+        return client.read_flow_run(new).state
+
+    monkeypatch.setattr(restart, "_begun", begun)
+    console = Console(file=io.StringIO(), width=200)
+    threading.Thread(target=contextvars.copy_context().run, args=(end_cancelling, old), daemon=True).start()
+    restart.restart(console, "followed/outlet", timeout=30)
+    assert alive == [2, 2]
+    assert {client.read_flow_run(each).state_name for each in old} == {"Cancelled"}
+
+
+def end_cancelling(of: list[UUID]) -> None:
+    """End each of these runs once it is being cancelled, as its process would."""
+    left = set(of)
+
+    def end_some() -> bool:
+        for each in list(left):
+            if client.read_flow_run(each).state_name != "Running":
+                client.set_flow_run_state(each, Cancelled(), force=True)
+                left.remove(each)
+        return not left
+
+    with get_client(sync_client=True) as client:
+        wait_until(end_some, "all to be cancelled")
