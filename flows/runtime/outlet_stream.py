@@ -107,7 +107,8 @@ class OutletStream:
             return self._source([partition_topic(topic, n) for topic in topics], partition=n)
 
         with connect(redis_url(), retries=1) as client:
-            replica = Replica(client, group, partitions, build=build, ttl=self._options.lease_seconds)
+            ttl = max(self._options.lease_seconds, 4 * _MEET)
+            replica = Replica(client, group, partitions, build=build, ttl=ttl)
             next_step = 0.0
             try:
                 while not self._is_ending() and not replica.is_through:

@@ -20,6 +20,8 @@ from tasks.nodes.threaded import ThreadedSource
 from tasks.pipeline import lifetimes
 from tasks.reservoir.connection import adapted, connect
 from tasks.reservoir.keys import state_key, state_scope
+from tasks.reservoir.partitions import declared, partition_topic
+from tasks.reservoir.topic_names import is_topic
 from tasks.settings import redis_url
 from tasks.state.bounds import DEFAULT_MAX_STATE, state_bytes
 
@@ -33,7 +35,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     At least once; each topic in id order, redelivered entries first. An entry is acknowledged when the
     pipeline has finished with it. An entry that cannot be decoded moves to `<topic>:dead:<group>`, its bytes untouched.
 
-    topics      one topic, or several that are merged by entry id: a replay has the order of the live run
+    topics      one topic, or several that are merged by entry id: a replay has the order of the live run. Of a partitioned
+                topic all partitions are read, merged in the same way
     group       the consumer group; created if it does not exist
     url, client  the reservoir; by default the one from the settings
     start_from  where a new group begins: 'beginning', 'new', an ISO time or an entry id
@@ -92,7 +95,9 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         check_number(max_deliveries, least=1, name="max_deliveries")
         check_choice(on_error, get_args(OnError), name="on_error")
         self.on_error: OnError = on_error
-        self.topics = [topics] if isinstance(topics, str) else list(topics)
+        self._names = [topics] if isinstance(topics, str) else list(topics)
+        self.topics = self._names
+        """The streams that are read: the topics, and from the first start all partitions of partitioned ones."""
         self.group = group
         self.partition_number = partition  # `partition` is a node of streamz
         self._url = url
@@ -101,7 +106,6 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self._own_clients: list[redis.Redis] = [] if self._client in (client, None) else [self._client]
         self._new_consumer = functools.partial(
             Consumer,
-            topics=self.topics,
             group=group,
             start_from=start_from,
             until=until,
@@ -146,7 +150,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         given = self._given_client
         client = adapted(given, retries=0) if given else connect(self._url or redis_url(), retries=0)
         self._own_clients.append(client)
-        consumer = self._new_consumer(client)
+        self.topics = [stream for topic in self._names for stream in self._streams(client, topic)]
+        consumer = self._new_consumer(client, topics=self.topics)
         self._current = run = SourceRun(
             consumer,
             self,
@@ -205,6 +210,12 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         super().let_go()
         self._disconnect()
         self._own_clients = [client for client in self._own_clients if client is self._client]
+
+    def _streams(self, client: redis.Redis, topic: str) -> list[str]:
+        """Return the streams of a topic: itself, or all of its partitions, which one consumer merges like several topics."""
+        if self.partition_number is not None or not is_topic(topic) or not (found := declared(client, topic)):
+            return [topic]
+        return [partition_topic(topic, n) for n in range(found.count)]
 
     def _disconnect(self) -> None:
         """Close the connections that are not in use; the next command opens a new one."""

@@ -98,3 +98,17 @@ def test_topics_that_are_partitioned_in_different_ways_are_refused(client: redis
     declare(client, "limits", Partitioning(2, "key"))
     with pytest.raises(SettingsError, match="'limits' with 2 partitions by 'key'"):
         both.fn(until="now")
+
+
+def test_a_source_in_a_notebook_reads_all_partitions_in_order_per_key(client: redis.Redis) -> None:
+    declare(client, "readings", Partitioning(4, "key"))
+    push(client, 1, 2, 3)
+    source = Stream.from_redis("readings", group="lab", client=client)
+    seen = source.map(lambda entry: (entry["n"], entry["key"])).sink_to_list()
+    source.start()
+    wait_until(lambda: len(seen) == 3 * len(KEYS), "all entries")
+    source.stop()
+    source.join(20)
+    for key in KEYS:
+        assert [n for n, of in seen if of == key] == [1, 2, 3]
+    assert source.drop_group()
