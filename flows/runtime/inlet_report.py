@@ -13,7 +13,7 @@ from tasks.pump.alarms import alarms_of_inlets
 from tasks.pump.counts import counts_of, redis_ms
 from tasks.pump.run import PumpRun
 from tasks.pump.ticks import Beat
-from tasks.report.alarms import alarms_table
+from tasks.report.alarms import alarms_shown
 from tasks.report.pipeline import as_of
 
 __all__ = ["InletReport"]
@@ -48,7 +48,7 @@ class InletReport:
         name, topic = in_markdown(self._name), in_markdown(self._beat.topic)
         parts = [f"# {name}", f"Pushes into {topic}. {as_of(datetime.now(UTC))}"]
         if self._alarms.current:
-            parts.append(alarms_table(self._alarms.current))
+            parts.append(alarms_shown(self._alarms.current))
         self._artifact = publish(
             "\n\n".join([*parts, self._pumping.summary.markdown()]),
             key=artifact_key("inlet", self._name, self._beat.topic),

@@ -15,7 +15,7 @@ from flows.runtime.stall_detection import StallDetector
 from flows.runtime.watched_outlet import Followed, WatchedOutlet, graph_counts
 from tasks.base.plain_text import in_markdown
 from tasks.report import pipeline
-from tasks.report.alarms import alarms_table
+from tasks.report.alarms import alarms_shown
 
 __all__ = ["OutletReport"]
 
@@ -87,9 +87,9 @@ class OutletReport:
             parts.append(f"**{percent:g} %** of a replay up to {ends}")
         if stalled:
             nodes = ", ".join(map(pipeline.cell, stalled))
-            parts.append(f"{pipeline.RED} **Stalled** at {nodes}: no progress on entries in flight.")
+            parts.append(f"**Stalled** at {nodes}: no progress on entries in flight.")
         if self._alarms.current:
-            parts.append(alarms_table(self._alarms.current))
+            parts.append(alarms_shown(self._alarms.current))
         if outlet.result is not None:
             parts += ["## The latest result", pipeline.result_table(outlet.result)]
         parts += [

@@ -68,7 +68,7 @@ class StallDetector:
             name,
             related=[{"prefect.resource.id": f"prefect.flow-run.{self._run}", "prefect.resource.role": "flow-run"}],
             payload={
-                "message": f"outlet {name!r} makes no progress on {work.in_flight:,} entries; its pipeline is at {nodes}",
+                "message": f"outlet {name!r} makes no progress at {nodes}; entries in flight: {work.in_flight:,}",
                 "remedy": f"see why {nodes} takes so long, or cancel the run and start it again",
                 "entries": work.in_flight,
                 "nodes": self.stalled,

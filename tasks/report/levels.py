@@ -8,7 +8,7 @@ from itertools import pairwise
 from tasks.base.ids import id_time
 from tasks.base.plain_text import in_mermaid
 from tasks.base.quantities import in_time
-from tasks.report.alarms import alarms_table
+from tasks.report.alarms import alarms_shown
 from tasks.report.pipeline import cell, table
 from tasks.reservoir.alarms import Alarm
 from tasks.reservoir.history import Sample
@@ -40,7 +40,7 @@ def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample], alarms: Se
          f"{g.spilled:,}")
         for topic, g in _groups(levels)
     ]  # fmt: skip
-    parts = ["## Alarms", alarms_table(alarms)] if alarms else []
+    parts = ["## Alarms", alarms_shown(alarms)] if alarms else []
     parts += [
         "## Topics",
         _table(("topic", "entries", "bytes", "rate", "oldest (UTC)", "newest (UTC)", "keeps"), topics),

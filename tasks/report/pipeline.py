@@ -17,7 +17,7 @@ from tasks.pipeline.guard import Meter
 from tasks.reservoir.levels import TopicLevel
 
 __all__ = [
-    "RED",
+    "BAD",
     "GraphCounts",
     "as_of",
     "cell",
@@ -33,8 +33,8 @@ __all__ = [
     "total",
 ]
 
-RED = "\N{LARGE RED CIRCLE}"
-"""The mark of a problem: Prefect's UI removes colours from Markdown."""
+BAD = "classDef bad fill:#c0392b,stroke:#7b241c,color:#ffffff"
+"""The definition of a Mermaid class that draws a node in red."""
 
 _ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # Prefect's UI gives a report half the width of a page: 570 of 1,200 pixels
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
@@ -131,7 +131,7 @@ def diagram(flow: GraphCounts, before: GraphCounts | None = None, *, stalled: Co
         lines.append(f"  n{tail} -->{rate} n{head}")
     bad = [f"n{n}" for n, name in enumerate(flow.names) if flow.failed[n] or name in stalled]
     if bad:
-        lines += ["  classDef bad fill:#c0392b,stroke:#7b241c,color:#ffffff", f"  class {','.join(bad)} bad"]
+        lines += [f"  {BAD}", f"  class {','.join(bad)} bad"]
     return "\n".join([*lines, "```"])
 
 

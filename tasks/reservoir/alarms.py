@@ -4,7 +4,8 @@ Levels, an earlier sample and limits give the alarms. `flows.alerts` emits them,
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
 from tasks.base.quantities import in_time
@@ -62,11 +63,13 @@ def alarms_of(
 ) -> Iterator[Alarm]:
     """Yield the alarms of all groups.
 
-    before   an earlier sample: letters and dropped entries that it has counted raise no alarm again
+    before   an earlier sample: letters and dropped entries that it has counted raise no alarm again. A group that had read
+             everything by then raises none by the age of its unread entries, which may have come while nothing ran
     """
     for level in levels:
         for group in level.groups:
-            yield from _lagging(level, group, limits)
+            had_read_all = before is not None and before.lags.get((level.topic, group.name)) == 0
+            yield from _lagging(level, group, replace(limits, seconds=inf) if had_read_all else limits)
             yield from _lost(level.topic, group, before)
 
 
@@ -103,7 +106,7 @@ def _exceeded(keep: Keep | None, group: GroupLevel, limits: Limits) -> str | Non
     if keep and behind > _BRIEF:
         if keep.entries and lag > _SHARE * keep.entries:
             return f"; the topic keeps {_entries(keep.entries)}"
-        if keep.age_ms and behind > _SHARE * keep.age_ms / 1000:
+        if keep.age_ms and _SHARE * keep.age_ms / 1000 < behind and limits.seconds < inf:
             return f"; the topic keeps entries for {in_time(keep.age_ms / 1000)}"
     return "" if lag > limits.entries or behind > limits.seconds else None
 

@@ -322,7 +322,7 @@ def test_an_outlet_that_is_behind_is_reported_in_its_log_and_its_report(
     late()
     [artifact] = artifacts(client, "outlet-late")
     assert re.search(r"^\*\*Behind by [0-9]+ d\*\*: [0-9,]+ unread, ", artifact["data"], re.MULTILINE)
-    assert "\N{LARGE RED CIRCLE} group" in artifact["data"]
+    assert "class a0 bad" in artifact["data"]
     [line] = [r.getMessage() for r in caplog.records if "is behind by" in r.getMessage()]
     assert line.startswith("group 'late' on topic 'topic' is behind by ")
 

@@ -60,3 +60,13 @@ def test_an_alarm_names_the_lag_in_time_and_in_entries_with_a_remedy() -> None:
     [alarm] = alarms_of([level(replace(GROUP, lag=1_234, behind=86.4))], None, limits=LIMITS)
     assert alarm.message == "group 'group' on topic 'topic' is behind by 86 s, 1,234 entries"
     assert "sluice status" in alarm.remedy
+
+
+def test_entries_that_came_while_nothing_ran_raise_no_alarm_by_their_age() -> None:
+    old = replace(GROUP, lag=3, behind=9_000.0)
+    had_read_all = Sample(datetime.now(UTC), {("topic", "group"): 0}, {}, {})
+    was_behind = Sample(datetime.now(UTC), {("topic", "group"): 1}, {}, {})
+    for keep in (None, "1h"):
+        assert events(old, keep, had_read_all) == []
+        assert events(old, keep, was_behind) == ["sluice.topic.lagging"]
+    assert events(replace(old, lag=1_001), None, had_read_all) == ["sluice.topic.lagging"]
