@@ -17,6 +17,7 @@ from prefect.states import Cancelled
 from flows.runtime.call_parameters import CallParameters
 from flows.runtime.comeback import wait_before_beginning
 from flows.runtime.declared_keeps import declare_keep
+from flows.runtime.declared_limits import declare_limit
 from flows.runtime.decorators import decorator_of, overridden
 from flows.runtime.inlet_options import InletOptions
 from flows.runtime.inlet_report import InletReport
@@ -26,14 +27,15 @@ from flows.runtime.patience import Patience
 from flows.runtime.stopping import stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.codec.values import Compression
-from tasks.errors import SettingsError, UnavailableError
+from tasks.errors import RetryLater, SettingsError, UnavailableError
+from tasks.pump.call_limit import CallGate
 from tasks.pump.neighbours import Neighbours
 from tasks.pump.remembering import Remembering
+from tasks.pump.returned import Entries
 from tasks.pump.run import PumpRun
 from tasks.pump.summary import Summary
 from tasks.pump.ticks import Beat
 from tasks.reservoir import Reservoir
-from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import inlet_of
 from tasks.reservoir.retention import Retention
 
@@ -64,6 +66,8 @@ def inlet(pump: Callable[..., Any], options: InletOptions) -> Flow[..., Any]:
     declare_keep(options.topic, f"inlet {pump.__name__!r}", options.kept)
     filled = CallParameters.of(pump)
     options.check_remembers(pump.__name__, has_cursor=bool(filled.cursor))
+    if limit := options.call_limit(pump.__name__):
+        declare_limit(pump.__name__, limit)
 
     def run(own: dict[str, Any], given: dict[str, Any]) -> str | State:
         return _run(pump, filled, own, overridden(options, given))
@@ -97,10 +101,11 @@ def _run(pump: Callable[..., Any], filled: CallParameters, own: dict[str, Any], 
             start=filled.start,
             only_if_changed=options.only_if_changed,
         )
+    gate = CallGate(reservoir.client, options.call_limit(name), inlet=inlet_of(beat.key))
     retention, inlet_id = Retention(reservoir.client), inlet_of(beat.key)
     retention.declare(topic, options.kept, inlet=inlet_id)
     if not every:
-        return _run_once(pump, own, beat, scheduled, keep=options.kept, remembering=remembering)
+        return _run_once(pump, own, beat, scheduled=scheduled, options=options, gate=gate, remembering=remembering)
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > window:
         is_kept = beat.is_kept(time.time(), within=window)
@@ -124,6 +129,7 @@ def _run(pump: Callable[..., Any], filled: CallParameters, own: dict[str, Any], 
             when_failing=options.when_failing,
             max_waiting=options.backlog,
             remembering=remembering,
+            gate=gate,
             stop=stop,
             goes_on=watch.goes_on,
             log=log,
@@ -181,9 +187,10 @@ def _run_once(
     pump: Callable[..., Any],
     own: dict[str, Any],
     beat: Beat,
-    scheduled: datetime,
     *,
-    keep: Keep,
+    scheduled: datetime,
+    options: InletOptions,
+    gate: CallGate,
     remembering: Remembering | None,
 ) -> str:
     from tasks.pump import one_shot  # noqa: PLC0415 - imports Prefect's tasks, which runs on a grid do without
@@ -191,14 +198,35 @@ def _run_once(
     totals = {"failed": 1}
     memory = one_shot.Recalled(remembering, beat.cursor) if remembering and beat.cursor else None
     try:
-        entries = one_shot.pump(pump, own, memory)
+        entries = _called_once(lambda: one_shot.pump(pump, own, memory), gate, longest=options.window_seconds)
         tick = f"{beat.key}:{scheduled.isoformat()}"
-        ids = one_shot.push(beat.reservoir, beat.topic, entries, tick=tick, keep=keep, memory=memory)
+        ids = one_shot.push(beat.reservoir, beat.topic, entries, tick=tick, keep=options.kept, memory=memory)
         totals = {"pushed": 1, "entries": len(ids)} if ids else {"nothing": 1}
     finally:
         with suppress(redis.RedisError):  # the run's state contains it as well
             beat.count(totals, run=round(scheduled.timestamp() * 1_000_000))
     return f"{len(ids)} entries pushed"
+
+
+def _called_once(call: Callable[[], Entries], gate: CallGate, *, longest: float) -> Entries:
+    """Return the entries of a one-shot run, which waits for its limit, and for as long as its source asks.
+
+    longest   seconds that it waits in all
+    raises    RetryLater: it would have to wait longer
+    """
+    end = time.monotonic() + longest
+    while True:
+        if wait := gate.take():
+            if time.monotonic() + wait > end:
+                raise RetryLater(wait)
+            time.sleep(wait)
+            continue
+        try:
+            return call()
+        except RetryLater as later:
+            if time.monotonic() + later.seconds > end:
+                raise
+            gate.pause(later.seconds)
 
 
 def _scheduled_start() -> datetime:

@@ -10,7 +10,8 @@ SluiceError
 ├── PipelineError        a pipeline is refused at its start, or failed
 ├── LeaseLostError       a consumer lost its lease; others may own its entries now
 ├── StateConflictError   a stored state differs from the consumer's; its entries are redelivered
-└── PumpError            a pump failed too often, or returned something that it may not
+├── PumpError            a pump failed too often, or returned something that it may not
+└── RetryLater           raised by a pump: its source asks to be called again later
 
 A message names the expected input, the actual input, the place, and the data's fate or the remedy.
 It never contains a payload, a URL with a password, or a credential.
@@ -22,6 +23,7 @@ __all__ = [
     "PipelineError",
     "PoisonEntryError",
     "PumpError",
+    "RetryLater",
     "SettingsError",
     "SluiceError",
     "StateConflictError",
@@ -78,3 +80,19 @@ class StateConflictError(SluiceError, RuntimeError):
 
 class PumpError(SluiceError, RuntimeError):
     """A pump failed too often in a row, or returned a value that it may not return."""
+
+
+class RetryLater(SluiceError):  # noqa: N818 - a request of the source, and no error of the pump
+    """Raised by a pump whose source asks to be called again later, such as by HTTP 429.
+
+    The tick is missed and has not failed; neither this inlet nor others with the same `limit_name` call the source before.
+
+    seconds   until the source may be called again
+    """
+
+    def __init__(self, seconds: float) -> None:
+        if not 0 <= seconds < float("inf"):
+            msg = f"RetryLater: expected seconds from 0 on, got {seconds!r}"
+            raise SettingsError(msg)
+        super().__init__(f"the source asks to be called again in {seconds:g} s")
+        self.seconds = float(seconds)

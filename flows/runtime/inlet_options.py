@@ -6,6 +6,7 @@ from typing import get_args
 from tasks.checks import check_choice, check_number, seconds
 from tasks.codec.values import COMPRESSIONS, Compression
 from tasks.errors import SettingsError
+from tasks.pump.call_limit import CallLimit
 from tasks.pump.calls import check_threads
 from tasks.pump.failing import WhenFailing
 from tasks.reservoir.keep import DEFAULT_BACKLOG, DEFAULT_KEEP, BacklogLimits, Keep, WhenFull
@@ -43,6 +44,8 @@ class InletOptions:
             such alarm.
         only_if_changed: Push only entries that differ from those of the last push. True compares whole entries, the name of a
             field only that one.
+        limit: Maximum number of calls of the source within a duration, such as 100/min. Further ticks are missed, and counted.
+        limit_name: Name of the limit. Inlets with the same name share it, on all machines. If empty, the inlet's own.
     """
 
     topic: str
@@ -58,6 +61,8 @@ class InletOptions:
     max_waiting: int | str = DEFAULT_BACKLOG
     fresh_within: str | None = None
     only_if_changed: bool | str = False
+    limit: str | None = None
+    limit_name: str | None = None
 
     # Parsed from the options above.
     every_seconds: float | None = field(init=False, repr=False, compare=False)
@@ -87,6 +92,15 @@ class InletOptions:
             msg = f"only_if_changed: expected True, False or the name of a field, got {self.only_if_changed!r}"
             raise SettingsError(msg)
         self._check_grid()
+
+    def call_limit(self, name: str) -> CallLimit | None:
+        """Return the limit of calls of the inlet of this name, if any; raises SettingsError."""
+        if not self.limit:
+            if self.limit_name:
+                msg = f"inlet {name!r}: expected a limit with limit_name={self.limit_name!r}, got none; write limit='100/min'"
+                raise SettingsError(msg)
+            return None
+        return CallLimit.of(self.limit, self.limit_name or name)
 
     def check_remembers(self, name: str, *, has_cursor: bool) -> bool:
         """Return whether the inlet remembers anything; raises SettingsError if its calls could overlap then."""

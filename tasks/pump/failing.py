@@ -40,9 +40,16 @@ class Failing:
         self._when = when
         self._log = log
         self._in_a_row = 0
+        self._is_asked = False
         self._rest_ends = float("-inf")
         self._last: BaseException | None = None
         self._has_failed = False
+        self._is_asked = False
+
+    @property
+    def is_asked(self) -> bool:
+        """Return whether the source has asked for the current rest."""
+        return self._is_asked
 
     @property
     def in_a_row(self) -> int:
@@ -55,6 +62,7 @@ class Failing:
 
     def failed(self, error: BaseException, *, ended: float) -> None:
         """Note a failed tick, whose call ended at that time."""
+        self._is_asked = False
         self._in_a_row += 1
         self._last = error
         more = self._in_a_row - self._most
@@ -70,11 +78,17 @@ class Failing:
             self._log.warning("%s; it is called less often until it works, at least every %g s", reason, LONGEST_REST)
         self._rest_ends = ended + doubled(2 * self._every, more, longest=LONGEST_REST)
 
+    def rest(self, seconds: float, *, ended: float) -> None:
+        """Note a tick whose source asked to be called again later: it has not failed."""
+        self._rest_ends = ended + seconds
+        self._is_asked = True
+
     def worked(self) -> None:
         """Note a tick at which the pump worked: it is called at every tick again."""
         if self._in_a_row >= self._most:
             self._log.warning("pump %r works again, after %d failed ticks", self._name, self._in_a_row)
         self._in_a_row = 0
+        self._is_asked = False
         self._rest_ends = float("-inf")
 
     def check(self, summary: Summary) -> None:

@@ -33,8 +33,10 @@ class Job:
     refusal   Redis' permanent refusal of the claim or the push
     ids       ids of the pushed entries; None: the push was refused, because the claim had been taken away
     before    the cursor as it was read for this call; None: it was not read yet, or the inlet remembers nothing
+    is_prepared  whether its pump may be called: with a cursor, it was read; with a limit, the call was counted
     is_moved  whether the push was refused because the cursor was set meanwhile
-    answered  set once the pump may be called: the claim is known, or will not be known for a while; with a cursor, it was read
+    answered  set once the pump may be called: the claim is known, or will not be known for a while; with a cursor or a limit, once
+              the job is prepared
     """
 
     tick: int
@@ -49,6 +51,7 @@ class Job:
     refusal: Exception | None = None
     ids: list[str] | None = None
     before: Remembered | None = None
+    is_prepared: bool = False
     is_moved: bool = False
     answered: threading.Event = field(default_factory=threading.Event)
 
@@ -63,11 +66,11 @@ class Handover:
 
     Each job leaves once: through `start_settling`, and the pusher's thread counts it, or through `close`, and the run's does.
 
-    remembers   whether the pusher has to read the cursor between a job's claim and its call
+    prepares   whether the pusher has to prepare a job between its claim and its call
     """
 
-    def __init__(self, *, remembers: bool = False) -> None:
-        self._remembers = remembers
+    def __init__(self, *, prepares: bool = False) -> None:
+        self.prepares = prepares
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
         self._settling: Job | None = None
@@ -88,7 +91,7 @@ class Handover:
     def begin(self, job: Job, at: float) -> bool:
         """Note that the pump is called for a job, unless its claim has failed; return whether it is. The run's thread."""
         with self._changed:
-            if job.claim in (None, "claimed") and job.refusal is None:
+            if job.claim in (None, "claimed") and job.refusal is None and job.ended is None:
                 job.began = at
             return job.began is not None
 
@@ -117,7 +120,7 @@ class Handover:
         return self._is_closed
 
     def next(self) -> Job | None:
-        """Return the next job to work on: the first without a claim, else the first whose cursor is to be read or whose pump has ended.
+        """Return the next job to work on: the first without a claim, else the first to be prepared or whose pump has ended.
 
         The pusher's thread.
         """
@@ -162,20 +165,19 @@ class Handover:
                 self._jobs.remove(job)
 
     def abandon(self, job: Job, at: float, why: str) -> None:
-        """End a job whose pump was not called; it is missed. The run's thread."""
+        """End a job whose pump was not called; it is missed. Any thread."""
         with self._changed:
             if job.began is None and job.ended is None:
                 job.skipped, job.ended = why, at
                 self._changed.notify()
 
-    def needs_cursor(self, job: Job) -> bool:
-        """Return whether a job's cursor is to be read before its pump is called. The pusher's thread."""
-        return (
-            self._remembers and not job.skipped and job.claim == "claimed" and job.before is None and job.ended is None
-        )
+    def needs_preparation(self, job: Job) -> bool:
+        """Return whether a job is to be prepared before its pump is called. The pusher's thread."""
+        is_ours = not job.skipped and job.claim == "claimed" and job.ended is None
+        return self.prepares and is_ours and not job.is_prepared
 
     def _next(self) -> Job | None:
         if unclaimed := next((job for job in self._jobs if job.claim is None), None):
             return unclaimed
         first = self._jobs[0] if self._jobs else None
-        return first if first and (first.ended is not None or self.needs_cursor(first)) else None
+        return first if first and (first.ended is not None or self.needs_preparation(first)) else None

@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.base.loop_thread import OwnLoop
-from tasks.errors import EncodeError, PumpError
+from tasks.errors import EncodeError, PumpError, RetryLater
 from tasks.pump.remembering import Remembering
 from tasks.pump.returned import Entries, as_entries
 from tasks.reservoir import Reservoir
@@ -24,8 +24,8 @@ __all__ = ["pump", "push"]
 
 
 def may_succeed_later(_task: Any, _run: Any, state: Any) -> bool:
-    """Return whether a retry may succeed: not if the returned value can never be pushed."""
-    return not isinstance(state.result(raise_on_failure=False), EncodeError | PumpError)
+    """Return whether a retry may succeed soon: not if the value can never be pushed, or the source asks for more time."""
+    return not isinstance(state.result(raise_on_failure=False), EncodeError | PumpError | RetryLater)
 
 
 # No cache: each call of a pump must return current values.

@@ -5,14 +5,16 @@ from datetime import UTC, datetime
 
 from tasks.base.plain_text import error_line
 from tasks.base.repeated_warnings import Repeated
-from tasks.errors import TopicFullError
+from tasks.errors import RetryLater, TopicFullError
 from tasks.pump.failing import Failing
 from tasks.pump.handover import Job
 from tasks.pump.returned import Entries
 from tasks.pump.tally import Tally
 from tasks.pump.ticks import Beat, is_far_ahead, time_of
 
-__all__ = ["OnPushed", "Outcomes"]
+__all__ = ["ASKED_TO_WAIT", "OnPushed", "Outcomes"]
+
+ASKED_TO_WAIT = "the source asked to be called later"
 
 OnPushed = Callable[[list[str], Entries], None]
 
@@ -70,6 +72,9 @@ class Outcomes:
             self._tally.took(job.ended - job.began)
         if isinstance(job.error, TopicFullError):
             self._tally.missed(1, "the topic is full")
+        elif isinstance(job.error, RetryLater):
+            self._failing.rest(job.error.seconds, ended=self._timer() if job.ended is None else job.ended)
+            self._tally.missed(1, ASKED_TO_WAIT, detail=str(job.error))
         elif (error := job.refusal or job.error) is not None:
             self._failed(job, error, due=job.began is None)
         else:

@@ -9,7 +9,8 @@ from contextlib import suppress
 import redis
 
 from tasks.base.backoff import Backoff
-from tasks.errors import TopicFullError
+from tasks.errors import RetryLater, TopicFullError
+from tasks.pump.call_limit import CallGate
 from tasks.pump.handover import Handover, Job
 from tasks.pump.outcomes import Outcomes
 from tasks.pump.ticks import Beat
@@ -29,6 +30,8 @@ _AFTER_ERROR = 0.05  # seconds, where an error concerns no job
 class Pusher:
     """The thread that claims and pushes. During a Redis outage, the jobs wait in the hand-over.
 
+    gate    allows calls of the source; None: all
+
     Constructed, and joined, by the run's thread; all private methods run in the pusher's. In between, `beat` and `outcomes`
     belong to it. It writes, and any thread may read:
 
@@ -37,13 +40,23 @@ class Pusher:
     """
 
     def __init__(
-        self, beat: Beat, handover: Handover, outcomes: Outcomes, *, clock: Callable[[], float] = time.time
+        self,
+        beat: Beat,
+        handover: Handover,
+        outcomes: Outcomes,
+        *,
+        gate: CallGate | None = None,
+        clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_away = False
         self.fatal: BaseException | None = None
         self._beat = beat
         self._handover = handover
         self._outcomes = outcomes
+        self._gate = gate
+        self._prepares = handover.prepares
+        self._timer = timer
         self._clock = clock
         self._grace = min(beat.every / 4, 0.1)
         self._at: Job | None = None  # the job whose command is under way
@@ -79,7 +92,7 @@ class Pusher:
             if not self.is_away:
                 self._outcomes.outage(error)
             self.is_away = True
-            if self._at is not None and self._beat.cursor is None:
+            if self._at is not None and not self._prepares:
                 self._at.answered.set()  # its pump need not wait for the claim
             return self._backoff.next()
         except Exception as error:  # noqa: BLE001 - a thread's error would be lost; the run raises it
@@ -107,8 +120,8 @@ class Pusher:
         if job.claim is None:
             self._claim(job)
             return 0.0
-        if self._handover.needs_cursor(job):
-            return self._read_cursor(job)
+        if self._handover.needs_preparation(job):
+            return self._prepare(job)
         return self._push(job)
 
     def _claim(self, job: Job) -> None:
@@ -124,16 +137,19 @@ class Pusher:
         self._handover.claimed(job, claim)
         if skip or claim != "claimed":
             self._settle(job)
-        if not self._handover.needs_cursor(job):
+        if not self._handover.needs_preparation(job):
             job.answered.set()
 
-    def _read_cursor(self, job: Job) -> float:
-        """Read the cursor once the earlier runs have pushed; return the seconds to wait for them."""
-        if self._is_first and (wait := self._wait_for_earlier(job.tick)):
-            return wait
-        self._is_first = False
-        assert self._beat.cursor is not None
-        job.before = self._beat.cursor.read()
+    def _prepare(self, job: Job) -> float:
+        """Read the cursor once the earlier runs have pushed, and count the call; return the seconds to wait for them."""
+        if self._beat.cursor is not None:
+            if self._is_first and (wait := self._wait_for_earlier(job.tick)):
+                return wait
+            self._is_first = False
+            job.before = self._beat.cursor.read()
+        if self._gate is not None and self._gate.limit and self._gate.take():
+            self._handover.abandon(job, self._timer(), f"the limit of {self._gate.limit} calls was reached")
+        job.is_prepared = True
         job.answered.set()
         return 0.0
 
@@ -147,6 +163,8 @@ class Pusher:
                 self._push_entries(job)
             except TopicFullError as error:
                 job.error = error
+        if isinstance(job.error, RetryLater) and self._gate is not None:
+            self._gate.pause(job.error.seconds)
         self._beat.done(job.tick, pushed=bool(job.ids))
         self._settle(job)
         return 0.0

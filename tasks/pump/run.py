@@ -19,10 +19,11 @@ import redis
 
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
+from tasks.pump.call_limit import CallGate
 from tasks.pump.calls import Calls
 from tasks.pump.failing import Failing, WhenFailing
 from tasks.pump.handover import Handover, Job
-from tasks.pump.outcomes import OnPushed, Outcomes
+from tasks.pump.outcomes import ASKED_TO_WAIT, OnPushed, Outcomes
 from tasks.pump.pusher import Pusher
 from tasks.pump.remembering import Remembering
 from tasks.pump.summary import Summary
@@ -38,8 +39,8 @@ _LAST_WAIT = 10.0
 _PUSHER_ENDS = 5.0
 # Seconds after which a run whose window is over checks again whether it continues.
 _EXTENSION = 10.0
-# Seconds between two looks whether a cursor was read.
-_LOOK_FOR_CURSOR = 0.05
+# Seconds between two looks whether a job is prepared.
+_LOOK_FOR_PREPARED = 0.05
 RESTING = "the pump had failed too often in a row"
 
 
@@ -63,6 +64,7 @@ class PumpRun:
                   pushed nothing at all; 'fail', it fails at once. A tick that Redis refuses permanently has failed
     max_waiting   bounds of what waits for Redis; beyond, ticks are missed
     remembering   gives each call the cursor of `beat`, once the entries of the call before are pushed; None: the pump has no cursor
+    gate          allows calls of the source, for this inlet and for others; None: always
     on_pushed     called with the ids and the entries of each push, in tick order, in the pusher's thread
     clock         returns the time of day, which the grid follows
     timer         returns elapsed time, independent of changes of the clock
@@ -81,6 +83,7 @@ class PumpRun:
         when_failing: WhenFailing = "retry",
         max_waiting: BacklogLimits = BacklogLimits(),  # noqa: B008 - frozen
         remembering: Remembering | None = None,
+        gate: CallGate | None = None,
         stop: threading.Event | None = None,
         goes_on: Callable[[], bool] = lambda: False,
         on_pushed: OnPushed | None = None,
@@ -102,7 +105,9 @@ class PumpRun:
         self._warn = Repeated(self._log)
         self._tally = Tally(name, self._warn)
         self._failing = Failing(name, every=beat.every, most=max_failures, when=when_failing, log=self._log)
-        self._handover = Handover(remembers=remembering is not None)
+        self._prepares = remembering is not None or (gate is not None and gate.limit is not None)
+        self._gate = gate
+        self._handover = Handover(prepares=self._prepares)
         self._calls = Calls(
             pump,
             self._handover,
@@ -115,7 +120,7 @@ class PumpRun:
             remembering=remembering,
         )
         self._remembers = remembering is not None
-        self._uncalled: Job | None = None  # waits for its cursor
+        self._uncalled: Job | None = None  # waits for its preparation
         self._outcomes = Outcomes(
             name, beat, self._tally, self._failing, self._warn, clock=clock, timer=timer, on_pushed=on_pushed
         )
@@ -156,7 +161,11 @@ class PumpRun:
         self._next = self._beat.start(self._clock())
         self._end = None if self._window is None else self._timer() + self._window
         self._check_clock(self._beat.skew)
-        self._pusher = Pusher(self._beat, self._handover, self._outcomes, clock=self._clock)
+        if self._gate and (left := self._gate.left()):  # an earlier run was asked to wait
+            self._failing.rest(left, ended=self._timer())
+        self._pusher = Pusher(
+            self._beat, self._handover, self._outcomes, gate=self._gate, clock=self._clock, timer=self._timer
+        )
 
     def close(self) -> None:
         """End the pusher and the pump's loop, and count the remaining jobs as missed."""
@@ -236,7 +245,7 @@ class PumpRun:
             return
         if not self._pusher.is_away:
             job.answered.wait(min(self._beat.every / 2, 1.0))
-        if self._remembers and not job.answered.is_set():
+        if self._prepares and not job.answered.is_set():
             self._uncalled = job
         else:
             self._call(job)
@@ -247,7 +256,7 @@ class PumpRun:
             self._calls.start(job)
 
     def _call_late(self) -> None:
-        """Call the pump for a job that had to wait for its cursor; at the end of the run, give it up."""
+        """Call the pump for a job that had to wait for its preparation; at the end of the run, give it up."""
         job = self._uncalled
         if job is None:
             return
@@ -256,7 +265,7 @@ class PumpRun:
             self._call(job)
         elif self._ended:
             self._uncalled = None
-            self._handover.abandon(job, self._timer(), "the run ended before the cursor was read")
+            self._handover.abandon(job, self._timer(), "the run ended before the call")
 
     def _why_skipped(self) -> str:
         """Return why the pump is not called at this tick; '' if it is."""
@@ -265,7 +274,9 @@ class PumpRun:
             return "the tick before was not pushed yet"
         if busy >= self._calls.at_once:
             return f"all {self._calls.at_once} threads were busy"
-        return RESTING if self._failing.is_resting(self._timer()) else ""
+        if not self._failing.is_resting(self._timer()):
+            return ""
+        return ASKED_TO_WAIT if self._failing.is_asked else RESTING
 
     def _is_full(self) -> bool:
         jobs = self._handover.jobs
@@ -286,5 +297,5 @@ class PumpRun:
         if self._end is not None:
             wait = min(wait, max(0.0, self._end - self._timer()))
         if self._uncalled is not None:
-            wait = min(wait, _LOOK_FOR_CURSOR)
+            wait = min(wait, _LOOK_FOR_PREPARED)
         return wait if self._timeout is None else min(wait, self._timeout / 4)

@@ -27,6 +27,8 @@ Scripts get these names as KEYS and build none.
 | sluice:beat:<inlet>:open          | hash   | Beat.claim                                 | 1 day       | Beat.done, field by field                     |
 | sluice:beat:<inlet>:<tick>        | string | Beat.claim, Beat.push                      | 1 day       | 10 minutes after the push; Beat.done          |
 | sluice:beat:<inlet>:alive:<token> | string | Beat.claim, Beat.live                      | 5 s         | its TTL                                       |
+| sluice:limit:<limit>              | list   | CallGate.take                              | the period  | its TTL                                       |
+| sluice:limit:<limit>:pause        | string | CallGate.pause                             | the pause   | its TTL                                       |
 | sluice:levels                     | stream | History.add                                | 30 days     | entries: a cap of 2,016                       |
 | sluice:poll:<server>:runs         | zset   | SharedPoll                                 | 2 minutes   | its TTL; members: the end of their run        |
 | sluice:poll:<server>:seen         | hash   | SharedPoll                                 | 2 minutes   | its TTL; fields: the end of their run         |
@@ -73,6 +75,7 @@ __all__ = [
     "inlet_of_cursor",
     "lease_key",
     "letter_counts",
+    "limit_keys",
     "matching",
     "members_key",
     "once_record",
@@ -285,6 +288,14 @@ def inlet_of_cursor(key: str) -> str:
     'trades:5f0c'
     """
     return key.removeprefix(_CURSOR)
+
+
+def limit_keys(limit: str) -> tuple[str, str]:
+    """Return the key with the times of the latest calls under a limit, and the key that exists while no call is allowed.
+
+    limit   its name; of an inlet without one, the inlet with the digest of its parameters
+    """
+    return f"sluice:limit:{limit}", f"sluice:limit:{limit}:pause"
 
 
 def open_claims(beat: str) -> str:

@@ -8,7 +8,7 @@ import redis
 
 from deployments.servers.redis_server import RedisServer
 from flows import inlet
-from tasks import Cursor, PumpError, Reservoir, SettingsError, codec
+from tasks import Cursor, PumpError, Reservoir, RetryLater, SettingsError, codec
 from tasks.pump import one_shot
 from tasks.reservoir.cursors import CursorStore, cursors
 
@@ -170,12 +170,50 @@ def test_one_shot_runs_go_on_where_the_last_one_ended(real_redis: redis.Redis, m
     assert stored(real_redis) == 3
 
 
+@pytest.mark.usefixtures("prefect")
+def test_a_one_shot_run_waits_for_its_limit_and_for_as_long_as_its_source_asks(real_redis: redis.Redis) -> None:
+    asked = iter([True, True, False, False])
+
+    @inlet(topic="trades", every=None, limit="1/100ms", limit_name="api")
+    def daily() -> dict[str, int]:
+        if next(asked):
+            raise RetryLater(0.05)
+        return {"n": 1}
+
+    for _ in range(2):
+        daily()
+    assert pushed(real_redis) == [{"n": 1}, {"n": 1}]
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_one_shot_run_fails_if_it_would_wait_longer_than_its_window(real_redis: redis.Redis) -> None:
+    @inlet(topic="trades", every=None, window="10s")
+    def daily() -> dict[str, int]:
+        raise RetryLater(3_600)
+
+    with pytest.raises(RetryLater, match="in 3600 s"):
+        daily()
+    assert real_redis.exists("trades") == 0
+
+
+def test_inlets_with_one_limit_must_declare_the_same() -> None:
+    def one() -> None: ...
+
+    def other() -> None: ...
+
+    inlet(topic="trades", limit="5/s", limit_name="shared-by-two")(one)
+    with pytest.raises(SettingsError, match=r"expected the same limit in all its inlets, got 6/1.0 s .* and 5/1.0 s"):
+        inlet(topic="trades", limit="6/s", limit_name="shared-by-two")(other)
+
+
 @pytest.mark.parametrize(
     ("function", "options", "refusal"),
     [
         (lambda a, b: None, {}, ""),
         (lambda since: None, {"threads": 2}, "expected threads=0 or 1 with a cursor"),
         (lambda: None, {"threads": 2, "only_if_changed": True}, "expected threads=0 or 1 with only_if_changed"),
+        (lambda: None, {"limit_name": "api"}, "expected a limit with limit_name='api', got none"),
+        (lambda: None, {"limit": "many"}, "limit: expected up to 100,000 calls per duration"),
         (lambda: None, {"only_if_changed": ""}, "only_if_changed: expected True, False or the name of a field"),
     ],
 )

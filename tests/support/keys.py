@@ -20,6 +20,7 @@ _PARTS = {
     "uuid": r"[0-9a-f]{32}|x|\d+",  # tests give short ones
     "run": r".+",
     "inlet": r"[^:]+:[0-9a-f]{16}",
+    "limit": r"[^:]+(?::[0-9a-f]{16})?",
     "tick": r"-?\d+",
     "token": r"\d+",
     "server": r"[0-9a-f]{12}",
