@@ -1,23 +1,25 @@
-"""The stock market: all quotes every five seconds, the widest movers, and an archive."""
+"""The stock market: all quotes every five seconds, the widest movers, bars of each minute, and an archive."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from streamz import Stream
 
 from flows import inlet, outlet
-from flows.topics import MARKET, MARKET_KEEP
+from flows.topics import BARS_KEEP, MARKET, MARKET_KEEP
 from tasks.base.state_folder import state_dir
 from tasks.feeds.exchange import Exchange
+from tasks.nodes import time_window as windows  # noqa: F401 - registers Stream.time_window
 from tasks.nodes import to_parquet as parquet  # noqa: F401 - registers Stream.to_parquet
 from tasks.reservoir.entry import has
 
-__all__ = ["archive", "movers", "quotes", "turnover"]
+__all__ = ["archive", "bars", "movers", "quotes", "turnover"]
 
 _THIN = 100
 _BLOCK, _BAR = "\N{FULL BLOCK}", 20  # the longest bar of a table
+_FALLING, _WICK, _CANDLE = "\N{LIGHT SHADE}", "\N{BOX DRAWINGS LIGHT HORIZONTAL}", 30  # the width of a candle
 
 _exchange = lru_cache(maxsize=8)(Exchange)
 
@@ -80,6 +82,31 @@ def turnover(source: Stream, top: int = 10) -> Stream:
     ).filter(has_rows)
 
 
+@outlet(topics=MARKET, group="bars")
+def bars(source: Stream, code: str = "600000", candles: int = 20) -> Stream:
+    """Push the bars of each minute of all codes to the topic `bars`, and show the candles of one code.
+
+    A bar has the opening, highest, lowest and closing price and the shares traded. It is pushed when its minute has passed, and a
+    replay pushes the same bars.
+
+    Args:
+        code: Code whose candles are shown.
+        candles: Number of candles shown.
+    """
+    snapshots = source.filter(has("quotes")).pluck("quotes")
+    trades = snapshots.accumulate(
+        with_shares, start=None, returns_state=True, stream_name="shares since the last snapshot"
+    )
+    minutes = trades.time_window("1min", key="code", late="drop", stream_name="minutes").agg(
+        open=("now", "first"), high=("now", "max"), low=("now", "min"), close=("now", "last"), volume=("shares", "sum")
+    )
+    minutes.to_redis("bars", keep=BARS_KEEP, compression="zstd")
+    of_code = minutes.map(with_code, code).filter(has_rows)
+    return of_code.accumulate(
+        last_candles, start=None, returns_state=True, stream_name=f"candles of {code}", number=candles
+    )
+
+
 @outlet(topics=MARKET, group="archive")
 def archive(
     source: Stream,
@@ -129,6 +156,45 @@ def add_trades(day: pd.DataFrame | None, quotes: pd.DataFrame, *, top: int) -> t
         }
     )
     return day, shown
+
+
+def with_shares(known: pd.Series | None, quotes: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
+    """Add `shares`, those traded since the last snapshot, to the prices of the codes that have one.
+
+    known     the shares of the day so far by code, as of the last snapshot of each; None at the beginning
+    returns   the same with this snapshot; and by code: now, shares
+    """
+    day: Any = quotes["turnover"].astype("float64").rename_axis("code")
+    before = day if known is None else known.reindex(day.index).fillna(day)
+    shares = (day - before).where(day >= before, day)  # fewer than before: a new day
+    prices = pd.DataFrame({"now": quotes["now"].astype("float64").rename_axis("code"), "shares": shares})
+    all_known = day if known is None else day.combine_first(known)
+    return all_known, prices.loc[prices["now"] > 0]
+
+
+def with_code(minute: pd.DataFrame, code: str) -> pd.DataFrame:
+    """Keep the bar of one code."""
+    return minute.loc[minute.index == code]
+
+
+def last_candles(known: pd.DataFrame | None, minute: pd.DataFrame, *, number: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Add a bar to those of a code, and return the last ones twice: as they are, and the newest first with their candles.
+
+    A candle is a line from the lowest to the highest price with a body from the opening to the closing one, full if it rises.
+    """
+    rows = minute if known is None else pd.concat([known, minute])
+    rows = rows.tail(number)
+    lowest, highest = rows["low"].to_numpy().min(), rows["high"].to_numpy().max()
+    scale = (_CANDLE - 1) / (highest - lowest) if highest > lowest else 0.0
+    at = ((rows[["low", "open", "close", "high"]] - lowest) * scale).round().astype("int64")
+    drawn = [_candle(*row) for row in at.itertuples(index=False)]
+    return rows, rows.assign(candle=drawn).iloc[::-1]
+
+
+def _candle(low: int, opening: int, closing: int, high: int) -> str:
+    bottom, top = sorted((opening, closing))
+    body = _BLOCK if closing >= opening else _FALLING
+    return "\N{NO-BREAK SPACE}" * low + _WICK * (bottom - low) + body * (top - bottom + 1) + _WICK * (high - top)
 
 
 def has_rows(frame: pd.DataFrame) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 
+from tasks.base.ids import id_numbers
 from tasks.checks import check_group
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import DEFAULT_LIMITS
@@ -170,6 +171,20 @@ class Consumer:
                 if self._positions.restore(topic):
                     self._held.forget(topic)
             return []
+
+    def known_up_to(self) -> int:
+        """Return a time by Redis' clock, in ms since the epoch: all entries with older ids were returned.
+
+        raises    redis.RedisError: ask again later
+        """
+        with self.client.pipeline(transaction=True) as pipe:
+            pipe.time()
+            for topic in self.topics:
+                pipe.xrange(topic, f"({self.last_read.get(topic, '0-0')}", "+", count=1)
+            (seconds, micros), *following = pipe.execute()
+        return min(
+            [1000 * seconds + micros // 1000, *(id_numbers(found[0][0].decode())[0] for found in following if found)]
+        )
 
     def ack(self, topic: str, ids: Iterable[str], *, with_results: Collection[str] = ()) -> int:
         """Acknowledge entries; return how many were still pending. See `Membership.ack`."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from streamz import Stream
 
+from tasks.base.ids import id_numbers
 from tasks.base.logs import get_logger
 from tasks.base.plain_text import error_line
 from tasks.errors import PipelineError
@@ -15,6 +16,7 @@ from tasks.nodes.in_flight import InFlight
 from tasks.pipeline.graphs import graph
 from tasks.pipeline.guard import Secured, combining, secure
 from tasks.pipeline.receipts import Receipt
+from tasks.pipeline.timed_nodes import TimedNodes
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 from tasks.state.cutter import Cutter
@@ -70,6 +72,8 @@ class Emitter:
         self._failing_nodes: set[str] = set()
         self._last_yield = 0.0
         self._described = -1
+        self.timed = TimedNodes(())
+        """The nodes that emit because time passes."""
         self._describe()
 
     async def run(self) -> None:
@@ -89,6 +93,8 @@ class Emitter:
         """Emit one batch, or answer a request to flush the nodes; without either, wait for one."""
         if entries := self._hand_over.take():
             await self.emit(entries)
+        elif (ms := self._hand_over.take_time()) is not None:
+            await self.pass_time(ms)
         elif self._hand_over.answer_flush(self.flush_nodes):
             pass
         elif self.cutter is None or not self.cutter.is_dirty:
@@ -102,8 +108,16 @@ class Emitter:
         """Emit entries, each element after the one before has been awaited. Returns early if the run is to end."""
         secured = secure(self._node)  # nodes may have been added
         self._describe()
-        if (cutter := self.cutter) is not None:
-            self._adopt(cutter)
+        if self.cutter is not None:
+            self._adopt(self.cutter)
+        if self.timed and entries:
+            await self.timed.pass_time(id_numbers(entries[0].origin[1])[0])
+        await self._emit_all(entries, secured)
+        if self.timed:
+            self._hand_over.due = self.timed.due
+
+    async def _emit_all(self, entries: list[Entry], secured: Secured) -> None:
+        cutter = self.cutter
         emit = secured.fusion.emitter(self._node)
         emitting, is_batch = self.in_flight.emitting, self._batch is not None
         is_stopping, report_passed = self._hand_over.is_stopping, self._report_passed
@@ -127,6 +141,15 @@ class Emitter:
                 if cutter is not None and cutter.is_due(now):
                     await cutter.cut_under_load(is_stopping)
 
+    async def pass_time(self, ms: int) -> None:
+        """Let time pass for the nodes that emit by it: no entry with an id older than this can come, in ms since the epoch."""
+        secure(self._node)
+        self._describe()
+        if self.cutter is not None:
+            self._adopt(self.cutter)
+        await self.timed.pass_time(ms)
+        self._hand_over.due = self.timed.due
+
     def cut(self) -> None:
         """Take a cut if there is reason to, and if the graph is quiet."""
         if self.cutter is not None:
@@ -137,6 +160,7 @@ class Emitter:
         """Restore the nodes that are new from the stored state."""
         if (state := self._hand_over.take_state()) is not None:
             cutter.load(state, graph(self._node))
+            self._hand_over.due = self.timed.due
         else:
             cutter.adopt(graph(self._node))
 
@@ -181,6 +205,7 @@ class Emitter:
         """Update the fields that describe the pipeline in dead letters, if the graph has changed."""
         if self._described != (version := self.secured.fusion.version):
             self._described = version
+            self.timed = TimedNodes(graph(self._node))
             self._hand_over.letter_fields = {"combines": json.dumps(combining(self._node)[:_NAMED])}
 
     def _finished(self, receipt: Receipt) -> None:

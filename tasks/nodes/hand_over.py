@@ -66,6 +66,9 @@ class HandOver:
         """Whether the reader ended without waiting for the graph. The reader's thread sets it."""
         self.failure: BaseException | None = None
         """The first error that ends the run."""
+        self._time: int | None = None
+        self.due: int | None = None
+        """When a node may emit because time passes, in ms since the epoch; None: never. The graph's thread sets it."""
         self.letter_fields: Mapping[str, str] = {}
         """Fields that describe the pipeline in each dead letter. The graph's thread replaces the mapping."""
         # Bound methods, because these are called for every entry.
@@ -107,6 +110,11 @@ class HandOver:
     def put(self, entries: list[Entry]) -> None:
         """Hand over a batch to the graph's thread."""
         self._batches.append(entries)
+        self.wake()
+
+    def put_time(self, ms: int) -> None:
+        """Report that all entries with ids older than this were handed over, in ms since the epoch."""
+        self._time = ms
         self.wake()
 
     def wait_for_room(self, seconds: float) -> bool:
@@ -197,6 +205,11 @@ class HandOver:
         entries = self._batches.popleft()
         self._has_room.set()
         return entries
+
+    def take_time(self) -> int | None:
+        """Take the time up to which all entries were handed over, if the reader has reported another. Follows the last `take`."""
+        ms, self._time = self._time, None
+        return ms
 
     def answer_flush(self, flush: Callable[[], bool]) -> bool:
         """Call `flush` and hand its answer over if the reader waits for one; return whether it does."""

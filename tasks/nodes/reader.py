@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 
 import redis
 
@@ -66,6 +67,9 @@ class Reader:
             wait=hand_over.wait_until_stopping,
             explain=consumer.explained if store is None else store.explained,
         )
+        self.known_up_to: Callable[[], int] = consumer.known_up_to
+        """Returns up to which id, as a time, all entries were returned by the consumer."""
+        self._ahead_ms: float | None = None
         self._next_flush = 0.0
         self._was_busy = False
         self._progress = self._seen = (0, 0)
@@ -135,6 +139,18 @@ class Reader:
             self._seen = self._in_flight.progress
             self._hand_over.wake()  # a timer may have emitted something, which is to be stored soon
 
+    def look_at_clock(self) -> None:
+        """Report the time to the graph if a node waits for it, and it may have come. Call it when no entry was read."""
+        if (due := self._hand_over.due) is None:
+            return
+        local = 1000 * time.monotonic()
+        if self._ahead_ms is not None and local + self._ahead_ms < due:
+            return
+        now = self.known_up_to()
+        self._ahead_ms = now - local
+        if now >= due:
+            self._hand_over.put_time(now)
+
     def close(self) -> None:
         """Acknowledge finished entries, give all others back and leave the group."""
         self.settle()
@@ -153,6 +169,7 @@ class Reader:
         block_ms = _SHORT_BLOCK_MS if self._was_busy else _BLOCK_MS
         read = self._consumer.step(block_ms, ahead=True)
         if not read:  # a step may return early, for example after restoring its group: no busy loop
+            self.look_at_clock()
             self._hand_over.wait_until_stopping(began + block_ms / 1000 - time.monotonic())
         self._was_busy = bool(read)
         return read
@@ -160,6 +177,7 @@ class Reader:
     def _stop_when_done(self) -> None:
         """Let the run end once all entries are done, or are only kept for elements that will not come."""
         progress, self._progress = self._progress, self._in_flight.progress
+        self.look_at_clock()
         if self._consumer.held > len(self._in_flight) or self._progress != progress:
             self._hand_over.wait_until_stopping(_BLOCK_MS / 1000)
         elif self._hand_over.flush_nodes(_BLOCK_MS / 1000) and not self._in_flight.is_busy:

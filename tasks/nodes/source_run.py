@@ -1,5 +1,6 @@
 """One run of `Stream.from_redis`, from a start to a stop: its two threads and the hand-over between them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from streamz import Stream
@@ -159,6 +160,8 @@ class SourceRun:
             return 0
         read = self.consumer.step(block_ms)
         await self.emit(read)
+        if not read:
+            await self.pass_time()
         self.flush()
         if self.consumer.returned_poison_candidates:
             self._isolation.begin(read)
@@ -173,6 +176,20 @@ class SourceRun:
     async def emit(self, read: list[Entry | Undecodable]) -> None:
         """Emit entries that the consumer has returned; put those aside that cannot be decoded."""
         await self._emitter.emit(self._acknowledger.put_aside(read))
+
+    async def pass_time(self) -> None:
+        """Let nodes emit what time has made due."""
+        if self._hand_over.due is not None:
+            await self._emitter.pass_time(self._reader.known_up_to())
+
+    @property
+    def due(self) -> int | None:
+        """When a node may emit because time passes, in ms since the epoch; None: never."""
+        return self._hand_over.due
+
+    def set_clock(self, known_up_to: Callable[[], int]) -> None:
+        """Use another clock than Redis' for nodes that emit because time passes. The function returns ms since the epoch."""
+        self._reader.known_up_to = known_up_to
 
     def flush(self) -> None:
         """Acknowledge finished entries; dead-letter those that failed or cannot be decoded."""

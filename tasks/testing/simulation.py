@@ -8,6 +8,7 @@ from typing import Any
 
 from streamz import Stream
 
+from tasks.base.ids import id_numbers
 from tasks.base.loop_thread import outside_of_loops
 from tasks.errors import PipelineError
 from tasks.nodes.from_redis import from_redis
@@ -30,6 +31,7 @@ class SimulatedRun:
 
     def __init__(self, build: Callable[[], tuple[from_redis, Any]]) -> None:
         self.source: Any = None
+        self._newest, self._since = -1, 0.0
         self._runner = asyncio.Runner(loop_factory=VirtualLoop)
         try:
             outside_of_loops(lambda: self._runner.run(self._begin(build)))
@@ -42,6 +44,14 @@ class SimulatedRun:
         self.source, self._kept = build()
         self._run: SourceRun = self.source.open()
         self._loop.awaits_sockets = lambda: self._is_busy
+        self._run.set_clock(self._clock)
+
+    def _clock(self) -> int:
+        """Return the time by the ids of entries, in ms: that of the newest one that was read, and the virtual time since then."""
+        newest = max([id_numbers(last)[0] for last in self._run.consumer.last_read.values()], default=0)
+        if newest != self._newest:
+            self._newest, self._since = newest, self._loop.now
+        return newest + round(1000 * (self._loop.now - self._since))
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run the loop until `work`, one of the coroutines below or the source's, has returned.
@@ -81,6 +91,9 @@ class SimulatedRun:
                 held, since = self._run.in_flight, self._loop.now
                 if not came and self._is_busy and nap:
                     await asyncio.sleep(nap)
+            elif (due := self._run.due) is not None:
+                await asyncio.sleep(max(1, due - self._clock()) / 1000)
+                await self._run.pass_time()
             elif self._loop.now - since >= patience:
                 return
             else:  # nodes may keep some entries for a limited time
@@ -126,6 +139,8 @@ class SimulatedRun:
     async def _read_on(self) -> None:
         while await self.source.step():
             pass
+        await self._loop.idle()
+        await self._run.pass_time()
         await self._loop.idle()
         self._run.flush()
 

@@ -14,7 +14,8 @@ from streamz import Stream
 
 import flows
 from flows import market
-from flows.market import archive, clean, largest, movers, quotes, sample, turnover, with_changes, with_prefix
+from flows.market import archive, bars, clean, largest, movers, quotes, sample, turnover, with_changes, with_prefix
+from tasks import Entry
 from tasks.archive.dataset import open_kind
 from tasks.feeds.exchange import COLUMNS, Exchange
 from tasks.testing import Pushed, drain, entries, frames, pumped
@@ -233,6 +234,64 @@ def test_turnover_equals_a_model_over_new_codes_new_days_and_a_crash(
         assert list(one["vwap"]) == pytest.approx(list(one["yuan"] / one["shares"]))
         assert list(one["yuan"]) == sorted(one["yuan"], reverse=True)
         assert one["bar"].str.len().between(1, 20).all()
+
+
+def model_of_bars(snapshots: pd.DataFrame) -> pd.DataFrame:
+    """Return the bars of all snapshots, whose rows have time, code, now and the shares of the day so far."""
+    rows = snapshots.sort_values("time", kind="stable")
+    before = rows.groupby("code")["turnover"].shift().fillna(rows["turnover"])
+    rows = rows.assign(shares=(rows["turnover"] - before).where(rows["turnover"] >= before, rows["turnover"]))
+    return (
+        rows[rows["now"] > 0]
+        .groupby([pd.Grouper(key="time", freq="1min"), "code"])
+        .agg(
+            open=("now", "first"),
+            high=("now", "max"),
+            low=("now", "min"),
+            close=("now", "last"),
+            volume=("shares", "sum"),
+        )
+    )
+
+
+@given(
+    snapshots=st.lists(
+        st.dictionaries(
+            st.sampled_from(["600000", "000001", "300001"]),
+            st.tuples(st.integers(0, 100), st.integers(0, 5).map(float)),
+            min_size=1,
+        ),
+        min_size=2,
+        max_size=30,
+    ),
+    crash_after=st.none() | st.integers(1, 29),
+)
+def test_bars_are_those_of_pandas_over_all_snapshots_at_once(
+    snapshots: list[dict[str, tuple[int, float]]], crash_after: int | None
+) -> None:
+    times = pd.date_range("2026-03-02T01:29:50", periods=len(snapshots), freq="5s", tz="UTC")
+    pushed, rows = [], []
+    for time, snapshot in zip(times, snapshots, strict=True):
+        frame = pd.DataFrame(
+            {"turnover": [shares for shares, _ in snapshot.values()], "now": [price for _, price in snapshot.values()]},
+            index=pd.Index(snapshot, name="code"),
+        )
+        ms = time.value // 1_000_000
+        pushed.append(Entry({"quotes": frame}, topic="market", id=f"{ms + 700}-0", time_ms=ms))
+        rows.append(frame.reset_index().assign(time=time))
+    run = drain(bars.build, pushed, code="600000", crash_after=crash_after)
+    expected = model_of_bars(pd.concat(rows))
+    found = [entry["bars"].reset_index().rename(columns={"start": "time"}) for entry in run.entries("bars")]
+    assert (len(found), run.pending, run.dead) == (len(expected.index.unique("time")), [], [])
+    if found:
+        together = pd.concat(found).set_index(["time", "code"])[[*expected.columns]].sort_index()
+        pd.testing.assert_frame_equal(
+            together, expected.sort_index(), check_dtype=False, check_index_type=False, check_freq=False
+        )
+    if shown := [one for one in run.results if len(one)]:
+        of_code = expected.xs("600000", level="code").tail(20).iloc[::-1]
+        assert list(shown[-1]["close"]) == list(of_code["close"])
+        assert shown[-1]["candle"].str.len().between(1, 30).all()
 
 
 def test_the_archive_keeps_every_entry_of_a_topic(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import redis
 from streamz import Stream
 
 from tasks import PipelineError
+from tasks.nodes import time_window as windows_of_time  # noqa: F401 - registers itself with streamz
 from tasks.pipeline.graphs import graph
 from tests.support.nodes import PUSHED, Build, feed, members
 from tests.support.streams import dead, drain, here, pending, push_all
@@ -99,6 +100,12 @@ CASES: dict[str, Case] = {
     "sliding_window by key": Case(
         lambda s: s.sliding_window(2, return_partial=False, key=lambda n: n % 2),
         [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)],
+    ),
+    "time_window": Case(
+        lambda s: s.time_window("2s", by=lambda n: 1000 * n, close_after=None).map(
+            lambda window: tuple(window.elements)
+        ),
+        [(0, 1), (2, 3), (4, 5)],
     ),
     "slice": Case(lambda s: s.slice(1, 6, 2), [1, 3, 5]),
     "partition": Case(lambda s: s.partition(3), [(0, 1, 2), (3, 4, 5)], [6]),

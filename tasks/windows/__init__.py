@@ -1,0 +1,1 @@
+"""Windows of event time without streamz: where they begin and end, when they close, and what they aggregate."""

@@ -1,0 +1,98 @@
+"""Aggregations of single elements by pandas' names, kept as a few numbers instead of the elements.
+
+As in pandas, missing values (None, NaN, NA, NaT) are skipped. `first` and `last` are by event time; among elements of one time, by
+their order.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+import pandas as pd
+
+from tasks.checks import check_choice
+from tasks.errors import SettingsError
+
+__all__ = ["Aggregation", "Kind", "aggregations", "entry_aggregator", "values_of"]
+
+Kind = Literal["first", "last", "max", "min", "sum", "mean", "count"]
+Cell = list[Any]
+
+
+class Aggregation(NamedTuple):
+    """One aggregated value.
+
+    name    of the result
+    column  the field or column that is aggregated; None: the element itself
+    """
+
+    name: str
+    column: Hashable | None
+    kind: Kind
+
+
+def aggregations(named: Mapping[str, Any]) -> list[Aggregation]:
+    """Return aggregations given as `pandas.DataFrame.agg` takes them: name=(column, kind), or name=kind for elements that are values.
+
+    raises    SettingsError: something else
+    """
+    if not named:
+        msg = "agg: expected aggregations such as high=('price', 'max'), got none"
+        raise SettingsError(msg)
+    return [_aggregation(name, given) for name, given in named.items()]
+
+
+def _aggregation(name: str, given: Any) -> Aggregation:
+    pair: Any = given if isinstance(given, tuple) and len(given) == 2 else (None, given)  # noqa: PLR2004
+    column, kind = pair
+    check_choice(kind, get_args(Kind), name=f"agg: {name}")
+    return Aggregation(name, column, kind)
+
+
+def entry_aggregator(wanted: list[Aggregation]) -> Callable[[Cell | None, Any, int], Cell]:  # noqa: C901 - one case a kind
+    """Return a function of a cell (None: of a new window), an element and its event time, which returns the new cell.
+
+    A cell has two places for each aggregation. The given cell is not changed, so that an element that raises leaves nothing.
+    """
+    steps = [(2 * n, one.column, one.kind) for n, one in enumerate(wanted)]
+    empty: Cell = [
+        each for one in wanted for each in ((None, 0) if one.kind in ("first", "last", "max", "min") else (0, 0))
+    ]
+    na = pd.NA
+
+    def add(cell: Cell | None, x: Any, time: int) -> Cell:  # noqa: C901, PLR0912 - one case a kind
+        cell = (empty if cell is None else cell).copy()
+        for at, column, kind in steps:
+            value = x if column is None else x[column]
+            if value is None or value is na or value != value:  # noqa: PLR0124 - NaN and NaT
+                continue
+            if kind == "sum":
+                cell[at] = cell[at] + value if cell[at + 1] else value
+                cell[at + 1] = 1
+            elif kind == "max":
+                if not cell[at + 1] or value > cell[at]:
+                    cell[at], cell[at + 1] = value, 1
+            elif kind == "min":
+                if not cell[at + 1] or value < cell[at]:
+                    cell[at], cell[at + 1] = value, 1
+            elif kind == "last":
+                if cell[at] is None or time >= cell[at + 1]:
+                    cell[at], cell[at + 1] = value, time
+            elif kind == "first":
+                if cell[at] is None or time < cell[at + 1]:
+                    cell[at], cell[at + 1] = value, time
+            elif kind == "count":
+                cell[at] += 1
+            else:
+                cell[at], cell[at + 1] = cell[at] + value, cell[at + 1] + 1
+        return cell
+
+    return add
+
+
+def values_of(wanted: list[Aggregation], cell: Cell) -> dict[str, Any]:
+    """Return the aggregated values of a cell. Without any value, a mean is NaN, and first, last, max and min are None."""
+    found: dict[str, Any] = {}
+    for n, one in enumerate(wanted):
+        value, number = cell[2 * n], cell[2 * n + 1]
+        found[one.name] = (value / number if number else float("nan")) if one.kind == "mean" else value
+    return found
