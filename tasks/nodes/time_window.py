@@ -19,7 +19,7 @@ from tasks.state.memory import ABSENT, Ghosts, as_metadata, as_origins
 from tasks.state.remembering import keyed, remembers
 from tasks.windows.aggregation import Aggregation, aggregations, entry_aggregator, values_of
 from tasks.windows.durations import Duration, milliseconds
-from tasks.windows.frame_aggregation import added, finished, reduced
+from tasks.windows.frame_aggregation import Table, added, finished, reduced
 from tasks.windows.grid import Grid
 from tasks.windows.times import TimeOf, times_of_rows
 from tasks.windows.times import column as column_of
@@ -345,6 +345,8 @@ class time_window(EventTimeNode):  # noqa: N801 - streamz names nodes like funct
         contents = cell.contents
         if self._add is None:
             contents = [(time, x, as_origins(metadata)) for time, x, metadata in contents]
+        elif isinstance(contents, Table):
+            contents = contents.as_frame()
         return cell.serial, cell.emissions, contents
 
     def restore_states(self, states: Mapping[Any, Any], ghosts: Ghosts) -> None:
@@ -359,6 +361,8 @@ class time_window(EventTimeNode):  # noqa: N801 - streamz names nodes like funct
                 contents = [(time, x, as_metadata(origins, ghosts)) for time, x, origins in contents]
                 for _, _, metadata in contents:
                     self._retain_refs(metadata)
+            elif isinstance(contents, pd.DataFrame):
+                contents = Table.of_frame(contents)
             self._open.setdefault(start, {})[tuple(key)] = _Cell(serial, emissions, contents)
             self._serial = max(self._serial, serial)
         for start in self._open:
