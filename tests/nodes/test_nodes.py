@@ -11,6 +11,7 @@ import redis
 from streamz import Stream
 
 from tasks import PipelineError
+from tasks.nodes import join_asof as joins  # noqa: F401 - registers itself with streamz
 from tasks.nodes import time_window as windows_of_time  # noqa: F401 - registers itself with streamz
 from tasks.pipeline.graphs import graph
 from tests.support.nodes import PUSHED, Build, feed, members
@@ -106,6 +107,15 @@ CASES: dict[str, Case] = {
             lambda window: tuple(window.elements)
         ),
         [(0, 1), (2, 3), (4, 5)],
+    ),
+    "join_asof": Case(
+        lambda s: s.filter(lambda n: n % 2 == 0).join_asof(
+            s.filter(lambda n: n % 2).map(lambda n: (n,)),
+            by=lambda x: 1000 * (x if isinstance(x, int) else x[0]),
+            close_after=None,
+        ),
+        [(0, None), (2, (1,)), (4, (3,))],
+        shows_entries=False,
     ),
     "slice": Case(lambda s: s.slice(1, 6, 2), [1, 3, 5]),
     "partition": Case(lambda s: s.partition(3), [(0, 1, 2), (3, 4, 5)], [6]),
