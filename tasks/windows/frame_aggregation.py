@@ -19,12 +19,12 @@ __all__ = ["Table", "added", "finished", "reduced"]
 class Table(NamedTuple):
     """Aggregated values by key; the arrays are named by the number of their aggregation."""
 
-    index: pd.Index
+    keys: pd.Index
     parts: dict[str, Any]
 
     def as_frame(self) -> Any:
         """Return the table as a DataFrame."""
-        return pd.DataFrame(self.parts, index=self.index)
+        return pd.DataFrame(self.parts, index=self.keys)
 
     @classmethod
     def of_frame(cls, frame: Any) -> Self:
@@ -57,11 +57,12 @@ def reduced(frame: pd.DataFrame, keys: list[Any], times: np.ndarray, wanted: lis
         for n, one in enumerate(wanted):
             _of_rows(parts, n, one.kind, columns[one.column], missing[one.column], times)
         return Table(index, parts)
-    codes, unique = pd.factorize(index)
+    codes, _ = pd.factorize(index, use_na_sentinel=False)
+    unique: Any = index[~index.duplicated()]
     in_order = None if (np.diff(times) >= 0).all() else np.argsort(times, kind="stable")
     for n, one in enumerate(wanted):
         _of_groups(parts, n, one.kind, pd.Series(columns[one.column]), codes, len(unique), times, in_order)
-    return Table(pd.Index(unique).set_names(list(index.names)), parts)
+    return Table(unique, parts)
 
 
 def _of_groups(  # noqa: PLR0917 - of one caller
@@ -107,10 +108,10 @@ def _of_rows(parts: dict[str, Any], n: int, kind: str, values: Any, missing: np.
 def added(table: Table | None, more: Table, wanted: list[Aggregation]) -> Table:
     """Return a table with the rows of another, whose elements came later. Neither is changed."""
     if table is None:  # copies, because the frame may be changed in place
-        return Table(more.index, {name: part.copy() for name, part in more.parts.items()})
-    if table.index is more.index or table.index.equals(more.index):
+        return Table(more.keys, {name: part.copy() for name, part in more.parts.items()})
+    if table.keys is more.keys or table.keys.equals(more.keys):
         return _combined(table, more, wanted)
-    at = more.index.get_indexer(table.index)
+    at = more.keys.get_indexer(table.keys)
     both = at >= 0
     old, new = table.as_frame(), more.as_frame()
     rest = new[~new.index.isin(old.index)]
@@ -139,13 +140,13 @@ def _combined(old: Table, new: Table, wanted: list[Aggregation]) -> Table:
             takes = (takes & ~np.asarray(pd.isna(b))) | np.asarray(pd.isna(a))
             parts[name] = b.copy() if takes.all() else a if not takes.any() else _chosen(takes, b, a)
             parts[f"{n}t"] = np.where(takes, comes, was)
-    return Table(old.index, parts)
+    return Table(old.keys, parts)
 
 
 def _extreme(a: Any, b: Any, kind: str) -> Any:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.dtype.kind in "iuf" and b.dtype.kind in "iuf":
         return (np.fmax if kind == "max" else np.fmin)(a, b)
-    takes = np.asarray((b > a) if kind == "max" else (b < a), dtype="object") == True  # noqa: E712 - NA is no
+    takes = pd.Series((b > a) if kind == "max" else (b < a)).fillna(value=False).to_numpy("bool")
     takes = (takes & ~np.asarray(pd.isna(b))) | np.asarray(pd.isna(a))
     return _chosen(takes, b, a)
 
@@ -165,4 +166,4 @@ def finished(table: Table, wanted: list[Aggregation]) -> pd.DataFrame:
             number = table.parts[f"{n}n"]
             values = (pd.Series(values) / number).where(pd.Series(number > 0)).array
         parts[one.name] = values
-    return pd.DataFrame(parts, index=table.index)
+    return pd.DataFrame(parts, index=table.keys)
