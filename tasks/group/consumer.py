@@ -116,7 +116,7 @@ class Consumer:
         They are still at work, and now pending again. After a forced rewind, they are to be returned again."""
         self.before_restore: Callable[[], None] = lambda: None
         """Called before a deleted group is created again at its last position; what it raises, `step` raises instead."""
-        self._joined = False
+        self._may_have_lease = self._joined = False
         self._settled = False
         self._next_renewal = self._next_claim = 0.0
 
@@ -231,7 +231,7 @@ class Consumer:
     def leave(self) -> int:
         """Give back what is pending and leave the group; return the number of entries given back."""
         if not self._joined:
-            if self.membership.was_renewed:  # or the state of the group would have an owner until the lease expires
+            if self._may_have_lease:  # or the state of the group would have an owner until the lease expires
                 self.membership.release()
             return 0
         self._reader.close()  # first: the entries of a read that was sent ahead are given back, too
@@ -260,6 +260,7 @@ class Consumer:
         now = time.monotonic()
         if now < self._next_renewal:
             return
+        self._may_have_lease = True
         if not self.membership.renew() and self._joined:  # after an outage for all: let other consumers return first
             self._next_claim = now + self.membership.lease_ttl
         self._next_renewal = now + self.membership.lease_ttl / 4

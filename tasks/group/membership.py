@@ -106,11 +106,6 @@ class Membership:
         # After an outage for all consumers, the one that renewed last before it still has its lease.
         return bool(self.still_held(answer)) and since < _EXPIRES_SOON * self.lease_ttl
 
-    @property
-    def was_renewed(self) -> bool:
-        """Whether there may be a lease to release."""
-        return self._renewed is not None
-
     def release(self, *, given_back: bool = False) -> None:
         """Give up the lease, so that other consumers can claim pending entries at once.
 

@@ -27,7 +27,7 @@ from tasks.reservoir.keys import (
 from tasks.reservoir.lua import load
 from tasks.reservoir.retention import TTL_MS
 from tasks.state.cut import Cut, Result, Stored
-from tasks.state.stored_nodes import NODE, StoredNode, fields_by_node, stored_nodes
+from tasks.state.stored_nodes import NODE, StoredNode, expect_known_format, fields_by_node, stored_nodes
 
 __all__ = ["StateStore"]
 
@@ -72,6 +72,7 @@ class StateStore:
         version, fields = None, {}
         while version != (version := self._client.hget(self._key, "version")):  # a reset may come between
             fields: dict[bytes, bytes] = dict(self._client.hscan_iter(self._key, count=1000))
+        expect_known_format(fields, self._group)
         self._version = int(fields.get(b"version", 0))
         self._nodes = stored_nodes(fields)
         self.is_loaded = True  # not before: after a lost reply, it is loaded again

@@ -4,12 +4,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tasks.errors import PipelineError
 from tasks.state.cut import Stored
 
-__all__ = ["NODE", "StoredNode", "fields_by_node", "stored_nodes"]
+__all__ = ["NODE", "StoredNode", "expect_known_format", "fields_by_node", "stored_nodes"]
 
 NODE = b"node:"
 """The beginning of the fields that describe a node."""
+
+
+_FORMAT = 1  # as tasks/group/scripts/own.lua writes it; tests/state/test_format.py holds the bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,19 @@ class StoredNode:
     def field(self, name: bytes) -> bytes:
         """Return the name that one of the node's fields has in the hash of all nodes."""
         return b"%d:%s" % (self.number, name)
+
+
+def expect_known_format(fields: Mapping[bytes, bytes], group: str) -> None:
+    """Refuse a state that a later version of Sluice has stored in another way.
+
+    raises    PipelineError: this version cannot read it; it stays as it is
+    """
+    if (found := fields.get(b"format", b"1")) != b"%d" % _FORMAT:
+        msg = (
+            f"group {group!r}: expected a stored state of format {_FORMAT}, got format {found.decode(errors='backslashreplace')}: another "
+            "version of Sluice has stored it; run that version, or reset the group, which deletes its state (sluice groups reset)"
+        )
+        raise PipelineError(msg)
 
 
 def stored_nodes(fields: Mapping[bytes, bytes]) -> dict[str, StoredNode]:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 import redis
 from streamz import Stream
 
+from tasks import PipelineError
 from tasks.testing import Bench
 
 
@@ -57,6 +59,26 @@ def test_state_changed_in_place_before_an_error_keeps_the_change(client: redis.R
         bench.drain()
         assert outs(client) == [1, 6]
         assert [letter.entry for letter in bench.dead] == [{"n": 2}]
+
+
+def test_state_beyond_max_state_ends_the_run_before_anything_is_acknowledged(client: redis.Redis) -> None:
+    def build(s: Stream) -> Stream:
+        return s.pluck("n").accumulate(lambda seen, n: [*seen, n], start=[], stream_name="all").map(len)
+
+    with Bench(build, into="out", client=client, options={"max_state": 6}) as bench:
+        push(bench, 1, 2)
+        bench.drain()
+        push(bench, 3, 4, 5)
+        with pytest.raises(
+            PipelineError, match=r"at most 6 bytes, got 7, most of them in node 'all' \(7\); nothing was"
+        ):
+            bench.drain()
+        assert bench.state == {"all": [1, 2]}
+        assert bench.pending == [{"n": 3}, {"n": 4}, {"n": 5}]
+        bench.crash()
+    with Bench(build, into="out", client=client) as bench:
+        bench.drain()
+        assert outs(client) == [1, 2, 3, 4, 5]
 
 
 def test_entry_that_fails_again_after_a_restart_becomes_one_dead_letter(client: redis.Redis) -> None:
