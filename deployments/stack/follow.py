@@ -62,7 +62,6 @@ class Follower:
         self._reservoir = reservoir
         self._topics = [] if quiet else list(topics)
         self._addresses = list(addresses)
-        self._quiet = quiet
         self._running: set[Any] = set()
         self._next_count = 0.0
         self._bad = 0

@@ -57,11 +57,6 @@ class ReadAhead:
         self._sent: tuple[Sequence[str], int, bool] | None = None
         self._fetched: Read | None = None
 
-    @property
-    def is_sent(self) -> bool:
-        """Whether a read was sent ahead and its reply was not fetched."""
-        return self._sent is not None
-
     def read(self, topics: Sequence[str], count: int, block_ms: int, *, timed: bool = False) -> Read:
         """Read, waiting up to `block_ms` for entries.
 

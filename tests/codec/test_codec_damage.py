@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from typing import Any
 
 import pandas as pd
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.codec import decode, decode_fields
 from tasks.errors import PoisonEntryError
+from tests.support.damage import outcomes_of
 from tests.support.sameness import assert_same
 from tests.support.values import json_values, stream, text
 
@@ -153,10 +152,9 @@ def test_a_stream_that_lies_about_its_kind_is_a_value_or_poison(table: pa.Table,
 
 
 MUTATE = """
-import random, sys
 import numpy as np, pandas as pd, pyarrow as pa
 from tasks.codec import Limits, decode, encode
-from tasks.errors import PoisonEntryError
+from tests.support.damage import damage_and_decode
 
 n = 50
 frame = pd.DataFrame({
@@ -172,37 +170,9 @@ with pa.ipc.new_stream(sink, nested.schema) as writer:
     writer.write_table(nested)
 seeds = [encode(value) for value in (frame, frame["s"], nested, np.eye(3), pd.Timestamp("2024", tz="UTC"))]
 seeds += [encode(frame, compression=name) for name in ("lz4", "zstd")] + [sink.getvalue().to_pybytes()]
-dice = random.Random(int(sys.argv[1]))
-values = poison = 0
-for round in range(int(sys.argv[2])):
-    data = bytearray(dice.choice(seeds))
-    for _ in range(dice.choice([1, 1, 2, 8])):
-        at = dice.randrange(4, len(data))
-        flipped = data[at] ^ (1 << dice.randrange(8))
-        data[at] = dice.choice([0, 1, 0x7F, 0x80, 0xFF, dice.randrange(256), flipped])
-    if dice.random() < 0.1:
-        del data[dice.randrange(4, len(data)):]
-    try:
-        value = decode(bytes(data), limits=Limits(max_decoded_bytes=16 * 2**20))
-        values += 1
-    except PoisonEntryError:
-        poison += 1
-        continue
-    try:  # touch every value; what pandas says of the year 292017 is not the decoder's matter
-        repr(value)
-        if isinstance(value, (pd.DataFrame, pd.Series)):
-            value.memory_usage(deep=True)
-            value.copy().to_numpy().tolist()
-    except Exception:
-        pass
-print(values, poison)
+damage_and_decode(seeds, lambda data: decode(data, limits=Limits(max_decoded_bytes=16 * 2**20)), start=4)
 """
 
 
 def test_damaged_streams_crash_no_process_and_raise_only_poison_errors() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MUTATE, "1", "3000"], capture_output=True, text=True, check=False, timeout=100
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    values, poison = map(int, done.stdout.split())
-    assert min(values, poison) > 300  # else this tests nothing
+    assert min(outcomes_of(MUTATE)) > 300  # else this tests nothing

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.codec import decode_state, encode_state
 from tasks.errors import EncodeError, PoisonEntryError
+from tests.support.damage import outcomes_of
 from tests.support.states import states
 
 
@@ -138,10 +139,10 @@ def test_bytes_that_claim_gigabytes_or_thousands_of_levels_are_poison() -> None:
 
 
 MUTATE = """
-import random, sys, warnings
+import warnings
 import numpy as np, pandas as pd
 from tasks.codec import decode_state, encode_state
-from tasks.errors import PoisonEntryError
+from tests.support.damage import damage_and_decode
 warnings.simplefilter("ignore")
 frame = pd.DataFrame({"f": np.arange(8.0), "s": ["a", "é"] * 4, "o": pd.Series([{"a": 1}, None] * 4, dtype=object)},
     index=pd.MultiIndex.from_product([range(4), ["a", "b"]]))
@@ -150,37 +151,9 @@ seeds = [encode_state(value) for value in (
     np.eye(3), np.array([(1, b"x")], dtype=[("a", "u1"), ("b", "S1")]), np.array([[1, "x"]], dtype=object),
     {"a": [(1.5, {2, 3}), {(1, 2): b"x"}], 3: [None, True, "text" * 9]},
 )]
-dice = random.Random(int(sys.argv[1]))
-values = poison = 0
-for round in range(int(sys.argv[2])):
-    data = bytearray(dice.choice(seeds))
-    for _ in range(dice.choice([1, 1, 2, 8])):
-        at = dice.randrange(1, len(data))
-        flipped = data[at] ^ (1 << dice.randrange(8))
-        data[at] = dice.choice([0, 1, 0x7F, 0x80, 0xFF, dice.randrange(256), flipped])
-    if dice.random() < 0.1:
-        del data[dice.randrange(1, len(data)):]
-    try:
-        value = decode_state(bytes(data))
-        values += 1
-    except PoisonEntryError:
-        poison += 1
-        continue
-    try:  # touch every value; what pandas says of the year 292017 is not the decoder's matter
-        repr(value)
-        if isinstance(value, (pd.DataFrame, pd.Series)):
-            value.memory_usage(deep=True)
-            value.copy().to_numpy().tolist()
-    except Exception:
-        pass
-print(values, poison)
+damage_and_decode(seeds, decode_state, start=1)
 """
 
 
 def test_damaged_states_crash_no_process_and_raise_only_poison_errors() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MUTATE, "1", "3000"], capture_output=True, text=True, check=False, timeout=100
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    values, poison = map(int, done.stdout.split())
-    assert min(values, poison) > 300  # else this tests nothing
+    assert min(outcomes_of(MUTATE)) > 300  # else this tests nothing

@@ -235,7 +235,7 @@ def test_slow_pipeline_leaves_no_reply_in_redis_memory(redis_server: RedisServer
     source.start()
     reads = source.latest_run.consumer._reader._reads
     wait_until(lambda: reads._fetched, "the read ahead to be fetched")
-    assert not reads.is_sent
+    assert reads._sent is None
     assert len(pending(real_redis)) == source.latest_run.consumer.held + 100
     slow.set()
     wait_until(lambda: len(seen) == 600, "all of them")
