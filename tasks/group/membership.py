@@ -18,22 +18,30 @@ from tasks.base.logs import get_logger
 from tasks.checks import seconds
 from tasks.errors import LeaseLostError
 from tasks.group.dead_letter_limits import DeadLetterLimits
-from tasks.group.lease_scripts import ACK, COUNT, DEAD_LETTER, LAPSE, MOVE, RELEASE, RENEW, RETIRE
+from tasks.group.lease_scripts import (
+    ACK,
+    COUNT,
+    DEAD_LETTER,
+    LAPSE,
+    MOVE,
+    RELEASE,
+    RENEW,
+    RETIRE,
+    ack_arguments,
+    letter_arguments,
+)
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import (
     TOPIC_KEY_TYPES,
     dead_topic,
     lease_key,
-    letter_counts,
     result_record,
     retried_topic,
     state_key,
     topic_keys,
 )
 from tasks.reservoir.refusals import explained
-from tasks.reservoir.results import STRAGGLERS_MS
-from tasks.reservoir.retention import TTL_MS
 
 __all__ = ["HANDED_BACK", "Membership", "Peer"]
 
@@ -210,28 +218,14 @@ class Membership:
                 for id_ in ids
                 if with_results and id_ in with_results
             ]
-            answer = self._ack(**self._ack_arguments(some, records, self.fence))
+            answer = self._ack(**ack_arguments(self.group, some, records, self.fence))
             acknowledged += self.still_held(answer)
         return acknowledged
 
     def queue_ack(self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence) -> None:
         """Put the acknowledgement of entries into a transaction, to be done if `guard` holds its token."""
         for some in _in_parts(done):
-            ACK.queue(pipe, **self._ack_arguments(some, [], guard))
-
-    def _ack_arguments(self, done: Mapping[str, Sequence[str]], records: list[str], fence: Fence) -> dict[str, Any]:
-        done_ = [(int(retried_topic(topic, self.group) is not None), " ".join(ids)) for topic, ids in done.items()]
-        return {
-            "lease": fence.lease,
-            "topics": list(done),
-            "counts": [topic_keys(retried_topic(topic, self.group) or topic).spilled for topic in done],
-            "records": records,
-            "token": fence.token,
-            "group": self.group,
-            "record_ttl_ms": STRAGGLERS_MS,
-            "counts_ttl_ms": TTL_MS,
-            "done": list(itertools.chain(*done_)),
-        }
+            ACK.queue(pipe, **ack_arguments(self.group, some, [], guard))
 
     def dead_letter(
         self,
@@ -249,7 +243,9 @@ class Membership:
         only_pending   append nothing if the entry is no longer pending: an earlier attempt, whose reply was lost, may have
                        appended it
         """
-        arguments = self._letter_arguments(topic, id, about, keep=keep, only_pending=only_pending, fence=self.fence)
+        arguments = letter_arguments(
+            self.group, topic, id, about, keep=keep, only_pending=only_pending, fence=self.fence
+        )
         return bool(self.still_held(self._dead_letter(**arguments)))
 
     def queue_dead_letter(
@@ -263,40 +259,8 @@ class Membership:
         guard: Fence,
     ) -> None:
         """Put a dead letter into a transaction, to be appended if `guard` holds its token; if refused, it changes the guard."""
-        arguments = self._letter_arguments(topic, id, about, keep=keep, only_pending=False, fence=guard)
+        arguments = letter_arguments(self.group, topic, id, about, keep=keep, only_pending=False, fence=guard)
         DEAD_LETTER.queue(pipe, **arguments | {"refusal": "refused"})
-
-    def _letter_arguments(
-        self,
-        topic: str,
-        id: str,  # noqa: A002 - the field's own name
-        about: Mapping[str, str],
-        *,
-        keep: DeadLetterLimits,
-        only_pending: bool,
-        fence: Fence,
-    ) -> dict[str, Any]:
-        pushed_to = retried_topic(topic, self.group) or topic
-        keys = topic_keys(pushed_to)
-        return {
-            "lease": fence.lease,
-            "topic": topic,
-            "letters": dead_topic(pushed_to, self.group),
-            "record": result_record(self.group, topic, id),
-            "counts": letter_counts(pushed_to),
-            "spilled": keys.spilled,
-            "state": keys.state,
-            "token": fence.token,
-            "group": self.group,
-            "id": id,
-            "bounds": f"{keep.max_letters} {keep.max_bytes} {keep.min_bytes}",
-            "record_ttl_ms": STRAGGLERS_MS,
-            "ttl_ms": TTL_MS,
-            "pushed_to": pushed_to,
-            "only_pending": int(only_pending),
-            "refusal": "",
-            "about": [text.encode(errors="backslashreplace") for pair in about.items() for text in pair],
-        }
 
     def explained(
         self, error: redis.ResponseError, topics: Iterable[str], more: Mapping[str, str]
@@ -346,7 +310,7 @@ class Membership:
         lease = self._lease(to if holder == self.name else holder)  # the lease of the other one of the two
         moved: list[str] = []
         while True:
-            ids = self._move(
+            answer = self._move(
                 lease=self._lease(),
                 other_lease=lease,
                 topic=topic,
@@ -358,8 +322,7 @@ class Membership:
                 tombstone=TOMBSTONE,
                 tombstone_ttl_ms=TOMBSTONE_TTL_MS,
             )
-            if not ids:
-                self.still_held(-1 if ids is None else 0)
+            if not (ids := self.found(answer)):
                 return moved
             moved += [id_.decode() for id_ in ids]
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from streamz import Stream
 
-import tasks.group.membership
+import tasks.group.lease_scripts
 import tasks.nodes.from_redis  # adds from_redis to Stream
 import tasks.nodes.to_redis
 from tasks.errors import LeaseLostError
@@ -109,7 +109,7 @@ def live(url: str, shape: str, log: str) -> None:
 
     if shape == "fenced":
         # As if every pause outlasted the records: late appends must be refused, not found in a record.
-        tasks.group.membership.STRAGGLERS_MS = 1
+        tasks.group.lease_scripts.STRAGGLERS_MS = 1
     source = Stream.from_redis("numbers", group="lab", url=url, lease=LEASE)
     SHAPES[shape](source.pluck("n"), see)
     source.start()
