@@ -109,11 +109,12 @@ _SOON_MS = 300_000  # by which clocks may differ
 _LAST_MS = 253_402_214_399_000
 
 
-def group_start(start_from: str) -> str:
+def group_start(start_from: str, *, may_be_ahead: bool = False) -> str:
     """Return the entry id after which a new group starts, so that it reads `start_from` and all later entries.
 
     start_from   'beginning', 'new', an ISO 8601 time (UTC without an offset) or an entry id
-    raises       SettingsError: none of these, or a time in the future, until which the group would skip everything
+    may_be_ahead whether the caller itself refuses a time in the future, until which the group would skip everything
+    raises       SettingsError: none of these, or a time in the future
     """
     if start_from == "beginning":
         return "0-0"
@@ -121,7 +122,7 @@ def group_start(start_from: str) -> str:
         return "$"
     expected = "'beginning', 'new', an ISO time or an entry id"
     ms, sequence = id_named(start_from, name="start_from", expected=expected, sequence=0)
-    if ms - time.time() * 1000 > _SOON_MS and ms < _LAST_MS:
+    if not may_be_ahead and ms - time.time() * 1000 > _SOON_MS and ms < _LAST_MS:
         now = datetime.now(UTC)
         msg = (
             f"start_from: expected a time that has come, got {start_from!r}, which is {id_time(f'{ms}-0'):%Y-%m-%dT%H:%M:%S} UTC; it is "

@@ -49,7 +49,7 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
               processed, and acknowledging these has no effect
     raises    SettingsError: no such topic, group or position; or consumers are alive, and nothing was changed
     """
-    start = group_start("new" if to == "end" else to)
+    start = group_start("new" if to == "end" else to, may_be_ahead=True)
     check_group(group)
     known: Any = client  # redis-py types replies for all protocols and decodings at once
     groups = groups_of(client, check_topic(topic, derived=True))
