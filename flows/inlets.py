@@ -89,6 +89,7 @@ def _run(pump: Callable[..., Any], filled: CallParameters, own: dict[str, Any], 
         every=every or window,
         parameters=own,
         keep=options.kept,
+        by=options.by,
         fresh_within=options.fresh_seconds,
         remembers=options.check_remembers(name, has_cursor=bool(filled.cursor)),
     )
@@ -103,7 +104,7 @@ def _run(pump: Callable[..., Any], filled: CallParameters, own: dict[str, Any], 
         )
     gate = CallGate(reservoir.client, options.call_limit(name), inlet=inlet_of(beat.key))
     retention, inlet_id = Retention(reservoir.client), inlet_of(beat.key)
-    retention.declare(topic, options.kept, inlet=inlet_id)
+    retention.declare(topic, options.kept, inlet=inlet_id, by=options.by)
     if not every:
         return _run_once(pump, own, beat, scheduled=scheduled, options=options, gate=gate, remembering=remembering)
     late = (datetime.now(UTC) - scheduled).total_seconds()
@@ -145,7 +146,7 @@ def _run(pump: Callable[..., Any], filled: CallParameters, own: dict[str, Any], 
         def every_minute() -> None:
             report.every_minute()
             with suppress(SettingsError):  # the topic's other inlet is refused when its run begins
-                retention.declare(topic, options.kept, inlet=inlet_id)
+                retention.declare(topic, options.kept, inlet=inlet_id, by=options.by)
             look_around()
 
         try:
@@ -200,7 +201,9 @@ def _run_once(
     try:
         entries = _called_once(lambda: one_shot.pump(pump, own, memory), gate, longest=options.window_seconds)
         tick = f"{beat.key}:{scheduled.isoformat()}"
-        ids = one_shot.push(beat.reservoir, beat.topic, entries, tick=tick, keep=options.kept, memory=memory)
+        ids = one_shot.push(
+            beat.reservoir, beat.topic, entries, tick=tick, keep=options.kept, by=options.by, memory=memory
+        )
         totals = {"pushed": 1, "entries": len(ids)} if ids else {"nothing": 1}
     finally:
         with suppress(redis.RedisError):  # the run's state contains it as well

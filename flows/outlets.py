@@ -75,7 +75,7 @@ def outlet(build: Callable[..., Any], options: OutletOptions) -> Flow[..., Any]:
 
 
 def _run(build: Callable[[from_redis], Any], name: str, options: OutletOptions, stop: Stop, log: Log) -> State | None:
-    results = ResultTopic(options.into or "", options.into_kept, group=options.group)
+    results = ResultTopic(options.into or "", options.into_kept, group=options.group, by=options.into_by)
     end = float("inf") if options.run_for_seconds is None else time.monotonic() + options.run_for_seconds
 
     with OutletWatch(

@@ -10,6 +10,7 @@ from tasks.pump.call_limit import CallLimit
 from tasks.pump.calls import check_threads
 from tasks.pump.failing import WhenFailing
 from tasks.reservoir.keep import DEFAULT_BACKLOG, DEFAULT_KEEP, BacklogLimits, Keep, WhenFull
+from tasks.reservoir.partitions import Partitioning
 from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["InletOptions"]
@@ -31,6 +32,10 @@ class InletOptions:
         window: How long a run pumps if no later run relieves it. Must be longer than the schedule's interval.
         keep: Limits on what the topic keeps - entries, age and size, such as 4000 or 4000, 1h, 500MB. All inlets of a topic
             must declare the same limits.
+        partitions: Number of streams that the topic consists of, at most 256. All inlets of a topic must declare the same. If empty,
+            the topic is one stream.
+        key: Field by which entries are distributed over the partitions, or column by which the rows of DataFrames are. Entries of a
+            key stay in order.
         when_full: What happens to entries beyond these limits that a group has not read - spill, they are dropped and
             counted; wait, ticks are missed until the group has caught up.
         compression: Compression of DataFrames - lz4, zstd or empty.
@@ -54,6 +59,8 @@ class InletOptions:
     timeout: str | None = None
     window: str = "25min"
     keep: int | str = DEFAULT_KEEP
+    partitions: int | None = None
+    key: str | None = None
     when_full: WhenFull = "spill"
     compression: Compression | None = None
     max_failures: int = 10
@@ -71,12 +78,14 @@ class InletOptions:
     fresh_seconds: float | None = field(init=False, repr=False, compare=False)
     kept: Keep = field(init=False, repr=False, compare=False)
     backlog: BacklogLimits = field(init=False, repr=False, compare=False)
+    by: Partitioning | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check every option, and parse those that are text."""
         check_topic(self.topic)
         parsed = {
             "kept": Keep.of(self.keep, self.when_full),
+            "by": Partitioning.of(self.partitions, self.key or None),
             "backlog": BacklogLimits.of(self.max_waiting),
             "window_seconds": seconds(self.window, name="window"),
             "timeout_seconds": seconds(self.timeout, name="timeout") if self.timeout else None,

@@ -12,6 +12,7 @@ from tasks.errors import SettingsError
 from tasks.group.membership import LEAST_LEASE
 from tasks.nodes.source_run import OnError
 from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull
+from tasks.reservoir.partitions import Partitioning
 from tasks.reservoir.topic_names import check_topic
 from tasks.state.bounds import DEFAULT_MAX_STATE, state_bytes
 
@@ -50,6 +51,10 @@ class OutletOptions:
         into_field: Name of the field that holds a result that is neither a mapping nor a record. If empty, the topic's name.
         into_keep: Limits on what that topic keeps - entries, age and size, such as 4000 or 4000, 1h, 500MB. All outlets and
             inlets that push to a topic must declare the same limits.
+        into_partitions: Number of streams that this topic consists of, at most 256. All inlets and outlets that push to a topic must
+            declare the same. If empty, the topic is one stream.
+        into_key: Field by which results are distributed over the partitions, or column by which the rows of DataFrames are. Results
+            of a key stay in order.
         into_when_full: What happens to entries beyond these limits that a group has not read - spill, they are dropped and
             counted; wait, this outlet waits until the group has caught up.
         into_compression: Compression of DataFrames in the results - lz4, zstd or empty.
@@ -77,6 +82,8 @@ class OutletOptions:
     into: str | None = None
     into_field: str | None = None
     into_keep: int | str = DEFAULT_KEEP
+    into_partitions: int | None = None
+    into_key: str | None = None
     into_when_full: WhenFull = "spill"
     into_compression: Compression | None = None
     start_from: str = "beginning"
@@ -94,6 +101,7 @@ class OutletOptions:
 
     # Parsed from the options above.
     into_kept: Keep = field(init=False, repr=False, compare=False)
+    into_by: Partitioning | None = field(init=False, repr=False, compare=False)
     topic_names: list[str] = field(init=False, repr=False, compare=False)
     run_for_seconds: float | None = field(init=False, repr=False, compare=False)
     lease_seconds: float = field(init=False, repr=False, compare=False)
@@ -104,6 +112,7 @@ class OutletOptions:
         """Check every option, and parse those that are text."""
         parsed = {
             "into_kept": Keep.of(self.into_keep, self.into_when_full, prefix="into_"),
+            "into_by": Partitioning.of(self.into_partitions, self.into_key or None, prefix="into_"),
             "topic_names": self._checked_topics(),
             "run_for_seconds": seconds(self.run_for, name="run_for") if self.run_for else None,
             "lease_seconds": seconds(self.lease, name="lease", least=LEAST_LEASE),

@@ -162,6 +162,8 @@ class OutletStream:
                     options.into,
                     field=options.into_field or None,
                     keep=options.into_kept,
+                    partitions=options.into_partitions,
+                    key=options.into_key or None,
                     compression=options.into_compression,
                 )
         freeze_loaded_objects()

@@ -20,9 +20,10 @@ from tasks.pipeline import trust
 from tasks.pipeline.receipts import Metadata, Receipt, event_time, receipts
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage
-from tasks.reservoir.entry import with_time
+from tasks.reservoir.entry import Part, with_time
 from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.reservoir.keys import push_record, result_record
+from tasks.reservoir.partitions import Partitioning, declare, partition_topic
 from tasks.reservoir.results import RESULT_TTL_MS, newest, result_name
 from tasks.reservoir.topic_names import check_topic
 from tasks.settings import redis_url
@@ -57,6 +58,8 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
     keep         limits on the topic's entries, age and size, such as '4000, 1h, 500MB'; None for no limits
     when_full    if a living group has not read entries beyond these limits: 'spill' drops and counts them, 'wait' keeps
                  elements here until it has read them
+    partitions   number of the topic's partitions, over which elements are distributed
+    key          their field, or the column of frames, by which they are; see `Reservoir.push`
     compression  of frames: None, 'lz4' or 'zstd'
     url, client  the reservoir; by default the one that the graph's `from_redis` reads, or the one from the settings
     """
@@ -69,6 +72,8 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         field: str | None = None,
         keep: int | str | Keep | None = DEFAULT_KEEP,
         when_full: WhenFull = "spill",
+        partitions: int | None = None,
+        key: str | None = None,
         compression: str | None = None,
         url: str | None = None,
         client: redis.Redis | None = None,
@@ -77,11 +82,14 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         self.topic = check_topic(topic)
         self._field = topic if field is None else check_field(field, name="field")
         self._keep = None if keep is None else Keep.of(keep, when_full)
+        self._by = Partitioning.of(partitions, key)
         self._beside_source = False
         if client is None and url is None:
             client = _client_of(upstream)
             self._beside_source = client is not None
         self._reservoir = Reservoir(client or connect(url or redis_url()), compression=compression)
+        if self._by is not None:
+            declare(self._reservoir.client, topic, self._by)
         self._warn = Repeated(logger)
         self._waiting: deque[tuple[Callable[[], list[str] | None], asyncio.Future[None]]] = deque()
         super().__init__(upstream, **kwargs)
@@ -90,7 +98,8 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         """Push an element. While Redis does not answer, return a future that is done when the element has been pushed."""
         if self._beside_source and (outbox := self.secured.outbox) is not None:
             # It is appended with the state that it was made with, in one transaction.
-            outbox.add(self.topic, self._encoded(x, metadata), self._keep)
+            for encoded in self._encoded(x, metadata):
+                self._put(outbox, encoded)
             return []
         append = self._append_of(self._encoded(x, metadata), receipts(metadata))
         if not self._waiting:
@@ -131,14 +140,23 @@ class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
         """
         return [] if ids is not None else [asyncio.get_running_loop().create_future()]
 
-    def _encoded(self, x: Any, metadata: Metadata) -> dict[bytes, bytes]:
-        """Return an element as an encoded entry, which inherits the event time."""
-        [encoded] = self._reservoir.encode([as_fields(x, field=self._field)], topic=self.topic)
-        return with_time(encoded, event_time(metadata))
+    def _put(self, outbox: Any, encoded: dict[bytes, bytes]) -> None:
+        """Add an encoded entry to the results of the next cut; its transaction appends to a partition as to a topic."""
+        if self._by is None:
+            outbox.add(self.topic, encoded, self._keep)
+            return
+        assert isinstance(encoded, Part)
+        keep = self._keep.shared(self._by.count) if self._keep else None
+        outbox.add(partition_topic(self.topic, encoded.partition), encoded, keep)
 
-    def _append_of(self, encoded: dict[bytes, bytes], made_of: list[Receipt]) -> Callable[[], list[str] | None]:
+    def _encoded(self, x: Any, metadata: Metadata) -> list[dict[bytes, bytes]]:
+        """Return an element as an encoded entry, or as its parts for several partitions; they inherit the event time."""
+        encoded = self._reservoir.encode([as_fields(x, field=self._field)], topic=self.topic, by=self._by)
+        return [with_time(each, event_time(metadata)) for each in encoded]
+
+    def _append_of(self, encoded: list[dict[bytes, bytes]], made_of: list[Receipt]) -> Callable[[], list[str] | None]:
         """Return a function that appends an element, once even if it is called again."""
-        append = functools.partial(self._reservoir.append, self.topic, [encoded], keep=self._keep)
+        append = functools.partial(self._reservoir.append, self.topic, encoded, keep=self._keep, by=self._by)
         if not made_of:
             return functools.partial(append, record=push_record())
         keeper, node = newest(made_of), self.meter.name  # the node has the same name in every run

@@ -19,6 +19,7 @@ from tasks.reservoir import Reservoir
 from tasks.reservoir.cursors import CursorMove, CursorStore
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import once_record
+from tasks.reservoir.partitions import Partitioning
 
 __all__ = ["pump", "push"]
 
@@ -77,6 +78,7 @@ def push(
     *,
     tick: str,
     keep: int | str | Keep | None = None,
+    by: Partitioning | None = None,
     memory: Recalled | None = None,
 ) -> list[str]:
     """Append entries in order, all or none, once per `tick`, and return their ids: a retry pushes nothing twice.
@@ -84,11 +86,11 @@ def push(
     memory    moves the cursor with them
     raises    PumpError: the cursor was moved during the run; nothing was pushed
     """
-    encoded, move, record = reservoir.encode(entries, topic=topic), None, once_record(tick)
+    encoded, move, record = reservoir.encode(entries, topic=topic, by=by), None, once_record(tick)
     if memory:
         encoded, move = memory.after(encoded)
     if encoded:
-        ids = reservoir.append(topic, encoded, record=record, move=move, keep=keep, ttl_ms=86_400_000)
+        ids = reservoir.append(topic, encoded, record=record, move=move, keep=keep, ttl_ms=86_400_000, by=by)
     else:
         ids = [] if not memory or not move or memory.store.move(move, topic, record=record, expected="") else None
     if ids is None:

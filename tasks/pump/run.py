@@ -115,7 +115,7 @@ class PumpRun:
             threads=threads,
             timeout=timeout,
             timer=timer,
-            encode=partial(beat.reservoir.encode, topic=beat.topic),
+            encode=partial(beat.reservoir.encode, topic=beat.topic, by=beat.by),
             keeps=on_pushed is not None,
             remembering=remembering,
         )

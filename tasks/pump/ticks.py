@@ -30,6 +30,7 @@ from tasks.reservoir.entry import with_time
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import alive_key, beat_key, open_claims, tick_record
 from tasks.reservoir.lua import load
+from tasks.reservoir.partitions import Partitioning
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.topic_names import check_topic
 
@@ -117,6 +118,7 @@ class Beat:
     parameters   the pump's arguments: two different sets are two beats. Raises SettingsError for objects that only their
                  address distinguishes
     keep         as in `Reservoir.push`
+    by           how the topic is partitioned, if it is
     fresh_within seconds within which the inlet has to push something newer, or else raises an alarm
 
     remembers    whether the inlet has a cursor
@@ -137,6 +139,7 @@ class Beat:
         every: float,
         parameters: Mapping[str, Any] | None = None,
         keep: int | str | Keep | None = None,
+        by: Partitioning | None = None,
         fresh_within: float | None = None,
         remembers: bool = False,
     ) -> None:
@@ -147,6 +150,7 @@ class Beat:
         self.unattended: int | None = None
         self._first = 0
         self.reservoir = reservoir
+        self.by = by
         self._keep = keep
         self._fresh_within = fresh_within
         self.key = beat_key(f"{inlet}:{digest([topic, inlet, every, parameters or {}])}")
@@ -252,6 +256,7 @@ class Beat:
             move=move,
             keep=self._keep,
             ttl_ms=_PUSHED_TTL_MS,
+            by=self.by,
         )
 
     def move(self, tick: int, move: CursorMove) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.base.ids import id_numbers, id_time
 
-__all__ = ["TIME_FIELD", "Entry", "has", "made", "take_out_time", "with_time"]
+__all__ = ["TIME_FIELD", "Entry", "Part", "has", "made", "take_out_time", "with_time"]
 
 TIME_FIELD = b"event:time"
 """The last field of an entry that has an event time of its own: milliseconds since the epoch, as decimal digits."""
@@ -74,11 +74,22 @@ def made(topic: str, id: str, deliveries: int, time_ms: int | None = None) -> En
     return entry
 
 
+class Part(dict[bytes, bytes]):
+    """The encoded fields of an entry, or of a part of it, for one partition of a topic."""
+
+    __slots__ = ("partition",)
+
+    def __init__(self, encoded: Mapping[bytes, bytes], partition: int) -> None:
+        super().__init__(encoded)
+        self.partition = partition
+
+
 def with_time(encoded: Mapping[bytes, bytes], time_ms: int | None) -> dict[bytes, bytes]:
     """Return the encoded fields of an entry with an event time; unchanged without one, or if they have one."""
-    if time_ms is None or TIME_FIELD in encoded:
-        return dict(encoded)
-    return {**encoded, TIME_FIELD: b"%d" % time_ms}
+    timed = Part(encoded, encoded.partition) if isinstance(encoded, Part) else dict(encoded)
+    if time_ms is not None:
+        timed.setdefault(TIME_FIELD, b"%d" % time_ms)
+    return timed
 
 
 def take_out_time(flat: list[bytes]) -> int | None:

@@ -4,7 +4,7 @@ Pure: this module does not import Redis.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
 from tasks.base import quantities
@@ -62,6 +62,11 @@ class Keep:
             _whole(self.max_bytes, _SIZES),
         ]
         return ", ".join(filter(None, limits)) + (" (wait)" if self.when_full == "wait" else "")
+
+    def shared(self, partitions: int) -> Self:
+        """Return what each of several partitions keeps, so that they keep this much together."""
+        entries, max_bytes = (-(-limit // partitions) for limit in (self.entries, self.max_bytes))
+        return replace(self, entries=entries, max_bytes=max_bytes)
 
     def packed(self) -> str:
         """Return the form for the scripts in Redis: '<entries> <age in ms> <bytes> <1 to wait>'."""

@@ -57,6 +57,20 @@ class Partitioning:
         check_field(self.key, name="key")
         check_choice(self.hash, [HASH], name="hash")
 
+    @classmethod
+    def of(cls, partitions: int | None, key: str | None, *, prefix: str = "") -> "Partitioning | None":
+        """Return the partitioning of two options; None if neither is given.
+
+        prefix    of the names of the options in errors
+        raises    SettingsError: only one of them is given, or an invalid value
+        """
+        if partitions is None and key is None:
+            return None
+        if partitions is None or key is None:
+            msg = f"{prefix}partitions, {prefix}key: expected both or neither, got {partitions!r} and {key!r}"
+            raise SettingsError(msg)
+        return cls(partitions, key)
+
     def __str__(self) -> str:
         return f"{self.count} by key {self.key!r} ({self.hash})"
 

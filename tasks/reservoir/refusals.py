@@ -74,6 +74,6 @@ def _cure(message: str, error: redis.ResponseError, keys: Mapping[str, str], fou
         named = ", ".join(map(repr, closed))
         return f"expected a Redis user with the rights that docs/redis.md lists, on the keys {named}; see ACL SETUSER"
     if "exhausted" in message:
-        [topic, *_] = keys
-        return f"the last id of {topic!r} is the largest possible one, so nothing can follow it: use another topic, or rename this one"
+        topics = " or ".join(repr(key) for key, kind in keys.items() if kind == "stream")
+        return f"the last id of {topics} is the largest possible one, so nothing can follow it: use another topic, or rename this one"
     return f"the keys are {', '.join(map(repr, keys))}"

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from itertools import chain
 from operator import attrgetter
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import redis
 
@@ -16,17 +14,19 @@ from tasks.checks import check_choice
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import Budget
 from tasks.codec.values import COMPRESSIONS
-from tasks.errors import EncodeError, PoisonEntryError, TopicFullError
+from tasks.errors import EncodeError, PoisonEntryError, SettingsError, TopicFullError
+from tasks.reservoir.append_arguments import given_by_key, given_for, keys_of, values_of
 from tasks.reservoir.connection import adapted, connect
 from tasks.reservoir.cursors import CursorMove
-from tasks.reservoir.entry import TIME_FIELD, Entry, take_out_time
+from tasks.reservoir.entry import TIME_FIELD, Entry, Part, take_out_time
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
-from tasks.reservoir.keys import TOPIC_KEY_TYPES, derived_from, push_record, topic_keys
+from tasks.reservoir.keys import TOPIC_KEY_TYPES, derived_from, partitions_key, push_record
 from tasks.reservoir.levels import Levels, TopicLevel
 from tasks.reservoir.lua import Call, load
+from tasks.reservoir.partitions import Partitioning, expect_same, partition_of
 from tasks.reservoir.refusals import explained
-from tasks.reservoir.retention import TTL_MS
+from tasks.reservoir.splitting import split
 from tasks.reservoir.topic_names import check_topic, is_topic
 from tasks.settings import redis_url
 
@@ -46,6 +46,8 @@ LARGE = 256 * 1024
 
 _APPEND = load(__file__, "append")
 _APPEND_AND_MOVE = load(__file__, "append_and_move")
+_APPEND_BY_KEY = load(__file__, "append_by_key")
+_APPEND_BY_KEY_AND_MOVE = load(__file__, "append_by_key_and_move")
 _MARK_END = load(__file__, "mark_end")
 
 
@@ -63,6 +65,8 @@ class Reservoir:
         self.compression = compression
         self._append = _APPEND.on(self.client)
         self._append_and_move = _APPEND_AND_MOVE.on(self.client)
+        self._append_by_key = _APPEND_BY_KEY.on(self.client)
+        self._append_by_key_and_move = _APPEND_BY_KEY_AND_MOVE.on(self.client)
         self._warn = Repeated(logger)
         self._inferred: set[str] = set()  # topics to which frames of objects were pushed
         self._may_take_back = True  # until Redis refuses it
@@ -72,26 +76,48 @@ class Reservoir:
         """Return the reservoir at `url`; by default at the configured address."""
         return cls(connect(url or redis_url()), compression=compression)
 
-    def push(self, topic: str, fields: Mapping[str, Any], *, keep: int | str | Keep | None = None) -> str:
+    def push(
+        self,
+        topic: str,
+        fields: Mapping[str, Any],
+        *,
+        keep: int | str | Keep | None = None,
+        partitions: int | None = None,
+        key: str | None = None,
+    ) -> str:
         """Append one entry exactly once, even if the reply is lost and it is sent again; return its id.
 
-        keep      limits of the topic (`Keep.of`); entries that live groups have not finished stay beyond them
-        raises    EncodeError; TopicFullError; SettingsError: an invalid topic name; each time nothing was pushed
+        keep        limits of the topic (`Keep.of`); entries that live groups have not finished stay beyond them
+        partitions  number of the topic's partitions; the entry goes to that of its field `key`. Rows of a frame go to
+                    those of their column `key`, as several entries; the id of the first one is returned
+        raises      EncodeError; TopicFullError; SettingsError: an invalid topic name, or another partitioning than that of the topic;
+                    each time nothing was pushed
         """
-        return self.push_many(topic, [fields], keep=keep)[0]
+        return self.push_many(topic, [fields], keep=keep, partitions=partitions, key=key)[0]
 
     def push_many(
-        self, topic: str, entries: Iterable[Mapping[str, Any]], *, keep: int | str | Keep | None = None
+        self,
+        topic: str,
+        entries: Iterable[Mapping[str, Any]],
+        *,
+        keep: int | str | Keep | None = None,
+        partitions: int | None = None,
+        key: str | None = None,
     ) -> list[str]:
-        """Append entries in order, all or none, exactly once; return their ids."""
-        ids = self.append(topic, self.encode(entries, topic=topic), record=push_record(), keep=keep)
+        """Append entries in order, all or none, exactly once; return their ids. As `push`."""
+        by = Partitioning.of(partitions, key)
+        encoded = self.encode(entries, topic=topic, by=by)
+        ids = self.append(topic, encoded, record=push_record(), keep=keep, by=by)
         assert ids is not None  # nothing was expected of the record
         return ids
 
-    def encode(self, entries: Iterable[Any], *, topic: str = "") -> list[dict[bytes, bytes]]:
+    def encode(
+        self, entries: Iterable[Any], *, topic: str = "", by: Partitioning | None = None
+    ) -> list[dict[bytes, bytes]]:
         """Encode entries, which are mappings of fields or records such as dataclasses.
 
         topic     their topic, for the log
+        by        the topic's partitioning, for which entries are split; the returned ones are then `Part`s
         raises    EncodeError: nothing was pushed
         """
 
@@ -100,14 +126,16 @@ class Reservoir:
                 self._inferred.add(topic)
                 logger.info("topic %r: frames of objects are pushed after infer_objects(); this is logged once", topic)
 
-        encoded = [
-            codec.encode_fields(fields, compression=self.compression, on_inferred=log_inferred) for fields in entries
-        ]
-        for fields in encoded:
-            if len(fields) > MAX_FIELDS:
-                msg = f"expected an entry of at most {MAX_FIELDS} fields, got {len(fields)}; nothing was pushed; put them into one DataFrame or dict"
+        def encoded(fields: Any) -> dict[bytes, bytes]:
+            found = codec.encode_fields(fields, compression=self.compression, on_inferred=log_inferred)
+            if len(found) > MAX_FIELDS:
+                msg = f"expected an entry of at most {MAX_FIELDS} fields, got {len(found)}; nothing was pushed; put them into one DataFrame or dict"
                 raise EncodeError(msg)
-        return encoded
+            return found
+
+        if by is None:
+            return [encoded(fields) for fields in entries]
+        return [Part(encoded(part), n) for fields in entries for n, part in split(fields, by)]
 
     def append(
         self,
@@ -121,6 +149,7 @@ class Reservoir:
         move: CursorMove | None = None,
         keep: int | str | Keep | None = None,
         ttl_ms: int = APPEND_TTL_MS,
+        by: Partitioning | None = None,
     ) -> list[str] | None:
         """Append encoded entries once per `record`; return their ids, or None if the append is not permitted.
 
@@ -129,14 +158,21 @@ class Reservoir:
         expected  append only if the record holds this value
         fence     append only if no other consumer has claimed this consumer's entries
         move      move this cursor with the append; append only if its version is the expected one
-        raises    TopicFullError: entries that live groups have not read fill the topic; SettingsError
+        by        how the topic is partitioned; `encode` has been given the same
+        raises    TopicFullError: entries that live groups have not read fill the topic, or one of its partitions; SettingsError
         """
         entries = list(encoded)
         if not entries:
             return []
         kept = None if keep is None else Keep.of(keep)
-        keys = _keys_of(check_topic(topic))
-        given = _given(
+        keys = keys_of(check_topic(topic))
+        if by is not None:
+            parts = cast("list[Part]", entries)
+            given = given_by_key(
+                topic, parts, by, record=record, field=field, expected=expected, fence=fence, keep=kept, ttl_ms=ttl_ms
+            )
+            return self._appended_by_key(topic, by, kept, given, move)
+        given = given_for(
             keys,
             record=record,
             field=field,
@@ -146,10 +182,8 @@ class Reservoir:
             ttl_ms=ttl_ms,
             count=len(entries),
         )
-        append = self._append
-        if move:
-            append = self._append_and_move
-            given |= {"cursor": move.key, "version": move.version, "value": move.to.value, "digest": move.to.digest}
+        append = self._append_and_move if move else self._append
+        given |= _moving(move)
         size = sum(len(name) + len(data) for name, data in entries[0].items())
         try:
             # With 'wait', the script must check the limits before it appends, which a large append cannot.
@@ -157,7 +191,7 @@ class Reservoir:
             if len(entries) == 1 and size >= LARGE and self._may_take_back and not waits:
                 joined = self._append_large(append, entries[0], {**given, "values": [0, size]})
             else:
-                joined = append(**given, values=_values(entries))
+                joined = append(**given, values=values_of(entries))
         except redis.ResponseError as error:
             types = dict(zip(keys.values(), TOPIC_KEY_TYPES, strict=True)) | {record: "hash" if field else "string"}
             if fence:
@@ -166,11 +200,13 @@ class Reservoir:
                 types[move.key] = "hash"
             raise explained(error, self.client, types, what=f"topic {topic!r}: nothing was pushed") from error
         if joined == 1:
+            raise _full(topic, kept)
+        if joined == 2:  # noqa: PLR2004 - as append.lua defines it
             msg = (
-                f"topic {topic!r} is full: expected its groups to have read all but {kept}; nothing was pushed; "
-                "start the outlet that lags (`sluice status`), or let the topic spill (when_full='spill')"
+                f"topic {topic!r}: expected partitions and key with each push, because the topic is partitioned, got none; nothing was "
+                "pushed; pass the same partitions and key as its other writers"
             )
-            raise TopicFullError(msg)
+            raise SettingsError(msg)
         if isinstance(joined, list):
             joined, refusal = joined
             self._may_take_back = False
@@ -178,6 +214,23 @@ class Reservoir:
                 f"topic {topic!r}: pushed, but Redis refuses the commands that limit the topic and that would take the entry back",
                 detail=f"with {refusal.decode(errors='replace')!r}; give this user the rights that docs/redis.md lists",
             )
+        return None if joined is None else joined.decode().split(" ")
+
+    def _appended_by_key(
+        self, topic: str, by: Partitioning, kept: Keep | None, given: Mapping[str, Any], move: CursorMove | None
+    ) -> list[str] | None:
+        append = self._append_by_key_and_move if move else self._append_by_key
+        try:
+            joined = append(**given, **_moving(move))
+        except redis.ResponseError as error:
+            types = {partitions_key(topic): "hash", given["record"]: "hash" if given["field"] else "string"}
+            types |= dict(zip(given["streams"], TOPIC_KEY_TYPES * len(given["streams"]), strict=False))
+            types |= dict.fromkeys(given["leases"], "string") | ({move.key: "hash"} if move else {})
+            raise explained(error, self.client, types, what=f"topic {topic!r}: nothing was pushed") from error
+        if joined == 1:
+            raise _full(topic, kept)
+        if isinstance(joined, list):
+            expect_same(topic, by, joined)
         return None if joined is None else joined.decode().split(" ")
 
     def queue_append(
@@ -192,10 +245,15 @@ class Reservoir:
         ttl_ms: int,
     ) -> None:
         """Put the append of encoded entries into a transaction. It is done once for all appends of the same `record`."""
-        given = _given(
-            _keys_of(check_topic(topic)), record=record, fence=fence, keep=keep, ttl_ms=ttl_ms, count=len(entries)
+        given = given_for(
+            keys_of(check_topic(topic, derived=partition_of(topic) is not None)),
+            record=record,
+            fence=fence,
+            keep=keep,
+            ttl_ms=ttl_ms,
+            count=len(entries),
         )
-        _APPEND.queue(pipe, **given, values=_values(entries))
+        _APPEND.queue(pipe, **given, values=values_of(entries))
 
     def _append_large(self, append: Call, fields: Mapping[bytes, bytes], given: Mapping[str, Any]) -> Any:
         """Append one entry with XADD, and everything else with the script, in one transaction."""
@@ -261,41 +319,19 @@ def _text(key: bytes) -> str | None:
         return None
 
 
-def _given(
-    keys: Mapping[str, str],
-    *,
-    record: str,
-    fence: Fence | None,
-    keep: Keep | None,
-    ttl_ms: int,
-    count: int,
-    field: bytes = b"",
-    expected: str = "",
-) -> dict[str, Any]:
-    """Return the keys and arguments of the script, without the entries."""
-    return {
-        **keys,
-        "record": record,
-        "lease": fence.lease if fence else None,
-        "expected": expected,
-        "record_ttl_ms": ttl_ms,
-        "keep": keep.packed() if keep else "",
-        "ttl_ms": TTL_MS,
-        "count": count,
-        "field": field,
-        "token": fence.token if fence else "",
-    }
+def _moving(move: CursorMove | None) -> dict[str, Any]:
+    """Return what the scripts that move a cursor take besides."""
+    if move is None:
+        return {}
+    return {"cursor": move.key, "version": move.version, "value": move.to.value, "digest": move.to.digest}
 
 
-def _values(entries: Iterable[Mapping[bytes, bytes]]) -> list[int | bytes]:
-    """Return entries as the script takes them: of each, the number of its values, and the values."""
-    return [each for fields in entries for each in (2 * len(fields), *chain.from_iterable(fields.items()))]
-
-
-@lru_cache(maxsize=256)
-def _keys_of(topic: str) -> dict[str, str]:
-    """Return the keys of a topic by their names in the script."""
-    return topic_keys(topic)._asdict()
+def _full(topic: str, kept: Keep | None) -> TopicFullError:
+    msg = (
+        f"topic {topic!r} is full: expected its groups to have read all but {kept}; nothing was pushed; "
+        "start the outlet that lags (`sluice status`), or let the topic spill (when_full='spill')"
+    )
+    return TopicFullError(msg)
 
 
 def _without_command(error: redis.ResponseError) -> redis.ResponseError:

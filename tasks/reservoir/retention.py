@@ -23,6 +23,7 @@ from tasks.reservoir.groups import group_name, groups_of
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import topic_keys
 from tasks.reservoir.lua import load
+from tasks.reservoir.partitions import Partitioning, declare, partition_topic
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.topic_names import check_topic
 
@@ -64,13 +65,18 @@ class Retention:
         self._trim = _TRIM.on(client)
         self._declare = _DECLARE.on(client)
 
-    def declare(self, topic: str, keep: Keep, *, inlet: str = "", group: str = "") -> None:
-        """Store the limits of `topic` on behalf of an inlet, or of an outlet with results there.
+    def declare(
+        self, topic: str, keep: Keep, *, inlet: str = "", group: str = "", by: Partitioning | None = None
+    ) -> None:
+        """Store the limits of `topic`, and how it is partitioned, on behalf of an inlet, or of an outlet with results there.
 
         inlet     a name that is unique for an inlet with its parameters
         group     the outlet's consumer group, if an outlet declares
-        raises    SettingsError: another inlet or outlet has declared other limits in the last minutes
+        raises    SettingsError: another inlet or outlet has declared other limits in the last minutes; or the topic is partitioned
+                  in another way
         """
+        if by is not None:
+            declare(self._client, topic, by)
         writer = f"inlet:{inlet}" if inlet else f"outlet:{group}"
         state = topic_keys(check_topic(topic)).state
         try:
@@ -93,6 +99,13 @@ class Retention:
                 f"{_named(name)}; make them agree"
             )
             raise SettingsError(msg)
+        if by is not None:
+            with self._client.pipeline(transaction=False) as pipe:
+                for n in range(by.count):
+                    state = topic_keys(partition_topic(topic, n)).state
+                    pipe.hset(state, "keep", keep.shared(by.count).packed())
+                    pipe.pexpire(state, TTL_MS)
+                pipe.execute()
 
     def trim(self, topic: str) -> Trimmed | None:
         """Remove entries beyond a topic's limits, like its appends; None if no inlet has declared limits."""
