@@ -102,7 +102,7 @@ def trim(forget_after: str = "7 days") -> str:
     retention = Retention(reservoir.client)
     removed: dict[str, int] = {}
     unreadable = 0
-    for topic in reservoir.topics():
+    for topic in reservoir.streams():
         if derived_from(topic):  # dead letters and retries have limits of their own
             continue
         forgotten, trimmed = [], None

@@ -60,10 +60,12 @@ class EncodeError(SluiceError, TypeError):
 class PoisonEntryError(SluiceError, ValueError):
     """Bytes cannot be decoded, or exceed the limits; the bytes are kept unchanged.
 
-    id   the entry's id; '' if unknown
+    id      the entry's id; '' if unknown
+    topic   the stream that holds the entry; '' if unknown
     """
 
     id: str = ""
+    topic: str = ""
 
 
 class PipelineError(SluiceError, RuntimeError):

@@ -18,9 +18,9 @@ from tasks.group import removal
 from tasks.group.rewind import rewind
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
+from tasks.reservoir.folding import level_of, streams_of
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import derived_from, retry_topic
-from tasks.reservoir.levels import Levels
 from tasks.settings import redis_url
 
 __all__ = ["drop_group", "list_groups", "reset_group"]
@@ -72,17 +72,19 @@ def reset_group(console: Console, topic: str, group: str, to: str, *, yes: bool 
 def _rows(reservoir: Reservoir) -> Iterator[dict[str, Any]]:
     client: redis.Redis = reservoir.client
     known: Any = client
-    levels = Levels(client)
     for topic in reservoir.topics():
-        if (derived := derived_from(topic)) and derived[1] == "retry":  # counted with its own topic
+        if (derived := derived_from(topic)) and derived[1] == "retry":  # counted with its topic
             continue
-        level = levels.of(topic)
+        level = level_of(client, topic)
         if level is None or level.unreadable:
             yield from [{"topic": topic, "unreadable": level.unreadable}] if level else []
             continue
-        positions = groups_of(client, topic) if level.groups else {}
+        streams = streams_of(client, topic)
+        positions = groups_of(client, topic) if level.groups and streams == [topic] else {}
         for group in level.groups:
             position = positions.get(group.name, {}).get("last-delivered-id", b"").decode()
-            retries = known.xlen(retry_topic(topic, group.name)) if is_group(group.name) else 0
+            retries = (
+                sum(known.xlen(retry_topic(stream, group.name)) for stream in streams) if is_group(group.name) else 0
+            )
             about = {"position": position, "retries": retries}
             yield {"topic": topic} | asdict(group) | about

@@ -13,6 +13,7 @@ from tasks.errors import PoisonEntryError, SettingsError
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.folding import streams_of
 from tasks.reservoir.topic_names import check_topic
 from tasks.settings import redis_url
 
@@ -20,7 +21,6 @@ __all__ = ["peek"]
 
 _AT_ONCE = 16  # entries per read; one can have some megabytes
 _BLOCK_MS = 1_000
-_FIRST = "0-0"
 
 
 def peek(
@@ -40,7 +40,7 @@ def peek(
     decoding = Decoding(decode=decode, lists_repeated=True)  # type: ignore[arg-type] # checked there
     entries = reservoir.peek(topic, n, decoding=decoding)
     for entry in entries:
-        _print(console, topic, entry, as_json=as_json)
+        _print(console, _stream(entry, topic), entry, as_json=as_json)
     if entries and not as_json:
         held = reservoir.client.xlen(topic)
         print_aside(
@@ -53,14 +53,17 @@ def peek(
                 if there
                 else f"there is no topic {topic!r} yet ({others}); waiting for it"
             )
-        _follow(console, reservoir, topic, entries[-1].id if entries else _FIRST, decoding, as_json=as_json)
+        _follow(
+            console, reservoir, topic, {_stream(entry, topic): entry.id for entry in entries}, decoding, as_json=as_json
+        )
     elif not entries and not as_json:
         console.print(f"{topic} holds no entries", highlight=False)
 
 
 def _follow(
-    console: Console, reservoir: Reservoir, topic: str, last: str, decoding: Decoding, *, as_json: bool
+    console: Console, reservoir: Reservoir, topic: str, last: dict[str, str], decoding: Decoding, *, as_json: bool
 ) -> None:
+    """Print what follows; `last` holds the id of the last printed entry of each partition."""
     is_away = False
     while True:
         try:
@@ -77,11 +80,18 @@ def _follow(
             print_aside("Redis answers again")
         is_away = False
         for entry in found:
-            _print(console, topic, entry, as_json=as_json)
-            last = entry.id
+            _print(console, _stream(entry, topic), entry, as_json=as_json)
+            last[_stream(entry, topic)] = entry.id
+
+
+def _stream(entry: Entry | PoisonEntryError, topic: str) -> str:
+    """Return the stream that holds an entry: a partition of its topic, or the topic."""
+    return entry.topic or topic
 
 
 def _is_there(reservoir: Reservoir, topic: str) -> bool:
+    if any(reservoir.client.exists(stream) for stream in streams_of(reservoir.client, topic) if stream != topic):
+        return True
     kind = reservoir.client.type(topic).decode()
     if kind not in ("stream", "none"):
         msg = f"expected a topic, got {topic!r}, which is a {kind} of another program's; choose another name"

@@ -15,7 +15,7 @@ from deployments.show.stored import counted, group_in_words, topic_in_words
 from tasks.errors import SettingsError
 from tasks.group import removal
 from tasks.reservoir.connection import connect
-from tasks.reservoir.levels import Levels
+from tasks.reservoir.folding import level_of
 from tasks.settings import redis_url
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _deployments_in_words(chosen: Iterable["Removable"]) -> Iterator[str]:
 def _data_in_words(store: redis.Redis, data: "Unshared") -> Iterator[str]:
     for topic in data.topics:
         if removal.has_keys(store, topic):
-            yield topic_in_words(topic, Levels(store).of(topic), removal.inlets_of(store, topic))
+            yield topic_in_words(topic, level_of(store, topic), removal.inlets_of(store, topic))
     for topic, group in data.groups:
         removal.refuse_readers_of_letters(store, topic, group)
         try:

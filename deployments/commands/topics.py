@@ -15,8 +15,8 @@ from tasks.errors import SettingsError
 from tasks.group import removal
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect
+from tasks.reservoir.folding import level_of
 from tasks.reservoir.keys import derived_from
-from tasks.reservoir.levels import Levels
 from tasks.reservoir.topic_names import check_topic
 from tasks.settings import redis_url
 
@@ -60,7 +60,7 @@ def drop_topic(console: Console, topic: str, *, yes: bool = False) -> None:
             "cancel the run (`sluice stop`), and try again; or `sluice remove NAME --with-data`"
         )
         raise SettingsError(msg)
-    level = Levels(reservoir.client).of(topic)
+    level = level_of(reservoir.client, topic)
     console.print(topic_in_words(topic, level, removal.inlets_of(reservoir.client, topic)), soft_wrap=True)
     if not yes:
         confirm(f"delete topic {topic!r} with all of that for good?")

@@ -9,6 +9,7 @@ import redis
 
 from tasks.pump.counts import InletCounts, beats, counts_of
 from tasks.reservoir import Reservoir
+from tasks.reservoir.folding import fold
 from tasks.reservoir.keys import derived_from
 from tasks.reservoir.levels import Levels, TopicLevel
 
@@ -67,8 +68,8 @@ class Reader:
         if self._client is None:
             self._client = self._connect()
         if now - self._named_at >= _NAMES_SECONDS:
-            topics = [topic for topic in Reservoir(self._client).topics() if not derived_from(topic)]
+            topics = [topic for topic in Reservoir(self._client).streams() if not derived_from(topic)]
             self._names = topics, beats(self._client)
             self._named_at = now
         topics, keys = self._names
-        return tuple(Levels(self._client).of_all(topics)), tuple(counts_of(self._client, keys))
+        return tuple(fold(self._client, Levels(self._client).of_all(topics))), tuple(counts_of(self._client, keys))

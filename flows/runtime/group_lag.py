@@ -6,7 +6,8 @@ import redis
 
 from tasks.group.until import ReplayProgress
 from tasks.reservoir.connection import connect
-from tasks.reservoir.levels import Levels, TopicLevel
+from tasks.reservoir.folding import level_of
+from tasks.reservoir.levels import TopicLevel
 from tasks.settings import redis_url
 
 __all__ = ["GroupLag"]
@@ -23,8 +24,7 @@ class GroupLag:
 
     def levels(self) -> list[TopicLevel]:
         """Return the levels of the topics that exist."""
-        level_of = Levels(self._connected()).of
-        return [level for topic in self._topics if (level := level_of(topic))]
+        return [level for topic in self._topics if (level := level_of(self._connected(), topic))]
 
     def percent(self, ends: Mapping[str, str], *, is_through: bool) -> float | None:
         """Return how much of a replay up to `ends` is behind it; None for a run without an end."""

@@ -5,6 +5,7 @@ the entry's fields are followed by `retry:id`, the id that the entry was pushed 
 replayed; a consumer removes these two.
 """
 
+import heapq
 import itertools
 import json
 import re
@@ -18,12 +19,13 @@ import redis
 from tasks.base.ids import MAX_NUMBER, id_named, id_numbers, id_time
 from tasks.checks import check_group, check_number
 from tasks.errors import SettingsError
+from tasks.reservoir.folding import streams_of
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import dead_topic, letter_counts, replay_record, retry_topic
 from tasks.reservoir.lua import load
 from tasks.reservoir.refusals import explained
 from tasks.reservoir.retention import TTL_MS
-from tasks.reservoir.topic_names import check_topic
+from tasks.reservoir.topic_names import check_topic, partition_of
 from tasks.reservoir.unreadable import named
 
 __all__ = ["DeadLetters", "Letter", "Outcome", "mixing", "take_out_id"]
@@ -53,6 +55,7 @@ class Letter:
     deliveries  how often the entry was delivered
     combines    the nodes of its pipeline that combine several elements into one, such as windows; None if unknown
     traceback   '' unless tracebacks were requested
+    topic       the topic of the entry, or its partition; '' if unknown
     """
 
     id: str
@@ -63,6 +66,7 @@ class Letter:
     deliveries: int = 0
     combines: tuple[str, ...] | None = None
     traceback: str = ""
+    topic: str = ""
 
     @property
     def time(self) -> datetime:
@@ -71,26 +75,27 @@ class Letter:
 
 
 class DeadLetters:
-    """The dead letters of `group` on `topic`; the group need not exist any more.
+    """The dead letters of `group` on `topic`, in all partitions; the group need not exist any more.
+
+    Letters of different partitions may have the same id; a letter's `topic` tells them apart, and it is replayed there.
 
     raises    SettingsError: neither the group nor a letter of it exists; UnreadableTopicError: a key has an unexpected type
     """
 
     def __init__(self, client: redis.Redis, topic: str, group: str) -> None:
         self._client: Any = client  # redis-py types replies for all protocols and decodings at once
-        self._dead = dead_topic(check_topic(topic), check_group(group))
-        self._retry = retry_topic(topic, group)
-        self._counts = letter_counts(topic)
+        check_group(group)
+        self._topics = streams_of(client, check_topic(topic, derived=partition_of(topic) is not None))
         self._topic, self._group = topic, group
         self._look = _LOOK.on(client)
         self._take = _TAKE.on(client)
         with named(client, topic):
-            self._is_gone = _no_such_group(client, topic, group)
+            self._is_gone = _no_such_group(client, topic, self._topics, group)
             if self._is_gone and not len(self):
                 raise SettingsError(self._is_gone)
 
     def __len__(self) -> int:
-        return self._client.xlen(self._dead)
+        return sum(self._client.xlen(dead_topic(topic, self._group)) for topic in self._topics)
 
     def choose(
         self,
@@ -133,7 +138,8 @@ class DeadLetters:
 
     def newest(self, n: int) -> Iterator[Letter]:
         """Yield the newest `n` letters, newest first, with their tracebacks."""
-        return itertools.islice(self._walk("XREVRANGE", "+", "-", tracebacks=True), n)
+        walks = [self._walk(topic, "XREVRANGE", "+", "-", tracebacks=True) for topic in self._topics]
+        return itertools.islice(heapq.merge(*walks, key=lambda letter: id_numbers(letter.id), reverse=True), n)
 
     def replay(self, letters: Collection[Letter], *, into_windows: bool = False) -> Iterator[tuple[Letter, Outcome]]:
         """Move letters to the retry topic, one after the other, and yield the outcome of each.
@@ -149,24 +155,24 @@ class DeadLetters:
         if why:
             msg = f"{why}; nothing was replayed"
             raise SettingsError(msg)
-        return self._taken(letters, "replayed", to=self._retry)
+        return self._taken(letters, "replayed")
 
     def discard(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, Outcome]]:
         """Delete letters, one after the other, and yield the outcome of each. An interruption leaves the remaining letters."""
         return self._taken(letters, "discarded")
 
-    def _taken(
-        self, letters: Iterable[Letter], done: Outcome, *, to: str | None = None
-    ) -> Iterator[tuple[Letter, Outcome]]:
+    def _taken(self, letters: Iterable[Letter], done: Outcome) -> Iterator[tuple[Letter, Outcome]]:
         outcomes: dict[int, Outcome] = {1: done, 0: "not there", -1: "nothing to replay"}
         record = replay_record()
-        types = {self._dead: "stream", record: "string", self._counts: "hash"} | ({to: "stream"} if to else {})
         for letter in letters:
+            topic = letter.topic or self._topics[0]
+            dead, counts = dead_topic(topic, self._group), letter_counts(topic)
+            to = retry_topic(topic, self._group) if done == "replayed" else None
             try:
                 answer = self._take(
-                    letters=self._dead,
+                    letters=dead,
                     record=record,
-                    counts=self._counts,
+                    counts=counts,
                     retries=to,
                     id=letter.id,
                     record_ttl_ms=_RECORD_TTL_MS,
@@ -174,29 +180,39 @@ class DeadLetters:
                     group=self._group,
                 )
             except redis.ResponseError as error:
-                what = f"dead letter {letter.id} of topic {self._topic!r} was not moved"
+                types = {dead: "stream", record: "string", counts: "hash"} | ({to: "stream"} if to else {})
+                what = f"dead letter {letter.id} of topic {topic!r} was not moved"
                 raise explained(error, self._client, types, what=what) from error
             yield letter, outcomes[answer]
 
     def _letters(self, first: tuple[int, int], last: tuple[int, int], *, tracebacks: bool) -> Iterator[Letter]:
-        return self._walk("XRANGE", "{}-{}".format(*first), "{}-{}".format(*last), tracebacks=tracebacks)
+        for topic in self._topics:
+            yield from self._walk(topic, "XRANGE", "{}-{}".format(*first), "{}-{}".format(*last), tracebacks=tracebacks)
 
-    def _walk(self, command: str, start: str, end: str, *, tracebacks: bool) -> Iterator[Letter]:
-        while page := self._page(command, start, end, tracebacks=tracebacks):
+    def _walk(self, topic: str, command: str, start: str, end: str, *, tracebacks: bool) -> Iterator[Letter]:
+        while page := self._page(topic, command, start, end, tracebacks=tracebacks):
             for values in page:
                 id_, entry_id, *rest, retries, deliveries, combines, traceback = (
                     value.decode(errors="replace") for value in values
                 )
                 node, exception = rest
                 yield Letter(
-                    id_, entry_id, node, exception, _number(retries), _number(deliveries), _names(combines), traceback
+                    id_,
+                    entry_id,
+                    node,
+                    exception,
+                    _number(retries),
+                    _number(deliveries),
+                    _names(combines),
+                    traceback,
+                    topic,
                 )
             start = f"({page[-1][0].decode()}"
 
-    def _page(self, command: str, start: str, end: str, *, tracebacks: bool) -> list[list[bytes]]:
-        with named(self._client, self._topic):
+    def _page(self, topic: str, command: str, start: str, end: str, *, tracebacks: bool) -> list[list[bytes]]:
+        with named(self._client, topic):
             return self._look(
-                letters=self._dead,
+                letters=dead_topic(topic, self._group),
                 command=command,
                 start=start,
                 stop=end,
@@ -226,14 +242,14 @@ def mixing(letters: Collection[Letter]) -> str:
     )
 
 
-def _no_such_group(client: Any, topic: str, group: str) -> str:
+def _no_such_group(client: Any, topic: str, streams: Collection[str], group: str) -> str:
     """Return an error text that names the existing groups if `group` does not exist, '' if it does."""
-    groups = sorted(groups_of(client, topic))
+    groups = sorted({name for stream in streams for name in groups_of(client, stream)})
     if group in groups:
         return ""
     found = (
         f"{topic!r} has {', '.join(map(repr, groups)) or 'none'}"
-        if client.exists(topic)
+        if client.exists(*streams)
         else f"topic {topic!r} does not exist"
     )
     return f"expected a topic and one of its groups, got group {group!r} of topic {topic!r}: {found}"

@@ -21,6 +21,7 @@ from tasks.checks import is_group
 from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
 from tasks.reservoir.cursors import CursorStore, cursors
+from tasks.reservoir.folding import streams_of
 from tasks.reservoir.groups import groups_of, unless_gone
 from tasks.reservoir.keys import (
     alive_key,
@@ -79,43 +80,66 @@ class Kept:
 
 
 def kept_by_group(client: redis.Redis, topic: str, group: str) -> Kept:
-    """Return how much `group` keeps of `topic`.
+    """Return how much `group` keeps of `topic`, in all partitions.
 
     raises    SettingsError: neither the group nor anything that it kept exists; UnreadableTopicError
     """
+    streams = streams_of(client, check_topic(topic, derived=True))
+    found = [_kept(client, stream, group) for stream in streams]
+    if not any(is_there for _, is_there in found):
+        groups = (
+            ", ".join(map(repr, sorted({name for stream in streams for name in groups_of(client, stream)}))) or "none"
+        )
+        msg = f"expected a group of topic {topic!r}, which has {groups}, got {group!r}"
+        raise SettingsError(msg)
+    kept = [each for each, _ in found]
+    return Kept(
+        consumers=max(each.consumers for each in kept),
+        pending=sum(each.pending for each in kept),
+        letters=sum(each.letters for each in kept),
+        retries=sum(each.retries for each in kept),
+        records=sum(each.records for each in kept),
+    )
+
+
+def _kept(client: redis.Redis, stream: str, group: str) -> tuple[Kept, bool]:
+    """Return how much a group keeps of a stream, and whether the group exists there or has left anything."""
     known: Any = client
-    with named(client, topic):
-        found = groups_of(client, check_topic(topic, derived=True)).get(group)
-        records = [key for key in _matching(client, topic, group) if _is_record(key)]
+    with named(client, stream):
+        found = groups_of(client, stream).get(group)
+        records = [key for key in _matching(client, stream, group) if _is_record(key)]
         is_ours = is_group(group)  # nothing is stored for a group that another program named otherwise
         kept = Kept(
             consumers=found["consumers"] if found else 0,
             pending=found["pending"] if found else 0,
-            letters=known.xlen(dead_topic(topic, group)) if is_ours else 0,
-            retries=known.xlen(retry_topic(topic, group)) if is_ours else 0,
+            letters=known.xlen(dead_topic(stream, group)) if is_ours else 0,
+            retries=known.xlen(retry_topic(stream, group)) if is_ours else 0,
             records=len(records),
         )
-        if not found and not any((kept.letters, kept.retries, kept.records)) and not _has_field(known, topic, group):
-            groups = ", ".join(map(repr, sorted(groups_of(client, topic)))) or "none"
-            msg = f"expected a group of topic {topic!r}, which has {groups}, got {group!r}"
-            raise SettingsError(msg)
-    return kept
+        is_there = bool(found) or any((kept.letters, kept.retries, kept.records)) or _has_field(known, stream, group)
+    return kept, is_there
 
 
 def drop_group(client: redis.Redis, topic: str, group: str) -> None:
-    """Delete `group` on `topic` with everything that it keeps there. Other groups and topics stay as they are.
+    """Delete `group` on `topic`, in all partitions, with everything that it keeps there. Other groups and topics stay as they are.
 
     Also deletes what a group that no longer exists has left. An interrupted call can be repeated.
 
     raises    SettingsError: a consumer of the group is alive, or another group reads its dead letters; nothing was changed
     """
-    check_topic(topic, derived=True)
-    with named(client, topic):
-        refuse_readers_of_letters(client, topic, group)
-        mine = list(_matching(client, topic, group))
-        _drop_group(client, topic, group, [key for key in mine if not _is_record(key)])
-    if group not in groups_of(client, topic):  # one that was created anew since has deleted these records, or uses them
-        _unlink(client, filter(_is_record, mine))
+    streams = streams_of(client, check_topic(topic, derived=True))
+    for stream in streams:
+        with named(client, stream):
+            refuse_readers_of_letters(client, stream, group)
+            _refuse_the_living(stream, group, _alive(client, stream, group))
+    for stream in streams:
+        with named(client, stream):
+            mine = list(_matching(client, stream, group))
+            _drop_group(client, stream, group, [key for key in mine if not _is_record(key)])
+        if group not in groups_of(
+            client, stream
+        ):  # one that was created anew since has deleted these records, or uses them
+            _unlink(client, filter(_is_record, mine))
     _forget_tombstones(client, [group])
 
 
@@ -340,7 +364,8 @@ def _forget_tombstones(client: redis.Redis, groups: Iterable[str]) -> None:
     for stream in client.scan_iter(_type="STREAM", count=1000) if left else ():
         left -= groups_of(client, stream).keys()
     for group in left:
-        client.unlink(state_key(group))
+        of_partitions = client.scan_iter(match=state_key(f"{matching(group)}:{{*}}"), count=1000)
+        _unlink(client, [state_key(group), *of_partitions])
         for lease in client.scan_iter(match=lease_key(matching(group), "*"), count=1000):
             if client.get(lease) == TOMBSTONE.encode():
                 client.unlink(lease)

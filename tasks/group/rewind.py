@@ -9,11 +9,12 @@ from tasks.base.ids import id_numbers, id_time
 from tasks.checks import check_group, group_start
 from tasks.errors import SettingsError
 from tasks.group.membership import TOMBSTONE
+from tasks.reservoir.folding import streams_of
 from tasks.reservoir.groups import groups_of
-from tasks.reservoir.keys import lease_key, result_record, state_key
+from tasks.reservoir.keys import lease_key, result_record, state_key, state_scope
 from tasks.reservoir.lua import load
 from tasks.reservoir.results import forget_results
-from tasks.reservoir.topic_names import check_topic
+from tasks.reservoir.topic_names import check_topic, partition_of
 
 __all__ = ["Rewound", "rewind"]
 
@@ -38,7 +39,7 @@ class Rewound:
 
 
 def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool = False) -> Rewound:
-    """Let `group` continue at `to`: it reads the entries from there on, each once more.
+    """Let `group` continue at `to`: it reads the entries from there on, each once more; in all partitions of a topic.
 
     All pending entries of the group are acknowledged, even those before `to`. State that its pipeline keeps is deleted, also what
     it has of other topics; a living consumer begins anew. Results that the group makes again are appended
@@ -51,21 +52,60 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
     """
     start = group_start("new" if to == "end" else to, may_be_ahead=True)
     check_group(group)
+    streams = streams_of(client, check_topic(topic, derived=True))
     known: Any = client  # redis-py types replies for all protocols and decodings at once
-    groups = groups_of(client, check_topic(topic, derived=True))
-    if group not in groups:
-        msg = f"expected a group of topic {topic!r} ({', '.join(sorted(groups)) or 'it has none'}), got {group!r}"
+    groups = {stream: groups_of(client, stream) for stream in streams}
+    streams = [stream for stream in streams if group in groups[stream]]
+    if not streams:
+        names = sorted({name for found in groups.values() for name in found})
+        msg = f"expected a group of topic {topic!r} ({', '.join(names) or 'it has none'}), got {group!r}"
         raise SettingsError(msg)
-    last = known.xinfo_stream(topic)["last-generated-id"].decode()
+    last_ids = {stream: known.xinfo_stream(stream)["last-generated-id"].decode() for stream in streams}
+    last = max(last_ids.values(), key=id_numbers)
     if start != "$" and id_numbers(start) > id_numbers(last):
         msg = (
             f"to: expected a position in topic {topic!r}, whose last entry is {last} ({id_time(last):%Y-%m-%dT%H:%M:%S} UTC), got "
             f"{to!r}, which is after it: entries pushed until then would be skipped; use 'end' to continue with new entries"
         )
         raise SettingsError(msg)
+    if not force:
+        for stream in streams if len(streams) > 1 else ():  # before any partition is changed
+            _expect_none_alive(stream, group, _alive(client, stream, group), 0)
+    rewound = []
+    for stream in streams:
+        is_after = start != "$" and id_numbers(start) > id_numbers(last_ids[stream])
+        rewound.append(_rewind(client, stream, group, "$" if is_after else start, force=force))
+    return Rewound(
+        sum(each.acknowledged for each in rewound),
+        tuple(sorted({name for each in rewound for name in each.alive})),
+        any(each.had_state for each in rewound),
+    )
+
+
+def _alive(client: Any, stream: str, group: str) -> set[str]:
+    """Return the consumers of a group that hold a lease."""
+    names = [each["name"].decode(errors="backslashreplace") for each in client.xinfo_consumers(stream, group)]
+    leases = client.mget([lease_key(group, name) for name in names]) if names else []
+    return {name for name, lease in zip(names, leases, strict=True) if lease not in (None, TOMBSTONE.encode())}
+
+
+def _expect_none_alive(stream: str, group: str, alive: set[str], acknowledged: int) -> None:
+    if alive:
+        msg = (
+            f"group {group!r} on topic {stream!r}: expected no consumer to be alive, got {', '.join(sorted(alive))}; "
+            f"{acknowledged} entries were acknowledged; stop its outlet, or force the rewind"
+        )
+        raise SettingsError(msg)
+
+
+def _rewind(client: redis.Redis, topic: str, group: str, start: str, *, force: bool) -> Rewound:
+    """Rewind a group on one stream."""
+    known: Any = client
+    partition = partition_of(topic)
+    state = state_key(state_scope(group, partition[1] if partition else None))
     script = _REWIND.on(client)
     acknowledged, alive, had_state = 0, set(), False
-    pages = 1 + groups[group]["pending"] // _AT_ONCE
+    pages = 1 + groups_of(client, topic)[group]["pending"] // _AT_ONCE
     while True:
         consumers = [each["name"] for each in known.xinfo_consumers(topic, group)]
         leases = [lease_key(group, name.decode(errors="backslashreplace")) for name in consumers]
@@ -74,7 +114,7 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
         records = [result_record(group, topic, id_) for id_ in ids]
         answer = script(
             topic=topic,
-            state=state_key(group),
+            state=state,
             leases=leases,
             records=records,
             group=group,
@@ -86,15 +126,11 @@ def rewind(client: redis.Redis, topic: str, group: str, to: str, *, force: bool 
         )
         if answer is None:  # a consumer has joined
             continue
-        done, left, names, state = answer
-        had_state = had_state or bool(state)
+        done, left, names, was_kept = answer
+        had_state = had_state or bool(was_kept)
         alive |= {name.decode(errors="backslashreplace") for name in names}
-        if alive and not force:
-            msg = (
-                f"group {group!r} on topic {topic!r}: expected no consumer to be alive, got {', '.join(sorted(alive))}; "
-                f"{acknowledged} entries were acknowledged; stop its outlet, or force the rewind"
-            )
-            raise SettingsError(msg)
+        if not force:
+            _expect_none_alive(topic, group, alive, acknowledged)
         acknowledged += done
         pages -= 1
         # Living consumers read on during a forced rewind: so it ends after the entries that were pending at its start.

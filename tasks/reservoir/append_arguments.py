@@ -5,6 +5,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+from tasks.reservoir.cursors import CursorMove
 from tasks.reservoir.entry import Part
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.keep import Keep
@@ -12,7 +13,7 @@ from tasks.reservoir.keys import partitions_key, topic_keys
 from tasks.reservoir.partitions import Partitioning, partition_topic
 from tasks.reservoir.retention import TTL_MS
 
-__all__ = ["given_by_key", "given_for", "keys_of", "values_of"]
+__all__ = ["given_by_key", "given_for", "keys_of", "moving", "values_of"]
 
 
 def given_for(
@@ -76,6 +77,13 @@ def given_by_key(
         "at": [place[part.partition] for part in entries],
         "values": values_of(entries),
     }
+
+
+def moving(move: CursorMove | None) -> dict[str, Any]:
+    """Return what the scripts that move a cursor take besides."""
+    if move is None:
+        return {}
+    return {"cursor": move.key, "version": move.version, "value": move.to.value, "digest": move.to.digest}
 
 
 def values_of(entries: Iterable[Mapping[bytes, bytes]]) -> list[int | bytes]:

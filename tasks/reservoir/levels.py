@@ -29,6 +29,7 @@ _LEVEL = load(__file__, "level")
 class GroupLevel:
     """The state of one consumer group on one topic.
 
+    consumers        on a partitioned topic, the most on one partition
     lag              entries that the group has not read; None if counting them would cost too much
     behind           age of the oldest unread entry in seconds; 0 if there is none
     oldest_pending   age of the oldest pending entry in seconds
@@ -71,6 +72,7 @@ class TopicLevel:
     pushed       entries appended since counting began, and `pushed_bytes`; None if appends were not counted
     keep         its limits; None if none are declared
     unreadable   why it cannot be read, and then all other values are empty; '' if it can
+    partitions   the levels of its partitions, if it has any (`folding.fold`)
     """
 
     topic: str
@@ -85,6 +87,7 @@ class TopicLevel:
     pushed_bytes: int | None = None
     keep: Keep | None = None
     unreadable: str = ""
+    partitions: tuple["TopicLevel", ...] = ()
 
 
 class Levels:

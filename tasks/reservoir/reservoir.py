@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 import redis
 
 from tasks import codec
+from tasks.base.ids import id_numbers
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.checks import check_choice
@@ -15,11 +16,12 @@ from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import Budget
 from tasks.codec.values import COMPRESSIONS
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError, TopicFullError
-from tasks.reservoir.append_arguments import given_by_key, given_for, keys_of, values_of
+from tasks.reservoir.append_arguments import given_by_key, given_for, keys_of, moving, values_of
 from tasks.reservoir.connection import adapted, connect
 from tasks.reservoir.cursors import CursorMove
 from tasks.reservoir.entry import TIME_FIELD, Entry, Part, take_out_time
 from tasks.reservoir.fence import Fence
+from tasks.reservoir.folding import by_topic, fold, streams_of
 from tasks.reservoir.keep import Keep
 from tasks.reservoir.keys import TOPIC_KEY_TYPES, derived_from, partitions_key, push_record
 from tasks.reservoir.levels import Levels, TopicLevel
@@ -183,7 +185,7 @@ class Reservoir:
             count=len(entries),
         )
         append = self._append_and_move if move else self._append
-        given |= _moving(move)
+        given |= moving(move)
         size = sum(len(name) + len(data) for name, data in entries[0].items())
         try:
             # With 'wait', the script must check the limits before it appends, which a large append cannot.
@@ -221,7 +223,7 @@ class Reservoir:
     ) -> list[str] | None:
         append = self._append_by_key_and_move if move else self._append_by_key
         try:
-            joined = append(**given, **_moving(move))
+            joined = append(**given, **moving(move))
         except redis.ResponseError as error:
             types = {partitions_key(topic): "hash", given["record"]: "hash" if given["field"] else "string"}
             types |= dict(zip(given["streams"], TOPIC_KEY_TYPES * len(given["streams"]), strict=False))
@@ -277,30 +279,54 @@ class Reservoir:
         return answer
 
     def peek(self, topic: str, n: int = 1, *, decoding: Decoding = DEFAULT_DECODING) -> list[Entry | PoisonEntryError]:
-        """Return the newest `n` entries, oldest first; an undecodable entry is returned as its error."""
-        found = self.client.execute_command(_XREVRANGE, check_topic(topic, derived=True), "+", "-", "COUNT", n)
-        return _decoded_all(topic, reversed(found or ()), decoding)
+        """Return the newest `n` entries, oldest first; an undecodable entry is returned as its error.
+
+        Entries of a partitioned topic are merged by their ids; an entry's `topic` names its partition.
+        """
+        found: list[tuple[str, Any]] = []
+        for stream in streams_of(self.client, check_topic(topic, derived=True)):
+            entries = self.client.execute_command(_XREVRANGE, stream, "+", "-", "COUNT", n)
+            found += [(stream, entry) for entry in reversed(entries or ())]
+        return _decoded_all(_merged(found)[-n:], decoding)
 
     def follow(
-        self, topic: str, after: str, *, n: int, block_ms: int, decoding: Decoding = DEFAULT_DECODING
+        self,
+        topic: str,
+        after: str | Mapping[str, str],
+        *,
+        n: int,
+        block_ms: int,
+        decoding: Decoding = DEFAULT_DECODING,
     ) -> list[Entry | PoisonEntryError]:
-        """Return the next `n` entries after the id `after`, without a group; wait up to `block_ms` for the first."""
-        streams = ("COUNT", n, "BLOCK", block_ms, "STREAMS", check_topic(topic, derived=True), after)
-        reply = self.client.execute_command(_XREAD, *streams)
-        return [entry for _, found in reply or () for entry in _decoded_all(topic, found, decoding)]
+        """Return the next entries, without a group; wait up to `block_ms` for the first.
+
+        after     the id after which to read; for a partitioned topic, ids by the names of its partitions, of which those that are
+                  missing are read from the smallest of the others
+        n         the most entries to return, of each partition
+        """
+        streams = streams_of(self.client, check_topic(topic, derived=True))
+        places = {} if isinstance(after, str) else after
+        first = after if isinstance(after, str) else min(after.values(), key=id_numbers, default="0-0")
+        ids = [places.get(stream, first) for stream in streams]
+        reply = self.client.execute_command(_XREAD, "COUNT", n, "BLOCK", block_ms, "STREAMS", *streams, *ids)
+        return _decoded_all(_merged((name.decode(), entry) for name, found in reply or () for entry in found), decoding)
+
+    def streams(self) -> list[str]:
+        """Return the names of all streams that are topics or belong to one: partitions, dead letters, retries; sorted."""
+        return sorted(filter(is_topic, filter(None, map(_text, self.client.scan_iter(_type="STREAM", count=1000)))))
 
     def topics(self) -> list[str]:
         """Return the names of all topics, sorted, with those of dead letters; omit streams with invalid names."""
-        return sorted(filter(is_topic, filter(None, map(_text, self.client.scan_iter(_type="STREAM", count=1000)))))
+        return sorted(by_topic(self.client, self.streams()))
 
     def levels(self) -> list[TopicLevel]:
-        """Return the level of every topic.
+        """Return the level of every topic; those of partitions are in the level of their topic.
 
         Dead letters and retries count with their group. Those without an existing group are returned as topics: they belonged
         to a deleted group, or to another program.
         """
         levels = Levels(self.client)
-        names = self.topics()
+        names = self.streams()
         found = [level for topic in names if not derived_from(topic) and (level := levels.of(topic))]
         counted = {(level.topic, group.name) for level in found for group in level.groups}
         unreadable = {level.topic for level in found if level.unreadable}  # of whose groups nothing is known
@@ -308,7 +334,12 @@ class Reservoir:
             if (derived := derived_from(topic)) and derived[::2] not in counted and derived[0] not in unreadable:
                 level = levels.of(topic)
                 found += [level] if level and (level.length or level.groups or level.unreadable) else []
-        return sorted(found, key=attrgetter("topic"))
+        return sorted(fold(self.client, found), key=attrgetter("topic"))
+
+
+def _merged(entries: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return raw entries with their streams, in the order of their ids."""
+    return sorted(entries, key=lambda one: id_numbers(one[1][0].decode()))
 
 
 def _text(key: bytes) -> str | None:
@@ -317,13 +348,6 @@ def _text(key: bytes) -> str | None:
         return key.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _moving(move: CursorMove | None) -> dict[str, Any]:
-    """Return what the scripts that move a cursor take besides."""
-    if move is None:
-        return {}
-    return {"cursor": move.key, "version": move.version, "value": move.to.value, "digest": move.to.digest}
 
 
 def _full(topic: str, kept: Keep | None) -> TopicFullError:
@@ -338,8 +362,8 @@ def _without_command(error: redis.ResponseError) -> redis.ResponseError:
     return type(error)(str(error).rpartition(" caused error: ")[2])
 
 
-def _decoded_all(topic: str, found: Iterable[Any], decoding: Decoding) -> list[Entry | PoisonEntryError]:
-    return [_decoded(topic, id_.decode(), flat, decoding) for id_, flat in found]
+def _decoded_all(found: Iterable[tuple[str, Any]], decoding: Decoding) -> list[Entry | PoisonEntryError]:
+    return [_decoded(topic, id_.decode(), flat, decoding) for topic, (id_, flat) in found]
 
 
 def _decoded(topic: str, id_: str, flat: list[bytes], decoding: Decoding) -> Entry | PoisonEntryError:
@@ -367,5 +391,5 @@ def decoded(
         return Entry(fields, topic=topic, id=id, deliveries=deliveries, origin=origin, time_ms=time_ms)
     except PoisonEntryError as error:
         poison = PoisonEntryError(f"topic {topic!r} entry {id}: {error}")
-        poison.id = id
+        poison.id, poison.topic = id, topic
         return poison

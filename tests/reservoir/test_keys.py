@@ -73,6 +73,7 @@ def test_key_table_has_one_row_for_each_built_key() -> None:
         keys.open_claims(beat),
         keys.tick_record(beat, 7),
         keys.alive_key(beat, "1"),
+        keys.cursor_key("quotes:0123456789abcdef"),
         keys.LEVELS,
         *keys.poll_keys("0123456789ab"),
     ]
