@@ -142,6 +142,9 @@ def event_time(metadata: Metadata) -> int | None:
 
     It is that of the newest entry that the element was made of, unless a node has given the element another one, as 'time'.
     """
+    if metadata and len(metadata) == 1 and "time" not in metadata[0]:
+        only = metadata[0].get("ref")
+        return only.time_ms if isinstance(only, Receipt) and only.id else None
     given = [m["time"] for m in metadata or () if "time" in m]
     return max(given or [one.time_ms for one in receipts(metadata) if one.id], default=None)
 

@@ -14,6 +14,7 @@ from typing import Any
 __all__ = ["NEVER", "Watermark"]
 
 NEVER = -(2**63)
+_FOR_EVER = 2**63
 
 
 class Watermark:
@@ -23,6 +24,7 @@ class Watermark:
     close_after   after so long without an element, a topic is idle; None: never
     value         all windows that end here or before are closed
     at            the position up to which elements and time are known
+    quiet_until   before this position, time alone changes nothing
     """
 
     def __init__(self, lateness: int, close_after: int | None) -> None:
@@ -30,6 +32,7 @@ class Watermark:
         self._topics: dict[str, list[int]] = {}  # its newest event time, the position of that, the last position
         self.value = NEVER
         self.at = NEVER
+        self.quiet_until = NEVER
 
     def see(self, topic: str, time: int, at: int) -> None:
         """Take in the event time of an element at a position."""
@@ -40,6 +43,11 @@ class Watermark:
             if time > known[0]:
                 known[0], known[1] = time, at
             known[2] = max(known[2], at)
+            if len(self._topics) == 1:  # nearly all pipelines; the same as below
+                self.at = known[2]
+                self.value = max(self.value, known[0] - self._lateness)
+                self.quiet_until = _FOR_EVER if self._idle is None else known[2] + self._idle
+                return
         self.move(at)
 
     def move(self, at: int) -> None:
@@ -47,6 +55,11 @@ class Watermark:
         self.at = max(self.at, at)
         if self._topics:
             self.value = max(self.value, self._reached() - self._lateness)
+            if self._idle is None:
+                self.quiet_until = _FOR_EVER
+            else:
+                bounds = [last + self._idle for _, _, last in self._topics.values()]
+                self.quiet_until = min((bound for bound in bounds if bound > self.at), default=NEVER)
 
     def next(self, end: int) -> int | None:
         """Return the next position at which the watermark may reach `end` without another element; None if at none."""
@@ -64,6 +77,7 @@ class Watermark:
     def restore(self, stored: Any) -> None:
         """Continue where another watermark was."""
         self.value, self.at, topics = stored
+        self.quiet_until = NEVER
         self._topics = {topic: list(known) for topic, known in topics.items()}
 
     def _reached(self) -> int:

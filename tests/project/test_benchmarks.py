@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from benchmarks import children, frames, latency, many, memory, report, scaling, states, throughput, work
+from benchmarks import children, frames, latency, many, memory, report, scaling, states, throughput, windows, work
 from deployments.rollout.blueprint import read_blueprint
 from deployments.servers.redis_server import RedisServer
 
@@ -23,6 +23,15 @@ def test_every_candidate_does_the_work_and_acknowledges_every_entry(
     else:
         work.fill(real_redis, 20, throughput.SHORT if name == "FastStream" else work.TOPIC)
     assert throughput.measure(name, redis_server.url, "group", 20) > 0
+
+
+@pytest.mark.parametrize("name", windows.CANDIDATES)
+def test_every_candidate_makes_the_same_number_of_bars(
+    real_redis: redis.Redis, redis_server: RedisServer, name: str
+) -> None:
+    work.fill(real_redis, 20)
+    assert windows.measure(name, redis_server.url, "group", 20) > 0
+    assert min(windows.bars(frames=2, rows=3, repeats=1).values()) > 0
 
 
 def test_fill_pushes_the_values_that_the_work_expects(real_redis: redis.Redis) -> None:

@@ -1,0 +1,169 @@
+"""Windows of a minute and key over small entries, beside Bytewax, and bars of frames, beside pandas by hand."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.work import READ, TOPIC, connected, wait
+from tasks.codec.fields import decode_fields
+from tasks.nodes import time_window  # noqa: F401 - registers Stream.time_window
+from tasks.nodes.from_redis import from_redis
+from tasks.windows.aggregation import aggregations
+from tasks.windows.frame_aggregation import Table, added, finished, reduced
+
+__all__ = ["CANDIDATES", "bars", "measure"]
+
+MINUTE = 60_000
+KEYS = 5_000
+BARS: dict[str, Any] = {
+    "open": ("price", "first"),
+    "high": ("price", "max"),
+    "low": ("price", "min"),
+    "close": ("price", "last"),
+    "volume": ("volume", "sum"),
+}
+
+
+def measure(name: str, url: str, group: str, count: int) -> float:
+    """Return the seconds that a candidate takes for bars of the `count` entries of the topic, one for each ms, and 5,000 keys."""
+    client = connected(url)
+    client.xgroup_create(TOPIC, group, "0")
+    run = CANDIDATES[name]()
+    began = time.perf_counter()
+    bars = run(url, group, count)
+    took = time.perf_counter() - began
+    client.xgroup_destroy(TOPIC, group)
+    # The n-th entry has the time n + 1: the first window has one less.
+    wanted = sum(min(KEYS, end - begin) for begin, end in _windows(count))
+    if bars != wanted:
+        msg = f"{name}: expected {wanted} bars, got {bars}"
+        raise RuntimeError(msg)
+    return took
+
+
+def _windows(count: int) -> Iterator[tuple[int, int]]:
+    """Yield the first time of each window, and the time after its last."""
+    for start in range(0, count + 1, MINUTE):
+        yield max(1, start), min(start + MINUTE, count + 1)
+
+
+def bytewax_fold() -> Callable[[str, str, int], int]:
+    """Bytewax, with a source that acknowledges entries before it emits them."""
+    import bytewax.operators as op
+    import bytewax.operators.windowing as w
+    from bytewax.dataflow import Dataflow
+    from bytewax.inputs import DynamicSource, StatelessSourcePartition
+    from bytewax.outputs import DynamicSink, StatelessSinkPartition
+    from bytewax.testing import run_main
+
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+
+    def run(url: str, group: str, count: int) -> int:
+        client, seen = connected(url), []
+
+        class Partition(StatelessSourcePartition):
+            def __init__(self) -> None:
+                self._left = count
+
+            def next_batch(self) -> list[Any]:
+                if not self._left:
+                    raise StopIteration
+                reply = client.xreadgroup(group, "one", {TOPIC: ">"}, count=min(READ, self._left), block=100)
+                entries = reply[0][1]
+                self._left -= len(entries)
+                client.xack(TOPIC, group, *[id_ for id_, _ in entries])
+                return [(int(id_.split(b"-")[0]), decode_fields(fields)["value"]) for id_, fields in entries]
+
+        class Source(DynamicSource):
+            def build(self, *_: Any) -> Partition:
+                return Partition()
+
+        class SinkPartition(StatelessSinkPartition):
+            def write_batch(self, items: list[Any]) -> None:
+                seen.extend(items)
+
+        class Sink(DynamicSink):
+            def build(self, *_: Any) -> SinkPartition:
+                return SinkPartition()
+
+        def fold(bar: list[float], one: Any) -> list[float]:
+            price = one[1]["price"]
+            if not bar:
+                return [price, price, price, price, one[1]["volume"]]
+            bar[1], bar[2] = max(bar[1], price), min(bar[2], price)
+            bar[3] = price
+            bar[4] += one[1]["volume"]
+            return bar
+
+        clock = w.EventClock(
+            lambda one: epoch + timedelta(milliseconds=one[0]), timedelta(0), to_system_utc=lambda _: None
+        )
+        windower = w.TumblingWindower(align_to=epoch, length=timedelta(minutes=1))
+        flow = Dataflow("bars")
+        stream = op.key_on("code", op.input("in", flow, Source()), lambda one: one[1]["code"])
+        folded = w.fold_window("bars", stream, clock, windower, list, fold, lambda a, b: [*a, *b])
+        op.output("out", folded.down, Sink())
+        run_main(flow)
+        return len(seen)
+
+    return run
+
+
+def sluice() -> Callable[[str, str, int], int]:
+    """Sluice: exactly once, with its state in Redis."""
+
+    def run(url: str, group: str, count: int) -> int:
+        seen: list[Any] = []
+        source: Any = from_redis(TOPIC, group=group, url=url)
+        kept = source.pluck("value").time_window("1min", key="code").agg(**BARS).sink(seen.append)
+        source.start()
+        wanted = sum(min(KEYS, end - begin) for begin, end in _windows(count))
+        wait(lambda: len(seen) >= wanted, "all bars")
+        wait(lambda: not connected(url).xpending(TOPIC, group)["pending"], "all acknowledgements")
+        source.stop()
+        source.join(10)
+        del kept
+        return len(seen)
+
+    return run
+
+
+CANDIDATES: dict[str, Callable[[], Callable[[str, str, int], int]]] = {"Sluice": sluice}
+if find_spec("bytewax") is not None:
+    CANDIDATES["Bytewax"] = bytewax_fold
+
+
+def bars(frames: int = 12, rows: int = 5_000, repeats: int = 9) -> dict[str, float]:
+    """Return the milliseconds for one bar of each row: frame by frame as the window does, and by one groupby of all frames."""
+    random = np.random.default_rng(0)
+    codes = [f"{n:06}" for n in range(rows)]
+    parts = [
+        pd.DataFrame({"price": random.random(rows), "volume": random.random(rows)}, index=pd.Index(codes, name="code"))
+        for _ in range(frames)
+    ]
+    wanted = aggregations(BARS)
+
+    def by_frame() -> pd.DataFrame:
+        table: Table | None = None
+        for n, frame in enumerate(parts):
+            table = added(table, reduced(frame, ["code"], np.full(rows, 5000 * n), wanted), wanted)
+        assert table is not None
+        return finished(table, wanted)
+
+    def by_hand() -> Any:
+        return pd.concat(parts).groupby("code").agg(**BARS)
+
+    pd.testing.assert_frame_equal(by_frame().sort_index(), by_hand().sort_index(), check_dtype=False)
+    found: dict[str, list[float]] = {"window": [], "by hand": []}
+    for _ in range(repeats):  # in turn, so that other load affects both alike
+        for name, work in (("window", by_frame), ("by hand", by_hand)):
+            began = time.perf_counter()
+            work()
+            found[name].append(1000 * (time.perf_counter() - began))
+    return {name: median(times) for name, times in found.items()}
