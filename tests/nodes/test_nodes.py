@@ -2,6 +2,7 @@
 
 import asyncio
 import operator
+from ast import literal_eval
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from tasks import PipelineError
 from tasks.nodes import join_asof as joins  # noqa: F401 - registers itself with streamz
 from tasks.nodes import time_window as windows_of_time  # noqa: F401 - registers itself with streamz
 from tasks.pipeline.graphs import graph
+from tasks.testing import Bench
 from tests.support.nodes import PUSHED, Build, feed, members
 from tests.support.streams import dead, drain, here, pending, push_all
 
@@ -258,6 +260,21 @@ def test_element_failing_downstream_dead_letters_exactly_its_entries(
     assert {letter["n"] for letter in letters} == failed - set(held)
     assert len(letters) == len(failed - set(held))
     assert {letter["dead:node"] for letter in letters} <= {"sink(check)", "sink(check_later)"}
+
+
+def test_node_behind_a_stateful_one_is_exact_despite_a_crash(client: redis.Redis, case: Case) -> None:
+    def build(source: Stream) -> Stream:
+        return case.build(source.pluck("n").slice(0)).map(repr)
+
+    with Bench(build, client=client, into="out") as bench:
+        bench.push(*({"n": n} for n in PUSHED))
+        bench.crash(after=4, unacknowledged=2)
+        bench.drain()
+        bench.stop()
+        emitted = [literal_eval(entry["out"]) for entry in bench.entries("out")]
+        assert case.any_of(emitted) if case.any_of else emitted == case.emitted
+        assert bench.pending == []
+        assert bench.dead == []
 
 
 def test_unknown_node_type_is_refused_by_name(client: redis.Redis) -> None:
