@@ -16,6 +16,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.children import call
+from benchmarks.kept_state import KEPT_STATE, fill_keys
+from benchmarks.partitions import PARTITIONS
 from benchmarks.report import Row, between_markers, machine, plot, table
 from benchmarks.states import STATES
 from benchmarks.throughput import CANDIDATES, SHORT
@@ -42,6 +44,7 @@ class Sizes:
     memory_seconds: float = 8.0
     growth: int = 10_000
     states: int = 20_000
+    keys: int = 100_000
     writes: bool = False  # into the README and docs
 
 
@@ -173,6 +176,44 @@ def replicas(url: str, sizes: Sizes) -> list[Row]:
     return rows
 
 
+def partitions(url: str, sizes: Sizes) -> list[Row]:
+    """Compare runs that share a partitioned topic with one run on a plain topic."""
+    shapes = {"plain": (1, 0), "one": (1, PARTITIONS), "two": (2, PARTITIONS)}
+
+    def seconds(name: str, turn: int) -> float:
+        runs, count = shapes[name]
+        arguments = {"runs": runs, "partitions": count, "count": sizes.entries, "work": 20e-6}
+        return call("partitions:compare", url=url, group=f"{name}-{turn}", **arguments)
+
+    took = in_turn(list(shapes), sizes.rounds, seconds)
+    rates = {name: sizes.entries / each for name, each in took.items()}
+    return [
+        ("a window and a sum for each key, plain topic, one run", f"{rates['plain']:,.0f}/s", ""),
+        (f"{PARTITIONS} partitions, one run", f"{rates['one']:,.0f}/s", f"{rates['one'] / rates['plain']:.2f} x plain"),
+        (
+            f"{PARTITIONS} partitions, two runs",
+            f"{rates['two']:,.0f}/s",
+            f"{rates['two'] / rates['one']:.2f} x one run",
+        ),
+    ]
+
+
+def kept_state(url: str, sizes: Sizes) -> list[Row]:
+    """Compare sums whose state is kept with sums that begin anew, and with Bytewax."""
+    fill_keys(url, sizes.entries, sizes.keys)
+    rates = in_turn(
+        list(KEPT_STATE),
+        sizes.rounds,
+        lambda name, _: sizes.entries / call("kept_state:measure", name=name, url=url, count=sizes.entries),
+    )
+    connected(url).flushall()
+    one, each = rates["one sum, kept"], rates["a sum for each key, kept"]
+    return [
+        (name, f"{rate:,.0f}/s", f"{(each if 'each key' in name else one) / rate:.2f} x")
+        for name, rate in rates.items()
+    ]
+
+
 def pushing(url: str, sizes: Sizes) -> list[Row]:
     """Measure bulk pushes."""
     took = in_turn(
@@ -259,6 +300,8 @@ SECTIONS: dict[str, tuple[Callable[[str, Sizes], list[Row]], Row]] = {
     "latency": (latency, ("Latency", "", "")),
     "memory": (memory, ("Memory of an outlet above its start", "peak", "")),
     "replicas": (replicas, ("Replicas", "", "")),
+    "partitions": (partitions, ("Partitions", "", "")),
+    "kept_state": (kept_state, ("State that is kept, and 100,000 keys", "", "kept state is")),
     "push": (pushing, ("Pushing", "", "")),
     "states": (states, ("One state, encoded + decoded", "", "")),
     "growth": (growth, ("Growth", "", "")),

@@ -5,7 +5,21 @@ from pathlib import Path
 import pytest
 import redis
 
-from benchmarks import children, frames, latency, many, memory, report, scaling, states, throughput, windows, work
+from benchmarks import (
+    children,
+    frames,
+    kept_state,
+    latency,
+    many,
+    memory,
+    partitions,
+    report,
+    scaling,
+    states,
+    throughput,
+    windows,
+    work,
+)
 from deployments.rollout.blueprint import read_blueprint
 from deployments.servers.redis_server import RedisServer
 
@@ -57,6 +71,23 @@ def test_each_measurement_runs_at_a_tiny_size(real_redis: redis.Redis, redis_ser
 @pytest.mark.parametrize("kind", states.STATES)
 def test_each_kind_of_state_is_measured(kind: str) -> None:
     assert min(states.measure(kind, count=3, repeats=1).values()) > 0
+
+
+@pytest.mark.parametrize("name", kept_state.KEPT_STATE)
+def test_every_candidate_that_keeps_state_adds_up_all_entries(
+    real_redis: redis.Redis, redis_server: RedisServer, name: str
+) -> None:
+    if "Bytewax" in name:
+        pytest.importorskip("bytewax")
+    kept_state.fill_keys(redis_server.url, 20, 5)
+    assert kept_state.measure(name, redis_server.url, 20) > 0
+
+
+@pytest.mark.slow
+def test_runs_that_share_partitions_are_measured(real_redis: redis.Redis, redis_server: RedisServer) -> None:
+    assert (
+        partitions.compare(redis_server.url, "group", runs=2, partitions=partitions.PARTITIONS, count=400, work=0.0) > 0
+    )
 
 
 def test_measurements_in_processes_run_at_a_tiny_size(real_redis: redis.Redis, redis_server: RedisServer) -> None:
