@@ -54,7 +54,8 @@ def inlet(pump: Callable[..., Any], options: InletOptions) -> Flow[..., Any]:
     `pump`.
 
     A parameter of type `Cursor` is no field of the form: each call gets what the inlet remembers, and assigns its new value, which
-    is stored together with the entries. Calls of such a pump do not overlap.
+    is stored together with the entries. Calls of such a pump do not overlap. Nor is a parameter `at: datetime` without a default: each
+    call gets the time of its tick.
 
     A run pumps until the next scheduled run relieves it, without doubling or omitting a tick, or until its window ends.
     During a Redis outage, returned values wait in memory and are pushed later. After a clock steps back, ticks are missed until
@@ -93,20 +94,20 @@ def _run(pump: Callable[..., Any], filled: CallParameters, own: dict[str, Any], 
         fresh_within=options.fresh_seconds,
         remembers=options.check_remembers(name, has_cursor=bool(filled.cursor)),
     )
-    remembering = None
-    if beat.cursor is not None:
-        remembering = Remembering(
-            functools.partial(pump, **own),
-            name=name,
-            parameter=filled.cursor,
-            start=filled.start,
-            only_if_changed=options.only_if_changed,
-        )
+    called = own | ({filled.at: scheduled} if filled.at and not every else {})
+    remembering = Remembering.of(
+        functools.partial(pump, **called),
+        beat.cursor,
+        name=name,
+        parameter=filled.cursor,
+        start=filled.start,
+        only_if_changed=options.only_if_changed,
+    )
     gate = CallGate(reservoir.client, options.call_limit(name), inlet=inlet_of(beat.key))
     retention, inlet_id = Retention(reservoir.client), inlet_of(beat.key)
     retention.declare(topic, options.kept, inlet=inlet_id, by=options.by)
     if not every:
-        return _run_once(pump, own, beat, scheduled=scheduled, options=options, gate=gate, remembering=remembering)
+        return _run_once(pump, called, beat, scheduled=scheduled, options=options, gate=gate, remembering=remembering)
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > window:
         is_kept = beat.is_kept(time.time(), within=window)
@@ -131,6 +132,8 @@ def _run(pump: Callable[..., Any], filled: CallParameters, own: dict[str, Any], 
             max_waiting=options.backlog,
             remembering=remembering,
             gate=gate,
+            catch_up=options.catch_up_seconds,
+            at=filled.at,
             stop=stop,
             goes_on=watch.goes_on,
             log=log,

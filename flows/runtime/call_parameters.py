@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from tasks.errors import SettingsError
@@ -17,17 +18,22 @@ class CallParameters:
 
     cursor   name of the one of type `Cursor`; '' for none
     start    the cursor's first value
+    at       name of the one for the time of the tick: `at: datetime`, without a default; '' for none
     """
 
     cursor: str = ""
     start: Any = None
+    at: str = ""
 
     @classmethod
     def of(cls, pump: Callable[..., Any]) -> "CallParameters":
         """Return the parameters of a pump. Raises SettingsError: it has two cursors, or a default that is none."""
-        found = [p for p in inspect.signature(pump).parameters.values() if _type(p, pump) is Cursor]
+        parameters = list(inspect.signature(pump).parameters.values())
+        has_time = any(p.name == "at" and p.default is p.empty and _type(p, pump) is datetime for p in parameters)
+        at = "at" if has_time else ""
+        found = [p for p in parameters if _type(p, pump) is Cursor]
         if not found:
-            return cls()
+            return cls(at=at)
         where = f"inlet {pump.__name__!r}"
         if len(found) > 1:
             msg = f"{where}: expected one cursor, got {', '.join(p.name for p in found)}; let its value be a dict"
@@ -37,12 +43,12 @@ class CallParameters:
         if not isinstance(default, Cursor):
             msg = f"{where}: expected the default of {parameter.name!r} to be a Cursor, got {default!r}; write Cursor({default!r})"
             raise SettingsError(msg)
-        return cls(parameter.name, default.value)
+        return cls(parameter.name, default.value, at)
 
     @property
     def names(self) -> frozenset[str]:
         """The names of these parameters."""
-        return frozenset(filter(None, [self.cursor]))
+        return frozenset(filter(None, [self.cursor, self.at]))
 
 
 def _type(parameter: inspect.Parameter, pump: Callable[..., Any]) -> Any:

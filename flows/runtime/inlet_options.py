@@ -51,6 +51,7 @@ class InletOptions:
             field only that one.
         limit: Maximum number of calls of the source within a duration, such as 100/min. Further ticks are missed, and counted.
         limit_name: Name of the limit. Inlets with the same name share it, on all machines. If empty, the inlet's own.
+        catch_up: How far back missed ticks are pumped late, such as 1h, each with its own time. If empty, they stay missed.
     """
 
     topic: str
@@ -70,12 +71,14 @@ class InletOptions:
     only_if_changed: bool | str = False
     limit: str | None = None
     limit_name: str | None = None
+    catch_up: str | None = None
 
     # Parsed from the options above.
     every_seconds: float | None = field(init=False, repr=False, compare=False)
     timeout_seconds: float | None = field(init=False, repr=False, compare=False)
     window_seconds: float = field(init=False, repr=False, compare=False)
     fresh_seconds: float | None = field(init=False, repr=False, compare=False)
+    catch_up_seconds: float = field(init=False, repr=False, compare=False)
     kept: Keep = field(init=False, repr=False, compare=False)
     backlog: BacklogLimits = field(init=False, repr=False, compare=False)
     by: Partitioning | None = field(init=False, repr=False, compare=False)
@@ -89,6 +92,7 @@ class InletOptions:
             "backlog": BacklogLimits.of(self.max_waiting),
             "window_seconds": seconds(self.window, name="window"),
             "timeout_seconds": seconds(self.timeout, name="timeout") if self.timeout else None,
+            "catch_up_seconds": seconds(self.catch_up, name="catch_up") if self.catch_up else 0.0,
             "fresh_seconds": seconds(self.fresh_within, name="fresh_within") if self.fresh_within else None,
             "every_seconds": None if self.every in (None, "") else seconds(self.every, name="every"),
         }
@@ -123,6 +127,9 @@ class InletOptions:
     def _check_grid(self) -> None:
         check_threads(self.threads, self.timeout_seconds if self.every_seconds else None)
         if self.every_seconds is None:
+            if self.catch_up:
+                msg = "catch_up: expected a grid of ticks, got every=None; runs without one have no ticks to catch up"
+                raise SettingsError(msg)
             return
         if self.every_seconds > MAX_EVERY_SECONDS:
             msg = (

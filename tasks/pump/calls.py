@@ -27,12 +27,13 @@ def check_threads(threads: int, timeout: float | None) -> None:
 class Calls:
     """The calls of one run's pump. The run's thread calls the public methods; each call ends its job in the hand-over.
 
-    pump      called without arguments; async calls are awaited in one loop, which lasts as long as the run
+    pump      called with `arguments` only; async calls are awaited in one loop, which lasts as long as the run
     threads   number of calls at once; 0: one, in the run's own thread
     timeout   seconds after which a call counts as failed: an async one is cancelled, another one's thread left behind
     encode    encodes entries for the push
     keeps     whether jobs keep the entries besides their encoded form
-    remembering  gives each call its cursor; None for a pump that remembers nothing. Then `pump` is not used
+    remembering  gives each call its cursor; None for a pump that remembers nothing. Then it calls the pump
+    arguments    returns further arguments of the pump for a job
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Calls:
         encode: Encode,
         keeps: bool,
         remembering: Remembering | None = None,
+        arguments: Callable[[Job], dict[str, Any]] = lambda _: {},
     ) -> None:
         check_threads(threads, timeout)
         self.at_once = max(1, threads)
@@ -59,6 +61,7 @@ class Calls:
         self._encode = encode
         self._keeps = keeps
         self._remembering = remembering
+        self._arguments = arguments
         self._loop = OwnLoop()
         self._lock = threading.Lock()
         self._running: set[Job] = set()  # including jobs whose claim has failed since
@@ -99,13 +102,14 @@ class Calls:
         entries, encoded, after, error = None, [], None, None
         try:
             if self._remembering is None:
-                entries = as_entries(self._loop.call(self._pump, timeout=self._timeout), name=self._name)
+                call = functools.partial(self._pump, **self._arguments(job))
+                entries = as_entries(self._loop.call(call, timeout=self._timeout), name=self._name)
                 encoded = self._encode(entries)
             else:
                 assert job.before is not None  # a job with a cursor begins once it was read
                 memory = job.before.memory
                 cursor = self._remembering.cursor(memory)
-                call = functools.partial(self._remembering.call, cursor)
+                call = functools.partial(self._remembering.call, cursor, **self._arguments(job))
                 entries = as_entries(self._loop.call(call, timeout=self._timeout), name=self._name)
                 encoded, after = self._remembering.after(memory, cursor, self._encode(entries))
         except BaseException as raised:  # noqa: BLE001 - a pump may raise anything; SystemExit would end its thread only

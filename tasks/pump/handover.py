@@ -164,6 +164,13 @@ class Handover:
             if job in self._jobs:
                 self._jobs.remove(job)
 
+    def uncalled(self) -> Job | None:
+        """Return the first job whose pump is still to be called. The run's thread."""
+        with self._changed:
+            return next(
+                (job for job in self._jobs if job.began is None and job.ended is None and not job.skipped), None
+            )
+
     def abandon(self, job: Job, at: float, why: str) -> None:
         """End a job whose pump was not called; it is missed. Any thread."""
         with self._changed:

@@ -1,5 +1,6 @@
 """Decides what became of each tick, once its claim has failed or its push was answered."""
 
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -25,6 +26,7 @@ class Outcomes:
     It writes, and the run's thread reads:
 
     is_relieved   whether a later run has claimed ticks
+    returned      ticks that were given back, which the run's thread takes out
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Outcomes:
         on_pushed: OnPushed | None,
     ) -> None:
         self.is_relieved = False
+        self.returned: deque[int] = deque()
         self._name = name
         self._beat = beat
         self._tally = tally
@@ -108,6 +111,14 @@ class Outcomes:
         what = f"Redis refuses ticks of pump {self._name!r}" if job.refusal else f"pump {self._name!r} failed"
         self._tally.failed(what, detail=f"tick {job.tick} ({at}): {error_line(error)}", due=due)
         self._failing.failed(error, ended=self._timer() if job.ended is None else job.ended)
+
+    def given_back(self, job: Job, *, rest: float) -> None:
+        """Let a tick be claimed again, after a rest; it is not counted."""
+        if rest:
+            self._failing.rest(rest, ended=self._timer() if job.ended is None else job.ended)
+        if job.began is not None:
+            self._tally.uncalled()
+        self.returned.append(job.tick)
 
     def totals(self) -> dict[str, int]:
         """Return the counts so far."""

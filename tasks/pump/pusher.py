@@ -30,7 +30,8 @@ _AFTER_ERROR = 0.05  # seconds, where an error concerns no job
 class Pusher:
     """The thread that claims and pushes. During a Redis outage, the jobs wait in the hand-over.
 
-    gate    allows calls of the source; None: all
+    gate        allows calls of the source; None: all
+    is_patient  whether a tick that the gate or the source delays is pumped later, and not missed
 
     Constructed, and joined, by the run's thread; all private methods run in the pusher's. In between, `beat` and `outcomes`
     belong to it. It writes, and any thread may read:
@@ -46,6 +47,7 @@ class Pusher:
         outcomes: Outcomes,
         *,
         gate: CallGate | None = None,
+        is_patient: bool = False,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,6 +57,7 @@ class Pusher:
         self._handover = handover
         self._outcomes = outcomes
         self._gate = gate
+        self._is_patient = is_patient
         self._prepares = handover.prepares
         self._timer = timer
         self._clock = clock
@@ -147,7 +150,9 @@ class Pusher:
                 return wait
             self._is_first = False
             job.before = self._beat.cursor.read()
-        if self._gate is not None and self._gate.limit and self._gate.take():
+        if self._gate is not None and self._gate.limit and (wait := self._gate.take()):
+            if self._is_patient and self._give_back(job, wait):
+                return 0.0
             self._handover.abandon(job, self._timer(), f"the limit of {self._gate.limit} calls was reached")
         job.is_prepared = True
         job.answered.set()
@@ -158,16 +163,30 @@ class Pusher:
             return wait
         self._is_first = False
         job.ids = []
+        if job.skipped and self._is_patient and self._give_back(job, 0.0):
+            return 0.0
         if job.error is None:
             try:
                 self._push_entries(job)
             except TopicFullError as error:
                 job.error = error
-        if isinstance(job.error, RetryLater) and self._gate is not None:
-            self._gate.pause(job.error.seconds)
+        if isinstance(job.error, RetryLater):
+            if self._gate is not None:
+                self._gate.pause(job.error.seconds)
+            if self._is_patient and self._give_back(job, job.error.seconds):
+                return 0.0
         self._beat.done(job.tick, pushed=bool(job.ids))
         self._settle(job)
         return 0.0
+
+    def _give_back(self, job: Job, rest: float) -> bool:
+        """Give a claimed tick back, to be claimed again after a rest; return False if that is not possible."""
+        if not self._beat.give_back(job.tick):
+            return False
+        self._handover.claimed(job, "returned")
+        self._settle(job, rest=rest)
+        job.answered.set()
+        return True
 
     def _push_entries(self, job: Job) -> None:
         move = None
@@ -199,10 +218,13 @@ class Pusher:
         self._settle(job)
         return 0.0
 
-    def _settle(self, job: Job) -> None:
+    def _settle(self, job: Job, *, rest: float = 0.0) -> None:
         if not self._handover.start_settling(job):
             return  # the run has ended, and counts it
         try:
-            self._outcomes.settle(job)
+            if job.claim == "returned":
+                self._outcomes.given_back(job, rest=rest)
+            else:
+                self._outcomes.settle(job)
         finally:
             self._handover.settled(job)

@@ -3,12 +3,12 @@
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from tasks import codec
 from tasks.errors import EncodeError, PumpError
 from tasks.pump.cursor import Cursor
-from tasks.reservoir.cursors import Memory
+from tasks.reservoir.cursors import CursorStore, Memory
 
 __all__ = ["MAX_CURSOR_BYTES", "Remembering"]
 
@@ -41,13 +41,18 @@ class Remembering:
         self._start = start
         self._only_if_changed = only_if_changed
 
+    @classmethod
+    def of(cls, pump: Callable[..., Any], store: CursorStore | None, **options: Any) -> Self | None:
+        """Return one for an inlet with a stored cursor, None for another inlet."""
+        return None if store is None else cls(pump, **options)
+
     def cursor(self, memory: Memory) -> Cursor:
         """Return the cursor for one call."""
         return Cursor(codec.decode(memory.value) if memory.value else copy.deepcopy(self._start))
 
-    def call(self, cursor: Cursor) -> Any:
-        """Call the pump."""
-        return self._pump(**{self._parameter: cursor}) if self._parameter else self._pump()
+    def call(self, cursor: Cursor, **arguments: Any) -> Any:
+        """Call the pump with its cursor, and with further arguments."""
+        return self._pump(**arguments, **({self._parameter: cursor} if self._parameter else {}))
 
     def after(self, memory: Memory, cursor: Cursor, encoded: Encoded) -> tuple[Encoded, Memory]:
         """Return the entries to push after a call, and what to remember with them.

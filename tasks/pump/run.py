@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ import redis
 
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
+from tasks.errors import RetryLater
 from tasks.pump.call_limit import CallGate
 from tasks.pump.calls import Calls
 from tasks.pump.failing import Failing, WhenFailing
@@ -44,6 +46,10 @@ _LOOK_FOR_PREPARED = 0.05
 RESTING = "the pump had failed too often in a row"
 
 
+def _time_of_tick(name: str, every: float, job: Job) -> dict[str, Any]:
+    return {name: datetime.fromtimestamp(time_of(job.tick, every), UTC)}
+
+
 class PumpRun:
     """One run of a pump: from when it takes the beat over until it is relieved or stopped, or its window ends.
 
@@ -65,6 +71,8 @@ class PumpRun:
     max_waiting   bounds of what waits for Redis; beyond, ticks are missed
     remembering   gives each call the cursor of `beat`, once the entries of the call before are pushed; None: the pump has no cursor
     gate          allows calls of the source, for this inlet and for others; None: always
+    catch_up      seconds; ticks of this time that no run has pumped are pumped late, one after the other, and not missed
+    at            name of the pump's parameter for the time of the tick; '' for none
     on_pushed     called with the ids and the entries of each push, in tick order, in the pusher's thread
     clock         returns the time of day, which the grid follows
     timer         returns elapsed time, independent of changes of the clock
@@ -84,6 +92,8 @@ class PumpRun:
         max_waiting: BacklogLimits = BacklogLimits(),  # noqa: B008 - frozen
         remembering: Remembering | None = None,
         gate: CallGate | None = None,
+        catch_up: float = 0.0,
+        at: str = "",
         stop: threading.Event | None = None,
         goes_on: Callable[[], bool] = lambda: False,
         on_pushed: OnPushed | None = None,
@@ -107,6 +117,7 @@ class PumpRun:
         self._failing = Failing(name, every=beat.every, most=max_failures, when=when_failing, log=self._log)
         self._prepares = remembering is not None or (gate is not None and gate.limit is not None)
         self._gate = gate
+        self._catch_up = catch_up
         self._handover = Handover(prepares=self._prepares)
         self._calls = Calls(
             pump,
@@ -118,9 +129,9 @@ class PumpRun:
             encode=partial(beat.reservoir.encode, topic=beat.topic, by=beat.by),
             keeps=on_pushed is not None,
             remembering=remembering,
+            arguments=partial(_time_of_tick, at, beat.every) if at else lambda _: {},
         )
         self._remembers = remembering is not None
-        self._uncalled: Job | None = None  # waits for its preparation
         self._outcomes = Outcomes(
             name, beat, self._tally, self._failing, self._warn, clock=clock, timer=timer, on_pushed=on_pushed
         )
@@ -158,13 +169,19 @@ class PumpRun:
 
     def begin(self) -> None:
         """Announce this run as the one that relieves the current one."""
-        self._next = self._beat.start(self._clock())
+        self._next = self._beat.start(self._clock(), catch_up=self._catch_up)
         self._end = None if self._window is None else self._timer() + self._window
         self._check_clock(self._beat.skew)
         if self._gate and (left := self._gate.left()):  # an earlier run was asked to wait
             self._failing.rest(left, ended=self._timer())
         self._pusher = Pusher(
-            self._beat, self._handover, self._outcomes, gate=self._gate, clock=self._clock, timer=self._timer
+            self._beat,
+            self._handover,
+            self._outcomes,
+            gate=self._gate,
+            is_patient=self._catch_up > 0,
+            clock=self._clock,
+            timer=self._timer,
         )
 
     def close(self) -> None:
@@ -181,6 +198,7 @@ class PumpRun:
         self._tally.ended(failing=self._failing.in_a_row)
         # Without this record of where the run ended, the next one counts from the last tick that was claimed.
         if has_ended and not self._pusher.is_away:
+            self._take_back()
             with suppress(redis.RedisError):
                 self._beat.end(self._next - 1)
                 self._outcomes.count_unattended()
@@ -196,6 +214,7 @@ class PumpRun:
         if self._stop.is_set() or self._outcomes.is_relieved or self._is_window_over():
             self._ended = True
         self._call_late()
+        self._take_back()
         if self._ended:
             return self._until_all_is_over()
         every = self._beat.every
@@ -204,12 +223,32 @@ class PumpRun:
                 self._next = tick_at(now, every) + 1
             return self._until_next(now)
         current = tick_at(now, every)
-        if current > self._next:  # this process slept, the clock stepped, or the pump took longer than a tick
+        if self._catch_up:
+            if late := self._behind_catching_up(now):
+                return late
+        elif current > self._next:  # this process slept, the clock stepped, or the pump took longer than a tick
             self._tally.missed(current - self._next, "the run came too late", due=True)
             self._next = current
         tick, self._next = self._next, self._next + 1
         self._take(tick)
         return self._until_next(self._clock())
+
+    def _take_back(self) -> None:
+        """Begin again at the first tick that was given back."""
+        while self._outcomes.returned:
+            tick = self._outcomes.returned.popleft()
+            self._next, self._taken = min(self._next, tick), min(self._taken, tick - 1)
+
+    def _behind_catching_up(self, now: float) -> float:
+        """Miss the ticks that are too old to be caught up; return the seconds to wait if no tick can be pumped now."""
+        oldest = tick_at(now - self._catch_up, self._beat.every) + 1
+        if self._next < oldest:
+            self._tally.missed(oldest - self._next, "they were older than catch_up", due=True)
+            self._next = oldest
+        is_asked = any(
+            isinstance(job.error, RetryLater) for job in self._handover.jobs
+        )  # which gives its tick back soon
+        return _LOOK_FOR_PREPARED if is_asked or self._is_full() or self._why_skipped() else 0.0
 
     def _is_window_over(self) -> bool:
         if self._end is None or self._timer() < self._end:
@@ -245,9 +284,7 @@ class PumpRun:
             return
         if not self._pusher.is_away:
             job.answered.wait(min(self._beat.every / 2, 1.0))
-        if self._prepares and not job.answered.is_set():
-            self._uncalled = job
-        else:
+        if not self._prepares or job.answered.is_set():
             self._call(job)
 
     def _call(self, job: Job) -> None:
@@ -257,14 +294,12 @@ class PumpRun:
 
     def _call_late(self) -> None:
         """Call the pump for a job that had to wait for its preparation; at the end of the run, give it up."""
-        job = self._uncalled
+        job = self._handover.uncalled()
         if job is None:
             return
         if job.answered.is_set():
-            self._uncalled = None
             self._call(job)
         elif self._ended:
-            self._uncalled = None
             self._handover.abandon(job, self._timer(), "the run ended before the call")
 
     def _why_skipped(self) -> str:
@@ -296,6 +331,6 @@ class PumpRun:
         wait = max(0.0, time_of(self._next, self._beat.every) - now)
         if self._end is not None:
             wait = min(wait, max(0.0, self._end - self._timer()))
-        if self._uncalled is not None:
+        if self._prepares and self._handover.uncalled() is not None:
             wait = min(wait, _LOOK_FOR_PREPARED)
         return wait if self._timeout is None else min(wait, self._timeout / 4)

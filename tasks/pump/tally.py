@@ -46,6 +46,11 @@ class Tally:
             self._counts.due += 1
             self._counts.delays.append(delay)
 
+    def uncalled(self) -> None:
+        """Count a tick as not due after all: it was given back, and its call is repeated."""
+        with self._lock:
+            self._counts.due -= 1
+
     def took(self, seconds: float) -> None:
         """Note how long a pump call took."""
         with self._lock:

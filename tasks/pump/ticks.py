@@ -36,13 +36,14 @@ from tasks.reservoir.topic_names import check_topic
 
 __all__ = ["BEAT_TTL_MS", "MAX_AHEAD", "MAX_SKEW", "Beat", "Claim", "digest", "is_far_ahead", "tick_at", "time_of"]
 
-Claim = Literal["claimed", "yield", "relieved", "taken", "ahead", "unknown", "refused"]
+Claim = Literal["claimed", "yield", "relieved", "taken", "ahead", "unknown", "refused", "returned"]
 
 _START = load(__file__, "start_run")
 _CLAIM = load(__file__, "claim_tick")
 _END = load(__file__, "end_run")
 _EARLIER = load(__file__, "earlier_claims")
 _COUNT = load(__file__, "count_run")
+_UNCLAIM = load(__file__, "unclaim_tick")
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
@@ -162,10 +163,19 @@ class Beat:
         self._earlier = _EARLIER.on(reservoir.client)
         self._end = _END.on(reservoir.client)
         self._count = _COUNT.on(reservoir.client)
+        self._unclaim = _UNCLAIM.on(reservoir.client)
 
-    def start(self, now: float) -> int:
-        """Announce this run as the newest, and return the first tick to claim. The current run continues until then."""
+    def start(self, now: float, *, catch_up: float = 0.0) -> int:
+        """Announce this run as the newest, and return the first tick to claim. The current run continues until then.
+
+        catch_up   begin with the first tick of the last so many seconds that no run has claimed or counted
+        """
         first = tick_at(now, self.every) + 1
+        if catch_up:
+            self._unclaim_lost()
+            known = [int(tick) for tick in self.reservoir.client.hmget(self.key, "last", "ended") if tick is not None]
+            if known:
+                first = min(first, max(max(known) + 1, tick_at(now - catch_up, self.every) + 1))
         asked = time.monotonic()
         with self._explaining("no tick was claimed"):
             token, microseconds = self._start(beat=self.key, first_tick=first, ttl_ms=BEAT_TTL_MS)
@@ -175,6 +185,30 @@ class Beat:
         least = now - int(microseconds) / 1e6
         self.skew = max(least, min(0.0, least + time.monotonic() - asked))
         return first
+
+    def give_back(self, tick: int) -> bool:
+        """Give a claimed tick back, for which nothing was pushed; return False if a later one is claimed already."""
+        return self._unclaimed(tick, self._token, is_own=True)
+
+    def _unclaim_lost(self) -> None:
+        """Give back the last claimed ticks if the runs that claimed them are dead and have pushed nothing."""
+        open_ = {int(tick): by.decode() for tick, by in self.reservoir.client.hgetall(self._open).items()}
+        for tick in sorted(open_, reverse=True):
+            if not self._unclaimed(tick, open_[tick], is_own=False):
+                return
+
+    def _unclaimed(self, tick: int, token: str, *, is_own: bool) -> bool:
+        with self._explaining(f"tick {tick} was not given back", tick):
+            answer = self._unclaim(
+                beat=self.key,
+                open_claims=self._open,
+                record=self._record(tick),
+                sign_of_life=alive_key(self.key, token),
+                tick=tick,
+                token=token,
+                is_own=int(is_own),
+            )
+        return bool(answer)
 
     def claim(self, tick: int, *, insist: bool = False, skip: bool = False) -> Claim:
         """Claim a tick for this run; return 'claimed', or why it cannot have it.
@@ -188,6 +222,7 @@ class Beat:
         yield      a newer run is about to claim it; if it does not, claim again and `insist`
         unknown    Redis has lost the beat: `start` again
         refused    never returned; a run notes it for a claim that raised
+        returned   never returned; a run notes it for a claim that it has given back
         """
         with self._explaining(f"tick {tick} was not claimed", tick):
             reply = self._claim(

@@ -1,6 +1,8 @@
 """Inlets that remember: a cursor over runs of a grid and one-shot runs, and entries that are pushed only if they changed."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -196,6 +198,41 @@ def test_a_one_shot_run_fails_if_it_would_wait_longer_than_its_window(real_redis
     assert real_redis.exists("trades") == 0
 
 
+def test_a_pump_gets_the_time_of_its_tick_which_no_form_shows(real_redis: redis.Redis) -> None:
+    @inlet(**GRID, catch_up="1h")
+    def candles(at: datetime, minutes: int = 1) -> dict[str, float]:
+        left.pop()
+        return {"n": at.timestamp(), "minutes": minutes}
+
+    assert "at" not in candles.parameters.properties
+    calls(3)
+    until_it_fails(candles.fn)
+    times = [entry["n"] for entry in pushed(real_redis)]
+    assert [round(later - earlier, 2) for earlier, later in pairwise(times)] == [0.02, 0.02]
+    assert [entry["n"] for entry in pushed(real_redis)] == [
+        entry.time.timestamp() for entry in Reservoir(real_redis).peek("trades", 3) if not isinstance(entry, Exception)
+    ]
+
+
+def test_a_parameter_at_with_a_default_stays_in_the_form() -> None:
+    @inlet(topic="trades")
+    def candles(at: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None: ...
+
+    assert "at" in candles.parameters.properties
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_one_shot_run_gets_the_time_for_which_it_was_scheduled(real_redis: redis.Redis) -> None:
+    @inlet(topic="trades", every=None)
+    def daily(at: datetime) -> dict[str, str]:
+        return {"at": at.isoformat()}
+
+    began = datetime.now(UTC)
+    daily()
+    [entry] = pushed(real_redis)
+    assert began <= datetime.fromisoformat(entry["at"]) <= datetime.now(UTC)
+
+
 def test_inlets_with_one_limit_must_declare_the_same() -> None:
     def one() -> None: ...
 
@@ -212,6 +249,7 @@ def test_inlets_with_one_limit_must_declare_the_same() -> None:
         (lambda a, b: None, {}, ""),
         (lambda since: None, {"threads": 2}, "expected threads=0 or 1 with a cursor"),
         (lambda: None, {"threads": 2, "only_if_changed": True}, "expected threads=0 or 1 with only_if_changed"),
+        (lambda: None, {"every": None, "catch_up": "1h"}, "catch_up: expected a grid of ticks, got every=None"),
         (lambda: None, {"limit_name": "api"}, "expected a limit with limit_name='api', got none"),
         (lambda: None, {"limit": "many"}, "limit: expected up to 100,000 calls per duration"),
         (lambda: None, {"only_if_changed": ""}, "only_if_changed: expected True, False or the name of a field"),

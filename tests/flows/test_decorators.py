@@ -73,7 +73,7 @@ def test_the_form_shows_the_functions_own_parameters_and_then_the_decorators(fil
     form = load(file).quotes.parameters
     assert list(form.properties) == [
         "board", "top", "topic", "every", "threads", "timeout", "window", "keep", "when_full",
-        "compression", "max_failures", "when_failing", "max_waiting", "fresh_within", "only_if_changed", "limit", "limit_name",
+        "compression", "max_failures", "when_failing", "max_waiting", "fresh_within", "only_if_changed", "limit", "limit_name", "catch_up",
     ]  # fmt: skip
     assert form.properties["board"]["enum"] == ["all", "sh"]
     assert form.properties["top"]["type"] == "integer"

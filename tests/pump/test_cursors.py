@@ -158,7 +158,7 @@ class World:
             if one.step() is None or (one._ended and link.left is not None):
                 self.end(one, link)
             elif link.left is None:
-                wait_until(lambda one=one: one.step() is None or one._uncalled is None, "the cursor")
+                wait_until(lambda one=one: one.step() is None or one._handover.uncalled() is None, "the cursor")
                 settle(one)
 
     def end(self, one: PumpRun, link: Link) -> None:
