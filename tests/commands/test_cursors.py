@@ -4,8 +4,10 @@ import json
 
 import redis
 
-from tasks import codec
-from tasks.reservoir.cursors import CursorStore
+from tasks import Reservoir, codec
+from tasks.group.removal import drop_inlet, drop_topic
+from tasks.reservoir.cursors import CursorMove, CursorStore, Memory, cursors
+from tasks.reservoir.keys import push_record
 from tests.support.commands import Sluice
 
 TRADES = "trades:00000000000000aa"
@@ -47,3 +49,18 @@ def test_an_unknown_or_ambiguous_inlet_is_refused_with_the_known_ones(sluice: Sl
     assert (code, f"name one of {TRADES}, {other}" in shown) == (1, True)
     assert sluice("cursor", other, "--delete", "--yes")[0] == 0
     assert cursor(real_redis).read().version == 1
+
+
+def test_removal_of_an_inlet_or_its_topic_deletes_its_cursors_alone(real_redis: redis.Redis) -> None:
+    def moved(inlet: str, topic: str) -> None:
+        move = CursorMove(cursor(real_redis, inlet).key, 0, Memory(b"1"))
+        reservoir = Reservoir(real_redis)
+        assert reservoir.append(topic, reservoir.encode([{"n": 1}]), record=push_record(), move=move)
+
+    names = [f"{name}:00000000000000{n}a" for n, name in enumerate(("trades", "quotes", "trades"))]
+    for name, topic in zip(names, ("market", "market", "other"), strict=True):
+        moved(name, topic)
+    drop_inlet(real_redis, "market", "trades")
+    assert list(cursors(real_redis)) == sorted(names[1:])
+    drop_topic(real_redis, "market")
+    assert list(cursors(real_redis)) == [names[2]]

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -32,9 +33,13 @@ from tasks.base.state_folder import STATE_DIR
 from tasks.group.dead_letters import DeadLetters
 from tasks.group.rewind import rewind
 from tasks.nodes.engine import engine
+from tasks.pump.call_limit import CallGate, CallLimit
+from tasks.pump.ticks import Beat
 from tasks.reservoir.connection import connect
+from tasks.reservoir.cursors import CursorMove, Memory
 from tasks.reservoir.history import History
 from tasks.reservoir.keep import Keep
+from tasks.reservoir.keys import inlet_of
 from tasks.reservoir.reservoir import LARGE
 from tasks.reservoir.retention import Retention
 from tasks.settings import REDIS_URL, SECRET_BLOCK, redis_url
@@ -190,6 +195,24 @@ def everything(client: redis.Redis, url: str) -> None:
     assert reservoir.follow("market", "0-0", n=1, block_ms=1)
     rewind(client, "market", "movers", "beginning")
     ask_beside_a_run(client)
+    remember_and_limit_calls(reservoir)
+
+
+def remember_and_limit_calls(reservoir: Reservoir) -> None:
+    """Do what an inlet with a cursor, a limit of calls and `catch_up` does."""
+    beat = Beat(reservoir, "market", "trades", every=1.0, keep=KEEP, remembers=True)
+    first = beat.start(time.time() - 10, catch_up=60.0)
+    assert beat.claim(first) == "claimed"
+    assert beat.give_back(first)
+    assert beat.claim(first) == "claimed"
+    assert beat.cursor
+    move = CursorMove(beat.cursor.key, beat.cursor.read().version, Memory(b"1"))
+    assert beat.push(first, reservoir.encode([{"n": 1}]), move=move)
+    gate = CallGate(reservoir.client, CallLimit.of("1/min", "api"), inlet=inlet_of(beat.key))
+    assert not gate.take()
+    assert gate.take()
+    gate.pause(60)
+    assert gate.left()
 
 
 def test_documented_acl_user_has_exactly_the_needed_commands(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
