@@ -20,8 +20,11 @@ from tasks.nodes.from_redis import from_redis
 from tasks.pump.returned import as_entries
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry, with_time
+from tasks.reservoir.folding import streams_of
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import dead_topic
+from tasks.reservoir.partitions import declared, partition_topic
+from tasks.reservoir.splitting import split
 from tasks.state.inspection import exported
 from tasks.testing.simulation import SimulatedRun
 from tasks.testing.strategies import Pushed, entries, frames, values
@@ -105,7 +108,8 @@ class Bench:
     group       the consumer group
     into        the topic for the results, if any
     options     further options of `from_redis`, such as {"on_error": "stop", "max_entries": 3}
-    client      a client of the Redis to use; by default an empty one in this process
+    client      a client of the Redis to use; by default an empty one in this process. Topics that are partitioned there
+                (`tasks.reservoir.partitions.declare`) are read in all partitions, and entries are pushed to that of their key
     parameters  the pipeline's own parameters
     """
 
@@ -176,16 +180,16 @@ class Bench:
                   bytes to bytes is pushed unencoded, as other programs push
         raises    EncodeError; SettingsError: a topic that it does not read, or an id that is not above the earlier ones
         """
-        encoded = [self._encoded_entry(entry) for entry in pushed]
+        encoded = [(entry, *part) for entry in pushed for part in self._encoded_parts(entry)]
         with self.client.pipeline() as pipe:
-            for topic, id_, raw in encoded:
+            for _, topic, id_, raw in encoded:
                 pipe.xadd(topic, raw, id=id_)
             try:
                 ids = pipe.execute() if encoded else []
             except redis.ResponseError as error:
                 msg = f"expected entries whose ids are above those of their topic, got another ({error}); give mappings, which get an id"
                 raise SettingsError(msg) from error
-        for entry, (topic, _, _), id_ in zip(pushed, encoded, ids, strict=True):
+        for (entry, topic, _, _), id_ in zip(encoded, ids, strict=True):
             self._pushed[topic, id_.decode()] = entry
 
     def step(self) -> int:
@@ -271,23 +275,30 @@ class Bench:
                 result.to_redis(self._into)
         return source, result
 
-    def _encoded_entry(self, entry: Pushable) -> tuple[str, str, Mapping[bytes, bytes]]:
+    def _encoded_parts(self, entry: Pushable) -> Iterator[tuple[str, str, Mapping[bytes, bytes]]]:
+        """Yield the stream, the id and the encoded fields of an entry; of its parts, if its topic is partitioned."""
         topic, id_ = (entry.topic, entry.id) if isinstance(entry, Entry) else (self.topics[0], "*")
-        if topic not in self.topics:
+        if topic not in (*self.topics, *self._streams()):
             msg = (
                 f"expected entries of the topics that are read, {self.topics}, got one of {topic!r}; pass topics=[...]"
             )
             raise SettingsError(msg)
         is_raw = bool(entry) and all(isinstance(part, bytes) for pair in entry.items() for part in pair)
         time_ms = entry.own_time_ms if isinstance(entry, Entry) else None
-        return topic, id_, dict(entry) if is_raw else with_time(_encoded(entry), time_ms)  # type: ignore[return-value]
+        by = None if is_raw else declared(self.client, topic)
+        for n, part in [(0, entry)] if by is None else split(entry, by):
+            stream = topic if by is None else partition_topic(topic, n)
+            yield stream, id_, dict(part) if is_raw else with_time(_encoded(part), time_ms)  # type: ignore[misc]
+
+    def _streams(self) -> list[str]:
+        return [stream for topic in self.topics for stream in streams_of(self.client, topic)]
 
     def _of(self, origins: Iterable[tuple[str, str]]) -> list[Pushable]:
         among = set(origins)
         return [entry for origin, entry in self._pushed.items() if origin in among]
 
     def _groups(self) -> Iterator[tuple[str, Any]]:
-        for topic in self.topics:
+        for topic in self._streams():
             if group := groups_of(self.client, topic).get(self.group):
                 yield topic, group
 
@@ -304,7 +315,7 @@ class Bench:
                 yield topic, id_
 
     def _dead(self) -> dict[tuple[str, str], Mapping[bytes, bytes]]:
-        letters = (raw for topic in self.topics for _, raw in self.client.xrange(dead_topic(topic, self.group)))
+        letters = (raw for topic in self._streams() for _, raw in self.client.xrange(dead_topic(topic, self.group)))
         return {(raw[b"dead:topic"].decode(), raw[b"dead:id"].decode()): raw for raw in letters}
 
 
