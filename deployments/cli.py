@@ -66,6 +66,7 @@ def up(
 @app.command()
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,  # noqa: FBT002
+    partitions: Annotated[bool, typer.Option("--partitions", help="Also show each partition of a topic.")] = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Show the servers, the last run of each deployment, and the lag of each group.
@@ -74,7 +75,7 @@ def status(
     """
     from deployments.commands.status import status as show  # noqa: PLC0415
 
-    raise typer.Exit(0 if show(console(), watch=watch, as_json=as_json) else 1)
+    raise typer.Exit(0 if show(console(), watch=watch, as_json=as_json, partitions=partitions) else 1)
 
 
 @app.command()

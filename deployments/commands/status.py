@@ -17,7 +17,7 @@ from rich.text import Text
 from deployments.rollout.last_run import Deployed
 from deployments.servers.ledger import Ledger
 from deployments.servers.prefect_server import find_server, said_by
-from deployments.show.as_json import line
+from deployments.show.as_json import level_object, line
 from deployments.show.state import state_table
 from deployments.show.tables import levels_table, printable, runs_table
 from deployments.show.times import clock
@@ -74,32 +74,33 @@ class Status:
         return not (self.prefect.error or self.redis.error)
 
 
-def status(console: Console, *, watch: bool = False, as_json: bool = False) -> bool:
+def status(console: Console, *, watch: bool = False, as_json: bool = False, partitions: bool = False) -> bool:
     """Print stack, deployments and topics; return whether both servers answered the last poll.
 
-    watch     poll every two seconds until Ctrl-C: redraws on a terminal, prints one status after another elsewhere
+    partitions  also show each partition of a topic
+    watch       poll every two seconds until Ctrl-C: redraws on a terminal, prints one status after another elsewhere
     """
     found = _poll()
     if not watch:
-        _print(console, found, as_json=as_json)
+        _print(console, found, as_json=as_json, partitions=partitions)
         return found.is_well
     live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
     with live or nullcontext(), suppress(KeyboardInterrupt):
         for n in itertools.count(1):
             if live:
-                live.update(_drawn(found, console.width, is_watched=True), refresh=True)
+                live.update(_drawn(found, console.width, is_watched=True, partitions=partitions), refresh=True)
             else:
-                _print(console, found, as_json=as_json)
+                _print(console, found, as_json=as_json, partitions=partitions)
             time.sleep(_EVERY)
             found = _poll(None if n % _PREFECT_EVERY == 0 else found)
     return found.is_well
 
 
-def _print(console: Console, found: Status, *, as_json: bool) -> None:
+def _print(console: Console, found: Status, *, as_json: bool, partitions: bool) -> None:
     if as_json:
-        print(line(_object(found)), flush=True)  # noqa: T201 - rich would wrap it
+        print(line(_object(found, partitions=partitions)), flush=True)  # noqa: T201 - rich would wrap it
     else:
-        console.print(_drawn(found, console.width))
+        console.print(_drawn(found, console.width, partitions=partitions))
 
 
 def _poll(before: Status | None = None) -> Status:
@@ -143,7 +144,7 @@ def _reservoir() -> RedisStatus:
         return RedisStatus(error=in_words(error))
 
 
-def _drawn(found: Status, width: int, *, is_watched: bool = False) -> RenderableType:
+def _drawn(found: Status, width: int, *, is_watched: bool = False, partitions: bool = False) -> RenderableType:
     """Return the status as it is drawn, the most important part first: a low terminal cuts off the end."""
     prefect, reservoir = found.prefect, found.redis
     parts: list[RenderableType] = []
@@ -155,7 +156,8 @@ def _drawn(found: Status, width: int, *, is_watched: bool = False) -> Renderable
         parts.append(_line("worker", f"none is online: no run begins; run `{up_command()}`, or see `sluice doctor`"))
     parts.append(_line("Redis", reservoir.error or reservoir.url))
     if not reservoir.error:
-        parts.append(levels_table(reservoir.topics, width=width) if reservoir.topics else Text("no topics yet"))
+        shown = [row for level in reservoir.topics for row in (level, *(level.partitions if partitions else ()))]
+        parts.append(levels_table(shown, width=width) if shown else Text("no topics yet"))
         parts += [Text(printable(each.unreadable), style="red") for each in reservoir.topics if each.unreadable]
     if reservoir.states:
         parts += ["", state_table(reservoir.states, now=time.time())]
@@ -168,8 +170,8 @@ def _line(what: str, text: str) -> Text:
     return Text(f"{what:12} {text}", overflow="fold")
 
 
-def _object(found: Status) -> dict[str, Any]:
-    topics = [asdict(each) | {"keep": str(each.keep) if each.keep else None} for each in found.redis.topics]
+def _object(found: Status, *, partitions: bool) -> dict[str, Any]:
+    topics = [level_object(each, partitions=partitions) for each in found.redis.topics]
     return {
         "time": datetime.now(UTC),
         "up": {"process": found.holder, "state": str(found.folder)},

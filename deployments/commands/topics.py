@@ -1,11 +1,9 @@
 """`sluice topics`: lists the topics; `drop` deletes one with everything that belongs to it."""
 
-from dataclasses import asdict
-
 from rich.console import Console
 from rich.text import Text
 
-from deployments.show.as_json import line
+from deployments.show.as_json import level_object, line
 from deployments.show.confirm import confirm
 from deployments.show.stored import topic_in_words
 from deployments.show.tables import topics_table
@@ -28,7 +26,7 @@ def list_topics(console: Console, *, as_json: bool = False) -> None:
     levels = Reservoir(connect(redis_url(), retries=0)).levels()
     if as_json:
         for level in levels:
-            print(line(asdict(level) | {"keep": str(level.keep) if level.keep else None}), flush=True)  # noqa: T201 - rich would wrap it
+            print(line(level_object(level)), flush=True)  # noqa: T201 - rich would wrap it
         return
     console.print(topics_table(levels, width=console.width) if levels else Text("no topics yet"))
     for level in levels:

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -13,8 +14,9 @@ import pyarrow as pa
 
 from tasks.errors import PoisonEntryError
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.levels import TopicLevel
 
-__all__ = ["entry_object", "line", "plain", "with_index"]
+__all__ = ["entry_object", "level_object", "line", "plain", "with_index"]
 
 
 def line(value: Any) -> str:
@@ -27,6 +29,15 @@ def entry_object(entry: Entry | PoisonEntryError, topic: str) -> dict[str, Any]:
     if isinstance(entry, PoisonEntryError):
         return {"topic": topic, "id": entry.id, "error": str(entry)}
     return {"topic": topic, "id": entry.id, "time": entry.time, "fields": dict(entry)}
+
+
+def level_object(level: TopicLevel, *, partitions: bool = False) -> dict[str, Any]:
+    """Return a level as an object, with the levels of its partitions if asked."""
+    found = asdict(level) | {"keep": str(level.keep) if level.keep else None}
+    if partitions:
+        return found | {"partitions": [level_object(each) for each in level.partitions]}
+    del found["partitions"]
+    return found
 
 
 def plain(value: Any) -> Any:

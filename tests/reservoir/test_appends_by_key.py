@@ -104,6 +104,9 @@ def test_tick_is_pushed_to_all_partitions_or_none_and_once(
     losing = lossy(client)
     reservoir = Reservoir(client)
     beat = Beat(reservoir, "bars", "inlet", every=1.0, by=BY)
+    reservoir.push(
+        "other", {"code": 1}, partitions=P, key="code"
+    )  # the server knows the script: the push is one command
     reservoir.client = losing
     reservoir._append_by_key._run.registered_client = losing
     done: list[dict[str, Any]] = []

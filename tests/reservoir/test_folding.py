@@ -1,12 +1,17 @@
 """A partitioned topic is one topic to whoever looks: its level, its entries in order of their ids, its limits."""
 
+import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from rich.console import Console
 
 from deployments.commands import peek as command
+from deployments.commands.status import PrefectStatus, RedisStatus, Status, _drawn
+from deployments.show.as_json import level_object
 from tasks import Reservoir
 from tasks.base.ids import id_numbers
 from tasks.reservoir.folding import fold, level_of, streams_of
@@ -108,3 +113,21 @@ def test_peek_shows_entries_of_partitions(
     assert {json.loads(line)["topic"] for line in lines} == {
         partition_topic("bars", partition_for(n, P)) for n in range(4)
     }
+
+
+def test_status_shows_partitions_where_asked(client: redis.Redis) -> None:
+    pushed(client)
+    [level] = Reservoir(client).levels()
+    assert "partitions" not in level_object(level)
+    assert [each["topic"] for each in level_object(level, partitions=True)["partitions"]] == [
+        partition_topic("bars", n) for n in range(P) if client.exists(partition_topic("bars", n))
+    ]
+    found = Status(Path(), None, PrefectStatus(error="away"), RedisStatus(topics=(level,)))
+    assert "bars:{1}" not in drawn(found, partitions=False)
+    assert "bars:{1}" in drawn(found, partitions=True)
+
+
+def drawn(found: Status, *, partitions: bool) -> str:
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(_drawn(found, 160, partitions=partitions))
+    return console.export_text()
