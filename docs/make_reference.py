@@ -19,7 +19,7 @@ from deployments.cli import app
 from flows import alerts, clock, market, upkeep, vitals
 from tasks import Cursor, Entry, Reservoir, SluiceError, has, testing
 from tasks.base import quantities
-from tasks.nodes import engine, join_asof, time_window
+from tasks.nodes import engine, join_asof, session_window, time_window
 from tasks.nodes import from_redis as source
 from tasks.nodes import map_in_processes as processes
 from tasks.nodes import to_parquet as parquet
@@ -56,6 +56,7 @@ def reference() -> str:
     parts.append(_callable(engine.engine, "Stream.engine", skip=1))
     parts.append(_callable(processes.map_in_processes, ".map_in_processes", skip=2))
     parts.append(_callable(time_window.time_window, ".time_window", skip=2))
+    parts.append(_callable(session_window.session_window, ".session_window", skip=2))
     parts.append(_callable(join_asof.join_asof, ".join_asof", skip=2))
     parts.append(_callable(time_window.time_window.agg, ".time_window(...).agg", skip=1))
     parts.append(_callable(sinks.to_redis, ".to_redis", skip=2))

@@ -1,5 +1,6 @@
 """What nodes that work in event time have in common: times and positions of elements, and emissions that time causes."""
 
+import datetime as dt
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import Any, Literal, get_args
@@ -13,15 +14,18 @@ from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.checks import check_choice
 from tasks.errors import SettingsError
+from tasks.pipeline.awaiting import expect_plain
 from tasks.pipeline.receipts import Metadata, Receipt, event_time, receipts
 from tasks.reservoir.keys import derived_from
 from tasks.windows.durations import Duration, milliseconds
 from tasks.windows.times import TimeOf, value_time
 from tasks.windows.watermark import NEVER, Watermark
 
-__all__ = ["PROGRESS", "EventTimeNode", "Late", "zone_of"]
+__all__ = ["PROGRESS", "EventTimeNode", "Late", "moment", "named_key", "zone_of"]
 
 logger = get_logger(__name__)
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 Late = Literal["dead_letter", "drop", "update"]
 
@@ -40,6 +44,20 @@ def zone_of(name: str | ZoneInfo | None) -> ZoneInfo | None:
         return ZoneInfo(name)
     msg = f"tz: expected the name of a time zone such as 'Asia/Shanghai', got {name!r}"
     raise SettingsError(msg)
+
+
+def moment(ms: int, zone: ZoneInfo | None) -> dt.datetime:
+    """Return a time in ms since the epoch as a datetime in a zone, or in UTC."""
+    return (_EPOCH + dt.timedelta(milliseconds=ms)).astimezone(zone or dt.UTC)
+
+
+def named_key(key: Any, value: Any) -> dict[str, Any]:
+    """Return the fields of a key that a node was given as `key`."""
+    if key is None:
+        return {}
+    if isinstance(key, list):
+        return dict(zip(map(str, key), value, strict=True))
+    return {"key" if callable(key) else str(key): value}
 
 
 class EventTimeNode(Stream):
@@ -84,6 +102,9 @@ class EventTimeNode(Stream):
         return Watermark(self.lateness_ms, self.close_after_ms)
 
     # --- what subclasses have ---
+
+    key: Any = None
+    """A field, a list of fields, a function of an element, or None."""
 
     def take_in(self, x: Any, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:
         """Put an element into the state, and its time into the watermark."""
@@ -161,6 +182,17 @@ class EventTimeNode(Stream):
                 raise ValueError(msg)
             return time
         return value_time(self.by(x) if callable(self.by) else x[self.by], self.zone)
+
+    def _key_of(self, x: Any) -> Hashable:
+        """Return the key of an element; None without keys."""
+        key: Any = self.key
+        if key is None:
+            return None
+        if isinstance(key, list):
+            return tuple([x[one] for one in key])
+        found = key(x) if callable(key) else x[key]
+        expect_plain(found, self, "the key function")
+        return found
 
     def _expect_not_ahead(self, time: int, at: int) -> None:
         if time - at > self.max_ahead_ms and at != NEVER:

@@ -14,7 +14,7 @@ from tasks.checks import check_choice
 from tasks.errors import SettingsError
 from tasks.nodes.event_time import PROGRESS, EventTimeNode
 from tasks.pipeline import trust
-from tasks.pipeline.awaiting import expect_plain, expects_results
+from tasks.pipeline.awaiting import expects_results
 from tasks.pipeline.receipts import Metadata, Receipt, receipts
 from tasks.state.memory import ABSENT, Ghosts, as_metadata, as_origins
 from tasks.state.remembering import keyed, remembers
@@ -129,16 +129,6 @@ class join_asof(EventTimeNode):  # noqa: N801 - streamz names nodes like functio
         if last > 0:
             del kept[:last]
         self.touched.add((_RIGHT, key))
-
-    def _key_of(self, x: Any) -> Hashable:
-        key = self.key
-        if key is None:
-            return None
-        if isinstance(key, list):
-            return tuple([x[one] for one in key])
-        found = key(x) if callable(key) else x[key]
-        expect_plain(found, self, "the key function")
-        return found
 
     # --- frames ---
 

@@ -11,9 +11,9 @@ import pandas as pd
 from streamz import Stream
 
 from tasks.errors import SettingsError
-from tasks.nodes.event_time import PROGRESS, EventTimeNode, Late
+from tasks.nodes.event_time import PROGRESS, EventTimeNode, Late, moment, named_key
 from tasks.pipeline import trust
-from tasks.pipeline.awaiting import expect_plain, expects_results
+from tasks.pipeline.awaiting import expects_results
 from tasks.pipeline.receipts import Metadata, Receipt, receipts
 from tasks.state.memory import ABSENT, Ghosts, as_metadata, as_origins
 from tasks.state.remembering import keyed, remembers
@@ -26,8 +26,6 @@ from tasks.windows.times import column as column_of
 from tasks.windows.watermark import Watermark
 
 __all__ = ["Window", "time_window"]
-
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 Key = Callable[[Any], Hashable] | Hashable | list[Hashable]
 
@@ -193,16 +191,6 @@ class time_window(EventTimeNode):  # noqa: N801 - streamz names nodes like funct
         if self._stays and self.grid.end(start) <= self.watermark.value:
             self._updates.append((start, key))
 
-    def _key_of(self, x: Any) -> Hashable:
-        key = self.key
-        if key is None:
-            return None
-        if isinstance(key, list):
-            return tuple([x[one] for one in key])
-        found = key(x) if callable(key) else x[key]
-        expect_plain(found, self, "the key function")
-        return found
-
     def _gone(self, start: int) -> int:
         """Return the watermark from which on a window takes no elements."""
         return self.grid.end(start) + self._stays
@@ -293,7 +281,7 @@ class time_window(EventTimeNode):  # noqa: N801 - streamz names nodes like funct
         cell.emissions += 1
         if self._stays:
             self.touched.add((start, *key))
-        bounds: dict[str, Any] = {"start": self._moment(start), "end": self._moment(end)}
+        bounds: dict[str, Any] = {"start": moment(start, self.zone), "end": moment(end, self.zone)}
         if self.late == "update":
             bounds["revision"] = cell.emissions
         members: Metadata = None
@@ -304,22 +292,12 @@ class time_window(EventTimeNode):  # noqa: N801 - streamz names nodes like funct
             for n, (name, value) in enumerate(bounds.items()):
                 made.insert(n, name, value)
         elif self.aggregated is not None:
-            made = self._named_key(key[0]) | bounds | values_of(self.aggregated, cell.contents)
+            made = named_key(self.key, key[0]) | bounds | values_of(self.aggregated, cell.contents)
         else:
             ordered = sorted(cell.contents, key=lambda one: one[0])
             made = Window(key[0], bounds["start"], bounds["end"], [x for _, x, _ in ordered])
             members = [each for _, _, metadata in cell.contents for each in metadata or ()]
         return self._send(made, end - 1, members)
-
-    def _named_key(self, key: Any) -> dict[str, Any]:
-        if self.key is None:
-            return {}
-        if isinstance(self.key, list):
-            return dict(zip(map(str, self.key), key, strict=True))
-        return {"key" if callable(self.key) else str(self.key): key}
-
-    def _moment(self, ms: int) -> dt.datetime:
-        return (_EPOCH + dt.timedelta(milliseconds=ms)).astimezone(self.zone or dt.UTC)
 
     # --- state ---
 

@@ -12,7 +12,7 @@ import pandas as pd
 from tasks.checks import check_choice
 from tasks.errors import SettingsError
 
-__all__ = ["Aggregation", "Kind", "aggregations", "entry_aggregator", "values_of"]
+__all__ = ["Aggregation", "Kind", "aggregations", "entry_aggregator", "merged", "values_of"]
 
 Kind = Literal["first", "last", "max", "min", "sum", "mean", "count"]
 Cell = list[Any]
@@ -87,6 +87,24 @@ def entry_aggregator(wanted: list[Aggregation]) -> Callable[[Cell | None, Any, i
         return cell
 
     return add
+
+
+def merged(wanted: list[Aggregation], old: Cell, new: Cell) -> Cell:
+    """Return the cell of the elements of two cells; of values of one time, those of `old` came first."""
+    cell: Cell = []
+    for n, one in enumerate(wanted):
+        (a, a_mark), (b, b_mark) = old[2 * n : 2 * n + 2], new[2 * n : 2 * n + 2]
+        if one.kind in ("mean", "count"):
+            cell += [a + b, a_mark + b_mark]
+        elif one.kind == "sum":
+            cell += [a + b, 1] if a_mark and b_mark else [b, b_mark] if b_mark else [a, a_mark]
+        elif one.kind in ("max", "min"):
+            takes_new = b_mark and (not a_mark or (b > a if one.kind == "max" else b < a))
+            cell += [b, b_mark] if takes_new else [a, a_mark]
+        else:
+            is_later = b_mark >= a_mark if one.kind == "last" else b_mark < a_mark
+            cell += [b, b_mark] if b is not None and (a is None or is_later) else [a, a_mark]
+    return cell
 
 
 def values_of(wanted: list[Aggregation], cell: Cell) -> dict[str, Any]:

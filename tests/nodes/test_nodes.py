@@ -13,6 +13,7 @@ from streamz import Stream
 
 from tasks import PipelineError
 from tasks.nodes import join_asof as joins  # noqa: F401 - registers itself with streamz
+from tasks.nodes import session_window as sessions  # noqa: F401 - registers itself with streamz
 from tasks.nodes import time_window as windows_of_time  # noqa: F401 - registers itself with streamz
 from tasks.pipeline.graphs import graph
 from tasks.testing import Bench
@@ -106,6 +107,12 @@ CASES: dict[str, Case] = {
     ),
     "time_window": Case(
         lambda s: s.time_window("2s", by=lambda n: 1000 * n, close_after=None).map(
+            lambda window: tuple(window.elements)
+        ),
+        [(0, 1), (2, 3), (4, 5)],
+    ),
+    "session_window": Case(
+        lambda s: s.session_window("1s", by=lambda n: 1000 * n + 900 * (n % 2 == 0), close_after=None).map(
             lambda window: tuple(window.elements)
         ),
         [(0, 1), (2, 3), (4, 5)],
