@@ -110,7 +110,7 @@ class Replica:
             source.stop()
 
     def _take(self) -> None:
-        """Start sources for partitions that nobody reads, up to the share."""
+        """Start sources for partitions that no run reads, up to the share."""
         busy = self.share.owners.keys() | self.sources.keys() | self._ending.keys() | self._through
         free = [n for n in self._all if n not in busy]
         for n in free[: max(0, self.share.quota - len(self.sources))]:
