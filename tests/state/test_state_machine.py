@@ -263,6 +263,27 @@ class KeptState(RuleBasedStateMachine):
                 if life.has_ended:
                     return
 
+    @rule(
+        topic=st.sampled_from(TOPICS),
+        marks=st.lists(st.sampled_from([None, None, None, *MARKS]), min_size=1, max_size=4),
+        saves=st.booleans(),
+        times=st.integers(1, 2),
+        nap=st.sampled_from([0.0, 0.0, 0.002]),
+        end=st.sampled_from(["crash", "crash", "stop", "sleep", "set back", "nothing"]),
+    )
+    def live(self, *, topic: str, marks: list[str | None], saves: bool, times: int, nap: float, end: str) -> None:
+        """Push entries, have the oldest life work on them, and end it, perhaps while work is under way."""
+        if not self.world.lives:
+            self.start(max_entries=4)
+        if saves:
+            self.take_a_snapshot()
+        self.push(topic=topic, marks=marks, gap=1)
+        self.step(nth=0, times=times, ahead=False, nap=nap)
+        if end == "set back" and self.snapshot is not None:
+            self.set_back()
+        elif end != "nothing" and self.world.lives:
+            {"crash": self.crash, "stop": self.stop}.get(end, self.sleep)(nth=0)
+
     @rule(nth=st.integers(0, 2))
     def go_on(self, nth: int) -> None:
         for life in self._life(nth):
