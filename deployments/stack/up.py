@@ -186,7 +186,9 @@ def _stop(stack: Stack, say: Callable[[str], None], interrupts: Interrupts) -> N
                 else:
                     with impatient_client() as client:
                         stack.end_runs(client, timeout=_GRACE)
-            except Exception as error:  # noqa: BLE001 - the processes must end after any error
+            except Exception as error:  # the processes must end after any error
+                if interrupts.impatient():  # pydantic 2 raises an error of its own where a signal interrupts it
+                    raise KeyboardInterrupt from error
                 say(f"could not cancel the runs ({type(error).__name__}); their processes are stopped all the same")
                 stack.end_processes(grace=_GRACE_ALONE)
         except KeyboardInterrupt:
