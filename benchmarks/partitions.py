@@ -62,7 +62,7 @@ def _pipeline(source: Any, work: float, seen: list[int]) -> Any:
 
 
 def run(url: str, group: str, partitions: int, work: float) -> int:
-    """Process a share of the partitions, or with `partitions` = 0 a plain topic, until told to end; return the number of results."""
+    """Process a share of the partitions, or with `partitions` = 0 a plain topic, until the parent lets it end; return the number of results."""
     seen = [0]
     client = connected(url)
 

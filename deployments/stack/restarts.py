@@ -12,7 +12,7 @@ _WELL = 60.0  # seconds after a restart without an end, after which the pauses b
 class Restarts:
     """The restarts of children, by name. The first follows at once, later ones after 2, 4, 8 ... 60 s.
 
-    A file that is being edited, or a full disk, makes each start fail for a while; the others go on meanwhile.
+    A file that is being edited, or a full disk, makes each start fail for a while; the other children go on.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

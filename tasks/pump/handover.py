@@ -34,7 +34,7 @@ class Job:
     ids       ids of the pushed entries; None: the push was refused, because the claim had been taken away
     before    the cursor as it was read for this call; None: it was not read yet, or the inlet remembers nothing
     is_prepared  whether its pump may be called: with a cursor, it was read; with a limit, the call was counted
-    is_moved  whether the push was refused because the cursor was set meanwhile
+    is_moved  whether the push was refused because the cursor was set during the call
     answered  set once the pump may be called: the claim is known, or will not be known for a while; with a cursor or a limit, once
               the job is prepared
     """

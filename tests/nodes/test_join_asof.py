@@ -1,4 +1,4 @@
-"""`join_asof`: equal to `pandas.merge_asof` over all elements at once, whatever happens to the run."""
+"""`join_asof`: equal to `pandas.merge_asof` over all elements at once, also after crashes and stops."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""`session_window`: equal to a plain model, and in a replay equal to the live run, whatever happens to it."""
+"""`session_window`: equal to a plain model, and in a replay equal to the live run, also after crashes and stops."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,7 +68,7 @@ def split(elements: list[Came], gap: int) -> list[list[Came]]:
     return found
 
 
-def told(row: Any) -> str:
+def shown(row: Any) -> str:
     bounds = {name: round(row[name].timestamp() * 1000) - START for name in ("start", "end")}
     return repr(dict(row) | bounds)
 
@@ -81,9 +81,9 @@ def test_sessions_equal_those_of_a_model_in_any_life_and_in_a_replay(
     expected, expected_late = model(elements, options_)
     for build, wanted in ((collected, values), (aggregated, numbers)):
         live = lived(build, elements, fresh_client(), data.draw(lives(len(elements))), given=options_)
-        found, dead = [told(row) for row in live.entries("results")], [letter.entry for letter in live.dead]
+        found, dead = [shown(row) for row in live.entries("results")], [letter.entry for letter in live.dead]
         replay = lived(build, elements, fresh_client(), given=options_)
-        assert (found, dead) == ([told(row) for row in replay.entries("results")], [one.entry for one in replay.dead])
+        assert (found, dead) == ([shown(row) for row in replay.entries("results")], [one.entry for one in replay.dead])
         assert len(dead) == (len(expected_late) if late == "dead_letter" else 0)
         assert sorted(found) == sorted(repr(row_of(session, options_) | wanted(session)) for session in expected)
 

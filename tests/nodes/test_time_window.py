@@ -1,4 +1,4 @@
-"""`time_window`: equal to a plain model, and in a replay equal to the live run, whatever happens to it."""
+"""`time_window`: equal to a plain model, and in a replay equal to the live run, also after crashes and stops."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Cursors: stored with the entries of their call, both or neither, whatever ends where."""
+"""Cursors: stored with the entries of their call, both or neither, whichever process ends."""
 
 import copy
 import threading
