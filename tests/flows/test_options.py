@@ -50,7 +50,7 @@ def test_only_an_overridden_option_is_checked_again(monkeypatch: pytest.MonkeyPa
 
 def test_a_run_uses_its_decorators_options_unless_it_overrides_them(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
-    monkeypatch.setattr(inlets, "_run", lambda pump, own, options: runs.append((own, options)))
+    monkeypatch.setattr(inlets, "_run", lambda pump, filled, own, options: runs.append((own, options)))
     monkeypatch.setattr(outlets, "_run", lambda build, name, options, stop, log: runs.append((build.keywords, options)))
 
     @inlet(topic="t", every="5s")

@@ -220,4 +220,4 @@ def test_levels_show_the_number_of_dropped_letters(client: redis.Redis) -> None:
     levels = Reservoir(client).levels()
     [group] = levels[0].groups
     assert (group.dead, group.dead_dropped) == (5, 2)
-    assert [str(cell) for cell in levels_table(levels).columns[9].cells] == ["5 (+2 dropped)"]
+    assert [str(cell) for cell in levels_table(levels).columns[10].cells] == ["5 (+2 dropped)"]

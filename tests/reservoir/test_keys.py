@@ -74,6 +74,7 @@ def test_key_table_has_one_row_for_each_built_key() -> None:
         keys.tick_record(beat, 7),
         keys.alive_key(beat, "1"),
         keys.cursor_key("quotes:0123456789abcdef"),
+        *keys.limit_keys("api"),
         keys.LEVELS,
         *keys.poll_keys("0123456789ab"),
     ]
