@@ -7,6 +7,7 @@ from typing import Any
 
 import redis
 
+from tasks.base.ids import id_numbers
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.errors import StateConflictError
@@ -133,6 +134,7 @@ class StateStore:
                 ttl_ms=_GUARD_TTL_MS,
                 group=self._group,
                 last_read=list(last_read.values()),
+                done=[" ".join(sorted(done.get(topic, ()), key=id_numbers)) for topic in last_read],
             )
             self._kinds = kinds = self._kinds_of(cut)
             _CHECK.queue(

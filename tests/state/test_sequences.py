@@ -108,6 +108,22 @@ def test_entries_that_a_redis_set_back_has_lost_are_not_in_the_state(fresh_clien
     machine.teardown()
 
 
+@pytest.mark.parametrize("command", range(1, 12))
+def test_entries_lost_by_redis_do_not_count_if_others_were_read_since(fresh_client: Fresh, command: int) -> None:
+    machine = begun(fresh_client, "accumulate")
+    machine.start(max_entries=3)
+    machine.push(topic="one", marks=[None], gap=1)
+    machine.step(nth=0, times=2, ahead=False)
+    machine.take_a_snapshot()
+    machine.push(topic="one", marks=[None], gap=1)
+    machine.lose_a_reply(nth=0, command=command)  # among them that of the cut
+    machine.step(nth=0, times=1, ahead=False)
+    machine.set_back()
+    machine.push(topic="one", marks=[None], gap=1)
+    machine.step(nth=0, times=2, ahead=False)
+    machine.teardown()
+
+
 def test_no_cut_is_taken_while_an_asynchronous_node_is_at_work(fresh_client: Fresh) -> None:
     machine = begun(fresh_client, "accumulate", trunk=["map_async"])
     machine.start(max_entries=3)

@@ -1,5 +1,5 @@
 -- keys: lease state guard topics...
--- args: token name version cut ttl_ms group last_read...
+-- args: token name version cut ttl_ms group last_read... done...
 --
 -- Begin the transaction of a cut: `guard` holds the cut's id if it may be stored, and the reason otherwise, which is also
 -- returned. All scripts that follow in the transaction check the guard as if it were a lease. The transaction has created it with
@@ -9,9 +9,22 @@
 -- other.
 --
 -- `last_read` holds the id up to which the consumer has read each topic. If the group has not read as far, Redis has gone back to a
--- time before the read: the entries are not delivered, or not even there, and must not be part of the state.
+-- time before the read: the entries are not delivered, or not even there, and must not be part of the state. The group may have read
+-- on since then, so that each entry of the cut must be pending, too: `done` holds the ids of each topic, in order.
 -- include: ids
 -- include: groups_of
+local function are_pending(topic, ids)
+  local page, n
+  for id in string.gmatch(ids, '%S+') do
+    page, n = page or redis.call('XPENDING', topic, group, id, '+', 1000, name), n or 1
+    while page[n] and before(page[n][1], id) do
+      n = n + 1
+      if not page[n] then page, n = redis.call('XPENDING', topic, group, '(' .. page[n - 1][1], '+', 1000, name), 1 end
+    end
+    if not page[n] or page[n][1] ~= id then return false end
+  end
+  return true
+end
 local why = cut
 local own = redis.call('GET', lease)
 local known = redis.call('HMGET', state, 'owner', 'version', 'cut')
@@ -29,6 +42,7 @@ else
           redis.call('XPENDING', KEYS[i], group, '0-0', '0-0', 1)
           redis.call('XACK', KEYS[i], group, '0-0')
           if before(each['last-delivered-id'], ARGV[last_read_from + i - topics_from]) then why = 'unread' end
+          if not are_pending(KEYS[i], ARGV[done_from + i - topics_from]) then why = 'unread' end
         end
       end
     end
