@@ -72,7 +72,7 @@ def test_both_are_flows_that_prefect_loads_by_file_and_name(file: Path) -> None:
 def test_the_form_shows_the_functions_own_parameters_and_then_the_decorators(file: Path) -> None:
     form = load(file).quotes.parameters
     assert list(form.properties) == [
-        "board", "top", "topic", "every", "threads", "timeout", "window", "keep", "when_full",
+        "board", "top", "topic", "every", "threads", "timeout", "window", "keep", "partitions", "key", "when_full",
         "compression", "max_failures", "when_failing", "max_waiting", "fresh_within", "only_if_changed", "limit", "limit_name", "catch_up",
     ]  # fmt: skip
     assert form.properties["board"]["enum"] == ["all", "sh"]

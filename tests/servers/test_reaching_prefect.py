@@ -98,7 +98,7 @@ def test_up_shows_no_password_and_notes_one_only_for_its_user(tmp_path: Path, mo
     ledger, output = Ledger(tmp_path / "state"), io.StringIO()
     with ledger.held():
         stack = Stack(Setting.of(ROOT, ledger.folder, port=4200), ledger, say=lambda _: None)
-        local._welcome(stack, Console(file=output, width=200), 1.0, metrics="off")
+        local._welcome(stack, Console(file=output, width=200), 1.0, local._addresses(stack, metrics="off"))
         assert "Prefect UI  http://prefect.example:4200\n" in output.getvalue()
         assert "hunter2" not in output.getvalue()
         ledger.record(address, [])
