@@ -33,7 +33,17 @@ def _duckdb(folder: str) -> pd.DataFrame:
 
 def _polars(folder: str) -> pd.DataFrame:
     frame = importlib.import_module("polars").scan_parquet(folder, missing_columns="insert").collect()
-    return pd.DataFrame(frame.to_dict(as_series=False))
+    return pd.DataFrame({name: _values(frame[name]) for name in frame.columns})
+
+
+def _values(column: Any) -> Any:
+    """Return the values of a column of polars: times by way of numpy, as polars 1 cannot make Python's objects of all of them."""
+    kind = type(column.dtype).__name__
+    if kind not in ("Datetime", "Duration"):
+        return column.to_list()
+    times = pd.Series(column.to_numpy())
+    zone = column.dtype.time_zone if kind == "Datetime" else None
+    return times.dt.tz_localize("UTC").dt.tz_convert(zone) if zone else times
 
 
 READERS: dict[str, Callable[[str], pd.DataFrame]] = {

@@ -106,7 +106,7 @@ def test_an_outlet_started_from_its_form_draws_its_pipeline_and_can_be_cancelled
         for node in ("from_redis", "filter(has(vitals))", "pluck", "sliding_window", "map(most_used)", "to_redis"):
             assert node in drawn
         assert re.search(r"[1-9]/s", drawn)
-        assert page.locator("table").last.locator("tr").count() == 1 + 4
+        assert page.locator("table").first.locator("tr").count() == 1 + 4
         browser.shoot("live-diagram", height=1250)
 
     browser.open(f"runs/flow-run/{run.id}")

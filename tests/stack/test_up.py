@@ -71,7 +71,8 @@ def assert_is_locked(up: Up) -> None:
 
 def assert_runs_outlive_the_worker(up: Up) -> None:
     """Check that runs go on without their worker, and that a run killed after it is started again."""
-    runs = dict(flow_run_processes(up.state))
+    lasting = set().union(*(ids_of(up, name, "RUNNING") for name in ("movers", "busiest", "archive", "seconds")))
+    runs = {run: process for run, process in flow_run_processes(up.state) if run in lasting}
     (worker,) = (each for each in up.processes() if "deployments.processes.worker" in (each.info["cmdline"] or [""])[0])
     worker.kill()
     wait_until(lambda: up.has_printed("worker ended"), "the death of the worker to be noticed")

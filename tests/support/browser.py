@@ -85,7 +85,8 @@ class Browser:
         page = self.open(f"artifacts/artifact/{artifact}")
         drawing = page.locator("svg[id^=mermaid]").first
         drawing.wait_for()
-        page.locator("[data-slot=skeleton]").wait_for(state="detached")
+        for skeleton in page.locator("[data-slot=skeleton]").all():  # one for each diagram that is not drawn yet
+            skeleton.wait_for(state="detached")
         return drawing.inner_html()
 
     def shoot(self, name: str, *, height: int = _HEIGHT) -> None:
