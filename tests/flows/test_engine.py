@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from prefect import flow, flows
+from prefect.client.schemas.filters import LogFilter
 
 from deployments.rollout import apply as rollout
 from deployments.servers.prefect_server import POOL
@@ -85,7 +86,8 @@ def test_a_run_opens_no_websocket_and_logs_no_steps(plain: Plain, tmp_path: Path
     assert (tmp_path / "websockets").read_text() == "0"
 
     def logged() -> list[str]:
-        return [line.message for line in plain.client.read_logs() if line.flow_run_id == run.id]
+        of_run = LogFilter.model_validate({"flow_run_id": {"any_": [run.id]}})
+        return [line.message for line in plain.client.read_logs(of_run)]
 
     wait_until(lambda: any(line.startswith("Finished in state") for line in logged()), "its last line")
     assert not [line for line in logged() if "step" in line]

@@ -81,13 +81,13 @@ class Browser:
         return answer
 
     def open_drawn(self, artifact: UUID) -> str:
-        """Open an artifact, wait until all its diagrams are drawn, and return the first one's SVG content."""
+        """Open an artifact, wait until all its diagrams are drawn, and return the content of their SVGs."""
         page = self.open(f"artifacts/artifact/{artifact}")
-        drawing = page.locator("svg[id^=mermaid]").first
-        drawing.wait_for()
+        drawings = page.locator("svg[id^=mermaid]")
+        drawings.first.wait_for()
         for skeleton in page.locator("[data-slot=skeleton]").all():  # one for each diagram that is not drawn yet
             skeleton.wait_for(state="detached")
-        return drawing.inner_html()
+        return "".join(drawing.inner_html() for drawing in drawings.all())
 
     def shoot(self, name: str, *, height: int = _HEIGHT) -> None:
         """Take a screenshot of the page, `height` pixels high, if there is a folder for it."""
