@@ -118,7 +118,7 @@ class OutletStream:
                     await asyncio.sleep(_POLL)
             finally:
                 await replica.stop()
-            for source in replica.finished:
+            for source in replica.finished.values():
                 self._drop_group(source)
 
     async def _step(self, replica: Replica, partitions: int) -> None:

@@ -34,14 +34,13 @@ class Replica:
         self, client: redis.Redis, group: str, partitions: int, *, build: Callable[[int], from_redis], ttl: float
     ) -> None:
         self._members = Members(client, group, partitions, name=uuid.uuid4().hex, ttl=ttl)
-        self._group = group
         self._all = range(partitions)
         self._build = build
         self._ending: dict[int, from_redis] = {}
         self.sources: dict[int, from_redis] = {}
         """The sources that read, or wait for an owner to end, by partition."""
-        self.finished: list[from_redis] = []
-        """The sources of a bounded replay that have read their partitions to the ends."""
+        self.finished: dict[int, from_redis] = {}
+        """The sources of a bounded replay that have read their partitions to the ends, by partition."""
         self.share = Share(0, {})
         """What this run is to own, and the owners, as of the last step."""
 
@@ -72,7 +71,7 @@ class Replica:
 
         raises    redis.RedisError; what has ended a source
         """
-        for source in [*self.sources.values()]:
+        for source in self.sources.values():
             source.stop()
         ends = [asyncio.wrap_future(source.outcome) for source in [*self.sources.values(), *self._ending.values()]]
         await asyncio.gather(*ends, return_exceptions=True)
@@ -80,10 +79,6 @@ class Replica:
             self._settle()
         finally:
             await asyncio.to_thread(self._members.leave)
-
-    @property
-    def _through(self) -> set[int]:
-        return {source.partition_number for source in self.finished if source.partition_number is not None}
 
     def _settle(self) -> None:
         """Forget the sources that have ended. Raise what ended one, unless a new one may begin where it ended."""
@@ -97,7 +92,8 @@ class Replica:
                 except (LeaseLostError, StateConflictError) as error:
                     logger.warning("%s; partition %d begins again with the pending entries", error, n)
                 else:
-                    self.finished += [source] if source.is_through else []
+                    if source.is_through:
+                        self.finished[n] = source
 
     def _give_up(self) -> None:
         """Stop sources beyond the share, first those that do not read: another run owns their partitions."""
@@ -111,7 +107,7 @@ class Replica:
 
     def _take(self) -> None:
         """Start sources for partitions that no run reads, up to the share."""
-        busy = self.share.owners.keys() | self.sources.keys() | self._ending.keys() | self._through
+        busy = self.share.owners.keys() | self.sources.keys() | self._ending.keys() | self.finished.keys()
         free = [n for n in self._all if n not in busy]
         for n in free[: max(0, self.share.quota - len(self.sources))]:
             source = self._build(n)
