@@ -5,6 +5,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows.runtime.alarm_events import emit_alarms
+from flows.runtime.run_names import named_after
 from flows.runtime.sentences import log_errors_in_one_sentence
 from tasks.base.plain_text import in_markdown
 from tasks.checks import seconds
@@ -29,7 +30,7 @@ __all__ = ["levels", "replay_dead_letters", "rewind", "trim"]
 _SHOWN_SAMPLES = 288
 
 
-@flow(persist_result=False)
+@flow(flow_run_name=named_after("levels"), persist_result=False)
 def levels(max_lag: int = 1_000, max_behind: str = "5min") -> str:
     """Report the size of every topic and the lag of its groups, now and over time, as an artifact.
 
@@ -85,7 +86,7 @@ def _sampled(levels: list[TopicLevel], samples: history.History) -> list[history
         return []
 
 
-@flow(persist_result=False)
+@flow(flow_run_name=named_after("trim"), persist_result=False)
 def trim(forget_after: str = "7 days") -> str:
     """Remove entries beyond the limits of their topics, also from topics that get no appends any more.
 
@@ -124,7 +125,7 @@ def trim(forget_after: str = "7 days") -> str:
     return f"{sum(removed.values())} entries removed" + (f"; {unreadable} unreadable" if unreadable else "")
 
 
-@flow(persist_result=False)
+@flow(flow_run_name=named_after("rewind"), persist_result=False)
 def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa: FBT001, FBT002 - a form's checkbox
     """Move a group to another position of a topic, from which it reads again.
 
@@ -150,7 +151,7 @@ def rewind(topic: str, group: str, to: str, force: bool = False) -> str:  # noqa
     return f"{done}; its kept state was deleted" if rewound.had_state else done
 
 
-@flow(name="replay_dead_letters", persist_result=False)
+@flow(name="replay_dead_letters", flow_run_name=named_after("replay_dead_letters"), persist_result=False)
 def replay_dead_letters(
     topic: str,
     group: str,

@@ -11,6 +11,7 @@ from prefect.utilities.callables import parameter_docstrings
 
 from flows.runtime.custom_parameters import lasting_parameters
 from flows.runtime.run_log import copy_tasks_log
+from flows.runtime.run_names import named_after
 from flows.runtime.sentences import log_errors_in_one_sentence
 from flows.runtime.stopping import leave_no_run_cancelling, outlast_the_worker
 from tasks.errors import SettingsError
@@ -70,6 +71,7 @@ def flow_of(
     run_flow.__wrapped__ = function  # type: ignore[attr-defined]
     return flow(
         name=function.__name__,
+        flow_run_name=named_after(function.__name__, is_outlet=kind == "outlet"),
         description=_before_arguments(documentation),
         version=_version(function),
         persist_result=False,
