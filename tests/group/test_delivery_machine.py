@@ -110,6 +110,7 @@ class Life:
 
     def _end(self) -> None:
         self.group.lives.remove(self)
+        self.source.let_go()  # ends processes that nodes have started, and closes connections
         self._runner.close()
 
 

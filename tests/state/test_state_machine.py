@@ -220,6 +220,7 @@ class Life:
 
     def _end(self) -> None:
         self.world.lives.remove(self)
+        self.source.let_go()  # ends processes that nodes have started, and closes connections
         self._runner.close()
 
     @property
