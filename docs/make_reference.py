@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, get_origin
 
 import typer
 from prefect import Flow
@@ -19,7 +19,7 @@ from deployments.cli import app
 from flows import alerts, clock, market, upkeep, vitals
 from tasks import Cursor, Entry, Reservoir, SluiceError, has, testing
 from tasks.base import quantities
-from tasks.nodes import engine, join_asof, session_window, time_window
+from tasks.nodes import engine, event_time, join_asof, join_interval, session_window, time_window
 from tasks.nodes import from_redis as source
 from tasks.nodes import map_in_processes as processes
 from tasks.nodes import to_parquet as parquet
@@ -58,6 +58,7 @@ def reference() -> str:
     parts.append(_callable(time_window.time_window, ".time_window", skip=2))
     parts.append(_callable(session_window.session_window, ".session_window", skip=2))
     parts.append(_callable(join_asof.join_asof, ".join_asof", skip=2))
+    parts.append(_callable(join_interval.join_interval, ".join_interval", skip=2))
     parts.append(_callable(time_window.time_window.agg, ".time_window(...).agg", skip=1))
     parts.append(_callable(sinks.to_redis, ".to_redis", skip=2))
     parts.append(_callable(parquet.to_parquet, ".to_parquet", skip=2))
@@ -98,9 +99,20 @@ def _callable(thing: Callable[..., Any], title: str, *, skip: int = 0) -> str:
     called = thing.__init__ if isinstance(thing, type) else thing
     parameters = list(inspect.signature(called).parameters.values())
     bound = skip if not inspect.ismethod(called) else 0  # inspect.signature omits `cls` of a class method
-    shown = [p.replace(annotation=p.empty) for p in parameters[bound:] if p.kind is not p.VAR_KEYWORD]
+    parameters = [each for p in parameters[bound:] for each in _spelled_out(p)]
+    shown = [p.replace(annotation=p.empty) for p in parameters if p.kind is not p.VAR_KEYWORD]
     signature = str(inspect.Signature(shown))
     return f"### `{title}{signature}`\n\n{_prose(inspect.getdoc(thing) or '')}"
+
+
+def _spelled_out(parameter: inspect.Parameter) -> Iterable[inspect.Parameter]:
+    """Yield a parameter; in place of `**options` of nodes of event time, those that all of these nodes have."""
+    if get_origin(parameter.annotation) is not Unpack:
+        yield parameter
+        return
+    for each in inspect.signature(event_time.EventTimeNode.__init__).parameters.values():
+        if each.kind is each.KEYWORD_ONLY and each.name != "stream_name":
+            yield each
 
 
 def _members(thing: type) -> str:

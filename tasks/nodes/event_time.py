@@ -1,11 +1,13 @@
 """What nodes that work in event time have in common: times and positions of elements, and emissions that time causes."""
 
 import datetime as dt
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import numpy as np
+import pandas as pd
 from streamz import Stream
 
 from tasks.base.fatal import ends_run
@@ -18,16 +20,16 @@ from tasks.pipeline.awaiting import expect_plain
 from tasks.pipeline.receipts import Metadata, Receipt, event_time, receipts
 from tasks.reservoir.keys import derived_from
 from tasks.windows.durations import Duration, milliseconds
-from tasks.windows.times import TimeOf, value_time
+from tasks.windows.times import TimeOf, column, times_of_rows, value_time
 from tasks.windows.watermark import NEVER, Watermark
 
-__all__ = ["PROGRESS", "EventTimeNode", "Late", "moment", "named_key", "zone_of"]
+__all__ = ["PROGRESS", "EventTimeNode", "EventTimeOptions", "moment", "named_key", "zone_of"]
 
 logger = get_logger(__name__)
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
-Late = Literal["dead_letter", "drop", "update"]
+Key = Callable[[Any], Hashable] | Hashable | list[Hashable]
 
 PROGRESS = None
 """The key under which a node's watermark is stored; all others are tuples."""
@@ -60,32 +62,55 @@ def named_key(key: Any, value: Any) -> dict[str, Any]:
     return {"key" if callable(key) else str(key): value}
 
 
+def _known(key: Any) -> Any:
+    """Return a key; None for all missing ones (None, NaN, NA, NaT), which are one key, as in pandas."""
+    return None if key is pd.NA or key != key else key  # noqa: PLR0124 - NaN and NaT
+
+
+class EventTimeOptions(TypedDict, total=False):
+    """The options that all nodes of event time have: see `time_window`. `EventTimeNode` has their defaults."""
+
+    by: TimeOf | None
+    key: Key | None
+    lateness: Duration | None
+    late: Literal["dead_letter", "drop", "update"]
+    close_after: Duration | None
+    max_ahead: Duration
+    tz: str | ZoneInfo | None
+    stream_name: str | None
+
+
 class EventTimeNode(Stream):
     """A node whose emissions depend on event times, and on nothing else: see `tasks.windows.watermark`.
 
     The graph's thread calls `pass_time` when no entry with an id below some time can come any more.
 
     by            the time of an element: a field, a function of the element, or None, the event time of its entry
+    key           a field, a list of fields, a function of an element, or None
     lateness, close_after   of the watermark
+    late          what happens to late elements: one of `late_policies`
     max_ahead     an element that is further ahead of its position fails, and does not move the watermark
+    tz            the zone of times without one
     """
+
+    late_policies: tuple[str, ...] = ("dead_letter", "drop")
 
     def __init__(
         self,
         upstreams: list[Stream],
         *,
-        by: TimeOf | None,
-        lateness: Duration | None,
-        close_after: Duration | None,
-        max_ahead: Duration,
-        tz: str | ZoneInfo | None,
+        by: TimeOf | None = None,
+        key: Key | None = None,
+        lateness: Duration | None = None,
         late: str = "dead_letter",
-        policies: Iterable[str] = get_args(Late),
+        close_after: Duration | None = "10s",
+        max_ahead: Duration = "5min",
+        tz: str | ZoneInfo | None = None,
         stream_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        check_choice(late, tuple(policies), name="late")
-        self.by, self.late, self.zone = by, late, zone_of(tz)
+        check_choice(late, self.late_policies, name="late")
+        self.by, self.key, self.late, self.zone = by, key, late, zone_of(tz)
         self.lateness_ms = milliseconds(lateness or 0, name="lateness", may_be_zero=True)
         self.close_after_ms = None if close_after is None else milliseconds(close_after, name="close_after")
         self.max_ahead_ms = milliseconds(max_ahead, name="max_ahead")
@@ -102,9 +127,6 @@ class EventTimeNode(Stream):
         return Watermark(self.lateness_ms, self.close_after_ms)
 
     # --- what subclasses have ---
-
-    key: Any = None
-    """A field, a list of fields, a function of an element, or None."""
 
     def take_in(self, x: Any, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:
         """Put an element into the state, and its time into the watermark."""
@@ -183,16 +205,33 @@ class EventTimeNode(Stream):
             return time
         return value_time(self.by(x) if callable(self.by) else x[self.by], self.zone)
 
+    def _row_times(self, frame: pd.DataFrame, metadata: Metadata) -> np.ndarray:
+        """Return the event times of the rows of a frame in ms.
+
+        raises    TypeError, ValueError, KeyError: a row has none, or the key is a function
+        """
+        if callable(self.key):
+            msg = "expected a column as the key for frames, got a function; name a column, or turn rows into elements with flatten()"
+            raise TypeError(msg)
+        if self.by is None or callable(self.by):
+            return np.full(len(frame), self._time(frame, metadata))
+        return times_of_rows(column(frame, self.by), self.zone)
+
+    @property
+    def _key_names(self) -> list[Any]:
+        """The names of the key's columns."""
+        return [] if self.key is None else self.key if isinstance(self.key, list) else [self.key]
+
     def _key_of(self, x: Any) -> Hashable:
         """Return the key of an element; None without keys."""
         key: Any = self.key
         if key is None:
             return None
         if isinstance(key, list):
-            return tuple([x[one] for one in key])
+            return tuple([_known(x[one]) for one in key])
         found = key(x) if callable(key) else x[key]
         expect_plain(found, self, "the key function")
-        return found
+        return None if found is pd.NA or found != found else found  # noqa: PLR0124 - as `_known`, for nearly all elements
 
     def _expect_not_ahead(self, time: int, at: int) -> None:
         if time - at > self.max_ahead_ms and at != NEVER:

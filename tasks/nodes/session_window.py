@@ -1,24 +1,21 @@
 """The streamz node `session_window`: elements of a key between which no long time passes."""
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from heapq import heapify, heappop, heappush
-from typing import Any, Literal, Self
-from zoneinfo import ZoneInfo
+from typing import Any, Unpack
 
 import pandas as pd
 from streamz import Stream
 
-from tasks.errors import SettingsError
-from tasks.nodes.event_time import PROGRESS, EventTimeNode, moment, named_key
-from tasks.nodes.time_window import Window
+from tasks.nodes.event_time import PROGRESS, EventTimeOptions, moment, named_key
+from tasks.nodes.window_node import Window, WindowNode
 from tasks.pipeline import trust
 from tasks.pipeline.awaiting import expects_results
 from tasks.pipeline.receipts import Metadata, Receipt, receipts
 from tasks.state.memory import ABSENT, Ghosts, as_metadata, as_origins
 from tasks.state.remembering import keyed, remembers
-from tasks.windows.aggregation import Aggregation, aggregations, entry_aggregator, merged, values_of
+from tasks.windows.aggregation import merged, values_of
 from tasks.windows.durations import Duration, milliseconds
-from tasks.windows.times import TimeOf
 
 __all__ = ["session_window"]
 
@@ -33,7 +30,7 @@ class _Session:
 
 
 @Stream.register_api()
-class session_window(EventTimeNode):  # noqa: N801 - streamz names nodes like functions
+class session_window(WindowNode):  # noqa: N801 - streamz names nodes like functions
     """Emit the elements of each session of a key, or with `.agg(...)` their aggregations, when `gap` has passed without another.
 
     A session ends `gap` after its last element. A late element may join two sessions. Sessions close as a `time_window` does, and are
@@ -48,51 +45,14 @@ class session_window(EventTimeNode):  # noqa: N801 - streamz names nodes like fu
 
     _graphviz_shape = "diamond"
 
-    def __init__(
-        self,
-        upstream: Stream,
-        gap: Duration,
-        *,
-        by: TimeOf | None = None,
-        key: Callable[[Any], Hashable] | Hashable | list[Hashable] | None = None,
-        lateness: Duration | None = None,
-        late: Literal["dead_letter", "drop"] = "dead_letter",
-        close_after: Duration | None = "10s",
-        max_ahead: Duration = "5min",
-        tz: str | ZoneInfo | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, upstream: Stream, gap: Duration, **options: Unpack[EventTimeOptions]) -> None:
         self.gap_ms = milliseconds(gap, name="gap")
-        self.key = key
-        self.aggregated: list[Aggregation] | None = None
-        self.aggregations: list[Any] | None = None
-        self._add: Callable[..., Any] | None = None
         # Sessions by serial, the serials by key, and a heap of (end, serial), which has outdated ends, too.
         self._sessions: dict[int, _Session] = {}
         self._by_key: dict[Hashable, list[int]] = {}
         self._ends: list[tuple[int, int]] = []
         self._serial = 0
-        super().__init__(
-            [upstream],
-            by=by,
-            lateness=lateness,
-            late=late,
-            policies=("dead_letter", "drop"),
-            close_after=close_after,
-            max_ahead=max_ahead,
-            tz=tz,
-            **kwargs,
-        )
-
-    def agg(self, **named: Any) -> Self:
-        """Emit aggregations instead of elements, as `time_window(...).agg`."""
-        if self.aggregated is not None or len(self.downstreams):
-            msg = f"{self!r}: expected agg() once, right behind session_window()"
-            raise SettingsError(msg)
-        self.aggregated = aggregations(named)
-        self.aggregations = [list(one) for one in self.aggregated]
-        self._add = entry_aggregator(self.aggregated)
-        return self
+        super().__init__([upstream], **options)
 
     def take_in(self, x: Any, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:  # noqa: ARG002
         """Put an element into a session: a new one, an open one, or one made of two."""

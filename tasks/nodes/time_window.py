@@ -1,45 +1,27 @@
 """The streamz node `time_window`: tumbling and hopping windows of event time."""
 
-import datetime as dt
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from heapq import heappop, heappush
-from typing import Any, NamedTuple, Self
-from zoneinfo import ZoneInfo
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 from streamz import Stream
 
-from tasks.errors import SettingsError
-from tasks.nodes.event_time import PROGRESS, EventTimeNode, Late, moment, named_key
+from tasks.nodes.event_time import PROGRESS, EventTimeOptions, moment, named_key
+from tasks.nodes.window_node import Window, WindowNode
 from tasks.pipeline import trust
 from tasks.pipeline.awaiting import expects_results
 from tasks.pipeline.receipts import Metadata, Receipt, receipts
 from tasks.state.memory import ABSENT, Ghosts, as_metadata, as_origins
 from tasks.state.remembering import keyed, remembers
-from tasks.windows.aggregation import Aggregation, aggregations, entry_aggregator, values_of
+from tasks.windows.aggregation import values_of
 from tasks.windows.durations import Duration, milliseconds
 from tasks.windows.frame_aggregation import Table, added, finished, reduced
 from tasks.windows.grid import Grid
-from tasks.windows.times import TimeOf, times_of_rows
-from tasks.windows.times import column as column_of
 from tasks.windows.watermark import Watermark
 
-__all__ = ["Window", "time_window"]
-
-Key = Callable[[Any], Hashable] | Hashable | list[Hashable]
-
-
-class Window(NamedTuple):
-    """The elements of one window and key, in the order of their event times.
-
-    start, end   the window's bounds; `end` does not belong to it
-    """
-
-    key: Any
-    start: dt.datetime
-    end: dt.datetime
-    elements: list[Any]
+__all__ = ["time_window"]
 
 
 class _Cell:
@@ -52,7 +34,7 @@ class _Cell:
 
 
 @Stream.register_api()
-class time_window(EventTimeNode):  # noqa: N801 - streamz names nodes like functions
+class time_window(WindowNode):  # noqa: N801 - streamz names nodes like functions
     """Emit the elements of each window of event time, or with `.agg(...)` their aggregations, when the window closes.
 
     A replay has the same windows as the live run: they depend on event times and the ids of entries alone. A window closes when the
@@ -78,65 +60,26 @@ class time_window(EventTimeNode):  # noqa: N801 - streamz names nodes like funct
     """
 
     _graphviz_shape = "diamond"
+    late_policies = ("dead_letter", "drop", "update")
 
     def __init__(
         self,
         upstream: Stream,
         size: Duration,
         every: Duration | None = None,
-        *,
-        by: TimeOf | None = None,
-        key: Key | None = None,
-        lateness: Duration | None = None,
-        late: Late = "dead_letter",
-        close_after: Duration | None = "10s",
-        max_ahead: Duration = "5min",
-        tz: str | ZoneInfo | None = None,
-        **kwargs: Any,
+        **options: Unpack[EventTimeOptions],
     ) -> None:
         self.size_ms = milliseconds(size, name="size")
         self.every_ms = self.size_ms if every is None else milliseconds(every, name="every")
-        self.key = key
-        self.aggregated: list[Aggregation] | None = None
-        self._add: Callable[..., Any] | None = None
         # By beginning and key. The key of a frame is (), that of an element has one member.
         self._open: dict[int, dict[tuple[Hashable, ...], _Cell]] = {}
         self._ends: list[tuple[int, int]] = []
         self._serial = 0
         self._updates: list[tuple[int, tuple[Hashable, ...]]] = []
-        super().__init__(
-            [upstream],
-            by=by,
-            lateness=lateness,
-            late=late,
-            close_after=close_after,
-            max_ahead=max_ahead,
-            tz=tz,
-            **kwargs,
-        )
+        super().__init__([upstream], **options)
         self.grid = Grid(self.size_ms, self.every_ms, self.zone)
         # How long a window stays after its emission, for updates.
-        self._stays = self.lateness_ms if late == "update" else 0
-
-    def agg(self, **named: Any) -> Self:
-        """Emit aggregations instead of elements; the node then keeps a few numbers for each window and key.
-
-        named    name=(field, aggregation), or name=aggregation for elements that are values. Aggregations are those of pandas: first,
-                 last, max, min, sum, mean, count. Missing values are skipped; first and last are by event time
-        emits    for entries a dict for each window and key: the fields of the key, start, end and the values. For frames one frame for
-                 each window, with the keys as its index
-        raises   SettingsError: another aggregation, or a node is connected already
-        """
-        if self.aggregated is not None or len(self.downstreams):
-            msg = f"{self!r}: expected agg() once, right behind time_window()"
-            raise SettingsError(msg)
-        self.aggregated = aggregations(named)
-        self.aggregations = [list(one) for one in self.aggregated]
-        self._add = entry_aggregator(self.aggregated)
-        return self
-
-    aggregations: list[Any] | None = None
-    """The aggregations as the fingerprint of the stored state has them."""
+        self._stays = self.lateness_ms if self.late == "update" else 0
 
     def _new_watermark(self) -> Watermark:
         return Watermark(0 if self.late == "update" else self.lateness_ms, self.close_after_ms)
@@ -199,13 +142,10 @@ class time_window(EventTimeNode):  # noqa: N801 - streamz names nodes like funct
 
     def _take_frame(self, frame: pd.DataFrame, metadata: Metadata, topic: str, at: int) -> None:
         """Put the rows of a frame into their windows."""
-        if self.aggregated is None or callable(self.key):
-            msg = "expected agg(), and a column as the key, for frames; use .agg(...), or turn rows into elements with flatten()"
+        if self.aggregated is None:
+            msg = "expected agg() for frames; use .agg(...), or turn rows into elements with flatten()"
             raise TypeError(msg)
-        if self.by is None or callable(self.by):
-            times = np.full(len(frame), self._time(frame, metadata))
-        else:
-            times = times_of_rows(column_of(frame, self.by), self.zone)
+        times = self._row_times(frame, metadata)
         if not len(frame):
             return
         newest = int(times.max())
@@ -219,7 +159,7 @@ class time_window(EventTimeNode):  # noqa: N801 - streamz names nodes like funct
         if not on_time.all():
             self.watermark.see(topic, oldest := int(times.min()), at)
             self._refuse_late(watermark - oldest, int((~on_time).sum()))
-        keys = [] if self.key is None else self.key if isinstance(self.key, list) else [self.key]
+        keys = self._key_names
         changed = []
         for start, rows in divided:
             if self._gone(start) <= watermark:

@@ -32,8 +32,9 @@ def named(entry: Any) -> str:
     return f"{entry.time_ms - START} {entry['key']} {entry['value']}"
 
 
-def merged(elements: list[Came], tolerance: int | None, how: str) -> list[tuple[str, str | None]]:
+def merged(elements: list[Came], drawn: dict[str, Any]) -> list[tuple[str, str | None]]:
     """Return the pairs of pandas, of elements by time."""
+    options = {name: drawn[name] for name in ("tolerance", "allow_exact_matches")}
     table = pd.DataFrame(
         {
             "time": [one.time for one in elements],
@@ -43,9 +44,9 @@ def merged(elements: list[Came], tolerance: int | None, how: str) -> list[tuple[
     ).assign(name=[f"{one.time} {one.key} {one.value}" for one in elements])
     table = table.sort_values("time", kind="stable").astype({"time": "int64", "key": "object"})
     left, right = (table[table["topic"] == topic].drop(columns="topic") for topic in TOPICS)
-    pairs: Any = pd.merge_asof(left, right, on="time", by="key", tolerance=tolerance, suffixes=("", "_right"))
+    pairs: Any = pd.merge_asof(left, right, on="time", by="key", suffixes=("", "_right"), **options)
     found = [(a, None if pd.isna(b) else b) for a, b in zip(pairs["name"], pairs["name_right"], strict=True)]
-    return [pair for pair in found if how == "left" or pair[1] is not None]
+    return [pair for pair in found if drawn["how"] == "left" or pair[1] is not None]
 
 
 def on_time(elements: list[Came], lateness: int, close_after: int | None) -> list[Came]:
@@ -59,12 +60,13 @@ GIVEN: Any = st.fixed_dictionaries(
         "close_after": st.sampled_from([4, 25]),
         "tolerance": st.none() | st.sampled_from([0, 3, 40]),
         "how": st.sampled_from(["left", "inner"]),
+        "allow_exact_matches": st.booleans(),
     }
 )
 
 
 def as_given(drawn: dict[str, Any]) -> dict[str, Any]:
-    return {name: f"{value}ms" if isinstance(value, int) else value for name, value in drawn.items()}
+    return {name: f"{value}ms" if type(value) is int else value for name, value in drawn.items()}
 
 
 @given(data=st.data(), drawn=GIVEN, elements=came(st.integers(-5, 5)))
@@ -74,7 +76,7 @@ def test_pairs_are_those_of_pandas_in_any_life_and_in_a_replay(
     life = data.draw(lives(len(elements)))
     found = pairs(lived(joined, elements, fresh_client(), life, **as_given(drawn)))
     assert found == pairs(lived(joined, elements, fresh_client(), **as_given(drawn)))
-    expected = merged(on_time(elements, drawn["lateness"], drawn["close_after"]), drawn["tolerance"], drawn["how"])
+    expected = merged(on_time(elements, drawn["lateness"], drawn["close_after"]), drawn)
     assert sorted(found, key=repr) == sorted(expected, key=repr)
 
 
@@ -123,6 +125,54 @@ def test_rows_of_frames_are_joined_like_single_elements(
     found = sorted(repr(dict(one)) for one in live.entries("results"))  # type: ignore[arg-type]
     plain = lived(single, elements, fresh_client(), **given)
     assert found == sorted(repr(dict(one)) for one in plain.entries("results"))  # type: ignore[arg-type]
+
+
+# Trades join the quote before them: (second, code, number) of each, and for each trade by time the number of its quote.
+QUOTES: Any = [(1, "a", 10), (2, "b", 20), (4, "a", 11), (4, "a", 12), (9, None, 90)]
+MERGES: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
+    "the last quote that is not newer": ({}, [(0, "a", 0), (1, "a", 1), (3, "a", 2), (8, "a", 3)], [None, 10, 10, 12]),
+    "of one time, the quote that came last": ({}, [(4, "a", 0)], [12]),
+    "the quote of the same key": ({"key": "code"}, [(3, "a", 0), (3, "b", 1), (3, "c", 2)], [10, 20, None]),
+    "without a key, the quote of any code": ({"key": None}, [(3, "a", 0), (3, "c", 1)], [20, 20]),
+    "missing keys are one key": ({}, [(9, float("nan"), 0), (9, None, 1)], [90, 90]),
+    "several keys": ({"key": ["code", "venue"]}, [(3, "a", 0)], [10]),
+    "as old as the tolerance": ({"tolerance": "2s"}, [(3, "a", 0), (6, "a", 1)], [10, 12]),
+    "no older than the tolerance": ({"tolerance": "1s"}, [(3, "a", 0), (7, "a", 1)], [None, None]),
+    "a tolerance of nothing": ({"tolerance": 0}, [(1, "a", 0), (2, "a", 1)], [10, None]),
+    "only older quotes": ({"allow_exact_matches": False}, [(1, "a", 0), (4, "a", 1), (5, "a", 2)], [None, 10, 12]),
+    "only older quotes within the tolerance": (
+        {"allow_exact_matches": False, "tolerance": "2s"}, [(2, "a", 0), (4, "a", 1)], [10, None],
+    ),
+    "trades with a quote": ({"how": "inner"}, [(0, "a", 0), (1, "a", 1)], [10]),
+    "rows in any order": ({}, [(8, "a", 1), (1, "a", 0)], [10, 12]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("of_frames", [False, True], ids=["entries", "frames"])
+@pytest.mark.parametrize("case", MERGES, ids=lambda name: name.replace(" ", "_"))
+def test_trade_is_joined_with(fake_redis: redis.Redis, case: str, of_frames: bool) -> None:
+    given, trades, expected = MERGES[case]
+    columns = ["time", "code", "number"]
+
+    def at_once(source: Stream) -> Any:
+        left, right = (side.pluck("rows").map(as_rows) for side in sides(source))
+        left, right = (left, right) if of_frames else (left.flatten(), right.flatten())
+        return left.join_asof(right, **{"by": "time", "key": "code", "lateness": "1min"} | given)  # type: ignore[attr-defined]
+
+    def as_rows(rows: list[Any]) -> Any:
+        frame = pd.DataFrame(rows, columns=columns)
+        frame = frame.assign(time=1000 * frame["time"] + START, venue=frame["code"])
+        return frame if of_frames else frame.to_dict("records")
+
+    with Bench(at_once, topics=TOPICS, client=fake_redis) as bench:
+        entries = {topic: {"rows": [*map(list, rows)]} for topic, rows in zip(TOPICS, (trades, QUOTES), strict=True)}
+        bench.push(*(Entry(fields, topic=topic, id=f"{START}-0") for topic, fields in entries.items()))
+        bench.drain()
+        if of_frames:
+            found = [None if pd.isna(n) else n for frame in bench.results for n in frame["number_right"]]
+        else:
+            found = [right and right["number"] for _, right in bench.results]
+        assert (found, bench.dead) == (expected, [])
 
 
 def test_left_side_waits_for_a_right_one_that_catches_up_after_a_restart(client: redis.Redis) -> None:

@@ -13,6 +13,7 @@ from streamz import Stream
 
 from tasks import PipelineError
 from tasks.nodes import join_asof as joins  # noqa: F401 - registers itself with streamz
+from tasks.nodes import join_interval as interval_joins  # noqa: F401 - registers itself with streamz
 from tasks.nodes import session_window as sessions  # noqa: F401 - registers itself with streamz
 from tasks.nodes import time_window as windows_of_time  # noqa: F401 - registers itself with streamz
 from tasks.pipeline.graphs import graph
@@ -124,6 +125,17 @@ CASES: dict[str, Case] = {
             close_after=None,
         ),
         [(0, None), (2, (1,)), (4, (3,))],
+        shows_entries=False,
+    ),
+    "join_interval": Case(
+        lambda s: s.filter(lambda n: n % 2 == 0).join_interval(
+            s.filter(lambda n: n % 2).map(lambda n: (n,)),
+            by=lambda x: 1000 * (x if isinstance(x, int) else x[0]),
+            before="3s",
+            after="1s",
+            close_after=None,
+        ),
+        [(0, (1,)), (2, (1,)), (2, (3,)), (4, (1,)), (4, (3,)), (4, (5,))],
         shows_entries=False,
     ),
     "slice": Case(lambda s: s.slice(1, 6, 2), [1, 3, 5]),
