@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import heavy
 from benchmarks.children import call
 from benchmarks.kept_state import KEPT_STATE, fill_keys
 from benchmarks.partitions import PARTITIONS
@@ -42,6 +43,7 @@ class Sizes:
     small_frames: int = 10_000
     large_frames: int = 300
     memory_seconds: float = 8.0
+    heavy_entries: int = 200
     growth: int = 10_000
     states: int = 20_000
     keys: int = 100_000
@@ -58,6 +60,7 @@ QUICK = Sizes(
     small_frames=1_000,
     large_frames=60,
     memory_seconds=3.0,
+    heavy_entries=60,
     growth=5_000,
     states=5_000,
 )
@@ -214,6 +217,29 @@ def kept_state(url: str, sizes: Sizes) -> list[Row]:
     ]
 
 
+def heavy_steps(url: str, sizes: Sizes) -> list[Row]:
+    """Compute for 50 ms on each entry."""
+    fill(connected(url), sizes.heavy_entries)
+    took = in_turn(
+        heavy.CANDIDATES,
+        sizes.rounds,
+        lambda name, turn: call(
+            "heavy:heavy", url=url, group=f"{name}-{turn}", name=name, count=sizes.heavy_entries, work=0.05
+        ),
+    )
+    connected(url).flushall()
+    return [
+        (
+            {"map": "`map`", "map_in_processes": "`map_in_processes(workers=2)`"}.get(
+                name, "`scatter().map().buffer(8).gather()` on two Dask workers"
+            ),
+            f"{sizes.heavy_entries / took[name]:,.1f}/s",
+            "" if name == "map" else f"{took['map'] / took[name]:.2f} x `map`",
+        )
+        for name in heavy.CANDIDATES
+    ]
+
+
 def pushing(url: str, sizes: Sizes) -> list[Row]:
     """Measure bulk pushes."""
     took = in_turn(
@@ -302,6 +328,7 @@ SECTIONS: dict[str, tuple[Callable[[str, Sizes], list[Row]], Row]] = {
     "replicas": (replicas, ("Replicas", "", "")),
     "partitions": (partitions, ("Partitions", "", "")),
     "kept_state": (kept_state, ("State that is kept, and 100,000 keys", "", "kept state is")),
+    "heavy": (heavy_steps, ("50 ms of computing an entry, on two cores", "", "")),
     "push": (pushing, ("Pushing", "", "")),
     "states": (states, ("One state, encoded + decoded", "", "")),
     "growth": (growth, ("Growth", "", "")),

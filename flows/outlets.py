@@ -27,6 +27,7 @@ from flows.runtime.stopping import Stop, outlast_the_slot, stop_on_signals
 from tasks.base.logs import get_logger
 from tasks.errors import LeaseLostError, PipelineError, SettingsError, StateConflictError, UnavailableError
 from tasks.nodes.from_redis import from_redis
+from tasks.remote.dask_client import connected
 
 __all__ = ["outlet"]
 
@@ -88,19 +89,24 @@ def _run(build: Callable[[from_redis], Any], name: str, options: OutletOptions, 
         log=log,
     ) as watch:
         stream = OutletStream(build, name, options, results=results, watch=watch, stop=stop, end=end, log=log)
-        _until_its_end(stream.run, stop, log, Patience(end, log, stop.wait))
+        _until_its_end(stream.run, options.dask or None, stop, log, Patience(end, log, stop.wait))
     # Prefect shows the message with the run's state, and logs it: so the last line is not logged here as well.
     is_cancelled = watch.is_cancelled or stop.is_signalled
     return (Cancelled if is_cancelled else Completed)(message=f"Stopped in good order: {watch.sentence()}.")
 
 
 def _until_its_end(
-    stream: Callable[[], Coroutine[Any, Any, None]], stop: threading.Event, log: Log, patience: Patience
+    stream: Callable[[], Coroutine[Any, Any, None]],
+    dask: str | None,
+    stop: threading.Event,
+    log: Log,
+    patience: Patience,
 ) -> None:
-    """Run the stream until it ends; start it again when Redis was unavailable, or this consumer had lost its lease or state."""
+    """Run the stream until it ends; start it again when Redis or Dask was unavailable, or the lease or state was lost."""
     while not stop.is_set():
         try:
-            asyncio.run(stream())  # a loop for each try, so that tasks and queues of an earlier one end with it
+            with connected(dask):
+                asyncio.run(stream())  # a loop for each try, so that tasks and queues of an earlier one end with it
         except (LeaseLostError, StateConflictError) as error:
             log.warning("%s; the pipeline begins again with the pending entries", error)
         except UnavailableError as error:  # at the start; a running stream outlasts outages by itself

@@ -4,6 +4,8 @@ Importing it gives streamz `Stream.from_redis`, `Stream.engine`, `.to_redis` and
 called, as it needs pandas and pyarrow, half a second that a run of plain values need not spend.
 """
 
+import sys
+
 from tasks.errors import (
     EncodeError,
     LeaseLostError,
@@ -29,6 +31,9 @@ from tasks.nodes import to_redis as sinks  # noqa: F401 - they register themselv
 from tasks.pump.cursor import Cursor
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry, has
+
+if "streamz.dask" in sys.modules:  # streamz imports it if Dask is installed
+    from tasks.remote import dask_nodes  # noqa: F401 - it registers nodes with streamz
 
 __all__ = [
     "Cursor",

@@ -11,6 +11,7 @@ from tasks.codec.values import COMPRESSIONS, Compression
 from tasks.errors import SettingsError
 from tasks.group.membership import LEAST_LEASE
 from tasks.nodes.source_run import OnError
+from tasks.remote.dask_client import check_dask
 from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.reservoir.partitions import Partitioning
 from tasks.reservoir.topic_names import check_topic
@@ -74,6 +75,8 @@ class OutletOptions:
         keep_state: Whether sums and other states of the pipeline survive restarts and crashes. Then one run of the group reads at
             a time. Without it, they begin anew with each run.
         max_state: The largest size of these states, such as '64MB'. The run fails when they grow beyond.
+        dask: Where `scatter` sends elements - the address of a Dask scheduler, or local, a worker for each core that runs as
+            long as the outlet. If empty, the pipeline uses no Dask.
         stall_after: How long entries in work may make no progress before the outlet is reported as stalled.
     """
 
@@ -97,6 +100,7 @@ class OutletOptions:
     frames: Frames = "pandas"
     keep_state: bool = True
     max_state: str = DEFAULT_MAX_STATE
+    dask: str | None = None
     stall_after: str = "2min"
 
     # Parsed from the options above.
@@ -126,6 +130,8 @@ class OutletOptions:
         if self.into_field:
             check_field(self.into_field, name="into_field")
         check_group(self.group)
+        if self.dask:
+            check_dask(self.dask)
         check_choice(self.on_error, get_args(OnError), name="on_error")
         check_number(self.max_deliveries, least=1, name="max_deliveries")
         group_start(self.start_from)

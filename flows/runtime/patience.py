@@ -1,4 +1,4 @@
-"""Waits for Redis at the start of a run. Running streams and pumps outlast outages by themselves."""
+"""Waits for Redis or Dask at the start of a run. Running streams and pumps outlast outages by themselves."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ _LONGEST_PAUSE = 2.0  # seconds between two tries
 
 
 class Patience:
-    """Waits between a run's tries to reach Redis, until `end` on the monotonic clock.
+    """Waits between a run's tries to reach Redis or Dask, until `end` on the monotonic clock.
 
     pause    waits for a number of seconds, or until the run is to stop
     """
@@ -47,4 +47,6 @@ class Patience:
 def _passes(error: UnavailableError) -> bool:
     """Return whether the server may become available, and needs no other user or password for it."""
     cause = error.__cause__
+    if isinstance(cause, OSError):  # of a Dask scheduler
+        return True
     return isinstance(cause, Exception) and is_outage(cause) and not isinstance(cause, redis.AuthenticationError)

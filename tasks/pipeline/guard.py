@@ -32,7 +32,7 @@ from tasks.pipeline.graphs import Watched, graph
 from tasks.pipeline.receipts import Failure, Metadata, Receipt, receipts
 from tasks.pipeline.repairs import REPAIRS
 
-__all__ = ["Meter", "Secured", "combining", "secure", "trust"]
+__all__ = ["Meter", "Secured", "add_check", "combining", "secure", "trust"]
 
 logger = get_logger(__name__)
 
@@ -77,7 +77,21 @@ _KEEPING: set[type[Stream]] = {
 _LOOPING: set[type[Stream]] = {nodes.buffer, nodes.timed_window, nodes.timed_window_unique}
 
 
-def trust(node_type: type[Stream], *, keeps: bool = False) -> type[Stream]:
+# These keep what they have made of earlier elements, but no element.
+_ACCUMULATING: set[type[Stream]] = {nodes.accumulate}
+
+# What is asked of each node before a graph is secured: raises PipelineError if it cannot be.
+_CHECKS: list[Callable[[Stream], None]] = [refuse_undone]
+
+
+def add_check(check: Callable[[Stream], None]) -> None:
+    """Have `check` called with each node of a graph that is being secured; it raises PipelineError to refuse the node."""
+    _CHECKS.append(check)
+
+
+def trust(
+    node_type: type[Stream], *, keeps: bool = False, loops: bool = False, accumulates: bool = False
+) -> type[Stream]:
     """Admit a node type to pipelines that acknowledge; usable as a decorator.
 
     The node must retain the metadata of elements that it keeps, release it when it drops them, pass it on with the
@@ -85,10 +99,13 @@ def trust(node_type: type[Stream], *, keeps: bool = False) -> type[Stream]:
 
     keeps    retained elements wait for later ones, as in a window, or to be written with them; no work on them is under way.
              The graph's thread calls the node's `before_stop`, if it has one, to write them; it returns False if it failed
+    loops    it emits from a loop that starts when it is made
+    accumulates   its results depend on earlier elements
     """
     _SAFE.add(node_type)
-    if keeps:
-        _KEEPING.add(node_type)
+    for holds, types in ((keeps, _KEEPING), (loops, _LOOPING), (accumulates, _ACCUMULATING)):
+        if holds:
+            types.add(node_type)
     return node_type
 
 
@@ -127,7 +144,7 @@ class Secured:
     def end(self) -> None:
         """End the loops and timers of timed nodes; entries that they keep stay pending and are redelivered."""
         self._has_ended = True
-        partitions: list[Any] = [meter.node for meter in self.meters if type(meter.node) is nodes.partition]
+        partitions: list[Any] = [meter.node for meter in self.meters if isinstance(meter.node, nodes.partition)]
         for node in partitions:
             for timer in list(node._callbacks.values()):
                 node.loop.add_callback(timer.cancel)
@@ -267,7 +284,8 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
             )
             raise PipelineError(msg)
         if not hasattr(node, "secured"):
-            refuse_undone(node)
+            for check in _CHECKS:
+                check(node)
     found = [node.secured for node in reachable if hasattr(node, "secured")]
     secured = found[0] if found else Secured(fuse=fuse)
     for node, name in _named(reachable):
@@ -286,7 +304,7 @@ def combining(source: Stream) -> list[str]:
     seen, queue = {source}, [source]
     while queue:
         node = queue.pop()
-        if type(node) in _KEEPING | {nodes.accumulate} and not hasattr(node, "before_stop") and hasattr(node, "meter"):
+        if type(node) in _KEEPING | _ACCUMULATING and not hasattr(node, "before_stop") and hasattr(node, "meter"):
             found[node] = node.meter.name
         queue += [each for each in node.downstreams if each is not None and each not in seen]
         seen.update(queue)

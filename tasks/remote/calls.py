@@ -1,6 +1,6 @@
 """Calls of functions that happen in another process: elements go there as bytes, and outcomes come back as bytes.
 
-This file is also the program of a worker process (`tasks.remote.worker_process`), and Dask workers import it. It imports
+This file is also the program of a worker process (`tasks.remote.worker_process`). It imports
 the standard library and cloudpickle only, so that a worker process starts in tens of milliseconds.
 """
 
@@ -43,11 +43,16 @@ class _RemoteTracebackError(Exception):
 # --- where the function runs ---
 
 
-def outcome_of(call: Call, element: bytes) -> bytes:
-    """Call a function on a pickled element; return its result, or whatever it raised, as bytes."""
+def outcome_of(call: Call, element: bytes, complete: Callable[[Any], Any] | None = None) -> bytes:
+    """Call a function on a pickled element; return its result, or whatever it raised, as bytes.
+
+    complete   called with the element before
+    """
     function, args, kwargs = call
     try:
         x = pickle.loads(element)  # noqa: S301 - from the run
+        if complete is not None:
+            x = complete(x)
         return OK + cloudpickle.dumps(function(x, *args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - a library may call sys.exit: that is the failure of this element
         return FAILED + _carried(error)

@@ -45,7 +45,8 @@ def remembers(
 def keeps_state(reachable: Iterable[Stream]) -> bool:
     """Return whether a graph has a node whose state pending entries cannot rebuild.
 
-    raises    PipelineError: it has one, and elements come from further sources, which cannot be redelivered
+    raises    PipelineError: it has one, and elements come from further sources, which cannot be redelivered, or a node keeps elements
+              that cannot be stored: such a node states the reason in its attribute `cannot_keep`
     """
     found = list(reachable)
     lasting = [node for node in found if type(node) in _LASTING or _is_own(node)]
@@ -57,6 +58,10 @@ def keeps_state(reachable: Iterable[Stream]) -> bool:
             "of a topic can be redelivered; read all topics with one from_redis, or use keep_state=False"
         )
         raise PipelineError(msg)
+    for node in found:
+        if why := getattr(node, "cannot_keep", None):
+            msg = f"node {node!r}: expected a node whose elements can be stored with the state of {lasting[0]!r}, but {why}"
+            raise PipelineError(msg)
     return True
 
 

@@ -8,6 +8,7 @@ import redis
 from benchmarks import (
     children,
     frames,
+    heavy,
     kept_state,
     latency,
     many,
@@ -96,6 +97,12 @@ def test_measurements_in_processes_run_at_a_tiny_size(real_redis: redis.Redis, r
     assert latency.measure(redis_server.url, 100, 0.2)["p50"] > 0
     with pytest.raises(RuntimeError, match="exit code 1"):
         children.call("work:value")
+
+
+@pytest.mark.parametrize("name", heavy.CANDIDATES)
+def test_heavy_steps_run_at_a_tiny_size(real_redis: redis.Redis, redis_server: RedisServer, name: str) -> None:
+    work.fill(real_redis, 4)
+    assert children.call("heavy:heavy", url=redis_server.url, group="group", name=name, count=4, work=0.001) > 0
 
 
 def test_report_draws_a_plot_and_writes_a_table_between_markers(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OddError", "Unloadable", "do", "finish_odd_first", "hold", "lock_of_two", "own_pid", "raise_odd"]
+__all__ = [
+    "OddError", "Unloadable", "add", "do", "finish_odd_first", "half", "hold", "is_no_third", "lock_of_two", "no_five", "no_seven",
+    "own_pid", "pair", "raise_odd", "sum_below_twenty", "total_and_last", "twins",
+]  # fmt: skip
 
 
 def do(what: str, folder: str) -> str:
@@ -70,3 +73,49 @@ class Unloadable:
 
     def __call__(self, n: int) -> int:
         return n
+
+
+# --- on whole numbers, for random pipelines ---
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def pair(n: int) -> tuple[int, int]:
+    return n, -n
+
+
+def twins(n: int) -> list[int]:
+    return [n] * (n % 3)
+
+
+def is_no_third(n: int) -> bool:
+    return n % 3 != 0
+
+
+def half(n: int) -> int:
+    return n // 2
+
+
+def total_and_last(state: int, n: int) -> tuple[int, int]:
+    return state + n, state - n
+
+
+def no_five(n: int) -> int:
+    if n % 5 == 0:
+        msg = f"{n} is a multiple of five"
+        raise ValueError(msg)
+    return n
+
+
+def no_seven(n: int) -> bool:
+    if n % 7 == 0:
+        raise KeyError(n)
+    return n % 2 == 0
+
+
+def sum_below_twenty(total: int, n: int) -> int:
+    if total + n > 20:
+        raise OverflowError(total)
+    return total + n
