@@ -31,7 +31,7 @@ _DAY = 86_400
 _UNTIL_ALL_ALIVE = 420.0  # seconds from the start until every inlet has pushed, at most
 _UNTIL_STOPPED = 180.0  # seconds
 _IGNORED = shutil.ignore_patterns(".git", ".venv", ".sluice", "__pycache__", ".hypothesis")
-_BLOCK = re.compile(r"\n  - <<: \*inlet\n    entrypoint: flows/clock.py:seconds\n(?:    .*\n)*")
+_BLOCK = re.compile(r"\n  - <<: \*inlet\n    name: seconds\n    entrypoint: flows/clock.py:seconds\n(?:    .*\n)*")
 
 
 @dataclass
@@ -127,7 +127,7 @@ def with_inlets(checkout: Path, folder: Path, count: int) -> None:
     assert block, "expected flows/clock.py:seconds in prefect.yaml"
     own = re.sub(r', anchor_date: "[^"]*"', "", block[0])  # so that `sluice up` spreads the schedules
     text += "".join(
-        own.replace("flows/clock.py:seconds", f"flows/many.py:many{n}").replace("seconds/main", f"many{n}/main")
+        own.replace("flows/clock.py:seconds", f"flows/many.py:many{n}").replace("name: seconds", f"name: many{n}")
         for n in range(count)
     )
     (folder / "prefect.yaml").write_text(text)

@@ -220,7 +220,7 @@ def doctor(
 
 @app.command()
 def logs(
-    name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
+    name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/movers-replay.")],
     n: Annotated[int, typer.Option("-n", help="Number of lines.", min=1, max=10_000)] = 50,
     *,
     follow: Annotated[
@@ -262,8 +262,23 @@ def metrics(
 
 
 @app.command()
+def deploy(
+    timeout: Timeout = "90s",  # type: ignore[assignment] - the default is parsed like input
+) -> None:
+    """Deploy prefect.yaml to the Prefect server in use, with the automations that run crashed inlets and outlets again.
+
+    `sluice up` does it at its start. Deployments with an old name, such as movers/main, are moved to the new one: their runs end,
+    and new ones begin in their place.
+    """
+    from deployments.commands.deploy import deploy as run  # noqa: PLC0415
+    from tasks.base.project_folder import project_dir  # noqa: PLC0415
+
+    run(console(), root=project_dir(), timeout=timeout)
+
+
+@app.command()
 def stop(
-    name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
+    name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/movers-replay.")],
     timeout: Timeout = "90s",  # type: ignore[assignment] - the default is parsed like input
 ) -> None:
     """Cancel the runs of a deployment and wait until they have finished the entries in flight.
@@ -278,7 +293,7 @@ def stop(
 
 @app.command()
 def restart(
-    name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/main.")],
+    name: Annotated[str, typer.Argument(help="The deployment, such as movers, or movers/movers-replay.")],
     timeout: Timeout = "90s",  # type: ignore[assignment] - the default is parsed like input
     param: Annotated[
         list[str] | None,
@@ -301,7 +316,9 @@ def restart(
 def remove(
     name: Annotated[
         str,
-        typer.Argument(help="The flow, such as movers, with all of its deployments; or one, such as movers/replay."),
+        typer.Argument(
+            help="The flow, such as movers, with all of its deployments; or one, such as movers/movers-replay."
+        ),
     ],
     *,
     with_data: Annotated[
@@ -347,7 +364,7 @@ def new(
     name: Annotated[
         str,
         typer.Argument(
-            help="Its name: pipelines/NAME.py, in a clone of Sluice flows/NAME.py; tests/test_NAME.py; the deployment NAME/main."
+            help="Its name: pipelines/NAME.py, in a clone of Sluice flows/NAME.py; tests/test_NAME.py; the deployment NAME/NAME."
         ),
     ],
     topic: Annotated[

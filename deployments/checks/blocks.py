@@ -47,6 +47,8 @@ KEYS: Mapping[str, frozenset[str]] = {
 _UNDO_A_PAUSE = frozenset({"active", "paused"})
 """Keys that Prefect reads, too; each deploy would undo a pause that was made in its UI."""
 
+_RESTARTING = frozenset({"prefect.flow-run.Crashed", "prefect.flow-run.Failed"})
+
 _LEAST_INTERVAL = 60  # seconds; more often, and Prefect leaves holes
 _MARK = "\x1e"
 _QUOTED = 300  # characters of an error
@@ -226,5 +228,10 @@ def _triggers(where: str, block: Mapping[str, Any], flow: str) -> Iterator[Probl
             wrong_names = "; ".join(wrong)
             yield (
                 f"{where}: one of its triggers follows runs of another deployment ({wrong_names})",
-                f"name the flow {flow!r} and the deployment {name!r} in its `match_related`",
+                "delete it: an automation runs all outlets again that crash",
+            )
+        elif _RESTARTING & set(trigger.get("expect") or ()):
+            yield (
+                f"{where}: its trigger runs it again after a crash, as an automation does for all outlets, so that a second run is cancelled",
+                "delete the trigger",
             )

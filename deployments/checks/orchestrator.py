@@ -1,6 +1,5 @@
 """Check the Prefect server: its worker, automations, deployments and schedules. Read-only."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ __all__ = ["check_prefect"]
 
 def _deploy() -> str:
     """Return how to bring the deployments of `prefect.yaml` to the server: `make up` is refused while it runs."""
-    deploy = "`prefect deploy --all`"
+    deploy = "`sluice deploy`"
     return deploy if Ledger(state_dir()).holder() else f"{deploy}, or `{up_command()}`"
 
 
@@ -96,7 +95,7 @@ def _automations(client: "SyncPrefectClient") -> Iterator[Finding]:
     absent = [name for name in declared if name not in there]
     disabled = [name for name in declared if name in there and not there[name].enabled]
     if absent:
-        yield warning("automations", f"not there: {'; '.join(absent)}", f"`sluice up`, or `prefect automation create --from-file {os.path.relpath(file)}`")  # fmt: skip
+        yield warning("automations", f"not there: {'; '.join(absent)}", "`sluice deploy`; until then, nothing does what they do: run crashed inlets and outlets again, report alarms")  # fmt: skip
     if disabled:
         yield warning("automations", f"switched off: {'; '.join(disabled)}", "switch it on in the Prefect UI")
     if not absent and not disabled:
@@ -123,7 +122,7 @@ def _deployments(client: "SyncPrefectClient", root: Path) -> Iterator[Finding]:
     if other:
         yield warning("deployments", f"tags or schedules are not those of prefect.yaml: {', '.join(other)}", deploy)
     if strange := _strangers(blueprint, named):
-        yield warning("deployments", f"on the server, but not in prefect.yaml: {', '.join(strange)}", "if they are not needed, cancel their runs, then `prefect deployment delete` them")  # fmt: skip
+        yield warning("deployments", f"on the server, but not in prefect.yaml: {', '.join(strange)}", "`sluice deploy` moves those with an old name, such as movers/main; `sluice remove NAME` deletes one that is not needed")  # fmt: skip
     if not (absent or other or strange):
         yield fine("deployments", f"{len(applied)} of {len(applied)} in prefect.yaml are on the server")
     scheduled = [(declared, found) for declared, found in applied if declared.slugs]

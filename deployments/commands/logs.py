@@ -8,7 +8,7 @@ from uuid import UUID
 from rich.console import Console
 from rich.text import Text
 
-from deployments.commands.on_prefect import find_deployment, full_name, prefect_client
+from deployments.commands.on_prefect import find_deployment, prefect_client
 from deployments.show.terminal import print_aside, without_controls
 from deployments.show.times import clock
 
@@ -26,14 +26,13 @@ _WARNING, _ERROR = 30, 40
 def logs(console: Console, name: str, *, n: int, follow: bool = False) -> None:
     """Print the newest `n` lines that the last run of a deployment has logged, oldest first; with `follow`, later ones too.
 
-    name      a deployment, or a flow: then its deployment `main`
+    name      as `find_deployment` takes it
     raises    SettingsError: no such deployment; UnavailableError: no server answers
     """
     from httpx import HTTPError  # noqa: PLC0415 - with Prefect, see find_server
 
-    full = full_name(name)
     with prefect_client() as client:
-        deployment = find_deployment(client, full)
+        full, deployment = find_deployment(client, name)
         shown = _Shown(console, full, _last_run(client, deployment.id))
         if shown.run is None:
             print_aside(f"{full} never ran")

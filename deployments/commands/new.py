@@ -56,7 +56,7 @@ def new(console: Console, kind: Kind, name: str, *, root: Path, topic: str | Non
     _write(written, blueprint, with_deployment(text, templates.filled(block, home, **values), where=blueprint.path))
     for path in written:
         console.print(f"wrote {path.relative_to(root)}", highlight=False)
-    console.print(f"added {name}/main to prefect.yaml", highlight=False)
+    console.print(f"added {name}/{name} to prefect.yaml", highlight=False)
     console.print(templates.next_steps(kind, home, name=name, topic=topic), highlight=False, soft_wrap=True)
 
 
@@ -73,8 +73,8 @@ def with_deployment(text: str, block: str, *, where: Path) -> str:
         before, after = yaml.safe_load(text), yaml.safe_load(made)
     except (yaml.YAMLError, ValueError) as error:
         msg = (
-            f"{where}: expected a block list under 'deployments:' and the shipped definitions (inlet, outlet, every_10_minutes, "
-            f"again, of_main), got something else ({' '.join(str(error).split())}); nothing was written; add the block by hand"
+            f"{where}: expected a block list under 'deployments:' and the shipped definitions (inlet, outlet, "
+            f"every_10_minutes), got something else ({' '.join(str(error).split())}); nothing was written; add the block by hand"
         )
         raise SettingsError(msg) from error
     assert {**after, "deployments": after["deployments"][:-1]} == before, "the others are as they were"

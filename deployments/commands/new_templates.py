@@ -77,6 +77,7 @@ def test_an_entry_is_one_number_in_a_field_of_its_own(scale: float) -> None:
 _INLET_BLOCK = """\
 # -- $name.py: say here what it is about
 - <<: *inlet
+  name: $name
   entrypoint: $folder/$name.py:$name
   schedules:
     - {<<: *every_10_minutes, anchor_date: "2026-01-01T00:$offset+00:00"}
@@ -138,11 +139,8 @@ def test_a_crash_repeats_what_was_not_acknowledged_and_loses_nothing(pushed: lis
 _OUTLET_BLOCK = """\
 # -- $name.py: say here what it is about
 - <<: *outlet
+  name: $name
   entrypoint: $folder/$name.py:$name
-  triggers:
-    - <<: *again
-      name: run $name again
-      match_related: [*of_main, {prefect.resource.role: flow, prefect.resource.name: $name}]
 """
 
 INLET = (_INLET_FLOW, _INLET_TEST, _INLET_BLOCK)
@@ -150,7 +148,7 @@ OUTLET = (_OUTLET_FLOW, _OUTLET_TEST, _OUTLET_BLOCK)
 
 _TEST = ("{test}", "passes as it is; edit the flow and its test together")
 _DEPLOY = ("prefect deploy --all", "{up} does that and the next at its start")
-_RUN = "prefect deployment run {name}/main"
+_RUN = "prefect deployment run {name}/{name}"
 _STEPS = {
     "inlet": (
         _TEST,

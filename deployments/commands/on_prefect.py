@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from deployments.servers.ledger import Ledger
+from deployments.servers.old_names import new_name
 from deployments.servers.prefect_server import find_server
 from tasks.base.state_folder import state_dir
 from tasks.errors import SettingsError
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-__all__ = ["find_deployment", "full_name", "no_such_deployment", "prefect_client"]
+__all__ = ["find_deployment", "no_such_deployment", "prefect_client"]
 
 
 def prefect_client() -> "SyncPrefectClient":
@@ -25,22 +26,25 @@ def prefect_client() -> "SyncPrefectClient":
     return get_client(sync_client=True)
 
 
-def full_name(name: str) -> str:
-    """Return a deployment's full name; that of a flow stands for its deployment `main`."""
-    return name if "/" in name else f"{name}/main"
+def find_deployment(client: "SyncPrefectClient", name: str) -> tuple[str, "DeploymentResponse"]:
+    """Return the full name of a deployment, and the deployment.
 
-
-def find_deployment(client: "SyncPrefectClient", full: str) -> "DeploymentResponse":
-    """Return the deployment of a full name.
-
+    name      a deployment's full name; its old one, such as 'movers/main', which it had before it was called as its flow; or a
+              flow, which stands for the deployment that is called as it, or 'main', or for its only one
     raises    SettingsError: no such deployment, with those that exist
     """
-    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415 - only now, see find_server
+    from deployments.rollout.deployed import deployed  # noqa: PLC0415 - only now, see find_server
 
-    try:
-        return client.read_deployment_by_name(full)
-    except ObjectNotFound as error:
-        raise no_such_deployment(client, full) from error
+    there = deployed(client)
+    flow, _, of_flow = name.partition("/")
+    if of_flow:
+        names = [name, f"{flow}/{new_name(flow, of_flow)}"]
+    else:
+        of_it = [full for full in there if full.partition("/")[0] == flow]
+        names = [f"{flow}/{flow}", f"{flow}/main", *(of_it if len(of_it) == 1 else ())]
+    if full := next((full for full in names if full in there), None):
+        return full, there[full]
+    raise no_such_deployment(client, name)
 
 
 def no_such_deployment(client: "SyncPrefectClient", name: str) -> SettingsError:

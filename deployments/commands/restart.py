@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from deployments.commands.on_prefect import find_deployment, full_name, prefect_client
+from deployments.commands.on_prefect import find_deployment, prefect_client
 from deployments.rollout.blueprint import Blueprint, Deployment, EntrypointCheck
 from tasks.base.plain_text import one_line
 from tasks.errors import PipelineError, SettingsError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.responses import DeploymentResponse
 
 __all__ = ["restart", "stop"]
@@ -31,16 +31,15 @@ _SETTLED = 2.0  # seconds after which a run that cannot start has failed
 def stop(console: Console, name: str, *, timeout: float) -> None:
     """Cancel the deployment's runs and wait for their final states.
 
-    name      a deployment, or a flow: then its deployment `main`
+    name      as `find_deployment` takes it
     timeout   seconds to wait at most for the runs to end
     raises    SettingsError: no such deployment; UnavailableError: no server, or a run does not end
     """
-    full = full_name(name)
     with prefect_client() as client:
         from deployments.rollout.deployed import schedule_of  # noqa: PLC0415 - only now, see find_server
         from deployments.rollout.ending import end_runs  # noqa: PLC0415
 
-        deployment = find_deployment(client, full)
+        full, deployment = find_deployment(client, name)
         ended = end_runs(client, deployment.id, full, timeout, why="`sluice stop`")
         _print_ended(console, full, ended)
         if not ended:
@@ -57,15 +56,14 @@ def restart(console: Console, name: str, *, timeout: float, params: Sequence[str
 
     Where the deployment has several runs (its concurrency limit), each is replaced before the next one is cancelled.
 
-    name      a deployment, or a flow: then its deployment `main`
+    name      as `find_deployment` takes it
     timeout   seconds to wait at most for the runs to end
     params    parameters of the new run, as name=value; all others are the deployment's
     raises    SettingsError: no such deployment or parameter, or its file cannot be imported: nothing was stopped; UnavailableError: no
               server, or a run does not end: nothing was started; PipelineError: the new run failed at its beginning
     """
-    full = full_name(name)
     with prefect_client() as client:
-        deployment = find_deployment(client, full)
+        full, deployment = find_deployment(client, name)
         parameters = _parameters(params, deployment, full)
         _check_file(deployment, full)
         for among in _turns(client, deployment):
@@ -103,19 +101,24 @@ def _replace(
     _print_ended(
         console, full, end_runs(client, deployment.id, full, timeout, why=why, consequence=nothing, among=among)
     )
-    started = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-    state = _begun(client, started.id)
+    from flows.runtime.run_names import run_name  # noqa: PLC0415 - as above
+
+    # A deployment of an older version is called `main`; its flow names the run then.
+    name = None if deployment.name == "main" else run_name(deployment.name)
+    started = client.create_flow_run_from_deployment(deployment.id, parameters=parameters, name=name)
+    begun = _begun(client, started.id)
+    state = begun.state if begun else None
     if among is None:
         # A worker may still start a run that was cancelled while it was pending: Prefect permits it (3.9.1).
         _print_ended(console, full, end_runs(client, deployment.id, full, timeout, why=why, older_than=started))
-    if state is None:
+    if begun is None or state is None:
         late = f"was not begun within {_BEGIN:.0f} s; is there a worker for its pool? run `sluice doctor`"
         console.print(f"{full}: run {started.name} {late}", highlight=False)
     elif state.is_running() or state.is_completed():
-        console.print(f"{full}: run {started.name} is {state.name}", highlight=False)
+        console.print(f"{full}: run {begun.name} is {state.name}", highlight=False)
     else:
         reason = " ".join(one_line(state.message or "no reason was given").split()).rstrip(".")
-        msg = f"{full}: run {started.name} is {state.name}: {reason}; look into its log: `prefect flow-run logs {started.id}`, or the Prefect UI"
+        msg = f"{full}: run {begun.name} is {state.name}: {reason}; look into its log: `prefect flow-run logs {started.id}`, or the Prefect UI"
         raise PipelineError(msg)
 
 
@@ -167,15 +170,15 @@ def _check_file(deployment: "DeploymentResponse", full: str) -> None:
         raise SettingsError(msg)
 
 
-def _begun(client: "SyncPrefectClient", run: "UUID") -> "State | None":
-    """Return the run's state once it has started and kept running for a moment; None if no worker starts it in time."""
+def _begun(client: "SyncPrefectClient", run: "UUID") -> "FlowRun | None":
+    """Return the run once it has started and kept running for a moment; None if no worker starts it in time."""
     deadline = time.monotonic() + _BEGIN
     settled = None
     while time.monotonic() < deadline or settled:
-        state = client.read_flow_run(run).state
-        if state and not (state.is_scheduled() or state.is_pending()):
+        found = client.read_flow_run(run)
+        if found.state and not (found.state.is_scheduled() or found.state.is_pending()):
             settled = settled or time.monotonic() + _SETTLED
-            if not state.is_running() or time.monotonic() > settled:
-                return state
+            if not found.state.is_running() or time.monotonic() > settled:
+                return found
         time.sleep(_POLL)
     return None

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from deployments.rollout.blueprint import Blueprint, allowance
 from deployments.rollout.deployed import deployed, of_blueprint
 from deployments.servers.child import last_lines
 from deployments.servers.prefect_server import POOL
+from tasks.base.shell import sluice_command
 from tasks.errors import UnavailableError
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "pause_pool",
     "spread_schedules",
     "strangers",
+    "tidy_up",
 ]
 
 _BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -127,6 +129,15 @@ def strangers(client: SyncPrefectClient, blueprint: Blueprint) -> list[str]:
     declared = {each.full_name for each in blueprint.deployments}
     ours = {name for name, each in deployed(client).items() if each.work_pool_name == POOL and "sluice" in each.tags}
     return sorted(ours - declared)
+
+
+def tidy_up(client: SyncPrefectClient, blueprint: Blueprint) -> Iterator[str]:
+    """Spread and clear schedules after a deploy; yield a line for each schedule that was cleared, and each deployment to remove."""
+    spread_schedules(client, blueprint)
+    for cleared in clear_schedules(client, blueprint):
+        yield f"cleared a schedule that prefect.yaml no longer has: {cleared}"
+    for stranger in strangers(client, blueprint):
+        yield f"{stranger} is deployed but not in prefect.yaml; if it is not needed: `{sluice_command('remove', stranger)}`"
 
 
 class Rollout:

@@ -41,7 +41,7 @@ class Deployment:
 
     @property
     def full_name(self) -> str:
-        """Its name as Prefect's commands take it, such as 'quotes/main'."""
+        """Its name as Prefect's commands take it, such as 'quotes/quotes'."""
         return f"{self.flow}/{self.name}"
 
     @property

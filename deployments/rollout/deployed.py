@@ -28,7 +28,7 @@ def paged(read: Callable[..., list[T]], **asked: Any) -> list[T]:
 
 
 def deployed(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
-    """Return the server's deployments by full name, such as 'quotes/main', sorted."""
+    """Return the server's deployments by full name, such as 'quotes/quotes', sorted."""
     found = paged(client.read_deployments, sort=DeploymentSort.CREATED_DESC)
     of_them = FlowFilter.model_validate({"id": {"any_": sorted({each.flow_id for each in found})}})
     flows = {flow.id: flow.name for flow in paged(client.read_flows, flow_filter=of_them)}

@@ -15,6 +15,7 @@ from deployments.rollout.deployed import deployed, paged
 from deployments.rollout.ending import end_runs, unended_runs
 from deployments.rollout.pool_ending import delete_runs
 from deployments.rollout.uses import Uses, uses_of
+from deployments.servers.old_names import new_name
 
 __all__ = ["Removable", "find_removable", "halt", "remove"]
 
@@ -41,9 +42,12 @@ class Removable:
 def find_removable(client: SyncPrefectClient, name: str) -> tuple[list[Removable], dict[str, Uses]]:
     """Return the deployments of a name, and the uses of each other deployment on the server.
 
-    name      a deployment, such as 'movers/main', or a flow: then all of its deployments
+    name      a deployment, such as 'movers/movers', or a flow: then all of its deployments
     """
     found = deployed(client)
+    flow, _, of_flow = name.partition("/")
+    if name not in found and (new := new_name(flow, of_flow)):
+        name = f"{flow}/{new}"
     chosen = {full: each for full, each in found.items() if full == name or full.rpartition("/")[0] == name}
     others = {full: uses_of(each) for full, each in found.items() if full not in chosen}
     return [_removable(client, full, each) for full, each in chosen.items()], others

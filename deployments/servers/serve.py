@@ -12,6 +12,8 @@ Websockets. On SQLite the server admits 100 requests at a time, and counts a web
 the server answered no more requests. Here, websockets bypass the limit.
 Remove this when Prefect counts requests only, or if the server uses Postgres, which has no such limit.
 
+Names. Deployments are found by their old names as well (deployments/servers/old_names.py).
+
 Rows. Most rows of a run are heartbeats: one row for each event and six for the resources that it names, which no page
 shows. Automations still receive heartbeats, but they are not stored.
 """
@@ -21,6 +23,8 @@ import sys
 import threading
 import time
 from typing import Any
+
+from deployments.servers.old_names import find_by_old_names
 
 __all__ = ["collect_aside", "main", "spare_websockets_the_limit", "store_no_heartbeats"]
 
@@ -88,4 +92,5 @@ if __name__ == "__main__":
     collect_aside()
     spare_websockets_the_limit()
     store_no_heartbeats()
+    find_by_old_names()
     main()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deployments.rollout.blueprint import EntrypointCheck, read_blueprint
 from deployments.servers import login
 from deployments.servers.ledger import Ledger, flow_run_processes, is_alive
+from deployments.servers.old_names import rename_deployments
 from deployments.servers.prefect_server import check_port, is_reachable, wait_for_server
 from deployments.stack.children import Children
 from deployments.stack.setting import Setting
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from deployments.rollout.blueprint import Blueprint
 
 __all__ = ["Stack"]
+
+_MOVE_SECONDS = 60.0  # for the runs of a deployment with an old name to end, on a server of the user's own
 
 
 class Stack:
@@ -71,6 +74,7 @@ class Stack:
             self.say(f"ended {ended} process{'es' * (ended != 1)} that a killed `sluice up` had left behind")
         if self.own_server:
             check_port(self._setting.port)
+            self._rename_deployments()
         self.children.start_servers()
         check = EntrypointCheck(self.blueprint, env=self.env, is_forked=True)
         try:
@@ -90,7 +94,7 @@ class Stack:
     def deploy(self, client: "SyncPrefectClient") -> None:
         """Clean up runs that a killed stack left on the server, deploy `prefect.yaml`, and start the worker."""
         from deployments.rollout import apply as rollout  # noqa: PLC0415 - imports Prefect, see start()
-        from deployments.rollout import pool_ending  # noqa: PLC0415 - imports Prefect, see start()
+        from deployments.rollout import moving, pool_ending  # noqa: PLC0415 - imports Prefect, see start()
 
         rollout.ensure_pool(client)
         self.children.start_probe()
@@ -109,14 +113,9 @@ class Stack:
             deployment.result()
         finally:
             deployment.close()
-        rollout.spread_schedules(client, self.blueprint)
-        for cleared in rollout.clear_schedules(client, self.blueprint):
-            self.say(f"cleared a schedule that prefect.yaml no longer has: {cleared}")
-        for stranger in rollout.strangers(client, self.blueprint):
-            self.say(
-                f"{stranger} is deployed but not in prefect.yaml; cancel its runs, if it has any, and "
-                f"`prefect deployment delete {stranger}`"
-            )
+        moving.move_old_names(client, self.blueprint, timeout=_MOVE_SECONDS, say=self.say)
+        for line in rollout.tidy_up(client, self.blueprint):
+            self.say(line)
 
     def sweep(self, client: "SyncPrefectClient", *, orphans: bool = True) -> bool:
         """Mark runs without a process as crashed; on a server of the user's own, the automation does that within 90 s.
@@ -198,6 +197,13 @@ class Stack:
         self.children.stop(hurry=hurry)
         login.withdraw(self.root, self.folder)
         self._ledger.forget()
+
+    def _rename_deployments(self) -> None:
+        named = [(each.entrypoint, each.name) for each in self.blueprint.deployments]
+        if renamed := rename_deployments(self.folder / "prefect", named):
+            self.say(
+                f"renamed deployments, which are called as their flows now: {', '.join(renamed)}; old names go on working"
+            )
 
     @staticmethod
     def _result(check: EntrypointCheck) -> "Blueprint":

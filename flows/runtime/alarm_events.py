@@ -63,7 +63,8 @@ def _deployment_of_alert() -> list[dict[str, str]]:
 
     An automation can run the deployment that it infers from the event; it could otherwise name one only by id (Prefect 3.9.1).
     """
-    with suppress(Exception), impatient_client() as client:
-        found = client.read_deployment_by_name("alert/main")
-        return [{"prefect.resource.id": f"prefect.deployment.{found.id}", "prefect.resource.role": "alert"}]
+    for name in ("alert/alert", "alert/main"):  # the latter in a prefect.yaml of an older version
+        with suppress(Exception), impatient_client() as client:
+            found = client.read_deployment_by_name(name)
+            return [{"prefect.resource.id": f"prefect.deployment.{found.id}", "prefect.resource.role": "alert"}]
     return []

@@ -49,17 +49,9 @@ def steady_load(client: redis.Redis) -> Iterator[list[int]]:
 def deploy_like_a_shipped_one(stack: Plain, entrypoint: str, *, names: Sequence[str] = ("main",)) -> None:
     """Deploy an outlet like the shipped ones, with a replica for each name."""
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    like = next(each for each in declared["deployments"] if each["entrypoint"] == LIKE and each["name"] == "main")
-    [trigger] = like["triggers"]
-    flow = entrypoint.rpartition(":")[2]
-    ours = []
-    for name in names:
-        related = [("deployment", name), ("flow", flow)]
-        again = trigger | {
-            "name": f"run {flow}/{name} again",
-            "match_related": [{"prefect.resource.role": r, "prefect.resource.name": n} for r, n in related],
-        }
-        ours.append(like | {"entrypoint": entrypoint, "name": name, "triggers": [again]})
+    like = next(each for each in declared["deployments"] if each["entrypoint"] == LIKE)
+    ours = [like | {"entrypoint": entrypoint, "name": name} for name in names]
+    ensure_automations(stack.client)
     file = stack.folder / "prefect.yaml"
     file.write_text(yaml.safe_dump({"pull": declared["pull"], "deployments": ours}))
     stack.prefect("deploy", "--prefect-file", str(file), "--all")

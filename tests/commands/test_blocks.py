@@ -59,7 +59,7 @@ SOUND = [
     block("pump"),
     block("pump", parameters={"top": 5}),
     block("daily", schedules=[{"slug": "daily", "cron": "0 0 * * *"}]),
-    block("reader", triggers=[trigger("reader")]),
+    block("reader", triggers=[trigger("reader") | {"expect": ["weather.changed"]}]),
     block("reader"),
 ]
 WRONG = [
@@ -73,6 +73,7 @@ WRONG = [
     (block("pump", parameters={"tpo": 1}), "the flow has no parameter tpo"),
     (block("pump", parameters={"top": "many"}), "its runs would be refused"),
     (block("pump", work_pool={"nmae": "sluice"}), "nmae, because there is no such key of a work_pool"),
+    (block("reader", triggers=[trigger("reader")]), "as an automation does for all outlets"),
     (block("reader", triggers=[trigger("other")]), "follows runs of another deployment (flow other)"),
     (block("reader", triggers=[trigger("reader", "replay")]), "(deployment replay)"),
 ]

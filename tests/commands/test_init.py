@@ -52,18 +52,26 @@ def as_installed(deployments: list[dict]) -> list[dict]:
     ]
 
 
+def texts_of(deployments: list[dict]) -> list[str]:
+    return sorted(json.dumps(each, sort_keys=True) for each in deployments)
+
+
 @pytest.mark.parametrize("with_examples", [False, True])
 def test_init_deploys_the_clones_flows_and_its_own(tmp_path: Path, with_examples: bool) -> None:
     made(tmp_path, with_examples=with_examples)
     clone, project = declared(ROOT / "prefect.yaml"), declared(tmp_path / "prefect.yaml")
-    for key in ("definitions", "pull", "prefect-version"):
+    for key in ("pull", "prefect-version"):
         assert project[key] == clone[key]
+    # Those of the clone also serve blocks of older versions.
+    for name, definition in project["definitions"].items():
+        assert definition == {key: clone["definitions"][name][key] for key in definition}
+        assert clone["definitions"][name].keys() - definition.keys() <= {"name"}
     own = [each for each in project["deployments"] if each["entrypoint"].startswith("pipelines/")]
     assert [each["entrypoint"] for each in own] == ["pipelines/memory.py:memory", "pipelines/memory.py:trend"]
     shipped = as_installed(clone["deployments"])
     expected = [each for each in shipped if with_examples or "upkeep" in each["tags"]]
     given = [each for each in project["deployments"] if each not in own]
-    assert sorted(map(json.dumps, given)) == sorted(map(json.dumps, expected))
+    assert texts_of(given) == texts_of(expected)
     assert find_project() != tmp_path
     with contextlib.chdir(tmp_path):
         assert find_project() == tmp_path
@@ -284,7 +292,7 @@ def test_project_of_ones_own_runs_from_a_wheel_and_upgrades(tmp_path: Path) -> N
         clone = str(ROOT / "deployments")
         assert not [each for each in project.processes() if clone in " ".join(each.info["cmdline"] or [])]
 
-        assert "trend/main" in project.run("sluice", "status")
+        assert "trend/trend" in project.run("sluice", "status")
         assert "used" in project.run("sluice", "peek", "memory")
         doctor = project.run("sluice", "doctor")
         assert "as Sluice requires them" in doctor

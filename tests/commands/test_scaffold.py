@@ -76,7 +76,7 @@ def test_next_steps_are_those_of_the_pages_with_aligned_comments(
     assert [line.partition("#")[0].strip() for line in lines] == [
         "make test ARGS=tests/test_weather_station.py",
         "prefect deploy --all",
-        "prefect deployment run weather_station/main",
+        "prefect deployment run weather_station/weather_station",
         *peeks,
     ]
     assert len({line.index("#") for line in lines}) == 1
@@ -106,7 +106,7 @@ def test_prefect_yaml_keeps_every_line_it_had(checkout: Path) -> None:
     new(Console(file=io.StringIO()), "outlet", "warm", root=checkout)
     added = (checkout / "prefect.yaml").read_text()
     assert added.startswith(before.rstrip("\n"))
-    assert yaml.safe_load(added)["deployments"][-1]["triggers"][0]["name"] == "run warm again"
+    assert yaml.safe_load(added)["deployments"][-1]["name"] == "warm"
     assert not list(checkout.glob(".*")), "nothing is left of the writing"
 
 

@@ -74,5 +74,3 @@ def test_name_that_a_user_gave_to_a_run_stays() -> None:
 def test_name_of_a_run_has_the_present_time_by_default() -> None:
     before = datetime.now(UTC).astimezone()
     assert run_name("quotes") in {f"quotes {time:%H:%M}" for time in (before, datetime.now(UTC).astimezone())}
-
-

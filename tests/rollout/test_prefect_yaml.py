@@ -10,8 +10,8 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
-from prefect.cli.deploy._triggers import _initialize_deployment_triggers
-from prefect.events.schemas.automations import AutomationCore
+from prefect.events.actions import RunDeployment
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.flows import load_flow_from_entrypoint
 
 from deployments.servers.prefect_server import POOL
@@ -149,21 +149,35 @@ def test_shipped_schedules_start_at_different_times() -> None:
     assert len({start % 3600 for start in starts}) == len(starts)
 
 
-@every_outlet
-def test_an_outlet_runs_again_after_a_crash_or_failure_but_not_after_a_stop(
-    deployment: dict[str, Any],
-) -> None:
-    assert "schedules" not in deployment
-    (trigger,) = _initialize_deployment_triggers("main", deployment["triggers"])
-    assert trigger.expect == {"prefect.flow-run.Crashed", "prefect.flow-run.Failed"}
-    assert trigger.schedule_after == dt.timedelta(seconds=5)
+@every
+def test_a_deployment_is_called_as_its_flow_or_its_replay(deployment: dict[str, Any]) -> None:
     flow = deployment["entrypoint"].rpartition(":")[2]
-    related = {
-        specification["prefect.resource.role"]: specification
-        for specification in deployment["triggers"][0]["match_related"]
+    assert deployment["name"] == (f"{flow}-replay" if "replay" in deployment["tags"] else flow)
+
+
+@every_outlet
+def test_an_outlet_has_no_schedule_and_no_trigger_of_its_own(deployment: dict[str, Any]) -> None:
+    assert "schedules" not in deployment
+    assert "triggers" not in deployment
+
+
+@pytest.mark.parametrize(("tag", "after"), [("inlet", 0), ("outlet", 5)])
+def test_inlets_and_outlets_run_again_after_a_failure_but_not_after_a_stop(tag: str, after: int) -> None:
+    raw = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())["automations"]
+    [again] = [
+        each
+        for each in map(AutomationCore.model_validate, raw)
+        if each.name == f"sluice - run {tag}s again that crashed"
+    ]
+    assert isinstance(again.trigger, EventTrigger)
+    assert again.trigger.expect == {"prefect.flow-run.Crashed", "prefect.flow-run.Failed"}
+    assert again.trigger.match_related.model_dump() == {  # type: ignore[union-attr]
+        "prefect.resource.role": "tag",
+        "prefect.resource.id": f"prefect.tag.{tag}",
     }
-    assert related["flow"]["prefect.resource.name"] == flow
-    assert related["deployment"]["prefect.resource.name"] == deployment["name"]
+    [action] = again.actions
+    assert isinstance(action, RunDeployment)
+    assert (action.source, action.schedule_after) == ("inferred", dt.timedelta(seconds=after))
 
 
 def test_a_replay_ends_by_itself_and_has_a_group_that_no_outlet_has() -> None:

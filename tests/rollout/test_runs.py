@@ -324,7 +324,7 @@ def test_a_restart_replaces_one_replica_after_the_other(
     def begun(client: SyncPrefectClient, new: UUID) -> Any:
         client.set_flow_run_state(new, Running(), force=True)
         alive.append(len(ending.unended_runs(client, made)))
-        return client.read_flow_run(new).state
+        return client.read_flow_run(new)
 
     monkeypatch.setattr(restart, "_begun", begun)
     console = Console(file=io.StringIO(), width=200)

@@ -57,7 +57,7 @@ def submitted(plain: Plain, browser: Browser) -> FlowRun:
 
 
 def test_the_form_of_an_inlet_describes_all_parameters_and_runs_it(plain: Plain, browser: Browser) -> None:
-    page = browser.open_run_form(plain.deployment("quotes/main"))
+    page = browser.open_run_form(plain.deployment("quotes/quotes"))
     assert described(page, "seed") == "Seed of the simulated exchange. Each seed is another market."
     assert (
         described(page, "threads")
@@ -92,7 +92,7 @@ def vital_signs(url: str) -> Iterator[None]:
 def test_an_outlet_started_from_its_form_draws_its_pipeline_and_can_be_cancelled(
     plain: Plain, browser: Browser
 ) -> None:
-    page = browser.open_run_form(plain.deployment("busiest/main"))
+    page = browser.open_run_form(plain.deployment("busiest/busiest"))
     assert described(page, "top") == "Number of processes shown."
     assert described(page, "group") == "Consumer group. Each group sees every entry; the runs of one group share them."
     browser.shoot("outlet-form", height=1650)
@@ -119,10 +119,10 @@ def test_an_outlet_started_from_its_form_draws_its_pipeline_and_can_be_cancelled
 
 def test_a_schedule_is_paused_and_resumed_with_its_switch(plain: Plain, browser: Browser) -> None:
     def active() -> bool:
-        (schedule,) = plain.client.read_deployment_by_name("slow_seconds/main").schedules
+        (schedule,) = plain.client.read_deployment_by_name("slow_seconds/slow_seconds").schedules
         return bool(schedule.active)
 
-    page = browser.open(f"deployments/deployment/{plain.deployment('slow_seconds/main')}")
+    page = browser.open(f"deployments/deployment/{plain.deployment('slow_seconds/slow_seconds')}")
     switch = page.get_by_role("switch", name="toggle Every 10 minutes")
     assert active()
     browser.send(switch.click, "**/schedules/*")
@@ -138,7 +138,7 @@ def test_replay_shows_its_progress(plain: Plain, browser: Browser) -> None:
     for _ in range(100 if browser.shoots else 3):  # the screenshot shows a replay in progress
         reservoir.push_many("replayed", [{"quotes": frame}] * 10)
     replay = plain.client.create_flow_run_from_deployment(
-        plain.deployment("movers/replay"), parameters={"topics": "replayed"}
+        plain.deployment("movers/movers-replay"), parameters={"topics": "replayed"}
     )
 
     def percent() -> float:

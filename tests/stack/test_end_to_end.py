@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,18 +50,15 @@ def test_prefect_deploys_the_whole_file_with_schedules_limits_and_automations(de
     assert set(found) == {f"{each.entrypoint.rpartition(':')[2]}/{each.name}" for each in declared.deployments}
     assert {len(each.schedules) for name, each in found.items() if "inlet" in each.tags} == {1}
     assert {name for name, each in found.items() if "outlet" in each.tags and not each.schedules} >= {
-        "ticking/main",
-        "busiest/main",
-        "movers/main",
-        "archive/main",
+        "ticking/ticking",
+        "busiest/busiest",
+        "movers/movers",
+        "archive/archive",
     }
     assert all(each.active for deployment in found.values() for each in deployment.schedules)
-    assert found["ticking/main"].pull_steps == [
+    assert found["ticking/ticking"].pull_steps == [
         {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
     ]
-    # Those that `prefect deploy` creates: other tests create others.
-    triggers = [each for each in deployed.client.read_automations() if not each.name.startswith("sluice - ")]
-    assert len(triggers) == sum(1 for each in found.values() if "outlet" in each.tags)
 
 
 def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_deploy(deployed: Plain) -> None:
@@ -75,15 +73,15 @@ def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_dep
             if each.flow == "seconds"
         ),
     )
-    assert rollout.clear_schedules(deployed.client, without) == ["seconds/main: every-10-minutes"]
+    assert rollout.clear_schedules(deployed.client, without) == ["seconds/seconds: every-10-minutes"]
     strangers = rollout.strangers(deployed.client, without)
-    assert "alert/main" in strangers
-    assert "seconds/main" not in strangers
+    assert "alert/alert" in strangers
+    assert "seconds/seconds" not in strangers
 
-    deployment = deployed.client.read_deployment_by_name("vitals/main")
+    deployment = deployed.client.read_deployment_by_name("vitals/vitals")
     deployed.client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
-    deployed.prefect("deploy", "--name", "vitals/main")
-    (after,) = deployed.client.read_deployment_by_name("vitals/main").schedules
+    deployed.prefect("deploy", "--name", "vitals/vitals")
+    (after,) = deployed.client.read_deployment_by_name("vitals/vitals").schedules
     assert not after.active
 
 
@@ -103,9 +101,9 @@ def test_doctor_finds_differences_from_prefect_yaml(
     rollout.ensure_automations(plain.client)
     as_it_is = found(ROOT)
     assert {"ok Prefect", "ok work pool", "ok worker", "ok automations", "ok Secret block"} <= set(as_it_is)
-    vitals = plain.client.read_deployment_by_name("vitals/main")
+    vitals = plain.client.read_deployment_by_name("vitals/vitals")
     plain.client.update_deployment_schedule(vitals.id, vitals.schedules[0].id, active=False)
-    assert "vitals/main" in found(ROOT)["warn schedules"]
+    assert "vitals/vitals" in found(ROOT)["warn schedules"]
     plain.client.update_deployment_schedule(vitals.id, vitals.schedules[0].id, active=True)
 
     raw = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -115,7 +113,7 @@ def test_doctor_finds_differences_from_prefect_yaml(
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(raw))
     changed = found(tmp_path)
     assert changed["fail deployments"] == (
-        "in prefect.yaml, but not on the server: seconds/new; `prefect deploy --all`, or `make up`"
+        "in prefect.yaml, but not on the server: seconds/new; `sluice deploy`, or `make up`"
     )
     assert "warn deployments" in changed
 
@@ -145,7 +143,8 @@ def test_automations_are_created_once_and_renewed_unless_edited_or_paused(
     rollout.ensure_automations(deployed.client)
     heartbeats, lags = "sluice - crash runs that lost their heartbeat", "sluice - tell when a group lags"
     shipped = found()
-    assert set(shipped) == {heartbeats, lags, "sluice - run inlets again that crashed"}
+    again = {f"sluice - run {kind} again that crashed" for kind in ("inlets", "outlets")}
+    assert set(shipped) == {heartbeats, lags, *again}
     rollout.ensure_automations(deployed.client)
     assert found() == shipped
 
@@ -200,8 +199,9 @@ def test_the_automation_reports_a_lagging_group_once_an_hour(plain: Plain) -> No
 def test_prefects_command_runs_an_inlet_and_an_outlet_that_restarts_until_cancelled(
     plain: Plain,
 ) -> None:
-    assert "/v2/runs/flow-run/" in plain.prefect("deployment", "run", "seconds/main", "--param", "window=60s")
-    plain.prefect("deployment", "run", "ticking/main", "--param", "into=ticks")
+    rollout.ensure_automations(plain.client)
+    assert "/v2/runs/flow-run/" in plain.prefect("deployment", "run", "seconds/seconds", "--param", "window=60s")
+    plain.prefect("deployment", "run", "ticking/ticking", "--param", "into=ticks")
     wait_until(lambda: entries(plain.redis_url, "ticks"), "results of ticking in its topic")
     newest = Reservoir.from_url(plain.redis_url).peek("ticks")[0]
     assert newest, "an entry with the counts"
@@ -210,7 +210,7 @@ def test_prefects_command_runs_an_inlet_and_an_outlet_that_restarts_until_cancel
     assert plain.state(first.id) == "Running"
     os.kill(int(first.infrastructure_pid or 0), signal.SIGKILL)
     wait_until(lambda: plain.state(first.id) == "Crashed", "the worker to notice the crash")
-    wait_until(lambda: len(plain.runs("ticking")) == 2, "the trigger to run it again")
+    wait_until(lambda: len(plain.runs("ticking")) == 2, "the automation to run it again")
     second = plain.runs("ticking")[1]
     wait_until(lambda: plain.state(second.id) == "Running", "the second run to run")
     before = entries(plain.redis_url, "ticks")
@@ -225,7 +225,7 @@ def test_prefects_command_runs_an_inlet_and_an_outlet_that_restarts_until_cancel
     plain.client.set_flow_run_state(second.id, Cancelling())
     wait_until(lambda: plain.state(second.id) == "Cancelled", "the second run to end when cancelled")
     assert_logs_one_line(plain, second)
-    # A trigger would have created a run by now: it does so when it receives the state.
+    # The automation would have created a run by now: it does so when it receives the state.
     assert len(plain.runs("ticking")) == 3
 
 
@@ -247,42 +247,74 @@ def assert_logs_one_line(plain: Plain, run: FlowRun) -> None:
     assert own[0].startswith("ticking: group 'ticking' has read ")
 
 
-def sluice(plain: Plain, *arguments: str) -> subprocess.CompletedProcess[str]:
+def sluice(plain: Plain, *arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deployments", *arguments]
-    return subprocess.run(command, env=plain.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    env = plain.env | {"SLUICE_PROJECT": str(root)}
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.slow
 def test_an_outlet_is_restarted_stopped_and_rewound_as_the_replay_page_shows(plain: Plain) -> None:
     before = len(plain.runs("busiest"))
-    first = plain.client.create_flow_run_from_deployment(plain.deployment("busiest/main"))
+    first = plain.client.create_flow_run_from_deployment(plain.deployment("busiest/busiest"))
     wait_until(lambda: first.id in dict(flow_run_processes(plain.folder)), "its process to start")
     done = sluice(plain, "restart", "busiest")
-    assert f"run {first.name} ended as Cancelled" in done.stdout, done.stderr
-    _, second = plain.runs("busiest")[before:]
+    one, second = plain.runs("busiest")[before:]
+    assert f"run {one.name} ended as Cancelled" in done.stdout, done.stderr
+    assert re.fullmatch(r"busiest \d\d:\d\d", second.name)
     assert f"run {second.name} is Running" in done.stdout
     wait_until(lambda: first.id not in dict(flow_run_processes(plain.folder)), "the process of the first to end")
     assert (plain.state(first.id), plain.state(second.id)) == ("Cancelled", "Running")
 
-    done = sluice(plain, "stop", "busiest/main")
-    assert (done.returncode, done.stdout) == (0, f"busiest/main: run {second.name} ended as Cancelled\n"), done.stderr
+    done = sluice(plain, "stop", "busiest/main")  # its old name
+    assert (done.returncode, done.stdout) == (0, f"busiest/busiest: run {second.name} ended as Cancelled\n"), (
+        done.stderr
+    )
     where = ["--param", "topic=machine", "--param", "group=busiest", "--param", "to=beginning"]
-    plain.prefect("deployment", "run", "rewind/main", *where, "--watch")
-    assert plain.runs("busiest")[-1].id == second.id  # no trigger has started another run
+    plain.prefect("deployment", "run", "rewind/rewind", *where, "--watch")
+    assert plain.runs("busiest")[-1].id == second.id  # nothing has started another run
 
     idle = sluice(plain, "stop", "slow_seconds")
     assert idle.stdout.startswith(
-        "slow_seconds/main: nothing runs\nslow_seconds/main: its schedule brings the next run"
+        "slow_seconds/slow_seconds: nothing runs\nslow_seconds/slow_seconds: its schedule brings the next run"
     )
     unknown = sluice(plain, "restart", "nothing")
     assert unknown.returncode == 1
-    assert "expected the name of a deployment, got 'nothing/main'; the server has: " in unknown.stderr
-    assert "alert/main, archive/main, " in unknown.stderr
+    assert "expected the name of a deployment, got 'nothing'; the server has: " in unknown.stderr
+    assert "alert/alert, archive/archive, " in unknown.stderr
+
+
+@pytest.mark.slow
+def test_sluice_deploy_brings_flows_automations_and_new_names(plain: Plain, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "flows", tmp_path / "flows")
+    raw = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    [ours] = [each for each in raw["deployments"] if each["name"] == "rewind"]
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(raw | {"deployments": [ours]}))
+    old = plain.client.create_deployment(
+        plain.client.create_flow_from_name("rewind"),
+        "main",
+        entrypoint=ours["entrypoint"],
+        tags=["sluice"],
+        paused=True,
+    )
+    for each in plain.client.read_automations_by_name("sluice - run outlets again that crashed"):
+        plain.client.delete_automation(each.id)
+    try:
+        done = sluice(plain, "deploy", root=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "1 deployments of prefect.yaml are on the server\n"
+        assert "rewind/main is rewind/rewind now\n" in done.stderr
+        assert plain.client.read_deployment_by_name("rewind/rewind").paused
+        assert old not in {each.id for each in plain.client.read_deployments()}
+        assert plain.client.read_automations_by_name("sluice - run outlets again that crashed")
+    finally:
+        plain.client.resume_deployment(plain.deployment("rewind/rewind"))
+        plain.prefect("deploy", "--name", "rewind/rewind")  # with the folder of the other tests
 
 
 @pytest.mark.slow
 def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain) -> None:
-    run = plain.client.create_flow_run_from_deployment(plain.client.read_deployment_by_name("busiest/main").id)
+    run = plain.client.create_flow_run_from_deployment(plain.client.read_deployment_by_name("busiest/busiest").id)
     wait_until(lambda: run.id in dict(flow_run_processes(plain.folder)), "its process to start")
     plain.client.set_flow_run_state(run.id, Cancelling())
     wait_until(lambda: plain.state(run.id) == "Cancelled", "its end")

@@ -82,7 +82,7 @@ class Plain:
                 shutil.copyfile(self._migrated, self._database)
             self.start_server()
             if self._migrated and not self._migrated.exists():
-                self._keep_database(self._migrated)
+                self.copy_database(self._migrated)
         except BaseException:
             self.__exit__()
             raise
@@ -95,7 +95,7 @@ class Plain:
         self.server.kill()
         self.client.__exit__(None, None, None)
 
-    def _keep_database(self, to: Path) -> None:
+    def copy_database(self, to: Path) -> None:
         """Copy the server's database; other processes see the whole copy or none."""
         partial = to.with_suffix(f".{os.getpid()}")
         with closing(sqlite3.connect(self._database)) as source, closing(sqlite3.connect(partial)) as target:
@@ -151,6 +151,6 @@ def run_levels(plain: Plain) -> UUID:
                 {"groups": json.dumps([["market", "movers", lag, 0, 0]])},
                 id=f"{now - (60 - n) * 300_000}-0",
             )
-    run = plain.client.create_flow_run_from_deployment(plain.deployment("levels/main"), parameters={"max_lag": 3})
+    run = plain.client.create_flow_run_from_deployment(plain.deployment("levels/levels"), parameters={"max_lag": 3})
     wait_until(lambda: plain.state(run.id) == "Completed", "its end")
     return run.id
