@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from numbers import Real
@@ -16,6 +16,7 @@ __all__ = [
     "check_field",
     "check_group",
     "check_number",
+    "durations",
     "group_end",
     "group_start",
     "is_group",
@@ -90,6 +91,23 @@ def seconds(duration: str | float | timedelta, *, name: str = "duration", least:
         msg = f"{name}: expected a duration of {least * 1000:g} ms or more, got {duration!r}"
         raise SettingsError(msg)
     return value
+
+
+def durations(text: str | Sequence[str | float | timedelta], *, name: str) -> tuple[float, ...]:
+    """Convert a list of durations to seconds, or refuse it.
+
+    text      durations with commas between them, such as '1s, 5s, 30s'; or a list of durations
+    name      the option's, for the message
+    raises    SettingsError: no duration, or as `seconds` raises
+
+    >>> durations("1s, 5s, 1min", name="retry")
+    (1.0, 5.0, 60.0)
+    """
+    parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else text
+    if not isinstance(parts, list | tuple) or not parts or parts == [""]:
+        msg = f"{name}: expected durations such as '1s, 5s, 30s', got {text!r}"
+        raise SettingsError(msg)
+    return tuple(seconds(part, name=name) for part in parts)
 
 
 def _in_seconds(duration: object) -> float:

@@ -11,7 +11,8 @@ SluiceError
 ├── LeaseLostError       a consumer lost its lease; others may own its entries now
 ├── StateConflictError   a stored state differs from the consumer's; its entries are redelivered
 ├── PumpError            a pump failed too often, or returned something that it may not
-└── RetryLater           raised by a pump: its source asks to be called again later
+├── RejectedError        raised by a function of a pipeline: another attempt would fail, too
+└── RetryLater           raised by a pump or a sink: the other side asks to be called again later
 
 A message names the expected input, the actual input, the place, and the data's fate or the remedy.
 It never contains a payload, a URL with a password, or a credential.
@@ -23,6 +24,7 @@ __all__ = [
     "PipelineError",
     "PoisonEntryError",
     "PumpError",
+    "RejectedError",
     "RetryLater",
     "SettingsError",
     "SluiceError",
@@ -84,12 +86,17 @@ class PumpError(SluiceError, RuntimeError):
     """A pump failed too often in a row, or returned a value that it may not return."""
 
 
-class RetryLater(SluiceError):  # noqa: N818 - a request of the source, and no error of the pump
-    """Raised by a pump whose source asks to be called again later, such as by HTTP 429.
+class RejectedError(SluiceError, ValueError):
+    """Raised by a function of a pipeline whose element will never succeed: it is not tried again, whatever `retry` says."""
 
-    The tick is missed and has not failed; neither this inlet nor others with the same `limit_name` call the source before.
 
-    seconds   until the source may be called again
+class RetryLater(SluiceError):  # noqa: N818 - a request of the other side, and no error of the function
+    """Raised by a pump or a sink whose other side asks to be called again later, such as by HTTP 429.
+
+    In a pump, the tick is missed and has not failed; neither this inlet nor others with the same `limit_name` call the source
+    before. In a node with `retry`, the call is repeated after that time, and does not count as a failed attempt.
+
+    seconds   until the next call may be made
     """
 
     def __init__(self, seconds: float) -> None:

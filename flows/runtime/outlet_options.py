@@ -11,6 +11,7 @@ from tasks.codec.values import COMPRESSIONS, Compression
 from tasks.errors import SettingsError
 from tasks.group.membership import LEAST_LEASE
 from tasks.nodes.source_run import OnError
+from tasks.pipeline.retry import Retry
 from tasks.remote.dask_client import check_dask
 from tasks.reservoir.keep import DEFAULT_KEEP, Keep, WhenFull
 from tasks.reservoir.partitions import Partitioning
@@ -67,6 +68,10 @@ class OutletOptions:
         run_for: How long to run, such as '10min'. If empty, until the run is stopped.
         on_error: What happens to an entry on which the pipeline raises - dead_letter, it moves to the dead letters and the
             stream continues; stop, it stays pending and the run fails.
+        retry: Pauses after which the failed call of a map, starmap, map_async, sink or to_sink is repeated before its entry fails,
+            such as '1s, 5s, 30s'. A node may have its own. If empty, an entry fails at once.
+        hold: Repeat the last of these pauses for as long as the call fails, instead of failing the entry.
+        overtake: Let later entries pass a node in which an entry is tried again. Without it, they wait.
         max_deliveries: Number of deliveries, each ended by a crash of the run, after which an entry moves to the dead letters.
         lease: How long a run may be silent before its entries go to another run.
         decode: How fields become values - auto, each by its first bytes; text, bytes or json, every field; function, the
@@ -94,6 +99,9 @@ class OutletOptions:
     drop_group: bool = False
     run_for: str | None = None
     on_error: OnError = "dead_letter"
+    retry: str | None = None
+    hold: bool = False
+    overtake: bool = False
     max_deliveries: int = 5
     lease: str = "10s"
     decode: DecodeChoice | SkipJsonSchema[DecodeFunction] = "auto"
@@ -135,6 +143,7 @@ class OutletOptions:
         check_choice(self.on_error, get_args(OnError), name="on_error")
         check_number(self.max_deliveries, least=1, name="max_deliveries")
         group_start(self.start_from)
+        Retry.of(self.retry, hold=self.hold, overtake=self.overtake)
         state_bytes(self.max_state)
         if self.until:
             group_end(self.until)

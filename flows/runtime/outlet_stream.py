@@ -139,6 +139,9 @@ class OutletStream:
             partition=partition,
             lease=options.lease_seconds,
             on_error=options.on_error,
+            retry=options.retry,
+            hold=options.hold,
+            overtake=options.overtake,
             max_deliveries=options.max_deliveries,
             decode=options.decoding.decode,
             frames=options.decoding.frames,
@@ -155,7 +158,7 @@ class OutletStream:
             )
             raise SettingsError(msg)
         if result is not None:
-            result.sink(self._watch.show, stream_name="shown in the report")
+            result.sink(self._watch.show, stream_name="shown in the report", retry=None)
             if options.into:
                 self._results.declare()
                 result.to_redis(

@@ -108,12 +108,20 @@ class Consumer:
             is_fenced=partition is not None,
         )
         self._recovery = Recovery(
-            client, self.membership, self._merging, self._held, size, max_deliveries=max_deliveries
+            client,
+            self.membership,
+            self._merging,
+            self._held,
+            size,
+            max_deliveries=max_deliveries,
+            expect=lambda origin: self.expect(origin),  # noqa: PLW0108 - the attribute is set later
         )
         self.skips_held = False
         """Whether entries that are held here already are not returned again if Redis, set back, delivers them anew.
 
         They are still at work, and now pending again. After a forced rewind, they are to be returned again."""
+        self.expect: Callable[[Origin], object] = lambda _: None
+        """Called with each entry that was pending before it is returned here: an earlier consumer may have worked on it."""
         self.before_restore: Callable[[], None] = lambda: None
         """Called before a deleted group is created again at its last position; what it raises, `step` raises instead."""
         self._may_have_lease = self._joined = False
@@ -208,9 +216,11 @@ class Consumer:
         """Put the dead letters of entries, with topic, id and reason, into a transaction; `settled` follows if it succeeds."""
         self._held.queue_dead_letters(pipe, failed, guard=guard)
 
-    def queue_acks(self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence) -> None:
+    def queue_acks(
+        self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence, with_results: Collection[str] = ()
+    ) -> None:
         """Put the acknowledgement of entries into a transaction; `settled` follows if it succeeds."""
-        self._held.queue_acks(pipe, done, guard=guard)
+        self._held.queue_acks(pipe, done, guard=guard, with_results=with_results)
 
     def settled(self, origins: Iterable[Origin]) -> None:
         """Note that a transaction has acknowledged or dead-lettered entries."""

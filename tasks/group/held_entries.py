@@ -82,9 +82,11 @@ class HeldEntries:
             fields = self._described(why)
             self._membership.queue_dead_letter(pipe, topic, id_, fields, keep=KEEP_DEAD_LETTERS, guard=guard)
 
-    def queue_acks(self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence) -> None:
+    def queue_acks(
+        self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence, with_results: Collection[str] = ()
+    ) -> None:
         """Put the acknowledgement of entries into a transaction, to be done if `guard` holds its token."""
-        self._membership.queue_ack(pipe, done, guard=guard)
+        self._membership.queue_ack(pipe, done, guard=guard, with_results=with_results)
 
     def settled(self, origins: Iterable[tuple[str, str]]) -> None:
         """Note that entries were acknowledged or dead-lettered in a transaction."""

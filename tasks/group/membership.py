@@ -212,20 +212,24 @@ class Membership:
         """
         acknowledged = 0
         for some in _in_parts(done):
-            records = [
-                result_record(self.group, topic, id_)
-                for topic, ids in some.items()
-                for id_ in ids
-                if with_results and id_ in with_results
-            ]
+            records = self._records(some, with_results)
             answer = self._ack(**ack_arguments(self.group, some, records, self.fence))
             acknowledged += self.still_held(answer)
         return acknowledged
 
-    def queue_ack(self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence) -> None:
-        """Put the acknowledgement of entries into a transaction, to be done if `guard` holds its token."""
+    def _records(self, done: Mapping[str, Sequence[str]], with_results: Collection[str]) -> list[str]:
+        if not with_results:
+            return []
+        return [
+            result_record(self.group, topic, id_) for topic, ids in done.items() for id_ in ids if id_ in with_results
+        ]
+
+    def queue_ack(
+        self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence, with_results: Collection[str] = ()
+    ) -> None:
+        """Put the acknowledgement of entries into a transaction, to be done if `guard` holds its token; see `ack`."""
         for some in _in_parts(done):
-            ACK.queue(pipe, **ack_arguments(self.group, some, [], guard))
+            ACK.queue(pipe, **ack_arguments(self.group, some, self._records(some, with_results), guard))
 
     def dead_letter(
         self,

@@ -1,7 +1,7 @@
 """Recovery of entries that are pending in a group and that no living consumer works on."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import redis
 
@@ -25,6 +25,7 @@ class Recovery:
 
     merging    receives the entries
     held       the entries that the consumer has returned, which are skipped
+    expect     called with each entry that it merges
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class Recovery:
         size: ReadSize,
         *,
         max_deliveries: int,
+        expect: Callable[[Origin], object] = lambda _: None,
     ) -> None:
         self._membership = membership
         self._merging = merging
         self._held = held
         self._size = size
+        self._expect = expect
         self._pages = PendingPages(client, membership.group, membership.name)
         self._search = PoisonSearch(max_deliveries=max_deliveries)
         self.deliveries: dict[Origin, int] = {}
@@ -90,6 +93,8 @@ class Recovery:
         most = max(1, self._size.entries - len(self._merging))
         page = self._pages.next(topic, end=end, held=self._held.ids(topic), most=most)
         self.deliveries.update(page.deliveries)
+        for id_, *_ in page.entries:
+            self._expect((topic, id_.decode()))
         self._merging.put(topic, self._size.weigh(page.entries), is_cut=True)
         if page.trimmed:
             logger.warning(

@@ -16,6 +16,7 @@ from tasks.nodes.in_flight import InFlight
 from tasks.pipeline.graphs import graph
 from tasks.pipeline.guard import Secured, combining, secure
 from tasks.pipeline.receipts import Receipt
+from tasks.pipeline.retry import Retry
 from tasks.pipeline.timed_nodes import TimedNodes
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
@@ -41,6 +42,7 @@ class Emitter:
     batch          emit lists of at most this many entries; None: emit single entries
     fuse           whether runs of simple nodes are done in one call
     max_state      upper bound of the state that is kept, in bytes; None: keep none
+    retry          how nodes without options of their own try failed calls again
     raises         PipelineError: the graph has a node that is not known to be safe
     """
 
@@ -55,8 +57,9 @@ class Emitter:
         batch: int | None = None,
         fuse: bool = True,
         max_state: int | None = None,
+        retry: Retry | None = None,
     ) -> None:
-        self.secured: Secured = secure(node, fuse=fuse)
+        self.secured: Secured = secure(node, fuse=fuse, retry=retry)
         self.cutter: Cutter | None = None
         self.in_flight = InFlight(self.secured, fence, finished=self._finished, failed=self._on_failure)
         if max_state is not None and keeps_state(graph(node)):
@@ -174,7 +177,8 @@ class Emitter:
         if self.cutter is None or self._hand_over.is_abandoned:
             return
         self.flush_nodes()
-        while not self._hand_over.is_abandoned and not self.cutter.try_cut():
+        # A cut would store the effects of an element that is left to the next run, which gets all entries since the last cut.
+        while not (self._hand_over.is_abandoned or self.secured.has_postponed) and not self.cutter.try_cut():
             await self._hand_over.wait_for_work(self.cutter.wait or _SLICE)
 
     def _flush_at_end(self) -> None:

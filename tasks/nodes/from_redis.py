@@ -18,6 +18,7 @@ from tasks.group.read_size import MAX_BYTES, MAX_ENTRIES
 from tasks.nodes.source_run import OnError, SourceRun
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pipeline import lifetimes
+from tasks.pipeline.retry import Covers, Pauses, Retry
 from tasks.reservoir.connection import adapted, connect
 from tasks.reservoir.keys import state_key, state_scope
 from tasks.reservoir.partitions import declared, partition_topic
@@ -60,6 +61,12 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     on_error    if the pipeline raises on an entry: 'dead_letter' moves the entry to `<topic>:dead:<group>` and the stream
                 continues; 'stop' leaves it pending and stops the source
     max_deliveries   after this many deliveries to consumers that died, an entry becomes a dead letter
+    retry       pauses such as '1s, 5s, 30s', after which the failed call of a `map`, `starmap`, `map_async`, `sink` or `to_sink` without
+                `retry` of its own is repeated, instead of failing the entry at once ([sinks.md](sinks.md))
+    hold        repeat the last pause for as long as the call fails
+    overtake    let later elements pass the node meanwhile, except in `map_async` and `to_sink`
+    retry_on    the exceptions that are worth another attempt: types, or a function of an exception. Default: all but
+                `RejectedError`
     raises      SettingsError, UnavailableError, PipelineError for an unsafe node: at the start
     """
 
@@ -85,6 +92,10 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         fuse: bool = True,
         keep_state: bool = True,
         max_state: str | int = DEFAULT_MAX_STATE,
+        retry: Pauses | None = None,
+        hold: bool = False,
+        overtake: bool = False,
+        retry_on: Covers | None = None,
         start: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -119,6 +130,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
         self._grace = seconds(grace, name="grace")
         self._batch, self._fuse = batch, fuse
         self._max_state = state_bytes(max_state) if keep_state else None
+        self._retry = Retry.of(retry, hold=hold, overtake=overtake, retry_on=retry_on)
         super().__init__(start=start, **kwargs)
 
     @property
@@ -160,6 +172,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             batch=self._batch,
             fuse=self._fuse,
             max_state=self._max_state,
+            retry=self._retry,
+            client=lambda: self.client,
         )
         run.secured.context = contextvars.copy_context()
         lifetimes.begin(self)

@@ -62,6 +62,8 @@ class HandOver:
         self._flush: Future[bool] | None = None
         self._stopping = threading.Event()
         self._emission_ended = threading.Event()
+        self.at_end: Callable[[], None] = lambda: None
+        """Called in the graph's thread once nothing more is read."""
         self.is_abandoned = False
         """Whether the reader ended without waiting for the graph. The reader's thread sets it."""
         self.failure: BaseException | None = None
@@ -167,6 +169,7 @@ class HandOver:
     def end_reading(self) -> None:
         """Let the run end, and wake the graph's thread so that it notices."""
         self.stop()
+        self._loop.add_callback(self.at_end)
         self.wake()
 
     def wait_for_emission_end(self, seconds: float) -> bool:

@@ -34,6 +34,8 @@ class InFlight:
         self._failed = failed
         self._open: set[Receipt] = set()
         self._settled: set[Receipt] = set()
+        self.expect: Callable[[Origin], object] = lambda _: None
+        """Called with each entry that an earlier life of the graph got."""
         self.emitting = LazyReceipts(self._make)
         """The entries of the element that is being emitted."""
 
@@ -87,6 +89,7 @@ class InFlight:
         """Return a new receipt of an entry that a cut covers already; the caller holds it once."""
         receipt = Receipt(topic, id, fence=self._fence, done=self._finish, failed=self._failed, time_ms=time_ms)
         receipt.is_settled = True
+        self.expect((topic, id))
         if has_failed:  # and is a dead letter
             receipt.failure = FAILED_BEFORE
         self._settled.add(receipt)

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import redis
 from streamz import Stream
 
+from tasks.group.attempts import Attempts
 from tasks.group.consumer import Consumer
 from tasks.group.delivery import Undecodable
 from tasks.group.ownership import Ownership
@@ -15,6 +17,8 @@ from tasks.nodes.isolation import Isolation
 from tasks.nodes.reader import Reader
 from tasks.pipeline.guard import Secured
 from tasks.pipeline.receipts import Receipt
+from tasks.pipeline.retry import Retry
+from tasks.pipeline.retrying import Retried
 from tasks.reservoir.entry import Entry
 from tasks.state.store import StateStore
 
@@ -32,6 +36,8 @@ class SourceRun:
     batch    emit lists of at most this many entries; None: emit single entries
     fuse     whether runs of simple nodes are done in one call
     max_state   upper bound of the state that is kept, in bytes; None: keep none
+    retry    how nodes without options of their own try failed calls again
+    client   returns a client of the reservoir for the graph's thread; default: that of the consumer, if one thread does all
     """
 
     def __init__(
@@ -44,6 +50,8 @@ class SourceRun:
         batch: int | None = None,
         fuse: bool = True,
         max_state: int | None = None,
+        retry: Retry | None = None,
+        client: Callable[[], redis.Redis] | None = None,
     ) -> None:
         self.consumer = consumer
         self._loop: Any = node.loop
@@ -57,8 +65,15 @@ class SourceRun:
             batch=batch,
             fuse=fuse,
             max_state=max_state,
+            retry=retry,
         )
         self._in_flight = self._emitter.in_flight
+        self._attempts = Attempts(
+            client or (lambda: consumer.client), consumer.membership.fence, forgets_last=on_error == "stop"
+        )
+        self._hand_over.at_end = self._attempts.end_pauses
+        self.secured.attempts[consumer.membership.fence.lease] = self._attempts
+        self._in_flight.expect = consumer.expect = self._attempts.unknown.add
         self.store = None if self._emitter.cutter is None else StateStore(consumer.client, consumer)
         """Where the state of the graph is kept, if it is."""
         self._acknowledger = Acknowledger(consumer, self._hand_over, on_error=on_error, store=self.store)
@@ -116,6 +131,11 @@ class SourceRun:
     def is_busy(self) -> bool:
         """Whether the graph is working on an entry, beyond keeping it for later elements."""
         return self._in_flight.is_busy
+
+    @property
+    def retried(self) -> list[Retried]:
+        """The calls that have failed and are tried again."""
+        return list(self.secured.retried.values())
 
     @property
     def progress(self) -> tuple[int, int]:

@@ -241,7 +241,17 @@ def _can_fuse(node: Stream) -> bool:
 
     Nodes with several upstreams cannot, because their guard counts elements by origin; nor nodes that emit later.
     """
-    return type(node) in _FUSED and len(node.upstreams) == 1 and not getattr(node, "awaits", False)
+    return type(node) in _FUSED and len(node.upstreams) == 1 and not _may_emit_later(node)
+
+
+def _may_emit_later(node: Stream) -> bool:
+    """Return whether a node awaits results, or tries failed calls again."""
+    return getattr(node, "awaits", False) or getattr(node, "retries", False)
+
+
+def _can_end(node: Stream) -> bool:
+    """Return whether a node can be the sink at the end of a run."""
+    return type(node) is sink and len(node.upstreams) == 1 and not _may_emit_later(node)
 
 
 def _is_within(node: Stream) -> bool:
@@ -254,7 +264,7 @@ def _run_from(node: Stream) -> list[Any]:
     """Return the longest run that starts at a node, with the sink at its end if there is one."""
     run: list[Any] = [node]
     while _can_fuse(run[-1]) and (following := _only(run[-1])) is not None:
-        if not _can_fuse(following) and not (type(following) is sink and len(following.upstreams) == 1):
+        if not _can_fuse(following) and not _can_end(following):
             break
         run.append(following)
     return run

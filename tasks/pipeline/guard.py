@@ -25,12 +25,16 @@ from tornado import gen
 
 from tasks.base.fatal import ends_run
 from tasks.base.logs import get_logger
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, SettingsError
+from tasks.group.attempts import Attempts, Postponed
+from tasks.pipeline import retrying
 from tasks.pipeline.awaiting import refuse_undone
 from tasks.pipeline.fusion import Fusion
 from tasks.pipeline.graphs import Watched, graph
 from tasks.pipeline.receipts import Failure, Metadata, Receipt, receipts
 from tasks.pipeline.repairs import REPAIRS
+from tasks.pipeline.retry import Retry, retry_of
+from tasks.pipeline.retrying import GivenUpError, Retried
 
 __all__ = ["Meter", "Secured", "add_check", "combining", "secure", "trust"]
 
@@ -112,7 +116,7 @@ def trust(
 class Secured:
     """A graph whose nodes are all guarded, with a meter for each; created by `secure`."""
 
-    def __init__(self, *, fuse: bool) -> None:
+    def __init__(self, *, fuse: bool, retry: Retry | None = None) -> None:
         self._late: weakref.WeakKeyDictionary[Stream, Callable[..., Any]] = weakref.WeakKeyDictionary()
         self.meters: list[Meter] = []
         self.waiting = 0
@@ -127,6 +131,14 @@ class Secured:
         """Returns a receipt without an entry, for elements that a timer emits in a graph that keeps its state."""
         self.context = contextvars.copy_context()
         """The context variables of the run, in which all functions of the graph are called."""
+        self.retry = retry
+        """How nodes without options of their own try failed calls again."""
+        self.attempts: weakref.WeakValueDictionary[str, Attempts] = weakref.WeakValueDictionary()
+        """The failed attempts of each consumer whose entries the graph gets, by its lease."""
+        self.retried: dict[Any, Retried] = {}
+        """The calls that are tried again. The graph's thread changes it."""
+        self.has_postponed = False
+        """Whether an element is left to the next run, because this one ended while its call was to be tried again."""
         self.fusion = Fusion(self, enabled=fuse)
         self._guards: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
         self._has_ended = False
@@ -157,8 +169,8 @@ class Secured:
             names.append(at.name)
         return names
 
-    def wrap(self, node: Stream, name: str) -> None:
-        """Guard one node's `update`."""
+    def wrap(self, node: Stream, name: str, retry: Retry | None = None) -> None:
+        """Guard one node's `update`; let it try failed calls again if it has a `retry`."""
         meter = Meter(name, node)
         self.meters.append(meter)
         if vars(node).get("update") is (late := self._late.pop(node, None)) and late is not None:
@@ -169,6 +181,7 @@ class Secured:
             return
         if repair := REPAIRS.get(type(node)):
             repair(node, lambda metadata, error: _fail(meter, metadata, error))
+        retrying.apply(node, retry, self)
         if type(node) in _KEEPING:
             _count_what_it_keeps(node, meter)
         if type(node) in _LOOPING:
@@ -224,7 +237,7 @@ class Secured:
             late: Any = reference()
             try:
                 secure(late)
-            except PipelineError as error:
+            except (PipelineError, SettingsError) as error:
                 _fail(who.meter, metadata, error)
                 return []
             return late.update(x, who=who, metadata=metadata)
@@ -254,6 +267,8 @@ class Secured:
             for one in waiting:
                 try:
                     await one
+                except Postponed:
+                    held.clear()  # they stay retained, so that the entries stay pending
                 except BaseException as error:
                     if task.cancelling() or isinstance(error, GeneratorExit) or ends_run(error):
                         raise
@@ -268,12 +283,13 @@ class Secured:
         return task
 
 
-def secure(start: Stream, *, fuse: bool = True) -> Secured:
+def secure(start: Stream, *, fuse: bool = True, retry: Retry | None = None) -> Secured:
     """Guard all nodes connected with `start`; nodes that are guarded already stay as they are.
 
     fuse      call runs of simple nodes at once (`tasks.pipeline.fusion`); fixed by the first call for a graph
+    retry     how nodes without options of their own try failed calls again; fixed by the first call for a graph
     raises    PipelineError: a node's type is not known to be safe, or its function returns work that the node would never
-              do; nothing is changed
+              do; SettingsError: invalid options of a node; nothing is changed
     """
     reachable = list(graph(start))
     for node in reachable:
@@ -287,9 +303,10 @@ def secure(start: Stream, *, fuse: bool = True) -> Secured:
             for check in _CHECKS:
                 check(node)
     found = [node.secured for node in reachable if hasattr(node, "secured")]
-    secured = found[0] if found else Secured(fuse=fuse)
+    secured = found[0] if found else Secured(fuse=fuse, retry=retry)
+    retries = {node: retry_of(node, secured.retry) for node in reachable if not hasattr(node, "secured")}
     for node, name in _named(reachable):
-        secured.wrap(node, name)
+        secured.wrap(node, name, retries[node])
         secured.fusion.unfuse()
     secured.fusion.fuse(reachable)
     return secured
@@ -344,8 +361,11 @@ def _count_by_upstream(node: Stream, meter: Meter) -> None:
 def _fail(meter: Meter, metadata: Metadata, error: BaseException) -> None:
     meter.failed += 1
     failed = receipts(metadata)
+    attempts = 1
+    if isinstance(error, GivenUpError):
+        attempts, error = error.attempts, error.error
     for receipt in failed:
-        receipt.fail(Failure(meter.name, error))
+        receipt.fail(Failure(meter.name, error, attempts))
     if not failed and meter.failed == 1:
         # No entry went into this element: it comes from another source in the graph.
         logger.error("node %r raised; later errors there are counted only", meter.name, exc_info=error)

@@ -17,10 +17,11 @@ Metadata = list[dict[str, Any]] | None
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an entry failed: the node and its exception."""
+    """Why an entry failed: the node, its exception, and how many attempts were made, if more than one."""
 
     node: str
     error: BaseException
+    attempts: int = 1
 
     @property
     def traceback(self) -> str:
@@ -29,7 +30,8 @@ class Failure:
 
     def described(self) -> dict[str, str]:
         """Return the failure as a dead letter has it."""
-        return {"node": self.node, "exception": repr(self.error), "traceback": self.traceback}
+        attempts = {"attempts": str(self.attempts)} if self.attempts > 1 else {}
+        return {"node": self.node, "exception": repr(self.error), **attempts, "traceback": self.traceback}
 
 
 FAILED_BEFORE = Failure("", PipelineError("failed before a restart"))
@@ -48,6 +50,7 @@ class Receipt:
     """
 
     __slots__ = (
+        "_calls",
         "_count",
         "_done",
         "_failed",
@@ -77,6 +80,7 @@ class Receipt:
         self.fence = fence
         self.failure: Failure | None = None
         self._results: Counter[Any] | None = None
+        self._calls: Counter[Any] | None = None
         self.kept = 0
         """Number of holds by nodes that keep it for later elements, such as a window or a zip."""
         self.is_settled = False
@@ -102,8 +106,20 @@ class Receipt:
 
     @property
     def has_results(self) -> bool:
-        """Whether a sink has counted a result of this entry."""
+        """Whether the entry has a record: a sink has counted a result, or a call has failed that is repeated."""
         return self._results is not None
+
+    def note_record(self) -> None:
+        """Note that the entry has a record, which goes with its acknowledgement."""
+        if self._results is None:
+            self._results = Counter()
+
+    def count_call(self, *made_by: Any) -> int:
+        """Return the number of earlier calls by the same node with elements of the same entries, and count one more."""
+        if self._calls is None:
+            self._calls = Counter()
+        self._calls[made_by] += 1
+        return self._calls[made_by] - 1
 
     def count_result(self, *made_by: Any) -> int:
         """Return the number of earlier results by the same sink from the same entries, and count one more.

@@ -18,8 +18,10 @@ from tornado import gen
 
 from tasks.base.fatal import ends_run
 from tasks.errors import PipelineError
+from tasks.group.attempts import Postponed
 from tasks.pipeline.await_repairs import AWAITING, Fail, Repair
 from tasks.pipeline.awaiting import expect_plain, settled
+from tasks.pipeline.receipts import receipts
 
 __all__ = ["REPAIRS"]
 
@@ -208,16 +210,13 @@ def _map_async(node: nodes.map_async, fail: Fail) -> None:
     """
     slots = asyncio.Semaphore(node.work_queue.maxsize or 1)
     calls: deque[tuple[Any, Any]] = deque()
+    postponed: set[str] = set()
 
     async def emit(call: Awaitable[Any], metadata: Any) -> None:
         try:
-            try:
-                result, error = await call
-            except asyncio.CancelledError as cancelled:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():  # this task is cancelled, not the call
-                    raise
-                result, error = None, cancelled
+            result, error = await _ended(call)
+            if _is_postponed(metadata, error, postponed):
+                return  # still retained: no later element may overtake one that is left to the next run
             if error is None:
                 await _emit_held(node, result, metadata)
             else:
@@ -231,7 +230,7 @@ def _map_async(node: nodes.map_async, fail: Fail) -> None:
     async def insert(x: Any, metadata: Any) -> None:
         await slots.acquire()
         try:
-            calls.append((_begun(node, x), metadata))
+            calls.append((asyncio.ensure_future(_outcome(node.begin_call(x, metadata))), metadata))
         except BaseException as error:
             slots.release()
             if ends_run(error):
@@ -246,15 +245,37 @@ def _map_async(node: nodes.map_async, fail: Fail) -> None:
         return insert(x, metadata or [])
 
     node.update = update
+    node.begin_call = lambda x, _: _begun(node, x)
 
 
-def _begun(node: nodes.map_async, x: Any) -> asyncio.Future[Any]:
-    """Call a node's function, and return the future of its outcome."""
+def _is_postponed(metadata: Any, error: BaseException | None, postponed: set[str]) -> bool:
+    """Return whether an element is left to the next run of its source, given by lease, as one before it was."""
+    if not postponed and not isinstance(error, Postponed):
+        return False
+    leases = {receipt.fence.lease for receipt in receipts(metadata)}
+    if isinstance(error, Postponed):
+        postponed |= leases
+    return not postponed.isdisjoint(leases)
+
+
+def _begun(node: nodes.map_async, x: Any) -> Awaitable[Any]:
+    """Call a node's function, and return its awaitable."""
     call = node.func(x, *node.args, **node.kwargs)
     if not isawaitable(call):
         msg = f"{node!r}: expected its function to return an awaitable, got a {type(call).__name__}; use map instead"
         raise PipelineError(msg)
-    return asyncio.ensure_future(_outcome(call))
+    return call
+
+
+async def _ended(call: Awaitable[tuple[Any, BaseException | None]]) -> tuple[Any, BaseException | None]:
+    """Return the outcome of a call, also of one that was cancelled."""
+    try:
+        return await call
+    except asyncio.CancelledError as cancelled:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # this task is cancelled, not the call
+            raise
+        return None, cancelled
 
 
 async def _outcome(call: Awaitable[Any]) -> tuple[Any, BaseException | None]:

@@ -15,7 +15,7 @@ Scripts get these names as KEYS and build none.
 | sluice:letters:<topic>            | hash   | Membership.dead_letter, DeadLetters        | 30 days     | its TTL                                       |
 | sluice:partitions:<topic>         | hash   | `declare`, appends by key                  | none        | drop_topic                                    |
 | sluice:lease:<group>:<consumer>   | string | Membership                                 | lease_ttl   | Membership.release                            |
-| sluice:output:<group>:<topic>:<id>| hash   | results (`into`, `.to_redis`)              | 30 days     | a minute after the acknowledgement of <id>    |
+| sluice:output:<group>:<topic>:<id>| hash   | results (`into`, `.to_redis`), Attempts    | 30 days     | a minute after the acknowledgement of <id>    |
 | sluice:state:<scope>              | hash   | Ownership, StateStore                      | none        | drop_group, removal, rewind                   |
 | sluice:cut:<scope>                | string | StateStore                                 | 1 minute    | the end of its transaction                    |
 | sluice:members:<group>            | zset   | Members                                    | lease_ttl   | its TTL; members: the end of their run        |
@@ -200,7 +200,7 @@ def lease_key(group: str, consumer: str) -> str:
 
 
 def result_record(group: str, topic: str, id: str) -> str:  # noqa: A002 - the field's own name
-    """Return the key of a hash: the results of `group` whose newest input is this entry."""
+    """Return the key of a hash: the results of `group` whose newest input is this entry, and the failed attempts to make them."""
     return f"sluice:output:{group}:{topic}:{id}"
 
 

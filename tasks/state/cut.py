@@ -2,7 +2,7 @@
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tasks.pipeline.receipts import Receipt
@@ -74,12 +74,14 @@ class Cut:
     failed    receipts of entries to dead-letter
     results   to append, in order
     changes   of the nodes whose state is another one than at the last cut
+    recorded  the ids of entries that have a record, which is not needed after the acknowledgement
     """
 
     done: list[Origin]
     failed: list[Receipt]
     results: list[Result]
     changes: list[Change]
+    recorded: Collection[str] = ()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __bool__(self) -> bool:

@@ -239,7 +239,7 @@ class Cutter:
             raise PipelineError(msg)
         self.sizes = [(memory.name, memory.fields, memory.size) for memory in self._memories.values()]
         done = passed + [(one.topic, one.id) for one in receipts if one.failure is None]
-        cut = Cut(done, failed, self.outbox.take(), changes)
+        cut = Cut(done, failed, self.outbox.take(), changes, {one.id for one in receipts if one.has_results})
         self._last = time.monotonic()
         self._pause = _SHARE * (self._last - began)
         if cut:

@@ -172,7 +172,7 @@ class StateStore:
                 ],
                 removed=[described[change.node].field(name) for change in cut.changes for name in change.removed],
             )
-            self._consumer.queue_acks(pipe, done, guard=guard)
+            self._consumer.queue_acks(pipe, done, guard=guard, with_results=cut.recorded)
             _END.queue(pipe, guard=guard.lease, records=list(records.values()), cut=cut.id)
             _, *replies = pipe.execute(raise_on_error=False)
         self._check(cut, replies)

@@ -22,12 +22,12 @@ ORDER = [
 # Names that users and other folders import from the folder itself. The other folders have none; import from their modules.
 PUBLIC = {
     "deployments.sluice": [  # installed as `sluice`
-        "Cursor", "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "Reservoir", "RetryLater", "SettingsError",
+        "Cursor", "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "RejectedError", "Reservoir", "RetryLater", "SettingsError",
         "SluiceError", "StateConflictError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has", "inlet", "outlet", "testing",
     ],
     "flows": ["inlet", "outlet"],
     "tasks": [
-        "Cursor", "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "Reservoir", "RetryLater", "SettingsError",
+        "Cursor", "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "RejectedError", "Reservoir", "RetryLater", "SettingsError",
         "SluiceError", "StateConflictError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has",
     ],
     "tasks.codec": [
