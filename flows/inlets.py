@@ -20,7 +20,7 @@ from flows.runtime.declared_keeps import declare_keep
 from flows.runtime.declared_limits import declare_limit
 from flows.runtime.decorators import decorator_of, overridden
 from flows.runtime.inlet_options import InletOptions
-from flows.runtime.inlet_report import InletReport
+from flows.runtime.inlet_report import InletReport, OneShotReport
 from flows.runtime.inlet_watch import InletWatch
 from flows.runtime.parameters import flow_of
 from flows.runtime.patience import Patience
@@ -107,7 +107,11 @@ def _run(pump: Callable[..., Any], filled: CallParameters, own: dict[str, Any], 
     retention, inlet_id = Retention(reservoir.client), inlet_of(beat.key)
     retention.declare(topic, options.kept, inlet=inlet_id, by=options.by)
     if not every:
-        return _run_once(pump, called, beat, scheduled=scheduled, options=options, gate=gate, remembering=remembering)
+        with OneShotReport(beat, name=name, log=log) as once:
+            once.pushed = _run_once(
+                pump, called, beat, scheduled=scheduled, options=options, gate=gate, remembering=remembering
+            )
+        return f"{len(once.pushed)} entries pushed"
     late = (datetime.now(UTC) - scheduled).total_seconds()
     if late > window:
         is_kept = beat.is_kept(time.time(), within=window)
@@ -196,7 +200,7 @@ def _run_once(
     options: InletOptions,
     gate: CallGate,
     remembering: Remembering | None,
-) -> str:
+) -> list[str]:
     from tasks.pump import one_shot  # noqa: PLC0415 - imports Prefect's tasks, which runs on a grid do without
 
     totals = {"failed": 1}
@@ -211,7 +215,7 @@ def _run_once(
     finally:
         with suppress(redis.RedisError):  # the run's state contains it as well
             beat.count(totals, run=round(scheduled.timestamp() * 1_000_000))
-    return f"{len(ids)} entries pushed"
+    return ids
 
 
 def _called_once(call: Callable[[], Entries], gate: CallGate, *, longest: float) -> Entries:

@@ -1,10 +1,13 @@
-"""Publishes the report of an inlet's run as an artifact in Prefect, and logs its alarms."""
+"""Publishes the report of an inlet's run, on a grid or one-shot, as an artifact in Prefect, and logs its alarms."""
 
 import logging
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
+
+import redis
 
 from flows.runtime.alarm_lines import AlarmLines
 from flows.runtime.prefect_api import artifact_key, publish
@@ -14,9 +17,9 @@ from tasks.pump.counts import counts_of, redis_ms
 from tasks.pump.run import PumpRun
 from tasks.pump.ticks import Beat
 from tasks.report.alarms import alarms_shown
-from tasks.report.pipeline import as_of
+from tasks.report.pipeline import as_of, table
 
-__all__ = ["InletReport"]
+__all__ = ["InletReport", "OneShotReport"]
 
 _EVERY = 290.0  # seconds between two reports; the first one comes after a minute
 
@@ -54,4 +57,45 @@ class InletReport:
             key=artifact_key("inlet", self._name, self._beat.topic),
             description=f"Ticks of {name} -> {topic}",
             replaces=self._artifact,
+        )
+
+
+class OneShotReport:
+    """The log line and the artifact of a one-shot run; a context manager around the run, which gives it the pushed ids."""
+
+    def __init__(self, beat: Beat, *, name: str, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self._beat = beat
+        self._name = name
+        self._log = log
+        self._alarms = AlarmLines(log)
+        self._began = time.monotonic()
+        self.pushed: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        seconds = time.monotonic() - self._began
+        entries = f"{len(self.pushed)} entr{'y' if len(self.pushed) == 1 else 'ies'} pushed"
+        if error is None:
+            self._log.info("%s -> %s: %s in %.1f s", self._name, self._beat.topic, entries, seconds)
+        with suppress(redis.RedisError):  # the run's state contains it as well
+            client = self._beat.reservoir.client
+            self._alarms.update(alarms_of_inlets(counts_of(client, [self._beat.key]), redis_ms(client)))
+        self._publish(seconds, error)
+
+    def _publish(self, seconds: float, error: BaseException | None) -> None:
+        name, topic = in_markdown(self._name), in_markdown(self._beat.topic)
+        parts = [f"# {name}", f"Pushes into {topic}, once each run. {as_of(datetime.now(UTC))}"]
+        if error is not None:
+            parts.append(f"**Failed** with {type(error).__name__}; nothing was pushed. The run's log has the error.")
+        if self._alarms.current:
+            parts.append(alarms_shown(self._alarms.current))
+        rows = [("entries pushed", len(self.pushed)), ("pump and push", f"{seconds:.1f} s")]
+        if self.pushed:
+            rows.append(("ids", f"{self.pushed[0]} to {self.pushed[-1]}" if len(self.pushed) > 1 else self.pushed[0]))
+        publish(
+            "\n\n".join([*parts, table(("", ""), rows)]),
+            key=artifact_key("inlet", self._name, self._beat.topic),
+            description=f"Entries of {self._name} -> {self._beat.topic}",
         )

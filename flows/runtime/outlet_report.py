@@ -83,8 +83,7 @@ class OutletReport:
         levels = self._lag.levels()
         parts = [pipeline.position(levels, outlet.group)]
         if percent is not None:
-            ends = in_markdown(", ".join(f"{topic} {end}" for topic, end in end_ids.items()))
-            parts.append(f"**{percent:g} %** of a replay up to {ends}")
+            parts.append(f"**{percent:g} %** of a replay up to {pipeline.replay_ends(end_ids)}")
         if stalled:
             nodes = ", ".join(map(pipeline.cell, stalled))
             parts.append(f"**Stalled** at {nodes}: no progress on entries in flight.")

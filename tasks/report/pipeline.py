@@ -9,6 +9,7 @@ from typing import Any
 
 from streamz import Stream
 
+from tasks.base.ids import id_numbers, id_time
 from tasks.base.plain_text import in_markdown, in_mermaid, one_line, shortened
 from tasks.base.quantities import in_time
 from tasks.codec.values import is_frame, is_pandas
@@ -27,6 +28,7 @@ __all__ = [
     "memory_table",
     "nodes_table",
     "position",
+    "replay_ends",
     "result_table",
     "table",
     "topics_table",
@@ -36,11 +38,15 @@ __all__ = [
 BAD = "classDef bad fill:#c0392b,stroke:#7b241c,color:#ffffff"
 """The definition of a Mermaid class that draws a node in red."""
 
+_SLOW = "classDef slow fill:#f39c12,stroke:#b9770e,color:#000000"
+_BUSY = 0.5  # part of the time from which a node is slow: it alone limits the pipeline to twice its present rate
+
 _ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # Prefect's UI gives a report half the width of a page: 570 of 1,200 pixels
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
 _REASON = 500
 _HEAD_BYTES = 2**26
 _NAME, _TEXT = 200, 1_000
+_FIRST_TIME = 10**12  # milliseconds since the epoch, in 2001: smaller numbers are ids that a program has chosen
 _LYING = 3  # nodes that fit side by side
 
 
@@ -114,15 +120,19 @@ def _along(node: Stream, to: Meter) -> int:
 
 
 def diagram(flow: GraphCounts, before: GraphCounts | None = None, *, stalled: Collection[str] = ()) -> str:
-    """Return the graph as a Mermaid diagram in Markdown: elements per second on its edges, failing and stalled nodes in red.
+    """Return the graph as a Mermaid diagram in Markdown: elements per second on its edges, failing and stalled nodes in red, slow ones in orange.
+
+    A node is slow if it alone took more than half of the time since `before`.
 
     before    counts of the same graph some seconds ago; without them there are no rates
     stalled   names of nodes that make no progress
     """
     # Mermaid scales a long chain from left to right down until it is unreadable.
     lines = ["```mermaid", f"flowchart {'LR' if len(flow.names) <= _LYING else 'TD'}"]
+    busy = _busy(flow, before)
     for n, name in enumerate(flow.names):
         trouble = f", {flow.failed[n]:,} failed" * bool(flow.failed[n]) + ", stalled" * (name in stalled)
+        trouble += f", busy {busy[n]:.0%}" * (busy[n] > _BUSY)
         lines.append(f'  n{n}["{in_mermaid(name, _NAME) + trouble}"]')
     for (tail, head), count in flow.arrows.items():
         rate = ""
@@ -132,7 +142,17 @@ def diagram(flow: GraphCounts, before: GraphCounts | None = None, *, stalled: Co
     bad = [f"n{n}" for n, name in enumerate(flow.names) if flow.failed[n] or name in stalled]
     if bad:
         lines += [f"  {BAD}", f"  class {','.join(bad)} bad"]
+    if slow := [f"n{n}" for n, part in enumerate(busy) if part > _BUSY and f"n{n}" not in bad]:
+        lines += [f"  {_SLOW}", f"  class {','.join(slow)} slow"]
     return "\n".join([*lines, "```"])
+
+
+def _busy(flow: GraphCounts, before: GraphCounts | None) -> list[float]:
+    """Return the part of the time since `before` that each node alone took, at most all of it."""
+    if before is None or before.names != flow.names or flow.at <= before.at:
+        return [0.0] * len(flow.names)
+    elapsed = flow.at - before.at
+    return [min(1.0, (now - then) / elapsed) for now, then in zip(flow.seconds, before.seconds, strict=True)]
 
 
 def _rate(count: int, seconds: float) -> str:
@@ -170,6 +190,15 @@ def memory_table(sizes: Iterable[tuple[str, int, int]]) -> str:
 def as_of(now: datetime) -> str:
     """Return the sentence with the time of a report, which Prefect's page does not renew by itself."""
     return f"As of {now:%Y-%m-%d %H:%M:%S} UTC; reload the page for a newer report."
+
+
+def replay_ends(ends: Mapping[str, str]) -> str:
+    """Return where a replay ends in each topic: the time of its last entry, or the entry's id if that is no time."""
+    shown = [
+        f"{topic} {id_}" if id_numbers(id_)[0] < _FIRST_TIME else f"{topic} {id_time(id_):%Y-%m-%d %H:%M:%S} UTC"
+        for topic, id_ in ends.items()
+    ]
+    return in_markdown(", ".join(shown))
 
 
 def position(levels: Iterable[TopicLevel], group: str) -> str:

@@ -1,5 +1,7 @@
 """Inlets without a grid: one pump call and one push per run, as Prefect tasks with retries, on a real Prefect server."""
 
+import logging
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -101,6 +103,32 @@ def test_a_run_whose_entries_cannot_be_encoded_fails_and_pushes_nothing(reservoi
     with pytest.raises(EncodeError, match="field 'n'"):
         oneshot.push(reservoir, "daily", [{"m": 1}, {"n": object()}], tick="beat:2026-01-01T00:00:01")
     assert reservoir.topics() == []
+
+
+def report_of(key: str) -> str:
+    with get_client(sync_client=True) as server:
+        return str([one for one in server.read_artifacts() if one.key == key][-1].data)
+
+
+def test_a_one_shot_run_leaves_a_line_and_a_report(reservoir: Reservoir, caplog: pytest.LogCaptureFixture) -> None:
+    @inlet(topic="daily", every=None)
+    def told() -> list[dict[str, int]]:
+        """Return two entries."""
+        return [{"n": 1}, {"n": 2}]
+
+    with caplog.at_level(logging.INFO):
+        told()
+    assert any(re.match(r"told -> daily: 2 entries pushed in [\d.]+ s$", line) for line in caplog.messages)
+    first, last = (entry.id for entry in reservoir.peek("daily", 2))
+    text = report_of("inlet-told-daily")
+    assert "| entries pushed | 2 |" in text
+    assert f"| ids | {first} to {last} |" in text
+
+
+def test_the_report_of_a_one_shot_run_that_failed_names_the_error() -> None:
+    with pytest.raises(PumpError):
+        wrongly()
+    assert "**Failed** with PumpError; nothing was pushed." in report_of("inlet-wrongly-daily")
 
 
 @inlet(topic="daily", every="100ms", window="500ms")

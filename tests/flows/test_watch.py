@@ -21,6 +21,7 @@ from deployments.servers.redis_server import RedisServer
 from flows import inlet, outlet, outlets
 from flows.runtime import outlet_alarms, outlet_log, outlet_report, outlet_watch, own_state, prefect_api, stopping
 from tasks import SluiceError
+from tasks.base.ids import id_time
 from tests.support.ports import refusing_port
 from tests.support.streams import pending, push_all
 from tests.support.waiting import wait_until
@@ -57,7 +58,7 @@ def test_a_run_has_one_report_with_its_graph_its_failures_and_its_last_result(
 ) -> None:
     push_all(real_redis, "topic", range(5))
 
-    @outlet(topics="topic", group="reported", run_for="1500ms")
+    @outlet(topics="topic", group="reported", until="now")
     def halves(source: Stream) -> Stream:
         return source.map(half).accumulate(lambda total, n: {"total": total["total"] + n}, start={"total": 0})
 
@@ -185,7 +186,7 @@ def test_a_replay_shows_its_progress_up_to_the_end(real_redis: redis.Redis, clie
     [artifact] = artifacts(client, "outlet-replay-progress")
     assert (artifact["type"], artifact["data"]) == ("progress", 100.0)
     [artifact] = artifacts(client, "outlet-replay")
-    assert f"**100 %** of a replay up to topic {ids[-1]}" in artifact["data"]
+    assert f"**100 %** of a replay up to topic {id_time(ids[-1]):%Y-%m-%d %H:%M:%S} UTC" in artifact["data"]
     assert re.search(r'n0 -->\|"(?!0/s)[\d.]+/s"\| n1', artifact["data"])  # the rate of the whole run
 
 

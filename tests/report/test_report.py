@@ -84,6 +84,25 @@ def test_diagram_has_rates_on_its_arrows_and_failing_or_stalled_nodes_in_red() -
     assert "|" not in report.diagram(before)
 
 
+def test_node_that_alone_takes_most_of_the_time_is_orange_unless_it_fails() -> None:
+    def at(time: float, *seconds: float) -> report.GraphCounts:
+        zero = (0,) * len(seconds)
+        return report.GraphCounts(("a", "b", "c"), zero, zero, (0, 0, int(time)), zero, seconds, {}, time)
+
+    drawn = report.diagram(at(14.0, 5.0, 12.0, 12.0), at(10.0, 4.0, 9.0, 9.0))
+    assert '  n0["a"]' in drawn
+    assert '  n1["b, busy 75%"]' in drawn
+    assert "  class n1 slow" in drawn
+    assert "  class n2 bad" in drawn
+    assert "slow" not in report.diagram(at(14.0, 5.0, 12.0, 12.0))
+    assert "slow" not in report.diagram(at(10.0, 1.0, 1.0, 1.0), at(10.0, 0.0, 0.0, 0.0))
+
+
+def test_end_of_a_replay_is_a_time_unless_its_id_is_none() -> None:
+    assert report.replay_ends({"market": "1767225600000-3"}) == "market 2026-01-01 00:00:00 UTC"
+    assert report.replay_ends({"market": "1767225600000-3", "old": "7-0"}) == "market 2026-01-01 00:00:00 UTC, old 7-0"
+
+
 def cells(line: str) -> list[str]:
     return [one.strip() for one in re.split(r"(?<!\\)\|", line)[1:-1]]
 
