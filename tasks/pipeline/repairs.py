@@ -21,6 +21,7 @@ from tasks.errors import PipelineError
 from tasks.group.attempts import Postponed
 from tasks.pipeline.await_repairs import AWAITING, Fail, Repair
 from tasks.pipeline.awaiting import expect_plain, settled
+from tasks.pipeline.frame_repairs import repair_aggregation
 from tasks.pipeline.receipts import receipts
 
 __all__ = ["REPAIRS"]
@@ -295,6 +296,7 @@ def _accumulate(node: nodes.accumulate, fail: Fail) -> None:  # noqa: ARG001
 
     fault    It accepted a coroutine as the new state, and logged each exception, like `map`.
     """
+    repair_aggregation(node)
 
     def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
         if node.state is nodes.no_default:
