@@ -73,9 +73,16 @@ def shown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Mo
 
 def test_every_block_has_a_language_that_is_checked() -> None:
     for block in blocks():
-        assert block.language in {"sh", "python", "yaml", "ini", "text", "pycon"}, f"{block}: {block.language!r}"
+        assert block.language in {"sh", "python", "yaml", "ini", "text", "pycon", "mermaid"}, (
+            f"{block}: {block.language!r}"
+        )
         if block.language == "pycon":  # docstrings, which pytest runs with --doctest-modules
             assert block.page.name == "reference.md", block
+        if block.language == "mermaid":
+            drawn = block.text.splitlines()[1:]
+            assert {node for line in drawn for node in re.findall(r"^  (\w+) -", line)} <= set(
+                re.findall(r"\b(\w+)\[", block.text)
+            ), f"{block}: an arrow begins at a node that has no text"
         if block.language == "text":
             assert not re.match(r"(\$|make|sluice|prefect) ", block.text), (
                 f"{block}: commands belong into a block of sh"
@@ -222,12 +229,13 @@ def test_reference_matches_the_docstrings() -> None:
     assert script.FILE.read_text() == script.reference(), "run: python docs/make_reference.py"
 
 
-def test_chinese_readme_has_the_commands_and_code_of_the_english_readme() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_a_chinese_page_has_the_commands_and_code_of_the_english_page(page: str) -> None:
     def code(page: str) -> list[tuple[str, Any]]:
         found = [each for each in blocks("sh", "python", "yaml") if each.page == ROOT / page]
         return [(each.language, commands(each) if each.language == "sh" else each.text) for each in found]
 
-    assert code("README.zh.md") == code("README.md")
+    assert code(page.replace(".md", ".zh.md")) == code(page)
 
 
 def test_notebook_runs(real_redis: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
