@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import heavy
 from benchmarks.children import call
 from benchmarks.kept_state import KEPT_STATE, fill_keys
-from benchmarks.partitions import PARTITIONS
+from benchmarks.partitions import PARTITIONS, SPLIT
 from benchmarks.report import Row, between_markers, machine, plot, table
 from benchmarks.states import STATES
 from benchmarks.throughput import CANDIDATES, SHORT
@@ -197,6 +197,25 @@ def partitions(url: str, sizes: Sizes) -> list[Row]:
             f"{PARTITIONS} partitions, two runs",
             f"{rates['two']:,.0f}/s",
             f"{rates['two'] / rates['one']:.2f} x one run",
+        ),
+        *pushed_frames(url, sizes),
+    ]
+
+
+def pushed_frames(url: str, sizes: Sizes) -> list[Row]:
+    """Compare pushes of frames that are split by rows with pushes to a plain topic."""
+    shapes = {"plain": 0, "split": SPLIT}
+    took = in_turn(
+        list(shapes),
+        sizes.rounds,
+        lambda name, _: call("partitions:push", url=url, partitions=shapes[name], count=sizes.large_frames, rows=5_000),
+    )
+    return [
+        ("a push of a frame of 5,000 rows, plain topic", f"{took['plain'] * 1e3:.2f} ms", ""),
+        (
+            f"split into {SPLIT} partitions by a column",
+            f"{took['split'] * 1e3:.2f} ms",
+            f"{took['split'] / took['plain']:.2f} x plain",
         ),
     ]
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 __all__ = ["Child", "call", "ready"]
 
-_TIMEOUT = 120.0
+_TIMEOUT = 240.0
 _ROOT = Path(__file__).parents[1]
 
 

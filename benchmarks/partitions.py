@@ -6,8 +6,11 @@ entries come: one script appends all of them.
 
 import asyncio
 import time
+from statistics import median
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import redis
 from tornado.ioloop import IOLoop
 
@@ -15,12 +18,14 @@ from benchmarks.children import Child, ready
 from benchmarks.work import TOPIC, connected, wait
 from tasks.nodes.from_redis import from_redis
 from tasks.nodes.replica import Replica
+from tasks.reservoir import Reservoir
 from tasks.reservoir.keys import members_key
 from tasks.reservoir.topic_names import partition_topic
 
-__all__ = ["compare", "run"]
+__all__ = ["PARTITIONS", "SPLIT", "compare", "push", "run"]
 
 KEYS, PARTITIONS = 100, 4
+SPLIT = 8  # partitions of frames
 _SETTLE = 3.0  # seconds after all runs have joined
 _FILL = """
 for i = 0, ARGV[1] - 1 do
@@ -115,3 +120,20 @@ def compare(url: str, group: str, *, runs: int, partitions: int, count: int, wor
         raise RuntimeError(msg)
     client.flushall()
     return took
+
+
+def push(url: str, partitions: int, count: int, rows: int) -> float:
+    """Return the seconds that one push of a frame of `rows` rows takes, split by rows if there are `partitions`; the median of `count`."""
+    numbers = np.random.default_rng(1).random((8, rows))
+    frame = pd.DataFrame(
+        {"code": [f"{600_000 + n}" for n in range(rows)], **{f"c{n}": each for n, each in enumerate(numbers)}}
+    )
+    reservoir = Reservoir(connected(url))
+    options: dict[str, Any] = {"partitions": partitions, "key": "code"} if partitions else {}
+    took = []
+    for _ in range(count):
+        began = time.perf_counter()
+        reservoir.push(TOPIC, {"quotes": frame}, keep=5, **options)
+        took.append(time.perf_counter() - began)
+    connected(url).flushall()
+    return median(took)

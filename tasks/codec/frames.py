@@ -16,6 +16,7 @@ from tasks.codec.arrow_frames import handed_over, pack_table, read_table, unpack
 from tasks.codec.arrow_ipc import open_stream, write_stream
 from tasks.codec.columns import is_plain
 from tasks.codec.foreign_frames import foreign_frame
+from tasks.codec.frame_parts import FramePart
 from tasks.codec.ipc_weight import Becomes, weigh
 from tasks.codec.layouts import Layout, layout_of, sealed
 from tasks.codec.limits import Budget
@@ -137,6 +138,7 @@ _PACKERS: dict[type, Callable[[Any], tuple[Any, Layout]]] = {
     **dict.fromkeys(INDEXES, pack_lone_index),
     np.ndarray: pack_array,
     pa.Table: pack_table,
+    FramePart: FramePart.packed,
 }
 _UNPACKERS: dict[str, Callable[[pa.Table, Layout, Budget], Any]] = {
     "DataFrame": unpack_frame,

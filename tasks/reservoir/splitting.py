@@ -1,12 +1,13 @@
 """Entries, split for the partitions of a topic: small entries by a field, frames by their rows."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tasks.codec.records import as_dict, is_record
 from tasks.codec.values import is_frame, is_pandas, short_name
 from tasks.errors import EncodeError
-from tasks.reservoir.partition_hash import partition_for
+from tasks.reservoir.partition_hash import partition_for, partitions_for
 from tasks.reservoir.partitions import Partitioning
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["split"]
 Keys = tuple[Any, Any]
 """Of each row the position of its key among the keys, -1 for a missing one; and the keys."""
 
+_LARGE = 2**20  # bytes of a column of keys whose partitions are not remembered
 _MAX_BYTES = 2**31  # of another library's frame, which may be a query's result; the encoder has limits of its own
 
 
@@ -44,7 +46,7 @@ def split(fields: Any, by: Partitioning) -> Iterator[tuple[int, Mapping[str, Any
             "add the field, or use a topic with another key"
         )
         raise EncodeError(msg)
-    numbers = sorted({n for rows in frames.values() for n in rows.partitions()}) or [_partition(None, by)]
+    numbers = sorted({n for rows in frames.values() for n in rows.partitions}) or [_partition(None, by)]
     for n in numbers:
         yield n, {**fields, **{name: rows.of(n) for name, rows in frames.items()}}
 
@@ -61,73 +63,79 @@ class _Rows:
     """The rows of one frame, by partition."""
 
     def __init__(self, frame: Any, name: str, by: Partitioning) -> None:
-        self._frame, self._take, keys = _opened(frame, by.key)
-        if keys is None:
+        import numpy as np  # noqa: PLC0415 - see `_opened`
+
+        self._frame, self._ordered, column = _opened(frame, by.key)
+        if column is None:
             msg = (
                 f"field {short_name(name)}: expected a frame with one column {short_name(by.key)}, the key of the topic's partitions, got "
                 "one without it, or with several; nothing was pushed; add the column, or use a topic with another key"
             )
             raise EncodeError(msg)
-        self._numbers = _numbers(*keys, by, name)
-
-    def partitions(self) -> list[int]:
-        """Return the partitions to which rows belong."""
-        import numpy as np  # noqa: PLC0415 - see `_opened`
-
-        return np.unique(self._numbers).tolist()
+        numbers = _numbers(column, by, name)
+        counts = np.bincount(numbers, minlength=by.count)
+        self.partitions: list[int] = np.flatnonzero(counts).tolist()
+        """The partitions to which rows belong."""
+        self._stops = [0, *np.cumsum(counts).tolist()]
+        # Stable, so that the rows of a partition keep their order. A filter for each partition would take five times as long.
+        self._order = np.argsort(numbers, kind="stable")
 
     def of(self, n: int) -> Any:
         """Return the frame with the rows of partition `n` only."""
-        mask = self._numbers == n
-        return self._frame if mask.all() else self._take(self._frame, mask)
+        return self._frame if self.partitions == [n] else self._part(self._stops[n], self._stops[n + 1])
+
+    @cached_property
+    def _part(self) -> Callable[[int, int], Any]:
+        return self._ordered(self._order)
 
 
-def _opened(frame: Any, key: str) -> tuple[Any, Callable[[Any, Any], Any], Keys | None]:
-    """Return a frame that can be read several times, a function that takes rows of it by a mask, and its keys.
+def _opened(frame: Any, key: str) -> tuple[Any, Callable[[Any], Callable[[int, int], Any]], Any]:
+    """Return a frame that can be read several times, a function that puts its rows in another order, and the column of its keys.
+
+    The function takes the positions of the rows, and returns another one: from a start and a stop to these rows as a frame.
 
     Imports only libraries that the frame itself has loaded, and pyarrow.
     """
     if is_pandas(frame, "DataFrame"):
-        return frame, lambda frame, mask: frame[mask], _pandas_keys(frame, key)
-    import pyarrow as pa  # noqa: PLC0415 - half a second that plain values do not need
+        from tasks.codec.frame_parts import OrderedFrame  # noqa: PLC0415 - half a second that plain values do not need
+
+        return frame, lambda order: OrderedFrame(frame, order).part, _pandas_column(frame, key)
+    import pyarrow as pa  # noqa: PLC0415 - as above
 
     if isinstance(frame, pa.Table):
-        return frame, _masked, _arrow_keys(frame, key)
+        return frame, lambda order: _sliced(_taken(frame, order)), _arrow_column(frame, key)
     from tasks.codec.arrow_frames import read_table  # noqa: PLC0415 - as above
 
     if type(frame).__module__.startswith("polars.") and type(frame).__name__ == "DataFrame":
-        keys = frame.select(key) if frame.columns.count(key) == 1 else None
-        keys = None if keys is None else _arrow_keys(read_table(keys, max_bytes=_MAX_BYTES), key)
-        return frame, lambda frame, mask: frame.filter(mask.tolist()), keys
+        column = frame.select(key) if frame.columns.count(key) == 1 else None
+        column = None if column is None else _arrow_column(read_table(column, max_bytes=_MAX_BYTES), key)
+        return frame, lambda order: _sliced(frame[order]), column
     table = read_table(frame, max_bytes=_MAX_BYTES)
-    return _Stream(table), lambda frame, mask: _Stream(_masked(frame.table, mask)), _arrow_keys(table, key)
+
+    def ordered(order: Any) -> Callable[[int, int], Any]:
+        part = _sliced(_taken(table, order))
+        return lambda start, stop: _Stream(part(start, stop))
+
+    return _Stream(table), ordered, _arrow_column(table, key)
 
 
-def _masked(table: "pa.Table", mask: Any) -> "pa.Table":
+def _sliced(frame: Any) -> Callable[[int, int], Any]:
+    return lambda start, stop: frame.slice(start, stop - start)
+
+
+def _taken(table: "pa.Table", order: Any) -> "pa.Table":
     import pyarrow as pa  # noqa: PLC0415 - see `_opened`
 
     try:
-        return table.filter(pa.array(mask))
+        return table.take(pa.array(order))
     except pa.ArrowNotImplementedError:  # pyarrow 26 takes no rows of views
         from tasks.codec.foreign_frames import plain_columns  # noqa: PLC0415 - see `_opened`
 
-        return plain_columns(table).filter(pa.array(mask))
+        return plain_columns(table).take(pa.array(order))
 
 
-def _numbers(codes: Any, keys: Any, by: Partitioning, name: str) -> Any:
-    """Return an array of the partition of each row; see `Keys`."""
-    import numpy as np  # noqa: PLC0415 - see `_opened`
-
-    try:
-        # The code -1 is the last position.
-        found = np.array([*(partition_for(key, by.count) for key in keys), partition_for(None, by.count)])
-    except EncodeError as error:
-        msg = f"field {short_name(name)}, column {short_name(by.key)}: {error}"
-        raise EncodeError(msg) from error
-    return found[codes]
-
-
-def _pandas_keys(frame: "pd.DataFrame", key: str) -> Keys | None:
+def _pandas_column(frame: "pd.DataFrame", key: str) -> Any:
+    """Return the column or index level with the keys, text as an Arrow array; None if there is none, or several."""
     import pandas as pd  # noqa: PLC0415 - see `_opened`
 
     if key in frame.columns:
@@ -138,23 +146,73 @@ def _pandas_keys(frame: "pd.DataFrame", key: str) -> Keys | None:
         column = frame.index.get_level_values(key)
     else:
         return None
-    try:
-        return pd.factorize(column)
-    except TypeError as error:  # lists and dicts
-        raise _no_keys(key) from error
+    if isinstance(column.dtype, pd.StringDtype) and column.dtype.storage == "pyarrow":
+        import pyarrow as pa  # noqa: PLC0415 - see `_opened`
+
+        return _one_chunk(pa.array(column.array))
+    return column
 
 
-def _arrow_keys(table: "pa.Table", key: str) -> Keys | None:
+def _arrow_column(table: "pa.Table", key: str) -> Any:
+    return _one_chunk(table.column(key)) if table.column_names.count(key) == 1 else None
+
+
+def _one_chunk(column: Any) -> "pa.Array":
+    return column.combine_chunks() if hasattr(column, "chunks") else column
+
+
+def _numbers(column: Any, by: Partitioning, name: str) -> Any:
+    """Return an array of the partition of each row."""
     import pyarrow as pa  # noqa: PLC0415 - see `_opened`
 
-    if table.column_names.count(key) != 1:
-        return None
-    column = table.column(key).combine_chunks()
+    if isinstance(column, pa.StringArray | pa.LargeStringArray) and column.nbytes <= _LARGE:
+        if column.offset:
+            column = pa.concat_arrays([column])
+        buffers = [None if each is None else each.to_pybytes() for each in column.buffers()]
+        return _numbers_of_text(by.count, column.type, len(column), *buffers)
+    codes, keys = _arrow_keys(column, by.key) if isinstance(column, pa.Array) else _pandas_keys(column, by.key)
     try:
-        if not pa.types.is_dictionary(column.type):
-            column = column.dictionary_encode()
-        codes = column.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
-        return codes, column.dictionary.to_pylist()
+        return _numbers_of_keys(codes, keys, by.count)
+    except EncodeError as error:
+        msg = f"field {short_name(name)}, column {short_name(by.key)}: {error}"
+        raise EncodeError(msg) from error
+
+
+@lru_cache(maxsize=16)
+def _numbers_of_text(count: int, kind: "pa.DataType", length: int, *buffers: bytes | None) -> Any:
+    """Return the partitions of the texts in Arrow's buffers: most snapshots have the keys of the one before."""
+    import pyarrow as pa  # noqa: PLC0415 - see `_opened`
+
+    column = pa.Array.from_buffers(kind, length, [None if each is None else pa.py_buffer(each) for each in buffers])
+    return _numbers_of_keys(*_arrow_keys(column, ""), count)
+
+
+def _numbers_of_keys(codes: Any, keys: Any, count: int) -> Any:
+    """Return the partition of each row; see `Keys`."""
+    import numpy as np  # noqa: PLC0415 - see `_opened`
+
+    # The code -1 is the last position. Of at most 256 partitions, so that they are sorted by radix.
+    return np.array([*partitions_for(keys, count), partition_for(None, count)], dtype=np.uint8)[codes]
+
+
+def _pandas_keys(column: Any, key: str) -> Keys:
+    import pandas as pd  # noqa: PLC0415 - see `_opened`
+
+    try:
+        codes, keys = pd.factorize(column)
+    except TypeError as error:  # lists and dicts
+        raise _no_keys(key) from error
+    # Iterating an array of numpy or pandas makes a scalar of theirs of each number.
+    return codes, keys.tolist() if getattr(keys.dtype, "kind", "") in "biuf" else keys
+
+
+def _arrow_keys(column: "pa.Array", key: str) -> Keys:
+    import pyarrow as pa  # noqa: PLC0415 - see `_opened`
+
+    try:
+        encoded: Any = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+        return codes, encoded.dictionary.to_pylist()
     except pa.ArrowException as error:
         raise _no_keys(key) from error
 

@@ -85,6 +85,11 @@ def test_every_candidate_that_keeps_state_adds_up_all_entries(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [0, partitions.SPLIT])
+def test_pushes_of_frames_are_measured(real_redis: redis.Redis, redis_server: RedisServer, count: int) -> None:
+    assert partitions.push(redis_server.url, count, 2, 20) > 0
+
+
 def test_runs_that_share_partitions_are_measured(real_redis: redis.Redis, redis_server: RedisServer) -> None:
     assert (
         partitions.compare(redis_server.url, "group", runs=2, partitions=partitions.PARTITIONS, count=400, work=0.0) > 0
@@ -99,6 +104,7 @@ def test_measurements_in_processes_run_at_a_tiny_size(real_redis: redis.Redis, r
         children.call("work:value")
 
 
+@pytest.mark.timeout(300)  # a cluster and its workers import Dask, Sluice and pandas
 @pytest.mark.parametrize("name", heavy.CANDIDATES)
 def test_heavy_steps_run_at_a_tiny_size(real_redis: redis.Redis, redis_server: RedisServer, name: str) -> None:
     work.fill(real_redis, 4)
