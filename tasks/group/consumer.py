@@ -12,7 +12,7 @@ from tasks.codec.decoding import DEFAULT_DECODING, Decoding
 from tasks.codec.limits import DEFAULT_LIMITS
 from tasks.errors import SettingsError
 from tasks.group.delivery import Undecodable, delivered
-from tasks.group.held_entries import HeldEntries
+from tasks.group.held_entries import HeldEntries, Queued
 from tasks.group.membership import Membership
 from tasks.group.merging import Merging, Raw
 from tasks.group.parts import Parts
@@ -210,10 +210,21 @@ class Consumer:
         """
         return self._held.dead_letter(topic, id, why)
 
-    def queue_dead_letters(
-        self, pipe: Any, failed: Iterable[tuple[str, str, Mapping[str, str]]], *, guard: Fence
+    def dead_letter_part(
+        self,
+        topic: str,
+        id: str,  # noqa: A002 - the field's own name
+        part: Mapping[bytes, bytes],
+        why: Mapping[str, str],
     ) -> None:
-        """Put the dead letters of entries, with topic, id and reason, into a transaction; `settled` follows if it succeeds."""
+        """Append a part of an entry to the group's dead letters, before the entry is acknowledged.
+
+        part   encoded fields; if the reply is lost and the call repeated, they may be appended twice
+        """
+        self._held.dead_letter_part(topic, id, part, why)
+
+    def queue_dead_letters(self, pipe: Any, failed: Iterable[Queued], *, guard: Fence) -> None:
+        """Put dead letters into a transaction; `settled` follows if it succeeds."""
         self._held.queue_dead_letters(pipe, failed, guard=guard)
 
     def queue_acks(

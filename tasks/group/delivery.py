@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tasks.codec.decoding import DEFAULT_DECODING
 from tasks.codec.fields import SMALL, quick_decoder
 from tasks.errors import PoisonEntryError
 from tasks.group.dead_letters import take_out_id
 from tasks.group.merging import Raw
 from tasks.group.parts import Parts
-from tasks.reservoir.entry import TIME_FIELD, Entry, made, take_out_time
+from tasks.reservoir.entry import TIME_FIELD, Entry, NodeInput, made, take_out_node, take_out_time
 from tasks.reservoir.keys import retried_topic
 from tasks.reservoir.reservoir import decoded
 
@@ -46,7 +47,8 @@ def delivered(
             entry.topic, entry.id = retried, take_out_id(flat) or id_
         if flat[-2:-1] == has_time:
             entry._time_ms = take_out_time(flat)
-        if size <= SMALL and is_decoded(flat, entry):
+        address = None if retried is None else take_out_node(flat)
+        if address is None and size <= SMALL and is_decoded(flat, entry):
             entries.append(entry)
             continue
         value = decoded(
@@ -57,7 +59,10 @@ def delivered(
             origin=entry.origin,
             time_ms=entry.own_time_ms,
             budget=parts.budget((topic, id_)),
-            decoding=parts.decoding,
+            decoding=parts.decoding if address is None else DEFAULT_DECODING,
         )
-        entries.append(Undecodable(entry.origin, value) if isinstance(value, PoisonEntryError) else value)
+        if isinstance(value, PoisonEntryError):
+            entries.append(Undecodable(entry.origin, value))
+        else:
+            entries.append(value if address is None else NodeInput(value, *address))
     return entries

@@ -11,9 +11,12 @@ from tasks.group.membership import Membership
 from tasks.reservoir.fence import Fence
 from tasks.reservoir.groups import unless_gone
 
-__all__ = ["HeldEntries"]
+__all__ = ["HeldEntries", "Queued"]
 
 KEEP_DEAD_LETTERS = DeadLetterLimits()
+
+Queued = tuple[str, str, Mapping[str, str], Mapping[bytes, bytes] | None]
+"""A dead letter: topic, id and reason, and the encoded fields of a part of the entry; None: of the whole entry."""
 
 
 class HeldEntries:
@@ -70,17 +73,18 @@ class HeldEntries:
         self._held[topic].discard(id_)
         return moved
 
-    def queue_dead_letters(
-        self, pipe: Any, failed: Iterable[tuple[str, str, Mapping[str, str]]], *, guard: Fence
-    ) -> None:
+    def dead_letter_part(self, topic: str, id_: str, part: Mapping[bytes, bytes], why: Mapping[str, str]) -> None:
+        """Append a part of an entry, with encoded fields of its own, to the dead letters; the entry stays as it is."""
+        self._membership.dead_letter(topic, id_, self._described(why), keep=KEEP_DEAD_LETTERS, part=part)
+
+    def queue_dead_letters(self, pipe: Any, failed: Iterable[Queued], *, guard: Fence) -> None:
         """Put dead letters into a transaction.
 
-        failed   topic, id and reason of each
         guard    a letter is appended only if it holds its token; if a letter is refused, it holds something else afterwards
         """
-        for topic, id_, why in failed:
+        for topic, id_, why, part in failed:
             fields = self._described(why)
-            self._membership.queue_dead_letter(pipe, topic, id_, fields, keep=KEEP_DEAD_LETTERS, guard=guard)
+            self._membership.queue_dead_letter(pipe, topic, id_, fields, keep=KEEP_DEAD_LETTERS, guard=guard, part=part)
 
     def queue_acks(
         self, pipe: Any, done: Mapping[str, Sequence[str]], *, guard: Fence, with_results: Collection[str] = ()

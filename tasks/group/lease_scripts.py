@@ -56,8 +56,9 @@ def letter_arguments(
     about: Mapping[str, str],
     *,
     keep: DeadLetterLimits,
-    only_pending: bool,
     fence: Fence,
+    only_pending: bool = False,
+    part: Mapping[bytes, bytes] | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of DEAD_LETTER; see `Membership.dead_letter`."""
     pushed_to = retried_topic(topic, group) or topic
@@ -79,5 +80,6 @@ def letter_arguments(
         "pushed_to": pushed_to,
         "only_pending": int(only_pending),
         "refusal": "",
+        "part": [each for pair in (part or {}).items() for each in pair],
         "about": [text.encode(errors="backslashreplace") for pair in about.items() for text in pair],
     }

@@ -239,6 +239,7 @@ class Membership:
         *,
         keep: DeadLetterLimits,
         only_pending: bool = False,
+        part: Mapping[bytes, bytes] | None = None,
     ) -> bool:
         """Append an entry's fields, followed by `about`, to the dead letters and acknowledge the entry, both or neither.
 
@@ -246,9 +247,10 @@ class Membership:
 
         only_pending   append nothing if the entry is no longer pending: an earlier attempt, whose reply was lost, may have
                        appended it
+        part           append these fields in place of the entry's, and leave the entry as it is
         """
         arguments = letter_arguments(
-            self.group, topic, id, about, keep=keep, only_pending=only_pending, fence=self.fence
+            self.group, topic, id, about, keep=keep, only_pending=only_pending, fence=self.fence, part=part
         )
         return bool(self.still_held(self._dead_letter(**arguments)))
 
@@ -261,9 +263,10 @@ class Membership:
         *,
         keep: DeadLetterLimits,
         guard: Fence,
+        part: Mapping[bytes, bytes] | None = None,
     ) -> None:
         """Put a dead letter into a transaction, to be appended if `guard` holds its token; if refused, it changes the guard."""
-        arguments = letter_arguments(self.group, topic, id, about, keep=keep, only_pending=False, fence=guard)
+        arguments = letter_arguments(self.group, topic, id, about, keep=keep, fence=guard, part=part)
         DEAD_LETTER.queue(pipe, **arguments | {"refusal": "refused"})
 
     def explained(

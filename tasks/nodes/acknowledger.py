@@ -9,6 +9,7 @@ from tasks.group.consumer import Consumer
 from tasks.group.delivery import Undecodable
 from tasks.nodes.emitter import OnError
 from tasks.nodes.hand_over import Finished, HandOver
+from tasks.pipeline.part_letters import PartLetter
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
 from tasks.state.store import StateStore
@@ -38,6 +39,7 @@ class Acknowledger:
         self._undecodable: deque[Undecodable] = deque()
         self._failed: deque[Receipt] = deque()
         self._done = Finished()
+        self._letters: deque[PartLetter] = deque()
         self._warn = Repeated(logger)
 
     def put_aside(self, read: list[Entry | Undecodable]) -> list[Entry]:
@@ -57,6 +59,7 @@ class Acknowledger:
         if self._store is not None:
             self._store_cuts(self._store)
             return
+        self._dead_letter_parts()
         self._dead_letter_failed()
         done: defaultdict[str, list[str]] = defaultdict(list)
         receipts = self._done.receipts
@@ -83,6 +86,7 @@ class Acknowledger:
             if self._on_error == "dead_letter":
                 self._failed += failed
         self._done.add(finished)
+        self._letters += self._hand_over.take_letters()
 
     def _dead_letter_undecodable(self) -> None:
         while self._undecodable:
@@ -93,6 +97,12 @@ class Acknowledger:
                 f"group {self._consumer.group!r}: entries that cannot be decoded became dead letters",
                 detail=str(bad.error),
             )
+
+    def _dead_letter_parts(self) -> None:
+        while self._letters:
+            part = self._letters[0]
+            self._consumer.dead_letter_part(part.topic, part.id, part.fields, part.failure.described())
+            self._letters.popleft()
 
     def _dead_letter_failed(self) -> None:
         while self._failed:

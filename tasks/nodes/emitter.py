@@ -1,6 +1,7 @@
 """The graph's side of a run: emits entries into the graph, in the graph's thread."""
 
 import asyncio
+import itertools
 import json
 import time
 from typing import Any, Literal
@@ -15,10 +16,11 @@ from tasks.nodes.hand_over import HandOver
 from tasks.nodes.in_flight import InFlight
 from tasks.pipeline.graphs import graph
 from tasks.pipeline.guard import Secured, combining, secure
+from tasks.pipeline.part_letters import ROWS
 from tasks.pipeline.receipts import Receipt
 from tasks.pipeline.retry import Retry
 from tasks.pipeline.timed_nodes import TimedNodes
-from tasks.reservoir.entry import Entry
+from tasks.reservoir.entry import Entry, NodeInput
 from tasks.reservoir.fence import Fence
 from tasks.state.cutter import Cutter
 from tasks.state.remembering import keeps_state
@@ -66,6 +68,7 @@ class Emitter:
             self.cutter = Cutter(self.secured, self.in_flight, hand_over, group=group, max_bytes=max_state)
         to: Cutter | HandOver = self.cutter or hand_over
         self._report_finished = to.report_finished
+        self.secured.put_letter = to.put_letter if on_error == "dead_letter" else None
         self._report_passed, self._report_all_passed = to.report_passed, to.report_all_passed
         self._node: Any = node
         self._hand_over = hand_over
@@ -115,9 +118,37 @@ class Emitter:
             self._adopt(self.cutter)
         if self.timed and entries:
             await self.timed.pass_time(id_numbers(entries[0].origin[1])[0])
-        await self._emit_all(entries, secured)
+        if NodeInput in map(type, entries):
+            await self._emit_with_inputs(entries, secured)
+        else:
+            await self._emit_all(entries, secured)
         if self.timed:
             self._hand_over.due = self.timed.due
+
+    async def _emit_with_inputs(self, entries: list[Entry], secured: Secured) -> None:
+        """Emit entries in order; give those that are inputs of a node to that node."""
+        for is_input, several in itertools.groupby(entries, lambda entry: type(entry) is NodeInput):
+            if not is_input:
+                await self._emit_all(list(several), secured)
+                continue
+            for entry in several:
+                if self._hand_over.is_stopping():
+                    return
+                await self._give_to_node(entry)  # type: ignore[arg-type] - see the grouping
+
+    async def _give_to_node(self, entry: NodeInput) -> None:
+        """Give the part of an element that a node has refused to this node again."""
+        emitting = self.in_flight.emitting
+        emitting.entries = (entry,)
+        metadata = emitting.metadata()
+        node: Any = next((one.node for one in self.secured.meters if one.name == entry.node), None)
+        if node is None or ROWS not in entry or entry.side >= len(node.upstreams):
+            msg = f"expected a node {entry.node!r} with the rows that it has refused, got none in this pipeline; name the node as it was"
+            self.secured.fail(self._node, metadata, PipelineError(msg))
+        else:
+            for one in node.update(entry[ROWS], who=node.upstreams[entry.side], metadata=metadata):
+                await one
+        self._release()
 
     async def _emit_all(self, entries: list[Entry], secured: Secured) -> None:
         cutter = self.cutter

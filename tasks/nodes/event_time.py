@@ -17,6 +17,7 @@ from tasks.base.repeated_warnings import Repeated
 from tasks.checks import check_choice
 from tasks.errors import SettingsError
 from tasks.pipeline.awaiting import expect_plain
+from tasks.pipeline.part_letters import part_letter
 from tasks.pipeline.receipts import Metadata, Receipt, event_time, receipts
 from tasks.reservoir.keys import derived_from
 from tasks.windows.durations import Duration, milliseconds
@@ -240,6 +241,30 @@ class EventTimeNode(Stream):
                 f"{(time - at) / 1000:,.3f} s after; correct the clock of the source, or raise max_ahead"
             )
             raise ValueError(msg)
+
+    def _refuse_rows(
+        self, frame: Any, is_late: np.ndarray, behind: int, who: Stream | None, metadata: Metadata
+    ) -> None:
+        """Drop and count the late rows of a frame, or make them a dead letter of their own. Call it when nothing else can fail.
+
+        raises    ValueError: all rows are late, or they belong to no entry, or failures stop the run
+        """
+        late = int(is_late.sum())
+        origins = [one for one in receipts(metadata) if one.id]
+        put = self.secured.put_letter  # type: ignore[attr-defined]
+        if self.late == "drop" or late == len(frame) or put is None or not origins:
+            self._refuse_late(behind, late)
+            return
+        error = ValueError(
+            f"expected rows of windows that are open, got {late:,} of {len(frame):,} that are late, up to {behind / 1000:,.3f} s behind the "
+            "watermark; the others were taken; raise lateness, or use late='drop'"
+        )
+        side = self.upstreams.index(who) if who in self.upstreams else 0
+        put(part_letter(origins[-1], frame.loc[is_late], node=self.meter.name, side=side, error=error))  # type: ignore[attr-defined]
+        self._warn(
+            f"node {self.meter.name!r}: late rows of frames became dead letters",  # type: ignore[attr-defined]
+            detail=f"{behind / 1000:g} s behind the watermark",
+        )
 
     def _refuse_late(self, behind: int, rows: int = 1) -> None:
         """Drop and count late elements, or have them fail.

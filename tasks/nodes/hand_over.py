@@ -9,6 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.pipeline.part_letters import PartLetter
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.entry import Entry
 from tasks.state.cut import Cut, Stored
@@ -57,6 +58,7 @@ class HandOver:
         self._has_room = threading.Event()
         self._passed: deque[Origin] = deque()
         self._finished: deque[Receipt] = deque()
+        self._letters: deque[PartLetter] = deque()
         self._cuts: deque[Cut] = deque()
         self._state: Stored | None = None
         self._flush: Future[bool] | None = None
@@ -133,6 +135,10 @@ class HandOver:
         """Take the entries that have finished by now."""
         return Finished(_take_all(self._passed), _take_all(self._finished))
 
+    def take_letters(self) -> list[PartLetter]:
+        """Take the letters of parts of entries; those of all entries that the last `take_finished` returned are among them."""
+        return _take_all(self._letters)
+
     def put_state(self, state: Stored) -> None:
         """Hand over the stored state, before the first batch."""
         self._state = state
@@ -191,6 +197,10 @@ class HandOver:
         """Take the stored state, if the reader has just loaded it."""
         state, self._state = self._state, None
         return state
+
+    def put_letter(self, letter: PartLetter) -> None:
+        """Hand over the letter of a part of an entry, before the entry is finished."""
+        self._letters.append(letter)
 
     def put_cut(self, cut: Cut) -> None:
         """Hand over a cut to be stored."""

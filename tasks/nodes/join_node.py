@@ -98,7 +98,7 @@ class JoinNode(EventTimeNode):
         """Have a left element wait, or keep a right one."""
         is_right = who is self.upstreams[1]
         if isinstance(x, pd.DataFrame):
-            self._take_frame(x, metadata, topic, at, is_right=is_right)
+            self._take_frame(x, who, metadata, topic, at)
             return
         time = self._time(x, metadata)
         self._expect_not_ahead(time, at)
@@ -152,7 +152,7 @@ class JoinNode(EventTimeNode):
 
     # --- frames ---
 
-    def _take_frame(self, frame: pd.DataFrame, metadata: Metadata, topic: str, at: int, *, is_right: bool) -> None:
+    def _take_frame(self, frame: pd.DataFrame, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:
         times = self._row_times(frame, metadata)
         if not len(frame):
             return
@@ -162,11 +162,11 @@ class JoinNode(EventTimeNode):
         on_time = times >= self.watermark.value
         if not on_time.all():
             self.watermark.see(topic, oldest := int(times.min()), at)
-            self._refuse_late(self.watermark.value - oldest, int((~on_time).sum()))
+            self._refuse_rows(frame, ~on_time, self.watermark.value - oldest, who, metadata)
             rows = rows.loc[on_time]
         if len(rows):
             rows = rows.sort_values(MS, kind="stable")
-            if is_right:
+            if who is self.upstreams[1]:
                 self._keep_rows(rows)
             else:
                 first, last = (int(rows[MS].iloc[n]) for n in (0, -1))

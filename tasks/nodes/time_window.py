@@ -49,9 +49,9 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
                  milliseconds since the epoch. By default the event time of the entry
     key          a field or column, a list of these, or (not for frames) a function: each key has windows of its own
     lateness     how much older than the newest element others may be
-    late         what happens to an element whose windows are closed. 'dead_letter': it fails, a frame as a whole. 'drop': it is
-                 dropped and counted, of a frame the late rows. 'update': a window is emitted at its end, and again for each element
-                 that comes within `lateness` after that; later ones fail
+    late         what happens to an element whose windows are closed. 'dead_letter': it fails; the late rows of a frame become a
+                 dead letter of their own. 'drop': it is dropped and counted, of a frame the late rows. 'update': a window is emitted
+                 at its end, and again for each element that comes within `lateness` after that; later ones fail
     close_after  how long no entry comes until time closes windows; None: only elements close them
     max_ahead    elements fail whose time is further ahead of the time at which their entry was appended
     tz           the zone of times without one, and of the midnight at which windows begin anew; by default UTC
@@ -86,10 +86,10 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
 
     # --- elements ---
 
-    def take_in(self, x: Any, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:  # noqa: ARG002
+    def take_in(self, x: Any, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:
         """Put an element into its windows."""
         if isinstance(x, pd.DataFrame):
-            self._take_frame(x, metadata, topic, at)
+            self._take_frame(x, who, metadata, topic, at)
             return
         time = self._time(x, metadata)
         self._expect_not_ahead(time, at)
@@ -140,7 +140,7 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
 
     # --- frames ---
 
-    def _take_frame(self, frame: pd.DataFrame, metadata: Metadata, topic: str, at: int) -> None:
+    def _take_frame(self, frame: pd.DataFrame, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:
         """Put the rows of a frame into their windows."""
         if self.aggregated is None:
             msg = "expected agg() for frames; use .agg(...), or turn rows into elements with flatten()"
@@ -157,8 +157,7 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
             if self._gone(start) > watermark:
                 on_time[rows] = True
         if not on_time.all():
-            self.watermark.see(topic, oldest := int(times.min()), at)
-            self._refuse_late(watermark - oldest, int((~on_time).sum()))
+            self.watermark.see(topic, int(times.min()), at)
         keys = self._key_names
         changed = []
         for start, rows in divided:
@@ -170,6 +169,8 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
             )
             cell = self._open.get(start, {}).get(())
             changed.append((start, added(None if cell is None else cell.contents, part, self.aggregated)))
+        if not on_time.all():
+            self._refuse_rows(frame, ~on_time, watermark - int(times.min()), who, metadata)
         for start, table in changed:
             self._put(start, (), table)
         self.watermark.see(topic, newest, at)

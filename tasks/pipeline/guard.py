@@ -31,6 +31,7 @@ from tasks.pipeline import retrying
 from tasks.pipeline.awaiting import refuse_undone
 from tasks.pipeline.fusion import Fusion
 from tasks.pipeline.graphs import Watched, graph
+from tasks.pipeline.part_letters import PartLetter
 from tasks.pipeline.receipts import Failure, Metadata, Receipt, receipts
 from tasks.pipeline.repairs import REPAIRS
 from tasks.pipeline.retry import Retry, retry_of
@@ -129,6 +130,8 @@ class Secured:
         """Where results wait for the cut that stores their state, in a graph that keeps its state."""
         self.mark: Callable[[], Receipt] | None = None
         """Returns a receipt without an entry, for elements that a timer emits in a graph that keeps its state."""
+        self.put_letter: Callable[[PartLetter], None] | None = None
+        """Stores a part of an element as a dead letter, unless failures stop the run."""
         self.context = contextvars.copy_context()
         """The context variables of the run, in which all functions of the graph are called."""
         self.retry = retry

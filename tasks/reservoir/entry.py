@@ -6,10 +6,24 @@ from typing import Any
 
 from tasks.base.ids import id_numbers, id_time
 
-__all__ = ["TIME_FIELD", "Entry", "Part", "has", "made", "take_out_time", "with_time"]
+__all__ = [
+    "NODE_FIELD",
+    "TIME_FIELD",
+    "Entry",
+    "NodeInput",
+    "Part",
+    "has",
+    "made",
+    "take_out_node",
+    "take_out_time",
+    "with_time",
+]
 
 TIME_FIELD = b"event:time"
 """The last field of an entry that has an event time of its own: milliseconds since the epoch, as decimal digits."""
+
+NODE_FIELD = b"node:input"
+"""The last field, before the event time, of a dead letter that has a part of an element: the node that refused it, and its side."""
 
 _MOST_DIGITS = 15
 
@@ -63,6 +77,27 @@ class Entry(dict[str, Any]):
         return f"Entry({self.topic!r}, {self.id!r}, fields={list(self)!r}, deliveries={self.deliveries})"
 
 
+class NodeInput(Entry):
+    """A replayed dead letter with a part of an element that a node has refused: it is given to this node instead of the source.
+
+    node   its name
+    side   the number of the upstream that the element came from
+    """
+
+    __slots__ = ("node", "side")
+
+    def __init__(self, entry: Entry, node: str, side: int) -> None:
+        super().__init__(
+            entry,
+            topic=entry.topic,
+            id=entry.id,
+            deliveries=entry.deliveries,
+            origin=entry.origin,
+            time_ms=entry.own_time_ms,
+        )
+        self.node, self.side = node, side
+
+
 def made(topic: str, id: str, deliveries: int, time_ms: int | None = None) -> Entry:  # noqa: A002 - the field's own name
     """Return an entry without fields, for the caller to fill; takes half the time of `Entry`, which copies the fields."""
     entry = Entry.__new__(Entry)
@@ -101,6 +136,17 @@ def take_out_time(flat: list[bytes]) -> int | None:
         return None  # another program's field
     del flat[-2:]
     return int(digits)
+
+
+def take_out_node(flat: list[bytes]) -> tuple[str, int] | None:
+    """Remove the name of a node and its side from the fields of a replayed dead letter, and return them; None if there are none."""
+    if flat[-2:-1] != [NODE_FIELD]:
+        return None
+    side, _, node = flat[-1].decode(errors="replace").partition(" ")
+    if not side.isdecimal() or len(side) > _MOST_DIGITS:
+        return None
+    del flat[-2:]
+    return node, int(side)
 
 
 def has(*fields: str) -> Callable[[Mapping[str, Any]], bool]:

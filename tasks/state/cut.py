@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tasks.group.held_entries import Queued
+from tasks.pipeline.part_letters import PartLetter
 from tasks.pipeline.receipts import Receipt
 from tasks.reservoir.keep import Keep
 
@@ -72,6 +74,7 @@ class Cut:
     id        names the transaction: sent again after a lost reply, it changes nothing
     done      entries to acknowledge: finished ones, and those that nodes keep, whose elements are part of the state
     failed    receipts of entries to dead-letter
+    parts     dead letters of parts of elements, whose other parts are in the state
     results   to append, in order
     changes   of the nodes whose state is another one than at the last cut
     recorded  the ids of entries that have a record, which is not needed after the acknowledgement
@@ -82,11 +85,12 @@ class Cut:
     results: list[Result]
     changes: list[Change]
     recorded: Collection[str] = ()
+    parts: list[PartLetter] = field(default_factory=list)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __bool__(self) -> bool:
         """Return whether there is anything to store."""
-        return bool(self.done or self.failed or self.results or self.changes)
+        return bool(self.done or self.failed or self.results or self.changes or self.parts)
 
     def done_by_topic(self) -> Mapping[str, list[str]]:
         """Return the ids of the entries to acknowledge, by topic."""
@@ -95,8 +99,10 @@ class Cut:
             by_topic[topic].append(id_)
         return by_topic
 
-    def letters(self) -> Iterator[tuple[str, str, Mapping[str, str]]]:
-        """Yield topic, id and reason of each entry to dead-letter."""
+    def letters(self) -> Iterator[Queued]:
+        """Yield all dead letters: those of parts before those of entries, which end the work on an entry."""
+        for part in self.parts:
+            yield part.topic, part.id, part.failure.described(), part.fields
         for receipt in self.failed:
             assert receipt.failure is not None  # or it would not be among these
-            yield receipt.topic, receipt.id, receipt.failure.described()
+            yield receipt.topic, receipt.id, receipt.failure.described(), None

@@ -11,6 +11,7 @@ from tasks.base.ids import id_numbers
 from tasks.base.logs import get_logger
 from tasks.errors import PipelineError
 from tasks.pipeline.guard import Secured
+from tasks.pipeline.part_letters import PartLetter
 from tasks.pipeline.receipts import FAILED_BEFORE, Receipt
 from tasks.state.cut import Cut, Origin, Outbox, Stored
 from tasks.state.memory import Memory
@@ -83,6 +84,7 @@ class Cutter:
         self._passed: list[Origin] = []
         self._finished: list[Receipt] = []
         self._failed: list[Receipt] = []
+        self._parts: list[PartLetter] = []
         self._received = -1
         self._last = time.monotonic()
         self._pause = 0.0
@@ -107,6 +109,10 @@ class Cutter:
         """Note the failure of an entry that an earlier cut covers; those of others are seen at the next cut."""
         if receipt.is_settled and receipt.id:
             self._failed.append(receipt)
+
+    def put_letter(self, letter: PartLetter) -> None:
+        """Store the letter of a part of an element with the next cut."""
+        self._parts.append(letter)
 
     def break_off(self) -> None:
         """Take no more cuts: the run ends, and all entries since the last one are redelivered."""
@@ -239,7 +245,9 @@ class Cutter:
             raise PipelineError(msg)
         self.sizes = [(memory.name, memory.fields, memory.size) for memory in self._memories.values()]
         done = passed + [(one.topic, one.id) for one in receipts if one.failure is None]
-        cut = Cut(done, failed, self.outbox.take(), changes, {one.id for one in receipts if one.has_results})
+        parts, self._parts = self._parts, []
+        recorded = {one.id for one in receipts if one.has_results}
+        cut = Cut(done, failed, self.outbox.take(), changes, recorded, parts)
         self._last = time.monotonic()
         self._pause = _SHARE * (self._last - began)
         if cut:

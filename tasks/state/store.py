@@ -214,7 +214,7 @@ class StateStore:
         kinds: dict[str, str] = {}
         for topic in {one.topic for one in cut.results}:
             kinds |= dict(zip(topic_keys(topic), TOPIC_KEY_TYPES, strict=True))
-        for topic in {retried_topic(one.topic, self._group) or one.topic for one in cut.failed}:
+        for topic in {retried_topic(one.topic, self._group) or one.topic for one in (*cut.failed, *cut.parts)}:
             kinds |= {
                 dead_topic(topic, self._group): "stream",
                 letter_counts(topic): "hash",

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
@@ -19,7 +20,7 @@ from tasks.errors import PoisonEntryError, SettingsError
 from tasks.nodes.from_redis import from_redis
 from tasks.pump.returned import as_entries
 from tasks.reservoir import Reservoir
-from tasks.reservoir.entry import Entry, with_time
+from tasks.reservoir.entry import NODE_FIELD, Entry, with_time
 from tasks.reservoir.folding import streams_of
 from tasks.reservoir.groups import groups_of
 from tasks.reservoir.keys import dead_topic
@@ -35,7 +36,10 @@ Pushable = Mapping[str, Any] | Mapping[bytes, bytes]
 
 
 class Dead(NamedTuple):
-    """A dead letter: what was pushed, the node that raised, and what it raised, as its `repr`."""
+    """A dead letter: what was pushed, the node that raised, and what it raised, as its `repr`.
+
+    entry   the entry that was pushed; of a letter with rows of a frame, these as {"rows": frame}
+    """
 
     entry: Pushable
     node: str
@@ -137,7 +141,7 @@ class Bench:
     @property
     def acked(self) -> list[Pushable]:
         """Entries that are acknowledged and no dead letters, as the pushed objects, in push order."""
-        left = {*self._pending(), *self._unread(), *self._dead()}
+        left = {*self._pending(), *self._unread(), *self._dead(parts=False)}
         return [entry for origin, entry in self._pushed.items() if origin not in left]
 
     @property
@@ -152,12 +156,12 @@ class Bench:
 
     @property
     def dead(self) -> list[Dead]:
-        """The dead letters, in the order in which their entries were pushed."""
-        letters = self._dead()
+        """The dead letters, in the order in which their entries were pushed: those of parts of entries first."""
+        parts, letters = self._dead(parts=True), self._dead(parts=False)
         return [
-            Dead(entry, letter[b"dead:node"].decode(), letter[b"dead:exception"].decode())
+            Dead(_part(letter) if NODE_FIELD in letter else entry, *(letter[name].decode() for name in _ABOUT))
             for origin, entry in self._pushed.items()
-            if (letter := letters.get(origin))
+            for letter in [*parts.get(origin, ()), *letters.get(origin, ())]
         ]
 
     @property
@@ -314,9 +318,22 @@ class Bench:
             if topic not in read or id_numbers(id_) > read[topic]:
                 yield topic, id_
 
-    def _dead(self) -> dict[tuple[str, str], Mapping[bytes, bytes]]:
-        letters = (raw for topic in self._streams() for _, raw in self.client.xrange(dead_topic(topic, self.group)))
-        return {(raw[b"dead:topic"].decode(), raw[b"dead:id"].decode()): raw for raw in letters}
+    def _dead(self, *, parts: bool) -> dict[tuple[str, str], list[Mapping[bytes, bytes]]]:
+        """Return the dead letters by the topic and id of their entries: those of parts of entries, or of whole ones."""
+        found: dict[tuple[str, str], list[Mapping[bytes, bytes]]] = {}
+        for topic in self._streams():
+            for _, raw in self.client.xrange(dead_topic(topic, self.group)):
+                if (NODE_FIELD in raw) is parts:
+                    found.setdefault((raw[b"dead:topic"].decode(), raw[b"dead:id"].decode()), []).append(raw)
+        return found
+
+
+_ABOUT = (b"dead:node", b"dead:exception")
+
+
+def _part(letter: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Return the part of an entry in a dead letter."""
+    return decode_fields(dict(itertools.takewhile(lambda field: field[0] != NODE_FIELD, letter.items())))
 
 
 def _readable(fields: Mapping[Any, Any]) -> Any:

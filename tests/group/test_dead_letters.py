@@ -306,6 +306,17 @@ def test_failed_entry_becomes_a_dead_letter_even_if_no_longer_pending(client: An
     assert one.held == 2
 
 
+def test_letter_of_a_part_of_an_entry_leaves_the_entry_pending(client: redis.Redis) -> None:
+    [id_] = push_all(client, "topic", [1])
+    one = consumer(client)
+    read_all(one)
+    one.dead_letter_part("topic", id_, {b"rows": b"[2]"}, {"node": "window"})
+    [letter] = dead(client)
+    assert (letter["rows"], letter["dead:id"], letter["dead:node"], "n" in letter) == ([2], id_, "window", False)
+    assert (pending(client), one.held) == ([id_], 1)
+    assert one.ack("topic", [id_]) == 1
+
+
 def test_dead_letter_is_appended_once_though_the_reply_was_lost(client: redis.Redis) -> None:
     first, id_ = push_all(client, "topic", [1, 2])
     through = lossy(client)

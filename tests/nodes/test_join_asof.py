@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks import Entry, SettingsError
+from tasks.group.dead_letters import DeadLetters
 from tasks.nodes import join_asof as joins  # noqa: F401 - registers itself with streamz
 from tasks.testing import Bench
 from tests.support.windows import START, TOPICS, Came, Options, came, lived, lives, watermarks
@@ -194,6 +195,39 @@ def test_left_side_waits_for_a_right_one_that_catches_up_after_a_restart(client:
         assert bench.results == [(10, 2)]
         bench.drain()
         assert bench.results == [(10, 2), (11, 2)]
+
+
+@pytest.mark.parametrize("side", TOPICS)
+def test_late_rows_of_a_side_are_given_back_to_this_side(client: redis.Redis, side: str) -> None:
+    def quoted(source: Stream) -> Any:
+        left, right = (each.pluck("rows").map(pd.DataFrame) for each in sides(source))
+        return left.join_asof(right, by="time", close_after=None, lateness=lateness)  # type: ignore[attr-defined]
+
+    def entry(topic: str, came_at: int, *times: int) -> Entry:
+        rows = [{"time": START + time, topic: time} for time in times]
+        return Entry({"rows": rows}, topic=topic, id=f"{START + came_at}-0")
+
+    lateness = "0s"
+    with Bench(quoted, topics=TOPICS, client=client) as bench:
+        bench.push(*(entry(topic, 5000, 5000) for topic in TOPICS), entry(side, 6000, 1000, 6000))
+        while bench.step():
+            pass
+        assert [[*letter.entry["rows"][side]] for letter in bench.dead] == [[1000]]  # type: ignore[index]
+        bench.stop()
+        client.delete("sluice:state:group")
+        lateness = "1min"
+        other = {"left": "right", "right": "left"}[side]
+        bench.push(entry(other, 7000, 1500 if other == "left" else 500))
+        letters = DeadLetters(client, side, "group")
+        assert [outcome for _, outcome in letters.replay(letters.choose(), into_windows=True)] == ["replayed"]
+        bench.drain()
+        bench.push(*(entry(topic, 8000, 63_000) for topic in TOPICS))
+        bench.drain()
+        assert bench.dead == []
+        [frame] = bench.results
+        assert frame[TOPICS].to_dict("records") == [
+            {"left": 1000, "right": 500} if side == "left" else {"left": 1500, "right": 1000}
+        ]
 
 
 @pytest.mark.parametrize("named", [{"how": "outer"}, {"tolerance": "x"}, {"late": "update"}])

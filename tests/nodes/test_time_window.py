@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks import Entry, PipelineError, Reservoir, SettingsError
+from tasks.group.dead_letters import DeadLetters
 from tasks.nodes import time_window as windows_of_time  # noqa: F401 - registers itself with streamz
 from tasks.testing import Bench
 from tests.support.waiting import wait_until
@@ -165,6 +166,37 @@ def test_rows_of_frames_are_aggregated_like_single_elements(
     live = lived(framed, elements, fresh_client(), data.draw(lives(len(elements))), given=options_)
     found = results(live)
     assert in_order(found) == in_order(results(lived(single, elements, fresh_client(), given=options_)))
+
+
+def spread(source: Stream, given: Options) -> Any:
+    """Return windows of frames with rows of different ages, of which the older ones come late."""
+
+    def as_frame(entry: Any) -> pd.DataFrame:
+        times = [entry.time_ms - age for age in (0, 3, 12)]
+        return pd.DataFrame({"time": times, "key": entry["key"], "value": [1.0, 10.0, 100.0]}, index=[*"abc"])
+
+    windows: Any = source.map(as_frame).time_window(**given.as_given(), key="key", by="time")
+    aggregated = windows.agg(rows=("value", "count"), **{kind: ("value", kind) for kind in AGGREGATIONS})
+    return aggregated.map(lambda frame: frame.reset_index().to_dict("records")).flatten()
+
+
+@given(data=st.data(), given_=options, elements=came(st.none()))
+def test_late_rows_of_a_frame_are_a_dead_letter_and_the_others_count(
+    fresh_client: Fresh, data: st.DataObject, given_: Options, elements: list[Came]
+) -> None:
+    options_ = replace(given_, every=given_.size, close_after=given_.close_after or 25, late="dead_letter")
+    found = []
+    for life in (data.draw(lives(len(elements))), None):
+        bench = lived(spread, elements, fresh_client(), life, given=options_)
+        letters = [(rows_of(letter.entry), letter.node) for letter in bench.dead]
+        assert sum(len(rows) for rows, _ in letters) + sum(one["rows"] for one in results(bench)) == 3 * len(elements)
+        found.append((rows(bench), letters))
+    assert found[0] == found[1]
+    assert found[0][0] == rows(lived(spread, elements, fresh_client(), given=replace(options_, late="drop")))
+
+
+def rows_of(entry: Any) -> list[str]:
+    return [*entry["rows"].index] if "rows" in entry else ["a", "b", "c"]
 
 
 # --- examples ---
@@ -333,6 +365,73 @@ def test_element_that_raises_leaves_the_window_as_it_was(client: redis.Redis) ->
         bench.drain()
         assert [letter.node for letter in bench.dead] == ["time_window"]
         assert [one["n"] for one in bench.results] == [2]
+
+
+def partly_late(client: redis.Redis, late: list[str], **options_: Any) -> Bench:
+    """Return a bench on which some rows of the second frame were late."""
+
+    def counted(source: Stream) -> Any:
+        frames = source.pluck("quotes").map(pd.DataFrame)
+        windows: Any = frames.time_window("1min", by="time", key="key", lateness="1s", stream_name="minutes")
+        return windows.agg(n=("n", "sum")).map(lambda frame: frame.reset_index().to_dict("records")).flatten()
+
+    def entry(came_at: int, *rows: tuple[str, float]) -> Entry:
+        made = [{"time": MINUTE + round(1000 * time), "key": key, "n": 1} for key, time in rows]
+        return Entry({"quotes": made}, topic="topic", id=f"{MINUTE + 1000 * came_at}-0")
+
+    bench = Bench(counted, client=client, options=options_)
+    bench.push(entry(61, ("a", 1), ("a", 61)), entry(62, ("a", 62), *((key, 5.0) for key in late)))
+    while bench.step():
+        pass
+    return bench
+
+
+@pytest.mark.parametrize("keep_state", [True, False])
+def test_late_rows_that_are_given_back_are_those_of_their_node_only(client: redis.Redis, keep_state: bool) -> None:
+    with partly_late(client, ["b", "c"], keep_state=keep_state) as bench:
+        bench.drain()
+        assert [(one["key"], one["n"]) for one in bench.results] == [("a", 1), ("a", 2)]
+        [letter] = bench.dead
+        assert ([*letter.entry["rows"]["key"]], letter.node) == (["b", "c"], "minutes")  # type: ignore[index]
+        assert "2 of 3" in letter.exception
+        bench.stop()
+        bench.client.delete("sluice:state:group")
+        letters = DeadLetters(client, "topic", "group")
+        assert [outcome for _, outcome in letters.replay(letters.choose(), into_windows=True)] == ["replayed"]
+        bench.results.clear()
+        bench.drain()
+        assert [(one["key"], one["n"]) for one in bench.results] == [("b", 1), ("c", 1)]
+        assert (bench.dead, bench.pending) == ([], [])
+
+
+def test_late_rows_that_are_given_back_too_late_are_the_same_letter_again(client: redis.Redis) -> None:
+    with partly_late(client, ["b"]) as bench:
+        before = bench.dead
+        bench.stop()
+        letters = DeadLetters(client, "topic", "group")
+        assert [outcome for _, outcome in letters.replay(letters.choose(), into_windows=True)] == ["replayed"]
+        bench.drain()
+        assert [(one.entry["rows"].to_dict(), one.node) for one in bench.dead] == [
+            (one.entry["rows"].to_dict(), one.node) for one in before
+        ]  # type: ignore[index]
+        assert [letter.retries for letter in letters.choose()] == [1]
+        assert [(one["key"], one["n"]) for one in bench.results] == [("a", 1), ("a", 2)]
+
+
+def test_late_rows_for_a_node_that_is_gone_stay_a_letter(client: redis.Redis) -> None:
+    with partly_late(client, ["b"], keep_state=False) as bench:
+        bench.stop()
+        letters = DeadLetters(client, "topic", "group")
+        assert [outcome for _, outcome in letters.replay(letters.choose(), into_windows=True)] == ["replayed"]
+    with Bench(lambda source: source, client=client) as renamed:
+        renamed.drain()
+        assert renamed.results == []
+        assert ["minutes" in letter.exception for letter in letters.choose()] == [True]
+
+
+def test_late_rows_stop_the_run_where_failures_do(client: redis.Redis) -> None:
+    with pytest.raises(PipelineError, match="late"):
+        partly_late(client, ["b"], on_error="stop")
 
 
 def test_failure_behind_a_window_of_elements_dead_letters_exactly_these(client: redis.Redis) -> None:

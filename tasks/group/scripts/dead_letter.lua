@@ -1,7 +1,8 @@
 -- keys: lease topic letters record counts spilled state
--- args: token group id bounds record_ttl_ms ttl_ms pushed_to only_pending refusal about...
+-- args: token group id bounds record_ttl_ms ttl_ms pushed_to only_pending refusal part... about...
 --
--- Append an entry to the dead letters and acknowledge it. `pushed_to` is the topic that the entry was pushed to, another one than
+-- Append an entry to the dead letters and acknowledge it; with `part`, which holds field, value, ..., append these fields in place of
+-- the entry's own, and leave the entry as it is. `pushed_to` is the topic that the entry was pushed to, another one than
 -- `topic` if that is a retry topic. With `only_pending` = 1 an entry that is not pending is left alone. `about` holds field,
 -- text, ... Returns 1; 0 if it was left alone; -1 if the consumer was taken for dead. `refusal` is what `lease` holds after a
 -- refused command, so that nothing follows in the same transaction; '' leaves the lease as it is.
@@ -33,6 +34,11 @@ if pushed_to ~= topic and values[n - 3] == 'retry:id' and string.match(values[n 
   entry_id, retries = values[n - 2], values[n]
   for i = n - 3, n do values[i] = nil end
 end
+local is_part = part_to >= part_from
+if is_part then
+  values = {}
+  for i = part_from, part_to do values[#values + 1] = ARGV[i] end
+end
 local details = {'dead:topic', pushed_to, 'dead:id', entry_id}
 for i = about_from, about_to do details[#details + 1] = ARGV[i] end
 details[#details + 1] = 'dead:deliveries'
@@ -50,9 +56,11 @@ local added = {}
 return attempt(function()
   add_letter(keys, group, values, added, {max_letters = tonumber(max_letters), max_bytes = tonumber(max_bytes),
     min_bytes = tonumber(min_bytes), topic_bytes = tonumber(topic_bytes)})
-  redis.call('PEXPIRE', record, record_ttl_ms)
-  redis.call('XACK', topic, group, id)
-  if pushed_to ~= topic then redis.call('XDEL', topic, id) end
+  if not is_part then
+    redis.call('PEXPIRE', record, record_ttl_ms)
+    redis.call('XACK', topic, group, id)
+    if pushed_to ~= topic then redis.call('XDEL', topic, id) end
+  end
   drop_oldest(keys, added)
   redis.pcall('HINCRBY', spilled, 'failed:' .. group, 1) -- refused by a full server, and by a key of another type
   redis.pcall('PEXPIRE', spilled, ttl_ms)
