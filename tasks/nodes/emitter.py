@@ -155,9 +155,16 @@ class Emitter:
         emit = secured.fusion.emitter(self._node)
         emitting, is_batch = self.in_flight.emitting, self._batch is not None
         is_stopping, report_passed = self._hand_over.is_stopping, self._report_passed
+        timed = self.timed if self.timed.meet else None
         for n, element in enumerate(self._elements(entries)):
             if is_stopping():
                 return
+            if timed is not None and (due := timed.due) is not None:
+                at = id_numbers((element[-1] if is_batch else element).origin[1])[0]
+                if (
+                    due <= at
+                ):  # before any node gets the element, which shows only to its own branch that time has passed
+                    await timed.pass_time(at)
             emitting.entries = element if is_batch else (element,)
             for one in emit(element, emitting):
                 await one

@@ -13,6 +13,7 @@ from tasks.base.fatal import ends_run
 from tasks.checks import check_choice
 from tasks.errors import SettingsError
 from tasks.nodes.event_time import PROGRESS, EventTimeNode, EventTimeOptions
+from tasks.pipeline.graphs import nodes_above
 from tasks.pipeline.receipts import Metadata, Receipt, receipts
 from tasks.state.memory import ABSENT, Ghosts, as_metadata, as_origins
 
@@ -71,6 +72,7 @@ class JoinNode(EventTimeNode):
         self._parts: dict[int, pd.DataFrame] = {}
         self._by_time: pd.DataFrame | None = None
         self._new_rows = 0
+        self._is_derived: bool | None = None
         self._serial = 0
         super().__init__([left, right], **options)
 
@@ -97,6 +99,7 @@ class JoinNode(EventTimeNode):
     def take_in(self, x: Any, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:
         """Have a left element wait, or keep a right one."""
         is_right = who is self.upstreams[1]
+        topic = topic or self._lane(at, is_right=is_right)
         if isinstance(x, pd.DataFrame):
             self._take_frame(x, who, metadata, topic, at)
             return
@@ -118,6 +121,19 @@ class JoinNode(EventTimeNode):
         else:
             self._wait(_Waiting(time, time, key, x, metadata))
         self.watermark.see(topic, time, at)
+
+    def _lane(self, at: int, *, is_right: bool) -> str:
+        """Return what stands for the topic of an element that a window has emitted: its side, as one side may be ahead of the other.
+
+        If both sides consist of such elements, the watermark waits for both from the first one on.
+        """
+        if self._is_derived is None:
+            self._is_derived = all(
+                any(hasattr(node, "pass_time") for node in (up, *nodes_above(up))) for up in self.upstreams
+            )
+        if self._is_derived:
+            self.watermark.expect((_LEFT, _RIGHT), at)
+        return _RIGHT if is_right else _LEFT
 
     def _wait(self, one: _Waiting) -> None:
         self._serial += 1

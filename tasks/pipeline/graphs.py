@@ -6,7 +6,7 @@ from typing import Any
 from streamz import Stream
 from streamz.orderedweakset import OrderedSet
 
-__all__ = ["Watched", "graph", "leads_to"]
+__all__ = ["Watched", "graph", "leads_to", "nodes_above"]
 
 
 def graph(start: Stream) -> Iterator[Stream]:
@@ -31,6 +31,17 @@ def leads_to(start: Stream, end: Stream) -> bool:
         seen.update(following)
         queue += following
     return False
+
+
+def nodes_above(node: Any) -> set[Any]:
+    """Return all nodes that lead to a node."""
+    found, queue = set(), [node]
+    while queue:
+        for up in queue.pop().upstreams:
+            if up is not None and up not in found:
+                found.add(up)
+                queue.append(up)
+    return found
 
 
 class Watched(OrderedSet):

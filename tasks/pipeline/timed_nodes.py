@@ -5,6 +5,8 @@ from typing import Any
 
 from streamz import Stream
 
+from tasks.pipeline.graphs import nodes_above
+
 __all__ = ["TimedNodes"]
 
 
@@ -26,25 +28,24 @@ class TimedNodes:
         """The next time at which any node may emit."""
         return min((due for node in self._nodes if (due := node.due) is not None), default=None)
 
+    @property
+    def meet(self) -> bool:
+        """Whether there are several: what they emit may meet in a node behind them."""
+        return len(self._nodes) > 1
+
     async def pass_time(self, ms: int) -> None:
-        """Have nodes emit what is due, each before those behind it learn of the time."""
-        for node in self._nodes:
-            if (due := node.due) is not None and due <= ms:
-                for one in node.pass_time(ms):
-                    await one
+        """Have nodes emit what is due, in the order of the times at which it is due, then each before those behind it.
+
+        So nodes side by side emit in the same order, however far time has passed since the last call.
+        """
+        while (at := self.due) is not None and at <= ms:
+            for node in self._nodes:
+                if (due := node.due) is not None and due <= at:
+                    for one in node.pass_time(at):
+                        await one
 
 
 def _upstream_first(nodes: list[Any]) -> list[Any]:
     """Return nodes in an order in which each comes after all that lead to it."""
-    above = {node: _above(node) for node in nodes}
+    above = {node: nodes_above(node) for node in nodes}
     return sorted(nodes, key=lambda node: sum(other in above[node] for other in nodes))
-
-
-def _above(node: Any) -> set[Any]:
-    found, queue = set(), [node]
-    while queue:
-        for up in queue.pop().upstreams:
-            if up is not None and up not in found:
-                found.add(up)
-                queue.append(up)
-    return found

@@ -9,6 +9,7 @@ which is a position, too. It closes the windows that the next entry would close 
 because time passes closes between the same two elements, live and in a replay.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 __all__ = ["NEVER", "Watermark"]
@@ -33,6 +34,11 @@ class Watermark:
         self.value = NEVER
         self.at = NEVER
         self.quiet_until = NEVER
+
+    def expect(self, topics: Iterable[str], at: int) -> None:
+        """Take in topics that have had no element: until they have one, or are idle, the watermark waits for them."""
+        if not self._topics:
+            self._topics = {topic: [NEVER, at, at] for topic in topics}
 
     def see(self, topic: str, time: int, at: int) -> None:
         """Take in the event time of an element at a position."""

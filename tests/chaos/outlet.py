@@ -20,6 +20,10 @@ from streamz import Stream
 
 import tasks.group.lease_scripts
 import tasks.nodes.from_redis  # adds from_redis to Stream
+import tasks.nodes.join_asof
+import tasks.nodes.join_interval
+import tasks.nodes.session_window
+import tasks.nodes.time_window
 import tasks.nodes.to_redis
 from tasks.errors import LeaseLostError
 
@@ -49,6 +53,31 @@ def _remembering(numbers: Stream, _: Callable[[Any], None]) -> None:
     evens.keyed_state(_count, key=lambda of: of[0] % 7, start=0, returns_state=True).to_redis("results", keep=None)
 
 
+def _windowed(numbers: Stream, _: Callable[[Any], None]) -> None:
+    """Windows, sessions and joins of numbers, at the times of their entries, and windows of windows."""
+    given: Any = {"close_after": "100ms", "late": "drop"}
+    windows: Any = numbers.time_window("20ms", key=lambda n: n % 3, **given)
+    counts = windows.agg(n=(None, "count"), sum=(None, "sum"))
+    later = counts.time_window("60ms", stream_name="of windows", **given).agg(n=("n", "sum"))
+    sessions: Any = numbers.session_window("5ms", **given)
+    even, odd = numbers.filter(lambda n: n % 2 == 0).map(lambda n: [n]), numbers.filter(lambda n: n % 2)
+    asof: Any = even.join_asof(odd, **given)
+    near: Any = even.join_interval(odd, before="3ms", after="3ms", **given)
+    results = {
+        "windows": counts,
+        "later": later,
+        "sessions": sessions.agg(n=(None, "count")),
+        "asof": asof,
+        "near": near,
+    }
+    for name, stream in results.items():
+        stream.map(lambda x, name=name: {"of": name, "made": _shown(x)}).to_redis("results", keep=None)
+
+
+def _shown(made: Any) -> Any:
+    return {name: str(value) for name, value in made.items()} if isinstance(made, dict) else list(made)
+
+
 # The pipeline from the numbers to the sink that notes them.
 SHAPES: dict[str, Callable[[Stream, Callable[[Any], None]], Any]] = {
     "plain": lambda numbers, see: numbers.sink(see),
@@ -56,6 +85,7 @@ SHAPES: dict[str, Callable[[Stream, Callable[[Any], None]], Any]] = {
     "results": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results", keep=None),
     "fenced": lambda numbers, _: numbers.map(lambda n: {"n": n}).to_redis("results", keep=None),
     "state": _remembering,
+    "windowed": _windowed,
     "buffer": lambda numbers, see: numbers.buffer(50).map(lambda n: n).sink(see),
     "rate_limit": lambda numbers, see: numbers.rate_limit(0.001).sink(see),
     "map_async": lambda numbers, see: numbers.map_async(_same, parallelism=4).sink(see),

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,18 @@ KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 HELD = 4 * 256
 
 
-def kill_under_load(url: str, client: redis.Redis, shape: str, folder: Path, *, load: int) -> tuple[int, list[int]]:
+def kill_under_load(
+    url: str,
+    client: redis.Redis,
+    shape: str,
+    folder: Path,
+    *,
+    load: int,
+    until: Callable[[int], bool] = lambda _: True,
+) -> tuple[int, list[int]]:
     """Push `load` entries at a time while outlets are killed and replaced at once; let the last one finish.
+
+    until   called with the number of pushed entries: whether all results are there
 
     Returns the number of pushed entries, and the numbers in flight at each kill.
     """
@@ -54,6 +65,7 @@ def kill_under_load(url: str, client: redis.Redis, shape: str, folder: Path, *, 
             in_flight.append(client.xinfo_groups("numbers")[0]["pending"])
         outlets.start()
         wait_until(is_done, "the rest")
+        wait_until(lambda: until(pushed), "the last results")
     return pushed, in_flight
 
 

@@ -113,6 +113,37 @@ def as_records(frame: Any) -> list[dict[str, Any]]:
     return [{name: int(value) if isinstance(value, float) else value for name, value in row.items()} for row in rows]
 
 
+@pytest.mark.timeout(300)
+@given(
+    data=st.data(),
+    elements=came(st.integers(-5, 5)),
+    close_after=st.sampled_from([4, 25]),
+    size=st.sampled_from([6, 30]),
+)
+def test_windows_of_both_sides_are_joined_the_same_in_a_replay(
+    fresh_client: Fresh, data: st.DataObject, elements: list[Came], close_after: int, size: int
+) -> None:
+    """Both sides close by time between the same elements, however far time has passed when the run learns of it."""
+
+    def of_windows(source: Stream) -> Any:
+        given: Any = {"close_after": f"{close_after}ms", "late": "drop", "key": "key"}
+        left, right = (
+            side.time_window(f"{size}ms", stream_name=name, **given).agg(n=("value", "count"))
+            for name, side in zip(TOPICS, sides(source), strict=True)
+        )
+        pairs = left.join_interval(right, key="key", by="start", how="left", close_after="20ms")
+        return pairs.map(lambda pair: {"left": bar(pair[0]), "right": pair[1] and bar(pair[1])})
+
+    live = pairs(lived(of_windows, elements, fresh_client(), data.draw(lives(len(elements)))))
+    replay = lived(of_windows, elements, fresh_client())
+    assert live == pairs(replay)
+    assert replay.dead == []
+
+
+def bar(row: Any) -> str:
+    return f"{round(row['start'].timestamp() * 1000) - START} {row['key']} {row['n']}"
+
+
 TIMES = st.lists(st.integers(-50, 50), max_size=12)
 
 
@@ -237,6 +268,25 @@ def test_side_that_catches_up_after_a_restart_gets_all_of_its_pairs(client: redi
         bench.push(entry("right", 2, 2000, 20_000), entry("right", 9, 9500, 20_001))
         bench.drain()
         assert bench.results == [(10, 1), (10, 2), (11, None)]
+
+
+def test_windows_of_one_side_wait_for_those_of_the_other(client: redis.Redis) -> None:
+    """No window of the slower side is late because the other side has emitted several."""
+
+    def of_windows(source: Stream) -> Any:
+        left, right = (
+            side.time_window("1s", close_after="1min", stream_name=name).agg(n=("n", "sum"))
+            for name, side in zip(TOPICS, sides(source), strict=True)
+        )
+        pairs = left.join_interval(right, by="start", close_after="1min")
+        return pairs.starmap(lambda one, other: (one["n"], other["n"]))
+
+    with Bench(of_windows, topics=TOPICS, client=client) as bench:
+        bench.push(
+            *(entry("left", n, 1000 * n) for n in range(5)), *(entry("right", n, 1000 * n, 5000 + n) for n in range(5))
+        )
+        bench.drain()
+        assert bench.results == [(n, n) for n in range(5)]
 
 
 @pytest.mark.parametrize("named", [{"how": "outer"}, {"before": "x"}, {"after": "-1s"}, {"late": "update"}])

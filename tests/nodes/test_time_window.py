@@ -180,6 +180,7 @@ def spread(source: Stream, given: Options) -> Any:
     return aggregated.map(lambda frame: frame.reset_index().to_dict("records")).flatten()
 
 
+@pytest.mark.timeout(300)  # each example has three pipelines
 @given(data=st.data(), given_=options, elements=came(st.none()))
 def test_late_rows_of_a_frame_are_a_dead_letter_and_the_others_count(
     fresh_client: Fresh, data: st.DataObject, given_: Options, elements: list[Came]
