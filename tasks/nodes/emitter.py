@@ -161,9 +161,8 @@ class Emitter:
                 return
             if timed is not None and (due := timed.due) is not None:
                 at = id_numbers((element[-1] if is_batch else element).origin[1])[0]
-                if (
-                    due <= at
-                ):  # before any node gets the element, which shows only to its own branch that time has passed
+                # Before any node gets the element, which shows only to its own branch that time has passed.
+                if due <= at:
                     await timed.pass_time(at)
             emitting.entries = element if is_batch else (element,)
             for one in emit(element, emitting):
