@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
@@ -78,6 +79,15 @@ def _feed(url: str | None, timeout: float) -> Any:
         def stock_api(self) -> str:
             address = super().stock_api
             return address if url is None else url + address[address.index("/rn=") :]
+
+        def _fetch_stock_data(self, stock_list: list[str]) -> list[str]:
+            """Return the pages, with no thread left behind.
+
+            easyquotation 0.7.7 closes a `multiprocessing.pool.ThreadPool` and drops it. If a garbage collection starts in
+            the pool's own thread, the pool's finalizer waits for that thread for ever, and nothing is collected after that.
+            """
+            with ThreadPoolExecutor(len(stock_list)) as pool:
+                return list(pool.map(self.get_stocks_by_range, stock_list))
 
         def get_stocks_by_range(self, params: str) -> str:
             """Return a page of quotes, with a timeout, a check of the status, and the right encoding, which the package lacks."""

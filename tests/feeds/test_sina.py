@@ -2,10 +2,12 @@
 
 import builtins
 import contextlib
+import multiprocessing.pool
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.pool import ThreadPool
 
 import pandas as pd
 import pytest
@@ -155,6 +157,13 @@ def test_a_server_that_never_answers_is_given_up(stub: Stub) -> None:
             sina.fetch(codes=["600000"], url=stub.url, timeout=0.05)
     finally:
         release.set()
+
+
+def test_fetch_makes_no_pool_that_can_block_garbage_collection(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(multiprocessing.pool, "ThreadPool", lambda *args: made.append(args) or ThreadPool(*args))
+    sina.fetch(codes=["600000"], url=stub.url)
+    assert made == []
 
 
 def test_no_network_is_an_error_that_names_the_way_out(stub: Stub) -> None:
