@@ -56,21 +56,11 @@ _MASKED: dict[str, Any] = {
 _ZONED = re.compile(r"datetime64\[(s|ms|us|ns), ([^\[\]]{1,64})\]")
 _PERIODS = re.compile(r"period\[([^\[\]]{1,64})\]")
 _CLOSED = frozenset({"left", "right", "both", "neither"})
-
-
-def _string_dtypes() -> dict[str, Any]:
-    found = {}
-    for storage in ("python", "pyarrow"):
-        found[f"string[{storage},NA]"] = pd.StringDtype(storage)
-        try:
-            dtype: Any = pd.StringDtype
-            found[f"string[{storage},nan]"] = dtype(storage, na_value=np.nan)
-        except TypeError:  # pandas 2.2 has no strings whose missing value is NaN
-            continue
-    return found
-
-
-_STRINGS = _string_dtypes()
+_STRINGS: dict[str, Any] = {
+    f"string[{storage},{word}]": pd.StringDtype(storage, na_value=missing)
+    for storage in ("python", "pyarrow")
+    for word, missing in (("NA", pd.NA), ("nan", np.nan))
+}
 _DEFAULT_STRING = next((word for word, dtype in _STRINGS.items() if dtype == pd.Series(["a"]).dtype), None)
 
 

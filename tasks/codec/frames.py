@@ -28,7 +28,7 @@ from tasks.errors import EncodeError, PoisonEntryError
 
 __all__ = ["can_encode", "decode_stream", "encode_stream", "weigh_stream"]
 
-_ARROW_STRINGS = is_plain("string[pyarrow,nan]")  # pandas 3 keeps text in Arrow; before, each is a str
+_ARROW_STRINGS = is_plain("string[pyarrow,nan]")  # as by default; an option of pandas can make each text a str
 _ARROW_TEXT = {pa.string().id, pa.large_string().id, pa.string_view().id} if _ARROW_STRINGS else set()
 _ARRAY, _OBJECTS = Becomes(), Becomes(1)
 _FRAMES = frozenset({"DataFrame", "Table"})
