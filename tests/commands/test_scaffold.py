@@ -55,14 +55,14 @@ def test_new_inlets_and_outlets_deploy_and_their_tests_pass_as_they_are(
     assert "wrote flows/rooms.py" in output.getvalue()
     assert "make test ARGS=tests/test_bids.py" in output.getvalue()
     command = [sys.executable, "-m", "deployments", "new", "outlet", "warm", "--topic", "rooms"]
-    subprocess.run(command, cwd=root, capture_output=True, timeout=60, check=True)
+    subprocess.run(command, cwd=root, capture_output=True, timeout=240, check=True)
     made = {each.entrypoint.rpartition(":")[2]: each for each in read_blueprint(root / "prefect.yaml").deployments}
     assert (made["rooms"].beats, made["warm"].stays_up, made["bids"].beats) == (True, True, True)
     tests = [*(f"tests/test_{name}.py" for name in ("rooms", "warm", "bids")), "tests/rollout/test_prefect_yaml.py"]
     others = "not cannot_be_imported and not whatever_its_function"  # each in a process and with files of its own
     for check in (["pytest", "-q", "-k", others, *tests], ["ruff", "check", "."]):
         done = subprocess.run(
-            [sys.executable, "-m", *check], cwd=root, capture_output=True, text=True, timeout=110, check=False
+            [sys.executable, "-m", *check], cwd=root, capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -84,7 +84,7 @@ def test_next_steps_are_those_of_the_pages_with_aligned_comments(
 
 def test_new_refuses_a_bad_name_in_one_sentence() -> None:
     command = [sys.executable, "-m", "deployments", "new", "inlet", "redis", "--topic", "rooms"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("sluice: 'redis' is a name")
 

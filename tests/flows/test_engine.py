@@ -38,7 +38,7 @@ def test_a_state_folder_that_cannot_be_used_keeps_no_run_from_beginning(tmp_path
     (tmp_path / "a-file").touch()
     environ = os.environ | {"SLUICE_STATE_DIR": str(tmp_path / "a-file"), "PREFECT__FLOW_RUN_ID": "of no run"}
     command = [sys.executable, "-m", "flows.runtime.engine"]
-    ended = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert "NotADirectoryError" not in ended.stderr
     assert "Invalid flow run id" in ended.stderr  # it comes as far as Prefect's engine
 

@@ -29,7 +29,7 @@ print(json.dumps({"loaded": len(made), "validators": built}))
 
 def rehearsed() -> dict[str, Any]:
     """Return what clients and models of Prefect do after a rehearsal, in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=240, check=True)
     return json.loads(done.stdout)
 
 

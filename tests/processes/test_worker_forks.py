@@ -49,14 +49,16 @@ def _worker(runs: Runs, program: str, *, command: str = sys.executable, **enviro
 )
 def test_a_worker_forks_a_run_without_a_command(own_runs: Runs, program: str, code: int) -> None:
     with _worker(own_runs, program) as worker:
-        out, _ = worker.communicate(timeout=120)
+        out, _ = worker.communicate(timeout=240)
     pid, last = out.splitlines()
     assert last == f"ended ForkedProcess {pid} {code}"
 
 
 def test_a_run_of_another_program_is_left_to_prefect(own_runs: Runs) -> None:
-    with _worker(own_runs, "sys.exit(3)", command=sys.executable, SLUICE_START_METHOD="spawn") as worker:
-        out, _ = worker.communicate(timeout=120)
+    # Without a server, Prefect's engine fails at once; it would otherwise start one and wait 20 s for it.
+    spawned = {"SLUICE_START_METHOD": "spawn", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}
+    with _worker(own_runs, "sys.exit(3)", command=sys.executable, **spawned) as worker:
+        out, _ = worker.communicate(timeout=240)
     assert "ended Process" in out
 
 

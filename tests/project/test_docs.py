@@ -180,7 +180,7 @@ def test_systemd_accepts_the_units_on_pages(tmp_path: Path) -> None:
         programs = str(Path(sys.executable).parent)
         unit.write_text(block.text.replace("/opt/sluice/.venv/bin", programs).replace("/opt/sluice", str(ROOT)))
         units.append(str(unit))
-    done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False, timeout=240)
     ours = [line for line in (done.stdout + done.stderr).splitlines() if str(tmp_path) in line or "sluice" in line]
     assert not ours, ours
     assert done.returncode == 0, done.stderr

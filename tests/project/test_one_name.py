@@ -25,7 +25,7 @@ def test_sluice_imports_prefect_only_for_inlet_and_outlet() -> None:
         "import sys, sluice; from sluice import Entry, Reservoir, has, testing; assert 'prefect' not in sys.modules; "
         "from sluice import inlet; assert 'prefect' in sys.modules; print(inlet.__module__)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert (done.stdout.strip(), done.stderr) == ("flows.inlets", "")
 
 

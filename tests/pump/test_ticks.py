@@ -201,7 +201,7 @@ def test_the_same_parameters_are_the_same_beat_in_every_process() -> None:
             check=True,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         ).stdout
         for seed in ("1", "2", "3")
     }

@@ -63,9 +63,9 @@ class Secured:
 
     def __init__(self, folder: Path) -> None:
         (openssl,) = [shlex.split(line.replace("redis.example", "localhost")) for line in LINES if "openssl" in line]
-        subprocess.run(openssl, cwd=folder, check=True, capture_output=True, timeout=60)
+        subprocess.run(openssl, cwd=folder, check=True, capture_output=True, timeout=240)
         (users,) = [line for line in LINES if line.endswith("> users.acl")]
-        subprocess.run(users, shell=True, cwd=folder, check=True, timeout=60)
+        subprocess.run(users, shell=True, cwd=folder, check=True, timeout=240)
         port = reserve_port()
         (conf,) = re.findall(r"```text\n# redis.conf\n(.*?)```", PAGE, re.DOTALL)
         (folder / "redis.conf").write_text(conf.replace("6380", str(port)).replace("/etc/redis", str(folder)))

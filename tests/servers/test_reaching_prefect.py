@@ -76,7 +76,7 @@ def test_a_server_is_asked_with_the_certificate_that_prefect_is_given(
 ) -> None:
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *names, "-keyout", "key", "-out", "cert"]
-    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True, timeout=240)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
     with http.server.HTTPServer(("127.0.0.1", 0), Healthy) as server:

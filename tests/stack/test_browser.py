@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),  # on a busy machine of two cores: three servers, three flow runs
+    pytest.mark.timeout(600),  # on a busy machine of two cores: three servers, three flow runs
     pytest.mark.usefixtures("chromium"),  # first, because without a browser no server is needed
 ]
 

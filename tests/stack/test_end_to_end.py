@@ -38,7 +38,7 @@ def mended(source):
     {}
 """
 
-pytestmark = pytest.mark.timeout(300)  # on a busy machine of two cores: three servers, ten flow runs
+pytestmark = pytest.mark.timeout(600)  # on a busy machine of two cores: three servers, ten flow runs
 
 
 def test_prefect_deploys_the_whole_file_with_schedules_limits_and_automations(deployed: Plain) -> None:
@@ -250,7 +250,7 @@ def assert_logs_one_line(plain: Plain, run: FlowRun) -> None:
 def sluice(plain: Plain, *arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deployments", *arguments]
     env = plain.env | {"SLUICE_PROJECT": str(root)}
-    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def sluice(*arguments: str, state: Path, **env: str) -> subprocess.CompletedProc
         env=clean_environment(SLUICE_STATE_DIR=str(state), COLUMNS="120", **env),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

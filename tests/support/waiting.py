@@ -9,7 +9,7 @@ _REST = 10  # pause in multiples of a check's duration: the awaited work may nee
 _SHORTEST, _LONGEST = 0.01, 0.5  # bounds of the pause in seconds
 
 
-def wait_until(condition: Callable[[], object], what: str, *, deadline: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, *, deadline: float = 120.0) -> None:
     """Return once `condition` is true; fail after `deadline` seconds, with `what` in the message.
 
     Expensive conditions, such as requests to Prefect's server, are checked less often.

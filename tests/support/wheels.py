@@ -63,7 +63,7 @@ class Installed:
         if cwd:
             env["PWD"] = str(cwd)  # as a shell does: prefect.yaml uses it as the folder of runs
         done = subprocess.run(
-            command, cwd=cwd, env=self.environment(**env), capture_output=True, text=True, timeout=110, check=False
+            command, cwd=cwd, env=self.environment(**env), capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -75,5 +75,5 @@ class Installed:
 
 def _pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
