@@ -97,7 +97,7 @@ def _extension_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:
 
 
 def _strings_to_arrow(values: Any, dtype: Any) -> tuple[pa.Array, str]:
-    word = next(word for word, known in _STRINGS.items() if known == dtype)
+    word = f"string[{dtype.storage},{'NA' if dtype.na_value is pd.NA else 'nan'}]"
     return _whole(pa.array(values, type=pa.large_string())), word
 
 
