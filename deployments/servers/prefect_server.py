@@ -201,14 +201,14 @@ def said_by(error: "HTTPError") -> str:
     return f"{where} answers with an error ({status}); look into its log, and whether it is of Prefect's version here"
 
 
-def wait_for_server(api_url: str, child: Child, *, timeout: float = 120) -> None:
-    """Wait until the server that runs as `child` answers.
+def wait_for_server(api_url: str, child: Child, *, timeout: float = 300) -> None:
+    """Wait until the server that runs as `child` answers, which takes minutes on a machine that is busy with other work.
 
     raises    UnavailableError: the server ended, or did not answer within `timeout` seconds; quotes its log
     """
     deadline = time.monotonic() + timeout
     while child.running and time.monotonic() < deadline:
-        if answers(api_url):
+        if answers(api_url, timeout=10):
             return
         time.sleep(0.1)
     what = (
