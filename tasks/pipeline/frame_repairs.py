@@ -10,7 +10,6 @@ from collections.abc import Callable
 from numbers import Number
 from typing import Any
 
-import numpy as np
 from streamz import Stream
 
 __all__ = ["repair_aggregation"]
@@ -85,6 +84,7 @@ def _weighted_mean(agg: Any) -> None:
 
     fault    A first frame without rows made all results empty; a missing value made all later ones missing.
     """
+    import numpy as np  # noqa: PLC0415 - a run without frames loads no numpy
 
     def on_new(state: State, new: Any) -> tuple[State, Any]:
         result, weight, is_first = state
