@@ -17,14 +17,17 @@ import flows
 import tasks
 from deployments.cli import app
 from flows import alerts, clock, market, upkeep, vitals
-from tasks import Cursor, Entry, Reservoir, SluiceError, has, testing
+from tasks import Cursor, Delivery, Entry, Reservoir, SluiceError, has, testing
 from tasks.base import quantities
 from tasks.nodes import engine, event_time, join_asof, join_interval, session_window, time_window
 from tasks.nodes import from_redis as source
 from tasks.nodes import map_in_processes as processes
 from tasks.nodes import to_parquet as parquet
 from tasks.nodes import to_redis as sinks
+from tasks.nodes import to_sink as deliveries
 from tasks.settings import redis_url
+from tasks.sinks.http_post import HttpPost
+from tasks.sinks.sql_upsert import SqlUpsert
 
 __all__ = ["FILE", "reference"]
 
@@ -62,7 +65,11 @@ def reference() -> str:
     parts.append(_callable(time_window.time_window.agg, ".time_window(...).agg", skip=1))
     parts.append(_callable(sinks.to_redis, ".to_redis", skip=2))
     parts.append(_callable(parquet.to_parquet, ".to_parquet", skip=2))
-    parts.append("## Entries and topics\n\n`from tasks import Cursor, Entry, Reservoir, has`\n")
+    parts.append(_callable(deliveries.to_sink, ".to_sink", skip=2))
+    parts.append(_callable(SqlUpsert, "SqlUpsert", skip=1))
+    parts.append(_callable(HttpPost, "HttpPost", skip=1))
+    parts.append(_callable(Delivery, "Delivery", skip=1))
+    parts.append("## Entries and topics\n\n`from tasks import Cursor, Delivery, Entry, Reservoir, has`\n")
     parts += [_callable(Cursor, "Cursor", skip=1)]
     parts += [_callable(Entry, "Entry", skip=1), _callable(has, "has"), _callable(Reservoir, "Reservoir", skip=1)]
     parts += [_callable(getattr(Reservoir, name), f"Reservoir.{name}", skip=1) for name in _METHODS]

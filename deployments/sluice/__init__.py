@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import (
     Cursor,
+    Delivery,
     EncodeError,
     Entry,
     LeaseLostError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cursor",
+    "Delivery",
     "EncodeError",
     "Entry",
     "LeaseLostError",

@@ -100,6 +100,9 @@ class InFlight:
         made = [
             Receipt(*entry.origin, fence=fence, done=finish, failed=failed, time_ms=entry.time_ms) for entry in entries
         ]
+        for entry, receipt in zip(entries, made, strict=True):
+            if entry.id != receipt.id:  # a replayed dead letter
+                receipt.pushed_as = (entry.topic, entry.id)
         self._open.update(made)
         return made
 

@@ -60,6 +60,7 @@ class Receipt:
         "id",
         "is_settled",
         "kept",
+        "pushed_as",
         "time_ms",
         "topic",
     )
@@ -75,6 +76,8 @@ class Receipt:
         time_ms: int = 0,
     ) -> None:
         self.topic = topic
+        self.pushed_as = (topic, id)
+        """The topic and the id that the entry was pushed under; a replayed dead letter is read under others."""
         self.time_ms = time_ms
         self.id = id
         self.fence = fence

@@ -89,24 +89,24 @@ class Guards(Protocol):
 class Call:
     """The calls of one node with one element.
 
-    keeper    the receipt of the newest entry that the element was made of; None if it was made of none
+    node      the node's name
+    made_of   the receipts of the entries that the element was made of
+    ordinal   the number of earlier elements of the same entries in this node
+    keeper    the receipt of the newest of these entries, or one without an entry; None if there is none
     failed    how often it has failed
     """
 
-    __slots__ = ("_name", "_naming", "failed", "keeper", "since")
+    __slots__ = ("failed", "keeper", "made_of", "node", "ordinal", "since")
 
-    def __init__(self, keeper: Receipt | None, naming: Callable[[], bytes]) -> None:
-        self.keeper = keeper
+    def __init__(self, node: str, made_of: list[Receipt], ordinal: int, keeper: Receipt | None) -> None:
+        self.node, self.made_of, self.ordinal, self.keeper = node, made_of, ordinal, keeper
         self.failed = Failures(0)
         self.since = 0.0
-        self._naming = naming
-        self._name = b""
 
     @property
     def name(self) -> bytes:
         """A name that is the same in every life of the pipeline."""
-        self._name = self._name or self._naming()
-        return self._name
+        return result_name(self.made_of, into="", node=self.node, ordinal=self.ordinal)
 
 
 class Retrier:
@@ -126,10 +126,10 @@ class Retrier:
         """Return the call for an element that has come to the node. Call it once for each element, in order."""
         made_of = [one for one in receipts(metadata) if one.id]
         if not made_of:
-            return Call(next(iter(receipts(metadata)), None), bytes)
+            return Call(self._node, [], 0, next(iter(receipts(metadata)), None))
         keeper = newest(made_of)
         ordinal = keeper.count_call(self._node, *((one.topic, one.id) for one in made_of))
-        return Call(keeper, partial(result_name, made_of, into="", node=self._node, ordinal=ordinal))
+        return Call(self._node, made_of, ordinal, keeper)
 
     def must_wait(self, call: Call) -> bool:
         """Return whether something must be looked up before the first attempt, or the call is left to the next run."""
@@ -144,6 +144,14 @@ class Retrier:
 
         raises    GivenUpError: all attempts have failed in an earlier life; Postponed; whatever the function raises
         """
+        await self.ready(call)
+        return await settled(begin())
+
+    async def ready(self, call: Call) -> None:
+        """Look up how often a call has failed in earlier lives, if that is not known.
+
+        raises    GivenUpError: all attempts have failed; Postponed
+        """
         book, keeper = self._book(call), call.keeper
         if keeper is not None and keeper.fence.lease in self._postponed:
             raise Postponed  # or it would overtake an element that is left to the next run
@@ -154,7 +162,6 @@ class Retrier:
                 if self.retry.pause(call.failed.times) is None:
                     why = f"the run ended before the entry became a dead letter; the last error was {call.failed.last}"
                     raise GivenUpError(call.failed.times, PipelineError(why))
-        return await settled(begin())
 
     async def outcome(self, call: Call, begin: Callable[[], Any], failed: Exception | None = None) -> Any:
         """Return the result of the first attempt that succeeds, after pauses.

@@ -195,6 +195,10 @@ class Cutter:
         if self._hand_over.is_cut_under_way and not self._is_full:
             return
         began, is_named = time.monotonic(), False
+        for begin_to_write in [
+            call for meter in self._secured.meters if (call := getattr(meter.node, "before_cut", None))
+        ]:
+            begin_to_write()
         while self._hand_over.is_cut_under_way or not self._in_flight.is_quiet:
             if is_stopping() or self._is_broken:
                 return

@@ -120,6 +120,8 @@ class SimulatedRun:
         while (nap := await self._loop.idle()) and self._is_busy:  # noqa: ASYNC110 - time passes at once
             await asyncio.sleep(nap)
         self._run.flush_nodes()
+        while (nap := await self._loop.idle()) and self._is_busy:  # noqa: ASYNC110 - as above, for nodes that write asynchronously
+            await asyncio.sleep(nap)
         self.source.close()
 
     def kill(self) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the lowest to the highest: a module imports only from its own folder and from entries before it.
 ORDER = [
     "tasks.errors", "tasks.base", "tasks.settings", "tasks.checks", "tasks.codec", "tasks.reservoir", "tasks.group", "tasks.pump",
-    "tasks.pipeline", "tasks.state", "tasks.windows", "tasks.remote", "tasks.archive", "tasks.nodes", "tasks.report", "tasks.testing", "tasks.feeds", "tasks",
+    "tasks.pipeline", "tasks.state", "tasks.windows", "tasks.remote", "tasks.archive", "tasks.sinks", "tasks.nodes", "tasks.report", "tasks.testing", "tasks.feeds", "tasks",
     "flows.runtime", "flows",
     "deployments.metrics", "deployments.processes", "deployments.servers", "deployments.rollout", "deployments.show", "deployments.stack",
     "deployments.checks", "deployments.commands", "deployments", "deployments.sluice",
@@ -22,12 +22,12 @@ ORDER = [
 # Names that users and other folders import from the folder itself. The other folders have none; import from their modules.
 PUBLIC = {
     "deployments.sluice": [  # installed as `sluice`
-        "Cursor", "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "RejectedError", "Reservoir", "RetryLater", "SettingsError",
+        "Cursor", "Delivery", "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "RejectedError", "Reservoir", "RetryLater", "SettingsError",
         "SluiceError", "StateConflictError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has", "inlet", "outlet", "testing",
     ],
     "flows": ["inlet", "outlet"],
     "tasks": [
-        "Cursor", "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "RejectedError", "Reservoir", "RetryLater", "SettingsError",
+        "Cursor", "Delivery", "EncodeError", "Entry", "LeaseLostError", "PipelineError", "PoisonEntryError", "PumpError", "RejectedError", "Reservoir", "RetryLater", "SettingsError",
         "SluiceError", "StateConflictError", "TopicFullError", "UnavailableError", "UnreadableTopicError", "has",
     ],
     "tasks.codec": [
