@@ -51,7 +51,8 @@ def _like(plain: type[Stream]) -> type[Stream]:
             self, *args, **kwargs
         )  # not DaskStream's, which adds an argument that the plain one does not know
 
-    made = type(plain.__name__, (DaskStream, plain), {"__init__": __init__, "__doc__": plain.__doc__})
+    doc = f"Do on Dask workers what `Stream.{plain.__name__}` does."  # streamz' examples run in a graph without workers
+    made = type(plain.__name__, (DaskStream, plain), {"__init__": __init__, "__doc__": doc})
     DaskStream.register_api()(made)
     return made
 
