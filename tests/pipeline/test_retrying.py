@@ -408,6 +408,20 @@ def test_items_of_one_entry_are_counted_apart() -> None:
     assert (failed, bench.dead) == ({"a": 3, "b": 3}, [])
 
 
+def test_item_waits_for_an_earlier_one_of_its_entry_that_is_tried_again() -> None:
+    calls: list[str] = []
+
+    def take(item: str) -> None:
+        calls.append(item)
+        if item == "a" and len(calls) <= 2:
+            raise OSError(item)
+
+    with Bench(lambda source: source.map(lambda _: ["a", "b"]).flatten().sink(take, retry="1s, 5s")) as bench:
+        bench.push(*numbers(1))
+        bench.drain()
+    assert calls == ["a", "a", "a", "b"]
+
+
 def test_entries_of_another_partition_do_not_wait(client: redis.Redis) -> None:
     declare(client, "topic", Partitioning(2, "n"))
     taken: list[int] = []
