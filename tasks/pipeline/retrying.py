@@ -308,7 +308,10 @@ def apply(node: Any, retry: Retry | None, guards: Guards) -> None:
     node.retries = True
     if type(node) is nodes.map_async:
         begin = node.begin_call
-        node.begin_call = lambda x, metadata: retrier.outcome(retrier.arrived(metadata), partial(begin, x, metadata))
+        # A task: a coroutine would warn that it was never awaited, if the loop closes before its first step.
+        node.begin_call = lambda x, metadata: asyncio.ensure_future(
+            retrier.outcome(retrier.arrived(metadata), partial(begin, x, metadata))
+        )
         return
 
     def emit(result: Any, metadata: Metadata) -> list[Any]:
