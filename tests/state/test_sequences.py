@@ -142,3 +142,11 @@ def test_window_of_an_earlier_run_fails_with_the_entries_it_holds(fresh_client: 
         machine.step(nth=0, times=2, ahead=False)
         machine.stop(nth=0)
     machine.teardown()
+
+
+def test_nested_results_of_zip_latest_are_awaited(fresh_client: Fresh) -> None:
+    machine = begun(fresh_client, "partition with a timeout", "zip_latest", trunk=["accumulate"])
+    machine.start(max_entries=3)
+    machine.push(topic="one", marks=[None] * 6, gap=1)
+    machine.step(nth=0, times=4, ahead=False)
+    machine.teardown()

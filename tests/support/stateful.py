@@ -199,8 +199,16 @@ class Ordered(Stream):
     async def finish(self) -> None:
         assert self._check(self.got, self.emitted), "a possible order"
         for element in self.emitted:
-            for one in self._emit(element):
-                await one
+            await _settle(self._emit(element))
+
+
+async def _settle(result: Any) -> None:
+    """Await what an `_emit` has returned: a list, nested behind `zip_latest` of streamz 0.6.6."""
+    if isinstance(result, list):
+        for one in result:
+            await _settle(one)
+    elif result is not None:
+        await result
 
 
 def _in_order(got: list[Any], emitted: list[Any]) -> bool:
