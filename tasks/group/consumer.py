@@ -18,7 +18,7 @@ from tasks.group.merging import Merging, Raw
 from tasks.group.parts import Parts
 from tasks.group.poison_search import Origin
 from tasks.group.positions import Positions
-from tasks.group.read_size import MAX_BYTES, MAX_ENTRIES, ReadSize
+from tasks.group.read_size import MAX_BYTES, MAX_ENTRIES, USUAL_ENTRIES, ReadSize
 from tasks.group.recovery import Recovery
 from tasks.group.topic_reader import TopicReader
 from tasks.group.until import Until
@@ -51,6 +51,7 @@ class Consumer:
     partition   the partition that the topics are; then only its owner may read, see `Ownership`, which each read of
                 new entries checks
     max_entries, max_bytes   upper bounds per step; at least one entry per topic is returned even if it exceeds them
+    usual_entries   upper bound unless the caller is done with each step's entries in less than 0.1 s
     max_decoded_bytes   upper bound for the memory of a step's entries; at least one entry is returned
     max_deliveries   after this many deliveries to consumers that died, an entry becomes a dead letter. Entries taken over
                 from dead consumers are returned in ever smaller parts, in the end one by one, so that only the entry that
@@ -70,6 +71,7 @@ class Consumer:
         partition: int | None = None,
         lease_ttl: float = 10.0,
         max_entries: int = MAX_ENTRIES,
+        usual_entries: int = USUAL_ENTRIES,
         max_bytes: int = MAX_BYTES,
         max_decoded_bytes: int = DEFAULT_LIMITS.max_decoded_bytes // 4,
         max_deliveries: int = 5,
@@ -98,7 +100,8 @@ class Consumer:
         # Delivered by Redis and not returned yet. A recovery forgets these, and finds them again among the pending ones.
         self._merging = Merging(self.topics)
         self._parts = Parts(max_decoded_bytes, decoding)
-        size = ReadSize(max_entries, max_bytes)
+        self._size = size = ReadSize(max_entries, max_bytes, usual_entries)
+        self._returned_last = 0, 0.0
         self._reader = TopicReader(
             client,
             self.membership,
@@ -349,9 +352,12 @@ class Consumer:
         if self._recovery.is_searching_poison:
             taken, self.returned_poison_candidates = self._recovery.take_together(counts)
             return self._returned(taken)
+        number, then = self._returned_last
+        self._size.adapt(number, (now := time.monotonic()) - then)
+        self._returned_last = sum(counts.values()), now
         taken = self._merging.take(counts)
         # Recovery and claims wait until no read is under way, which would never be the case while there is a backlog.
-        is_due = self._recovery or time.monotonic() >= self._next_claim
+        is_due = self._recovery or now >= self._next_claim
         if taken and ahead and not is_due:
             self._reader.send_ahead()
         return self._returned(taken)

@@ -14,7 +14,7 @@ from tasks.codec.decoding import DecodeFunction, DecodeWord, Decoding, Frames
 from tasks.errors import PipelineError
 from tasks.group.consumer import Consumer
 from tasks.group.membership import LEAST_LEASE, Membership
-from tasks.group.read_size import MAX_BYTES, MAX_ENTRIES
+from tasks.group.read_size import MAX_BYTES, MAX_ENTRIES, USUAL_ENTRIES
 from tasks.nodes.source_run import OnError, SourceRun
 from tasks.nodes.threaded import ThreadedSource
 from tasks.pipeline import lifetimes
@@ -46,7 +46,8 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     partition   the partition that `topics` are, one of each partitioned topic. One consumer of the group at a time reads it,
                 and its kept state is its own; see `Replica` for runs that share partitions
     lease       the time without a renewal after which this consumer counts as dead
-    max_entries, max_bytes   upper bounds per read; up to four reads are in memory, and a fifth may be in transit
+    max_entries, max_bytes   upper bounds per read; up to four reads are in memory, and a fifth may be in transit. A read has more
+                than 256 entries only while the pipeline is done with it in less than 0.1 s
     batch       emit lists of up to this many available entries; no entry waits for others. If the pipeline raises on a
                 list, all of its entries have failed
     decode      how fields become values: 'auto', 'text', 'bytes', 'json', or a function of an entry's raw fields, pairs of
@@ -123,6 +124,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
             partition=partition,
             lease_ttl=seconds(lease, name="lease", least=LEAST_LEASE),
             max_entries=max(max_entries, batch or 0),
+            usual_entries=max(USUAL_ENTRIES, batch or 0),
             max_bytes=max_bytes,
             max_deliveries=max_deliveries,
             decoding=Decoding(decode=decode, frames=frames),

@@ -12,6 +12,7 @@ from streamz import Stream
 
 from tasks import LeaseLostError, Reservoir
 from tasks.group import membership
+from tasks.group.read_size import MAX_ENTRIES
 from tasks.nodes.from_redis import from_redis
 from tests.support.streams import consumer, crash, here, live_through, lives, pending, push_all, read_all
 from tests.support.waiting import wait_until
@@ -273,7 +274,7 @@ def test_backlog_of_pending_entries_is_recovered_to_its_end(client: redis.Redis)
     successor = consumer(client)
     seen: list[str] = []
     while step := successor.step(0):
-        assert len(step) <= 256
+        assert len(step) <= MAX_ENTRIES
         seen += [e.id for e in step]
     assert seen == ids
 
