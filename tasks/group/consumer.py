@@ -236,9 +236,9 @@ class Consumer:
         """Put the acknowledgement of entries into a transaction; `settled` follows if it succeeds."""
         self._held.queue_acks(pipe, done, guard=guard, with_results=with_results)
 
-    def settled(self, origins: Iterable[Origin]) -> None:
-        """Note that a transaction has acknowledged or dead-lettered entries."""
-        self._held.settled(origins)
+    def settled(self, done: Mapping[str, Sequence[str]], failed: Iterable[Origin]) -> None:
+        """Note that a transaction has acknowledged and dead-lettered entries."""
+        self._held.settled(done, failed)
 
     def reset_deliveries(self, topic: str, ids: Iterable[str]) -> None:
         """Count entries as delivered once: they were processed, killed no consumer, and are only kept for later ones."""

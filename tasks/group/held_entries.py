@@ -92,9 +92,11 @@ class HeldEntries:
         """Put the acknowledgement of entries into a transaction, to be done if `guard` holds its token."""
         self._membership.queue_ack(pipe, done, guard=guard, with_results=with_results)
 
-    def settled(self, origins: Iterable[tuple[str, str]]) -> None:
-        """Note that entries were acknowledged or dead-lettered in a transaction."""
-        for topic, id_ in origins:
+    def settled(self, done: Mapping[str, Sequence[str]], failed: Iterable[tuple[str, str]]) -> None:
+        """Note that entries were acknowledged and dead-lettered in a transaction."""
+        for topic, ids in done.items():
+            self._held[topic].difference_update(ids)
+        for topic, id_ in failed:
             self._held[topic].discard(id_)
 
     def _described(self, why: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The one door through which a run's entries leave the group: acknowledged, or moved to the dead letters."""
 
 import itertools
+import time
 from collections import defaultdict, deque
 
 from tasks.base.logs import get_logger
@@ -75,7 +76,11 @@ class Acknowledger:
 
     def _store_cuts(self, store: StateStore) -> None:
         """Store the cuts that the graph's thread has taken."""
-        while (cut := self._hand_over.next_cut) is not None and store.commit(cut):
+        while (cut := self._hand_over.next_cut) is not None:
+            began = time.monotonic()
+            if not store.commit(cut):
+                return
+            self._hand_over.cut_seconds = time.monotonic() - began
             self._hand_over.drop_cut()
 
     def _take_finished(self) -> None:

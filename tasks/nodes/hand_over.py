@@ -60,6 +60,8 @@ class HandOver:
         self._finished: deque[Receipt] = deque()
         self._letters: deque[PartLetter] = deque()
         self._cuts: deque[Cut] = deque()
+        self.cut_seconds = 0.0
+        """How long the last cut took to be stored. The reader's thread sets it."""
         self._state: Stored | None = None
         self._flush: Future[bool] | None = None
         self._stopping = threading.Event()

@@ -1,9 +1,11 @@
 """A cut: everything that the entries of some time have changed, stored in one transaction or not at all."""
 
+import itertools
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from tasks.group.held_entries import Queued
 from tasks.pipeline.part_letters import PartLetter
@@ -95,8 +97,8 @@ class Cut:
     def done_by_topic(self) -> Mapping[str, list[str]]:
         """Return the ids of the entries to acknowledge, by topic."""
         by_topic: defaultdict[str, list[str]] = defaultdict(list)
-        for topic, id_ in self.done:
-            by_topic[topic].append(id_)
+        for topic, found in itertools.groupby(self.done, key=itemgetter(0)):
+            by_topic[topic] += map(itemgetter(1), found)
         return by_topic
 
     def letters(self) -> Iterator[Queued]:

@@ -57,6 +57,11 @@ class HandOver(Protocol):
         """Whether a cut is not stored yet."""
         ...
 
+    @property
+    def cut_seconds(self) -> float:
+        """How long the last cut took to be stored."""
+        ...
+
     def put_cut(self, cut: Cut) -> None:
         """Hand over a cut to be stored."""
 
@@ -184,7 +189,9 @@ class Cutter:
         """The seconds until a cut may be taken while no entry waits; small while the graph is not quiet or a cut is under way."""
         if self._hand_over.is_cut_under_way or not self._in_flight.is_quiet:
             return _POLL
-        return max(0.0, self._last + self._pause - time.monotonic())
+        # A graph that is faster than the reads has no entry left after each of them: without this pause, it would take a cut there.
+        pause = max(self._pause, min(_INTERVAL, _SHARE * self._hand_over.cut_seconds))
+        return max(0.0, self._last + pause - time.monotonic())
 
     def is_due(self, now: float) -> bool:
         """Return whether to take a cut although entries wait."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import redis
 
-from tasks.base.ids import id_numbers
 from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.errors import StateConflictError
@@ -134,7 +133,7 @@ class StateStore:
                 ttl_ms=_GUARD_TTL_MS,
                 group=self._group,
                 last_read=list(last_read.values()),
-                done=[" ".join(sorted(done.get(topic, ()), key=id_numbers)) for topic in last_read],
+                done=[" ".join(done.get(topic, ())) for topic in last_read],
             )
             self._kinds = kinds = self._kinds_of(cut)
             _CHECK.queue(
@@ -184,7 +183,7 @@ class StateStore:
         self._version += 1
         self._nodes |= described
         self._records = "", {}
-        self._consumer.settled([*cut.done, *((one.topic, one.id) for one in cut.failed)])
+        self._consumer.settled(done, [(one.topic, one.id) for one in cut.failed])
         return True
 
     def _check(self, cut: Cut, replies: list[Any]) -> None:
