@@ -1,7 +1,7 @@
 """Number of entries per read: as many as fit into a limit of bytes, and more while the pipeline is quick.
 
-Each read costs a round trip and wakes two threads, on a busy machine after some milliseconds each. So a quick pipeline is given more
-entries at a time; a slow one is not, because its entries would wait here while other consumers of the group have none.
+Each read costs a round trip and wakes two threads. So a quick pipeline is given more entries at a time; a slow one is not, because
+its entries would wait here while other consumers of the group have none.
 """
 
 from collections.abc import Iterable

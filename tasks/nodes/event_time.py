@@ -18,7 +18,7 @@ from tasks.checks import check_choice
 from tasks.errors import SettingsError
 from tasks.pipeline.awaiting import expect_plain
 from tasks.pipeline.part_letters import part_letter
-from tasks.pipeline.receipts import Metadata, Receipt, event_time, receipts
+from tasks.pipeline.receipts import LazyReceipts, Metadata, event_time, in_full, receipts
 from tasks.reservoir.keys import derived_from
 from tasks.windows.durations import Duration, milliseconds
 from tasks.windows.times import TimeOf, column, times_of_rows, value_time
@@ -178,9 +178,11 @@ class EventTimeNode(Stream):
 
     def _place(self, metadata: Metadata) -> tuple[str, int]:
         """Return the topic and the position of an element."""
-        ref = metadata[0].get("ref") if metadata and len(metadata) == 1 else None
-        if isinstance(ref, Receipt) and ref.id and (topic := self._topics.get(ref.topic)):
-            return topic, int(ref.id.partition("-")[0])  # nearly all elements; the same as below
+        if type(metadata) is LazyReceipts:
+            name, id_ = metadata.entries[0].origin
+            if len(metadata.entries) == 1 and (topic := self._topics.get(name)):
+                return topic, int(id_.partition("-")[0])  # nearly all elements; the same as below
+        metadata = in_full(metadata)
         found = receipts(metadata)
         given = [one["at"] for one in metadata or () if "at" in one]
         if given:

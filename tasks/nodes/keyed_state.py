@@ -11,8 +11,9 @@ from tasks.base.ids import id_numbers
 from tasks.checks import seconds
 from tasks.errors import SettingsError
 from tasks.pipeline import trust
-from tasks.pipeline.awaiting import expect_plain, expects_results
-from tasks.pipeline.receipts import Metadata, receipts
+from tasks.pipeline.awaiting import PLAIN, expect_plain, expects_results
+from tasks.pipeline.fusible import fusible
+from tasks.pipeline.receipts import Metadata, origins
 from tasks.state.memory import ABSENT, Ghosts
 from tasks.state.remembering import keyed, remembers
 
@@ -22,6 +23,7 @@ _IMMUTABLE = (type(None), bool, int, float, str, bytes, tuple, frozenset)
 
 
 @trust
+@fusible
 @Stream.register_api()
 class keyed_state(Stream):  # noqa: N801 - streamz names nodes like functions
     """Accumulate a state for each key, and emit the key with its new state.
@@ -77,23 +79,32 @@ class keyed_state(Stream):  # noqa: N801 - streamz names nodes like functions
 
     def update(self, x: Any, who: Stream | None = None, metadata: Metadata = None) -> list[Any]:  # noqa: ARG002
         """Change the state of the element's key, and emit it."""
-        key = self.key(x) if callable(self.key) else x[self.key]
-        expect_plain(key, self, "the key function")
+        return self._emit(self.work(x, metadata), metadata=metadata)
+
+    def work(self, x: Any, metadata: Metadata) -> Any:
+        """Change the state of the element's key, and return what to emit."""
+        find = self.key
+        key = find(x) if callable(find) else x[find]
+        if type(key) not in PLAIN:
+            expect_plain(key, self, "the key function")
         if self.expire_ms is not None:
             self._forget_expired(self.expire_ms, metadata)
-        known = self._states.get(key)
+        states, more = self._states, self.kwargs
+        known = states.get(key)
         state = self._new() if known is None else known[1]
-        result = expect_plain(self.func(state, x, **self.kwargs), self, "the function")
+        result = self.func(state, x, **more) if more else self.func(state, x)
+        if type(result) not in PLAIN:
+            expect_plain(result, self, "the function")
         state, emitted = result if self.returns_state else (result, (key, result))
         self.touched.add(key)
         if self.expire_ms is not None or state is None:
-            self._states.pop(key, None)
+            states.pop(key, None)
         if state is not None:
-            self._states[key] = self._now, state
-        return self._emit(emitted, metadata=metadata)
+            states[key] = self._now, state
+        return emitted
 
     def _forget_expired(self, expire_ms: int, metadata: Metadata) -> None:
-        self._now = max([self._now, *(id_numbers(one.id)[0] for one in receipts(metadata) if one.id)])
+        self._now = max([self._now, *(id_numbers(id_)[0] for _, id_ in origins(metadata))])
         while self._states:
             key = next(iter(self._states))
             if self._states[key][0] + expire_ms >= self._now:

@@ -11,7 +11,8 @@ from tasks.nodes.event_time import PROGRESS, EventTimeOptions, moment, named_key
 from tasks.nodes.window_node import Window, WindowNode
 from tasks.pipeline import trust
 from tasks.pipeline.awaiting import expects_results
-from tasks.pipeline.receipts import Metadata, Receipt, receipts
+from tasks.pipeline.fusible import ends_runs
+from tasks.pipeline.receipts import Metadata, Receipt, in_full, receipts
 from tasks.state.memory import ABSENT, Ghosts, as_metadata, as_origins
 from tasks.state.remembering import keyed, remembers
 from tasks.windows.aggregation import merged, values_of
@@ -89,6 +90,7 @@ class session_window(WindowNode):  # noqa: N801 - streamz names nodes like funct
 
     def _joined(self, sessions: list[_Session], x: Any, time: int, metadata: Metadata) -> Any:
         if self._add is None:
+            metadata = in_full(metadata)
             self._retain_refs(metadata)
             return [*(member for one in sessions for member in one.contents), (time, x, metadata)]
         cell = None
@@ -173,5 +175,6 @@ class session_window(WindowNode):  # noqa: N801 - streamz names nodes like funct
 
 
 trust(session_window, keeps=True)
+ends_runs(session_window)
 expects_results(session_window, "key", "by")
 remembers(session_window, keyed, parameters=["gap_ms", "aggregations", "key"], lasts=True)

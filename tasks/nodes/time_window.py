@@ -12,7 +12,8 @@ from tasks.nodes.event_time import PROGRESS, EventTimeOptions, moment, named_key
 from tasks.nodes.window_node import Window, WindowNode
 from tasks.pipeline import trust
 from tasks.pipeline.awaiting import expects_results
-from tasks.pipeline.receipts import Metadata, Receipt, receipts
+from tasks.pipeline.fusible import ends_runs
+from tasks.pipeline.receipts import Metadata, Receipt, in_full, receipts
 from tasks.state.memory import ABSENT, Ghosts, as_metadata, as_origins
 from tasks.state.remembering import keyed, remembers
 from tasks.windows.aggregation import values_of
@@ -91,6 +92,8 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
         if isinstance(x, pd.DataFrame):
             self._take_frame(x, who, metadata, topic, at)
             return
+        if self._add is None:
+            metadata = in_full(metadata)
         time = self._time(x, metadata)
         self._expect_not_ahead(time, at)
         watermark = self.watermark.value
@@ -290,6 +293,7 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
 
 
 trust(time_window, keeps=True)
+ends_runs(time_window)
 expects_results(time_window, "key", "by")
 remembers(
     time_window,

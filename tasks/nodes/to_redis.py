@@ -17,6 +17,7 @@ from tasks.checks import check_field
 from tasks.codec.records import as_dict, is_record
 from tasks.errors import TopicFullError
 from tasks.pipeline import trust
+from tasks.pipeline.fusible import ends_runs
 from tasks.pipeline.receipts import Metadata, Receipt, event_time, receipts
 from tasks.reservoir import Reservoir
 from tasks.reservoir.connection import connect, is_outage
@@ -45,6 +46,7 @@ def as_fields(value: Any, *, field: str = "value") -> Mapping[str, Any]:
 
 
 @trust
+@ends_runs
 @Stream.register_api()
 class to_redis(Sink):  # noqa: N801 - streamz names nodes like functions
     """Push every element to `topic`: a mapping or a record (dataclass, named tuple...) as fields, any other value as one field.

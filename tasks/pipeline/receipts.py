@@ -10,9 +10,20 @@ from tasks.errors import PipelineError
 from tasks.reservoir.entry import Entry
 from tasks.reservoir.fence import Fence
 
-__all__ = ["FAILED_BEFORE", "Failure", "LazyReceipts", "Metadata", "Receipt", "event_time", "receipts"]
+__all__ = [
+    "FAILED_BEFORE",
+    "Failure",
+    "LazyReceipts",
+    "Metadata",
+    "Receipt",
+    "event_time",
+    "in_full",
+    "origins",
+    "receipts",
+]
 
 Metadata = list[dict[str, Any]] | None
+"""What streamz passes on with an element. In a fused run, `LazyReceipts` may take its place: see `in_full`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +160,8 @@ def receipts(metadata: Metadata) -> list[Receipt]:
     """Return the receipts of an element's input entries, once each, in order of arrival."""
     if not metadata:
         return []
+    if type(metadata) is LazyReceipts:
+        metadata = metadata.metadata()
     if len(metadata) == 1:
         only = metadata[0].get("ref")
         return [only] if isinstance(only, Receipt) else []
@@ -161,6 +174,8 @@ def event_time(metadata: Metadata) -> int | None:
 
     It is that of the newest entry that the element was made of, unless a node has given the element another one, as 'time'.
     """
+    if type(metadata) is LazyReceipts:
+        return max([entry.time_ms for entry in metadata.entries])
     if metadata and len(metadata) == 1 and "time" not in metadata[0]:
         only = metadata[0].get("ref")
         return only.time_ms if isinstance(only, Receipt) and only.id else None
@@ -168,11 +183,23 @@ def event_time(metadata: Metadata) -> int | None:
     return max(given or [one.time_ms for one in receipts(metadata) if one.id], default=None)
 
 
+def origins(metadata: Metadata) -> list[tuple[str, str]]:
+    """Return the topics and ids under which an element's input entries were read."""
+    if type(metadata) is LazyReceipts:
+        return [entry.origin for entry in metadata.entries]
+    return [(one.topic, one.id) for one in receipts(metadata) if one.id]
+
+
+def in_full(metadata: Metadata) -> Any:
+    """Return metadata with receipts, as streamz passes them on, in place of `LazyReceipts`."""
+    return metadata.metadata() if type(metadata) is LazyReceipts else metadata
+
+
 class LazyReceipts:
     """The receipts of the element that a source is emitting, created at the first use.
 
     Most elements pass a fused run in one call and need no receipt, because no work on them remains after the call.
-    It takes the place of the metadata, but only within `tasks.pipeline.fusion`.
+    It takes the place of the metadata, but only within fused runs (`tasks.pipeline.fusion`).
 
     entries   the element's input entries; empty between elements
     made      their receipts, once created

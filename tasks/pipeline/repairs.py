@@ -20,8 +20,9 @@ from tasks.base.fatal import ends_run
 from tasks.errors import PipelineError
 from tasks.group.attempts import Postponed
 from tasks.pipeline.await_repairs import AWAITING, Fail, Repair
-from tasks.pipeline.awaiting import expect_plain, settled
+from tasks.pipeline.awaiting import PLAIN, expect_plain, settled
 from tasks.pipeline.frame_repairs import repair_aggregation
+from tasks.pipeline.fusible import NOTHING
 from tasks.pipeline.receipts import receipts
 
 __all__ = ["REPAIRS"]
@@ -33,14 +34,24 @@ def _slice(node: nodes.slice, fail: Fail) -> None:  # noqa: ARG001
     fault    It called `emit`, which waits for the loop in which it runs; with an `end` of 0 it stayed connected.
     """
 
-    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+    def work(x: Any, metadata: Any) -> Any:  # noqa: ARG001 - see `tasks.pipeline.fusible`
         wanted = node.state >= node.star and (node.state - node.star) % node.step == 0
         if node.end is not None and node.state >= node.end:
-            return []
+            return NOTHING
         node.state += 1
-        return node._emit(x, metadata=metadata) if wanted else []
+        return x if wanted else NOTHING
 
-    node.update = update
+    _emit_what_it_makes(node, work)
+
+
+def _emit_what_it_makes(node: Any, work: Callable[[Any, Any], Any]) -> None:
+    """Have a node emit what `work` returns for each element, also within fused runs."""
+
+    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+        result = work(x, metadata)
+        return [] if result is NOTHING else node._emit(result, metadata=metadata)
+
+    node.update, node.work = update, work
 
 
 def _keep_unique(node: Any, x: Any, metadata: Any) -> None:
@@ -298,16 +309,22 @@ def _accumulate(node: nodes.accumulate, fail: Fail) -> None:  # noqa: ARG001
     """
     repair_aggregation(node)
 
-    def update(x: Any, who: Stream | None = None, metadata: Any = None) -> list[Any]:  # noqa: ARG001
+    def work(x: Any, metadata: Any) -> Any:  # noqa: ARG001 - see `tasks.pipeline.fusible`
         if node.state is nodes.no_default:
-            node.state, result = x, x
+            node.state = result = x
         else:
-            result = expect_plain(node.func(node.state, x, **node.kwargs), node, "the accumulator")
-            state, result = result if node.returns_state else (result, result)
-            node.state = expect_plain(state, node, "the accumulator")
-        return node._emit((node.state, result) if node.with_state else result, metadata=metadata)
+            more = node.kwargs
+            result = node.func(node.state, x, **more) if more else node.func(node.state, x)
+            if type(result) not in PLAIN:
+                expect_plain(result, node, "the accumulator")
+            state = result
+            if node.returns_state:
+                state, result = result
+                expect_plain(state, node, "the accumulator")
+            node.state = state
+        return (node.state, result) if node.with_state else result
 
-    node.update = update
+    _emit_what_it_makes(node, work)
 
 
 def _unique(node: nodes.unique, fail: Fail) -> None:  # noqa: ARG001
@@ -315,8 +332,23 @@ def _unique(node: nodes.unique, fail: Fail) -> None:  # noqa: ARG001
 
     fault    It accepted a coroutine as a key, so that every element counted as new.
     """
-    key = node.key
-    node.key = lambda x: expect_plain(key(x), node, "the key function")
+
+    def work(x: Any, metadata: Any) -> Any:  # noqa: ARG001 - see `tasks.pipeline.fusible`
+        key, seen = expect_plain(node.key(x), node, "the key function"), node.seen
+        if not isinstance(seen, list):
+            if seen.get(key) is not None:  # which an LRU notes, unlike `in`
+                return NOTHING
+            seen[key] = 1
+            return x
+        is_new = key not in seen
+        if not is_new:
+            seen.remove(key)
+        seen.insert(0, key)
+        if node.maxsize:
+            del seen[node.maxsize :]
+        return x if is_new else NOTHING
+
+    _emit_what_it_makes(node, work)
 
 
 def _zip(node: nodes.zip, fail: Fail) -> None:  # noqa: ARG001

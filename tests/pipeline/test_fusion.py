@@ -15,7 +15,8 @@ from streamz import Stream
 
 from tasks import Entry
 from tasks.nodes import emitter
-from tasks.pipeline import fusion
+from tasks.pipeline import fused_code
+from tasks.state.inspection import exported
 from tests.support.streams import dead, drain, here, pending, push_all
 
 Fresh = Callable[[], redis.Redis]
@@ -23,6 +24,20 @@ Step = tuple[str, int]
 
 STEPS = ["map", "map_more", "starmap", "filter", "pluck", "window", "buffer", "branch", "join", "meet", "later"]
 STEPS += ["await", "await_some", "filter_later"]
+# Nodes that remember, of which all but windows of elements are done with an element when they return.
+REMEMBERING = [
+    "accumulate",
+    "keyed",
+    "expiring",
+    "unique",
+    "slice",
+    "keyed_window",
+    "bars",
+    "late_bars",
+    "windows",
+    "sessions",
+]
+STEPS += [*REMEMBERING, "into"]
 steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 4)), max_size=7)
 
 
@@ -38,7 +53,8 @@ def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | Non
 
     def noted(name: str, bad: int, result: Callable[[Any], Any]) -> Callable[..., Any]:
         def call(*element: Any, **_: Any) -> Any:
-            x = element[0]
+            has_state = name.startswith(("accumulate", "keyed", "expiring")) and len(element) > 1
+            x = element[int(has_state)]
             seen.append((name, repr(x) if isinstance(x, Entry) else x))
             if fails_at is not None and number(x) % 7 == bad + fails_at:
                 msg = f"{name} cannot take {number(x)}"
@@ -52,7 +68,9 @@ def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | Non
     stream: Stream = source.map(noted("first", 0, number))
     for i, (kind, bad) in enumerate(plan):
         name = f"{kind}{i}"
-        if kind == "map":
+        if kind in REMEMBERING:
+            stream = remembering(stream, kind, bad, name, noted)
+        elif kind == "map":
             stream = stream.map(noted(name, bad, lambda x: x))
         elif kind == "map_more":
             stream = stream.map(noted(name, bad, lambda x: (x, 1)), 1, by=2)
@@ -70,6 +88,8 @@ def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | Non
             stream = stream.map(lambda x, bad=bad: (x,) if number(x) % 7 == bad else (x, x)).pluck(
                 1 if bad else [0, -1]
             )
+        elif kind == "into":
+            kept.append(stream.map(noted(f"side{i}", bad, number)).to_redis("results", stream_name=name))
         elif kind == "window":
             stream = stream.sliding_window(2, return_partial=False)
         elif kind == "buffer":
@@ -88,6 +108,35 @@ def build(source: Stream, plan: list[Step], seen: list[Any], fails_at: int | Non
             below.append(stream)
     kept += [stream.sink(noted("last", 1, lambda x: later(x) if number(x) % 2 else x))]
     return [stream, *kept]
+
+
+def remembering(stream: Any, kind: str, bad: int, name: str, noted: Callable[..., Any]) -> Any:  # noqa: PLR0911 - one case a step
+    """Append a node that remembers."""
+    if kind == "accumulate":
+        return stream.accumulate(noted(name, bad, lambda x: x), start=0, stream_name=name)
+    if kind == "keyed":
+        add = noted(name, bad, lambda x: (x, x))
+        return stream.keyed_state(add, key=lambda x: number(x) % 3, start=0, returns_state=True, stream_name=name)
+    if kind == "expiring":
+        add = noted(name, bad, lambda x: x)
+        return stream.keyed_state(add, key=lambda x: number(x) % 3, start=0, expire=0.002, stream_name=name)
+    if kind == "unique":
+        key = noted(name, bad, lambda x: number(x) % 5)
+        return stream.unique(maxsize=2 if bad else None, key=key, hashable=bad != 1, stream_name=name)
+    if kind == "slice":
+        return stream.slice(bad % 2, 9 if bad else None, 1 + bad % 3, stream_name=name)
+    if kind == "keyed_window":
+        return stream.sliding_window(2, key=noted(name, bad, lambda x: number(x) % 2), stream_name=name)
+    if kind == "windows":
+        windows = stream.time_window("2ms", key=noted(name, bad, lambda x: number(x) % 2), stream_name=name)
+        return windows.map(lambda window: window.elements)
+    numbers, key = stream.map(lambda x: {"n": number(x)}), noted(name, bad, lambda x: x["n"] % 2)
+    if kind == "sessions":
+        return numbers.session_window("1ms", key=key, stream_name=name).agg(n=("n", "max"))
+    if kind == "bars":
+        return numbers.time_window("2ms", "1ms", key=key, stream_name=name).agg(n=("n", "last"))
+    late: Any = {"by": lambda x: number(x) % 4, "late": "drop"}
+    return numbers.time_window("2ms", key=key, stream_name=name, **late).agg(n=("n", "last"))
 
 
 def grafting(name: str, below: list[Stream], seen: list[Any], at: int) -> Callable[[Any], Any]:
@@ -127,6 +176,12 @@ def by_buffers(seen: list[Any], plan: list[Step]) -> list[list[Any]]:
     return [[one for one in seen if before(one[0]) == n] for n in range(len(buffers) + 1)]
 
 
+def state(client: redis.Redis) -> dict[str, list[str]]:
+    """Return what is stored of each node, except streamz' windows, whose fields are numbered by cuts."""
+    stored = exported(client, "group")
+    return {node: sorted(map(repr, of.items())) for node, of in stored.items() if not node.startswith("sliding_window")}
+
+
 def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | None, *, fuse: bool) -> dict[str, Any]:
     """Return all visible effects of a run."""
     seen: list[Any] = []
@@ -141,13 +196,16 @@ def outcome(client: redis.Redis, plan: list[Step], count: int, fails_at: int | N
         await drain(source, until=lambda: not run.secured.waiting and not run.is_busy)
         await source.step()  # acknowledges entries finished since the last step
         meters = [(meter.name, meter.received, meter.failed, *meter.came.values()) for meter in run.secured.meters]
+        letters = [{name: letter.get(name) for name in ("n", "dead:node", "dead:exception")} for letter in dead(client)]
+        if any(kind == "buffer" for kind, _ in plan):  # nodes on its two sides run concurrently
+            letters.sort(key=lambda letter: str(letter["n"]))
         found = {
             "seen": by_buffers(seen, plan),
             "meters": meters,
             "pending": [ids.index(id_) for id_ in pending(client)],
-            "dead": [
-                {name: letter.get(name) for name in ("n", "dead:node", "dead:exception")} for letter in dead(client)
-            ],
+            "dead": letters,
+            "state": state(client),
+            "results": [fields for _, fields in client.xrange("results") or ()],
             "values": [repr(meter.node.current_value) for meter in run.secured.meters[1:]],
             "names": [str(node) for node in kept],
         }
@@ -188,7 +246,7 @@ def test_meters_estimate_quick_nodes_and_measure_slow_nodes(
 ) -> None:
     """Once per period the second node takes ten times as long, on a clock that only the nodes advance."""
     clock = [0.0]
-    monkeypatch.setattr(fusion, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(fused_code, "perf_counter", lambda: clock[0])
 
     def taking(us: float) -> Callable[[Any], Any]:
         def call(entry: Any) -> Any:
@@ -220,7 +278,7 @@ def test_pipeline_that_never_waits_yields_the_loop_to_other_tasks(
 ) -> None:
     """Its turn lasts at most the permitted time plus a few elements, on a clock that only the node advances."""
     clock = [0.0]
-    monkeypatch.setattr(fusion, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(fused_code, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(emitter, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     turns: list[float] = []
 
