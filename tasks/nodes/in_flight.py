@@ -32,7 +32,7 @@ class InFlight:
         self._fence = fence
         self._finished = finished
         self._failed = failed
-        self._open: set[Receipt] = set()
+        self._open: dict[Receipt, None] = {}  # in order of arrival, in which those that have failed become dead letters
         self._settled: set[Receipt] = set()
         self.expect: Callable[[Origin], object] = lambda _: None
         """Called with each entry that an earlier life of the graph got."""
@@ -81,7 +81,7 @@ class InFlight:
         kept = list(self._open)
         for receipt in kept:
             receipt.is_settled = True
-        self._settled |= self._open
+        self._settled.update(kept)
         self._open.clear()
         return kept
 
@@ -103,12 +103,12 @@ class InFlight:
         for entry, receipt in zip(entries, made, strict=True):
             if entry.id != receipt.id:  # a replayed dead letter
                 receipt.pushed_as = (entry.topic, entry.id)
-        self._open.update(made)
+        self._open.update(dict.fromkeys(made))
         return made
 
     def _finish(self, receipt: Receipt) -> None:
         if receipt.is_settled:
             self._settled.discard(receipt)
             return
-        self._open.discard(receipt)
+        self._open.pop(receipt, None)
         self._finished(receipt)
