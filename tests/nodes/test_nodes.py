@@ -366,7 +366,16 @@ def test_every_public_streamz_node_is_documented_and_has_a_case_here() -> None:
     )
     assert rows <= decided | {"remove", "scan"}
     assert public - rows == {name for name in ("to_kafka", "to_mqtt") if name in refused}
-    elsewhere = {"scan", "sink", "sink_to_list", "sink_to_textfile", "to_websocket", "to_redis", "to_parquet"}
+    elsewhere = {
+        "scan",
+        "sink",
+        "sink_to_list",
+        "sink_to_textfile",
+        "to_websocket",
+        "to_redis",
+        "to_parquet",
+        "to_sink",
+    }
     assert rows - elsewhere <= {name.split()[0] for name in CASES}
 
 
