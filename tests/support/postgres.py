@@ -17,9 +17,10 @@ __all__ = ["postgres_server"]
 @contextmanager
 def postgres_server() -> Iterator[str]:
     """Run a server; yield its address for SQLAlchemy with asyncpg. Skip the test if the machine has no PostgreSQL."""
-    programs = {name: shutil.which(name) for name in ("initdb", "postgres")}
+    places = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])
+    programs = {name: shutil.which(name, path=places) for name in ("initdb", "postgres")}
     if not all(programs.values()):
-        pytest.skip("there is no initdb or postgres on the PATH (Debian: apt-get install postgresql)")
+        pytest.skip("there is no initdb or postgres on the PATH or where Debian has it (apt-get install postgresql)")
     user = None
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         names = {each.pw_name for each in pwd.getpwall()}
