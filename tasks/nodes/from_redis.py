@@ -65,7 +65,7 @@ class from_redis(ThreadedSource):  # noqa: N801 - streamz names nodes like funct
     retry       pauses such as '1s, 5s, 30s', after which the failed call of a `map`, `starmap`, `map_async`, `sink` or `to_sink` without
                 `retry` of its own is repeated, instead of failing the entry at once ([sinks.md](sinks.md))
     hold        repeat the last pause for as long as the call fails
-    overtake    let later elements pass the node meanwhile, except in `map_async` and `to_sink`
+    overtake    let later elements pass while one is tried again, except in `map_async` and `to_sink`
     retry_on    the exceptions that are worth another attempt: types, or a function of an exception. Default: all but
                 `RejectedError`
     raises      SettingsError, UnavailableError, PipelineError for an unsafe node: at the start

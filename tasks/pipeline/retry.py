@@ -32,7 +32,7 @@ class Retry:
 
     pauses    seconds before the second attempt, the third, and so on
     hold      repeat the last pause for as long as the call fails, instead of giving up
-    overtake  let later elements pass the node meanwhile
+    overtake  let later elements pass while one is tried again
     covers    returns whether an exception is worth another attempt; by default all are, except refusals: RejectedError and
               PipelineError
     """
