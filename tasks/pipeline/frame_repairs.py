@@ -57,10 +57,26 @@ def _mean(agg: Any) -> None:
         totals, counts = state
         if len(rows):
             totals, counts = totals + sign * rows.sum(), counts + sign * rows.count()
-        return (totals, counts), math.nan if _is_zero(counts) else totals / counts
+        return (totals, counts), _quotient(totals, counts)
 
     agg.on_new = lambda state, new: changed(state, new, 1)
     agg.on_old = lambda state, old: changed(state, old, -1)
+
+
+def _mean_of_groups(agg: Any) -> None:
+    """Return a missing value for a group without values.
+
+    fault    A rounding error made the mean of a group infinite whose values had all left the window.
+    """
+
+    def quotients(change: Callable[..., Any]) -> Callable[..., tuple[State, Any]]:
+        def changed(*arguments: Any, **options: Any) -> tuple[State, Any]:
+            state, _ = change(*arguments, **options)
+            return state, _quotient(*state)
+
+        return changed
+
+    agg.on_new, agg.on_old = quotients(agg.on_new), quotients(agg.on_old)
 
 
 def _variance(agg: Any) -> None:
@@ -106,12 +122,16 @@ def _weighted_mean(agg: Any) -> None:
     agg.on_new = on_new
 
 
-def _is_zero(count: Any) -> bool:
-    return isinstance(count, Number) and count == 0
+def _quotient(totals: Any, counts: Any) -> Any:
+    """Return means; a missing value where nothing was counted, also if a rounding error is left of the total."""
+    if isinstance(counts, Number):
+        return totals / counts if counts else math.nan
+    return (totals / counts).where(counts > 0)
 
 
 _OF_AGGREGATIONS: dict[str, Callable[[Any], None]] = {
     "EWMean": _weighted_mean,
+    "GroupbyMean": _mean_of_groups,
     "GroupbyVar": _variance,
     "Mean": _mean,
     "Var": _variance,

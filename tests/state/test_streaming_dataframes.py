@@ -65,7 +65,8 @@ CUMULATIVE = ["cumsum", "cumprod", "cummin", "cummax"]
 # Of two rows: streamz computes each aggregation of the example, too, and cannot divide by zero there.
 EXAMPLE = as_frame([(1.0, 1), (2.0, 2)])
 
-values = st.sampled_from([0.1, 0.5, 1.0, 3.0, -2.0, MISSING])
+# Binary fractions, whose sums have no rounding errors; 0.1 is in the examples.
+values = st.sampled_from([0.5, 1.0, 3.0, -2.0, MISSING])
 frames_of_rows = st.lists(st.lists(st.tuples(values, st.integers(0, 5)), max_size=4), min_size=1, max_size=4)
 
 
@@ -107,6 +108,7 @@ def equal(found: Any, expected: Any) -> bool:
 @example(parts=[[(MISSING, 1)], [(1.0, 1), (3.0, 2)]], crash_after=1)
 @example(parts=[[(0.1, 1)]], crash_after=None)
 @example(parts=[[(0.1, 1), (0.1, 1)], [(0.1, 1)]], crash_after=None)
+@example(parts=[[(0.1, 0), (0.1, 0)], [(0.1, 0), (0.1, 1), (0.1, 1), (MISSING, 0)]], crash_after=None)
 @given(parts=frames_of_rows, crash_after=st.none() | st.integers(0, 4))
 def test_aggregations_are_those_of_pandas(
     fresh_client: Fresh, over: str, of: str, parts: list[Rows], crash_after: int | None
