@@ -41,6 +41,9 @@ def taken(value: Any) -> int:
             size = sys.getsizeof(value) + sum(taken(key) + taken(inner) for key, inner in value.items())
         case bool():
             size = 0  # there are two objects in all
+        case str() if len(value) == 1 and "\x80" <= value <= "\xff":
+            # One object for all, in which any earlier encoding may have left its UTF-8; a longer one is new and has none.
+            size = sys.getsizeof(value * 2) - 1
         case uuid.UUID():
             size = sys.getsizeof(value) + sys.getsizeof(value.int)
         case list() | tuple():
@@ -159,7 +162,7 @@ def test_any_value_takes_no_more_than_it_was_weighed_at(value: Any) -> None:
 def test_json_of_many_small_values_takes_no_more_than_it_was_weighed_at(count: int, item: Any) -> None:
     for value in ([item] * count, {f"k{n}": item for n in range(count)}, [{"a": item}] * count):
         found, weight = decoded(encode(value))
-        assert taken(found) <= weight + 512  # 93 strings of one accented letter take 297 bytes more
+        assert taken(found) <= weight + 256
 
 
 @pytest.mark.parametrize("shape", [(1000, 0), (0, 1000), (2, 0, 500)])
