@@ -11,7 +11,8 @@ from rich.console import Console
 
 from deployments.commands.on_prefect import no_such_deployment, prefect_client
 from deployments.show.confirm import confirm
-from deployments.show.stored import counted, group_in_words, topic_in_words
+from deployments.show.stored import group_in_words, topic_in_words
+from tasks.base.quantities import counted
 from tasks.errors import SettingsError
 from tasks.group import removal
 from tasks.reservoir.connection import connect

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from deployments.show.confirm import confirm
 from deployments.show.state import state_table
-from deployments.show.stored import counted
+from tasks.base.quantities import counted
 from tasks.errors import SettingsError
 from tasks.reservoir.connection import connect
 from tasks.settings import redis_url

@@ -2,20 +2,12 @@
 
 from collections.abc import Iterable
 
+from tasks.base.quantities import counted
 from tasks.group.removal import Kept
 from tasks.report.levels import short_bytes
 from tasks.reservoir.levels import TopicLevel
 
-__all__ = ["counted", "group_in_words", "topic_in_words"]
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun.
-
-    >>> counted(1, "entry", "entries"), counted(2000, "run")
-    ('1 entry', '2,000 runs')
-    """
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+__all__ = ["group_in_words", "topic_in_words"]
 
 
 def group_in_words(topic: str, group: str, kept: Kept) -> str:

@@ -12,6 +12,7 @@ import redis
 from flows.runtime.alarm_lines import AlarmLines
 from flows.runtime.prefect_api import artifact_key, publish
 from tasks.base.plain_text import in_markdown
+from tasks.base.quantities import counted
 from tasks.pump.alarms import alarms_of_inlets
 from tasks.pump.counts import counts_of, redis_ms
 from tasks.pump.run import PumpRun
@@ -76,9 +77,9 @@ class OneShotReport:
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         seconds = time.monotonic() - self._began
-        entries = f"{len(self.pushed)} entr{'y' if len(self.pushed) == 1 else 'ies'} pushed"
         if error is None:
-            self._log.info("%s -> %s: %s in %.1f s", self._name, self._beat.topic, entries, seconds)
+            pushed = counted(len(self.pushed), "entry", "entries")
+            self._log.info("%s -> %s: %s pushed in %.1f s", self._name, self._beat.topic, pushed, seconds)
         with suppress(redis.RedisError):  # the run's state contains it as well
             client = self._beat.reservoir.client
             self._alarms.update(alarms_of_inlets(counts_of(client, [self._beat.key]), redis_ms(client)))

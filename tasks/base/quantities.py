@@ -29,7 +29,7 @@ needs a space behind it: `4000, 1h`.
 import re
 from decimal import Decimal
 
-__all__ = ["duration", "in_time", "size"]
+__all__ = ["counted", "duration", "in_time", "size"]
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _PART = re.compile(rf"({_NUMBER})[ ]?([A-Za-z]+)")
@@ -144,3 +144,12 @@ def _sum(parts: list[tuple[str, str]]) -> Decimal:
         msg = "only the last number may have a fraction"
         raise ValueError(msg)
     return sum((Decimal(number) * _SECONDS[unit] for number, unit in parts), Decimal())
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "entry", "entries"), counted(2000, "run")
+    ('1 entry', '2,000 runs')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -124,14 +124,12 @@ class to_sink(Sink):  # noqa: N801 - streamz names nodes like functions
 
     def before_stop(self) -> bool:
         """Begin to write the held elements, so that a stop leaves none to the next run; return whether all are written."""
-        if self._held:
-            self._begin()
+        self._begin()
         return not self._works
 
     def before_cut(self) -> None:
         """Begin to write the held elements, because a cut waits for them."""
-        if self._held:
-            self._begin()
+        self._begin()
 
     def after_end(self) -> None:
         """Close the sink when the source has ended."""
@@ -165,11 +163,10 @@ class to_sink(Sink):  # noqa: N801 - streamz names nodes like functions
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._held:
-            self._begin()
+        self._begin()
 
     def _begin(self) -> None:
-        """Begin to write all held elements, after those that are being written."""
+        """Begin to write all held elements, if there are any, after those that are being written."""
         held, self._held = list(self._held), deque()
         for start in range(0, len(held), self._batch):
             batch = held[start : start + self._batch]

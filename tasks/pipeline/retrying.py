@@ -1,6 +1,6 @@
 """Nodes that repeat failed calls of their function, in order, without running the nodes before them again.
 
-The node awaits its own pauses: the source waits for the node, and elements that come meanwhile wait for their turn. So nothing
+The node awaits its own pauses: the source waits for the node, and elements that come during a pause wait for their turn. So nothing
 overtakes an element that is tried again, and no state sees an element twice.
 """
 

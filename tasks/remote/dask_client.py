@@ -23,7 +23,7 @@ def check_dask(dask: str) -> str:
 
 @contextlib.contextmanager
 def connected(dask: str | None) -> Iterator[None]:
-    """Have the pipelines that are started meanwhile use a Dask cluster: one with a scheduler elsewhere, or one started here.
+    """Have the pipelines that are started in this context use a Dask cluster: one with a scheduler elsewhere, or one started here.
 
     dask      the scheduler's address; 'local' for a worker process for each core, which only this run can reach; or None
     raises    SettingsError: Dask is not installed; UnavailableError: the scheduler does not answer

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
-from tasks.base.quantities import in_time
+from tasks.base.quantities import counted, in_time
 from tasks.base.shell import sluice_command
 from tasks.reservoir.history import Sample
 from tasks.reservoir.keep import Keep
@@ -77,7 +77,7 @@ def _lagging(level: TopicLevel, group: GroupLevel, limits: Limits) -> Iterator[A
     limit = _exceeded(level.keep, group, limits)
     if group.is_forgotten or limit is None:
         return
-    lag = "an unknown number of entries" if group.lag is None else _entries(group.lag)
+    lag = "an unknown number of entries" if group.lag is None else counted(group.lag, "entry", "entries")
     remedy = (
         f"check that its outlet runs and keeps up (`{sluice_command('status')}`), or delete the group if it is unused "
         f"(`{sluice_command('groups drop', level.topic, group.name)}`)"
@@ -91,11 +91,11 @@ def _lost(topic: str, group: GroupLevel, before: Sample | None) -> Iterator[Alar
     dead = group.dead + group.dead_dropped - (before.dead.get(who, 0) if before else 0)
     spilled = group.spilled - (before.spilled.get(who, 0) if before else 0)
     if dead > 0:
-        message = f"group {group.name!r} on topic {topic!r}: {_entries(dead)} became dead letters"
+        message = f"group {group.name!r} on topic {topic!r}: {counted(dead, 'entry', 'entries')} became dead letters"
         remedy = f"`{sluice_command('dead', *who)}` shows node and exception"
         yield Alarm("sluice.entry.dead", topic, "group", group.name, dead, message, remedy)
     if spilled > 0:
-        message = f"topic {topic!r}: {_entries(spilled)} were dropped before group {group.name!r} had read them"
+        message = f"topic {topic!r}: {counted(spilled, 'entry', 'entries')} were dropped before group {group.name!r} had read them"
         remedy = "raise `keep` of the topic, make the outlet faster, or let the topic wait (when_full='wait')"
         yield Alarm("sluice.reservoir.spilled", topic, "group", group.name, spilled, message, remedy)
 
@@ -105,11 +105,7 @@ def _exceeded(keep: Keep | None, group: GroupLevel, limits: Limits) -> str | Non
     lag, behind = group.lag or 0, group.behind
     if keep and behind > _BRIEF:
         if keep.entries and lag > _SHARE * keep.entries:
-            return f"; the topic keeps {_entries(keep.entries)}"
+            return f"; the topic keeps {counted(keep.entries, 'entry', 'entries')}"
         if keep.age_ms and _SHARE * keep.age_ms / 1000 < behind and limits.seconds < inf:
             return f"; the topic keeps entries for {in_time(keep.age_ms / 1000)}"
     return "" if lag > limits.entries or behind > limits.seconds else None
-
-
-def _entries(n: int) -> str:
-    return f"{n:,} entr{'y' if n == 1 else 'ies'}"

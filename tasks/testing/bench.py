@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
@@ -33,6 +34,9 @@ from tasks.testing.strategies import Pushed, entries, frames, values
 __all__ = ["Bench", "Dead", "Pushed", "drain", "entries", "fake_redis", "frames", "pumped", "values"]
 
 Pushable = Mapping[str, Any] | Mapping[bytes, bytes]
+
+Letters = defaultdict[tuple[str, str], list[Mapping[bytes, bytes]]]
+"""Dead letters by the topic and the id of their entries."""
 
 
 class Dead(NamedTuple):
@@ -141,7 +145,8 @@ class Bench:
     @property
     def acked(self) -> list[Pushable]:
         """Entries that are acknowledged and no dead letters, as the pushed objects, in push order."""
-        left = {*self._pending(), *self._unread(), *self._dead(parts=False)}
+        _, letters = self._dead()
+        left = {*self._pending(), *self._unread(), *letters}
         return [entry for origin, entry in self._pushed.items() if origin not in left]
 
     @property
@@ -157,7 +162,7 @@ class Bench:
     @property
     def dead(self) -> list[Dead]:
         """The dead letters, in the order in which their entries were pushed: those of parts of entries first."""
-        parts, letters = self._dead(parts=True), self._dead(parts=False)
+        parts, letters = self._dead()
         return [
             Dead(_part(letter) if NODE_FIELD in letter else entry, *(letter[name].decode() for name in _ABOUT))
             for origin, entry in self._pushed.items()
@@ -318,14 +323,15 @@ class Bench:
             if topic not in read or id_numbers(id_) > read[topic]:
                 yield topic, id_
 
-    def _dead(self, *, parts: bool) -> dict[tuple[str, str], list[Mapping[bytes, bytes]]]:
-        """Return the dead letters by the topic and id of their entries: those of parts of entries, or of whole ones."""
-        found: dict[tuple[str, str], list[Mapping[bytes, bytes]]] = {}
+    def _dead(self) -> tuple[Letters, Letters]:
+        """Return the dead letters of parts of entries, and those of whole entries."""
+        parts: Letters = defaultdict(list)
+        letters: Letters = defaultdict(list)
         for topic in self._streams():
             for _, raw in self.client.xrange(dead_topic(topic, self.group)):
-                if (NODE_FIELD in raw) is parts:
-                    found.setdefault((raw[b"dead:topic"].decode(), raw[b"dead:id"].decode()), []).append(raw)
-        return found
+                of = parts if NODE_FIELD in raw else letters
+                of[raw[b"dead:topic"].decode(), raw[b"dead:id"].decode()].append(raw)
+        return parts, letters
 
 
 _ABOUT = (b"dead:node", b"dead:exception")

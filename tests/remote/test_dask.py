@@ -28,7 +28,7 @@ from tasks.testing import Bench, drain
 from tests.support import remote_calls as on
 from tests.support.dask import local_cluster, scheduler, worker, worker_pids
 from tests.support.ports import reserve_port
-from tests.support.streams import here, pending, push_all
+from tests.support.streams import expect_bound, here, pending, push_all
 from tests.support.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
@@ -155,22 +155,10 @@ def test_entries_are_acknowledged_when_gathered_and_bounded(client: redis.Redis,
         source = here(client)
         scattered = source.pluck("n").scatter()
         scattered.map(on.hold, str(gate)).buffer(3).gather().sink(seen.append)
-        source.open()
-        step = asyncio.ensure_future(source.step())
         # Three in the buffer, one that is being gathered, and one that waits for room.
-        async with asyncio.timeout(60):
-            while scattered.meter.received < 5:  # noqa: ASYNC110 - polled
-                await asyncio.sleep(0.001)
-        for _ in range(100):
-            await asyncio.sleep(0)
-        assert scattered.meter.received == 5
-        assert pending(client)[:5] == ids[:5]
-        gate.touch()
-        await step
-        while pending(client):
-            await source.step()
-            await asyncio.sleep(0.001)
-        source.close()
+        await expect_bound(
+            source, client, ids, received=lambda: scattered.meter.received, bound=5, let_through=gate.touch, deadline=60
+        )
 
     asyncio.run(main())
     assert seen == list(range(20))

@@ -23,7 +23,7 @@ from deployments.servers.redis_server import RedisServer
 from tasks import PipelineError, Reservoir, SettingsError
 from tasks.testing import Bench, drain
 from tests.support.remote_calls import Unloadable, do, finish_odd_first, hold, lock_of_two, own_pid, raise_odd
-from tests.support.streams import dead, here, pending, push_all
+from tests.support.streams import dead, expect_bound, here, pending, push_all
 from tests.support.waiting import wait_until
 
 Fresh = Callable[[], redis.Redis]
@@ -99,22 +99,10 @@ def test_calls_in_progress_are_bounded_and_run_in_all_processes(client: redis.Re
         source = here(client)
         node = source.pluck("n").map_in_processes(hold, str(gate), workers=2)
         node.sink(seen.append)
-        source.open()
-        step = asyncio.ensure_future(source.step())
         # Two calls for each process, and one element that waits for room.
-        async with asyncio.timeout(20):
-            while node.meter.received < 5:  # noqa: ASYNC110 - polled
-                await asyncio.sleep(0.001)
-        for _ in range(100):
-            await asyncio.sleep(0)
-        assert node.meter.received == 5
-        assert pending(client)[:5] == ids[:5]
-        gate.touch()
-        await step
-        while pending(client):
-            await source.step()
-            await asyncio.sleep(0.001)
-        source.close()
+        await expect_bound(
+            source, client, ids, received=lambda: node.meter.received, bound=5, let_through=gate.touch, deadline=20
+        )
 
     asyncio.run(main())
     assert seen == list(range(50))

@@ -161,6 +161,40 @@ async def step(source: from_redis, times: int) -> None:
         await source.step()
 
 
+async def expect_bound(
+    source: from_redis,
+    client: redis.Redis,
+    ids: list[str],
+    *,
+    received: Callable[[], int],
+    bound: int,
+    let_through: Callable[[], object],
+    deadline: float,
+) -> None:
+    """Expect that no more than `bound` elements enter a node, and that nothing is acknowledged, until calls are let through.
+
+    ids           of the entries
+    received      returns how many elements the node has received
+    let_through   lets the calls end
+    deadline      seconds until the bound is reached
+    """
+    source.open()
+    step = asyncio.ensure_future(source.step())
+    async with asyncio.timeout(deadline):
+        while received() < bound:  # noqa: ASYNC110 - polled
+            await asyncio.sleep(0.001)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert received() == bound
+    assert pending(client)[:bound] == ids[:bound]
+    let_through()
+    await step
+    while pending(client):
+        await source.step()
+        await asyncio.sleep(0.001)
+    source.close()
+
+
 async def survives(source: from_redis, client: redis.Redis, work: Coroutine[Any, Any, None]) -> bool:
     """Open a source and return whether `work` ends; if an entry kills the process, leave the source as a crash does."""
     source.open()
