@@ -53,6 +53,10 @@ def stop_on_signals() -> Iterator[Stop]:
 
     Prefect's own handler raises wherever the run is; this one lets it drain and return. Outside the main thread, where no
     handler can be set, no signal sets the event.
+
+    In a process that was started for the run, the handler stays once the run is to end: a run can see in its state that it is
+    cancelled before the worker's signal arrives, and Prefect's handler would take that signal for a crash, which brings
+    another run (3.9.1). Prefect removes the handler after it has reported the end.
     """
     stop = Stop()
 
@@ -67,8 +71,9 @@ def stop_on_signals() -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
+        if not (stop.is_set() and is_in_a_process_of_its_own()):
+            for s, handler in before.items():
+                signal.signal(s, handler)
 
 
 def is_in_a_process_of_its_own() -> bool:

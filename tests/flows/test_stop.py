@@ -216,3 +216,24 @@ def test_a_run_continues_when_its_worker_was_killed_and_its_output_pipe_is_broke
     subprocess.run(command, stdout=writer, stderr=writer, env=env, check=False, timeout=240)
     os.close(writer)
     assert mark.exists()
+
+
+CANCELLED = """
+import os
+import signal
+from prefect.utilities.engine import capture_sigterm
+from flows.runtime.stopping import stop_on_signals
+
+with capture_sigterm():
+    with stop_on_signals() as stop:
+        stop.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("the run reports that it was cancelled")
+"""
+
+
+def test_the_signal_of_a_cancel_that_the_run_has_seen_before_is_no_crash() -> None:
+    env = {**os.environ, "PREFECT__FLOW_RUN_ID": "0d4bf8f4-7a4c-4d43-9c3d-5a7c8f5a2f10"}
+    command = [sys.executable, "-c", CANCELLED]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=240)
+    assert (done.returncode, done.stdout) == (0, "the run reports that it was cancelled\n"), done.stderr
