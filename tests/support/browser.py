@@ -25,6 +25,9 @@ _FLAGS = [
 ]
 _WIDTH, _HEIGHT = 1200, 900
 _PATIENCE_MS = 60_000
+# The content of all diagrams, or '' until they are drawn. One look at the page, because React may replace a diagram between two.
+_DRAWN = """() => document.querySelector("[data-slot=skeleton]") ? "" :
+    [...document.querySelectorAll("svg[id^=mermaid]")].map((drawing) => drawing.innerHTML).join("")"""
 _TRIES = 5
 
 
@@ -83,11 +86,7 @@ class Browser:
     def open_drawn(self, artifact: UUID) -> str:
         """Open an artifact, wait until all its diagrams are drawn, and return the content of their SVGs."""
         page = self.open(f"artifacts/artifact/{artifact}")
-        drawings = page.locator("svg[id^=mermaid]")
-        drawings.first.wait_for()
-        for skeleton in page.locator("[data-slot=skeleton]").all():  # one for each diagram that is not drawn yet
-            skeleton.wait_for(state="detached")
-        return "".join(drawing.inner_html() for drawing in drawings.all())
+        return str(page.wait_for_function(_DRAWN).json_value())
 
     def shoot(self, name: str, *, height: int = _HEIGHT) -> None:
         """Take a screenshot of the page, `height` pixels high, if there is a folder for it."""
