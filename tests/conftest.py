@@ -37,7 +37,13 @@ os.environ.setdefault("SLUICE_METRICS_PORT", "off")  # several stacks run at onc
 THOROUGH = os.environ.get("CI") == "true"
 
 # No health check for slow examples, and no deadline: a busy machine slows down single examples.
-settings.register_profile("dev", max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "dev",
+    max_examples=5,
+    stateful_step_count=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.register_profile(
     "ci",
     max_examples=30,

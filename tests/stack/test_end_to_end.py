@@ -38,7 +38,8 @@ def mended(source):
     {}
 """
 
-pytestmark = pytest.mark.timeout(600)  # on a busy machine of two cores: three servers, ten flow runs
+# On a busy machine of two cores: three servers, ten flow runs.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_prefect_deploys_the_whole_file_with_schedules_limits_and_automations(deployed: Plain) -> None:
@@ -85,7 +86,6 @@ def test_a_schedule_the_file_no_longer_has_is_cleared_and_a_pause_survives_a_dep
     assert not after.active
 
 
-@pytest.mark.slow
 def test_doctor_finds_differences_from_prefect_yaml(
     plain: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +161,6 @@ def test_automations_are_created_once_and_renewed_unless_edited_or_paused(
     assert found() == shipped
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("levels_run")
 def test_the_automation_reports_a_lagging_group_once_an_hour(plain: Plain) -> None:
     wait_until(lambda: plain.runs("alert"), "the automation to run it")
@@ -195,7 +194,6 @@ def test_the_automation_reports_a_lagging_group_once_an_hour(plain: Plain) -> No
     assert alerted() == sorted([message, "fresh", "another"])
 
 
-@pytest.mark.slow
 def test_prefects_command_runs_an_inlet_and_an_outlet_that_restarts_until_cancelled(
     plain: Plain,
 ) -> None:
@@ -253,7 +251,6 @@ def sluice(plain: Plain, *arguments: str, root: Path = ROOT) -> subprocess.Compl
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
-@pytest.mark.slow
 def test_an_outlet_is_restarted_stopped_and_rewound_as_the_replay_page_shows(plain: Plain) -> None:
     before = len(plain.runs("busiest"))
     first = plain.client.create_flow_run_from_deployment(plain.deployment("busiest/busiest"))
@@ -284,7 +281,6 @@ def test_an_outlet_is_restarted_stopped_and_rewound_as_the_replay_page_shows(pla
     assert "alert/alert, archive/archive, " in unknown.stderr
 
 
-@pytest.mark.slow
 def test_sluice_deploy_brings_flows_automations_and_new_names(plain: Plain, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "flows", tmp_path / "flows")
     raw = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -312,7 +308,6 @@ def test_sluice_deploy_brings_flows_automations_and_new_names(plain: Plain, tmp_
         plain.prefect("deploy", "--name", "rewind/rewind")  # with the folder of the other tests
 
 
-@pytest.mark.slow
 def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain) -> None:
     run = plain.client.create_flow_run_from_deployment(plain.client.read_deployment_by_name("busiest/busiest").id)
     wait_until(lambda: run.id in dict(flow_run_processes(plain.folder)), "its process to start")
@@ -320,7 +315,6 @@ def test_a_run_that_is_cancelled_while_it_starts_ends_as_cancelled(plain: Plain)
     wait_until(lambda: plain.state(run.id) == "Cancelled", "its end")
 
 
-@pytest.mark.slow
 def test_restart_checks_the_import_before_it_stops_and_names_why_a_run_failed(plain: Plain, tmp_path: Path) -> None:
     file = tmp_path / "mended.py"
     file.write_text(MENDED.format("return source.map(str)"))
