@@ -1,7 +1,8 @@
 """The windows that a time belongs to, in milliseconds since the epoch.
 
 Without a zone, windows begin at multiples of `every` since the epoch, in UTC. In a zone, they begin anew at each midnight there, so
-that a day has 23 to 25 hours where clocks change, and a window that would reach beyond midnight ends there.
+that a day has 23 to 25 hours where clocks change, and a window that would reach beyond midnight ends there. Windows that overlap do
+reach beyond it; those of whole days end at midnight, too.
 """
 
 import datetime as dt
@@ -36,6 +37,8 @@ class Grid:
         self._zone = zone
         self._period = 0, 0
         self._of_zone = lru_cache(maxsize=64)(self._find_period)
+        self._is_of_days = zone is not None and self.every >= _DAY and size % _DAY == 0
+        self._last_midnight = lru_cache(maxsize=64)(self._find_last_midnight)
 
     def starts(self, time: int) -> list[int]:
         """Return the beginnings of all windows that contain a time, the latest first."""
@@ -43,7 +46,7 @@ class Grid:
         if self.every == self.size:
             return [start]
         found = []
-        while start + self.size > time:
+        while self.end(start) > time:
             found.append(start)
             start = self.start(start - 1)
         return found
@@ -57,9 +60,11 @@ class Grid:
 
     def end(self, start: int) -> int:
         """Return the end of the window with this beginning, which does not belong to it."""
+        if self._is_of_days:
+            return self._last_midnight(start)
         if self._zone is None or self.every != self.size:
             return start + self.size
-        return self._around(start)[1] if self.every >= _DAY else min(start + self.size, self._around(start)[1])
+        return min(start + self.size, self._around(start)[1])
 
     def _around(self, time: int) -> tuple[int, int]:
         """Return the beginning and the end of the day in the zone that contains a time, or of the days of one window."""
@@ -72,6 +77,10 @@ class Grid:
         days = max(1, self.every // _DAY)
         first = day - (day - _EPOCH_DAY) % days
         return self._midnight(first), self._midnight(first + days)
+
+    def _find_last_midnight(self, start: int) -> int:
+        first = dt.datetime.fromtimestamp(start // 1000, self._zone).date().toordinal()
+        return self._midnight(first + self.size // _DAY)
 
     def _midnight(self, day: int) -> int:
         """Return the first moment of a day: where clocks skip midnight, that is a later hour."""

@@ -19,7 +19,9 @@ _UTC = dt.UTC
 def value_time(value: Any, zone: ZoneInfo | None) -> int:
     """Return a time in milliseconds since the epoch, rounded down.
 
-    value    a datetime, Timestamp or ISO text, in `zone` (or UTC) if it has none of its own, or whole milliseconds since the epoch
+    value    a datetime, Timestamp or ISO text, in `zone` (or UTC) if it has none of its own, or whole milliseconds since the epoch.
+             Without a zone, a time that clocks show twice is the first of the two, unless its `fold` is 1; one that they skip
+             counts as if they had not been put forward yet
     raises   TypeError, ValueError: it is none of these
     """
     if type(value) is int:
@@ -55,11 +57,18 @@ def times_of_rows(values: pd.Series | pd.Index, zone: ZoneInfo | None) -> np.nda
     if index.hasnans:
         msg = f"expected a time in each row, got {int(index.isna().sum())} without"
         raise ValueError(msg)
-    if index.tz is None and zone is not None:
-        index = index.tz_localize(zone)
-    return (
-        np.asarray(index.tz_convert(None) if index.tz is not None else index).astype("datetime64[ms]").astype("int64")
-    )
+    if index.tz is not None or zone is None:
+        return _milliseconds(index)
+    local = index.tz_localize(zone, ambiguous="NaT", nonexistent="NaT")
+    times = _milliseconds(local)
+    for n in np.flatnonzero(local.isna()):  # where clocks change, as a single value
+        times[n] = value_time(index[n].to_pydatetime(), zone)
+    return times
+
+
+def _milliseconds(index: pd.DatetimeIndex) -> np.ndarray:
+    in_utc = index if index.tz is None else index.tz_convert(None)
+    return np.asarray(in_utc).astype("datetime64[ms]").astype("int64")
 
 
 def column(frame: Any, name: Any) -> Any:
