@@ -7,8 +7,8 @@ from typing import Any, Unpack
 import pandas as pd
 from streamz import Stream
 
-from tasks.nodes.event_time import PROGRESS, EventTimeOptions, moment, named_key
-from tasks.nodes.window_node import Window, WindowNode
+from tasks.nodes.event_time import PROGRESS, EventTimeOptions, named_key
+from tasks.nodes.window_node import WindowNode
 from tasks.pipeline import trust
 from tasks.pipeline.awaiting import expects_results
 from tasks.pipeline.fusible import ends_runs
@@ -39,21 +39,24 @@ class session_window(WindowNode):  # noqa: N801 - streamz names nodes like funct
 
     gap          the time without an element that ends a session
     late         what happens to an element that is in no open session and would not open one: 'dead_letter' or 'drop'
-    by, key, lateness, close_after, max_ahead, tz   as in `time_window`
-    emits        a `Window` (key, start, end, elements) for each session, by end; with `.agg(...)`, a dict as in `time_window`
+    by, key, lateness, close_after, max_ahead, tz, closed_by   as in `time_window`
+    emits        a `Window` (key, start, end, elements) for each session, by end, or a `MarkedWindow`; with `.agg(...)`, a dict as in
+                 `time_window`
     raises       SettingsError: an option that cannot be used
     """
 
     _graphviz_shape = "diamond"
 
-    def __init__(self, upstream: Stream, gap: Duration, **options: Unpack[EventTimeOptions]) -> None:
+    def __init__(
+        self, upstream: Stream, gap: Duration, *, closed_by: bool = False, **options: Unpack[EventTimeOptions]
+    ) -> None:
         self.gap_ms = milliseconds(gap, name="gap")
         # Sessions by serial, the serials by key, and a heap of (end, serial), which has outdated ends, too.
         self._sessions: dict[int, _Session] = {}
         self._by_key: dict[Hashable, list[int]] = {}
         self._ends: list[tuple[int, int]] = []
         self._serial = 0
-        super().__init__([upstream], **options)
+        super().__init__(upstream, closed_by=closed_by, **options)
 
     def take_in(self, x: Any, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:  # noqa: ARG002
         """Put an element into a session: a new one, an open one, or one made of two."""
@@ -120,13 +123,13 @@ class session_window(WindowNode):  # noqa: N801 - streamz names nodes like funct
         waiting: list[Any] = []
         while (end := self.next_end()) is not None and end <= self.watermark.value:
             session = self._drop(heappop(self._ends)[1])
-            bounds = {"start": moment(session.first, self.zone), "end": moment(end, self.zone)}
+            bounds = self._named_bounds(session.first, end)
             if self.aggregated is not None:
                 made: Any = named_key(self.key, session.key) | bounds | values_of(self.aggregated, session.contents)
                 waiting += self._send(made, end - 1)
                 continue
             ordered = sorted(session.contents, key=lambda one: one[0])
-            made = Window(session.key, bounds["start"], bounds["end"], [x for _, x, _ in ordered])
+            made = self._window(session.key, bounds, [x for _, x, _ in ordered])
             waiting += self._send(made, end - 1, [each for _, _, held in session.contents for each in held or ()])
             for _, _, held in session.contents:
                 self._release_refs(held)

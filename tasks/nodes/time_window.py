@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from streamz import Stream
 
-from tasks.nodes.event_time import PROGRESS, EventTimeOptions, moment, named_key
-from tasks.nodes.window_node import Window, WindowNode
+from tasks.nodes.event_time import PROGRESS, EventTimeOptions, named_key
+from tasks.nodes.window_node import WindowNode
 from tasks.pipeline import trust
 from tasks.pipeline.awaiting import expects_results
 from tasks.pipeline.fusible import ends_runs
@@ -56,7 +56,10 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
     close_after  how long no entry comes until time closes windows; None: only elements close them
     max_ahead    elements fail whose time is further ahead of the time at which their entry was appended
     tz           the zone of times without one, and of the midnight at which windows begin anew; by default UTC
-    emits        a `Window` (key, start, end, elements) for each window and key, by end, then in order of arrival
+    closed_by    whether results have a field `closed_by`: 'event_time' if elements of all topics had reached the window's end, else
+                 'clock': time had passed without an element
+    emits        a `Window` (key, start, end, elements) for each window and key, by end, then in order of arrival; with `closed_by`,
+                 a `MarkedWindow`, which has this field, too
     raises       SettingsError: an option that cannot be used
     """
 
@@ -68,6 +71,8 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
         upstream: Stream,
         size: Duration,
         every: Duration | None = None,
+        *,
+        closed_by: bool = False,
         **options: Unpack[EventTimeOptions],
     ) -> None:
         self.size_ms = milliseconds(size, name="size")
@@ -77,7 +82,7 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
         self._ends: list[tuple[int, int]] = []
         self._serial = 0
         self._updates: list[tuple[int, tuple[Hashable, ...]]] = []
-        super().__init__([upstream], **options)
+        super().__init__(upstream, closed_by=closed_by, **options)
         self.grid = Grid(self.size_ms, self.every_ms, self.zone)
         # How long a window stays after its emission, for updates.
         self._stays = self.lateness_ms if self.late == "update" else 0
@@ -225,7 +230,7 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
         cell.emissions += 1
         if self._stays:
             self.touched.add((start, *key))
-        bounds: dict[str, Any] = {"start": moment(start, self.zone), "end": moment(end, self.zone)}
+        bounds = self._named_bounds(start, end)
         if self.late == "update":
             bounds["revision"] = cell.emissions
         members: Metadata = None
@@ -239,7 +244,7 @@ class time_window(WindowNode):  # noqa: N801 - streamz names nodes like function
             made = named_key(self.key, key[0]) | bounds | values_of(self.aggregated, cell.contents)
         else:
             ordered = sorted(cell.contents, key=lambda one: one[0])
-            made = Window(key[0], bounds["start"], bounds["end"], [x for _, x, _ in ordered])
+            made = self._window(key[0], bounds, [x for _, x, _ in ordered])
             members = [each for _, _, metadata in cell.contents for each in metadata or ()]
         return self._send(made, end - 1, members)
 

@@ -7,6 +7,9 @@ follows the newest event time of each topic, less the lateness, and takes the le
 Positions are ids: they are the same in a replay. When no entry comes, the run learns from Redis that there is none up to some time,
 which is a position, too. It closes the windows that the next entry would close before anything else. So a window that closes
 because time passes closes between the same two elements, live and in a replay.
+
+What depends on positions depends on when entries were appended. `by_events` is where the watermark would be if no topic were ever
+idle: what it has reached depends on event times and the order of entries alone.
 """
 
 from collections.abc import Iterable
@@ -31,6 +34,7 @@ class Watermark:
     def __init__(self, lateness: int, close_after: int | None) -> None:
         self._lateness, self._idle = lateness, close_after
         self._topics: dict[str, list[int]] = {}  # its newest event time, the position of that, the last position
+        self._by_earlier_topics = NEVER
         self.value = NEVER
         self.at = NEVER
         self.quiet_until = NEVER
@@ -44,6 +48,7 @@ class Watermark:
         """Take in the event time of an element at a position."""
         known = self._topics.get(topic)
         if known is None:
+            self._by_earlier_topics = self.by_events
             self._topics[topic] = [time, at, at]
         else:
             if time > known[0]:
@@ -76,13 +81,21 @@ class Watermark:
         found += [at + end + self._lateness + self._idle - newest for newest, at, _ in lanes]
         return min((one for one in found if one > self.at), default=None)
 
+    @property
+    def by_events(self) -> int:
+        """The watermark as it would be if no topic were ever idle."""
+        newest = min([newest for newest, _, _ in self._topics.values()], default=NEVER)
+        return max(self._by_earlier_topics, newest - self._lateness)
+
     def stored(self) -> Any:
         """Return all that `restore` needs."""
-        return self.value, self.at, {topic: list(known) for topic, known in self._topics.items()}
+        topics = {topic: list(known) for topic, known in self._topics.items()}
+        return self.value, self.at, topics, self._by_earlier_topics
 
     def restore(self, stored: Any) -> None:
         """Continue where another watermark was."""
-        self.value, self.at, topics = stored
+        self.value, self.at, topics, *rest = stored
+        self._by_earlier_topics = rest[0] if rest else NEVER  # states that are older than this part lack it
         self.quiet_until = NEVER
         self._topics = {topic: list(known) for topic, known in topics.items()}
 
