@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tasks import Entry
 from tasks.testing import Bench
 
-__all__ = ["Came", "Life", "Options", "came", "lived", "lives", "model", "watermarks"]
+__all__ = ["Came", "Life", "Options", "came", "entries_of", "lived", "lives", "model", "ticked", "watermarks"]
 
 TOPICS = ["left", "right"]
 START = 1_700_000_000_000  # whole seconds, minutes and more: windows of some ms begin here
@@ -77,10 +77,31 @@ def came(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Came]]:
     return st.lists(one, min_size=1, max_size=20).map(placed)
 
 
+def ticked(keys: str) -> st.SearchStrategy[list[Came]]:
+    """Return elements of ticks of both topics, in the order of their ids: each tick has one for each key, is late, or is missing."""
+    delays = st.sampled_from([None, None, 0, 0, 0, 0, 1, 4, 9, 40])
+    tick = st.tuples(st.sampled_from([5, 5, 5, 10, 30, 200]), delays, delays, st.integers(1, len(keys)))
+
+    def placed(drawn: list[tuple[int, int | None, int | None, int]]) -> list[Came]:
+        time, found = 100, []
+        for gap, *late, number in drawn:
+            time += gap
+            # Ids of the topics differ, see `came`: even for one, odd for the other.
+            found += [
+                Came(2 * (time + delay) + side, topic, 2 * time, key, None)
+                for side, (topic, delay) in enumerate(zip(TOPICS, late, strict=True))
+                if delay is not None
+                for key in keys[:number]
+            ]
+        return sorted(found, key=lambda one: one.at)
+
+    return st.lists(tick, min_size=1, max_size=8).map(placed).filter(bool)
+
+
 options = st.builds(
     lambda size, parts, lateness, close_after: Options(size, size // parts, lateness, close_after),
     st.sampled_from([6, 12, 30]),
-    st.sampled_from([1, 1, 2, 3]),
+    st.sampled_from([1, 1, 2, 3, 4]),  # 4: windows begin more often, and none begins where another ends
     st.sampled_from([0, 1, 7, 20]),
     st.sampled_from([None, 4, 25]),
 )
