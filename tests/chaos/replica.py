@@ -18,6 +18,10 @@ from streamz import Stream
 from tornado.ioloop import IOLoop
 
 import tasks.nodes.from_redis
+import tasks.nodes.join_asof
+import tasks.nodes.join_interval
+import tasks.nodes.session_window
+import tasks.nodes.time_window
 import tasks.nodes.to_redis  # noqa: F401 - adds to_redis to Stream
 from tasks.nodes.replica import Replica
 from tasks.reservoir.connection import connect
@@ -36,8 +40,28 @@ def _remembering(source: Stream) -> None:
     counted.to_redis("results", keep=None)
 
 
+def _windowed(source: Any) -> None:
+    """Windows, sessions and joins of each key, at the times of the entries."""
+    given: Any = {"key": "key", "close_after": "100ms", "late": "drop"}
+    even, odd = source.filter(lambda entry: entry["n"] % 2 == 0), source.filter(lambda entry: entry["n"] % 2)
+    results: dict[str, Any] = {
+        "windows": source.time_window("20ms", closed_by=True, **given).agg(n=("n", "count"), sum=("n", "sum")),
+        "sessions": source.session_window("5ms", **given).agg(n=("n", "count")),
+        "asof": even.join_asof(odd, **given).map(_pair),
+        "near": even.join_interval(odd, before="30ms", after="30ms", how="left", **given).map(_pair),
+    }
+    for name, stream in results.items():
+        stream.map(lambda made, name=name: {"of": name, **made}).to_redis("results", keep=None)
+
+
+def _pair(of: Any) -> dict[str, Any]:
+    left, right = of
+    return {"key": left["key"], "left": left["n"], "right": right and right["n"]}
+
+
 SHAPES: dict[str, Callable[[Stream], Any]] = {
     "state": _remembering,
+    "windowed": _windowed,
     "plain": lambda source: source.map(dict).to_redis("results", keep=None),
 }
 

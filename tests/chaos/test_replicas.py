@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import redis
 
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
+from tasks.reservoir.groups import groups_of
 from tasks.reservoir.topic_names import partition_topic
 from tests.chaos.outlet import Outlets
 from tests.chaos.replica import LEASE, PARTITIONS
@@ -33,7 +35,7 @@ class Load:
 
     def push_some(self) -> None:
         """Push one number for each key, unless the runs are far behind: a backlog that is never worked off shows nothing more."""
-        if self.pushed.total() - self._client.xlen("results") > BEHIND:
+        if self.unread() > BEHIND:
             return
         with self._client.pipeline(transaction=False) as pipe:
             for key in range(KEYS):
@@ -41,15 +43,26 @@ class Load:
                 self.pushed[key] += 1
             pipe.execute()
 
+    def unread(self) -> int:
+        """Return how many entries no run has read."""
+        groups = [group for n in range(PARTITIONS) for group in self._groups(n)]
+        return self.pushed.total() - sum(group["entries-read"] or 0 for group in groups)
 
-@pytest.mark.timeout(90 + 8 * EVENTS)
-@pytest.mark.parametrize("shape", ["plain", "state"])
-def test_order_per_key_and_exact_results_while_runs_come_and_go(
-    shape: str, redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
-) -> None:
-    chance, load, runs = random.Random(2), Load(real_redis), []
+    def _groups(self, n: int) -> list[Any]:
+        found: Any = groups_of(self._client, partition_topic("numbers", n))
+        return list(found.values())
+
+
+def come_and_go(
+    url: str, client: redis.Redis, shape: str, folder: Path, *, until: Callable[[Counter[int]], bool]
+) -> Counter[int]:
+    """Push numbers while runs are killed, stopped, suspended and added; return how many were pushed for each key.
+
+    until    called with these: whether all results are there
+    """
+    chance, load, runs = random.Random(2), Load(client), []
     done = Counter[str]()
-    with Outlets(redis_server.url, shape, tmp_path, module="tests.chaos.replica") as replicas:
+    with Outlets(url, shape, folder, module="tests.chaos.replica") as replicas:
         runs = [replicas.start(), replicas.start()]
         suspended: list[int] = []
         for _ in range(EVENTS):
@@ -69,15 +82,25 @@ def test_order_per_key_and_exact_results_while_runs_come_and_go(
                 runs.append(replicas.start())
         for zombie in suspended:
             os.kill(zombie, signal.SIGCONT)
-        total = load.pushed.total()
-        wait_until(lambda: real_redis.xlen("results") >= total, "the rest", deadline=60 + EVENTS)
+        wait_until(lambda: until(load.pushed), "the rest", deadline=60 + EVENTS)
         errors = replicas.seen.read_text()
-    found: list[Any] = Reservoir(real_redis).peek("results", total + 100)
-    sys.stdout.write(f"{shape}: {dict(done)}, {total} entries, {len(found)} results\n")
+    sys.stdout.write(f"{shape}: {dict(done)}, {load.pushed.total()} entries, {client.xlen('results')} results\n")
+    assert errors == ""
+    assert not list(client.scan_iter(match="*:dead:*"))
+    return load.pushed
+
+
+@pytest.mark.timeout(90 + 8 * EVENTS)
+@pytest.mark.parametrize("shape", ["plain", "state"])
+def test_order_per_key_and_exact_results_while_runs_come_and_go(
+    shape: str, redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
+) -> None:
+    pushed = come_and_go(
+        redis_server.url, real_redis, shape, tmp_path, until=lambda n: real_redis.xlen("results") >= n.total()
+    )
+    found: list[Any] = Reservoir(real_redis).peek("results", pushed.total() + 100)
     of_key = {key: [entry for entry in found if entry["key"] == key] for key in range(KEYS)}
     for key, entries in of_key.items():
-        assert [entry["n"] for entry in entries] == list(range(load.pushed[key]))
+        assert [entry["n"] for entry in entries] == list(range(pushed[key]))
         if shape == "state":
-            assert [entry["count"] for entry in entries] == list(range(1, load.pushed[key] + 1))
-    assert errors == ""
-    assert not list(real_redis.scan_iter(match="*:dead:*"))
+            assert [entry["count"] for entry in entries] == list(range(1, pushed[key] + 1))
