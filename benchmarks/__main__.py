@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import heavy
+from benchmarks import fleet, heavy
 from benchmarks.children import call
 from benchmarks.kept_state import KEPT_STATE, fill_keys
 from benchmarks.partitions import PARTITIONS, SPLIT
@@ -44,6 +44,7 @@ class Sizes:
     large_frames: int = 300
     memory_seconds: float = 8.0
     heavy_entries: int = 200
+    changes: int = 80
     growth: int = 10_000
     states: int = 20_000
     keys: int = 100_000
@@ -61,6 +62,7 @@ QUICK = Sizes(
     large_frames=60,
     memory_seconds=3.0,
     heavy_entries=60,
+    changes=10,
     growth=5_000,
     states=5_000,
 )
@@ -220,6 +222,20 @@ def pushed_frames(url: str, sizes: Sizes) -> list[Row]:
     ]
 
 
+def simulated_fleet(url: str, sizes: Sizes) -> list[Row]:
+    """Let runs that share partitions join, leave, die and stand still, on a simulated clock."""
+    found = fleet.figures(url, partitions=64, runs=16, changes=sizes.changes, seed=1)
+    connected(url).flushall()
+    return [
+        (
+            f"{kind}, {of['number']} times",
+            f"{of['median']:.2f}, {of['longest']:.2f} leases",
+            f"{of['moves']:.1f} partitions moved, at least {of['least']:.1f}; fair after {of['settled']:.0f} s at the most",
+        )
+        for kind, of in found["kinds"].items()
+    ]
+
+
 def kept_state(url: str, sizes: Sizes) -> list[Row]:
     """Compare sums whose state is kept with sums that begin anew, and with Bytewax."""
     fill_keys(url, sizes.entries, sizes.keys)
@@ -346,6 +362,10 @@ SECTIONS: dict[str, tuple[Callable[[str, Sizes], list[Row]], Row]] = {
     "memory": (memory, ("Memory of an outlet above its start", "peak", "")),
     "replicas": (replicas, ("Replicas", "", "")),
     "partitions": (partitions, ("Partitions", "", "")),
+    "fleet": (
+        simulated_fleet,
+        ("64 partitions, up to 16 runs, simulated", "a partition without an owner: median, longest", ""),
+    ),
     "kept_state": (kept_state, ("State that is kept, and 100,000 keys", "", "kept state is")),
     "heavy": (heavy_steps, ("50 ms of computing an entry, on two cores", "", "")),
     "push": (pushing, ("Pushing", "", "")),

@@ -7,6 +7,7 @@ import redis
 
 from benchmarks import (
     children,
+    fleet,
     frames,
     heavy,
     kept_state,
@@ -94,6 +95,14 @@ def test_runs_that_share_partitions_are_measured(real_redis: redis.Redis, redis_
     assert (
         partitions.compare(redis_server.url, "group", runs=2, partitions=partitions.PARTITIONS, count=400, work=0.0) > 0
     )
+
+
+def test_a_simulated_fleet_has_figures_for_each_kind_of_change(
+    real_redis: redis.Redis, redis_server: RedisServer
+) -> None:
+    found = fleet.figures(redis_server.url, partitions=4, runs=2, changes=4, seed=1)
+    assert sum(of["number"] for of in found["kinds"].values()) == 4
+    assert found["seconds"] > 0
 
 
 def test_measurements_in_processes_run_at_a_tiny_size(real_redis: redis.Redis, redis_server: RedisServer) -> None:
