@@ -1,6 +1,7 @@
 """One of the runs that share the partitions of a group's topics: it has a source and a pipeline for each partition it owns."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Callable
 
@@ -67,18 +68,18 @@ class Replica:
         self._take()
 
     async def stop(self) -> None:
-        """Stop all sources, wait until they have ended, and leave the members.
+        """Leave the members, stop all sources, and wait until they have ended.
 
-        raises    redis.RedisError; what has ended a source
+        raises    what has ended a source
         """
         for source in self.sources.values():
             source.stop()
+        # Not after the ends: other runs take each partition once it is given up, while this run still works on others.
+        with contextlib.suppress(redis.RedisError):  # then the membership expires
+            await asyncio.to_thread(self._members.leave)
         ends = [asyncio.wrap_future(source.outcome) for source in [*self.sources.values(), *self._ending.values()]]
         await asyncio.gather(*ends, return_exceptions=True)
-        try:
-            self._settle()
-        finally:
-            await asyncio.to_thread(self._members.leave)
+        self._settle()
 
     def _settle(self) -> None:
         """Forget the sources that have ended. Raise what ended one, unless a new one may begin where it ended."""

@@ -12,7 +12,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.fleet import MEET, Fleet, Run, least_moves, live
+from benchmarks.fleet import LONGEST_WORK, MEET, Change, Fleet, Run, least_moves, live
 
 LEASE = 20  # ticks
 SOON = 2 * LEASE + 10 * MEET
@@ -62,6 +62,22 @@ def test_a_partition_never_has_two_owners_and_shares_become_fair(
         await fleet.settle(within=SOON)
         assert sum(fleet.owned) == partitions
         assert max(fleet.owned) - min(fleet.owned) <= 1
+        await fleet.end()
+
+    asyncio.run(simulate())
+
+
+def test_partitions_of_a_run_that_stops_are_taken_while_it_finishes_others(client: redis.Redis) -> None:
+    fleet = Fleet(client, 12, seed=3, lease=LEASE)
+
+    async def simulate() -> None:
+        runs = [fleet.join() for _ in range(3)]
+        await fleet.settle()
+        change = fleet.change = Change("leave")
+        fleet.leave(runs[0])
+        await fleet.settle()
+        assert len(change.gaps) == 4
+        assert max(change.gaps) <= MEET + 1 < LONGEST_WORK
         await fleet.end()
 
     asyncio.run(simulate())
