@@ -113,7 +113,8 @@ def in_full(letter: Letter) -> Text:
     return Text.assemble(
         (f"letter {letter.id}", "bold"),
         printable(
-            f"  entry {letter.entry_id}, node {letter.node}, deliveries {letter.deliveries}, replays {letter.retries}"
+            f"  entry {letter.entry_id}, node {letter.node}, attempts {letter.attempts}, "
+            f"deliveries {letter.deliveries}, replays {letter.retries}"
         ),
         ("".join(f"\n{printable(line)}" for line in lines), "red"),
         "\n",
@@ -145,6 +146,7 @@ def _object(letter: Letter, topic: str, group: str) -> dict[str, object]:
         "node": letter.node,
         "exception": letter.exception,
         "traceback": letter.traceback,
+        "attempts": letter.attempts,
         "deliveries": letter.deliveries,
         "replays": letter.retries,
         "combines": letter.combines,

@@ -103,6 +103,11 @@ def _of_groups(groups: Iterable[tuple[str, GroupLevel]]) -> Iterator[Metric]:
         [(one, group.consumers) for one, group in found],
     )
     yield _gauge(
+        "sluice_group_retrying_calls",
+        "Failed calls of nodes that are tried again.",
+        [(one, group.retrying) for one, group in found],
+    )
+    yield _gauge(
         "sluice_group_dead_letters", "Dead letters that the group keeps.", [(one, group.dead) for one, group in found]
     )
     yield _gauge(

@@ -40,18 +40,19 @@ _LEVELS = (
     "pending",
     "lag",
     "behind",
+    "retrying",
     "dead",
     "spilled",
 )
 _NUMBERS = frozenset({*_LEVELS, "retries"}) - {"topic", "newest", "group"}
 _TOPICS = ("topic", "entries", "bytes", "rate", "newest", "keep", "groups", "dead")
 _GROUPS = ("topic", "group", "position", "consumers", "pending", "lag", "dead", "retries", "spilled")
-_LETTERS = ("letter", "failed", "entry", "node", "exception", "deliveries", "replays")
+_LETTERS = ("letter", "failed", "entry", "node", "exception", "attempts", "deliveries", "replays")
 # The least important columns first.
 _EXPENDABLE_OF_LEVELS = ("consumers", "bytes", "rate", "newest", "entries", "spilled", "pending", "behind")
 _EXPENDABLE_OF_TOPICS = ("bytes", "rate", "newest", "keep")
 _EXPENDABLE_OF_GROUPS = ("consumers", "spilled", "retries", "position", "pending")
-_EXPENDABLE_OF_LETTERS = ("deliveries", "replays", "entry", "failed")
+_EXPENDABLE_OF_LETTERS = ("deliveries", "replays", "entry", "failed", "attempts")
 _FOLDED = 40  # a column of this width is wide enough; longer text is folded
 _COLOURS = {"RUNNING": "green", "FAILED": "red", "CRASHED": "red", "CANCELLED": "yellow", "CANCELLING": "yellow"}
 
@@ -78,9 +79,12 @@ def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> G
 def levels_table(levels: Iterable[TopicLevel], *, width: int = 160) -> Table:
     """Return what the topics hold and how far their groups have come, a row for each group.
 
-    Where there is no room for all columns, the least important ones are left out.
+    Where there is no room for all columns, the least important ones are left out. The calls that are tried again are shown if there
+    are any.
     """
-    return _fitted([row for level in levels for row in _level_rows(level)], _LEVELS, _EXPENDABLE_OF_LEVELS, width)
+    rows = [row for level in levels for row in _level_rows(level)]
+    names = [name for name in _LEVELS if name != "retrying" or any(row[name] not in ("", "0") for row in rows)]
+    return _fitted(rows, names, _EXPENDABLE_OF_LEVELS, width)
 
 
 def topics_table(levels: Iterable[TopicLevel], *, width: int = 160) -> Table:
@@ -141,6 +145,7 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
             "pending": str(group.pending),
             "lag": "?" if group.lag is None else str(group.lag),
             "behind": in_time(group.behind) if group.behind else "-",
+            "retrying": str(group.retrying),
             "dead": str(group.dead) + (f" (+{group.dead_dropped} dropped)" if group.dead_dropped else ""),
             "spilled": str(group.spilled),
         }
@@ -148,7 +153,10 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
 
 
 def _level_style(name: str, text: str) -> str:
-    lost = name in ("dead", "spilled") and text not in ("", "0")
+    counts = text not in ("", "0")
+    if name == "retrying" and counts:
+        return "yellow"
+    lost = name in ("dead", "spilled") and counts
     return "red" if lost or (name in ("group", "groups") and text == "unreadable") else ""
 
 
@@ -161,6 +169,7 @@ def letters_table(letters: Iterable[Letter], *, width: int = 160) -> Table:
             "entry": printable(one.entry_id),
             "node": printable(one.node),
             "exception": printable(one.exception),
+            "attempts": str(one.attempts),
             "deliveries": str(one.deliveries),
             "replays": str(one.retries),
         }
@@ -169,7 +178,7 @@ def letters_table(letters: Iterable[Letter], *, width: int = 160) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     shown = _shown(rows, _LETTERS, _EXPENDABLE_OF_LETTERS, width)
     for name in shown:
-        right = name in ("deliveries", "replays")
+        right = name in ("attempts", "deliveries", "replays")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "letter")
     for row in rows:
         table.add_row(*(Text(row[name], style="red" if name == "exception" else "") for name in shown))

@@ -43,19 +43,20 @@ class OutletReport:
         self._written: dict[str, tuple[Any, float]] = {}
         self._began = time.monotonic()
         self._published_at = float("-inf")
-        self._trouble: tuple[int, bool, int] = (0, False, 0)
+        self._trouble: tuple[int, bool, int, int] = (0, False, 0, 0)
 
     def publish_if_due(self, client: SyncPrefectClient, *, is_last: bool) -> None:
         """Create or change the artifacts if this is due. The last report shows the rates of the whole run, others current ones.
 
-        It is due after five seconds if the run is new, is a replay, has failures or alarms that the last report does not show, or
-        stalls or no longer does; otherwise after half a minute.
+        It is due after five seconds if the run is new, is a replay, has failures, alarms or calls tried again that the last report
+        does not show, or stalls or no longer does; otherwise after half a minute.
         """
         if not (followed := list(self._outlet.followed.values())):
             return
         runs = [each.source.latest_run for each in followed]
         ends = {topic: end for run in runs for topic, end in run.ends.items()}
-        trouble = self._outlet.counts[1], bool(self._stalls.stalled), len(self._alarms.current)
+        retried = sum(len(run.retried) for run in runs)
+        trouble = self._outlet.counts[1], bool(self._stalls.stalled), len(self._alarms.current), retried
         is_soon = trouble != self._trouble or time.monotonic() - self._began < _NEW or ends
         if not is_last and time.monotonic() - self._published_at < (_SOON if is_soon else _LATER):
             return
@@ -89,11 +90,13 @@ class OutletReport:
             parts.append(f"**Stalled** at {nodes}: no progress on entries in flight.")
         if self._alarms.current:
             parts.append(alarms_shown(self._alarms.current))
+        if retried := [one for each in followed for one in each.source.latest_run.retried]:
+            parts.append(pipeline.retried_table(retried, time.time()))
         if outlet.result is not None:
             parts += ["## The latest result", pipeline.result_table(outlet.result)]
         parts += [
             "## Pipeline",
-            pipeline.diagram(counts, before, stalled=stalled),
+            pipeline.diagram(counts, before, stalled=stalled, retried=retried),
             pipeline.nodes_table(counts),
             f"## Topics of group {in_markdown(outlet.group)}",
             pipeline.topics_table(levels, outlet.group),

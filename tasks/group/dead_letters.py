@@ -53,6 +53,7 @@ class Letter:
     entry_id    the id of the entry in its topic
     retries     how often the entry was replayed before
     deliveries  how often the entry was delivered
+    attempts    how often the node was called with it before it failed for good
     combines    the nodes of its pipeline that combine several elements into one, such as windows; None if unknown
     traceback   '' unless tracebacks were requested
     topic       the topic of the entry, or its partition; '' if unknown
@@ -64,6 +65,7 @@ class Letter:
     exception: str = ""
     retries: int = 0
     deliveries: int = 0
+    attempts: int = 1
     combines: tuple[str, ...] | None = None
     traceback: str = ""
     topic: str = ""
@@ -192,7 +194,7 @@ class DeadLetters:
     def _walk(self, topic: str, command: str, start: str, end: str, *, tracebacks: bool) -> Iterator[Letter]:
         while page := self._page(topic, command, start, end, tracebacks=tracebacks):
             for values in page:
-                id_, entry_id, *rest, retries, deliveries, combines, traceback = (
+                id_, entry_id, *rest, retries, deliveries, attempts, combines, traceback = (
                     value.decode(errors="replace") for value in values
                 )
                 node, exception = rest
@@ -203,6 +205,7 @@ class DeadLetters:
                     exception,
                     _number(retries),
                     _number(deliveries),
+                    _number(attempts) or 1,
                     _names(combines),
                     traceback,
                     topic,

@@ -37,6 +37,7 @@ from tasks.reservoir.keys import (
     partitions_key,
     result_of,
     retry_topic,
+    retrying_key,
     state_key,
     tick_record,
     topic_keys,
@@ -276,7 +277,8 @@ def _refuse_the_living(topic: str, group: str, alive: Iterable[bytes]) -> None:
 def _matching(client: redis.Redis, topic: str, group: str | None = None) -> Iterator[bytes]:
     """Yield the keys that belong to a topic, or only those that belong to a group on it."""
     prefixes = [
-        key.removesuffix(topic) for key in (*topic_keys(topic)[1:], letter_counts(topic), partitions_key(topic))
+        key.removesuffix(topic)
+        for key in (*topic_keys(topic)[1:], letter_counts(topic), retrying_key(topic), partitions_key(topic))
     ]
     for key in client.scan_iter(match=f"*{matching(topic)}*", count=1000):
         with suppress(UnicodeDecodeError):

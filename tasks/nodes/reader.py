@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 import redis
 
@@ -15,8 +16,11 @@ from tasks.nodes.acknowledger import Acknowledger
 from tasks.nodes.hand_over import HandOver
 from tasks.nodes.in_flight import InFlight
 from tasks.nodes.isolation import Isolation
+from tasks.pipeline.retrying import Retried
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.keys import retried_topic
 from tasks.reservoir.outages import Outages
+from tasks.reservoir.retrying import RetryingNotes
 from tasks.state.store import StateStore
 
 __all__ = ["Reader"]
@@ -37,6 +41,7 @@ class Reader:
 
     grace    seconds for which a stop waits for entries in flight
     store    where the state of the graph is kept, if it is
+    retried  returns the calls that the graph tries again
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Reader:
         grace: float,
         ownership: Ownership | None = None,
         store: StateStore | None = None,
+        retried: Callable[[], Iterable[Retried]] = tuple,
     ) -> None:
         self._consumer = consumer
         self._hand_over = hand_over
@@ -59,6 +65,8 @@ class Reader:
         self._grace = grace
         self._ownership = ownership
         self._store = store
+        self._retried = retried
+        self._retrying = RetryingNotes(consumer.client, consumer.group, consumer.membership.name)
         self.is_owner = False
         """Whether this consumer owns what it reads. Any thread may read it."""
         self._outages = Outages(
@@ -132,9 +140,10 @@ class Reader:
         return True
 
     def settle(self) -> None:
-        """Renew the lease and acknowledge finished entries."""
+        """Renew the lease, acknowledge finished entries, and note how many failed calls are tried again."""
         self._consumer.renew()
         self._acknowledger.flush()
+        self._retrying.update(self._counts_of_retried())
         if self._store is not None and self._in_flight.progress != self._seen:
             self._seen = self._in_flight.progress
             self._hand_over.wake()  # a timer may have emitted something, which is to be stored soon
@@ -154,7 +163,13 @@ class Reader:
     def close(self) -> None:
         """Acknowledge finished entries, give all others back and leave the group."""
         self.settle()
+        self._retrying.update({})
         self._consumer.leave()
+
+    def _counts_of_retried(self) -> Counter[str]:
+        """Return how many calls are tried again by the topic of their entries; the first topic for elements without one."""
+        group, first = self._consumer.group, self._consumer.topics[0]
+        return Counter(retried_topic(one.topic, group) or one.topic or first for one in self._retried())
 
     def _read_on(self) -> None:
         read = self._read()

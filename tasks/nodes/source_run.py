@@ -87,6 +87,7 @@ class SourceRun:
             grace=grace,
             ownership=self._ownership(),
             store=self.store,
+            retried=lambda: self.retried,
         )
         if self.store is not None:
             # Entries must not count twice, and none may be skipped by a group that is created anew.

@@ -15,6 +15,7 @@ from tasks.base.quantities import in_time
 from tasks.codec.values import is_frame, is_pandas
 from tasks.group.dead_letters import Letter, Outcome
 from tasks.pipeline.guard import Meter
+from tasks.pipeline.retrying import Retried
 from tasks.reservoir.levels import TopicLevel
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "position",
     "replay_ends",
     "result_table",
+    "retried_table",
     "table",
     "topics_table",
     "total",
@@ -44,6 +46,7 @@ _BUSY = 0.5  # part of the time from which a node is slow: it alone limits the p
 _ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # Prefect's UI gives a report half the width of a page: 570 of 1,200 pixels
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
 _REASON = 500
+_RETRIED = 10  # calls that a report shows
 _HEAD_BYTES = 2**26
 _NAME, _TEXT = 200, 1_000
 _FIRST_TIME = 10**12  # milliseconds since the epoch, in 2001: smaller numbers are ids that a program has chosen
@@ -119,20 +122,28 @@ def _along(node: Stream, to: Meter) -> int:
     return to.came[node] if len(to.node.upstreams) > 1 else to.received
 
 
-def diagram(flow: GraphCounts, before: GraphCounts | None = None, *, stalled: Collection[str] = ()) -> str:
+def diagram(
+    flow: GraphCounts,
+    before: GraphCounts | None = None,
+    *,
+    stalled: Collection[str] = (),
+    retried: Collection[Retried] = (),
+) -> str:
     """Return the graph as a Mermaid diagram in Markdown: elements per second on its edges, failing and stalled nodes in red, slow ones in orange.
 
-    A node is slow if it alone took more than half of the time since `before`.
+    A node is slow if it alone took more than half of the time since `before`, or if it tries failed calls again.
 
     before    counts of the same graph some seconds ago; without them there are no rates
     stalled   names of nodes that make no progress
+    retried   the calls that are tried again
     """
     # Mermaid scales a long chain from left to right down until it is unreadable.
     lines = ["```mermaid", f"flowchart {'LR' if len(flow.names) <= _LYING else 'TD'}"]
     busy = _busy(flow, before)
+    again = Counter(one.node for one in retried)
     for n, name in enumerate(flow.names):
         trouble = f", {flow.failed[n]:,} failed" * bool(flow.failed[n]) + ", stalled" * (name in stalled)
-        trouble += f", busy {busy[n]:.0%}" * (busy[n] > _BUSY)
+        trouble += f", {again[name]:,} tried again" * bool(again[name]) + f", busy {busy[n]:.0%}" * (busy[n] > _BUSY)
         lines.append(f'  n{n}["{in_mermaid(name, _NAME) + trouble}"]')
     for (tail, head), count in flow.arrows.items():
         rate = ""
@@ -142,7 +153,8 @@ def diagram(flow: GraphCounts, before: GraphCounts | None = None, *, stalled: Co
     bad = [f"n{n}" for n, name in enumerate(flow.names) if flow.failed[n] or name in stalled]
     if bad:
         lines += [f"  {BAD}", f"  class {','.join(bad)} bad"]
-    if slow := [f"n{n}" for n, part in enumerate(busy) if part > _BUSY and f"n{n}" not in bad]:
+    slow = [f"n{n}" for n, part in enumerate(busy) if (part > _BUSY or again[flow.names[n]]) and f"n{n}" not in bad]
+    if slow:
         lines += [f"  {_SLOW}", f"  class {','.join(slow)} slow"]
     return "\n".join([*lines, "```"])
 
@@ -219,6 +231,27 @@ def position(levels: Iterable[TopicLevel], group: str) -> str:
         )
     lag = "an unknown number" if unread is None else f"{unread:,}"
     return f"**Behind by {in_time(behind)}**: {lag} unread, {pending:,} in work or kept."
+
+
+def retried_table(calls: Collection[Retried], now: float) -> str:
+    """Return how many elements wait for another attempt, and a table of those that have waited longest.
+
+    now       in seconds since the epoch
+    """
+    waiting = "1 element waits" if len(calls) == 1 else f"{len(calls):,} elements wait"
+    rows = [
+        (
+            cell(one.node),
+            cell(one.id or "-"),
+            f"{one.failed} of {one.most}" if one.most is not None else one.failed,
+            in_time(max(0.0, now - one.since)),
+            in_time(max(0.0, one.again - now)),
+            cell(one.error, _EXCEPTION_WIDTH),
+        )
+        for one in sorted(calls, key=lambda one: one.since)[:_RETRIED]
+    ]
+    shown = table(("node", "entry", "attempts failed", "since", "next in", "error"), rows)
+    return f"**{waiting} for another attempt.**\n\n{shown}"
 
 
 def topics_table(levels: Iterable[TopicLevel], group: str) -> str:

@@ -107,6 +107,7 @@ def _group(groups: list[GroupLevel]) -> GroupLevel:
         spilled=sum(group.spilled for group in groups),
         done=sum(group.done for group in groups),
         failed=sum(group.failed for group in groups),
+        retrying=sum(group.retrying for group in groups),
         is_forgotten=all(group.is_forgotten for group in groups),
         is_ahead=any(group.is_ahead for group in groups),
     )

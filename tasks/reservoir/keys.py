@@ -13,6 +13,7 @@ Scripts get these names as KEYS and build none.
 | sluice:spilled:<topic>            | hash   | retention, Membership                      | 30 days     | its TTL                                       |
 | sluice:tally:<topic>              | string | Reservoir.append                           | 30 days     | its TTL                                       |
 | sluice:letters:<topic>            | hash   | Membership.dead_letter, DeadLetters        | 30 days     | its TTL                                       |
+| sluice:retrying:<topic>           | hash   | Reader, of calls that are tried again      | 30 s        | its TTL; fields: the end of their run         |
 | sluice:partitions:<topic>         | hash   | `declare`, appends by key                  | none        | drop_topic                                    |
 | sluice:lease:<group>:<consumer>   | string | Membership                                 | lease_ttl   | Membership.release                            |
 | sluice:output:<group>:<topic>:<id>| hash   | results (`into`, `.to_redis`), Attempts    | 30 days     | a minute after the acknowledgement of <id>    |
@@ -88,6 +89,7 @@ __all__ = [
     "result_record",
     "retried_topic",
     "retry_topic",
+    "retrying_key",
     "scope_of",
     "state_key",
     "state_scope",
@@ -187,6 +189,11 @@ def matching(text: str) -> str:
 def letter_counts(topic: str) -> str:
     """Return the key with the number and the bytes of each group's dead letters of a topic."""
     return f"sluice:letters:{topic}"
+
+
+def retrying_key(topic: str) -> str:
+    """Return the key of a hash: how many failed calls each consumer of a topic tries again."""
+    return f"sluice:retrying:{topic}"
 
 
 def partitions_key(topic: str) -> str:

@@ -16,8 +16,9 @@ from tasks.checks import is_group
 from tasks.errors import UnreadableTopicError
 from tasks.reservoir.groups import group_name
 from tasks.reservoir.keep import Keep
-from tasks.reservoir.keys import dead_topic, topic_keys
+from tasks.reservoir.keys import dead_topic, retrying_key, topic_keys
 from tasks.reservoir.lua import load
+from tasks.reservoir.retrying import retrying_by_group
 from tasks.reservoir.unreadable import named
 
 __all__ = ["GroupLevel", "Levels", "TopicLevel"]
@@ -38,6 +39,7 @@ class GroupLevel:
     spilled          entries dropped before the group had read them
     done             entries acknowledged since counting began
     failed           entries that became dead letters since counting began
+    retrying         failed calls that its runs try again, as of some seconds ago
     is_ahead         the position lies in the future: entries pushed until then are skipped and not counted
     is_forgotten     the group has not read for so long that it no longer retains entries
     """
@@ -53,6 +55,7 @@ class GroupLevel:
     spilled: int = 0
     done: int = 0
     failed: int = 0
+    retrying: int = 0
     is_forgotten: bool = False
     is_ahead: bool = False
 
@@ -72,7 +75,7 @@ class TopicLevel:
     pushed       entries appended since counting began, and `pushed_bytes`; None if appends were not counted
     keep         its limits; None if none are declared
     unreadable   why it cannot be read, and then all other values are empty; '' if it can
-    partitions   the levels of its partitions, if it has any (`folding.fold`)
+    partitions   the levels of its partitions, if it has any
     """
 
     topic: str
@@ -123,6 +126,7 @@ class Levels:
             for topic, answer in found.items():
                 for raw in answer[_GROUPS:]:
                     pipe.xlen(dead_topic(topic, group_name(raw[0])))
+                pipe.hgetall(retrying_key(topic))
                 if int(answer[_COUNTED]) < 0:
                     pipe.memory_usage(topic)
             replies = iter(pipe.execute(raise_on_error=False)) if found else iter(())
@@ -133,10 +137,13 @@ class Levels:
             level = None
             if topic in found:
                 letters = [next(replies) for _ in answer[_GROUPS:]]
+                retrying = next(replies)
                 counted = int(answer[_COUNTED])
                 size = counted if counted >= 0 else next(replies)
                 with suppress(TypeError, ValueError):  # odd keys, which `of` names
-                    level = _topic(topic, answer, map(_whole, letters), size=size if isinstance(size, int) else None)
+                    level = _topic(
+                        topic, answer, map(_whole, letters), retrying, size=size if isinstance(size, int) else None
+                    )
             if level := level or self.of(topic):
                 levels.append(level)
         return levels
@@ -146,7 +153,10 @@ class Levels:
         if answer is None:
             return None
         dead = self._dead(topic, [group_name(group[0]) for group in answer[_GROUPS:]])
-        return _topic(topic, answer, dead, size=self._bytes(topic, int(answer[_COUNTED])))
+        retrying = None
+        with suppress(redis.ResponseError):  # a key of another type hides no topic
+            retrying = self._client.hgetall(retrying_key(topic))
+        return _topic(topic, answer, dead, retrying, size=self._bytes(topic, int(answer[_COUNTED])))
 
     def _dead(self, topic: str, groups: list[str]) -> list[int]:
         """Return each group's number of dead letters; 0 for names that Sluice's groups cannot have."""
@@ -174,15 +184,16 @@ def _whole(reply: object) -> int:
 _COUNTED, _GROUPS = 4, 10  # in the script's reply: the bytes by the samples, the first group
 
 
-def _topic(topic: str, answer: list[Any], dead: Iterable[int], *, size: int | None) -> TopicLevel:
+def _topic(topic: str, answer: list[Any], dead: Iterable[int], retrying: Any, *, size: int | None) -> TopicLevel:
     length, first, last, now, _, came, during, keep, pushed, pushed_bytes, *groups = answer
     milliseconds = int(during)
+    tried = retrying_by_group(retrying, int(now))
     return TopicLevel(
         topic=topic,
         length=length,
         first_id=first.decode() or None,
         last_id=last.decode() or None,
-        groups=tuple(_group(*each, int(now)) for each in zip(groups, dead, strict=True)),
+        groups=tuple(_group(*each, tried, int(now)) for each in zip(groups, dead, strict=True)),
         bytes=size,
         rate=came * 1000 / milliseconds if milliseconds > 0 else None,
         age=_age(last, int(now)),
@@ -197,7 +208,7 @@ def _age(id_: bytes, now: int) -> float | None:
     return max(0.0, (now - id_numbers(id_.decode())[0]) / 1000) if id_ else None
 
 
-def _group(raw: list[Any], dead: int, now: int) -> GroupLevel:
+def _group(raw: list[Any], dead: int, tried: dict[str, int], now: int) -> GroupLevel:
     name, consumers, pending, lag, oldest, dropped, spilled, seen, ahead, unread, done, failed = raw
     return GroupLevel(
         name=group_name(name),
@@ -211,6 +222,7 @@ def _group(raw: list[Any], dead: int, now: int) -> GroupLevel:
         spilled=int(spilled),
         done=int(done),
         failed=int(failed),
+        retrying=tried.get(group_name(name), 0),
         is_forgotten=seen.startswith(b"-"),
         is_ahead=bool(ahead),
     )

@@ -11,11 +11,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from deployments.commands.dead import in_full
 from deployments.show.as_json import entry_object, line
 from deployments.show.tables import entry_table, letters_table, levels_table
 from tasks.group.dead_letters import DeadLetters
 from tasks.reservoir import Reservoir
 from tasks.reservoir.entry import Entry
+from tasks.reservoir.retrying import RetryingNotes
+from tasks.testing import Bench
 from tests.support.streams import push_all, run
 
 
@@ -96,6 +99,34 @@ def test_narrow_tables_leave_out_the_least_important_columns(width: int, fake_re
     assert {"topic", "group", "lag", "dead"} <= set(shown[0])
     assert {"letter", "node", "exception"} <= set(shown[1])
     assert ("consumers" in shown[0], "deliveries" in shown[1]) == (width == 160, width == 160)
+
+
+def test_calls_tried_again_have_a_column_only_where_there_are_some(client: redis.Redis) -> None:
+    push_all(client, "topic", [1])
+    run(lambda source: source.sink(lambda _: None), client)
+
+    def shown() -> list[str]:
+        table = levels_table(Reservoir(client).levels())
+        return [str(cell) for column in table.columns if column.header == "retrying" for cell in column.cells]
+
+    assert shown() == []
+    notes = RetryingNotes(client, "group", "one")
+    notes.update({"topic": 3})
+    assert shown() == ["3"]
+    notes.update({})
+    assert shown() == []
+
+
+def test_attempts_of_a_letter_are_shown(client: redis.Redis) -> None:
+    push_all(client, "topic", [0, "x"])
+    build = lambda source: source.map(reciprocal, retry="1ms, 1ms", retry_on=ZeroDivisionError)
+    with Bench(build, client=client) as bench:
+        bench.drain()
+        bench.stop()
+    letters = list(DeadLetters(client, "topic", "group").newest(2))
+    [attempts] = [column for column in letters_table(letters).columns if column.header == "attempts"]
+    assert list(map(str, attempts.cells)) == ["1", "3"]
+    assert "attempts 3, deliveries 1" in str(in_full(letters[1]))
 
 
 def test_a_wide_frame_shows_its_first_and_last_columns() -> None:

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.metrics.exporter import Exporter
 from tasks import Reservoir
 from tasks.pump.ticks import Beat
+from tasks.reservoir.retrying import RetryingNotes
 from tests.support.streams import push_all, run
 
 __all__ = ["Samples", "scraped"]
@@ -34,6 +35,7 @@ def filled(client: redis.Redis) -> redis.Redis:
     push_all(client, "topic", range(4))
     known.xreadgroup("group", "stopped", {"topic": ">"}, count=1)
     known.hincrby("sluice:spilled:topic", "group", 3)
+    RetryingNotes(client, "group", "stopped").update({"topic": 2})
     beat = Beat(Reservoir(client), "topic", "quotes", every=1.0, keep="1h, 5MB, 1000")
     beat.start(100.0)
     assert beat.claim(101) == "claimed"

@@ -42,6 +42,7 @@ def test_a_scrape_shows_topics_groups_and_inlets(filled: redis.Redis, exporter: 
     assert value("sluice_group_oldest_pending_age_seconds", **topic, **group) > 0
     assert value("sluice_group_lag_seconds", **topic, **group) > 0
     assert value("sluice_group_dead_letters", **topic, **group) == 1
+    assert value("sluice_group_retrying_calls", **topic, **group) == 2
     assert value("sluice_group_spilled_entries_total", **topic, **group) == 3
     assert value(consumed, messaging_operation_name="ack", **topic, **group) == 5
     assert value(consumed, error_type="dead_letter", **topic, **group) == 1

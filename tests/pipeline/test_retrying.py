@@ -15,6 +15,7 @@ from tornado.ioloop import IOLoop
 
 from tasks import RejectedError, RetryLater, SettingsError
 from tasks.nodes.from_redis import from_redis
+from tasks.reservoir.levels import Levels
 from tasks.reservoir.partitions import Partitioning, declare
 from tasks.state.inspection import exported
 from tasks.testing import Bench
@@ -236,6 +237,11 @@ def test_element_that_is_held_is_tried_until_it_succeeds() -> None:
     assert (other.taken, bench.dead) == ([0, 1, 2], [])
 
 
+def retrying(client: redis.Redis) -> int:
+    [level] = Levels(client).of_all(["topic"])
+    return level.groups[0].retrying
+
+
 def test_held_element_is_among_the_retried_ones_of_its_run(client: redis.Redis) -> None:
     is_open: list[bool] = []
 
@@ -251,8 +257,10 @@ def test_held_element_is_among_the_retried_ones_of_its_run(client: redis.Redis) 
     wait_until(lambda: [one for one in source.latest_run.retried if one.failed > 3], "a fourth failure")
     [tried] = source.latest_run.retried
     assert (tried.node, tried.topic, tried.most, tried.error) == ("sink(take)", "topic", None, "OSError: closed")
+    wait_until(lambda: retrying(client) == 1, "the level of its group to show it")
     is_open.append(True)
     wait_until(lambda: not pending(client) and not source.latest_run.retried, "the entries to pass")
+    wait_until(lambda: retrying(client) == 0, "the level of its group to show none")
     source.stop()
     source.join(20)
     assert dead(client) == []
@@ -271,9 +279,10 @@ def test_stop_in_a_pause_ends_soon_and_the_next_run_goes_on_counting(client: red
     for attempts in (1, 2, 3):  # each run makes one attempt, and is stopped in the pause of an hour
         source = started("1h, 1h, 1h")
         wait_until(lambda: other.failed[0] == attempts and source.latest_run.retried, "another failed attempt")  # noqa: B023
+        wait_until(lambda: retrying(client) == 1, "the level of its group to show it")
         source.stop()
         source.join(30)
-        assert len(pending(client)) == 3
+        assert (len(pending(client)), retrying(client)) == (3, 0)
     source = started("1h, 1h, 1h")
     wait_until(lambda: other.taken == [1, 2], "the other entries")
     wait_until(lambda: not pending(client), "no pending entries")

@@ -11,6 +11,7 @@ import pytest
 import redis
 from streamz import Stream
 
+from tasks.pipeline.retrying import Retried
 from tasks.report import pipeline as report
 from tasks.report.levels import markdown
 from tasks.reservoir import history
@@ -96,6 +97,30 @@ def test_node_that_alone_takes_most_of_the_time_is_orange_unless_it_fails() -> N
     assert "  class n2 bad" in drawn
     assert "slow" not in report.diagram(at(14.0, 5.0, 12.0, 12.0))
     assert "slow" not in report.diagram(at(10.0, 1.0, 1.0, 1.0), at(10.0, 0.0, 0.0, 0.0))
+
+
+def tried(node: str, id_: str, since: float, *, most: int | None = 4) -> Retried:
+    return Retried(node, "topic", id_, 2, most, "OSError: a|b", since, since + 100.0)
+
+
+def test_calls_tried_again_are_counted_and_the_longest_waiting_shown() -> None:
+    calls = [tried("sink(post)", f"{n}-0", 1000.0 + n) for n in range(12)]
+    head, table = report.retried_table(calls[::-1], 1030.0).split("\n\n")
+    assert head == "**12 elements wait for another attempt.**"
+    _, _, *rows = map(cells, table.splitlines())
+    assert [row[1] for row in rows] == [f"{n}-0" for n in range(10)]
+    assert rows[0] == ["sink(post)", "0-0", "2 of 4", "30 s", "70 s", r"OSError: a\|b"]
+    held = report.retried_table([tried("sink(post)", "1-0", 1.0, most=None)], 0.0)
+    assert held.startswith("**1 element waits for another attempt.**")
+    assert cells(held.splitlines()[-1])[2] == "2"
+
+
+def test_node_that_tries_calls_again_is_orange_unless_it_fails() -> None:
+    flow = report.GraphCounts(("a", "b"), (1, 1), (1, None), (0, 0), (0, 0), (0.0, 0.0), {(0, 1): 1}, 1.0)
+    drawn = report.diagram(flow, retried=[tried("b", "1-0", 1.0)] * 2)
+    assert '  n1["b, 2 tried again"]' in drawn
+    assert "  class n1 slow" in drawn
+    assert "slow" not in report.diagram(flow, retried=[tried("b", "1-0", 1.0)], stalled=["b"])
 
 
 def test_end_of_a_replay_is_a_time_unless_its_id_is_none() -> None:

@@ -28,6 +28,7 @@ def all_keys(topic: str, group: str, consumer: str, id_: str) -> dict[str, str]:
     return {
         **{f"{field} {topic}": key for field, key in of_topic if field != "topic"},
         f"letters {topic}": keys.letter_counts(topic),
+        f"retrying {topic}": keys.retrying_key(topic),
         f"partitions {topic}": keys.partitions_key(topic),
         f"dead {group} {topic}": keys.dead_topic(topic, group),
         f"retry {group} {topic}": keys.retry_topic(topic, group),
@@ -60,6 +61,7 @@ def test_key_table_has_one_row_for_each_built_key() -> None:
     built = [
         *keys.topic_keys("topic")[1:],
         keys.letter_counts("topic"),
+        keys.retrying_key("topic"),
         keys.partitions_key("topic"),
         keys.lease_key("group", "consumer"),
         keys.result_record("group", "topic", "1-0"),

@@ -10,7 +10,7 @@ for _ = 1, count do
   if not letter then break end
   local details = details_of(letter[2])
   found[#found + 1] = {letter[1], details['dead:id'] or '', details['dead:node'] or '', details['dead:exception'] or '',
-    details['dead:retries'] or '', details['dead:deliveries'] or '', details['dead:combines'] or '',
+    details['dead:retries'] or '', details['dead:deliveries'] or '', details['dead:attempts'] or '', details['dead:combines'] or '',
     with_tracebacks == '1' and details['dead:traceback'] or ''}
   start = '(' .. letter[1]
   for _, value in ipairs(letter[2]) do bytes = bytes + #value end
