@@ -3,7 +3,7 @@
 import asyncio
 import operator
 from ast import literal_eval
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,12 @@ import pytest
 import redis
 from streamz import Stream
 
-from tasks import PipelineError
+from tasks import Delivery, PipelineError
 from tasks.nodes import join_asof as joins  # noqa: F401 - registers itself with streamz
 from tasks.nodes import join_interval as interval_joins  # noqa: F401 - registers itself with streamz
 from tasks.nodes import session_window as sessions  # noqa: F401 - registers itself with streamz
 from tasks.nodes import time_window as windows_of_time  # noqa: F401 - registers itself with streamz
+from tasks.nodes import to_sink as sinks_with_ids  # noqa: F401 - registers itself with streamz
 from tasks.pipeline.graphs import graph
 from tasks.testing import Bench
 from tests.support.nodes import PUSHED, Build, feed, members
@@ -28,6 +29,7 @@ class Case:
 
     any_of          for nodes that group or drop by time: a property of the outputs that is checked instead
     shows_entries   whether the numbers in an output are those of its entries
+    is_sink         whether the elements are what a sink has written; the node then fails if writing one of them fails
     """
 
     build: Build
@@ -35,6 +37,7 @@ class Case:
     held: list[int] = field(default_factory=list)
     any_of: Callable[[list[Any]], bool] | None = None
     shows_entries: bool = True
+    is_sink: bool = False
 
 
 async def halved(n: int) -> float:
@@ -66,6 +69,29 @@ def collected(source: Stream) -> Stream:
     collector = source.collect()
     source.filter(lambda n: n == 5).sink(collector.flush)
     return collector
+
+
+def written(source: Stream) -> Stream:
+    """Return what `to_sink` writes to a sink that takes each id once, and knows after a crash what it has taken."""
+    table, taken = Stream(asynchronous=True), TAKEN[-1]
+
+    async def write(batch: Sequence[Delivery]) -> None:
+        for one in batch:
+            if one.id not in taken:
+                await table.emit(one.value)
+                taken.add(one.id)
+
+    source.to_sink(write, batch=3, timeout="10ms")
+    return table
+
+
+TAKEN: list[set[str]] = []
+"""The ids that the sink of each test has taken."""
+
+
+@pytest.fixture(autouse=True)
+def empty_sink() -> None:
+    TAKEN.append(set())
 
 
 def all_in_order(emitted: list[Any]) -> bool:
@@ -174,6 +200,7 @@ CASES: dict[str, Case] = {
         lambda s: s.map_async(halved, parallelism=3), [n / 2 for n in PUSHED], shows_entries=False
     ),
     "map_in_processes": Case(lambda s: s.map_in_processes(operator.index, workers=2), PUSHED),
+    "to_sink": Case(written, PUSHED, is_sink=True),
 }
 
 
@@ -278,19 +305,26 @@ def test_element_failing_downstream_dead_letters_exactly_its_entries(
     letters = dead(fake_redis)
     assert {letter["n"] for letter in letters} == failed - set(held)
     assert len(letters) == len(failed - set(held))
-    assert {letter["dead:node"] for letter in letters} <= {"sink(check)", "sink(check_later)"}
+    nodes = {"to_sink"} if telling.is_sink else {"sink(check)", "sink(check_later)"}
+    assert {letter["dead:node"] for letter in letters} <= nodes
 
 
 def test_node_behind_a_stateful_one_is_exact_despite_a_crash(client: redis.Redis, case: Case) -> None:
-    def build(source: Stream) -> Stream:
-        return case.build(source.pluck("n").slice(0)).map(repr)
+    emitted: list[Any] = []
 
-    with Bench(build, client=client, into="out") as bench:
+    def build(source: Stream) -> Stream | None:
+        elements = case.build(source.pluck("n").slice(0))
+        if not case.is_sink:
+            return elements.map(repr)
+        elements.sink(emitted.append)
+        return None
+
+    with Bench(build, client=client, into=None if case.is_sink else "out") as bench:
         bench.push(*({"n": n} for n in PUSHED))
         bench.crash(after=4, unacknowledged=2)
         bench.drain()
         bench.stop()
-        emitted = [literal_eval(entry["out"]) for entry in bench.entries("out")]
+        emitted += [literal_eval(entry["out"]) for entry in bench.entries("out")]
         assert case.any_of(emitted) if case.any_of else emitted == case.emitted
         assert bench.pending == []
         assert bench.dead == []
@@ -374,7 +408,6 @@ def test_every_public_streamz_node_is_documented_and_has_a_case_here() -> None:
         "to_websocket",
         "to_redis",
         "to_parquet",
-        "to_sink",
     }
     assert rows - elsewhere <= {name.split()[0] for name in CASES}
 

@@ -193,6 +193,27 @@ def test_replayed_letter_has_the_id_of_its_entry(client: redis.Redis) -> None:
         assert {id_.partition("/")[2] for id_ in table.rows} == {entry.id for entry in bench.entries("topic")}
 
 
+def test_element_refused_before_a_crash_may_be_taken_behind_later_ones() -> None:
+    taken: dict[str, int] = {}
+    refused: list[int] = []
+
+    def write(batch: list[Delivery]) -> None:
+        for one in batch:
+            if one.value == 1 and not refused:
+                refused.append(1)
+                msg = "not now"
+                raise RejectedError(msg)
+            taken.setdefault(one.id, one.value)
+
+    with Bench(lambda s: s.pluck("n").to_sink(write, batch=1)) as bench:
+        bench.push(*numbers(4))
+        bench.crash(after=3, unacknowledged=3)
+        assert (list(taken.values()), refused) == ([0, 2], [1])
+        bench.drain()
+        assert (bench.dead, bench.pending) == ([], [])
+    assert list(taken.values()) == [0, 2, 1, 3]
+
+
 def test_plain_writes_run_in_a_thread_and_async_ones_in_the_loop() -> None:
     threads: list[threading.Thread] = []
 
