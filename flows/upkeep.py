@@ -1,4 +1,7 @@
-"""Flows for the operator: report the reservoir's levels, trim topics, rewind a group, replay dead letters."""
+"""Flows for the operator: report the reservoir's levels, trim topics, rewind a group, replay dead letters, compact an archive."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
 
 import redis
 from prefect import flow, get_run_logger
@@ -8,13 +11,15 @@ from flows.runtime.alarm_events import emit_alarms
 from flows.runtime.run_names import named_after
 from flows.runtime.sentences import log_errors_in_one_sentence
 from tasks.base.plain_text import in_markdown
+from tasks.base.quantities import counted, size
+from tasks.base.state_folder import state_dir
 from tasks.checks import seconds
-from tasks.errors import UnreadableTopicError
+from tasks.errors import SettingsError, UnreadableTopicError
 from tasks.group import rewind as rewinding
 from tasks.group.dead_letters import DeadLetters, Letter, Outcome, mixing
 from tasks.pump.alarms import alarms_of_inlets
 from tasks.pump.counts import beats, counts_of, redis_ms
-from tasks.report.levels import markdown
+from tasks.report.levels import markdown, short_bytes
 from tasks.report.pipeline import letters_table
 from tasks.reservoir import Reservoir, history
 from tasks.reservoir.alarms import Limits, alarms_of
@@ -24,7 +29,7 @@ from tasks.reservoir.levels import TopicLevel
 from tasks.reservoir.retention import Retention
 from tasks.reservoir.unreadable import named
 
-__all__ = ["levels", "replay_dead_letters", "rewind", "trim"]
+__all__ = ["compact", "levels", "replay_dead_letters", "rewind", "trim"]
 
 # A day at one in five minutes: what a chart shows.
 _SHOWN_SAMPLES = 288
@@ -206,3 +211,34 @@ def replay_dead_letters(
     )
     get_run_logger().info(result)
     return result
+
+
+@flow(flow_run_name=named_after("compact"), persist_result=False)
+def compact(folder: str | None = None, file_size: str = "128MB", today: bool = False) -> str:  # noqa: FBT001, FBT002 - a form's checkbox
+    """Merge the small files of an archive into few large ones, for each day that is over in UTC.
+
+    Outlets may write meanwhile. Readers see either the old files of a day or the new ones. An interrupted run loses and doubles no
+    row: the next run goes on.
+
+    Args:
+        folder: Folder of the archive. If empty, archive/ in the state folder, .sluice/.
+        file_size: Size up to which files are merged.
+        today: Merge the files of today, too.
+    """
+    from tasks.archive.compaction import compact as merge  # noqa: PLC0415 - needs Arrow, which the other flows do not
+
+    log_errors_in_one_sentence()
+    max_bytes = size(file_size)
+    if not max_bytes:
+        msg = f"file_size: expected a size such as '128MB', got {file_size!r}"
+        raise SettingsError(msg)
+    path = state_dir() / "archive" if folder is None else Path(folder)
+    if not path.is_dir():
+        return f"there is no archive at {path}"
+    done = merge(path, max_bytes=max_bytes, before=date.max if today else datetime.now(UTC).date())
+    if not done.days:
+        return "no small files to merge"
+    return (
+        f"{counted(done.days, 'day')}: {done.files:,} files of {short_bytes(done.bytes)} became {done.new_files:,} of "
+        f"{short_bytes(done.new_bytes)}"
+    )

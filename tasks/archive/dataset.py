@@ -12,19 +12,29 @@ A column name has one type in all files (`tasks.archive.column_types`). The file
 the columns of a kind or of the whole dataset, and sort first, because readers take the columns from the first file.
 """
 
-import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import dataset, types
+from pyarrow import dataset
 
 from tasks.archive.column_types import Columns
 from tasks.archive.durable_files import locked, make_folder, replace, write_new
+from tasks.archive.layout import (
+    COLUMNS,
+    OF_ALL,
+    Ids,
+    id_range,
+    is_damage,
+    kept_columns,
+    log_unreadable,
+    named,
+    parquet_options,
+    schemas_of,
+    with_one_dictionary,
+)
 from tasks.archive.rows import Rows, kind_folder, rows_of
-from tasks.base.ids import id_numbers
 from tasks.base.logs import get_logger
 from tasks.base.plain_text import error_line
 
@@ -32,18 +42,12 @@ __all__ = ["Rows", "check", "open_archive", "open_kind", "rows_of", "write"]
 
 logger = get_logger(__name__)
 
-_FIRST_DAY = "day=0001-01-01"  # sorts before all others
-_COLUMNS = Path(_FIRST_DAY, "columns.parquet")
-_OF_ALL = Path("topic=!columns", "kind=!columns")  # no topic or kind has this name: their '!' is written '%21'
-_FILE = re.compile(r"([0-9]{1,20}-[0-9]{1,20})_([0-9]{1,20}-[0-9]{1,20})(?:_[0-9]+)?\.parquet")
-_SMALL_DICTIONARY = 2**20  # bytes; above Parquet's default it would write each value in full
-
 
 def write(folder: Path, rows: Iterable[Rows]) -> list[Path]:
     """Write rows to new files, and return the files once they are durable on the disk.
 
     After an OSError, the files written until then stay. Rows of an entry that already has rows on the disk are left out,
-    and no file is ever replaced. So the same rows can be written again, together with any others: each is in the dataset
+    and no file is replaced. So the same rows can be written again, together with any others: each is in the dataset
     once. Writers of one dataset take turns. A file that is no valid Parquet is ignored and logged once.
 
     raises    OSError: the disk refuses, or another writer holds the lock for some seconds; also as `check`
@@ -59,7 +63,7 @@ def write(folder: Path, rows: Iterable[Rows]) -> list[Path]:
         files = [(path, _parquet(table)) for path, table in _files(folder, rows, columns, kinds)]
         for part, known in kinds.items():
             _keep(folder / part, known)
-        _keep(folder / _OF_ALL, columns)
+        _keep(folder / OF_ALL, columns)
         return [write_new(path, data) for path, data in files]
 
 
@@ -83,11 +87,11 @@ def open_archive(folder: str | Path) -> dataset.Dataset:
 
     raises    FileNotFoundError: no such archive
     """
-    return _open(Path(folder), dict.fromkeys(("topic", "kind", "day"), pa.string()), _OF_ALL)
+    return _open(Path(folder), dict.fromkeys(("topic", "kind", "day"), pa.string()), OF_ALL)
 
 
 def _open(path: Path, partitions: dict[str, pa.DataType], part: Path = Path()) -> dataset.Dataset:
-    if not (columns := _kept(path / part)):  # written by 0.1.0, which stored no columns
+    if not (columns := kept_columns(path / part)):  # written by 0.1.0, which stored no columns
         found = dataset.dataset(path, format="parquet", partitioning="hive")
         columns = Columns()
         columns.learn((one.physical_schema for one in found.get_fragments()), as_they_are=True)
@@ -118,38 +122,22 @@ def _files(
                 columns.fit(one.table, names)
         kinds[partition.parent].keep(columns, names)
         if new:
-            yield folder / partition / f"{new[0].id}_{new[-1].id}.parquet", table
+            yield folder / partition / named(new[0].id, new[-1].id), table
 
 
-def _ids_on_disk(partition: Path, first: tuple[int, int], last: tuple[int, int]) -> set[str]:
+def _ids_on_disk(partition: Path, first: Ids, last: Ids) -> set[str]:
     """Return the entry ids in all files whose ranges overlap `first` to `last`, such as those written before a crash."""
     found: set[str] = set()
     for path in partition.glob("[0-9]*.parquet"):
         try:
-            file_first, file_last = _range(path)
+            file_first, file_last = id_range(path)
             if file_first <= last and file_last >= first:
                 found.update(pq.ParquetFile(path).read(columns=["entry_id"])["entry_id"].unique().to_pylist())
         except (OSError, ValueError, LookupError, NotImplementedError) as error:  # Arrow's are some of these
-            if getattr(error, "errno", None) is not None:  # an error of the disk, not of the file
+            if not is_damage(error):
                 raise
-            _log_unreadable(path, error_line(error))
+            log_unreadable(path, error_line(error))
     return found
-
-
-def _range(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    if found := _FILE.fullmatch(path.name):
-        return id_numbers(found[1]), id_numbers(found[2])
-    msg = "expected a file name of its first and last entry id"
-    raise ValueError(msg)
-
-
-@lru_cache(maxsize=256)
-def _log_unreadable(path: Path, why: str) -> None:
-    logger.warning(
-        "%s cannot be read (%s); its entries may be written again to other files; move it out of the dataset",
-        path,
-        why,
-    )
 
 
 # --- columns --------------------------------------------------------------------------------------------
@@ -157,47 +145,27 @@ def _log_unreadable(path: Path, why: str) -> None:
 
 def _columns_of(folder: Path) -> Columns:
     """Return the columns of a dataset, stored or, in a dataset of 0.1.0, found in its files."""
-    return _kept(folder / _OF_ALL) or _found(folder)
+    return kept_columns(folder / OF_ALL) or _found(folder)
 
 
 def _columns_of_kind(folder: Path, columns: Columns) -> Columns:
-    if known := _kept(folder):
+    if known := kept_columns(folder):
         return known
     known = Columns()
-    for schema in _schemas(folder.glob("day=*/[0-9]*.parquet")).values():
+    for schema in schemas_of(folder.glob("day=*/[0-9]*.parquet")).values():
         known.keep(columns, columns.types.keys() & set(schema.names))
     return known
 
 
-def _kept(folder: Path) -> Columns | None:
-    path = folder / _COLUMNS
-    try:
-        status = path.stat()
-        return Columns(_schema(path, status.st_mtime_ns, status.st_ino, status.st_size))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        _log_unreadable(path, error_line(error))
-        return None
-
-
-@lru_cache(maxsize=1024)
-def _schema(path: Path, *_: int) -> dict[str, pa.DataType]:
-    schema = pq.read_schema(path)
-    return dict(zip(schema.names, schema.types, strict=True))
-
-
 def _keep(folder: Path, columns: Columns) -> None:
     if columns.is_changed:
-        make_folder(folder / _FIRST_DAY)
-        replace(folder / _COLUMNS, _parquet(columns.schema.empty_table()))
+        make_folder((folder / COLUMNS).parent)
+        replace(folder / COLUMNS, _parquet(columns.schema.empty_table()))
 
 
 def _found(folder: Path) -> Columns:
     """Return the columns of all files of 0.1.0, and rewrite the files that could not be read with the others."""
-    schemas = _schemas(sorted(folder.glob("topic=*/kind=*/day=*/[0-9]*.parquet")))
+    schemas = schemas_of(sorted(folder.glob("topic=*/kind=*/day=*/[0-9]*.parquet")))
     columns = Columns()
     columns.learn(schemas.values(), as_they_are=True)
     kinds: dict[Path, Columns] = {}
@@ -218,34 +186,12 @@ def _found(folder: Path) -> Columns:
     return columns
 
 
-def _schemas(paths: Iterable[Path]) -> dict[Path, pa.Schema]:
-    """Return the schemas of all readable files."""
-    found: dict[Path, pa.Schema] = {}
-    for path in paths:
-        try:
-            found[path] = pq.read_schema(path)
-        except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) is not None:
-                raise
-            _log_unreadable(path, error_line(error))
-    return found
-
-
 # --- files ----------------------------------------------------------------------------------------------
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
     """Return a table as a Parquet file."""
-    largest = 0
-    if any(map(types.is_dictionary, table.schema.types)):
-        table = (
-            table.unify_dictionaries()
-        )  # with a second or too large a dictionary, each value would be written in full
-        largest = max(
-            column.chunk(0).dictionary.nbytes
-            for column in table.columns
-            if types.is_dictionary(column.type) and column.num_chunks
-        )
+    table = with_one_dictionary(table)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", dictionary_pagesize_limit=max(_SMALL_DICTIONARY, 2 * largest))
+    pq.write_table(table, sink, **parquet_options(table))
     return sink.getvalue()

@@ -1,10 +1,16 @@
-"""Durable files: written whole or not at all, on the disk once a call returns, and never over another file."""
+"""Durable files: written whole or not at all, on the disk once a call returns, and never over another file.
+
+Folders too: two of them can take each other's place in one step.
+"""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import itertools
 import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +19,13 @@ from typing_extensions import Buffer
 
 from tasks.base.state_folder import mode_of
 
-__all__ = ["locked", "make_folder", "replace", "write_new"]
+__all__ = ["exchange", "link_or_copy", "locked", "make_folder", "remove_folder", "replace", "sync", "write_new"]
 
 _PATIENCE = 5.0  # seconds
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
+_HERE = -100  # AT_FDCWD of openat(2)
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2), and RENAME_SWAP of renamex_np(2) on macOS
 
 
 def write_new(path: Path, data: Buffer) -> Path:
@@ -32,14 +40,14 @@ def write_new(path: Path, data: Buffer) -> Path:
     names = itertools.chain([path], (path.with_name(f"{path.stem}_{n}.parquet") for n in itertools.count(1)))
     new = next(name for name in names if _link(temporary, name))
     temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync(path.parent)
     return new
 
 
 def replace(path: Path, data: Buffer) -> None:
     """Write a file, and replace the existing one atomically."""
     _write_temporary(path, data).replace(path)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _write_temporary(path: Path, data: Buffer) -> Path:
@@ -49,6 +57,43 @@ def _write_temporary(path: Path, data: Buffer) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return temporary
+
+
+def link_or_copy(path: Path, new: Path) -> None:
+    """Make the file `new` with the content of `path`: the same file under a second name, where the file system has that."""
+    try:
+        new.hardlink_to(path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(path, new)
+        sync(new)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two folders of one file system take each other's place, in one step.
+
+    raises    OSError: with ENOSYS, ENOTSUP, EINVAL or EXDEV if system or file system cannot do that
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    try:  # os has no function for it (Python 3.14)
+        if sys.platform == "darwin":
+            failed = libc.renamex_np(*names, _EXCHANGE)
+        else:
+            failed = libc.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE)
+    except AttributeError:  # glibc before 2.28
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(one)) from None
+    if failed:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+    for parent in {one.parent, other.parent}:
+        sync(parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder with its files; none is no error."""
+    shutil.rmtree(folder, ignore_errors=not folder.exists())
 
 
 def _link(temporary: Path, path: Path) -> bool:
@@ -67,12 +112,13 @@ def _link(temporary: Path, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Lock a dataset against its other writers.
 
+    name      of the lock's file
     raises    BlockingIOError: another writer has held the lock for some seconds
     """
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _lock(descriptor, folder)
         yield
@@ -103,11 +149,11 @@ def make_folder(path: Path) -> None:
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(mode=mode_of(path), exist_ok=True)
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
-def _sync_folder(path: Path) -> None:
-    """Sync the names in a folder to the disk, which fsync of a file does not do (fsync(2))."""
+def sync(path: Path) -> None:
+    """Sync a file, or the names in a folder, to the disk; fsync of a file does not do the latter (fsync(2))."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

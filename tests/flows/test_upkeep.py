@@ -1,7 +1,9 @@
 """Flows for the operator, on a real Prefect server and a real Redis."""
 
 import re
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from prefect.client.orchestration import get_client
 from deployments.servers.redis_server import RedisServer
 from flows import upkeep
 from tasks import Reservoir, SettingsError
+from tasks.archive.dataset import rows_of, write
+from tasks.reservoir.entry import Entry
 from tasks.reservoir.history import History
 from tests.support.streams import push_all, run
 from tests.support.waiting import wait_until
@@ -147,6 +151,20 @@ def test_a_replay_into_windows_needs_the_parameter_that_confirms_it(real_redis: 
     assert artifact("sluice-dead-letters").startswith("2 not confirmed\n")
     outcome = upkeep.replay_dead_letters("topic", "group", into_windows=True)
     assert outcome.endswith("2 dead letters chosen, 2 replayed, 0 skipped; 0 are left")
+
+
+def test_compact_merges_the_small_files_of_days_that_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_STATE_DIR", str(tmp_path))
+    assert upkeep.compact() == f"there is no archive at {tmp_path / 'archive'}"
+    long_ago, now = 1_700_000_000_000, round(time.time() * 1000)
+    for at in (long_ago, now):
+        for n in range(3):
+            write(tmp_path / "archive", rows_of(Entry({"n": n}, topic="topic", id=f"{at + n}-0")))
+    assert re.fullmatch(r"1 day: 3 files of [0-9.]+ kB became 1 of [0-9.]+ kB", upkeep.compact())
+    assert upkeep.compact() == "no small files to merge"
+    assert upkeep.compact(today=True).startswith("1 day: 3 files")
+    with pytest.raises(SettingsError, match="file_size: expected a size such as '128MB', got '5'"):
+        upkeep.compact(file_size="5")
 
 
 def keys(client: redis.Redis) -> list[str]:
