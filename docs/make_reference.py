@@ -18,14 +18,27 @@ import tasks
 from deployments.cli import app
 from flows import alerts, clock, market, upkeep, vitals
 from tasks import Cursor, Delivery, Entry, Reservoir, SluiceError, has, testing
+from tasks.archive import compaction, dataset
 from tasks.base import quantities
-from tasks.nodes import engine, event_time, join_asof, join_interval, session_window, time_window
+from tasks.nodes import (
+    engine,
+    event_time,
+    join_asof,
+    join_interval,
+    keyed_state,
+    session_window,
+    sliding_window,
+    time_window,
+)
 from tasks.nodes import from_redis as source
 from tasks.nodes import map_in_processes as processes
 from tasks.nodes import to_parquet as parquet
 from tasks.nodes import to_redis as sinks
 from tasks.nodes import to_sink as deliveries
+from tasks.pipeline import trust
+from tasks.reservoir.levels import GroupLevel, TopicLevel
 from tasks.settings import redis_url
+from tasks.sinks.deliveries import IdempotentSink
 from tasks.sinks.http_post import HttpPost
 from tasks.sinks.sql_upsert import SqlUpsert
 
@@ -43,6 +56,19 @@ The names on it are the public API; everything else may change.
 # The public methods of Reservoir; sources and sinks use the others.
 _METHODS = ("from_url", "push", "push_many", "peek", "topics", "levels")
 
+_ARCHIVE = """\
+[archive.md](archive.md) describes the files.
+Every row has these columns, besides those of its frame or fields:
+
+| Column | Type | Content |
+| --- | --- | --- |
+| `entry_id` | text | the id of the entry |
+| `entry_time` | timestamp of milliseconds, UTC | the time of that id |
+| `topic` | text, from the folder | the topic; of a name of more than 120 bytes, a hash |
+| `kind` | text, from the folder | the field of the frame, or the fields of the row, joined by `+` |
+| `day` | text, from the folder | the UTC day of the id |
+"""
+
 # `name      description`, aligned as in most docstrings; continuation lines are indented.
 _DEFINITION = re.compile(r"(\S+(?:,? \S+)*?)\s{2,}(\S.*)")
 
@@ -58,6 +84,8 @@ def reference() -> str:
     parts.append(_callable(source.from_redis, "Stream.from_redis", skip=1))
     parts.append(_callable(engine.engine, "Stream.engine", skip=1))
     parts.append(_callable(processes.map_in_processes, ".map_in_processes", skip=2))
+    parts.append(_callable(keyed_state.keyed_state, ".keyed_state", skip=2))
+    parts.append(_callable(sliding_window.sliding_window, ".sliding_window", skip=1))
     parts.append(_callable(time_window.time_window, ".time_window", skip=2))
     parts.append(_callable(session_window.session_window, ".session_window", skip=2))
     parts.append(_callable(join_asof.join_asof, ".join_asof", skip=2))
@@ -69,15 +97,31 @@ def reference() -> str:
     parts.append(_callable(SqlUpsert, "SqlUpsert", skip=1))
     parts.append(_callable(HttpPost, "HttpPost", skip=1))
     parts.append(_callable(Delivery, "Delivery", skip=1))
+    parts += [f"### `IdempotentSink`\n\n{_prose(inspect.getdoc(IdempotentSink) or '')}", _members(IdempotentSink)]
+    parts.append(f"{_callable(trust, 'trust')}\n`from tasks.pipeline import trust`\n")
     parts.append("## Entries and topics\n\n`from tasks import Cursor, Delivery, Entry, Reservoir, has`\n")
     parts += [_callable(Cursor, "Cursor", skip=1)]
-    parts += [_callable(Entry, "Entry", skip=1), _callable(has, "has"), _callable(Reservoir, "Reservoir", skip=1)]
+    parts += [_callable(Entry, "Entry", skip=1), _members(Entry), _callable(has, "has")]
+    parts.append(_callable(Reservoir, "Reservoir", skip=1))
     parts += [_callable(getattr(Reservoir, name), f"Reservoir.{name}", skip=1) for name in _METHODS]
+    parts += [f"### `{each.__name__}`\n\n{_prose(inspect.getdoc(each) or '')}" for each in (TopicLevel, GroupLevel)]
+    parts.append(
+        "## Archives\n\n`from tasks.archive.dataset import open_archive, open_kind`, `from tasks.archive.compaction import compact`\n"
+    )
+    parts.append(_ARCHIVE)
+    parts += [_callable(dataset.open_archive, "open_archive"), _callable(dataset.open_kind, "open_kind")]
+    parts.append(_callable(compaction.compact, "compact"))
     parts.append(
         f"## Tests of your own\n\n`from tasks.testing import drain, entries`...\n\n{_prose(testing.__doc__ or '')}"
     )
     parts += [_callable(getattr(testing, name), name) for name in ("drain", "pumped", "entries", "frames", "values")]
-    parts += [_callable(testing.Bench, "Bench", skip=1), _members(testing.Bench)]
+    parts += [
+        _callable(testing.fake_redis, "fake_redis"),
+        _callable(testing.Bench, "Bench", skip=1),
+        _members(testing.Bench),
+    ]
+    parts.append(f"### `Dead`\n\n{_prose(inspect.getdoc(testing.Dead) or '')}")
+    parts.append(f"### `Pushed`\n\n{_prose(inspect.getdoc(testing.Pushed) or '')}")
     parts.append(f"## Address of Redis\n\n{_prose(inspect.getdoc(redis_url) or '')}")
     parts.append("## Errors\n\n`from tasks import ...`, as a tree:\n")
     parts.append(_errors())
@@ -123,7 +167,7 @@ def _spelled_out(parameter: inspect.Parameter) -> Iterable[inspect.Parameter]:
 
 
 def _members(thing: type) -> str:
-    named = [(name, value) for name, value in vars(thing).items() if not name.startswith("_")]
+    named = [(name, value) for name, value in vars(thing).items() if not name.startswith("_") and inspect.getdoc(value)]
     return _table(("", ""), [(f".{name}", _first_line(value)) for name, value in named])
 
 

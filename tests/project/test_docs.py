@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ import redis
 from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.flows import load_flow_from_entrypoint
+from streamz import Stream
 
 import flows
 from deployments.servers.redis_server import RedisServer
@@ -24,6 +26,7 @@ from tasks import Reservoir
 from tasks.pump.returned import as_entries
 from tasks.reservoir.groups import groups_of
 from tasks.settings import REDIS_URL
+from tests.project.test_architecture import PUBLIC
 from tests.rollout import test_prefect_yaml as declared
 from tests.support.documents import (
     PAGES,
@@ -229,6 +232,28 @@ def test_tests_named_on_pages_exist() -> None:
 def test_reference_matches_the_docstrings() -> None:
     script = loaded(ROOT / "docs" / "make_reference.py")
     assert script.FILE.read_text() == script.reference(), "run: python docs/make_reference.py"
+
+
+def test_reference_has_every_public_name() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    found = {
+        *re.findall(r"^### `@?(?:Stream)?\.?(\w+)", text, re.MULTILINE),
+        *re.findall(r"^ *- `(\w+)`: ", text, re.MULTILINE),  # the tree of errors
+    }
+    packages = ("deployments.sluice", "flows", "tasks", "tasks.pipeline", "tasks.testing")
+    public = {name for package in packages for name in PUBLIC[package]} - {"testing"}
+    public |= {name for name, node in vars(Stream).items() if of_sluice(node) and not name.startswith("_")}
+    for block in blocks("python"):
+        for module, names in re.findall(r"^from ((?:tasks|sluice)[\w.]*) import ([\w, ]+)", block.text, re.MULTILINE):
+            public |= set() if module == "tasks.nodes" else set(names.replace(" ", "").split(","))
+    assert len(public) > 40
+    assert public <= found
+
+
+def of_sluice(node: Any) -> bool:
+    """Return whether an attribute of `Stream` is a node that Sluice has registered."""
+    made = inspect.unwrap(getattr(node, "__func__", node)) if callable(node) or isinstance(node, staticmethod) else node
+    return str(getattr(made, "__module__", "")).startswith("tasks.nodes")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
