@@ -69,7 +69,7 @@ def entry_table(topic: str, entry: Entry | SluiceError, *, width: int = 80) -> G
         others = "".join(f"  {_short(field)}={_short(value)}" for field, value in entry.items() if field != name)
         return Group(Text(f"{title}{others}", style="italic"), *_frame_table(frame, width))
     table = Table(show_edge=False, pad_edge=False)
-    table.add_column("field")
+    table.add_column("field", overflow="fold")
     table.add_column("value", overflow="fold")
     for field, value in entry.items():
         table.add_row(Text(_short(field)), Text(_short(value)))
