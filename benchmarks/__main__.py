@@ -16,18 +16,20 @@ from statistics import median
 from typing import Any
 
 from benchmarks import fleet, heavy
-from benchmarks.children import call
+from benchmarks.children import Child, call
 from benchmarks.kept_state import KEPT_STATE, fill_keys
 from benchmarks.partitions import PARTITIONS, SPLIT
 from benchmarks.report import Row, between_markers, machine, plot, table
 from benchmarks.states import STATES
 from benchmarks.throughput import CANDIDATES, SHORT
+from benchmarks.windows import CANDIDATES as WINDOWED
 from benchmarks.work import TOPIC, connected, fill
 from deployments.servers.redis_binary import find_redis_server
 from deployments.servers.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[1]
 OURS, RAW = "Sluice", "redis-py, read and ack alone"
+_MINUTES = 1_800.0  # seconds, for the longest measurement
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Sizes:
     small_frames: int = 10_000
     large_frames: int = 300
     memory_seconds: float = 8.0
+    flat_entries: int = 1_000_000
     heavy_entries: int = 200
     changes: int = 80
     growth: int = 10_000
@@ -61,6 +64,7 @@ QUICK = Sizes(
     small_frames=1_000,
     large_frames=60,
     memory_seconds=3.0,
+    flat_entries=50_000,
     heavy_entries=60,
     changes=10,
     growth=5_000,
@@ -155,6 +159,51 @@ def memory(url: str, sizes: Sizes) -> list[Row]:
             )
         )
     return rows
+
+
+def flat(url: str, sizes: Sizes) -> list[Row]:
+    """Measure the memory of an outlet that remembers, over many entries."""
+    child = Child("flat_memory:measure", url=url, count=sizes.flat_entries)
+    got = child.result(timeout=_MINUTES)
+    connected(url).flushall()
+    return [
+        (
+            f"after {one['entries']:,.0f} entries",
+            f"{one['process']:.0f} MB",
+            f"{one['redis'] - one['topic'] - one['records']:.1f} MB, {one['topic']:.1f} MB of the topic, {one['records']:.1f} MB of records",
+        )
+        for one in got
+    ]
+
+
+def windows(url: str, sizes: Sizes) -> list[Row]:
+    """Compare windows of a minute and key with pandas by hand, and with Bytewax."""
+    got = call("windows:bars", repeats=3 * sizes.rounds)
+    rows: list[Row] = [
+        ("bars of 12 frames of 5,000 rows, frame by frame", f"{got['window']:.0f} ms", ""),
+        (
+            "one pandas `groupby` of these frames",
+            f"{got['by hand']:.0f} ms",
+            f"{got['window'] / got['by hand']:.2f} x the time; {got['window, CPU'] / got['by hand, CPU']:.2f} x the CPU time",
+        ),
+    ]
+    fill(connected(url), sizes.entries)
+    rates = in_turn(
+        list(WINDOWED),
+        sizes.rounds,
+        lambda name, turn: (
+            sizes.entries / call("windows:measure", name=name, url=url, group=f"{name}-{turn}", count=sizes.entries)
+        ),
+    )
+    connected(url).flushall()
+    return rows + [
+        (
+            f"bars of 5,000 keys from small entries, {name}",
+            f"{rate:,.0f}/s",
+            "" if name == OURS else f"{rates[OURS] / rate:.2f} x",
+        )
+        for name, rate in rates.items()
+    ]
 
 
 def replicas(url: str, sizes: Sizes) -> list[Row]:
@@ -360,6 +409,8 @@ SECTIONS: dict[str, tuple[Callable[[str, Sizes], list[Row]], Row]] = {
     "frame": (frame, ("One DataFrame of 5,000 x 32", "", "")),
     "latency": (latency, ("Latency", "", "")),
     "memory": (memory, ("Memory of an outlet above its start", "peak", "")),
+    "flat": (flat, ("Memory of an outlet that keeps two sums and bars of 1,000 keys", "process", "Redis")),
+    "windows": (windows, ("Windows of a minute", "", "Sluice takes or is")),
     "replicas": (replicas, ("Replicas", "", "")),
     "partitions": (partitions, ("Partitions", "", "")),
     "fleet": (

@@ -7,6 +7,7 @@ import redis
 
 from benchmarks import (
     children,
+    flat_memory,
     fleet,
     frames,
     heavy,
@@ -83,6 +84,12 @@ def test_every_candidate_that_keeps_state_adds_up_all_entries(
         pytest.importorskip("bytewax")
     kept_state.fill_keys(redis_server.url, 20, 5)
     assert kept_state.measure(name, redis_server.url, 20) > 0
+
+
+def test_memory_is_measured_after_each_part_of_the_entries(real_redis: redis.Redis, redis_server: RedisServer) -> None:
+    found = flat_memory.measure(redis_server.url, 40, keys=5, keep=30, parts=4)
+    assert [one["entries"] for one in found] == [10, 20, 30, 40]
+    assert min(value for one in found for value in one.values()) >= 0
 
 
 @pytest.mark.slow
