@@ -258,10 +258,8 @@ class Emitter:
         failure = receipt.failure
         assert failure is not None  # it has just been set
         self._describe()
-        what = (
-            f"topic {receipt.topic!r} entry {receipt.id}: node {failure.node!r} of group {self._group!r} raised "
-            f"{error_line(failure.error)}"
-        )
+        where = f"topic {receipt.topic!r} entry {receipt.id}" if receipt.id else "a result that belongs to no entry"
+        what = f"{where}: node {failure.node!r} of group {self._group!r} raised {error_line(failure.error)}"
         if self._on_error == "stop":
             if self.cutter is not None:
                 self.cutter.break_off()
@@ -270,4 +268,9 @@ class Emitter:
             self._hand_over.fail(error)
         elif failure.node not in self._failing_nodes:
             self._failing_nodes.add(failure.node)
-            logger.warning("%s; this entry and all others that fail there become dead letters", what)
+            fate = (
+                "this entry and all others that fail there become dead letters"
+                if receipt.id
+                else "it and all others that fail there are dropped and counted as failures of the node"
+            )
+            logger.warning("%s; %s", what, fate)

@@ -84,7 +84,7 @@ class Summary:
             "with nothing to push": self.nothing,
             **{f"missed: {reason}": n for reason, n in sorted(self.reasons.items())},
             "failed": self.failed,
-            "failed in a row at the end": self.failing,
+            **({"failed in a row at the end": self.failing} if self.failing else {}),  # unknown before the end
             "lost": self.lost,
             "before its first tick, without a run": self.unattended,
             "pump time p50, p99": f"{_ms(self.seconds, 0.5)}, {_ms(self.seconds, 0.99)}",

@@ -3,7 +3,7 @@
 import email.utils
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import httpx
@@ -32,7 +32,7 @@ class HttpPost:
     url       where to post
     headers   further headers, such as one with a token
     timeout   the time limit for a connection, and for each part of an answer
-    body      makes the bytes of the body; default: JSON
+    body      makes the bytes of the body; default: JSON, with dates and times, such as those of windows, as ISO 8601 text
     client    an `httpx.Client` to use, which stays yours to close; by default a new one
     raises    SettingsError: no HTTP address. On writing, RejectedError, RetryLater, UnavailableError
     """
@@ -58,7 +58,7 @@ class HttpPost:
         self._url = url
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._timeout = seconds(timeout, name="timeout")
-        self._body = body or to_json
+        self._body = body or (lambda value: to_json(_with_texts(value)))
         self._client = client
         self._own_client: httpx.Client | None = None
 
@@ -92,6 +92,15 @@ class HttpPost:
             msg = f"expected an answer to a POST within {self._timeout:g} s, got none ({type(error).__name__})"
             raise UnavailableError(msg) from None  # httpx' error has the request, with the address
         _expect_taken(answer)
+
+
+def _with_texts(value: Any) -> Any:
+    """Return a value with dates and times as ISO 8601 text, also inside of lists and dicts."""
+    if isinstance(value, date):  # also a datetime
+        return value.isoformat()
+    if type(value) is dict:
+        return {name: _with_texts(one) for name, one in value.items()}
+    return [_with_texts(one) for one in value] if type(value) is list else value
 
 
 def _expect_taken(answer: httpx.Response) -> None:

@@ -59,7 +59,20 @@ def entry_aggregator(wanted: list[Aggregation]) -> Callable[[Cell | None, Any, i
     ]
     na = pd.NA
 
-    def add(cell: Cell | None, x: Any, time: int) -> Cell:  # noqa: C901, PLR0912 - one case a kind
+    def add(cell: Cell | None, x: Any, time: int) -> Cell:
+        try:
+            return added(cell, x, time)
+        except TypeError as error:
+            if isinstance(x, Mapping) and (names := [one.name for one in wanted if one.column is None]):
+                kind = next(one.kind for one in wanted if one.column is None)
+                msg = (
+                    f"agg: expected elements that are values for {', '.join(names)}, got a {type(x).__name__} with fields; "
+                    f"name the field: {names[0]}=('field', '{kind}')"
+                )
+                raise TypeError(msg) from error
+            raise
+
+    def added(cell: Cell | None, x: Any, time: int) -> Cell:  # noqa: C901, PLR0912 - one case a kind
         cell = (empty if cell is None else cell).copy()
         for at, column, kind in steps:
             value = x if column is None else x[column]

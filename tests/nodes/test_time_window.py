@@ -544,3 +544,27 @@ def test_failure_on_an_aggregation_stops_the_run_which_emits_it_again(client: re
         bench.crash()
         bench.drain()
         assert [row["n"] for row in bench.results] == [2]
+
+
+def test_aggregation_of_entries_without_a_field_names_the_remedy() -> None:
+    with Bench(lambda source: source.time_window("1s").agg(mean="mean")) as bench:  # type: ignore[attr-defined]
+        bench.push({"price": 1})
+        bench.drain()
+        [letter] = bench.dead
+    assert "name the field: mean=('field', 'mean')" in letter.exception
+
+
+def test_failed_result_of_a_window_is_logged_as_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: dict[str, Any]) -> None:
+        msg = "full"
+        raise OSError(msg)
+
+    with Bench(lambda source: source.time_window("1s").agg(n=("n", "count")).sink(fail)) as bench:  # type: ignore[attr-defined]
+        bench.push({"n": 1})
+        bench.drain()
+        assert bench.dead == []
+    assert (
+        "a result that belongs to no entry: node 'sink(fail)' of group 'group' raised OSError: full; it and all"
+        in caplog.text
+    )
+    assert "are dropped and counted" in caplog.text

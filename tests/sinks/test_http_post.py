@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -127,6 +128,18 @@ def test_each_delivery_is_taken_once_in_order_or_refused(lasting_server: Server,
     in_order = [n for key, n in server.taken.items() if key not in server.refused]
     assert in_order == sorted(in_order)
     assert all(key.startswith("topic/") for key in server.requests)
+
+
+def test_result_of_a_window_is_posted_with_its_times_as_text(server: Server) -> None:
+    build = lambda s: s.time_window("1s", key="k").agg(most=("n", "max")).to_sink(HttpPost(server.url))
+    with Bench(build) as bench:
+        bench.push({"k": "a", "n": 1})
+        bench.drain()
+    [body] = server.taken.values()
+    assert (body["k"], body["most"]) == ("a", 1)
+    assert datetime.fromisoformat(body["end"]) - datetime.fromisoformat(body["start"]) == timedelta(seconds=1)
+    post(server, {"days": [date(2026, 1, 1)], "n": None})
+    assert server.taken["topic/1-0"] == {"days": ["2026-01-01"], "n": None}
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503])
