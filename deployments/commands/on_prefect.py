@@ -30,7 +30,8 @@ def find_deployment(client: "SyncPrefectClient", name: str) -> tuple[str, "Deplo
     """Return the full name of a deployment, and the deployment.
 
     name      a deployment's full name; its old one, such as 'movers/main', which it had before it was called as its flow; or a
-              flow, which stands for the deployment that is called as it, or 'main', or for its only one
+              flow, which stands for the deployment that is called as it, or 'main', or for its only one; or the second part of a
+              full name, such as 'movers-replay', if no other has it
     raises    SettingsError: no such deployment, with those that exist
     """
     from deployments.rollout.deployed import deployed  # noqa: PLC0415 - only now, see find_server
@@ -41,7 +42,9 @@ def find_deployment(client: "SyncPrefectClient", name: str) -> tuple[str, "Deplo
         names = [name, f"{flow}/{new_name(flow, of_flow)}"]
     else:
         of_it = [full for full in there if full.partition("/")[0] == flow]
+        called = [full for full in there if full.partition("/")[2] == name]
         names = [f"{flow}/{flow}", f"{flow}/main", *(of_it if len(of_it) == 1 else ())]
+        names += called if len(called) == 1 else []
     if full := next((full for full in names if full in there), None):
         return full, there[full]
     raise no_such_deployment(client, name)

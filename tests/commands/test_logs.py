@@ -71,6 +71,16 @@ def test_the_newest_lines_of_the_last_run_are_printed_oldest_first(
     assert not any("\x1b" in line for line in everything)
 
 
+def test_own_name_of_a_deployment_suffices_where_no_other_has_it(
+    client: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("logged", "logged-replay"):
+        client.create_deployment(client.create_flow(logged), name)
+    printed("logged-replay", 5)
+    printed("logged", 5)
+    assert capsys.readouterr().err == "logged/logged-replay never ran\nlogged/logged never ran\n"
+
+
 def test_logs_of_an_unknown_deployment_are_refused(client: SyncPrefectClient) -> None:
     client.create_deployment(client.create_flow(logged), "main")
     with pytest.raises(SettingsError, match="nothing"):
