@@ -41,7 +41,7 @@ ACTS = ["work", "work", "work one", "work in part", "meet", "meet", "join", "sto
 def acts(n: int) -> st.SearchStrategy[list[list[Act]]]:
     """Return what happens after each of n elements."""
     one = st.builds(Act, st.sampled_from(ACTS), st.integers(0, 3))
-    return st.lists(st.lists(one, max_size=4), min_size=n, max_size=n)
+    return st.lists(st.lists(one, max_size=3), min_size=n, max_size=n)
 
 
 def pipeline(given: Options, into: str) -> Callable[[Stream], Any]:

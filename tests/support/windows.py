@@ -95,7 +95,7 @@ def ticked(keys: str) -> st.SearchStrategy[list[Came]]:
             ]
         return sorted(found, key=lambda one: one.at)
 
-    return st.lists(tick, min_size=1, max_size=8).map(placed).filter(bool)
+    return st.lists(tick, min_size=1, max_size=6).map(placed).filter(bool)
 
 
 options = st.builds(
