@@ -80,6 +80,7 @@ def deploy(stack: Plain, *blocks: dict[str, Any]) -> Iterator[list[UUID]]:
         yield made
     finally:
         for each in made:
+            stack.client.delete_resource_owned_automations(f"prefect.deployment.{each}")
             stack.client.delete_deployment(each)
 
 
