@@ -1,5 +1,6 @@
 """The fields of an entry as Redis has them -> values, each on its own or all by a function of the user's."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -154,15 +155,33 @@ def quick_decoder(decoding: Decoding) -> Quick:
     return _slow if callable(decoding.decode) else _QUICK[decoding.decode]
 
 
+class _Names(dict[bytes, str]):
+    """Field names by their bytes. Entries of a topic repeat few names: a lookup takes half the time of decoding them.
+
+    The names are interned, so that a pipeline's `entry["price"]` finds its key by identity.
+    """
+
+    def __missing__(self, key: bytes) -> str:
+        name = key.decode()
+        if len(self) < _MOST_NAMES and len(key) <= _LONGEST_NAME:
+            name = self[key] = sys.intern(name)
+        return name
+
+
+_MOST_NAMES = 1_000  # another program may have a name of its own for each entry
+_LONGEST_NAME = 100
+_NAMES = _Names()
+
+
 def decode_small(flat: Sequence[bytes], into: dict[str, Any]) -> bool:
     """Put fields of JSON into a dict: see `quick_decoder`."""
     try:
         if len(flat) == 2:  # noqa: PLR2004 - one field, as most have: in two thirds of the time
             name, data = flat
-            into[name.decode()] = quick_json(data)
+            into[_NAMES[name]] = quick_json(data)
             return True
         for i in range(0, len(flat), 2):
-            into[flat[i].decode()] = quick_json(flat[i + 1])
+            into[_NAMES[flat[i]]] = quick_json(flat[i + 1])
     except (ValueError, RecursionError):
         return False
     return 2 * len(into) == len(flat)
@@ -171,7 +190,7 @@ def decode_small(flat: Sequence[bytes], into: dict[str, Any]) -> bool:
 def _small_text(flat: Sequence[bytes], into: dict[str, Any]) -> bool:
     try:
         for i in range(0, len(flat), 2):
-            into[flat[i].decode()] = flat[i + 1].decode()
+            into[_NAMES[flat[i]]] = flat[i + 1].decode()
     except UnicodeDecodeError:
         return False
     return 2 * len(into) == len(flat)
@@ -180,7 +199,7 @@ def _small_text(flat: Sequence[bytes], into: dict[str, Any]) -> bool:
 def _small_bytes(flat: Sequence[bytes], into: dict[str, Any]) -> bool:
     try:
         for i in range(0, len(flat), 2):
-            into[flat[i].decode()] = flat[i + 1]
+            into[_NAMES[flat[i]]] = flat[i + 1]
     except UnicodeDecodeError:
         return False
     return 2 * len(into) == len(flat)

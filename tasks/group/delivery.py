@@ -40,12 +40,11 @@ def delivered(
     entries: list[Entry | Undecodable] = []
     retried = retried_topic(topic, group)
     is_decoded = quick_decoder(parts.decoding)
-    has_time = [TIME_FIELD]
     for id_, flat, size in raws:
         entry = made(topic, id_, deliveries.pop((topic, id_), 1) if deliveries else 1)
         if retried is not None:
             entry.topic, entry.id = retried, take_out_id(flat) or id_
-        if flat[-2:-1] == has_time:
+        if flat and flat[-2] == TIME_FIELD:
             entry._time_ms = take_out_time(flat)
         address = None if retried is None else take_out_node(flat)
         if address is None and size <= SMALL and is_decoded(flat, entry):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.codec.fields import SMALL, SMALL_WEIGHT, decode_fields, decode_small
+from tasks.codec.fields import _NAMES, SMALL, SMALL_WEIGHT, decode_fields, decode_small
 from tasks.codec.json_text import json_weight
 from tasks.codec.values import DEFAULT_LIMITS, decode, encode, encode_fields
 from tasks.errors import EncodeError, PoisonEntryError
@@ -176,6 +176,17 @@ def test_quick_decoding_of_small_entries_agrees_with_the_full_one_or_declines(
     found: dict[str, Any] = {}
     if decode_small([part for pair in fields.items() for part in pair], found):
         assert repr(found) == repr(decode_fields(fields))
+
+
+def test_names_of_fields_are_remembered_up_to_a_bound() -> None:
+    names = [f"name {n}" for n in range(2_000)] + ["n" * 5_000]
+    for _ in range(2):
+        for name in names:
+            found: dict[str, Any] = {}
+            assert decode_small([name.encode(), b"1", b"x", b"2"], found)
+            assert found == {name: 1, "x": 2}
+    assert len(_NAMES) <= 1_000
+    assert max(map(len, _NAMES)) <= 100
 
 
 @given(text=json_texts)
