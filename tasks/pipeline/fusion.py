@@ -97,7 +97,9 @@ class Fusion:
         if not self._enabled:
             return lambda x, lazy: source._emit(x, metadata=lazy.metadata())
         if source not in self._emitters:
-            self._emitters[source] = self._sampled(source, self._forked(source))
+            following = _only(source)
+            run = None if following is None else self._runs.get(following)
+            self._emitters[source] = self._sampled(source, run or self._forked(source))
         return self._emitters[source]
 
     def _forked(self, node: Stream) -> Run:
@@ -136,6 +138,7 @@ class Fusion:
             nonlocal untimed, skipped, lately
             if self.version != version:
                 return source._emit(x, metadata=lazy.metadata())
+            source.current_value = x
             if skipped < untimed:
                 skipped += 1
                 return emit(x, lazy, 0)
