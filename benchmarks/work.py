@@ -7,6 +7,8 @@ from typing import Any
 
 import redis
 
+from tasks.group.read_size import MAX_ENTRIES
+
 __all__ = [
     "ALLOWANCE",
     "READ",
@@ -24,8 +26,8 @@ __all__ = [
 Fields = dict[str, Any]
 
 TOPIC = "bench"
-# Entries per read, for all candidates: the default of `from_redis`.
-READ = 256
+# Entries per read, for all candidates: what `from_redis` reads at most.
+READ = MAX_ENTRIES
 # Seconds after which an unfinished candidate has failed.
 ALLOWANCE = 60.0
 

@@ -10,8 +10,9 @@ from tasks.checks import check_number
 
 __all__ = ["MAX_BYTES", "MAX_ENTRIES", "USUAL_ENTRIES", "ReadSize"]
 
-# Default bounds per read.
-MAX_ENTRIES = 2048
+# Default bounds per read. Larger reads save this process nothing more, and cost the server: Valkey 9.1.2 with glibc's malloc
+# took 4.8 us to deliver, check and acknowledge an entry in reads of 256, 5.5 us in reads of 1,024 and 6.0 us in reads of 2,048.
+MAX_ENTRIES = 1024
 MAX_BYTES = 4 * 2**20
 USUAL_ENTRIES = 256
 

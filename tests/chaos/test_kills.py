@@ -15,13 +15,14 @@ import pytest
 import redis
 
 from deployments.servers.redis_server import RedisServer
+from tasks.group.read_size import MAX_ENTRIES
 from tasks.reservoir import Reservoir
 from tests.chaos.outlet import LEASE, Outlets, numbers_in
 from tests.support.waiting import wait_until
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 # The most that one consumer holds: two reads that wait, one in the pipeline, one under way.
-HELD = 4 * 256
+HELD = 4 * MAX_ENTRIES
 
 
 def kill_under_load(
