@@ -92,6 +92,7 @@ class Cutter:
         self._parts: list[PartLetter] = []
         self._received = -1
         self._last = time.monotonic()
+        self._last_entries = 0
         self._pause = 0.0
         self._is_broken = False
         self.sizes: list[tuple[str, int, int]] = []
@@ -186,11 +187,15 @@ class Cutter:
 
     @property
     def wait(self) -> float:
-        """The seconds until a cut may be taken while no entry waits; small while the graph is not quiet or a cut is under way."""
-        if self._hand_over.is_cut_under_way or not self._in_flight.is_quiet:
+        """The seconds until a cut may be taken while no entry waits; small while the graph is not quiet."""
+        if self._hand_over.is_cut_under_way:
+            return _INTERVAL  # its end wakes the graph's thread
+        if not self._in_flight.is_quiet:
             return _POLL
         # A graph that is faster than the reads has no entry left after each of them: without this pause, it would take a cut there.
-        pause = max(self._pause, min(_INTERVAL, _SHARE * self._hand_over.cut_seconds))
+        # A cut of fewer entries than the last one takes less time.
+        expected = self._hand_over.cut_seconds * min(1.0, (1 + self._entries) / (1 + self._last_entries))
+        pause = max(self._pause, min(_INTERVAL, _SHARE * expected))
         return max(0.0, self._last + pause - time.monotonic())
 
     def is_due(self, now: float) -> bool:
@@ -237,6 +242,7 @@ class Cutter:
         if self._is_broken:
             return
         began = time.monotonic()
+        self._last_entries = self._entries
         self._received = self._progress
         finished, self._finished[:] = list(self._finished), []
         passed, self._passed[:] = list(self._passed), []
@@ -267,7 +273,12 @@ class Cutter:
     @property
     def _is_full(self) -> bool:
         """Whether so much has happened since the last cut that entries have to wait for the next."""
-        return self.outbox.size > _MAX_RESULT_BYTES or len(self._passed) + len(self._finished) > _MAX_ENTRIES
+        return self.outbox.size > _MAX_RESULT_BYTES or self._entries > _MAX_ENTRIES
+
+    @property
+    def _entries(self) -> int:
+        """How many entries the next cut covers, besides those that nodes keep."""
+        return len(self._passed) + len(self._finished)
 
     @property
     def _progress(self) -> int:

@@ -77,7 +77,7 @@ def reset_node(client: redis.Redis, group: str, node: str) -> int:
     found = {one.name: one for one in kept.nodes} if kept else {}
     if (
         node not in found
-        or (gone := _RESET.on(client)(state=state_key(group), node=node, prefix=found[node].field(b""))) < 0
+        or (gone := _RESET.on(client)(state=state_key(group), node=node, prefix=found[node].prefix)) < 0
     ):
         names = ", ".join(map(repr, found)) or "none"
         msg = f"group {group!r}: expected a node with a stored state ({names}), got {node!r}"

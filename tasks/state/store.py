@@ -116,6 +116,7 @@ class StateStore:
             )
             for change in cut.changes
         }
+        changes = [(described[change.node].prefix, change) for change in cut.changes]
         done = cut.done_by_topic()
         with self._client.pipeline(transaction=True) as pipe:
             # Without the guard, all would be allowed. If this command is refused, Redis refuses the whole transaction.
@@ -165,11 +166,11 @@ class StateStore:
                 ),
                 fields=[
                     part
-                    for change in cut.changes
+                    for prefix, change in changes
                     for name, data in change.stored.items()
-                    for part in (described[change.node].field(name), data)
+                    for part in (prefix + name, data)
                 ],
-                removed=[described[change.node].field(name) for change in cut.changes for name in change.removed],
+                removed=[prefix + name for prefix, change in changes for name in change.removed],
             )
             self._consumer.queue_acks(pipe, done, guard=guard, with_results=cut.recorded)
             _END.queue(pipe, guard=guard.lease, records=list(records.values()), cut=cut.id)

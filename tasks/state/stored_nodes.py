@@ -42,9 +42,10 @@ class StoredNode:
         """Return the node that a field describes."""
         return cls(name.removeprefix(NODE).decode(), *json.loads(value))
 
-    def field(self, name: bytes) -> bytes:
-        """Return the name that one of the node's fields has in the hash of all nodes."""
-        return b"%d:%s" % (self.number, name)
+    @property
+    def prefix(self) -> bytes:
+        """The beginning of the names that the node's own fields have in the hash of all nodes."""
+        return b"%d:" % self.number
 
 
 def expect_known_format(fields: Mapping[bytes, bytes], group: str) -> None:

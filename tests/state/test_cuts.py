@@ -6,17 +6,24 @@ import zlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 from streamz import Stream
+from tornado.ioloop import IOLoop
 
 from tasks import LeaseLostError, StateConflictError
+from tasks.nodes.emitter import Emitter
 from tasks.nodes.from_redis import from_redis
+from tasks.nodes.hand_over import HandOver
+from tasks.pipeline.graphs import graph
 from tasks.pipeline.guard import trust
 from tasks.pipeline.receipts import Metadata
+from tasks.reservoir.fence import Fence
 from tasks.reservoir.keys import cut_guard, dead_topic, state_key
+from tasks.state import cutter
 from tests.support.streams import crash, dead, drain, here, lossy, open_with, pending, push_all, step
 
 LAST = "18446744073709551615-18446744073709551615"
@@ -304,3 +311,31 @@ def test_no_cut_is_taken_while_a_node_keeps_what_it_does_not_remember(client: re
     run(client, go_on, build)
     assert [fields[b"out"] for _, fields in client.xrange("out")] == [b"[1,3]", b"[7,15]"]
     assert pending(client) == []
+
+
+def test_the_fewer_entries_wait_for_a_cut_the_sooner_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(cutter, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def main() -> None:
+        source = Stream(asynchronous=True)
+        kept = source.accumulate(operator.add, start=0).sink(lambda _: None)
+        hand_over = HandOver(IOLoop.current())
+        emitter = Emitter(
+            source, hand_over, fence=Fence("group", "lease", "token"), group="group", on_error="stop", max_state=1000
+        )
+        one = emitter.cutter
+        assert one is not None
+        one.load({}, graph(source))
+        one.report_all_passed([("topic", f"{n}-1") for n in range(1_000)])
+        one.cut()
+        assert one.wait >= 1.0, "nothing is to be done until the cut is stored, which wakes the thread"
+        hand_over.drop_cut()
+        hand_over.cut_seconds = 0.05
+        one.report_passed(("topic", "2000-1"))
+        assert one.wait == pytest.approx(10 * 0.05 * 2 / 1_001)
+        one.report_all_passed([("topic", f"{n}-2") for n in range(1_999)])
+        assert one.wait == pytest.approx(0.5)
+        del kept
+
+    asyncio.run(main())
