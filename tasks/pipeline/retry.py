@@ -12,7 +12,7 @@ from streamz import core as nodes
 from tasks.checks import durations
 from tasks.errors import PipelineError, RejectedError, SettingsError
 
-__all__ = ["Covers", "Pauses", "Retry", "retry_of", "take_options"]
+__all__ = ["Covers", "Pauses", "Retry", "has_options", "retry_of", "take_options"]
 
 Pauses = str | Sequence[str | float | timedelta]
 """The pauses between attempts, such as '1s, 5s, 30s'."""
@@ -105,6 +105,11 @@ def retry_of(node: Any, default: Retry | None) -> Retry | None:
         msg = f"{node!r}: expected map_async without `overtake`, as it emits results in order, got it; use map"
         raise SettingsError(msg)
     return retry
+
+
+def has_options(node: Any) -> bool:
+    """Return whether a node has `retry` among the arguments of its function, which has no such parameter of its own."""
+    return bool(_own_options(node))
 
 
 def take_options(node: Any) -> None:

@@ -25,6 +25,7 @@ from tasks.pipeline.graphs import leads_to
 from tasks.pipeline.guard import Secured, add_check, trust
 from tasks.pipeline.receipts import Metadata
 from tasks.pipeline.repairs import REPAIRS
+from tasks.pipeline.retry import has_options
 from tasks.remote import calls, dask_calls
 from tasks.remote.cluster import Cluster, Remote, remotes_in
 from tasks.remote.dask_calls import Failed
@@ -98,6 +99,12 @@ def _refuse_outside(node: Any) -> None:
         msg = f"pipeline node {node!r}: expected .gather() behind it: entries would be acknowledged before Dask is done"
         raise PipelineError(msg)
     if made := _CALLS.get(type(node)):
+        if type(node) in (parallel.map, parallel.starmap) and has_options(node):
+            msg = (
+                f"pipeline node {node!r}: expected no `retry` between scatter and gather, got one; repeat within the function, or "
+                "put the step behind gather"
+            )
+            raise PipelineError(msg)
         attribute, call = made
         refuse_kinds(node, getattr(node, attribute, None), frozenset(), _PLAIN_KINDS)
         try:

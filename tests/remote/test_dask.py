@@ -1,6 +1,7 @@
 """`scatter` to `gather`: as the same pipeline without Dask, whatever raises or dies."""
 
 import asyncio
+import functools
 import operator
 import os
 import signal
@@ -164,6 +165,36 @@ def test_entries_are_acknowledged_when_gathered_and_bounded(client: redis.Redis,
     assert seen == list(range(20))
 
 
+@given(failing=st.sets(st.tuples(st.booleans(), st.integers(0, 7))), lost=st.sets(st.integers(0, 7)))
+def test_steps_around_dask_are_tried_again_in_order(
+    fresh_client: Fresh, dask: Client, failing: set[tuple[bool, int]], lost: set[int]
+) -> None:
+    """The first attempt of each failing call raises, before `scatter` or behind `gather`; all attempts of a lost one do."""
+    failed: list[tuple[bool, int]] = []
+
+    def step(is_behind: bool, n: int) -> int:
+        if (n in lost and is_behind) or ((is_behind, n) in failing and (is_behind, n) not in failed):
+            failed.append((is_behind, n))
+            raise ConnectionError
+        return n
+
+    build = lambda s: (
+        s.pluck("n")
+        .map(functools.partial(step, False))
+        .scatter()
+        .map(on.no_five)
+        .buffer(2)
+        .gather()
+        .map(functools.partial(step, True))
+    )
+    run = drain(build, [{"n": n} for n in range(8)], client=fresh_client(), options={"retry": "1ms"})
+    not_on_dask = {0, 5}  # one attempt there
+    assert run.results == [n for n in range(8) if n not in lost | not_on_dask]
+    assert sorted(letter.entry["n"] for letter in run.dead) == sorted(lost | not_on_dask)
+    assert [failed.count((True, n)) for n in sorted(lost - not_on_dask)] == [2] * len(lost - not_on_dask)
+    assert run.pending == []
+
+
 def test_letter_names_the_node_and_has_the_traceback_of_the_worker(client: redis.Redis, dask: Client) -> None:
     drain(lambda s: s.pluck("n").scatter().map(on.no_five).map(on.half).gather(), [{"n": 5}], client=client)
     [(_, letter)] = client.xrange("topic:dead:group")
@@ -201,6 +232,8 @@ def test_element_that_cannot_be_pickled_fails_its_entry_only(dask: Client) -> No
         (lambda s: s.scatter().map(on.half), r"expected \.gather\(\) behind it"),
         (lambda s: s.scatter().map(threading.Lock().acquire).gather(), "can be pickled.*within the function"),
         (lambda s: s.scatter().map(asyncio.sleep).gather(), "use map_async for an async one"),
+        (lambda s: s.scatter().map(on.half, retry="1s").gather(), "no `retry` between scatter and gather"),
+        (lambda s: s.scatter().starmap(on.add, retry="1s").gather(), "no `retry` between scatter and gather"),
         (lambda s: Stream.zip(s.scatter(), s), r"put \.gather\(\) before it, or join with .*a\.zip\(b\)"),
     ],
 )
