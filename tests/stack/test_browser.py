@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pandas as pd
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from prefect.client.schemas.objects import FlowRun
 
 from flows.market import quotes, with_prefix
@@ -17,7 +17,7 @@ from flows.vitals import vitals
 from tasks.base.plain_text import in_markdown, one_line
 from tasks.report import pipeline as report
 from tasks.reservoir import Reservoir
-from tests.support.browser import Browser, browser_on, find_chromium
+from tests.support.browser import PATIENCE_MS, Browser, browser_on, find_chromium
 from tests.support.plain import SECRET, Plain, entries
 from tests.support.waiting import wait_until
 
@@ -106,7 +106,7 @@ def test_an_outlet_started_from_its_form_draws_its_pipeline_and_can_be_cancelled
         for node in ("from_redis", "filter(has(vitals))", "pluck", "sliding_window", "map(most_used)", "to_redis"):
             assert node in drawn
         assert re.search(r"[1-9]/s", drawn)
-        assert page.locator("table").first.locator("tr").count() == 1 + 4
+        expect(page.locator("table").first.locator("tr")).to_have_count(1 + 4, timeout=PATIENCE_MS)
         browser.shoot("live-diagram", height=1250)
 
     browser.open(f"runs/flow-run/{run.id}")
@@ -163,8 +163,7 @@ def test_lag_over_time_is_drawn_in_a_colour_that_is_seen(plain: Plain, browser: 
     drawn = browser.open_drawn(artifact.id)
     assert "movers on market" in drawn
     line = browser.page.locator("svg[id^=mermaid] path[stroke='#c0392b']")
-    line.first.wait_for(state="attached")  # a count does not wait until it is drawn
-    assert line.count() == 1
+    expect(line).to_have_count(1, timeout=PATIENCE_MS)
     browser.shoot("levels", height=1450)
 
 

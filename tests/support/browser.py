@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from playwright.sync_api import Page, Response, sync_playwright
 
-__all__ = ["Browser", "browser_on", "find_chromium"]
+__all__ = ["PATIENCE_MS", "Browser", "browser_on", "find_chromium"]
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = [
@@ -24,7 +24,7 @@ _FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the UI asks Amplitude for its settings (3.9.1)
 ]
 _WIDTH, _HEIGHT = 1200, 900
-_PATIENCE_MS = 60_000
+PATIENCE_MS = 60_000
 # The content of all diagrams, or '' until they are drawn. One look at the page, because React may replace a diagram between two.
 _DRAWN = """() => document.querySelector("[data-slot=skeleton]") ? "" :
     [...document.querySelectorAll("svg[id^=mermaid]")].map((drawing) => drawing.innerHTML).join("")"""
@@ -113,7 +113,7 @@ def browser_on(api_url: str, program: str, screenshots: Path | None, *, secret: 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
         page = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
-        page.set_default_timeout(_PATIENCE_MS)
+        page.set_default_timeout(PATIENCE_MS)
         try:
             browsing = Browser(page, api_url.removesuffix("/api"), screenshots)
             browsing.log_in(secret)
