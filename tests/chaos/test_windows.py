@@ -80,7 +80,7 @@ def has_all(rows: list[dict[str, Any]], pushed: Counter[int]) -> bool:
     return [*counted, *joined] == [pushed.total(), pushed.total(), even, even]
 
 
-@pytest.mark.timeout(120 + 10 * EVENTS)
+@pytest.mark.timeout(300 + 10 * EVENTS)
 def test_windows_and_joins_move_with_their_partitions_as_a_replay_has_them(
     redis_server: RedisServer, real_redis: redis.Redis, tmp_path: Path
 ) -> None:

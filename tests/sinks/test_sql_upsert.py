@@ -1,6 +1,7 @@
 """Rows of a table, each written once: on SQLite and on a real PostgreSQL."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ def test_rows_are_in_the_table_once_however_often_the_run_is_killed(
 
 
 def write(sink: SqlUpsert, *values: Any) -> None:
-    asyncio.run(sink.write([Delivery(f"topic/{n}-0", value) for n, value in enumerate(values)]))
-    sink.close()
+    with contextlib.closing(sink):
+        asyncio.run(sink.write([Delivery(f"topic/{n}-0", value) for n, value in enumerate(values)]))
 
 
 def test_row_with_a_known_key_replaces_the_columns_that_it_has(address: str) -> None:
