@@ -19,12 +19,13 @@ from streamz import Stream
 pytest.importorskip("distributed")
 
 from dask import config
-from distributed import Client
+from distributed import Client, default_client
 
 from deployments.servers.redis_server import RedisServer
 from flows import outlet
 from tasks import PipelineError, Reservoir, SettingsError
 from tasks.remote import dask_connection
+from tasks.remote.dask_client import connected
 from tasks.testing import Bench, drain
 from tests.support import remote_calls as on
 from tests.support.dask import local_cluster, scheduler, worker, worker_pids
@@ -350,6 +351,14 @@ def test_outlet_with_a_local_cluster_runs_its_steps_there(
     pids = {entry["results"] for entry in Reservoir(real_redis).peek("results", 10)}
     assert real_redis.xlen("results") == 5
     assert os.getpid() not in pids
+
+
+def test_local_cluster_measures_nothing_that_no_page_shows() -> None:
+    name = "distributed.worker.profile.enabled"
+    before = config.get(name)
+    with connected("local"):
+        assert set(default_client().run(config.get, name).values()) == {False}
+    assert config.get(name) == before
 
 
 @pytest.mark.parametrize("dask_option", ["8786", "dask.example:8786", "locally"])
