@@ -158,11 +158,11 @@ def test_letter_that_is_refused_leaves_one_result_of_each_entry(client: redis.Re
 
     async def life(source: from_redis) -> None:
         client.xadd(letters, {"of": "another"}, id=LAST)
-        push_all(client, "topic", [1, 2, 3, 4])  # 3 fails
+        ids = push_all(client, "topic", [1, 2, 3, 4])  # 3 fails
         for _ in range(3):
             with suppress(redis.ResponseError):
                 await source.step()
-        assert len(pending(client)) == 4
+        assert pending(client)[-2:] == ids[2:]  # on a busy machine, a cut may be due before
         client.delete(letters)
         await go_on(source)
 
