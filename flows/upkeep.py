@@ -1,6 +1,6 @@
 """Flows for the operator: report the reservoir's levels, trim topics, rewind a group, replay dead letters, compact an archive."""
 
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 import redis
@@ -235,7 +235,7 @@ def compact(folder: str | None = None, file_size: str = "128MB", today: bool = F
     path = state_dir() / "archive" if folder is None else Path(folder)
     if not path.is_dir():
         return f"there is no archive at {path}"
-    done = merge(path, max_bytes=max_bytes, before=date.max if today else datetime.now(UTC).date())
+    done = merge(path, max_bytes=max_bytes, before=date.max if today else None)
     if not done.days:
         return "no small files to merge"
     return (

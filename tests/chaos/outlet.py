@@ -8,11 +8,9 @@ connection exists, because the imports take longer than a run. Prints the proces
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +24,7 @@ import tasks.nodes.session_window
 import tasks.nodes.time_window
 import tasks.nodes.to_redis
 from tasks.errors import LeaseLostError
+from tests.chaos.forking import fork_for_each_line
 
 LEASE = 0.5
 
@@ -153,21 +152,7 @@ def live(url: str, shape: str, log: str) -> None:
 
 def main(url: str, shape: str, log: str) -> None:
     """Start an outlet for each line of the standard input."""
-    started: list[int] = []  # without waiting, so that no process id is reused
-    try:
-        for _ in sys.stdin:
-            child = os.fork()
-            if not child:
-                try:
-                    live(url, shape, log)
-                finally:
-                    os._exit(0)
-            started.append(child)
-            print(child, flush=True)  # noqa: T201
-    finally:  # also after the test has ended and closed its pipe, so that no outlet is left behind
-        for child in started:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+    fork_for_each_line(lambda: live(url, shape, log))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Started and ended like `tests.chaos.outlet`. SIGTERM stops one in good order.
 """
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -26,6 +25,7 @@ import tasks.nodes.to_redis  # noqa: F401 - adds to_redis to Stream
 from tasks.nodes.replica import Replica
 from tasks.reservoir.connection import connect
 from tasks.reservoir.topic_names import partition_topic
+from tests.chaos.forking import fork_for_each_line
 
 PARTITIONS = 4
 LEASE = 1.5
@@ -90,25 +90,7 @@ async def live(url: str, shape: str) -> None:
 
 def main(url: str, shape: str, log: str) -> None:
     """Start a run for each line of the standard input."""
-    started: list[int] = []
-    try:
-        for _ in sys.stdin:
-            child = os.fork()
-            if not child:
-                try:
-                    asyncio.run(live(url, shape))
-                except BaseException as error:
-                    with open(log, "a") as file:  # noqa: PTH123
-                        file.write(f"{error!r}\n")
-                    raise
-                finally:
-                    os._exit(0)
-            started.append(child)
-            print(child, flush=True)  # noqa: T201
-    finally:
-        for child in started:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+    fork_for_each_line(lambda: asyncio.run(live(url, shape)), errors=log)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ WHERE is a JSON object: `database`, an address for SQLAlchemy, and `server`, tha
 """
 
 import json
-import os
 import sys
 from contextlib import suppress
-from signal import SIGKILL
 from typing import Any
 
 import asyncpg  # noqa: F401 - imported before the fork, because that takes longer than a run
@@ -21,6 +19,7 @@ import tasks.nodes.to_sink  # noqa: F401 - adds to_sink to Stream
 from tasks.errors import LeaseLostError
 from tasks.sinks.http_post import HttpPost
 from tasks.sinks.sql_upsert import SqlUpsert
+from tests.chaos.forking import fork_for_each_line
 
 LEASE = 0.5
 RETRY = "10ms, 50ms, 200ms"
@@ -50,25 +49,7 @@ def live(url: str, where: str) -> None:
 
 def main(url: str, where: str, log: str) -> None:
     """Start an outlet for each line of the standard input."""
-    started: list[int] = []
-    try:
-        for _ in sys.stdin:
-            child = os.fork()
-            if not child:
-                try:
-                    live(url, where)
-                except BaseException as error:
-                    with open(log, "a") as file:  # noqa: PTH123
-                        file.write(f"{error!r}\n")
-                    raise
-                finally:
-                    os._exit(0)
-            started.append(child)
-            print(child, flush=True)  # noqa: T201
-    finally:
-        for child in started:
-            with suppress(ProcessLookupError):
-                os.kill(child, SIGKILL)
+    fork_for_each_line(lambda: live(url, where), errors=log)
 
 
 if __name__ == "__main__":
