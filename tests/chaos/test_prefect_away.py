@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.chaos.outlet import numbers_in
 from tests.support.plain import ROOT, Plain
+from tests.support.repeating import repeating
 from tests.support.waiting import wait_until
 
 RATE = 20  # entries per second; the results of five minutes are kept
@@ -29,21 +29,14 @@ LIKE = "flows/market.py:movers"  # the shipped outlet whose deployment is copied
 def steady_load(client: redis.Redis) -> Iterator[list[int]]:
     """Push a number every 1/RATE seconds within this context; yield the pushed numbers."""
     pushed: list[int] = []
-    stopping = threading.Event()
+    reservoir = Reservoir(client)
 
     def push() -> None:
-        reservoir = Reservoir(client)
-        while not stopping.wait(1 / RATE):
-            reservoir.push("numbers", {"n": len(pushed)})
-            pushed.append(len(pushed))
+        reservoir.push("numbers", {"n": len(pushed)})
+        pushed.append(len(pushed))
 
-    pusher = threading.Thread(target=push, daemon=True)
-    pusher.start()
-    try:
+    with repeating(push, every=1 / RATE):
         yield pushed
-    finally:
-        stopping.set()
-        pusher.join()
 
 
 def deploy_like_a_shipped_one(stack: Plain, entrypoint: str, *, names: Sequence[str] = ("main",)) -> None:

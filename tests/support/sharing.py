@@ -1,6 +1,5 @@
 """Deployed runs that share a partitioned topic: their load, their results, and which process works on which partition."""
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import yaml
 from tasks.reservoir import Reservoir
 from tasks.reservoir.partitions import partition_for
 from tests.support.plain import ROOT, Plain
+from tests.support.repeating import repeating
 
 __all__ = ["KEYS", "PARTITIONS", "deploy", "expect_exact_results", "like_shipped", "push", "steady_load", "workers_of"]
 
@@ -34,19 +34,8 @@ def push(client: redis.Redis, pushed: Counter[int], *, rounds: int = 1) -> None:
 def steady_load(client: redis.Redis) -> Iterator[Counter[int]]:
     """Push numbers for all keys within this context; yield how many each key has."""
     pushed: Counter[int] = Counter()
-    stopping = threading.Event()
-
-    def push_on() -> None:
-        while not stopping.wait(_PAUSE):
-            push(client, pushed)
-
-    pusher = threading.Thread(target=push_on, daemon=True)
-    pusher.start()
-    try:
+    with repeating(lambda: push(client, pushed), every=_PAUSE):
         yield pushed
-    finally:
-        stopping.set()
-        pusher.join()
 
 
 def workers_of(client: redis.Redis, *, newest: int = 4 * len(KEYS)) -> dict[int, int]:
