@@ -232,24 +232,32 @@ def replicas(url: str, sizes: Sizes) -> list[Row]:
 
 def partitions(url: str, sizes: Sizes) -> list[Row]:
     """Compare runs that share a partitioned topic with one run on a plain topic."""
+    small = {"count": sizes.entries, "work": 20e-6}
+    frames = {"count": sizes.large_frames, "rows": 5_000}
+    return [
+        *_shared(url, sizes, "compare", "a window and a sum for each key", small),
+        *_shared(url, sizes, "compare_frames", "bars and a sum for each code of frames of 5,000 rows", frames),
+        *pushed_frames(url, sizes),
+    ]
+
+
+def _shared(url: str, sizes: Sizes, function: str, title: str, arguments: dict[str, Any]) -> list[Row]:
     shapes = {"plain": (1, 0), "one": (1, PARTITIONS), "two": (2, PARTITIONS)}
 
     def seconds(name: str, turn: int) -> float:
         runs, count = shapes[name]
-        arguments = {"runs": runs, "partitions": count, "count": sizes.entries, "work": 20e-6}
-        return call("partitions:compare", url=url, group=f"{name}-{turn}", **arguments)
+        return call(f"partitions:{function}", url=url, group=f"{name}-{turn}", runs=runs, partitions=count, **arguments)
 
-    took = in_turn(list(shapes), sizes.rounds, seconds)
-    rates = {name: sizes.entries / each for name, each in took.items()}
+    rates = {name: arguments["count"] / took for name, took in in_turn(list(shapes), sizes.rounds, seconds).items()}
+    plain, one, two = (rates[name] for name in shapes)
     return [
-        ("a window and a sum for each key, plain topic, one run", f"{rates['plain']:,.0f}/s", ""),
-        (f"{PARTITIONS} partitions, one run", f"{rates['one']:,.0f}/s", f"{rates['one'] / rates['plain']:.2f} x plain"),
+        (f"{title}, plain topic, one run", f"{plain:,.0f}/s", ""),
+        (f"{PARTITIONS} partitions, one run", f"{one:,.0f}/s", f"{one / plain:.2f} x plain"),
         (
             f"{PARTITIONS} partitions, two runs",
-            f"{rates['two']:,.0f}/s",
-            f"{rates['two'] / rates['one']:.2f} x one run",
+            f"{two:,.0f}/s",
+            f"{two / one:.2f} x one run, {two / plain:.2f} x plain",
         ),
-        *pushed_frames(url, sizes),
     ]
 
 

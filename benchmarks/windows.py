@@ -17,7 +17,7 @@ from tasks.nodes import time_window  # noqa: F401 - registers Stream.time_window
 from tasks.nodes.from_redis import from_redis
 from tasks.pipeline.guard import secure
 
-__all__ = ["CANDIDATES", "bars", "measure"]
+__all__ = ["BARS", "CANDIDATES", "bars", "measure"]
 
 MINUTE = 60_000
 KEYS = 5_000

@@ -104,6 +104,14 @@ def test_runs_that_share_partitions_are_measured(real_redis: redis.Redis, redis_
     )
 
 
+@pytest.mark.parametrize(("runs", "count"), [(1, 0), (2, partitions.PARTITIONS)])
+def test_runs_that_share_frames_find_what_pandas_finds(
+    real_redis: redis.Redis, redis_server: RedisServer, runs: int, count: int
+) -> None:
+    options = {"runs": runs, "partitions": count, "count": 14, "rows": 20}
+    assert partitions.compare_frames(redis_server.url, "group", **options) > 0
+
+
 def test_a_simulated_fleet_has_figures_for_each_kind_of_change(
     real_redis: redis.Redis, redis_server: RedisServer
 ) -> None:
