@@ -10,10 +10,13 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.cli.deploy._schedules import _construct_schedules
 from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.flows import load_flow_from_entrypoint
+from rich.console import Console
 
+from deployments.commands.init_templates import PREFECT_YAML
 from deployments.servers.prefect_server import POOL
 from tasks.checks import seconds
 
@@ -71,7 +74,7 @@ def test_the_file_has_no_key_that_prefect_would_ignore() -> None:
         assert not unknown_keys("concurrency_limit", deployment["concurrency_limit"]), where
         assert not unknown_keys("work_pool", deployment["work_pool"]), where
         assert not unknown_keys("job_variables", deployment["work_pool"]["job_variables"]), where
-        for schedule in deployment.get("schedules", []):
+        for schedule in deployment["schedules"] or []:
             assert not unknown_keys("schedule", schedule), where
         for trigger in deployment.get("triggers", []):
             assert not unknown_keys("trigger", trigger), where
@@ -79,6 +82,15 @@ def test_the_file_has_no_key_that_prefect_would_ignore() -> None:
 
 def test_prefect_accepts_the_file() -> None:
     assert len(PrefectYamlModel.model_validate(RAW).deployments) == len(DEPLOYMENTS)
+
+
+@pytest.mark.parametrize("text", [(ROOT / "prefect.yaml").read_text(), PREFECT_YAML], ids=["shipped", "of init"])
+def test_prefect_deploy_in_a_terminal_asks_for_no_schedule(text: str) -> None:
+    for deployment in yaml.safe_load(text)["deployments"]:
+        asked: list[bool] = []
+        # Prefect asks if it finds itself in a terminal; here it finds so, and the answer is no.
+        _construct_schedules(deployment, {}, console=Console(), is_interactive=lambda: bool(asked.append(True)))  # noqa: B023
+        assert not asked, deployment["entrypoint"]
 
 
 def test_every_deployment_has_a_name_of_its_own() -> None:
@@ -97,7 +109,7 @@ def test_every_entrypoint_is_a_flow_whose_parameters_are_those_given(deployment:
     flow = load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"]), use_placeholder_flow=False)
     assert isinstance(flow, Flow)
     parameters = {**_defaults(flow), **deployment.get("parameters", {})}
-    if "schedules" not in deployment and "upkeep" in deployment["tags"]:  # run by hand: its form asks for the others
+    if not deployment["schedules"] and "upkeep" in deployment["tags"]:  # run by hand: its form asks for the others
         assert set(parameters) <= set(inspect.signature(flow.fn).parameters)
     else:
         flow.validate_parameters(parameters)
@@ -129,7 +141,7 @@ def test_run_of_an_inlet_pumps_until_the_next_one_starts(deployment: dict[str, A
     assert seconds(options["window"]) > deployment["schedules"][0]["interval"]
 
 
-@pytest.mark.parametrize("deployment", [each for each in UPKEEP if "schedules" in each], ids=entrypoint)
+@pytest.mark.parametrize("deployment", [each for each in UPKEEP if each["schedules"]], ids=entrypoint)
 def test_upkeep_is_scheduled_seldom_since_each_run_costs_seconds(deployment: dict[str, Any]) -> None:
     (schedule,) = deployment["schedules"]
     assert schedule["slug"]
@@ -139,7 +151,7 @@ def test_upkeep_is_scheduled_seldom_since_each_run_costs_seconds(deployment: dic
 
 def test_shipped_schedules_start_at_different_times() -> None:
     shipped = [each for each in DEPLOYMENTS if Path(each["entrypoint"].partition(":")[0]).stem in SHIPPED]
-    schedules = [each["schedules"][0] for each in shipped if "anchor_date" in each.get("schedules", [{}])[0]]
+    schedules = [each["schedules"][0] for each in shipped if "anchor_date" in (each["schedules"] or [{}])[0]]
     hour = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     starts = [
         (dt.datetime.fromisoformat(one["anchor_date"]) - hour).total_seconds() + n * one["interval"]
@@ -157,7 +169,7 @@ def test_a_deployment_is_called_as_its_flow_or_its_replay(deployment: dict[str, 
 
 @every_outlet
 def test_an_outlet_has_no_schedule_and_no_trigger_of_its_own(deployment: dict[str, Any]) -> None:
-    assert "schedules" not in deployment
+    assert deployment["schedules"] is None
     assert "triggers" not in deployment
 
 
