@@ -1,5 +1,6 @@
 """Reports as Markdown: the graph of a pipeline with its counts, its topics, its last result, and dead letters."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -43,13 +44,17 @@ BAD = "classDef bad fill:#c0392b,stroke:#7b241c,color:#ffffff"
 _SLOW = "classDef slow fill:#f39c12,stroke:#b9770e,color:#000000"
 _BUSY = 0.5  # part of the time from which a node is slow: it alone limits the pipeline to twice its present rate
 
-_ROWS, _COLUMNS, _WIDTH = 10, 8, 60  # Prefect's UI gives a report half the width of a page: 570 of 1,200 pixels
+_ROWS, _WIDTH = 10, 60
+# Prefect's UI gives a report half the width of a page, 570 of 1,200 pixels, and draws what is wider over its right column. A
+# character takes 7.5 of them, and a column's margins as much as two characters (3.9.1).
+_LINE, _MARGIN = 76, 2
 _LETTERS, _EXCEPTION_WIDTH = 200, 200
 _REASON = 500
 _RETRIED = 10  # calls that a report shows
 _HEAD_BYTES = 2**26
 _NAME, _TEXT = 200, 1_000
 _FIRST_TIME = 10**12  # milliseconds since the epoch, in 2001: smaller numbers are ids that a program has chosen
+_LARGE, _HUGE = 1e5, 1e15  # between them, a float is written as an integer
 _LYING = 3  # nodes that fit side by side
 
 
@@ -283,17 +288,36 @@ def result_table(value: Any) -> str:
         value = value.to_frame()
     if is_pandas(value, "DataFrame") or _is_in_memory(value):
         head, rows_in_all, columns_in_all = _head(value)
-        columns = [head.iloc[:, n] for n in range(head.shape[1])]
-        names = [cell(name) for name in head.columns]
-        if len(columns) > _COLUMNS:  # the first and the last, as pandas does
-            half = _COLUMNS // 2
-            columns[half:-half], names[half:-half] = [["..."] * len(head)], ["..."]
-        rows = zip(head.index, *columns, strict=True)
-        shown = table(("", *names), [[cell(one) for one in row] for row in rows])
-        return f"{shown}\n\n{rows_in_all} rows, {columns_in_all} columns"
+        texts = [[_text(name), *map(_text, head.iloc[:, n])] for n, name in enumerate(head.columns)]
+        index = ["", *map(_text, head.index)]
+        shown = [index, *_fitting(texts, _LINE - _wide(index))]
+        header, *rows = zip(*shown, strict=True)
+        lines = table(map(cell, header), [map(cell, row) for row in rows])
+        return f"{lines}\n\n{rows_in_all} rows, {columns_in_all} columns"
     if isinstance(value, dict):
         return table(("", "value"), [(cell(key), cell(one)) for key, one in list(value.items())[:_ROWS]])
     return "```\n" + one_line(repr(value), _TEXT).replace("```", "'''") + "\n```"
+
+
+def _fitting(columns: list[list[str]], room: int) -> list[list[str]]:
+    """Return the columns that fit into `room` characters, from both ends as pandas does, and dots for those between."""
+    if sum(map(_wide, columns)) <= room:
+        return columns
+    dots = ["..."] * len(columns[0])
+    room -= _wide(dots)
+    first, last = 0, len(columns)
+    while first < last:
+        at = first if first <= len(columns) - last else last - 1
+        room -= _wide(columns[at])
+        if room < 0 and first:
+            break
+        first, last = (first + 1, last) if at == first else (first, last - 1)
+    return [*columns[:first], dots, *columns[last:]] if first < last else columns
+
+
+def _wide(column: list[str]) -> int:
+    """Return the characters that a column takes at least: those of its longest word, because a browser breaks lines at others."""
+    return max(len(word) for text in column for word in re.split(r"[\s-]", text)) + _MARGIN
 
 
 def _is_in_memory(value: Any) -> bool:
@@ -329,8 +353,15 @@ def letters_table(letters: Iterable[Letter], outcomes: Mapping[Letter, Outcome],
 
 def cell(value: Any, width: int = _WIDTH) -> str:
     """Return a value as one cell of a Markdown table."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return in_markdown(shortened(text, width), 10 * width)
+    return in_markdown(_text(value, width), 10 * width)
+
+
+def _text(value: Any, width: int = _WIDTH) -> str:
+    if isinstance(value, float):
+        text = f"{value:,.0f}" if _LARGE <= abs(value) < _HUGE else f"{value:.6g}"
+    else:
+        text = str(value)
+    return shortened(text, width)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -9,6 +9,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 from streamz import Stream
 
 from tasks.pipeline.retrying import Retried
@@ -136,12 +138,32 @@ def test_a_frame_is_shown_by_its_head_with_every_row_as_wide_as_its_header() -> 
     frame = pd.DataFrame({f"c|{n}": [f"x|{n}\ny <b>"] * 40 for n in range(30)})
     table, size = report.result_table(frame).split("\n\n")
     rows = [cells(line) for line in table.splitlines()]
-    assert {len(row) for row in rows} == {10}
+    assert {len(row) for row in rows} == {14}  # the index, six or seven columns from each end, and dots
     assert len(rows) == 12
     assert rows[0][1] == r"c\|0"
     assert rows[0][-1] == r"c\|29"
     assert rows[2][1] == r"x\|0\\ny \<b\>"
     assert size == "40 rows, 30 columns"
+
+
+WORD = st.text("ab", min_size=1, max_size=50)
+
+
+@given(st.dictionaries(WORD, WORD, min_size=1, max_size=12))
+def test_a_frame_is_shown_no_wider_than_the_page_and_whole_if_it_fits(values: dict[str, str]) -> None:
+    header, _, row = report.result_table(pd.DataFrame([values])).splitlines()[:3]
+    columns = list(zip(cells(header), cells(row), strict=True))
+    dots = ("...", "...")
+    at = columns.index(dots) if dots in columns else len(columns)
+    first, last = columns[1:at], columns[at + 1 :]
+    assert _width(columns) <= 76 or (len(first) == 1 and not last)
+    assert (dots in columns) == (_width([("", "0"), *values.items()]) > 76)
+    assert first == list(values.items())[: len(first)]
+    assert last == list(values.items())[len(values) - len(last) :]
+
+
+def _width(columns: list[tuple[str, str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in columns)
 
 
 @pytest.mark.parametrize("library", [pl.DataFrame, pa.table])
