@@ -163,7 +163,7 @@ def test_deployments_on_pages_are_complete_and_their_flows_load(checkout: Path) 
     PrefectYamlModel.model_validate({**declared.RAW, "deployments": added})
     for deployment in added:
         assert not declared.unknown_keys("deployment", deployment)
-        for schedule in deployment.get("schedules", []):
+        for schedule in deployment.get("schedules") or ():
             assert not declared.unknown_keys("schedule", schedule)
             assert schedule["slug"]
         for trigger in deployment.get("triggers", []):  # after a crash, the shipped automations run it again

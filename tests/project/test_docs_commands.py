@@ -71,7 +71,7 @@ RUN_BY = {
     "sluice doctor": "commands/test_doctor.py::test_the_command_prints_a_line_for_each_finding_or_json_and_fails_if_one_does",
     "prefect deployment run": BY_PREFECT,
     "prefect deployment run rewind/rewind": RESTART,
-    "prefect deploy --all": BY_PREFECT,
+    "prefect deploy --name": BY_PREFECT,
     "sluice deploy": "stack/test_end_to_end.py::test_sluice_deploy_brings_flows_automations_and_new_names",
     "prefect worker start": BY_PREFECT,
     "prefect server start": UP,  # by deployments/servers/serve.py
