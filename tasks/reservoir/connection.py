@@ -10,6 +10,7 @@ from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
 from tasks.errors import SettingsError, UnavailableError
+from tasks.reservoir.packing import PACKER
 from tasks.settings import QUOTING, REDIS_URL, check_url, without_password
 
 __all__ = ["MIN_REDIS_VERSION", "adapted", "connect", "in_words", "is_outage"]
@@ -53,6 +54,7 @@ def connect(url: str, *, retries: int = 3, named: str = REDIS_URL) -> redis.Redi
             socket_connect_timeout=SOCKET_TIMEOUT,
             retry=_retry(retries),
             decode_responses=False,
+            command_packer=PACKER,
         )
         info = client.info("server")
     except (ValueError, TypeError):  # redis-py raises TypeError for an unknown option when it connects
