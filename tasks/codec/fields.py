@@ -10,11 +10,7 @@ from tasks.codec.limits import DEFAULT_LIMITS, Budget, Limits
 from tasks.codec.values import decode_value, short_name, weigh_value
 from tasks.errors import PoisonEntryError
 
-__all__ = ["SMALL", "SMALL_WEIGHT", "decode_fields", "decode_small", "quick_decoder", "weigh_fields"]
-
-# No byte of JSON text weighs more than `SMALL_WEIGHT`, so that this many need not be weighed.
-SMALL = 16_384
-SMALL_WEIGHT = 168
+__all__ = ["decode_fields", "decode_small", "quick_decoder", "weigh_fields"]
 
 Raw = Mapping[bytes, bytes] | Sequence[tuple[bytes, bytes]]
 Quick = Callable[[Sequence[bytes], dict[str, Any]], bool]

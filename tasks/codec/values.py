@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from tasks.base.plain_text import shortened
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
-from tasks.codec.json_text import cure, from_json, json_weight, named, to_json
+from tasks.codec.json_text import SMALL, cure, from_json, json_weight, named, to_flat_json, to_json
 from tasks.codec.limits import DEFAULT_LIMITS, Budget, Limits
 from tasks.codec.records import as_dict, is_record
 from tasks.errors import EncodeError, PoisonEntryError, SettingsError
@@ -162,25 +162,37 @@ def encode_fields(
     on_inferred   called if a DataFrame of objects is encoded after `infer_objects()`; default: it is refused
     raises    EncodeError: no mapping of at least one name to a value, a value `encode` refuses, or too large
     """
-    if not isinstance(fields, Mapping) and is_record(fields):
-        fields = as_dict(fields)
-    if not isinstance(fields, Mapping) or not fields:
-        got = "an empty one" if isinstance(fields, Mapping) else type(fields).__name__
+    is_mapping = type(fields) is dict or isinstance(fields, Mapping)
+    if not is_mapping and is_record(fields):
+        fields, is_mapping = as_dict(fields), True
+    if not is_mapping or not fields:
+        got = "an empty one" if is_mapping else type(fields).__name__
         msg = f"expected a mapping of at least one field name to a value, got {got}"
         raise EncodeError(msg)
-    budget = Budget(limits)
-    raw = {}
+    raw: dict[bytes, bytes] = {}
+    size, are_flat = 0, True
     for name, value in fields.items():
         key = _encode_name(name)
-        where = f"field {short_name(name)}"
-        raw[key] = data = _encode(value, where, compression, limits, on_inferred)
+        data = to_flat_json(value)
+        if data is None:
+            are_flat = False
+            data = _encode(value, f"field {short_name(name)}", compression, limits, on_inferred)
+        raw[key] = data
+        size += len(key) + len(data)
+    if not are_flat or size > SMALL or limits is not DEFAULT_LIMITS:
+        _weigh_all(raw, limits)
+    return raw
+
+
+def _weigh_all(raw: Mapping[bytes, bytes], limits: Limits) -> None:
+    budget = Budget(limits)
+    for key, data in raw.items():
         try:
             budget.spend_encoded(len(key) + len(data))
             weigh_value(data, budget)
         except PoisonEntryError as error:
-            msg = f"{where}: {error}; push it in parts, or raise the limits of its outlets too"
+            msg = f"field {short_name(key.decode())}: {error}; push it in parts, or raise the limits of its outlets too"
             raise EncodeError(msg) from error
-    return raw
 
 
 def weigh_value(data: bytes, budget: Budget) -> None:

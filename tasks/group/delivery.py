@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tasks.codec.decoding import DEFAULT_DECODING
-from tasks.codec.fields import SMALL, quick_decoder
+from tasks.codec.fields import quick_decoder
+from tasks.codec.json_text import SMALL
 from tasks.errors import PoisonEntryError
 from tasks.group.dead_letters import take_out_id
 from tasks.group.merging import Raw

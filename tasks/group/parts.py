@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from tasks.codec.decoding import DEFAULT_DECODING, Decoding
-from tasks.codec.fields import SMALL, SMALL_WEIGHT, weigh_fields
+from tasks.codec.fields import weigh_fields
+from tasks.codec.json_text import SMALL, SMALL_WEIGHT
 from tasks.codec.limits import DEFAULT_LIMITS, Budget
 from tasks.codec.values import IPC
 from tasks.group.merging import Merging

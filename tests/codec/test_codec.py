@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.codec.fields import _NAMES, SMALL, SMALL_WEIGHT, decode_fields, decode_small
-from tasks.codec.json_text import json_weight
+from tasks.codec.fields import _NAMES, decode_fields, decode_small
+from tasks.codec.json_text import SMALL, SMALL_WEIGHT, json_weight
 from tasks.codec.values import DEFAULT_LIMITS, decode, encode, encode_fields
 from tasks.errors import EncodeError, PoisonEntryError
 from tests.support.sameness import assert_same

@@ -17,7 +17,8 @@ from flows.runtime.decorators import overridden
 from flows.runtime.outlet_options import OutletOptions
 from tasks import PoisonEntryError, Reservoir, SettingsError
 from tasks.codec import Decoding, Limits, decode_fields, encode, encode_fields
-from tasks.codec.fields import SMALL, quick_decoder
+from tasks.codec.fields import quick_decoder
+from tasks.codec.json_text import SMALL
 from tasks.testing import Bench
 from tests.support.sameness import assert_same
 from tests.support.values import json_values, text

@@ -1,4 +1,4 @@
-"""Packing: the server gets the same bytes as from redis-py, and large values are not copied."""
+"""Packing: the server receives the same bytes as from redis-py, and large values are not copied."""
 
 import os
 
@@ -20,12 +20,13 @@ arguments = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=20),
     st.integers(),
     st.floats(allow_nan=False),
+    st.builds(bytearray, st.binary(max_size=40)),
     st.just(LARGE),
 )
 
 
 @given(name=st.sampled_from(["XADD", "XREADGROUP", "SCRIPT LOAD"]), given=st.lists(arguments, max_size=80))
-def test_commands_are_packed_as_by_redis_py(name: str, given: list[bytes | str | float]) -> None:
+def test_commands_are_packed_as_by_redis_py(name: str, given: list[bytes | bytearray | str | float]) -> None:
     expected = HiredisRespSerializer().pack(name, *given)
     assert b"".join(PACKER.pack(name, *given)) == b"".join(expected)
 
