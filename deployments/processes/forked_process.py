@@ -14,10 +14,6 @@ from deployments.processes.meeting import RUN_TITLE, peer_is_us, receive
 
 __all__ = ["Outcome", "Request", "become", "report_end", "requested", "run_program"]
 
-# Files with Prefect's settings in the working directory of a run, which the template does not share.
-_SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """The program and environment of a run's process."""
@@ -71,8 +67,6 @@ def become(request: Request) -> None:
     sys.path[0] = request.cwd  # as `python -m` does
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # the random module reseeds itself
-    if any(Path(name).exists() for name in _SETTINGS_FILES):
-        _read_settings_again()
 
 
 def _set_title(title: str) -> None:
@@ -83,15 +77,6 @@ def _set_title(title: str) -> None:
     with open("/proc/self/mem", "r+b", buffering=0) as memory:  # noqa: PTH123 - pathlib would read it as text first
         memory.seek(start)
         memory.write(text.ljust(end - start, b"\0"))
-
-
-def _read_settings_again() -> None:
-    """Reload Prefect's settings and logging from the files in the working directory."""
-    from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - the template has imported Prefect
-    from prefect.logging.configuration import setup_logging  # noqa: PLC0415
-
-    refresh_global_settings_context()
-    setup_logging()
 
 
 def _end_with(lifeline: int) -> None:

@@ -14,7 +14,7 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deployments.processes.forked_process import Outcome, Request, become, report_end, requested, run_program
@@ -58,10 +58,12 @@ def main() -> None:
     atexit.register(report_end, ending)  # registered first, so that it runs last
     for module in _PRELOADED:
         importlib.import_module(module)
+    from deployments.processes.folder_settings import FolderSettings  # noqa: PLC0415 - it imports Prefect
     from deployments.processes.rehearsal import rehearse  # noqa: PLC0415 - it imports Prefect
 
     rehearse()
-    template = Template(Path(name), owner=owner, environ=environ)
+    settings = FolderSettings()
+    template = Template(Path(name), owner=owner, environ=environ, read_settings=settings.read_if_changed)
     gc.collect()
     gc.freeze()  # otherwise each collection in a run would copy shared pages
     request = template.serve()
@@ -69,6 +71,7 @@ def main() -> None:
         os._exit(0)  # without the exit handlers of imported modules, which run in the runs
     ending.append(outcome := Outcome(request.fds[3]))
     become(request)
+    settings.read_if_changed()  # otherwise the run has them from the template
     run_program(request.program, outcome)
 
 
@@ -78,15 +81,20 @@ class Template:
     path    the socket; its folder is the working directory
     owner   the process whose end also ends this one
     environ  the variables that this process started with
+    read_settings  reads Prefect's settings from the working directory, unless it did
     """
 
-    def __init__(self, path: Path, *, owner: int, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, *, owner: int, environ: Mapping[str, str], read_settings: Callable[[], None]
+    ) -> None:
         self._path = path
         self._environ = dict(environ)
+        self._read_settings = read_settings
         self._settings = _settings()
         self._pid = os.getpid()
         self._runs: dict[int, socket.socket] = {}
-        self._read = _read_files()
+        self._profiles = _profiles()
+        self._read = self._read_files()
         self._selector = selectors.DefaultSelector()
         self._signals, self._wakeup = socket.socketpair()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -112,7 +120,7 @@ class Template:
                 with contextlib.suppress(BlockingIOError):
                     self._signals.recv(4096)
                 self._report_ended()
-            if self._owner in ready or (self._listener in ready and self._read != _read_files()):
+            if self._owner in ready or (self._listener in ready and self._read != self._read_files()):
                 self._close()
                 return None
             if self._listener in ready and (request := self._answer()) is not None:
@@ -139,6 +147,9 @@ class Template:
         return None
 
     def _fork(self, request: Request, connection: socket.socket) -> Request | None:
+        # A run in a folder with faulty settings meets the error itself, and reports it.
+        with contextlib.suppress(Exception), contextlib.chdir(request.cwd):
+            self._read_settings()
         if refusal := self._refusal(request):
             self._decline(connection, refusal)
             return None
@@ -184,6 +195,10 @@ class Template:
         for each in (self._listener, self._signals, self._wakeup, *self._runs.values()):
             each.close()
 
+    def _read_files(self) -> dict[str, tuple[int, int]]:
+        """Return time and size of the files that this process depends on: its code and Prefect's profiles."""
+        return imported_files() | stamps(self._profiles)
+
     def _close(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             if self._path.stat().st_ino == self._inode:  # otherwise a newer template owns the path
@@ -198,12 +213,11 @@ def _settings() -> dict[str, str]:
     return get_current_settings().to_environment_variables(exclude_unset=True)
 
 
-def _read_files() -> dict[str, tuple[int, int]]:
-    """Return time and size of the files that this process depends on: its code, Prefect's profiles and logging settings."""
+def _profiles() -> Path:
+    """Return the file with Prefect's profiles."""
     from prefect.settings import get_current_settings  # noqa: PLC0415 - main() imports Prefect
 
-    settings = get_current_settings()
-    return imported_files() | stamps(settings.profiles_path, settings.logging.config_path)
+    return get_current_settings().profiles_path
 
 
 if __name__ == "__main__":

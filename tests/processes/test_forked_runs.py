@@ -206,6 +206,20 @@ def test_a_forked_run_has_the_prefect_settings_that_a_started_one_has(
     level, parent = settings()
     assert level == "ERROR"
     assert int(parent) != os.getpid()  # it was forked
+    assert settings() == [level, parent]  # its template has read them once
+    if where == "folder":
+        (own_runs.modules.parent / "prefect.toml").unlink()
+        assert settings() == ["INFO", parent]
+
+
+def test_a_run_in_a_folder_with_broken_settings_fails_alone(own_runs: Runs) -> None:
+    file = own_runs.modules.parent / "prefect.toml"
+    file.write_text("[logging\n")
+    run = own_runs.start("settings")
+    assert "TOMLDecodeError" in run.communicate()[1]
+    assert run.returncode == 1
+    file.unlink()
+    assert own_runs.start("settings").communicate()[0].split()[0] == "INFO"
 
 
 def test_an_unknown_start_method_is_refused(runs: Runs) -> None:
