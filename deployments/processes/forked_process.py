@@ -14,6 +14,7 @@ from deployments.processes.meeting import RUN_TITLE, peer_is_us, receive
 
 __all__ = ["Outcome", "Request", "become", "report_end", "requested", "run_program"]
 
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """The program and environment of a run's process."""

@@ -26,11 +26,15 @@ __all__ = ["Template", "main"]
 # The modules that runs import before their flow's file, or because of it. Only the run imports that file.
 _PRELOADED = (
     "anyio._backends._asyncio",
+    "email.policy",
     "encodings.idna",
     "flows",
     "flows.runtime.posting",
+    "flows.runtime.postponed",
+    "importlib_metadata._adapters",
     "pandas",
     "pandas.io.formats.string",
+    "prefect._internal.pytz",
     "prefect.deployments.steps.pull",
     "prefect.engine",
     "prefect.events.clients",
@@ -44,6 +48,7 @@ _PRELOADED = (
     "pydantic.v1",
     "rich._emoji_codes",
     "tasks.codec.frames",
+    "tasks.nodes.time_window",
     "tasks.nodes.to_parquet",
     "tornado.platform.asyncio",
 )
