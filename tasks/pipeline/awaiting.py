@@ -9,7 +9,7 @@ when the pipeline starts; if only a result reveals it, the entry fails.
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any, Literal
 
 from streamz import Stream, sinks
@@ -21,6 +21,8 @@ __all__ = [
     "PLAIN",
     "InOrder",
     "Turns",
+    "awaitables",
+    "close_all",
     "expect_plain",
     "expects_results",
     "is_async",
@@ -88,6 +90,23 @@ def expect_plain(value: Any, node: Stream, what: str) -> Any:
         value.cancel()
     msg = f"{node!r}: expected {what} to return its result, got a {type(value).__name__} that has done nothing yet; "
     raise PipelineError(msg + (_AWAIT_BEFORE if inspect.isawaitable(value) else _NO_YIELD))
+
+
+def awaitables(result: Any) -> Iterator[Awaitable[Any]]:
+    """Yield the awaitables in an update's result; zip_latest returns nested lists."""
+    if result is None:
+        return
+    if isinstance(result, list):
+        for one in result:
+            yield from awaitables(one)
+    elif hasattr(result, "__await__"):
+        yield result
+
+
+def close_all(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Close coroutines; one that has not begun would otherwise warn that it was never awaited."""
+    for one in coroutines:
+        one.close()
 
 
 async def settled(value: Any) -> Any:

@@ -12,7 +12,7 @@ import itertools
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -28,7 +28,7 @@ from tasks.base.logs import get_logger
 from tasks.errors import PipelineError, SettingsError
 from tasks.group.attempts import Attempts, Postponed
 from tasks.pipeline import retrying
-from tasks.pipeline.awaiting import refuse_undone
+from tasks.pipeline.awaiting import awaitables, close_all, refuse_undone
 from tasks.pipeline.fusion import Fusion
 from tasks.pipeline.graphs import Watched, graph
 from tasks.pipeline.part_letters import PartLetter
@@ -199,7 +199,7 @@ class Secured:
             outer_at, self.at = self.at, meter
             began = perf_counter()
             try:
-                waiting = list(_awaitables(update(x, who=who, metadata=metadata)))
+                waiting = list(awaitables(update(x, who=who, metadata=metadata)))
             except BaseException as error:
                 if ends_run(error):
                     raise
@@ -282,6 +282,8 @@ class Secured:
                 receipt.release()
 
         task = asyncio.ensure_future(wait())
+        if coroutines := [one for one in waiting if isinstance(one, Coroutine)]:
+            task.add_done_callback(lambda _: close_all(coroutines))  # it may be cancelled before it awaits them
         self._guards.add(task)
         return task
 
@@ -386,14 +388,3 @@ def _named(found: Iterable[Stream]) -> Iterator[tuple[Stream, str]]:
         names = itertools.chain([first], (f"{first}#{n}" for n in itertools.count(2)))
         taken.add(name := next(name for name in names if name not in taken))
         yield node, name
-
-
-def _awaitables(result: Any) -> Iterator[Awaitable[Any]]:
-    """Yield the awaitables in an update's result; zip_latest returns nested lists."""
-    if result is None:
-        return
-    if isinstance(result, list):
-        for one in result:
-            yield from _awaitables(one)
-    elif hasattr(result, "__await__"):
-        yield result

@@ -1,6 +1,9 @@
 """`.to_sink`: batches with stable ids, each element's effect once, letters for exactly those that fail alone."""
 
+import asyncio
+import gc
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +19,7 @@ from tasks import Delivery, PipelineError, RejectedError, RetryLater, SettingsEr
 from tasks.nodes.from_redis import from_redis
 from tasks.testing import Bench
 from tests.support.letters import replay_all
-from tests.support.streams import pending, push_all
+from tests.support.streams import here, pending, push_all
 from tests.support.waiting import wait_until
 
 RETRY = "1s, 5s"
@@ -295,3 +298,26 @@ def test_rejected_row_is_not_tried_again() -> None:
         bench.push(*numbers(2))
         bench.drain()
         assert (calls, len(bench.dead)) == ([2, 1, 1], 1)
+
+
+def test_run_that_ends_before_a_write_begins_leaves_its_entry_pending_in_silence(client: redis.Redis) -> None:
+    table = Table()
+
+    async def live() -> None:
+        push_all(client, "topic", [1])
+        source = here(client)
+        sink = source.pluck("n").to_sink(table.write)
+        source.open()
+        await source.step()
+        sink.before_stop()
+        source.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # as an ending loop does, here before the task's first step
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        asyncio.run(live())
+        gc.collect()
+    assert [str(one.message) for one in warned] == []
+    assert table.calls == []
+    assert len(pending(client)) == 1
