@@ -217,7 +217,7 @@ def replay_dead_letters(
 def compact(folder: str | None = None, file_size: str = "128MB", today: bool = False) -> str:  # noqa: FBT001, FBT002 - a form's checkbox
     """Merge the small files of an archive into few large ones, for each day that is over in UTC.
 
-    Outlets may write meanwhile. Readers see either the old files of a day or the new ones. An interrupted run loses and doubles no
+    Outlets may write at the same time. Readers see either the old files of a day or the new ones. An interrupted run loses and doubles no
     row: the next run goes on.
 
     Args:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks.reservoir.alarms import Alarm
 
@@ -12,6 +12,14 @@ __all__ = ["AlarmLines"]
 _AGAIN = 60.0  # seconds between two lines of one alarm whose number of lost entries grows
 _OVER = 60.0  # seconds without an alarm after which it is over: a lag near its limit must not fill the log
 _LOSSES = frozenset({"sluice.entry.dead", "sluice.reservoir.spilled"})
+
+
+class _Known(NamedTuple):
+    """An alarm that is not over: when it was last there, and the entries and the time of its last line."""
+
+    seen: float
+    entries: int
+    logged: float
 
 
 class AlarmLines:
@@ -29,8 +37,7 @@ class AlarmLines:
         self.current: list[Alarm] = []
         self._log = log
         self._clock = clock
-        self._logged: dict[tuple[str, str, str], tuple[int, float]] = {}
-        self._seen: dict[tuple[str, str, str], float] = {}
+        self._known: dict[tuple[str, str, str], _Known] = {}
 
     def update(self, alarms: Iterable[Alarm]) -> None:
         """Log the alarms that are new, and those that have been over for a minute."""
@@ -38,12 +45,14 @@ class AlarmLines:
         now = self._clock()
         for alarm in self.current:
             key = alarm.event, alarm.topic, alarm.name
-            self._seen[key] = now
-            entries, at = self._logged.get(key, (0, float("-inf")))
-            has_grown = alarm.event in _LOSSES and alarm.entries > entries and now - at >= _AGAIN
-            if key not in self._logged or has_grown:
+            known = self._known.get(key)
+            if known is None or (
+                alarm.event in _LOSSES and alarm.entries > known.entries and now - known.logged >= _AGAIN
+            ):
                 self._log.warning("%s; %s", alarm.message, alarm.remedy)
-                self._logged[key] = alarm.entries, now
-        for key in [key for key, seen in self._seen.items() if now - seen >= _OVER]:
-            del self._logged[key], self._seen[key]
+                self._known[key] = _Known(now, alarm.entries, now)
+            else:
+                self._known[key] = known._replace(seen=now)
+        for key in [key for key, known in self._known.items() if now - known.seen >= _OVER]:
+            del self._known[key]
             self._log.info("over: the alarm %s of %r on topic %r", key[0], key[2], key[1])

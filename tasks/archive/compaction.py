@@ -77,7 +77,7 @@ def compact(folder: str | Path, *, max_bytes: int = _TARGET_BYTES, before: date 
     """Merge the small files of an archive, day by day, into files of up to `max_bytes`; return what was merged.
 
     A file is small below half of `max_bytes`. Files that cannot be read, or that hold other columns than the archive, stay as they
-    are. Outlets may write meanwhile. One compaction of a dataset works at a time.
+    are. Outlets may write at the same time. One compaction of a dataset works at a time.
 
     before    merge only days before this one, in UTC. Default: today, whose files are still written
     raises    FileNotFoundError: no such archive; SettingsError: the file system cannot exchange two folders; BlockingIOError: another
@@ -129,7 +129,7 @@ def _compact_day(folder: Path, day: Path, beside: Path, max_bytes: int) -> Compa
     with locked(folder):
         now = _files(day)
         if now is None or any(now.get(name) != found[name] for name in old):
-            logger.warning("%s was not compacted: its files have changed meanwhile", day)
+            logger.warning("%s was not compacted: its files changed during the compaction", day)
             return Compacted()
         for name in now.keys() - old:
             link_or_copy(day / name, new / name)

@@ -1,6 +1,7 @@
 """What nodes that work in event time have in common: times and positions of elements, and emissions that time causes."""
 
 import datetime as dt
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Any, Literal, TypedDict
@@ -81,7 +82,7 @@ class EventTimeOptions(TypedDict, total=False):
     stream_name: str | None
 
 
-class EventTimeNode(Stream):
+class EventTimeNode(Stream, ABC):
     """A node whose emissions depend on event times, and on nothing else: see `tasks.windows.watermark`.
 
     The graph's thread calls `pass_time` when no entry with an id below some time can come any more.
@@ -129,17 +130,17 @@ class EventTimeNode(Stream):
 
     # --- what subclasses have ---
 
+    @abstractmethod
     def take_in(self, x: Any, who: Stream | None, metadata: Metadata, topic: str, at: int) -> None:
         """Put an element into the state, and its time into the watermark."""
-        raise NotImplementedError
 
+    @abstractmethod
     def next_end(self) -> int | None:
         """Return the least watermark at which something is to be emitted; None if nothing waits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def emit_due(self) -> list[Any]:
         """Emit what the watermark has reached; return awaitables."""
-        raise NotImplementedError
 
     # --- streamz and the source ---
 

@@ -1,5 +1,6 @@
 """What nodes that join two streams by event time have in common: elements that wait for partners, and those kept as partners."""
 
+from abc import abstractmethod
 from bisect import insort
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
@@ -78,21 +79,21 @@ class JoinNode(EventTimeNode):
 
     # --- what subclasses have ---
 
+    @abstractmethod
     def partners(self, kept: list[Kept], time: int) -> Sequence[Kept]:
         """Return the partners of a left element among the right elements of its key, which are in the order of time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def first_needed(self, kept: list[Kept], horizon: int) -> int:
         """Return the position of the first right element that left ones from this time on may need."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows_needed(self, rows: pd.DataFrame, horizon: int) -> pd.DataFrame:
         """Return the rows that left ones from this time on may need; rows are by time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def joined_rows(self, left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
         """Return left rows with their partners; both sides are by time, with the column MS."""
-        raise NotImplementedError
 
     # --- elements ---
 

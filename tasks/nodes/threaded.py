@@ -2,6 +2,7 @@
 
 import contextvars
 import threading
+from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ class Run(Protocol):
         """Let `run` return soon. Any thread."""
 
 
-class ThreadedSource(Source):
+class ThreadedSource(Source, ABC):
     """A source that works in a thread of its own, so that a pipeline that blocks its loop does not block the source.
 
     Stopping one source stops no other.
@@ -76,9 +77,9 @@ class ThreadedSource(Source):
         self.is_running = False
         lifetimes.end(self)
 
+    @abstractmethod
     def _begin(self) -> Run:
         """Make the run for a start."""
-        raise NotImplementedError
 
     def _work(self, run: Run, outcome: "Future[None]") -> None:
         try:

@@ -113,14 +113,14 @@ class Fusion:
                 if self.version == version and (run := runs.get(each)):
                     waiting += run(x, metadata, weight)
                 else:
-                    waiting += _awaitables(each.update(x, who=node, metadata=in_full(metadata)))
+                    waiting += _as_list(each.update(x, who=node, metadata=in_full(metadata)))
             return waiting
 
         def emit_on(x: Any, metadata: Any, weight: int) -> Any:
             node.current_value = x
             if self.version == version and (run := runs.get(only)):
                 return run(x, metadata, weight)
-            return _awaitables(only.update(x, who=node, metadata=in_full(metadata)))
+            return _as_list(only.update(x, who=node, metadata=in_full(metadata)))
 
         if len(following) != 1:
             return emit
@@ -172,7 +172,7 @@ def _timed(run: Run) -> Callable[..., list[Any]]:
     return update
 
 
-def _awaitables(result: Any) -> list[Any]:
+def _as_list(result: Any) -> list[Any]:
     """Return the result of an `update` as streamz' `_emit` does: a list, also of a node without a guard."""
     return result if type(result) is list else [] if result is None else [result]
 

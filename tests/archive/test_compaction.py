@@ -268,7 +268,7 @@ def test_files_that_change_while_they_are_merged_stay_as_they_are(
     monkeypatch.setattr(compaction, "_merge", merge_while_one_goes)
     assert compact(folder, before=TODAY) == Compacted()
     assert files(folder) == [paths[0], paths[2]]
-    assert "its files have changed meanwhile" in caplog.text
+    assert "its files changed during the compaction" in caplog.text
 
 
 def test_merged_file_has_a_name_that_the_day_never_had(folder: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import redis
-import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
@@ -17,12 +16,12 @@ from deployments.rollout.apply import ensure_automations
 from deployments.servers.redis_server import RedisServer
 from tasks.reservoir import Reservoir
 from tests.chaos.outlet import numbers_in
-from tests.support.plain import ROOT, Plain
+from tests.support.plain import Plain
 from tests.support.repeating import repeating
+from tests.support.sharing import deploy_blocks, like_shipped
 from tests.support.waiting import wait_until
 
 RATE = 20  # entries per second; the results of five minutes are kept
-LIKE = "flows/market.py:movers"  # the shipped outlet whose deployment is copied
 
 
 @contextmanager
@@ -41,13 +40,8 @@ def steady_load(client: redis.Redis) -> Iterator[list[int]]:
 
 def deploy_like_a_shipped_one(stack: Plain, entrypoint: str, *, names: Sequence[str] = ("main",)) -> None:
     """Deploy an outlet like the shipped ones, with a replica for each name."""
-    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    like = next(each for each in declared["deployments"] if each["entrypoint"] == LIKE)
-    ours = [like | {"entrypoint": entrypoint, "name": name} for name in names]
     ensure_automations(stack.client)
-    file = stack.folder / "prefect.yaml"
-    file.write_text(yaml.safe_dump({"pull": declared["pull"], "deployments": ours}))
-    stack.prefect("deploy", "--prefect-file", str(file), "--all")
+    deploy_blocks(stack, *(like_shipped(entrypoint=entrypoint, name=name) for name in names))
 
 
 def running(stack: Plain) -> FlowRun | None:

@@ -50,8 +50,10 @@ class Contender:
                 self.processed.append(entry["n"])
 
     def suspend(self) -> None:
-        """Let its lease expire, as if the process were suspended for longer."""
-        self.client.delete(self.consumer.membership.fence.lease)
+        """Let its lease expire, as if the process were suspended for longer; a tombstone of its successor stays."""
+        fence = self.consumer.membership.fence
+        if self.client.get(fence.lease) == fence.token.encode():
+            self.client.delete(fence.lease)
 
     def leave(self) -> None:
         """Give everything back."""

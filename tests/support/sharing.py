@@ -14,7 +14,17 @@ from tasks.reservoir.partitions import partition_for
 from tests.support.plain import ROOT, Plain
 from tests.support.repeating import repeating
 
-__all__ = ["KEYS", "PARTITIONS", "deploy", "expect_exact_results", "like_shipped", "push", "steady_load", "workers_of"]
+__all__ = [
+    "KEYS",
+    "PARTITIONS",
+    "deploy",
+    "deploy_blocks",
+    "expect_exact_results",
+    "like_shipped",
+    "push",
+    "steady_load",
+    "workers_of",
+]
 
 PARTITIONS, KEYS = 4, range(16)
 _PAUSE = 0.1  # seconds between two rounds of pushes
@@ -60,10 +70,7 @@ def expect_exact_results(client: redis.Redis, pushed: Counter[int]) -> None:
 @contextmanager
 def deploy(stack: Plain, *blocks: dict[str, Any]) -> Iterator[list[UUID]]:
     """Deploy blocks of `prefect.yaml` that name the flow `counting`; yield the deployments, and delete them at the end."""
-    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    file = stack.folder / "sharing.yaml"
-    file.write_text(yaml.safe_dump({"pull": declared["pull"], "deployments": list(blocks)}))
-    stack.prefect("deploy", "--prefect-file", str(file), "--all")
+    deploy_blocks(stack, *blocks)
     made = [stack.deployment(f"counting/{block['name']}") for block in blocks]
     try:
         yield made
@@ -73,8 +80,16 @@ def deploy(stack: Plain, *blocks: dict[str, Any]) -> Iterator[list[UUID]]:
             stack.client.delete_deployment(each)
 
 
+def deploy_blocks(stack: Plain, *blocks: dict[str, Any]) -> None:
+    """Deploy blocks of `prefect.yaml`, which stay."""
+    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    file = stack.folder / "blocks.yaml"
+    file.write_text(yaml.safe_dump({"pull": declared["pull"], "deployments": list(blocks)}))
+    stack.prefect("deploy", "--prefect-file", str(file), "--all")
+
+
 def like_shipped(**changes: Any) -> dict[str, Any]:
-    """Return a shipped outlet's block of `prefect.yaml` for the flow `counting`."""
+    """Return a shipped outlet's block of `prefect.yaml`, for the flow `counting` unless changed."""
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     shipped = next(each for each in declared if each["name"] == "movers")
     return shipped | {"entrypoint": "tests/chaos/deployed.py:counting", "name": "counting"} | changes
