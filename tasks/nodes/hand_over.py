@@ -62,6 +62,8 @@ class HandOver:
         self._cuts: deque[Cut] = deque()
         self.cut_seconds = 0.0
         """How long the last cut took to be stored. The reader's thread sets it."""
+        self.is_caught_up = False
+        """Whether the last read found no entry. The reader's thread sets it."""
         self._state: Stored | None = None
         self._flush: Future[bool] | None = None
         self._stopping = threading.Event()
@@ -115,8 +117,15 @@ class HandOver:
 
     def put(self, entries: list[Entry]) -> None:
         """Hand over a batch to the graph's thread."""
+        self.is_caught_up = False
         self._batches.append(entries)
         self.wake()
+
+    def note_caught_up(self) -> None:
+        """Report that a read found no entry: what is to be stored need not wait for more."""
+        if not self.is_caught_up:
+            self.is_caught_up = True
+            self.wake()
 
     def put_time(self, ms: int) -> None:
         """Report that all entries with ids older than this were handed over, in ms since the epoch."""

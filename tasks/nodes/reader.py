@@ -28,6 +28,8 @@ __all__ = ["Reader"]
 logger = get_logger(__name__)
 
 _BLOCK_MS = 100
+# Of the first read after a busy step, so that the last of many entries are acknowledged soon. Each later one may block twice as
+# long: what the graph finishes meanwhile waits no longer than the graph has worked.
 _SHORT_BLOCK_MS = 5
 # Seconds between acknowledgements under load: each costs a round trip, and waits for the graph's thread to release the
 # interpreter.
@@ -80,6 +82,7 @@ class Reader:
         self._ahead_ms: float | None = None
         self._next_flush = 0.0
         self._was_busy = False
+        self._block_ms = _BLOCK_MS
         self._progress = self._seen = (0, 0)
 
     def run(self) -> None:
@@ -179,14 +182,14 @@ class Reader:
             self._isolation.begin(read)
 
     def _read(self) -> list[Entry | Undecodable]:
-        began = time.monotonic()
-        # After a busy step, block briefly only, so that the last of many entries are acknowledged soon.
-        block_ms = _SHORT_BLOCK_MS if self._was_busy else _BLOCK_MS
+        began, block_ms = time.monotonic(), self._block_ms
         read = self._consumer.step(block_ms, ahead=True)
         if not read:  # a step may return early, for example after restoring its group: no busy loop
+            self._hand_over.note_caught_up()
             self.look_at_clock()
             self._hand_over.wait_until_stopping(began + block_ms / 1000 - time.monotonic())
         self._was_busy = bool(read)
+        self._block_ms = _SHORT_BLOCK_MS if read else min(2 * block_ms, _BLOCK_MS)
         return read
 
     def _stop_when_done(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Protocol
 
 from streamz import Stream
@@ -27,6 +28,8 @@ _MAX_ENTRIES = 20_000
 _MAX_RESULT_BYTES = 8 << 20
 # Cuts take at most one part in so many of the time.
 _SHARE = 10
+# By how much the time of the quickest cut is raised with each cut.
+_GROWTH = 1.1
 _POLL = 0.002
 # A node that is at work for longer than so many seconds is named in the log.
 _SLOW = 30.0
@@ -62,6 +65,11 @@ class HandOver(Protocol):
         """How long the last cut took to be stored."""
         ...
 
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether the last read found no entry."""
+        ...
+
     def put_cut(self, cut: Cut) -> None:
         """Hand over a cut to be stored."""
 
@@ -94,6 +102,7 @@ class Cutter:
         self._last = time.monotonic()
         self._last_entries = 0
         self._pause = 0.0
+        self._least_seconds = inf
         self._is_broken = False
         self.sizes: list[tuple[str, int, int]] = []
         """Name, number of fields and bytes of each node's state, as of the last cut. Any thread may read it."""
@@ -195,6 +204,9 @@ class Cutter:
         # A graph that is faster than the reads has no entry left after each of them: without this pause, it would take a cut there.
         # A cut of fewer entries than the last one takes less time.
         expected = self._hand_over.cut_seconds * min(1.0, (1 + self._entries) / (1 + self._last_entries))
+        if self._hand_over.is_caught_up:
+            # Each entry is to be stored sooner or later. What a cut costs besides is what the quickest one took.
+            expected = min(expected, self._least_seconds)
         pause = max(self._pause, min(_INTERVAL, _SHARE * expected))
         return max(0.0, self._last + pause - time.monotonic())
 
@@ -241,7 +253,9 @@ class Cutter:
         """
         if self._is_broken:
             return
-        began = time.monotonic()
+        began = time.thread_time()  # not the time that passes, of which other programs take their part
+        # It grows, because the state may.
+        self._least_seconds = min(_GROWTH * self._least_seconds, self._hand_over.cut_seconds or inf)
         self._last_entries = self._entries
         self._received = self._progress
         finished, self._finished[:] = list(self._finished), []
@@ -266,7 +280,7 @@ class Cutter:
         recorded = {one.id for one in receipts if one.has_results}
         cut = Cut(done, failed, self.outbox.take(), changes, recorded, parts)
         self._last = time.monotonic()
-        self._pause = _SHARE * (self._last - began)
+        self._pause = _SHARE * (time.thread_time() - began)
         if cut:
             self._hand_over.put_cut(cut)
 

@@ -315,7 +315,7 @@ def test_no_cut_is_taken_while_a_node_keeps_what_it_does_not_remember(client: re
 
 def test_the_fewer_entries_wait_for_a_cut_the_sooner_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(cutter, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(cutter, "time", SimpleNamespace(monotonic=lambda: now, thread_time=lambda: 0.0))
 
     async def main() -> None:
         source = Stream(asynchronous=True)
@@ -336,6 +336,15 @@ def test_the_fewer_entries_wait_for_a_cut_the_sooner_it_is_taken(monkeypatch: py
         assert one.wait == pytest.approx(10 * 0.05 * 2 / 1_001)
         one.report_all_passed([("topic", f"{n}-2") for n in range(1_999)])
         assert one.wait == pytest.approx(0.5)
+        one.cut()
+        hand_over.drop_cut()
+        hand_over.cut_seconds = 0.08
+        one.report_all_passed([("topic", f"{n}-3") for n in range(2_000)])
+        assert one.wait == pytest.approx(0.8)
+        hand_over.note_caught_up()
+        assert one.wait == pytest.approx(0.5), "no more entries to wait for: only the time of the quickest cut counts"
+        hand_over.put([])
+        assert one.wait == pytest.approx(0.8)
         del kept
 
     asyncio.run(main())
