@@ -4,7 +4,9 @@ As in pandas, missing values (None, NaN, NA, NaT) are skipped. `first` and `last
 their order.
 """
 
+import re
 from collections.abc import Callable, Hashable, Mapping
+from textwrap import indent
 from typing import Any, Literal, NamedTuple, get_args
 
 import pandas as pd
@@ -48,16 +50,34 @@ def _aggregation(name: str, given: Any) -> Aggregation:
     return Aggregation(name, column, kind)
 
 
-def entry_aggregator(wanted: list[Aggregation]) -> Callable[[Cell | None, Any, int], Cell]:  # noqa: C901 - one case a kind
+# What a value does to its cell: `a` and `m` are the two places of the aggregation, `v` is the value.
+_STEPS: dict[Kind, str] = {
+    "sum": "a, m = a + v if m else v, 1",
+    "mean": "a, m = a + v, m + 1",
+    "count": "a += 1",
+    "max": "if not m or v > a: a, m = v, 1",
+    "min": "if not m or v < a: a, m = v, 1",
+    "last": "if a is None or time >= m: a, m = v, time",
+    "first": "if a is None or time < m: a, m = v, time",
+}
+_ADDED = """\
+def added(cell, x, time):
+    [{places}] = empty if cell is None else cell
+{steps}
+    return [{places}]
+"""
+_COLUMN = """\
+    v = {value}
+    if not (v is None or v is na or v != v):  # NaN and NaT
+"""
+
+
+def entry_aggregator(wanted: list[Aggregation]) -> Callable[[Cell | None, Any, int], Cell]:
     """Return a function of a cell (None: of a new window), an element and its event time, which returns the new cell.
 
     A cell has two places for each aggregation. The given cell is not changed, so that an element that raises leaves nothing.
     """
-    steps = [(2 * n, one.column, one.kind) for n, one in enumerate(wanted)]
-    empty: Cell = [
-        each for one in wanted for each in ((None, 0) if one.kind in ("first", "last", "max", "min") else (0, 0))
-    ]
-    na = pd.NA
+    added = _compiled(wanted)
 
     def add(cell: Cell | None, x: Any, time: int) -> Cell:
         try:
@@ -72,34 +92,24 @@ def entry_aggregator(wanted: list[Aggregation]) -> Callable[[Cell | None, Any, i
                 raise TypeError(msg) from error
             raise
 
-    def added(cell: Cell | None, x: Any, time: int) -> Cell:  # noqa: C901, PLR0912 - one case a kind
-        cell = (empty if cell is None else cell).copy()
-        for at, column, kind in steps:
-            value = x if column is None else x[column]
-            if value is None or value is na or value != value:  # noqa: PLR0124 - NaN and NaT
-                continue
-            if kind == "sum":
-                cell[at] = cell[at] + value if cell[at + 1] else value
-                cell[at + 1] = 1
-            elif kind == "max":
-                if not cell[at + 1] or value > cell[at]:
-                    cell[at], cell[at + 1] = value, 1
-            elif kind == "min":
-                if not cell[at + 1] or value < cell[at]:
-                    cell[at], cell[at + 1] = value, 1
-            elif kind == "last":
-                if cell[at] is None or time >= cell[at + 1]:
-                    cell[at], cell[at + 1] = value, time
-            elif kind == "first":
-                if cell[at] is None or time < cell[at + 1]:
-                    cell[at], cell[at + 1] = value, time
-            elif kind == "count":
-                cell[at] += 1
-            else:
-                cell[at], cell[at + 1] = cell[at] + value, cell[at + 1] + 1
-        return cell
-
     return add
+
+
+def _compiled(wanted: list[Aggregation]) -> Callable[[Cell | None, Any, int], Cell]:
+    """Return the function that adds an element, generated like the methods of dataclasses: it takes half the time of a loop."""
+    columns: dict[Hashable | None, str] = {}
+    for n, one in enumerate(wanted):
+        step = re.sub(r"\b[am]\b", lambda found, n=n: f"{found[0]}{n}", _STEPS[one.kind])
+        value = "x" if one.column is None else f"x[columns[{n}]]"
+        columns[one.column] = columns.get(one.column, _COLUMN.format(value=value)) + indent(step, 8 * " ") + "\n"
+    scope: dict[str, Any] = {
+        "columns": [one.column for one in wanted],
+        "empty": [each for one in wanted for each in ((0, 0) if one.kind in ("sum", "mean", "count") else (None, 0))],
+        "na": pd.NA,
+    }
+    places = ", ".join(f"a{n}, m{n}" for n in range(len(wanted)))
+    exec(_ADDED.format(places=places, steps="".join(columns.values())), scope)  # noqa: S102 - numbers and the text above
+    return scope["added"]
 
 
 def merged(wanted: list[Aggregation], old: Cell, new: Cell) -> Cell:
