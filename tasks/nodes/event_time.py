@@ -17,7 +17,7 @@ from tasks.base.logs import get_logger
 from tasks.base.repeated_warnings import Repeated
 from tasks.checks import check_choice
 from tasks.errors import SettingsError
-from tasks.pipeline.awaiting import expect_plain
+from tasks.pipeline.awaiting import PLAIN, expect_plain
 from tasks.pipeline.part_letters import part_letter
 from tasks.pipeline.receipts import LazyReceipts, Metadata, event_time, in_full, receipts
 from tasks.reservoir.keys import derived_from
@@ -179,9 +179,9 @@ class EventTimeNode(Stream, ABC):
 
     def _place(self, metadata: Metadata) -> tuple[str, int]:
         """Return the topic and the position of an element."""
-        if type(metadata) is LazyReceipts:
+        if type(metadata) is LazyReceipts and len(metadata.entries) == 1:
             name, id_ = metadata.entries[0].origin
-            if len(metadata.entries) == 1 and (topic := self._topics.get(name)):
+            if topic := self._topics.get(name):
                 return topic, int(id_.partition("-")[0])  # nearly all elements; the same as below
         metadata = in_full(metadata)
         found = receipts(metadata)
@@ -234,7 +234,8 @@ class EventTimeNode(Stream, ABC):
         if isinstance(key, list):
             return tuple([_known(x[one]) for one in key])
         found = key(x) if callable(key) else x[key]
-        expect_plain(found, self, "the key function")
+        if type(found) not in PLAIN:
+            expect_plain(found, self, "the key function")
         return None if found is pd.NA or found != found else found  # noqa: PLR0124 - as `_known`, for nearly all elements
 
     def _expect_not_ahead(self, time: int, at: int) -> None:

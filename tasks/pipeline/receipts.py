@@ -175,7 +175,8 @@ def event_time(metadata: Metadata) -> int | None:
     It is that of the newest entry that the element was made of, unless a node has given the element another one, as 'time'.
     """
     if type(metadata) is LazyReceipts:
-        return max([entry.time_ms for entry in metadata.entries])
+        entries = metadata.entries
+        return entries[0].time_ms if len(entries) == 1 else max([entry.time_ms for entry in entries])
     if metadata and len(metadata) == 1 and "time" not in metadata[0]:
         only = metadata[0].get("ref")
         return only.time_ms if isinstance(only, Receipt) and only.id else None

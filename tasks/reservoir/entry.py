@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from tasks.base.ids import id_numbers, id_time
+from tasks.base.ids import id_time
 
 __all__ = [
     "NODE_FIELD",
@@ -61,7 +61,7 @@ class Entry(dict[str, Any]):
     @property
     def time_ms(self) -> int:
         """The event time, in milliseconds since the epoch."""
-        return id_numbers(self.id)[0] if self._time_ms is None else self._time_ms
+        return int(self.id.partition("-")[0]) if self._time_ms is None else self._time_ms
 
     @property
     def own_time_ms(self) -> int | None:

@@ -36,15 +36,20 @@ class Grid:
             raise SettingsError(msg)
         self._zone = zone
         self._period = 0, 0
+        self._latest: tuple[int, int, list[int]] = 0, 0, []
         self._of_zone = lru_cache(maxsize=64)(self._find_period)
         self._is_of_days = zone is not None and self.every >= _DAY and size % _DAY == 0
         self._last_midnight = lru_cache(maxsize=64)(self._find_last_midnight)
 
     def starts(self, time: int) -> list[int]:
-        """Return the beginnings of all windows that contain a time, the latest first."""
+        """Return the beginnings of all windows that contain a time, the latest first. The list is not to be changed."""
+        begins, ends, found = self._latest
+        if begins <= time < ends:  # nearly all times follow one of their window
+            return found
         start = self.start(time)
         if self.every == self.size:
-            return [start]
+            self._latest = start, self.end(start), [start]
+            return self._latest[2]
         found = []
         while self.end(start) > time:
             found.append(start)
