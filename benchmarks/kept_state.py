@@ -18,7 +18,7 @@ from tasks.nodes.from_redis import from_redis
 
 __all__ = ["KEPT_STATE", "fill_keys", "measure"]
 
-_FILL = "for i = 0, ARGV[1] - 1 do redis.call('XADD', KEYS[1], '*', 'key', i % ARGV[2], 'n', i) end"
+_FILL = "for i = ARGV[1], ARGV[2] - 1 do redis.call('XADD', KEYS[1], '*', 'key', i % ARGV[3], 'n', i) end"
 _AT_ONCE = 50_000
 
 Candidate = Callable[[str, str, int], int]
@@ -28,8 +28,8 @@ Candidate = Callable[[str, str, int], int]
 def fill_keys(url: str, count: int, keys: int) -> None:
     """Fill the topic with `count` entries of a key and a number."""
     client = connected(url)
-    for _ in range(0, count, _AT_ONCE):
-        client.eval(_FILL, 1, TOPIC, min(count, _AT_ONCE), keys)
+    for first in range(0, count, _AT_ONCE):
+        client.eval(_FILL, 1, TOPIC, first, min(count, first + _AT_ONCE), keys)
 
 
 def measure(name: str, url: str, count: int) -> float:
