@@ -8,7 +8,8 @@ import gc
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
@@ -21,8 +22,8 @@ __all__ = ["KEPT_STATE", "fill_keys", "measure"]
 _FILL = "for i = ARGV[1], ARGV[2] - 1 do redis.call('XADD', KEYS[1], '*', 'key', i % ARGV[3], 'n', i) end"
 _AT_ONCE = 50_000
 
-Candidate = Callable[[str, str, int], int]
-"""Processes the entries of the topic; returns how many results reached the sink."""
+Candidate = Callable[[str, str, int], AbstractContextManager[int]]
+"""Processes the entries of the topic, and returns how many results reached the sink; shuts down at the exit."""
 
 
 def fill_keys(url: str, count: int, keys: int) -> None:
@@ -37,14 +38,17 @@ def measure(name: str, url: str, count: int) -> float:
     gc.collect()
     gc.freeze()  # as an outlet's run does: collections skip imported objects
     began = time.perf_counter()
-    if (seen := KEPT_STATE[name](url, f"{time.time_ns()}", count)) != count:
+    with KEPT_STATE[name](url, f"{time.time_ns()}", count) as seen:
+        took = time.perf_counter() - began
+    if seen != count:
         msg = f"{name}: expected {count} results, got {seen}"
         raise RuntimeError(msg)
-    return time.perf_counter() - began
+    return took
 
 
 def _sluice(build: Callable[[Any], Any], *, keep_state: bool) -> Candidate:
-    def run(url: str, group: str, count: int) -> int:
+    @contextmanager
+    def run(url: str, group: str, count: int) -> Iterator[int]:
         client, seen = connected(url), 0
 
         def sink(_: Any) -> None:
@@ -55,11 +59,11 @@ def _sluice(build: Callable[[Any], Any], *, keep_state: bool) -> Candidate:
         kept = build(source).sink(sink)
         source.start()
         wait(lambda: seen >= count and not client.xpending(TOPIC, group)["pending"], "all entries to be acknowledged")
+        yield seen
         source.stop()
         source.join(20)
         source.drop_group()
         del kept
-        return seen
 
     return run
 
@@ -81,7 +85,8 @@ def _sums(source: Any) -> Any:
 
 
 def _bytewax(key_of: Callable[[Any], str]) -> Candidate:
-    def run(url: str, _: str, count: int) -> int:
+    @contextmanager
+    def run(url: str, _: str, count: int) -> Iterator[int]:
         import bytewax.operators as op
         from bytewax.dataflow import Dataflow
         from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -128,7 +133,7 @@ def _bytewax(key_of: Callable[[Any], str]) -> Candidate:
             init_db_dir(folder, 1)
             second = timedelta(seconds=1)
             run_main(flow, epoch_interval=second, recovery_config=RecoveryConfig(folder))
-        return seen
+            yield seen
 
     return run
 

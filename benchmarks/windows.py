@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from statistics import median
@@ -18,6 +19,9 @@ from tasks.nodes.from_redis import from_redis
 from tasks.pipeline.guard import secure
 
 __all__ = ["BARS", "CANDIDATES", "bars", "measure"]
+
+Candidate = Callable[[str, str, int], AbstractContextManager[int]]
+"""Makes bars of the entries of the topic, and returns how many; shuts down at the exit."""
 
 MINUTE = 60_000
 KEYS = 5_000
@@ -36,8 +40,8 @@ def measure(name: str, url: str, group: str, count: int) -> float:
     client.xgroup_create(TOPIC, group, "0")
     run = CANDIDATES[name]()
     began = time.perf_counter()
-    bars = run(url, group, count)
-    took = time.perf_counter() - began
+    with run(url, group, count) as bars:
+        took = time.perf_counter() - began
     client.xgroup_destroy(TOPIC, group)
     # The n-th entry has the time n + 1: the first window has one less.
     wanted = sum(min(KEYS, end - begin) for begin, end in _windows(count))
@@ -53,7 +57,7 @@ def _windows(count: int) -> Iterator[tuple[int, int]]:
         yield max(1, start), min(start + MINUTE, count + 1)
 
 
-def bytewax_fold() -> Callable[[str, str, int], int]:
+def bytewax_fold() -> Candidate:
     """Bytewax, with a source that acknowledges entries before it emits them."""
     import bytewax.operators as op
     import bytewax.operators.windowing as w
@@ -64,7 +68,8 @@ def bytewax_fold() -> Callable[[str, str, int], int]:
 
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
 
-    def run(url: str, group: str, count: int) -> int:
+    @contextmanager
+    def run(url: str, group: str, count: int) -> Iterator[int]:
         client, seen = connected(url), []
 
         class Partition(StatelessSourcePartition):
@@ -110,31 +115,32 @@ def bytewax_fold() -> Callable[[str, str, int], int]:
         folded = w.fold_window("bars", stream, clock, windower, list, fold, lambda a, b: [*a, *b])
         op.output("out", folded.down, Sink())
         run_main(flow)
-        return len(seen)
+        yield len(seen)
 
     return run
 
 
-def sluice() -> Callable[[str, str, int], int]:
+def sluice() -> Candidate:
     """Sluice: exactly once, with its state in Redis."""
 
-    def run(url: str, group: str, count: int) -> int:
-        seen: list[Any] = []
+    @contextmanager
+    def run(url: str, group: str, count: int) -> Iterator[int]:
+        client, seen = connected(url), []
         source: Any = from_redis(TOPIC, group=group, url=url)
         kept = source.pluck("value").time_window("1min", key="code").agg(**BARS).sink(seen.append)
         source.start()
         wanted = sum(min(KEYS, end - begin) for begin, end in _windows(count))
         wait(lambda: len(seen) >= wanted, "all bars")
-        wait(lambda: not connected(url).xpending(TOPIC, group)["pending"], "all acknowledgements")
+        wait(lambda: not client.xpending(TOPIC, group)["pending"], "all acknowledgements")
+        yield len(seen)
         source.stop()
         source.join(10)
         del kept
-        return len(seen)
 
     return run
 
 
-CANDIDATES: dict[str, Callable[[], Callable[[str, str, int], int]]] = {"Sluice": sluice}
+CANDIDATES: dict[str, Callable[[], Candidate]] = {"Sluice": sluice}
 if find_spec("bytewax") is not None:
     CANDIDATES["Bytewax"] = bytewax_fold
 
