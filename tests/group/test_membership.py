@@ -123,3 +123,19 @@ def test_successor_logs_once_that_it_waits_for_a_longer_lease(
         assert successor.step(0) == []
     assert caplog.text.count("to renew its lease") == 1
     assert "group 'group': waiting up to 3" in caplog.text
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_lease_does_not_depend_on_wall_clocks(
+    real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    [id_] = push_all(real_redis, "topic", range(1))
+    holder, other = consumer(real_redis, lease_ttl=60.0), consumer(real_redis, lease_ttl=60.0)
+    read_all(holder)
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + ahead)
+    assert holder.membership.renew()
+    assert 0 < real_redis.pttl(holder.membership.fence.lease) <= 60_000
+    assert other.membership.claim("topic", holder.membership.name) == []
+    assert holder.ack("topic", [id_])
+    assert not real_redis.exists("topic:dead:group")
