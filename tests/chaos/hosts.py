@@ -12,6 +12,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -82,12 +83,16 @@ class Network:
 
 
 class Host:
-    """One host with a worker of a stack's pool, and its runs."""
+    """One host with a worker of a stack's pool, and its runs.
 
-    def __init__(self, stack: Plain, namespace: str, folder: Path) -> None:
+    ahead     seconds that its wall clock is ahead of this host's; its monotonic clocks are right
+    """
+
+    def __init__(self, stack: Plain, namespace: str, folder: Path, *, ahead: int = 0) -> None:
         self.namespace = namespace
         self.folder = folder
-        self.worker = worker(log=folder / "worker.log", env=stack.env | {"SLUICE_STATE_DIR": str(folder)}, cwd=ROOT)
+        env = stack.env | {"SLUICE_STATE_DIR": str(folder)} | (_set_clock(ahead) if ahead else {})
+        self.worker = worker(log=folder / "worker.log", env=env, cwd=ROOT)
         self.worker.command[:0] = ["nsenter", f"--net=/run/netns/{namespace}"]
 
     def __enter__(self) -> Self:
@@ -134,6 +139,16 @@ def reachable_stack(folder: Path, reservoir: RedisServer, address: str) -> Itera
     stack.client = SyncPrefectClient(api, auth_string=SECRET)
     with stack:
         yield stack
+
+
+def _set_clock(ahead: int) -> dict[str, str]:
+    """Return the environment of processes whose wall clock is `ahead` seconds ahead, or with a negative number behind."""
+    # Not Debian's libfaketime 0.9.10: with it, `time.sleep` of CPython 3.11 fails, because it also shifts monotonic sleeps.
+    package = find_spec("libfaketime")
+    libraries = Path(package.origin).parent.rglob("libfaketime.so.1") if package and package.origin else []
+    for library in libraries:
+        return {"LD_PRELOAD": str(library), "FAKETIME": f"{ahead:+d}", "DONT_FAKE_MONOTONIC": "1"}
+    pytest.skip("wall clocks that differ need libfaketime: pip install libfaketime")
 
 
 def _run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
