@@ -10,10 +10,24 @@ from hypothesis import strategies as st
 from tasks import Entry
 from tasks.testing import Bench
 
-__all__ = ["Came", "Life", "Options", "came", "entries_of", "lived", "lives", "model", "ticked", "watermarks"]
+__all__ = [
+    "MINUTE",
+    "Came",
+    "Life",
+    "Options",
+    "at",
+    "came",
+    "entries_of",
+    "lived",
+    "lives",
+    "model",
+    "ticked",
+    "watermarks",
+]
 
 TOPICS = ["left", "right"]
 START = 1_700_000_000_000  # whole seconds, minutes and more: windows of some ms begin here
+MINUTE = 1_700_000_040_000  # in ms, the beginning of a minute
 
 
 @dataclass(frozen=True)
@@ -209,3 +223,10 @@ def model(elements: list[Came], options: Options) -> tuple[dict[tuple[int, str],
         for start in open_ if first in open_ else ():
             windows.setdefault((start, element.key), []).append(element)
     return windows, late
+
+
+def at(seconds: float, *, came_at: float | None = None, n: Any = 1) -> Entry:
+    """Return an entry of an event time in seconds after MINUTE, which was appended then or at another time."""
+    ms = round(1000 * seconds)
+    id_ = ms if came_at is None else round(1000 * came_at)
+    return Entry({"n": n, "at": ms + MINUTE}, topic="topic", id=f"{MINUTE + id_}-0", time_ms=MINUTE + ms)
