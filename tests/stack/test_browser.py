@@ -107,7 +107,7 @@ def test_an_outlet_started_from_its_form_draws_its_pipeline_and_can_be_cancelled
             assert node in drawn
         assert re.search(r"[1-9]/s", drawn)
         expect(page.locator("table").first.locator("tr")).to_have_count(1 + 4, timeout=PATIENCE_MS)
-        browser.shoot("live-diagram", height=1250)
+        browser.shoot("live-diagram", height=2000)
 
     browser.open(f"runs/flow-run/{run.id}")
     page.get_by_role("button", name="Open menu").click()
@@ -164,7 +164,7 @@ def test_lag_over_time_is_drawn_in_a_colour_that_is_seen(plain: Plain, browser: 
     assert "movers on market" in drawn
     line = browser.page.locator("svg[id^=mermaid] path[stroke='#c0392b']")
     expect(line).to_have_count(1, timeout=PATIENCE_MS)
-    browser.shoot("levels", height=1450)
+    browser.shoot("levels", height=1900)
 
 
 # Texts that a browser could interpret: markup, three kinds of links, columns, diagrams' syntax, line breaks.
@@ -180,20 +180,20 @@ def test_text_of_unknown_origin_is_text_in_a_report(prefect_server: Plain, brows
     n = len(TEXTS)
     flow = report.GraphCounts(tuple(TEXTS), (0,) * n, (None,) * n, (0,) * n, (0,) * n, (0.0,) * n, {}, 0.0)
     parts = [f"# {in_markdown(text)}" for text in TEXTS]
-    parts += [report.result_table(pd.DataFrame({text: [text] for text in TEXTS[at : at + 4]})) for at in range(0, n, 4)]
+    parts += [report.result_table(pd.DataFrame({text: [text] for text in TEXTS[at : at + 2]})) for at in range(0, n, 2)]
     parts += [report.nodes_table(flow), report.diagram(flow), report.result_table(TEXTS)]
     data = {"type": "markdown", "description": in_markdown("; ".join(TEXTS)), "data": "\n\n".join(parts)}
     made = prefect_server.client.request("POST", "/artifacts/", json=data).json()["id"]
     asked: list[str] = []
     browser.page.on("request", lambda request: asked.append(request.url))
     page = browser.open(f"artifacts/artifact/{made}", version=version)
-    page.get_by_role("table").nth(n // 4).wait_for()
+    page.get_by_role("table").nth(n // 2).wait_for()
     if version == 2:
         drawn = str(page.locator("svg[id^=mermaid]").text_content())
         assert all(one_line(text) in drawn for text in TEXTS)
     meant = [one_line(text) for text in TEXTS]
     assert page.get_by_role("table").last.locator("td:first-child").all_inner_texts() == meant
-    frames = [page.get_by_role("table").nth(at) for at in range(n // 4)]
+    frames = [page.get_by_role("table").nth(at) for at in range(n // 2)]
     assert [text for each in frames for text in each.locator("th").all_inner_texts() if text] == meant
     assert [text for each in frames for text in each.locator("td").all_inner_texts()[1:]] == meant
     assert set(meant[:-1]) <= set(
