@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import redis
@@ -398,56 +398,3 @@ def test_a_dead_prefect_server_holds_up_neither_the_stream_nor_its_end(
     assert len(seen) == 50
     assert max(b - a for a, b in itertools.pairwise(seen)) < 2
     assert time.monotonic() - began < 20
-
-
-def test_a_run_waits_at_its_end_for_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    import logging
-
-    answers = iter([ConnectionError(), ConnectionError(), None])
-
-    class Away:
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def api_healthcheck(self) -> Exception | None:
-            return next(answers)
-
-    monkeypatch.setattr(prefect_api, "get_client", lambda **_: Away())
-    monkeypatch.setattr(prefect_api.time, "sleep", lambda _: None)
-    assert prefect_api.await_server(logging.getLogger())
-    assert list(answers) == []
-
-
-def test_a_run_waits_for_redis_to_start_but_fails_at_once_on_a_wrong_password(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stop_run: Callable[[], None]
-) -> None:
-    seen: list[int] = []
-
-    @outlet(topics="topic", group="group", run_for="90s")
-    def patient(source: Stream) -> None:
-        source.map(lambda e: e["n"]).sink(seen.append)
-
-    server = RedisServer(tmp_path, tied=False)  # it outlives the thread that starts it
-    monkeypatch.setenv("SLUICE_REDIS_URL", server.url)
-
-    def come() -> None:
-        wait_until(lambda: "trying again until it does" in caplog.text, "the first try")
-        server.__enter__()
-        push_all(redis.Redis.from_url(server.url, protocol=2), "topic", range(3))
-
-    helper = threading.Thread(target=come)
-    helper.start()
-    stop_when = threading.Thread(target=lambda: (wait_until(lambda: len(seen) == 3, "entries"), stop_run()))
-    stop_when.start()
-    try:
-        patient.fn()
-        assert seen == [0, 1, 2]
-        monkeypatch.setenv("SLUICE_REDIS_URL", server.url.replace("unix://", "unix://user:wrong@"))
-        with pytest.raises(SluiceError, match="refuses the user or password"):
-            patient.fn()
-    finally:
-        helper.join()
-        stop_when.join()
-        server.__exit__(None, None, None)
