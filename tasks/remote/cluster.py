@@ -7,12 +7,11 @@ elements up.
 
 import asyncio
 import contextlib
-import itertools
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from distributed import Future, KilledWorker
+from distributed import Client, Future, KilledWorker
 from streamz import Stream
 
 from tasks.base.backoff import Backoff
@@ -23,7 +22,6 @@ from tasks.errors import PipelineError
 from tasks.remote import calls
 from tasks.remote.dask_calls import Failed, Leaf, run
 from tasks.remote.dask_connection import current
-from tasks.remote.gathering import gathered
 from tasks.remote.pickles import dumps
 
 __all__ = ["Cluster", "Remote", "remotes_in"]
@@ -45,7 +43,7 @@ class Remote:
     outcome   what came of the call, if it is in this process
     """
 
-    __slots__ = ("__weakref__", "call", "element", "future", "inputs", "is_known", "node", "outcome")
+    __slots__ = ("call", "element", "future", "inputs", "is_known", "node", "outcome")
 
     def __init__(self, call: bytes, node: int, element: Any) -> None:
         self.call, self.node = call, node
@@ -99,9 +97,6 @@ class Cluster:
         self._warn = Repeated(logger)
         self.nodes: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
         """The nodes by the numbers that outcomes have of them."""
-        self._begun: dict[int, weakref.WeakValueDictionary[int, Remote]] = {}
-        """The calls of each node that have begun, oldest first."""
-        self._places = itertools.count()
 
     def number(self, node: Stream) -> int:
         """Return a number for a node."""
@@ -124,23 +119,18 @@ class Cluster:
 
     def begin(self, remote: Remote) -> Remote:
         """Have Dask begin a call; return it. Without a connection, it begins when its outcome is awaited."""
-        self._begun.setdefault(remote.node, weakref.WeakValueDictionary())[next(self._places)] = remote
         if self._connection.is_up:
             with contextlib.suppress(Exception):
                 self._submitted(remote)
         return remote
 
-    async def outcome(self, remote: Remote, *, is_gathered: bool = False) -> bytes | Failed:
-        """Return what came of a call: a result, or what a function has raised. Waits for as long as the cluster does not work.
-
-        is_gathered   whether the outcomes of later calls of its node are wanted too, so that several can be fetched at a time
-        """
+    async def outcome(self, remote: Remote) -> bytes | Failed:
+        """Return what came of a call: a result, or what a function has raised. Waits for as long as the cluster does not work."""
         deaths, backoff, life = 0, Backoff(first=0.05, longest=_LONGEST_PAUSE), self.life
         while remote.outcome is None:
             await self.outlast(life)
             try:
-                self._submitted(remote)
-                outcome = await self._fetched([remote, *(self._later(remote) if is_gathered else [])], life)
+                outcome: bytes | Failed = await self._fetched(self._submitted(remote), life)
             except KilledWorker as error:
                 deaths += 1
                 if deaths > _RETRIES:
@@ -155,7 +145,7 @@ class Cluster:
                 self._warn("Dask does not answer; elements wait", detail=error_line(error))
                 await self._reconnected(backoff, life)
             else:
-                if isinstance(outcome, Failed) and _is_unloadable(outcome):
+                if isinstance(outcome, Failed) and outcome.outcome[:1] == calls.UNLOADABLE:
                     remote.forget()
                     self._warn(
                         "Dask workers cannot import a function of the pipeline; elements wait until they can",
@@ -176,22 +166,12 @@ class Cluster:
             remote.future = future
         return future
 
-    def _later(self, remote: Remote) -> list[Remote]:
-        """Return the calls of the same node behind one, whose outcomes are not here."""
-        waiting = [each for each in self._begun.get(remote.node, {}).values() if each.outcome is None]
-        later = waiting[waiting.index(remote) + 1 :] if remote in waiting else []
-        return [each for each in later if each.future is not None and each.future.client is self._connection.client]
-
-    async def _fetched(self, remotes: list[Remote], life: object | None) -> bytes | Failed:
-        """Return the outcome of the first call, and keep those of others that are fetched with it.
-
-        raises    whatever Dask raises if it has lost the first one, or the connection
-        """
+    async def _fetched(self, future: Future, life: object | None) -> Any:
+        """Return the result of a Dask future; raise if Dask has lost it, or the connection."""
         loop = asyncio.get_running_loop()
         client = self._connection.client
         dask_loop: Any = client.loop.asyncio_loop  # type: ignore[union-attr] - it runs as long as the client
-        futures: list[Any] = [each.future for each in remotes]
-        fetching = asyncio.run_coroutine_threadsafe(gathered(client, futures), dask_loop)
+        fetching = asyncio.run_coroutine_threadsafe(_gather(client, future), dask_loop)
         waiting = asyncio.wrap_future(fetching)
         if count := getattr(loop, "count_as_outside", None):  # of the test kit: its clock is real for so long
             count(waiting)
@@ -202,13 +182,9 @@ class Cluster:
                     raise ConnectionError(msg)
                 self._connection.revive_workers()
                 await self.outlast(life)
-            first, *others = waiting.result()
+            return waiting.result()
         finally:
             waiting.cancel()
-        for each, outcome in zip(remotes[1:], others, strict=False):
-            if outcome is not None and not _is_unloadable(outcome):
-                each.outcome = outcome
-        return first
 
     async def _reconnected(self, backoff: Backoff, life: object | None) -> None:
         """Wait until there is a connection."""
@@ -227,8 +203,10 @@ def _blamed(remote: Remote) -> Remote:
     return remote
 
 
-def _is_unloadable(outcome: bytes | Failed) -> bool:
-    return isinstance(outcome, Failed) and outcome.outcome[:1] == calls.UNLOADABLE
+async def _gather(client: Client, future: Future) -> Any:
+    """Return the result of a future. The client's loop."""
+    gathering: Any = client.gather(future, asynchronous=True)  # its annotation has no awaitable
+    return await gathering
 
 
 def _text(failed: Failed) -> str:

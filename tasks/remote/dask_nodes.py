@@ -268,7 +268,7 @@ def _gather(node: Any, fail: Fail) -> None:  # noqa: ARG001
     async def work(x: Any, metadata: Metadata) -> list[Any]:
         inputs: list[bytes] = []
         for remote in remotes_in(x):
-            outcome = await of.cluster.outcome(remote, is_gathered=True)
+            outcome = await of.cluster.outcome(remote)
             if isinstance(outcome, Failed):
                 of.fail(outcome, metadata)
                 return []

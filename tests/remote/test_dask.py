@@ -19,14 +19,13 @@ from streamz import Stream
 pytest.importorskip("distributed")
 
 from dask import config
-from distributed import Client, Future, default_client, wait
+from distributed import Client, default_client
 
 from deployments.servers.redis_server import RedisServer
 from flows import outlet
 from tasks import PipelineError, Reservoir, SettingsError
 from tasks.remote import dask_connection
 from tasks.remote.dask_client import connected
-from tasks.remote.gathering import gathered
 from tasks.testing import Bench, drain
 from tests.support import remote_calls as on
 from tests.support.dask import local_cluster, scheduler, worker, worker_pids
@@ -326,27 +325,6 @@ def test_lost_scheduler_pauses_the_stream(
     results = [entry["results"] for entry in Reservoir(real_redis).peek("results", 1000)]
     assert results == [2 * n + 1 for n in range(59)]
     assert not real_redis.exists("topic:dead:group")
-
-
-def test_results_are_gathered_several_at_a_time_while_calls_wait(dask: Client) -> None:
-    futures = dask.map(on.add, range(12), b=0)
-    wait(futures)
-
-    def numbers(of: list[Future]) -> list[int | None]:
-        return dask.sync(gathered, dask, of)
-
-    assert numbers(futures) == [0, 1, 2, 3, 4, 5]
-    assert numbers(futures[:6]) == [0, 1]  # the two workers need two calls each
-    assert numbers(futures[:5]) == numbers(futures[:1]) == [0]
-
-
-def test_call_that_has_failed_or_is_not_done_delays_no_earlier_result(dask: Client) -> None:
-    done, failed, never = dask.submit(on.add, 1, 2), dask.submit(on.no_five, 5), Future("never", dask)
-    wait([done, failed])
-    waiting = [done, failed, never, *[done] * 7]
-    assert dask.sync(gathered, dask, waiting) == [3, None, None, 3, 3]
-    with pytest.raises(ValueError, match="5"):
-        dask.sync(gathered, dask, [failed, done])
 
 
 def test_pipeline_without_a_dask_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
