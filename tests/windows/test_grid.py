@@ -77,3 +77,19 @@ def test_overlapping_windows_in_a_zone_are_all_that_contain_a_time(
     starts = grid.starts(time)
     assert starts == [start for start in reversed(begins) if start <= time < grid.end(start)]
     assert time in range(starts[0], grid.end(starts[0]))
+
+
+@pytest.mark.parametrize("zone", [None, *ZONES])
+@given(
+    start=MOMENTS,
+    quarters=st.lists(st.integers(-12, 36), max_size=60),
+    size=st.sampled_from([900_000, 3_600_000, 5 * 3_600_000, DAY, 3 * DAY]),
+)
+def test_windows_of_a_time_do_not_depend_on_the_times_before(
+    zone: str | None, start: int, quarters: list[int], size: int
+) -> None:
+    in_zone = zone and ZoneInfo(zone)
+    grid, time = Grid(size, zone=in_zone), start - start % 900_000  # a beginning of windows
+    for step in quarters:
+        time += step * 900_000
+        assert grid.starts(time) == Grid(size, zone=in_zone).starts(time)
