@@ -31,7 +31,6 @@ _PRELOADED = (
     "flows",
     "flows.runtime.posting",
     "flows.runtime.postponed",
-    "importlib_metadata._adapters",
     "pandas",
     "pandas.io.formats.string",
     "prefect._internal.pytz",
