@@ -97,6 +97,8 @@ class Emitter:
 
     async def step(self) -> None:
         """Emit one batch, or answer a request to flush the nodes; without either, wait for one."""
+        if self._hand_over.has_state:  # its windows may be due before another entry comes
+            self._take_in_nodes()
         if entries := self._hand_over.take():
             await self.emit(entries)
         elif (ms := self._hand_over.take_time()) is not None:
@@ -112,10 +114,7 @@ class Emitter:
 
     async def emit(self, entries: list[Entry]) -> None:
         """Emit entries, each element after the one before has been awaited. Returns early if the run is to end."""
-        secured = secure(self._node)  # nodes may have been added
-        self._describe()
-        if self.cutter is not None:
-            self._adopt(self.cutter)
+        secured = self._take_in_nodes()
         if self.timed and entries:
             await self.timed.pass_time(id_numbers(entries[0].origin[1])[0])
         if NodeInput in map(type, entries):
@@ -183,10 +182,7 @@ class Emitter:
 
     async def pass_time(self, ms: int) -> None:
         """Let time pass for the nodes that emit by it: no entry with an id older than this can come, in ms since the epoch."""
-        secure(self._node)
-        self._describe()
-        if self.cutter is not None:
-            self._adopt(self.cutter)
+        self._take_in_nodes()
         await self.timed.pass_time(ms)
         self._hand_over.due = self.timed.due
 
@@ -195,6 +191,14 @@ class Emitter:
         if self.cutter is not None:
             self._adopt(self.cutter)
             self.cutter.try_cut()
+
+    def _take_in_nodes(self) -> Secured:
+        """Take in nodes that were added, and restore those whose state was loaded."""
+        secured = secure(self._node)
+        self._describe()
+        if self.cutter is not None:
+            self._adopt(self.cutter)
+        return secured
 
     def _adopt(self, cutter: Cutter) -> None:
         """Restore the nodes that are new from the stored state."""

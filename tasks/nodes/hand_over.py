@@ -153,6 +153,7 @@ class HandOver:
     def put_state(self, state: Stored) -> None:
         """Hand over the stored state, before the first batch."""
         self._state = state
+        self.wake()
 
     @property
     def next_cut(self) -> Cut | None:
@@ -203,6 +204,11 @@ class HandOver:
         self._loop.add_callback(self._arrived.set)
 
     # --- the graph's thread ---
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the reader has loaded a state that was not taken yet."""
+        return self._state is not None
 
     def take_state(self) -> Stored | None:
         """Take the stored state, if the reader has just loaded it."""

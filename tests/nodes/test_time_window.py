@@ -15,6 +15,7 @@ from streamz import Stream
 from tasks import Entry, Reservoir, SettingsError
 from tasks.nodes import time_window as windows_of_time  # noqa: F401 - registers itself with streamz
 from tasks.testing import Bench
+from tests.support.streams import pending
 from tests.support.waiting import wait_until
 from tests.support.windows import MINUTE, START, Came, Life, Options, at, came, lived, lives, model, options
 
@@ -228,6 +229,32 @@ def test_window_stays_open_without_a_next_element_if_time_closes_none(client: re
         bench.push(at(60))
         bench.drain()
         assert [one["n"] for one in bench.results] == [2]
+
+
+def test_window_of_an_earlier_run_closes_by_the_clock_of_redis(real_redis: redis.Redis) -> None:
+    """All entries of the window are acknowledged, so the next run gets none: only the stored state shows that the window is open."""
+    results: list[Any] = []
+
+    def started() -> Any:
+        source = Stream.from_redis("topic", group="group", client=real_redis, start=False)
+        windows: Any = source.time_window("1s", close_after="2s")
+        windows.agg(n=("n", "sum")).sink(results.append)
+        source.start()
+        return source
+
+    first = started()
+    Reservoir(real_redis).push("topic", {"n": 1})
+    wait_until(
+        lambda: [one["lag"] for one in real_redis.xinfo_groups("topic")] == [0] and not pending(real_redis),
+        "a stored window",
+    )
+    first.stop()
+    first.join(20)
+    second = started()
+    wait_until(lambda: results, "the window, though nothing comes")
+    second.stop()
+    second.join(20)
+    assert [one["n"] for one in results] == [1]
 
 
 def test_started_source_closes_a_window_by_the_clock_of_redis(real_redis: redis.Redis) -> None:
