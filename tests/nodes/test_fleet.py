@@ -77,8 +77,7 @@ def test_partitions_of_a_run_that_stops_are_taken_while_it_finishes_others(clien
         fleet.leave(runs[0])
         await fleet.settle()
         assert len(change.gaps) == 4
-        # Two runs may try for the same partition, by the order of their random names; the loser tries for another when it meets again.
-        assert sorted(change.gaps)[-2] <= MEET + 1 < LONGEST_WORK
+        assert max(change.gaps) <= MEET + 1 < LONGEST_WORK
         await fleet.end()
 
     asyncio.run(simulate())
