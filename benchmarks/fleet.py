@@ -10,6 +10,7 @@ were not renewed within a lease on its own clock. So an hour takes a minute, and
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ GROUP, TOPIC = "fleet", "simulated"
 LEASE, MEET = 100, 5
 LONGEST_WORK = 10  # ticks that a source takes at most to finish what is in flight
 _DAY = 86_400.0
+_LEAVES_WITHIN = 2.0  # real seconds
 
 
 class Source:
@@ -190,7 +192,7 @@ class Fleet:
     async def tick(self) -> None:
         """Let a tenth of a second pass: leases expire, and runs act in random order."""
         self.now += 1
-        await asyncio.sleep(0)  # runs that are to end begin to
+        await self._let_stops_begin()
         self._expire()
         acts = [(run, act) for run in self._awake() for act in ("sources", "replica")]
         self.chance.shuffle(acts)
@@ -202,6 +204,13 @@ class Fleet:
                 for source in list(run.made):
                     source.step()
         await self._end_stopped()
+
+    async def _let_stops_begin(self) -> None:
+        """Have runs that are to end leave the members before others meet: they do so in a thread, which this clock does not stop."""
+        end = time.monotonic() + _LEAVES_WITHIN
+        for run in [run for run in self.runs if run.ending]:
+            while self.client.zscore(members_key(GROUP), run.member) is not None and time.monotonic() < end:  # noqa: ASYNC110 - it looks into Redis
+                await asyncio.sleep(0.001)
 
     def _awake(self) -> list[Run]:
         return [run for run in self.runs if not run.is_suspended]
