@@ -16,7 +16,7 @@ up: $(VENV)/installed ## Run it all on this machine until Ctrl-C (ARGS="--port 4
 	@$(BIN)/sluice up $(ARGS)
 
 test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=true: all, thoroughly)
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(if $(filter true,$(CI)),-m "not chaos") $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 3 --max-worker-restart 0 --dist loadfile $(if $(filter true,$(CI)),-m "not chaos") $(ARGS)
 
 chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 times for each pipeline (many minutes)
 	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/pump/test_handovers.py $(ARGS)

@@ -207,6 +207,7 @@ class Fleet:
 
     async def _let_stops_begin(self) -> None:
         """Have runs that are to end leave the members before others meet: they do so in a thread, which this clock does not stop."""
+        await asyncio.sleep(0)  # their tasks begin, also if nothing else in this tick waits
         end = time.monotonic() + _LEAVES_WITHIN
         for run in [run for run in self.runs if run.ending]:
             while self.client.zscore(members_key(GROUP), run.member) is not None and time.monotonic() < end:  # noqa: ASYNC110 - it looks into Redis
@@ -300,13 +301,18 @@ class Fleet:
         return self.now - began
 
     async def end(self) -> None:
-        """Stop all runs in good order."""
+        """Stop all runs in good order.
+
+        raises    AssertionError: it took longer than ten leases
+        """
         for run in self.runs:
             self.wake(run)
             if run.ending is None:
                 self.leave(run)
+        began = self.now
         while self.runs:
             await self.tick()
+            assert self.now - began <= 10 * self.lease, f"{len(self.runs)} runs were told to end and did not"
         self.client.delete(*[lease_key(GROUP, source.consumer.membership.name) for source in self._owner.values()])
 
 
