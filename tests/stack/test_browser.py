@@ -157,6 +157,21 @@ def test_replay_shows_its_progress(plain: Plain, browser: Browser) -> None:
     browser.open(f"artifacts/artifact/{report.id}").get_by_text("100 % of a replay up to replayed").wait_for()
 
 
+def test_the_report_of_an_inlet_counts_its_ticks(plain: Plain, browser: Browser) -> None:
+    ticks = 12 if browser.shoots else 1
+    run = plain.client.create_flow_run_from_deployment(
+        plain.deployment("quotes/quotes"), parameters={"topic": "reported", "window": f"{5 * ticks}s"}
+    )
+    wait_until(lambda: plain.artifact(run.id), "its report", deadline=120)  # it is published at the end
+    artifact = plain.artifact(run.id)
+    assert artifact
+    page = browser.open(f"artifacts/artifact/{artifact.id}")
+    for count in ("ticks due", "pushed", "entries"):
+        row = page.get_by_role("row").filter(has=page.get_by_role("cell", name=count, exact=True))
+        expect(row.get_by_role("cell").last).to_have_text(str(ticks))
+    browser.shoot("inlet-report", height=1000)
+
+
 def test_lag_over_time_is_drawn_in_a_colour_that_is_seen(plain: Plain, browser: Browser, levels_run: UUID) -> None:
     artifact = plain.artifact(levels_run)
     assert artifact
