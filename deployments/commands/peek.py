@@ -38,11 +38,12 @@ def peek(
         msg = f"expected a topic, got {topic!r}; {others}"
         raise SettingsError(msg)
     decoding = Decoding(decode=decode, lists_repeated=True)  # type: ignore[arg-type] # checked there
+    last = reservoir.last_ids(topic) if follow else {}  # before the entries are read, so that none is missed
     entries = reservoir.peek(topic, n, decoding=decoding)
     for entry in entries:
         _print(console, _stream(entry, topic), entry, as_json=as_json)
     if entries and not as_json:
-        held = reservoir.client.xlen(topic)
+        held = sum(reservoir.client.xlen(stream) for stream in streams_of(reservoir.client, topic))
         print_aside(
             f"{len(entries):,} of {max(held, len(entries)):,} entries of {topic}{', and what follows' if follow else ''}"
         )
@@ -53,9 +54,8 @@ def peek(
                 if there
                 else f"there is no topic {topic!r} yet ({others}); waiting for it"
             )
-        _follow(
-            console, reservoir, topic, {_stream(entry, topic): entry.id for entry in entries}, decoding, as_json=as_json
-        )
+        last |= {_stream(entry, topic): entry.id for entry in entries}
+        _follow(console, reservoir, topic, last, decoding, as_json=as_json)
     elif not entries and not as_json:
         console.print(f"{topic} holds no entries", highlight=False)
 
@@ -63,7 +63,7 @@ def peek(
 def _follow(
     console: Console, reservoir: Reservoir, topic: str, last: dict[str, str], decoding: Decoding, *, as_json: bool
 ) -> None:
-    """Print what follows; `last` holds the id of the last printed entry of each partition."""
+    """Print what follows; `last` holds the id after which to read each partition."""
     is_away = False
     while True:
         try:

@@ -289,6 +289,12 @@ class Reservoir:
             found += [(stream, entry) for entry in reversed(entries or ())]
         return _decoded_all(_merged(found)[-n:], decoding)
 
+    def last_ids(self, topic: str) -> dict[str, str]:
+        """Return the id of the last entry of each stream of a topic, '0-0' if it has none: `follow` goes on after them."""
+        streams = streams_of(self.client, check_topic(topic, derived=True))
+        newest = [self.client.execute_command(_XREVRANGE, stream, "+", "-", "COUNT", 1) for stream in streams]
+        return {stream: found[0][0].decode() if found else "0-0" for stream, found in zip(streams, newest, strict=True)}
+
     def follow(
         self,
         topic: str,
@@ -300,14 +306,12 @@ class Reservoir:
     ) -> list[Entry | PoisonEntryError]:
         """Return the next entries, without a group; wait up to `block_ms` for the first.
 
-        after     the id after which to read; for a partitioned topic, ids by the names of its partitions, of which those that are
-                  missing are read from the smallest of the others
+        after     the id after which to read, or, for a partitioned topic, that of each partition by its name (`last_ids`): a
+                  partition can get an entry whose id is smaller than one that another partition has already
         n         the most entries to return, of each partition
         """
         streams = streams_of(self.client, check_topic(topic, derived=True))
-        places = {} if isinstance(after, str) else after
-        first = after if isinstance(after, str) else min(after.values(), key=id_numbers, default="0-0")
-        ids = [places.get(stream, first) for stream in streams]
+        ids = [after if isinstance(after, str) else after.get(stream, "0-0") for stream in streams]
         reply = self.client.execute_command(_XREAD, "COUNT", n, "BLOCK", block_ms, "STREAMS", *streams, *ids)
         return _decoded_all(_merged((name.decode(), entry) for name, found in reply or () for entry in found), decoding)
 

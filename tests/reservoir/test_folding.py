@@ -82,8 +82,7 @@ def test_newest_entries_of_all_partitions_are_peeked_in_order_of_their_ids(clien
 
 def test_follower_sees_each_entry_of_each_partition_once(client: redis.Redis) -> None:
     reservoir = pushed(client, 4)
-    last = {entry.topic: entry.id for entry in reservoir.peek("bars", 2)}
-    seen: list[Any] = []
+    last, seen = reservoir.last_ids("bars"), list[Any]()
     for n in range(4, 20):
         reservoir.push("bars", {"code": n, "n": n}, partitions=P, key="code")
         if n % 3 == 0:
@@ -92,6 +91,19 @@ def test_follower_sees_each_entry_of_each_partition_once(client: redis.Redis) ->
             seen += found
     seen += reservoir.follow("bars", last, n=100, block_ms=1)
     assert sorted(entry["n"] for entry in seen) == list(range(4, 20))
+
+
+def test_follower_sees_an_entry_older_than_those_of_other_partitions(client: Any) -> None:
+    """Partitions number the entries of one millisecond each for itself."""
+    declare(client, "bars", Partitioning(P, "code"))
+    for n, id_ in enumerate(("7-0", "7-1")):
+        client.xadd(partition_topic("bars", n), {"n": "1"}, id=id_)
+    reservoir = Reservoir(client)
+    last = reservoir.last_ids("bars")
+    assert last == {"bars:{0}": "7-0", "bars:{1}": "7-1", "bars:{2}": "0-0"}
+    client.xadd("bars:{2}", {"n": "1"}, id="7-0")
+    [found] = reservoir.follow("bars", last, n=9, block_ms=1)
+    assert (found.topic, found.id) == ("bars:{2}", "7-0")
 
 
 def test_limits_of_partitions_are_applied_without_appends(client: redis.Redis) -> None:
