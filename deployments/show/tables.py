@@ -14,7 +14,6 @@ from deployments.show.as_json import with_index
 from deployments.show.times import clock
 from tasks.base.ids import id_time
 from tasks.base.plain_text import printable
-from tasks.base.quantities import in_time
 from tasks.errors import SluiceError
 from tasks.group.dead_letters import Letter
 from tasks.report.levels import short_bytes
@@ -144,7 +143,7 @@ def _level_rows(level: TopicLevel) -> Iterator[dict[str, str]]:
             "consumers": str(group.consumers),
             "pending": str(group.pending),
             "lag": "?" if group.lag is None else str(group.lag),
-            "behind": in_time(group.behind) if group.behind else "-",
+            "behind": group.behind_by,
             "retrying": str(group.retrying),
             "dead": str(group.dead) + (f" (+{group.dead_dropped} dropped)" if group.dead_dropped else ""),
             "spilled": str(group.spilled),

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 from tasks.base.ids import id_time
 from tasks.base.plain_text import in_mermaid
-from tasks.base.quantities import in_time
 from tasks.report.alarms import alarms_shown
 from tasks.report.pipeline import cell, table
 from tasks.reservoir.alarms import Alarm
@@ -35,7 +34,7 @@ def markdown(levels: Sequence[TopicLevel], samples: Sequence[Sample], alarms: Se
         if not level.unreadable
     ]  # fmt: skip
     groups = [
-        (cell(topic), cell(g.name + g.remark), _or_unknown(g.lag, "{:,}"), in_time(g.behind) if g.behind else "-", f"{g.pending:,}",
+        (cell(topic), cell(g.name + g.remark), _or_unknown(g.lag, "{:,}"), g.behind_by, f"{g.pending:,}",
          _or_unknown(g.oldest_pending, "{:,.0f} s", "-"), g.consumers, f"{g.dead:,}" + (f" (+{g.dead_dropped:,} dropped)" if g.dead_dropped else ""),
          f"{g.spilled:,}")
         for topic, g in _groups(levels)

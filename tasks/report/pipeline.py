@@ -269,7 +269,7 @@ def topics_table(levels: Iterable[TopicLevel], group: str) -> str:
             (
                 cell(level.topic + one.remark),
                 "unknown" if one.lag is None else one.lag,
-                in_time(one.behind) if one.behind else "-",
+                one.behind_by,
                 one.pending,
                 one.consumers,
                 one.dead,

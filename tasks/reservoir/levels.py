@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from tasks.base.ids import id_numbers
+from tasks.base.quantities import in_time
 from tasks.checks import is_group
 from tasks.errors import UnreadableTopicError
 from tasks.reservoir.groups import group_name
@@ -63,6 +64,11 @@ class GroupLevel:
     def remark(self) -> str:
         """The text that tables show behind the group's name; may be ''."""
         return " (ahead of its topic)" * self.is_ahead + " (forgotten)" * self.is_forgotten
+
+    @property
+    def behind_by(self) -> str:
+        """The text that tables show for `behind`: '-' if nothing is unread."""
+        return in_time(self.behind) if self.lag or self.behind else "-"
 
 
 @dataclass(frozen=True, slots=True)
