@@ -14,7 +14,10 @@ import pytest
 from tests.support.forked_runs import Runs
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs are forked on Linux only")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="runs are forked on Linux only"),
+]
 
 
 def _wait_for_report(run: subprocess.Popen[str]) -> dict:

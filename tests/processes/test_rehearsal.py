@@ -5,6 +5,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 PROGRAM = """
 import json, ssl
 import deployments.processes.template as template
@@ -33,6 +35,7 @@ def rehearsed() -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_rehearsal_leaves_runs_no_certificates_to_load_and_no_models_to_build() -> None:
     found = rehearsed()
     assert found == {"loaded": 0, "validators": ["SchemaValidator"] * 2}

@@ -11,7 +11,10 @@ from deployments.servers.ledger import flow_run_processes
 from tests.support.forked_runs import Runs
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs are forked on Linux only")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="runs are forked on Linux only"),
+]
 
 WORKER = """
 import asyncio, os, sys

@@ -26,6 +26,8 @@ from benchmarks import (
 from deployments.rollout.blueprint import read_blueprint
 from deployments.servers.redis_server import RedisServer
 
+pytestmark = pytest.mark.slow
+
 PEERS = {"Bytewax": "bytewax", "walrus": "walrus", "FastStream": "faststream"}
 
 
@@ -92,7 +94,6 @@ def test_memory_is_measured_after_each_part_of_the_entries(real_redis: redis.Red
     assert min(value for one in found for value in one.values()) >= 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, partitions.SPLIT])
 def test_pushes_of_frames_are_measured(real_redis: redis.Redis, redis_server: RedisServer, count: int) -> None:
     assert partitions.push(redis_server.url, count, 2, 20) > 0

@@ -251,6 +251,7 @@ def test_pipeline_that_would_lose_entries_on_dask_is_refused(
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_entry_that_kills_its_workers_becomes_a_dead_letter() -> None:
     # Dask gives a task up after one dead worker instead of four, which is quicker.
     with config.set({"distributed.scheduler.allowed-failures": 0}), local_cluster():
@@ -264,6 +265,7 @@ def test_entry_that_kills_its_workers_becomes_a_dead_letter() -> None:
     assert "the Dask workers that ran it died" in letter.exception
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timeout", ["15s", "1ms"], ids=["cluster restarts workers", "cluster forgets workers"])
 def test_killed_workers_cost_no_result_and_double_none(
     redis_server: RedisServer, real_redis: redis.Redis, timeout: str
@@ -289,6 +291,7 @@ def test_killed_workers_cost_no_result_and_double_none(
     assert not real_redis.exists("topic:dead:group")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timeout", ["60 s", "300 ms"], ids=["client reconnects", "client gives up"])
 def test_lost_scheduler_pauses_the_stream(
     redis_server: RedisServer, real_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, timeout: str

@@ -47,6 +47,7 @@ def sleeping(folder: Path, **env: str) -> Child:
     return child
 
 
+@pytest.mark.slow
 def test_processes_of_a_killed_supervisor_end_by_themselves(tmp_path: Path) -> None:
     run = uuid4()
     command = [sys.executable, "-c", SUPERVISOR, str(tmp_path), str(run)]
