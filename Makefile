@@ -19,7 +19,7 @@ test: $(VENV)/installed-test ## Run the tests (ARGS="-k redis" for options; CI=t
 	@$(BIN)/python -m pytest --numprocesses 3 --max-worker-restart 0 --dist loadfile $(if $(filter true,$(CI)),-m "not chaos") $(ARGS)
 
 chaos: $(VENV)/installed-test ## Kill real outlets and Redis under load, 200 times for each pipeline (many minutes)
-	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' tests/chaos tests/pump/test_handovers.py $(ARGS)
+	@CHAOS_KILLS=200 $(BIN)/python -m pytest -s -m '' -o faulthandler_timeout=0 tests/chaos tests/pump/test_handovers.py $(ARGS)
 
 screenshots: $(VENV)/installed-test ## Take the pictures in docs/images again, with the installed Chromium
 	@$(BIN)/python -m pytest tests/stack/test_browser.py -m slow --screenshots docs/images $(ARGS)
