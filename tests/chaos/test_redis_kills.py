@@ -41,12 +41,14 @@ def test_pushes_acknowledged_by_a_killed_redis_are_processed_with_results_once(k
         pusher.start()
         outlets.start()
         with redis.Redis.from_url(server.url, protocol=2) as client:
+            client.config_set("appendfsync", "always")  # with everysec, a kill in a sync may cost an entry
             for _ in range(kills):
                 before = client.xlen("results")
                 wait_until(lambda before=before: client.xlen("results") > before, "results")
                 time.sleep(chance.uniform(0, 0.3))  # the random point
                 server.kill()
                 server.start()
+                client.config_set("appendfsync", "always")
             stopping.set()
             pusher.join(20)
             wait_until(lambda: client.xlen("results") >= len(pushed), "the rest")

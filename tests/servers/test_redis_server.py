@@ -14,6 +14,7 @@ from redis import Redis
 from deployments.servers.redis_binary import find_redis_server
 from deployments.servers.redis_server import RedisServer
 from tasks.errors import SettingsError, UnavailableError
+from tests.support.waiting import wait_until
 
 
 def _client(server: RedisServer) -> Redis:
@@ -32,6 +33,8 @@ def test_entries_survive_a_killed_server(tmp_path: Path) -> None:
     server = RedisServer(tmp_path).start()
     with _client(server) as client:
         ids = [client.xadd("market", {"n": n}) for n in range(100)]
+        # On a busy disk, the server writes up to two seconds later, once a sync has ended.
+        wait_until(lambda: client.info("persistence")["aof_buffer_length"] == 0, "its append-only file")
     server.kill()
     assert server.socket.exists()  # left behind by a crash
     with RedisServer(tmp_path) as again, _client(again) as client:
