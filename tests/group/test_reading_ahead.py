@@ -188,7 +188,7 @@ def test_entries_are_returned_even_if_no_read_can_be_sent_ahead(
         one = consumer(client, max_entries=2)
         one.step(0)
         most = real_redis.config_get("maxclients")["maxclients"]
-        real_redis.config_set("maxclients", len(real_redis.client_list()))
+        real_redis.config_set("maxclients", 1)  # those that are connected stay
         try:
             assert [ids_of(one.step(0, ahead=True)) for _ in range(3)] == [ids[2:4], ids[4:6], ids[6:8]]
         finally:
