@@ -9,6 +9,7 @@ import functools
 import io
 import os
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,10 @@ __all__ = ["Reader", "dumps"]
 Reader = Literal["here", "elsewhere"]
 """Where a pickle is read: by a process with this import path, or on a machine that has only the installed packages."""
 
+# cloudpickle has one registry for all picklers of the process, and each reader needs another one. Reentrant, because a value may
+# pickle parts of itself.
+_registry = threading.RLock()
+
 # Packages that every reader has, even if this checkout is not installed but only on the path.
 _OURS = ("tasks", "flows", "deployments", "sluice")
 
@@ -29,8 +34,13 @@ def dumps(value: Any, reader: Reader = "here") -> bytes:
 
     raises    whatever pickle raises on a value that cannot be pickled
     """
-    with io.BytesIO() as file:
-        _Pickler(file, reader).dump(value)
+    with io.BytesIO() as file, _registry:
+        pickler = _Pickler(file, reader)
+        try:
+            pickler.dump(value)
+        finally:
+            for module in pickler.registered:
+                cloudpickle.unregister_pickle_by_value(module)
         return file.getvalue()
 
 
@@ -38,14 +48,18 @@ class _Pickler(cloudpickle.Pickler):
     def __init__(self, file: io.BytesIO, reader: Reader) -> None:
         super().__init__(file)
         self._reader: Reader = reader
+        self.registered: list[types.ModuleType] = []
+        """Modules whose functions and classes this pickler has cloudpickle pickle by value."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.FunctionType | type):
             name = getattr(obj, "__module__", None)
             if isinstance(name, str) and name != "__main__" and not _can_import(name, self._reader):
                 module = sys.modules.get(name)
-                if module is not None:  # cloudpickle takes any other module for one that cannot be imported
+                # cloudpickle takes a module that is not loaded for one that cannot be imported.
+                if module is not None and module.__name__ not in cloudpickle.list_registry_pickle_by_value():
                     cloudpickle.register_pickle_by_value(module)
+                    self.registered.append(module)
         return super().reducer_override(obj)
 
 
