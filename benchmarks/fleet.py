@@ -312,7 +312,7 @@ class Fleet:
         began = self.now
         while self.runs:
             await self.tick()
-            assert self.now - began <= 10 * self.lease, f"{len(self.runs)} runs were told to end and did not"
+            assert self.now - began <= 10 * self.lease, f"{len(self.runs)} runs were stopped and have not ended"
         self.client.delete(*[lease_key(GROUP, source.consumer.membership.name) for source in self._owner.values()])
 
 
